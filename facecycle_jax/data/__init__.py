@@ -1,0 +1,1 @@
+"""Pictures and tracks in, batches out."""

@@ -1,0 +1,77 @@
+"""The two training methods of FaceCycle, each a pair of pure functions (init, loss)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from facecycle_jax.methods.base import Aux, LossOptions, Method
+from facecycle_jax.methods.forward import Forward, make_forward
+from facecycle_jax.methods.identity_cycle import identity_cycle
+from facecycle_jax.methods.motion_cycle import motion_cycle
+from facecycle_jax.models import random_vgg, read_vgg_npz
+
+METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
+
+__all__ = [
+    "METHODS",
+    "Aux",
+    "Forward",
+    "LossOptions",
+    "Method",
+    "identity_cycle",
+    "make",
+    "make_forward",
+    "motion_cycle",
+    "vgg_parameters",
+]
+
+
+def vgg_parameters(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, float]:
+    """Loads or draws the VGG-19 that a configuration asks for.
+
+    Args:
+      config: with `loss.vgg` ('random' or a .npz path), `loss.vgg_width` (0: 1 for a file, the model's
+        width for 'random'), `loss.perceptual`, `model.trunk` and `model.width`.
+
+    Returns:
+      The parameters as numpy arrays, or None where no VGG is used, and the channel multiplier.
+
+    Raises:
+      FileNotFoundError: if the file is missing, saying how to get it.
+      ValueError: if the file is unusable or a width is asked for that it does not have.
+    """
+    loss, model = config["loss"], config["model"]
+    if model["trunk"] == "learned" and loss["perceptual"] == "none":
+        return None, 1.0
+    width = loss.get("vgg_width", 0.0)
+    if loss["vgg"] == "random":
+        width = width or model["width"]
+        return {
+            k: {n: np.asarray(a) for n, a in v.items()} for k, v in random_vgg(width=width).items()
+        }, width
+    if width not in (0.0, 1.0):
+        raise ValueError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
+    return read_vgg_npz(loss["vgg"]), 1.0
+
+
+def make(config: Mapping[str, Any]) -> Method:
+    """Builds the method that a configuration describes.
+
+    Args:
+      config: with `method` ('motion_cycle' or 'identity_cycle'), `model` and `loss`; see
+        configs/motion_cycle.py for their fields.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: for values out of range.
+      FileNotFoundError: if the VGG-19 file is missing.
+    """
+    if config["method"] not in METHODS:
+        raise ValueError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
+    options = LossOptions.from_config(config["loss"])
+    vgg, vgg_width = vgg_parameters(config)
+    forward = make_forward(config["model"], vgg_width=vgg_width, vgg_for_loss=options.perceptual != "none")
+    return METHODS[config["method"]](forward, vgg, options)

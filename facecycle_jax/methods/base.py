@@ -1,0 +1,104 @@
+"""What a training method is: a pair of pure functions, and the options all methods share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+
+Tree = dict[str, Any]
+
+
+@flax.struct.dataclass
+class Aux:
+    """What a loss reports beside its total.
+
+    Attributes:
+      terms: scalars by name, before weighting, and 'total'.
+      pictures: normalised pictures and flows [2B, h, w, 3 or 2] by name, the two pictures of an item
+        next to each other. Unused ones cost nothing under jit.
+    """
+
+    terms: dict[str, jax.Array]
+    pictures: dict[str, jax.Array]
+
+
+class Method(NamedTuple):
+    """A training method.
+
+    Attributes:
+      init: `init(key) -> (params, frozen)`, two trees by network name: what is trained, and what is
+        only used.
+      loss: `loss(params, frozen, pictures, key) -> (total, Aux)`; pictures float32 [B, 2, H, W, 3],
+        normalised; a key of None draws without noise.
+    """
+
+    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
+
+
+class LossOptions(NamedTuple):
+    """Weights of the loss groups, and the program's quirks, which are the defaults.
+
+    Attributes:
+      perceptual_weight: weight of the Gram (or feature) loss. 0.01 belongs to torchvision's weights.
+      pixel_weight: weight of the L1 terms.
+      symmetry_weight: weight of the symmetry terms.
+      ssim_weight: weight of the SSIM terms.
+      margin_weight: weight of the margin (identity cycle).
+      perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a Gram matrix
+        cannot) or 'none' (no VGG in training at all).
+      gram_normalise: divide Gram matrices by the channels too; the program does not, so its loss grows
+        with a layer's width.
+      ssim_range: L of the SSIM constants; the program uses 1 on pictures that span about 4.7.
+      margin: width of the margin, normalised units.
+      margin_hinge: cut the margin at 0 as the paper describes; the program does not.
+    """
+
+    perceptual_weight: float = 0.01
+    pixel_weight: float = 1.0
+    symmetry_weight: float = 1.5
+    ssim_weight: float = 5.0
+    margin_weight: float = 1.0
+    perceptual: str = "gram"
+    gram_normalise: bool = False
+    ssim_range: float = 1.0
+    margin: float = 0.1
+    margin_hinge: bool = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "LossOptions":
+        """Takes the fields of the same names from a mapping; others keep their defaults.
+
+        Args:
+          config: e.g. `config.loss`.
+
+        Returns:
+          The options.
+
+        Raises:
+          ValueError: if 'perceptual' is none of the three kinds.
+        """
+        options = cls(**{name: config[name] for name in cls._fields if name in config})
+        kinds = ("gram", "feature", "none")
+        if options.perceptual not in kinds:
+            raise ValueError(f"loss.perceptual must be one of {kinds}, got {options.perceptual!r}.")
+        return options
+
+
+def weighted_total(terms: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+    """Sums terms times their weights.
+
+    Args:
+      terms: scalars by name.
+      weights: weight by the same names.
+
+    Returns:
+      Scalar.
+
+    Raises:
+      ValueError: if the names differ, so that no term is dropped silently.
+    """
+    if set(terms) != set(weights):
+        raise ValueError(f"terms and weights differ in {sorted(set(terms) ^ set(weights))}.")
+    return sum((terms[name] * weights[name] for name in sorted(terms)), start=jax.numpy.zeros(()))

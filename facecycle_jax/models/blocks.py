@@ -1,0 +1,167 @@
+"""Layers shared by the four networks. Layout NHWC; activations of any range.
+
+Parameters are float32; `dtype` is what is computed in (float32 or bfloat16).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+Initialiser = Callable[..., jax.Array]
+
+
+def scaled(channels: int, width: float) -> int:
+    """Scales a channel count of the paper by the width multiplier, at least to 4 channels."""
+    return max(4, round(channels * width))
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Leaky rectifier with FaceCycle's slope of 0.1."""
+    return nn.leaky_relu(x, negative_slope=0.1)
+
+
+def _uniform(bound: float) -> Initialiser:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _kernel_and_bias_init(
+    init: str | float, *, taps: int, fan_in: int, features: int
+) -> tuple[Initialiser, Initialiser]:
+    """Initialisers by name.
+
+    'fan_out': normal with standard deviation sqrt(2 / (taps * features)), zero bias.
+    'default': uniform within 1 / sqrt(fan in) for kernel and bias (PyTorch's default).
+    a number: normal with that standard deviation, zero bias.
+    """
+    if init == "default":
+        bound = 1.0 / math.sqrt(fan_in)
+        return _uniform(bound), _uniform(bound)
+    std = math.sqrt(2.0 / (taps * features)) if init == "fan_out" else float(init)
+    return nn.initializers.normal(std), nn.initializers.zeros
+
+
+def conv(
+    x: jax.Array,
+    *,
+    features: int,
+    kernel: int,
+    name: str,
+    dtype: Dtype,
+    stride: int = 1,
+    use_bias: bool = True,
+    init: str | float = "fan_out",
+) -> jax.Array:
+    """Applies a convolution inside a compact module, padded by (kernel - 1) / 2 on every side.
+
+    Args:
+      x: [N, H, W, C].
+      features: output channels.
+      kernel: odd width of the square kernel.
+      name: parameter name within the calling module.
+      dtype: computation dtype.
+      stride: step in both directions. ("SAME" would pad one side only at stride 2.)
+      use_bias: whether a bias is added.
+      init: 'fan_out', 'default' or a standard deviation.
+
+    Returns:
+      [N, ceil(H / stride), ceil(W / stride), features].
+    """
+    taps = kernel * kernel
+    kernel_init, bias_init = _kernel_and_bias_init(
+        init, taps=taps, fan_in=taps * x.shape[-1], features=features
+    )
+    pad = (kernel - 1) // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
+    )(x)
+
+
+def upconv(x: jax.Array, *, features: int, name: str, dtype: Dtype) -> jax.Array:
+    """Doubles height and width by a transposed convolution with kernel 4, stride 2, padding 1.
+
+    Args:
+      x: [N, H, W, C].
+      features: output channels.
+      name: parameter name within the calling module.
+      dtype: computation dtype.
+
+    Returns:
+      [N, 2 H, 2 W, features].
+    """
+    # PyTorch takes the fan in of a transposed kernel from its output side.
+    kernel_init, bias_init = _kernel_and_bias_init(
+        "default", taps=16, fan_in=16 * features, features=features
+    )
+    return nn.ConvTranspose(
+        features,
+        (4, 4),
+        strides=(2, 2),
+        padding=((2, 2), (2, 2)),
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
+    )(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut: LReLU(x + conv(LReLU(conv(x)))).
+
+    Attributes:
+      kernel_init: initialiser, see `conv`.
+      dtype: computation dtype.
+    """
+
+    kernel_init: str | float = "fan_out"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to the same shape."""
+        features = x.shape[-1]
+        y = conv(x, features=features, kernel=3, name="conv1", dtype=self.dtype, init=self.kernel_init)
+        y = leaky_relu(y)
+        y = conv(y, features=features, kernel=3, name="conv2", dtype=self.dtype, init=self.kernel_init)
+        return leaky_relu(x + y)
+
+
+class ChannelAttention(nn.Module):
+    """Attention between channels: LReLU(x + S g) with S = phi theta^T, theta softmax over pixels.
+
+    Attributes:
+      dtype: computation dtype; softmaxes are in float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to the same shape."""
+        n, height, width, features = x.shape
+        g, theta, phi = (
+            conv(x, features=features, kernel=1, name=name, dtype=self.dtype).reshape(
+                n, height * width, features
+            )
+            for name in ("g", "theta", "phi")
+        )
+        theta = nn.softmax(theta.astype(jnp.float32), axis=1).astype(self.dtype)
+        g = nn.softmax(g.astype(jnp.float32), axis=2).astype(self.dtype)
+        relation = jnp.einsum("npc,npd->ncd", phi, theta)
+        out = jnp.einsum("ncd,npd->npc", relation, g)
+        return leaky_relu(x + out.reshape(x.shape))

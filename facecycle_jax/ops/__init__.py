@@ -1,0 +1,20 @@
+"""Pure array functions: sampling, resizing, similarity, pixel values and augmentation. Needs jax only."""
+
+from facecycle_jax.ops.grid_sample import grid_sample
+from facecycle_jax.ops.normalise import denormalise, normalise
+from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
+from facecycle_jax.ops.resize import resize_bilinear
+from facecycle_jax.ops.ssim import ssim
+from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
+
+__all__ = [
+    "backward_flow",
+    "denormalise",
+    "grid_sample",
+    "identity_grid",
+    "normalise",
+    "pixel_shuffle",
+    "resize_bilinear",
+    "ssim",
+    "warp",
+]

@@ -1,0 +1,205 @@
+"""The two implementations behind `grid_sample`: gathers and products with hat weights.
+
+Images [N, H, W, C]; places [N, P]; both directions work on `Taps`, computed in float32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Taps(NamedTuple):
+    """Where every sample lies between its neighbours.
+
+    Attributes:
+      low: int32 [N, P, 2], (x, y) of the upper left tap; may be -2 .. size + 1, outside the image.
+      weight: float32 [N, P, 2], weight of the next tap in x and y, in [0, 1]; low has 1 - weight.
+      slope: float32 [N, P, 2], derivative of the pixel position by the grid's coordinate, 0 where the
+        position does not move with it.
+      valid: float32 [N, P], 0 for samples without a position.
+    """
+
+    low: jax.Array
+    weight: jax.Array
+    slope: jax.Array
+    valid: jax.Array
+
+
+def make_taps(
+    grid: jax.Array, *, height: int, width: int, align_corners: bool, padding: str, mode: str
+) -> Taps:
+    """Turns grid coordinates [N, P, 2] into taps."""
+    positions, slopes, valid = zip(
+        *(
+            _position(grid[..., axis], size=size, align_corners=align_corners, padding=padding)
+            for axis, size in ((0, width), (1, height))
+        ),
+        strict=True,
+    )
+    position, slope = jnp.stack(positions, axis=-1), jnp.stack(slopes, axis=-1)
+    both = valid[0] & valid[1]
+    slope = jnp.where(both[..., None], slope, 0.0)
+    if mode == "nearest":
+        low = jnp.round(position)
+        weight = jnp.zeros_like(position)
+        slope = jnp.zeros_like(slope)
+    else:
+        low = jax.lax.stop_gradient(jnp.floor(position))
+        weight = position - low
+    return Taps(low.astype(jnp.int32), weight, slope, both.astype(jnp.float32))
+
+
+def _position(
+    x: jax.Array, *, size: int, align_corners: bool, padding: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Maps coordinates to pixel positions: (position, its derivative, whether there is one)."""
+    x = x.astype(jnp.float32)
+    scale = (size - 1) / 2 if align_corners else size / 2
+    valid = ~jnp.isnan(x)
+    if padding == "reflection":
+        # Beyond 2^24 pixels float32 cannot tell odd from even reflections.
+        valid &= jnp.abs(x) * scale < 2.0**24
+    x = jnp.where(valid, x, 0.0)
+    raw = x * scale + (size - 1) / 2
+    if padding == "reflection":
+        low, span = (0.0, size - 1.0) if align_corners else (-0.5, float(size))
+        position, sign = _reflect(raw, low=low, span=span)
+    else:
+        position, sign = raw, jnp.ones_like(raw)
+    if padding == "zeros":
+        # Far outside is as good as just outside, and fits an integer.
+        cut = jnp.clip(position, -2.0, size + 1.0)
+        moves = (position > -2.0) & (position < size + 1.0)
+    else:
+        cut = jnp.clip(position, 0.0, size - 1.0)
+        moves = (position > 0.0) & (position < size - 1.0)
+    slope = jnp.where(moves, sign, 0.0) * scale
+    # The value of `cut` with `slope` as its only derivative, for the plain formula.
+    finite = jnp.where(moves, x, 0.0)
+    linear = slope * finite
+    position = jax.lax.stop_gradient(cut) + (linear - jax.lax.stop_gradient(linear))
+    return position, jax.lax.stop_gradient(slope), valid
+
+
+def _reflect(raw: jax.Array, *, low: float, span: float) -> tuple[jax.Array, jax.Array]:
+    """Folds positions into [low, low + span]; the sign is that of the derivative."""
+    if span == 0:
+        return jnp.zeros_like(raw), jnp.zeros_like(raw)
+    distance = raw - low
+    sign = jnp.where(distance < 0, -1.0, 1.0)
+    distance = jnp.abs(distance)
+    rest = jnp.fmod(distance, span)
+    flipped = jnp.mod(jnp.floor(distance / span), 2) == 1
+    folded = jnp.where(flipped, span - rest, rest) + low
+    return folded, jnp.where(flipped, -sign, sign)
+
+
+def _corner_weights(taps: Taps) -> jax.Array:
+    """Weights [N, P, 4] of upper left, upper right, lower left, lower right."""
+    (x, y), valid = (taps.weight[..., 0], taps.weight[..., 1]), taps.valid
+    corners = [(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x]
+    return jnp.stack(corners, axis=-1) * valid[..., None]
+
+
+def _corners(taps: Taps, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Flat indices [N, P, 4] of the corners, and whether they lie inside the image."""
+    x = taps.low[..., :1] + jnp.array([0, 1, 0, 1])
+    y = taps.low[..., 1:] + jnp.array([0, 0, 1, 1])
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1), inside
+
+
+def _gather(image: jax.Array, index: jax.Array, inside: jax.Array) -> jax.Array:
+    """Fetches all corners at once: [N, P, 4, C], zeros outside."""
+    n, height, width, channels = image.shape
+    flat = image.reshape(n, height * width, channels)
+    values = jnp.take_along_axis(flat, index.reshape(n, -1, 1), axis=1)
+    return jnp.where(inside[..., None], values.reshape(*index.shape, channels), 0)
+
+
+def gather_forward(image: jax.Array, taps: Taps) -> jax.Array:
+    """Samples [N, P, C] by one gather of the four taps."""
+    index, inside = _corners(taps, *image.shape[1:3])
+    values = _gather(image, index, inside)
+    out = jnp.sum(values.astype(jnp.float32) * _corner_weights(taps)[..., None], axis=2)
+    # A sample without a position must not take a NaN of the image along.
+    return jnp.where(taps.valid[..., None] > 0, out, 0.0).astype(image.dtype)
+
+
+def gather_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
+    n, height, width, channels = image.shape
+    index, inside = _corners(taps, height, width)
+    cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
+    spread = cotangent[:, :, None, :] * _corner_weights(taps)[..., None]
+    spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, -1, channels)
+    add = jax.vmap(lambda i, v: jnp.zeros((height * width, channels), v.dtype).at[i].add(v))
+    d_image = add(index.reshape(n, -1), spread).reshape(image.shape)
+    dots = jnp.einsum(
+        "npkc,npc->npk",
+        _gather(image, index, inside).astype(jnp.float32),
+        cotangent,
+        precision=_HIGHEST,
+    )
+    x, y = taps.weight[..., 0], taps.weight[..., 1]
+    d_x = (1 - y) * (dots[..., 1] - dots[..., 0]) + y * (dots[..., 3] - dots[..., 2])
+    d_y = (1 - x) * (dots[..., 2] - dots[..., 0]) + x * (dots[..., 3] - dots[..., 1])
+    return d_image, jnp.stack([d_x, d_y], axis=-1)
+
+
+def _hats(taps: Taps, axis: int, size: int) -> tuple[jax.Array, jax.Array]:
+    """Hat weights [N, P, size] along one axis, and their derivatives by the position."""
+    at_low = taps.low[..., axis, None] == jnp.arange(size)
+    at_high = taps.low[..., axis, None] + 1 == jnp.arange(size)
+    weight = taps.weight[..., axis, None]
+    hat = at_low * (1 - weight) + at_high * weight
+    return hat, at_high.astype(jnp.float32) - at_low.astype(jnp.float32)
+
+
+def _dense_is_smaller(image: jax.Array) -> bool:
+    """Whether weights over all pixels [P, H W] take less room than rows of the image [P, W C]."""
+    return image.shape[1] <= image.shape[3]
+
+
+def _product(formula: str, *operands: jax.Array) -> jax.Array:
+    return jnp.einsum(formula, *operands, precision=_HIGHEST, preferred_element_type=jnp.float32)
+
+
+def matmul_forward(image: jax.Array, taps: Taps) -> jax.Array:
+    """Samples [N, P, C] by products with hat weights."""
+    kind = image.dtype
+    x_hat = (_hats(taps, 0, image.shape[2])[0] * taps.valid[..., None]).astype(kind)
+    y_hat = _hats(taps, 1, image.shape[1])[0].astype(kind)
+    if _dense_is_smaller(image):
+        weights = y_hat[..., :, None] * x_hat[..., None, :]
+        return _product("npij,nijc->npc", weights, image).astype(kind)
+    rows = _product("npi,nijc->npjc", y_hat, image)
+    return _product("npj,npjc->npc", x_hat.astype(jnp.float32), rows).astype(kind)
+
+
+def matmul_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
+    image32 = image.astype(jnp.float32)
+    x_hat, x_slope = _hats(taps, 0, image.shape[2])
+    y_hat, y_slope = _hats(taps, 1, image.shape[1])
+    cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
+    if _dense_is_smaller(image):
+        weights = y_hat[..., :, None] * x_hat[..., None, :]
+        d_image = _product("npij,npc->nijc", weights, cotangent)
+        dots = _product("npc,nijc->npij", cotangent, image32)
+        d_x = jnp.sum(dots * y_hat[..., :, None] * x_slope[..., None, :], axis=(-2, -1))
+        d_y = jnp.sum(dots * y_slope[..., :, None] * x_hat[..., None, :], axis=(-2, -1))
+    else:
+        spread = x_hat[..., None] * cotangent[..., None, :]
+        d_image = _product("npi,npjc->nijc", y_hat, spread)
+        rows = _product("npi,nijc->npjc", y_hat, image32)
+        d_x = _product("npj,npjc,npc->np", x_slope, rows, cotangent)
+        d_y = jnp.sum(spread * _product("npi,nijc->npjc", y_slope, image32), axis=(-2, -1))
+    return d_image, jnp.stack([d_x, d_y], axis=-1)
+
+
+FORWARD = {"gather": gather_forward, "matmul": matmul_forward}
+BACKWARD = {"gather": gather_backward, "matmul": matmul_backward}

@@ -1,0 +1,30 @@
+"""Depth to space in PyTorch's channel order. Layout [..., H, W, C], any value range."""
+
+import jax
+
+
+def pixel_shuffle(x: jax.Array, *, factor: int) -> jax.Array:
+    """Moves blocks of channels into space: channel c * factor^2 + dy * factor + dx to pixel (dy, dx).
+
+    TensorFlow's depth_to_space has the channel as the fastest axis instead; weights of PyTorch models
+    need this order.
+
+    Args:
+      x: [..., H, W, C * factor**2].
+      factor: enlargement of height and width, at least 1.
+
+    Returns:
+      [..., H * factor, W * factor, C].
+
+    Raises:
+      ValueError: if the channels cannot be split by factor squared.
+    """
+    *lead, height, width, channels = x.shape
+    if factor < 1 or channels % factor**2:
+        raise ValueError(
+            f"pixel_shuffle needs channels divisible by factor squared, got {channels} and {factor}."
+        )
+    x = x.reshape(*lead, height, width, channels // factor**2, factor, factor)
+    n = len(lead)
+    x = x.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+    return x.reshape(*lead, height * factor, width * factor, channels // factor**2)

@@ -1,0 +1,1 @@
+"""What learned codes are judged by."""

@@ -1,0 +1,121 @@
+"""The floors: imports go downward only, and tensorflow stays in data/ and training/metrics."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "facecycle_jax"
+FLOORS = {
+    "_version": -1,
+    "ops": 0,
+    "losses": 1,
+    "models": 1,
+    "data": 1,
+    "methods": 2,
+    "training": 3,
+    "probes": 3,
+    "convert": 3,
+    "viz": 3,
+    "train": 4,
+    "evaluate": 4,
+    "model": 4,
+    "benchmark": 5,
+    "main": 5,
+    "cli": 5,
+}
+# Two modules of one floor meet only here, each for a reason.
+ALLOWED_SIDEWAYS = {
+    ("cli", "main"),  # `facecycle train` is the same entry
+    ("evaluate", "model"),  # probes run on a loaded model
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    """(name, line, at module level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    top = set(ast.walk(ast.Module(tree.body, [])))
+    inner = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in top:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, node not in inner
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno, node not in inner
+
+
+def place(path):
+    """First folder or module below the package."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    here = place(path)
+    if here == "__init__":
+        return
+    assert here in FLOORS, f"{here} has no floor; give it one in this test"
+    for name, line, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] != "facecycle_jax" or len(parts) < 2:
+            continue
+        there = parts[1]
+        if there == here or (here, there) in ALLOWED_SIDEWAYS:
+            continue
+        assert there in FLOORS, f"{path.name}:{line} imports {name}"
+        assert FLOORS[there] < FLOORS[here], f"{path.name}:{line} imports {name}, not below {here}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_tensorflow_is_imported_only_where_it_may(path):
+    relative = path.relative_to(PACKAGE)
+    may = relative.parts[0] == "data" or str(relative) in ("training/metrics.py", "main.py")
+    for name, line, at_top in imports(path):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
+            assert may, f"{relative}:{line} imports {name}"
+            lazy = not at_top or relative.parts[:2] == ("data", "builders")
+            assert lazy, f"{relative}:{line} imports {name} at module level"
+
+
+def test_models_are_the_only_place_with_linen_modules():
+    for path in modules():
+        for name, line, _ in imports(path):
+            if name.startswith("flax.linen"):
+                assert place(path) == "models", f"{path.name}:{line}"
+
+
+def test_configs_import_ml_collections_only():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        for name, line, _ in imports(path):
+            top = name.split(".")[0]
+            assert top in ("ml_collections", "configs"), f"{path.name}:{line} imports {name}"
+
+
+def test_package_imports_without_tensorflow():
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('tensorflow', 'torch', 'tensorboard'):\n"
+        "            raise ImportError(f'{name} is blocked')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import importlib, pkgutil, facecycle_jax\n"
+        "for m in pkgutil.walk_packages(facecycle_jax.__path__, 'facecycle_jax.'):\n"
+        "    if '.data.builders' not in m.name:\n"
+        "        importlib.import_module(m.name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr

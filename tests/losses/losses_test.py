@@ -1,0 +1,83 @@
+"""The loss functions against the reference numbers, plain formulas and their bounds."""
+
+import golden as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facecycle_jax import losses
+from facecycle_jax.methods import make_forward
+from facecycle_jax.ops import normalise
+
+
+@pytest.fixture(scope="module")
+def images():
+    return normalise(jnp.asarray(reference.golden()["images_u8"]))
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_single_losses_agree_with_reference(images):
+    numbers, x0, x1 = reference.golden(), images[:2], images[2:]
+    ours = {
+        "ssim_pair": losses.ssim_loss(x0, x1).mean(),
+        "symmetry": losses.symmetry(images).mean(),
+        "margin": losses.margin(x0, x1).mean(),
+    }
+    model = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
+    maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)["conv3_1"]
+    ours["gram_r31"] = losses.gram_loss(maps[:2], losses.gram_matrix(maps[2:])).mean()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, numbers[f"loss/{name}"], rtol=1e-4, err_msg=name)
+
+
+def test_losses_are_per_example_and_zero_for_equal_pictures():
+    a = random(3, 8, 8, 4)
+    for value in (losses.l1(a, a), losses.ssim_loss(a, a), losses.feature_loss(a, a)):
+        assert value.shape == (3,)
+        np.testing.assert_allclose(value, 0.0, atol=1e-6)
+    np.testing.assert_allclose(losses.gram_loss(a, losses.gram_matrix(a)), 0.0, atol=1e-6)
+    mirrored = jnp.concatenate([a, jnp.flip(a, -2)], axis=-2)
+    np.testing.assert_allclose(losses.symmetry(mirrored), 0.0, atol=1e-6)
+
+
+def test_symmetry_leaves_out_the_middle_column():
+    a = random(2, 4, 3, 1)
+    changed = a.at[:, :, 1].add(5.0)
+    np.testing.assert_allclose(losses.symmetry(a), losses.symmetry(changed))
+
+
+def test_gram_matrix_is_that_of_the_formula():
+    a = np.asarray(random(2, 3, 5, 4))
+    flat = a.reshape(2, 15, 4)
+    expected = np.stack([f.T @ f / 15 for f in flat])
+    np.testing.assert_allclose(losses.gram_matrix(a), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        losses.gram_matrix(a, divide_by_channels=True), expected / 4, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_gram_ignores_places_and_feature_loss_does_not():
+    a = random(1, 4, 4, 3)
+    shuffled = a.reshape(1, 16, 3)[:, ::-1].reshape(a.shape)
+    np.testing.assert_allclose(losses.gram_loss(a, losses.gram_matrix(shuffled)), 0.0, atol=1e-6)
+    assert float(losses.feature_loss(a, shuffled)[0]) > 0.1
+
+
+def test_targets_get_no_gradient():
+    a, b = random(1, 4, 4, 3), random(1, 4, 4, 3, seed=1)
+    gradient = jax.grad(lambda t: losses.gram_loss(a, losses.gram_matrix(t)).sum())(b)
+    np.testing.assert_array_equal(gradient, 0.0)
+    np.testing.assert_array_equal(jax.grad(lambda t: losses.feature_loss(a, t).sum())(b), 0.0)
+
+
+def test_margin_with_and_without_hinge():
+    a = jnp.zeros((1, 2, 2, 3))
+    np.testing.assert_allclose(losses.margin(a, a), -0.1, rtol=1e-6)
+    np.testing.assert_allclose(losses.margin(a, a, hinge=True), 0.0)
+    np.testing.assert_allclose(losses.margin(a, a + 0.5, hinge=True), 0.4, rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.margin(x, a + 0.05, hinge=True).sum())(a)
+    np.testing.assert_array_equal(gradient, 0.0)

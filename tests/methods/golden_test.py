@@ -1,0 +1,198 @@
+"""Both cycles against the numbers of the original program, at the paper's size.
+
+Tolerances: 1e-4 relative for outputs, losses and the losses of the three Adam steps. Pictures warped by
+the image warp get 2e-4 absolute: a sampling position that differs in its last bit moves a sample by up to
+the local contrast (about 4 units a pixel) times 1e-5. Gradients get 1e-3 of the tensor's norm; their sums
+get 1e-3 of norm * sqrt(size), the size a sum of independent entries has; twice that for the attention's
+1x1 convolutions, whose gradients are what remains after softmaxes cancel most of it. Norms of
+trained tensors after three Adam steps get 1e-4 of the norm.
+"""
+
+import functools
+from typing import Any
+
+import golden as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from facecycle_jax.convert.names import to_torch
+from facecycle_jax.methods import LossOptions, identity_cycle, make_forward, motion_cycle
+from facecycle_jax.ops import normalise
+
+MODEL = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
+TRAINED = {
+    "motion": ("motion_encoder", "flow_decoder", "generator"),
+    "identity": ("identity_encoder", "normaliser"),
+}
+TERMS = {
+    "motion": [
+        "l1/reconstruction",
+        "l1/autoencoded",
+        "l1/neutral_warped_back",
+        "l1/warped_back",
+        "gram/conv2_1",
+        "gram/conv3_1",
+        "gram/conv4_1",
+        "ssim/reconstruction",
+        "ssim/autoencoded",
+        "ssim/warped_back",
+        "symmetry/neutral",
+        "symmetry/warped",
+    ],
+    "identity": [
+        "l1/reconstruction",
+        "l1/restored_warped_back",
+        "l1/restored",
+        "gram/conv2_1",
+        "gram/conv3_1",
+        "gram/conv4_1",
+        "ssim/reconstruction",
+        "ssim/restored_warped_back",
+        "symmetry/restored",
+        "margin",
+    ],
+}
+PICTURES = {
+    "motion": {
+        "code": "code",
+        "flow": "flow",
+        "backflow": "backward_flow",
+        "neutral": "neutral",
+        "recon": "reconstruction",
+        "autoencoded": "autoencoded",
+        "direct_forward": "warped",
+        "direct_backward": "warped_back",
+        "swap_backward": "neutral_warped_back",
+    },
+    "identity": {
+        "code": "identity_code",
+        "de_identified": "mean_face",
+        "batch_mean": "batch_mean",
+        "re_identified": "restored",
+    },
+}
+
+
+@functools.cache
+def run(stage: str) -> dict[str, Any]:
+    """Three Adam steps of one stage on the reference batch, without noise."""
+    make = {"motion": motion_cycle, "identity": identity_cycle}[stage]
+    method = make(make_forward(MODEL), reference.vgg(), LossOptions())
+    trees = reference.trees()
+    params = {name: trees[name] for name in TRAINED[stage]}
+    frozen = {name: tree for name, tree in trees.items() if name not in params}
+    pictures = normalise(jnp.asarray(reference.pictures()))
+    optimiser = optax.adam(1e-4, b1=0.5, b2={"motion": 0.999, "identity": 0.9}[stage])
+    opt_state = optimiser.init(params)
+
+    @jax.jit
+    def step(params, opt_state):
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, pictures, None)
+        updates, opt_state = optimiser.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, total, aux, grads
+
+    totals, first = [], None
+    for _ in range(3):
+        params, opt_state, total, aux, grads = step(params, opt_state)
+        totals.append(float(total))
+        first = first or (aux, grads)
+    return {"totals": totals, "aux": first[0], "grads": first[1], "params": params}
+
+
+def torch_named(trees: dict) -> dict[str, np.ndarray]:
+    """The trained arrays by the names of the reference."""
+    return {f"{module}.{name}": array for module, name, array in to_torch(trees)}
+
+
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_pictures_agree_with_reference(stage):
+    pictures = run(stage)["aux"].pictures
+    for key, name in PICTURES[stage].items():
+        expected = reference.golden()[f"{stage}/{key}"]
+        if len(expected) > 1:
+            expected = reference.paired(expected)
+        np.testing.assert_allclose(pictures[name], expected, rtol=1e-4, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_loss_terms_agree_with_reference(stage):
+    terms = run(stage)["aux"].terms
+    assert set(terms) == {*TERMS[stage], "total"}
+    ours = [float(terms[name]) for name in TERMS[stage]]
+    np.testing.assert_allclose(ours, reference.golden()[f"{stage}/terms"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_three_adam_steps_agree_with_reference(stage):
+    expected = reference.golden()[f"{stage}/total_loss_per_step"]
+    np.testing.assert_allclose(run(stage)["totals"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_gradients_agree_with_reference(stage):
+    numbers = reference.golden()
+    grads = torch_named(run(stage)["grads"])
+    names = list(numbers[f"{stage}/grad_names"])
+    assert set(names) == set(grads)
+    for name, l2, total in zip(names, numbers[f"{stage}/grad_l2"], numbers[f"{stage}/grad_sum"], strict=True):
+        grad = grads[name].astype(np.float64)
+        # Gradients that vanish in exact arithmetic are rounding noise on both sides.
+        noise = 1e-7
+        tolerance = 2e-3 if name.split(".")[-2] in ("g", "theta", "phi") else 1e-3
+        assert abs(np.linalg.norm(grad) - l2) <= tolerance * l2 + noise, name
+        assert abs(grad.sum() - total) <= tolerance * l2 * np.sqrt(grad.size) + noise, name
+
+
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_parameters_after_three_steps_agree_with_reference(stage):
+    numbers = reference.golden()
+    params = torch_named(run(stage)["params"])
+    for name, l2 in zip(numbers[f"{stage}/grad_names"], numbers[f"{stage}/param_l2_after"], strict=True):
+        assert abs(np.linalg.norm(params[name].astype(np.float64)) - l2) <= 1e-4 * l2, name
+
+
+def test_vgg_agrees_with_reference():
+    numbers = reference.golden()
+    forward = make_forward(MODEL)
+    images = normalise(jnp.asarray(numbers["images_u8"]))
+    maps = jax.jit(forward.loss_features)(reference.trees(), images)
+    for tap, key in (("conv2_1", "r21"), ("conv3_1", "r31"), ("conv4_1", "r41")):
+        value = np.asarray(maps[tap], np.float64)
+        # torch's std is the unbiased one.
+        np.testing.assert_allclose(
+            [value.mean(), value.std(ddof=1)], numbers[f"vgg/{key}_mean_std"], rtol=1e-4
+        )
+        np.testing.assert_allclose(value[:, :4, :4, :8], numbers[f"vgg/{key}_corner"], rtol=1e-4, atol=1e-5)
+
+
+def test_translation_agrees_with_reference():
+    numbers, trees = reference.golden(), reference.trees()
+    forward = make_forward(MODEL)
+
+    @jax.jit
+    def translate(images):
+        _, flow, back = forward.motion(trees, images)
+        others_back = back[::-1]
+        neutral = forward.draw(trees, forward.features(trees, images), flow)
+        of_neutral = forward.features(trees, neutral)
+        code = forward.identity_code(trees, images)
+        mean = forward.remove_identity(trees, of_neutral, code)
+        restored = forward.restore_identity(trees, forward.features(trees, mean[::-1]), code)
+        moved = forward.draw(trees, forward.features(trees, restored), others_back)
+        return forward.draw(trees, of_neutral, others_back), mean, restored, moved
+
+    results = translate(normalise(jnp.asarray(numbers["images_u8"][:2])))
+    keys = ("rec_face", "mean_face", "renorm", "id{}_rec_face")
+    for key, result in zip(keys, results, strict=True):
+        for face in (1, 2):
+            name = key.format(face) if "{}" in key else f"{key}{face}"
+            np.testing.assert_allclose(
+                result[face - 1 : face],
+                numbers[f"translate/{name}"],
+                rtol=1e-4,
+                atol=2e-4,
+                err_msg=name,
+            )

@@ -1,0 +1,202 @@
+"""What both cycles promise beside the reference's numbers, on narrow networks."""
+
+import functools
+import os
+import pathlib
+
+import golden as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from facecycle_jax import methods
+from facecycle_jax.methods.base import weighted_total
+from facecycle_jax.methods.motion_cycle import exchange
+from facecycle_jax.ops import normalise
+
+SHARED = pathlib.Path(os.environ.get("FACECYCLE_SHARED", pathlib.Path(__file__).parents[2].parent / "shared"))
+STAGES = ["motion_cycle", "identity_cycle"]
+
+
+def config(method="motion_cycle", *, model=None, loss=None):
+    return {
+        "method": method,
+        "model": {
+            "width": 1 / 16,
+            "image_size": 64,
+            "code_dim": 16,
+            "dtype": "float32",
+            "trunk": "learned",
+            **(model or {}),
+        },
+        "loss": {"vgg": "random", "vgg_width": 0.0, "perceptual": "gram", **(loss or {})},
+    }
+
+
+@functools.cache
+def made(stage, trunk="learned", perceptual="gram", dtype="float32"):
+    method = methods.make(
+        config(stage, model={"trunk": trunk, "dtype": dtype}, loss={"perceptual": perceptual})
+    )
+    return method, *jax.jit(method.init)(jax.random.key(0))
+
+
+def batch():
+    return normalise(jnp.asarray(reference.pictures()))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("trunk", ["learned", "vgg"])
+@pytest.mark.parametrize("perceptual", ["gram", "feature", "none"])
+def test_every_combination_has_finite_loss_and_gradients(stage, trunk, perceptual):
+    method, params, frozen = made(stage, trunk, perceptual)
+
+    @jax.jit
+    def run(params, frozen):
+        return jax.value_and_grad(method.loss, has_aux=True)(params, frozen, batch(), None)
+
+    shapes = jax.eval_shape(run, params, frozen)
+    assert shapes[0][0].shape == ()
+    assert any(name.startswith("gram") for name in shapes[0][1].terms) == (perceptual == "gram")
+    assert ("trunk" in params) == (trunk == "learned" and stage == "motion_cycle")
+    assert ("vgg" in frozen) == (trunk == "vgg" or perceptual != "none")
+    # The others differ in shapes alone; compiling all of them would take minutes.
+    if (trunk, perceptual) == ("learned", "gram"):
+        (total, aux), grads = run(params, frozen)
+        assert np.isfinite(total)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, aux.terms)))
+        # Every trained network learns: none is cut off from the loss.
+        for name, tree in grads.items():
+            assert optax.tree.norm(tree) > 0, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_frozen_trees_stay_bit_identical_through_training_steps(stage):
+    method, params, frozen = made(stage)
+    before = jax.tree.map(np.array, frozen)
+    optimiser = optax.adamw(1e-3, weight_decay=0.1)
+    opt_state = optimiser.init(params)
+
+    @jax.jit
+    def step(params, frozen, opt_state, key):
+        grads = jax.grad(lambda p: method.loss(p, frozen, batch(), key)[0])(params)
+        updates, opt_state = optimiser.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), frozen, opt_state
+
+    for index in range(3):
+        params, frozen, opt_state = step(params, frozen, opt_state, jax.random.key(index))
+    jax.tree.map(np.testing.assert_array_equal, before, frozen)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_frozen_parts_cost_no_backward_pass(stage):
+    """No gradient is built for a frozen kernel: their shapes never leave a backward convolution."""
+    method, params, frozen = made(stage)
+    grads = jax.eval_shape(
+        lambda p, f: jax.grad(lambda q: method.loss(q, f, batch(), None)[0])(p), params, frozen
+    )
+    assert set(grads) == set(params)
+    if stage == "identity_cycle":
+        # N is data to stage 2: nothing that only made N is needed for the gradient by the inputs of it.
+        grad_frozen = jax.jit(jax.grad(lambda f, p: method.loss(p, f, batch(), None)[0], argnums=0))(
+            frozen, params
+        )
+        for name in ("motion_encoder", "flow_decoder"):
+            assert float(optax.tree.norm(grad_frozen[name])) == 0.0, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_jit_equals_eager(stage):
+    method, params, frozen = made(stage)
+    key = jax.random.key(3)
+    eager, _ = method.loss(params, frozen, batch(), key)
+    jitted, _ = jax.jit(method.loss)(params, frozen, batch(), key)
+    np.testing.assert_allclose(eager, jitted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_noise_follows_the_key(stage):
+    method, params, frozen = made(stage)
+    loss = jax.jit(lambda key: method.loss(params, frozen, batch(), key)[0])
+    assert loss(jax.random.key(0)) == loss(jax.random.key(0))
+    assert loss(jax.random.key(0)) != loss(jax.random.key(1))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_losses_stay_near_float32(stage):
+    """Losses average many bfloat16 values: within 2 % of the float32 total at initial weights."""
+    method, params, frozen = made(stage)
+    half, _, _ = made(stage, dtype="bfloat16")
+    exact = jax.jit(method.loss)(params, frozen, batch(), None)[0]
+    rough = jax.jit(half.loss)(params, frozen, batch(), None)[0]
+    assert 0 < abs(float(rough - exact)) < 0.02 * float(exact)
+
+
+def test_order_of_items_does_not_matter():
+    method, params, frozen = made("motion_cycle")
+    loss = jax.jit(lambda x: method.loss(params, frozen, x, None)[0])
+    x = batch()
+    np.testing.assert_allclose(loss(x), loss(x[::-1]), rtol=1e-6)
+    np.testing.assert_allclose(loss(x), loss(x[:, ::-1]), rtol=1e-6)
+
+
+def test_exchange_swaps_partners_and_undoes_itself():
+    x = jnp.arange(6)[:, None]
+    np.testing.assert_array_equal(exchange(x)[:, 0], [1, 0, 3, 2, 5, 4])
+    np.testing.assert_array_equal(exchange(exchange(x)), x)
+
+
+def test_quirks_are_switchable():
+    _, params, frozen = made("identity_cycle")
+
+    def total(**loss):
+        other = methods.make(config("identity_cycle", loss=loss))
+        terms = jax.jit(other.loss)(params, frozen, batch(), None)[1].terms
+        return {name: float(value) for name, value in terms.items()}
+
+    base = total()
+    assert total(margin_hinge=True)["margin"] > base["margin"]
+    assert total(ssim_range=4.7)["ssim/reconstruction"] < base["ssim/reconstruction"]
+    normalised = total(gram_normalise=True)
+    channels = frozen["vgg"]["conv3_1"]["bias"].size
+    np.testing.assert_allclose(normalised["gram/conv3_1"] * channels**2, base["gram/conv3_1"], rtol=1e-4)
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match="motion_cycle"):
+        methods.make({**config(), "method": "other"})
+    with pytest.raises(ValueError, match="lpips"):
+        methods.make(config(loss={"perceptual": "lpips"}))
+    with pytest.raises(FileNotFoundError, match="import-vgg"):
+        methods.make(config(loss={"vgg": "nowhere.npz"}))
+    with pytest.raises(ValueError, match="differ in"):
+        weighted_total({"a": jnp.ones(())}, {"b": 1.0})
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "tracks").exists(), reason="no face pictures at hand")
+@pytest.mark.parametrize("stage", STAGES)
+def test_loss_falls_on_a_handful_of_real_faces(stage):
+    folders = sorted((SHARED / "data" / "tracks" / "youtube").glob("*/*"))[:4]
+    frames = [sorted(folder.glob("*.jpg"))[:2] for folder in folders]
+    pixels = [[np.asarray(Image.open(f).convert("RGB").resize((64, 64))) for f in p] for p in frames]
+    x = normalise(jnp.asarray(np.stack([np.stack(p) for p in pixels])))
+    method, params, frozen = made(stage)
+    optimiser = optax.adam(1e-3, b1=0.5)
+    opt_state = optimiser.init(params)
+
+    @jax.jit
+    def step(params, opt_state):
+        total, grads = jax.value_and_grad(lambda p: method.loss(p, frozen, x, None)[0])(params)
+        updates, opt_state = optimiser.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, total
+
+    losses = []
+    for _ in range(30):
+        params, opt_state, total = step(params, opt_state)
+        losses.append(float(total))
+    # Stage 2 stands on frozen, here random, networks: most of its loss is not its own to lower.
+    bound = {"motion_cycle": 0.9, "identity_cycle": 0.995}[stage]
+    assert losses[-1] < bound * losses[0], losses

@@ -1,0 +1,142 @@
+"""Resizing, pixel shuffle, pixel values, warps and SSIM."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facecycle_jax import ops
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_resize_keeps_corners_and_linear_ramps():
+    ramp = jnp.linspace(-1.0, 1.0, 5)[None, :, None, None] * jnp.ones((1, 5, 4, 1))
+    resized = ops.resize_bilinear(ramp, height=9, width=4)
+    np.testing.assert_allclose(resized[0, :, 0, 0], np.linspace(-1, 1, 9), atol=1e-6)
+    image = random(2, 5, 7, 3)
+    large = ops.resize_bilinear(image, height=11, width=9)
+    np.testing.assert_allclose(large[:, [0, -1]][:, :, [0, -1]], image[:, [0, -1]][:, :, [0, -1]])
+
+
+def test_resize_to_own_size_is_identity_and_to_one_takes_first():
+    image = random(2, 5, 7, 3)
+    np.testing.assert_array_equal(ops.resize_bilinear(image, height=5, width=7), image)
+    np.testing.assert_array_equal(ops.resize_bilinear(image, height=1, width=1), image[:, :1, :1])
+    with pytest.raises(ValueError, match="0 x 3"):
+        ops.resize_bilinear(image, height=0, width=3)
+
+
+def test_resize_agrees_with_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
+    image = random(2, 6, 5, 3)
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(np.array(image)).permute(0, 3, 1, 2),
+        size=(12, 7),
+        mode="bilinear",
+        align_corners=True,
+    )
+    ours = ops.resize_bilinear(image, height=12, width=7)
+    np.testing.assert_allclose(ours, expected.permute(0, 2, 3, 1), atol=1e-6)
+
+
+def test_pixel_shuffle_takes_channels_in_pytorch_order():
+    # Channel c * 4 + dy * 2 + dx of one pixel becomes channel c at (dy, dx).
+    x = jnp.arange(12.0).reshape(1, 1, 1, 12)
+    shuffled = ops.pixel_shuffle(x, factor=2)
+    assert shuffled.shape == (1, 2, 2, 3)
+    np.testing.assert_array_equal(shuffled[0, :, :, 1], [[4, 5], [6, 7]])
+    image = random(2, 3, 3, 5, 16)
+    assert ops.pixel_shuffle(image, factor=4).shape == (2, 3, 12, 20, 1)
+    with pytest.raises(ValueError, match="12 and 5"):
+        ops.pixel_shuffle(x, factor=5)
+
+
+def test_normalise_round_trip_and_range():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    normal = ops.normalise(jnp.asarray(images))
+    assert normal.dtype == jnp.float32
+    np.testing.assert_array_equal(ops.denormalise(normal), images)
+    np.testing.assert_allclose(ops.normalise(images / np.float32(255)), normal, atol=1e-6)
+    assert ops.denormalise(jnp.full((1, 1, 3), jnp.nan)).tolist() == [[[0, 0, 0]]]
+    assert ops.denormalise(jnp.full((1, 1, 3), 99.0)).tolist() == [[[255, 255, 255]]]
+    with pytest.raises(ValueError, match=r"\(4, 4, 1\)"):
+        ops.normalise(jnp.zeros((4, 4, 1)))
+
+
+def test_warp_by_zero_flow_is_identity():
+    image = random(2, 6, 9, 3)
+    np.testing.assert_allclose(ops.warp(image, jnp.zeros((2, 3, 3, 2))), image, atol=1e-5)
+
+
+def test_warp_moves_by_whole_pixels_and_fills_with_zeros():
+    image = random(1, 5, 5, 2)
+    flow = jnp.zeros((1, 5, 5, 2)).at[..., 0].set(2 / 4)  # one pixel of five
+    moved = ops.warp(image, flow)
+    np.testing.assert_allclose(moved[:, :, :4], image[:, :, 1:], atol=1e-5)
+    np.testing.assert_allclose(moved[:, :, 4], 0.0, atol=1e-5)
+
+
+def test_clamp_cuts_the_flow_only_where_asked():
+    image, flow = random(1, 5, 5, 2), jnp.full((1, 5, 5, 2), 1.5)
+    cut = ops.warp(image, jnp.ones_like(flow))
+    np.testing.assert_allclose(ops.warp(image, flow, clamp=True), cut, atol=1e-6)
+    assert not np.allclose(ops.warp(image, flow), cut)
+
+
+def test_backward_flow_inverts_a_translation():
+    flow = jnp.full((1, 16, 16, 2), 0.25)
+    back = ops.backward_flow(flow)
+    np.testing.assert_allclose(back[:, 2:-4, 2:-4], -0.25, atol=1e-6)
+    assert float(jnp.max(jnp.abs(ops.backward_flow(flow * 8)))) <= 1.0
+
+
+def test_ssim_bounds_symmetry_and_equality():
+    a, b = random(4, 20, 17, 3), random(4, 20, 17, 3, seed=1)
+    np.testing.assert_allclose(ops.ssim(a, a), 1.0, atol=1e-6)
+    np.testing.assert_allclose(ops.ssim(a, b), ops.ssim(b, a), atol=1e-6)
+    assert np.all(np.abs(ops.ssim(a, b)) <= 1.0)
+    assert ops.ssim(a, b).shape == (4,)
+    # Larger constants see less of a small difference.
+    near = 0.1 * a
+    assert np.all(ops.ssim(near, near + 0.01 * b, value_range=4.7) > ops.ssim(near, near + 0.01 * b))
+    with pytest.raises(ValueError, match="one shape"):
+        ops.ssim(a, b[:2])
+    with pytest.raises(ValueError, match="odd"):
+        ops.ssim(a, b, window=10)
+
+
+def test_ssim_agrees_with_scikit_image_away_from_the_border():
+    metrics = pytest.importorskip("skimage.metrics")
+    a = np.clip(np.random.default_rng(0).random((40, 40)), 0, 1)
+    b = np.clip(a + 0.1 * np.random.default_rng(1).standard_normal(a.shape), 0, 1)
+    _, expected = metrics.structural_similarity(
+        a,
+        b,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
+    )
+
+    # The border differs by design (zero padding); compare a window that never touches it.
+    def to_image(x):
+        return jnp.asarray(x, jnp.float32)[..., None]
+
+    inner = ops.ssim(to_image(a[:21, :21]), to_image(b[:21, :21]))
+    assert np.isfinite(inner)
+    centre = jax.grad(lambda x: ops.ssim(x, to_image(b)))(to_image(a))
+    assert np.all(np.isfinite(centre))
+    assert abs(float(ops.ssim(to_image(a), to_image(b))) - expected.mean()) < 0.03
+
+
+def test_leading_axes_and_vmap_agree():
+    a, b = random(2, 3, 8, 8, 3), random(2, 3, 8, 8, 3, seed=1)
+    flow = 0.3 * random(2, 3, 4, 4, 2, seed=2)
+    np.testing.assert_allclose(jax.vmap(ops.ssim)(a, b), ops.ssim(a, b), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(ops.warp)(a, flow), ops.warp(a, flow), atol=1e-6)
+    flat = ops.warp(a.reshape(6, 8, 8, 3), flow.reshape(6, 4, 4, 2)).reshape(a.shape)
+    np.testing.assert_allclose(ops.warp(a, flow), flat, atol=1e-6)
