@@ -45,9 +45,9 @@ def grid_sample(
     derivatives, differentiable any number of times, slower backward.
 
     A coordinate that is NaN, and with reflection also one farther than 2^24 pixels, gives zeros for its
-    sample and no gradient, to neither side. Other infinite or huge coordinates lie outside: zeros,
-    or the edge with border padding. Other samples are never touched. A NaN in the image reaches every sample with a tap on
-    it, also a tap of weight zero; with 'matmul' every sample of that picture.
+    sample and no gradient, to neither side. Other infinite or huge coordinates lie outside: zeros, or the
+    edge with border padding. Other samples are never touched. A NaN in the image reaches every sample
+    with a tap on it, also a tap of weight zero; with 'matmul' every sample of that picture.
 
     Args:
       image: [..., H, W, C], float32 or bfloat16.
