@@ -1,1 +1,20 @@
-"""Pictures and tracks in, batches out."""
+"""Pictures and tracks in, batches out. Needs tensorflow for `data.backend='tf'` only."""
+
+from facecycle_jax.data.folder import read_list, scan_folder
+from facecycle_jax.data.loader import Loader, make_loader
+from facecycle_jax.data.pictures import as_pictures, read_picture
+from facecycle_jax.data.synthetic import synthetic_tracks
+from facecycle_jax.data.tracks import Tracks, make_tracks, split_people
+
+__all__ = [
+    "Loader",
+    "Tracks",
+    "as_pictures",
+    "make_loader",
+    "make_tracks",
+    "read_list",
+    "read_picture",
+    "scan_folder",
+    "split_people",
+    "synthetic_tracks",
+]

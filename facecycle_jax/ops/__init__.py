@@ -1,5 +1,6 @@
 """Pure array functions: sampling, resizing, similarity, pixel values and augmentation. Needs jax only."""
 
+from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import denormalise, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
@@ -8,12 +9,14 @@ from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
+    "augment_pairs",
     "backward_flow",
     "denormalise",
     "grid_sample",
     "identity_grid",
     "normalise",
     "pixel_shuffle",
+    "plain_pairs",
     "resize_bilinear",
     "ssim",
     "warp",

@@ -1,0 +1,1 @@
+"""Runnable pages, one per run."""

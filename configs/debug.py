@@ -1,0 +1,39 @@
+"""The whole program, as short as can be: a few steps of tiny networks on a handful of synthetic faces.
+
+Command:
+  python -m facecycle_jax.main --config=configs/debug.py --workdir=/tmp/debug
+Hardware: anything.
+Expect: it ends without an error; nearly all the time is compilation, and nothing is learned.
+Stage 2: add --config.method=identity_cycle --config.init_from=/tmp/debug and another workdir.
+"""
+
+import ml_collections
+
+from configs import identity_cycle
+
+
+def get_config() -> ml_collections.ConfigDict:
+    # The page of stage 2 has the fields of both stages.
+    config = identity_cycle.get_config()
+    config.method = "motion_cycle"  # or 'identity_cycle'
+    config.model.width = 0.0625  # 1
+    config.model.code_dim = 16  # numbers in a code
+    config.model.trunk = "learned"  # no VGG-19
+    config.loss.perceptual = "none"  # no VGG-19
+    config.data.source = "synthetic"  # drawn faces
+    config.data.backend = "memory"  # no tensorflow
+    config.data.eval_fraction = 0.25  # of the people
+    config.data.identities = 8  # people
+    config.data.frames_per_track = 4  # pictures of each
+    config.batch_size = 2  # pairs of pictures
+    config.num_steps = 6  # steps
+    config.log_every = 2  # steps
+    config.eval_every = 4  # steps
+    config.eval_batches = 1  # batches
+    config.panel_every = 4  # steps
+    config.panel_rows = 2  # faces
+    config.checkpoint_every = 2  # steps
+    config.keep_last = 2  # checkpoints
+    config.max_nonfinite = 3  # updates
+    config.tensorboard = False  # metrics.jsonl only
+    return config

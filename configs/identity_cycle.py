@@ -1,0 +1,98 @@
+"""Stage 2 of FaceCycle, the identity cycle, as in the paper.
+
+Reference: Chang, Chen, Chiu, "Learning Facial Representations from the Cycle-consistency of Face",
+  ICCV 2021, arXiv 2108.03427, section 3.2.
+Command:
+  python -m facecycle_jax.main --config=configs/identity_cycle.py --workdir=runs/identity \
+    --config.init_from=runs/motion \
+    --config.data.path=/data/voxceleb/dense_frames --config.loss.vgg=weights/vgg19.npz
+Hardware: any number of devices that divides batch_size.
+Expect: the paper trains 20 epochs, from
+  stage 1 after 20. `model` must be that of stage 1, whose networks stay as they are.
+Continue: the same command.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.method = "identity_cycle"  # 'motion_cycle' (stage 1) or 'identity_cycle' (stage 2)
+    config.init_from = ""  # run of stage 1, or DIR/checkpoints/STEP; needed
+    config.seed = 0  # of parameters, order, augmentation and noise
+
+    # Networks.
+    config.model = ml_collections.ConfigDict()
+    config.model.width = 1.0  # multiplier on all channels; 1 is the paper's
+    config.model.image_size = 64  # pixels: 64, 128 or 256
+    config.model.code_dim = 256  # numbers in a code
+    config.model.dtype = "float32"  # of computation: 'float32' or 'bfloat16'
+    config.model.trunk = "vgg"  # features of generator and normaliser: frozen 'vgg', or 'learned'
+
+    # Losses; the weights are the paper's, the switches its program's.
+    config.loss = ml_collections.ConfigDict()
+    config.loss.vgg = "random"  # path of a .npz with VGG-19 weights, or 'random' (no download)
+    config.loss.vgg_width = 0.0  # channel multiplier of VGG-19; 0: 1 for a file, else model.width
+    config.loss.perceptual = "gram"  # 'gram', 'feature' (place by place) or 'none'
+    config.loss.perceptual_weight = 0.01  # 1; belongs to torchvision's VGG-19
+    config.loss.pixel_weight = 1.0  # 1
+    config.loss.symmetry_weight = 1.5  # 1
+    config.loss.ssim_weight = 5.0  # 1
+    config.loss.margin_weight = 1.0  # 1
+    config.loss.margin = 0.1  # between mean face and neutral faces, normalised units
+    config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
+    config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
+    config.loss.gram_normalise = False  # divide Gram matrices by the channels too
+
+    # Adam and its schedule.
+    config.optimiser = ml_collections.ConfigDict()
+    config.optimiser.schedule_epochs = (0, 1, 10)  # first epoch of each piece
+    config.optimiser.schedule_rates = (5e-5, 1e-4, 1e-5)  # learning rate of each piece
+    config.optimiser.b1 = 0.5  # decay of the first moment
+    config.optimiser.b2 = 0.9  # decay of the second moment
+    config.optimiser.clip_norm = 0.0  # largest global norm of gradients; 0: none
+    config.optimiser.accumulate = 1  # micro-batches in a batch
+    config.optimiser.ema_decay = 0.0  # decay of the weight average; 0: none
+
+    # Data: <path>/<identity>/[<video>/]<track>/*.jpg and more, see README.md.
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "folder"  # kind of source: 'folder', 'list', 'synthetic', 'tfds'
+    config.data.path = ""  # where it is
+    config.data.backend = "tf"  # 'tf' reads while training (tensorflow); 'memory' reads all first
+    config.data.min_frames = 4  # frames; shorter tracks are left out
+    config.data.decode_size = 72  # pixels decoded to; room for crops of image_size
+    config.data.eval_fraction = 0.02  # of the people, held out
+    config.data.identity_depth = 1  # folders below path that name a person
+    config.data.max_tracks = 0  # tracks used; 0: all
+    config.data.identities = 0  # people drawn by the synthetic source
+    config.data.frames_per_track = 0  # pictures of each by the synthetic source
+
+    # Augmentation, on the device.
+    config.augment = ml_collections.ConfigDict()
+    config.augment.scale = (0.95, 1.05)  # area of the crop, parts of the picture
+    config.augment.ratio = (0.95, 1.05)  # width of the crop over its height
+    config.augment.brightness = 0.05  # largest change, parts of 1
+    config.augment.contrast = 0.05  # largest change, parts of 1
+    config.augment.saturation = 0.05  # largest change, parts of 1
+    config.augment.hue = 0.01  # largest change, turns
+    config.augment.jitter_probability = 0.8  # of any change of colours
+    config.augment.mirror_probability = 0.5  # of mirroring
+
+    # Length and size.
+    config.batch_size = 16  # pairs of pictures, over all devices
+    config.num_epochs = 20  # epochs
+    config.num_steps = 0  # steps; 0: from num_epochs
+    config.fsdp = False  # split parameters and optimiser state over devices, for large widths
+
+    # Watching and keeping.
+    config.log_every = 100  # steps
+    config.eval_every = 2000  # steps
+    config.eval_batches = 8  # batches of held-out people
+    config.panel_every = 2000  # steps
+    config.panel_rows = 8  # faces in a panel
+    config.checkpoint_every = 2000  # steps
+    config.keep_last = 3  # checkpoints, beside the best
+    config.max_nonfinite = 50  # updates skipped in a row before the run stops
+    config.tensorboard = True  # write event files too, where tensorflow is installed
+    config.lock()
+    return config

@@ -1,0 +1,98 @@
+"""What a source of pictures is: tracks, each a set of frames of one person.
+
+A frame is a file name or, for sources in memory, an index into an array.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracks:
+    """Tracks sorted by person, so that one person's tracks are neighbours.
+
+    Attributes:
+      frames: frames of every track, at least one each.
+      identities: the person's name of every track, sorted.
+      names: the track's name.
+      origin: where they come from, for messages.
+    """
+
+    frames: Sequence[Sequence[str]]
+    identities: Sequence[str]
+    names: Sequence[str]
+    origin: str
+
+    def __len__(self) -> int:
+        """Counts the tracks."""
+        return len(self.frames)
+
+    def select(self, chosen: Sequence[int]) -> "Tracks":
+        """Returns the tracks of these indices, in their order."""
+        return Tracks(
+            [self.frames[i] for i in chosen],
+            [self.identities[i] for i in chosen],
+            [self.names[i] for i in chosen],
+            self.origin,
+        )
+
+
+def make_tracks(
+    tracks: Sequence[tuple[str, str, Sequence[str]]], *, origin: str, min_frames: int = 1
+) -> Tracks:
+    """Sorts (person, track, frames) and leaves out short tracks.
+
+    Args:
+      tracks: in any order.
+      origin: where they come from, for messages.
+      min_frames: fewest frames of a track.
+
+    Returns:
+      The tracks.
+
+    Raises:
+      ValueError: if none is left.
+    """
+    kept = sorted(t for t in tracks if len(t[2]) >= max(1, min_frames))
+    if not kept:
+        found = f"{len(tracks)} tracks, the longest of {max(len(t[2]) for t in tracks)} frames"
+        raise ValueError(
+            f"{origin} has no track of at least {min_frames} frames"
+            f" ({found if tracks else 'no pictures at all'}); see data.path and data.min_frames."
+        )
+    people, names, frames = zip(*kept, strict=True)
+    return Tracks(frames, people, names, origin)
+
+
+def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Tracks]:
+    """Splits by person, the same way wherever and whenever, whatever other people there are.
+
+    Args:
+      tracks: all tracks.
+      eval_fraction: share of the people to hold out, 0 to below 1; at least two are held out unless
+        it is 0.
+
+    Returns:
+      Tracks to train on and held-out ones. With a fraction of 0 the latter are the former.
+
+    Raises:
+      ValueError: if fewer than two people would be left to train on.
+    """
+    if not 0 <= eval_fraction < 1:
+        raise ValueError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
+    if eval_fraction == 0:
+        return tracks, tracks
+    people = sorted(set(tracks.identities), key=lambda p: hashlib.sha256(p.encode()).digest())
+    count = max(2, round(eval_fraction * len(people)))
+    if len(people) - count < 2:
+        raise ValueError(
+            f"{tracks.origin} has {len(people)} people, too few to hold {count} out; set "
+            f"data.eval_fraction to 0 to evaluate on the training people."
+        )
+    held = set(people[:count])
+    is_held = np.array([person in held for person in tracks.identities])
+    train, evaluation = np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    return tracks.select(train.tolist()), tracks.select(evaluation.tolist())

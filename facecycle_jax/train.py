@@ -1,0 +1,202 @@
+"""The only training loop: every method, one device or many, from a configuration.
+
+A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png and, where
+TensorFlow is installed, tensorboard/.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+
+from facecycle_jax import training
+from facecycle_jax.methods.base import Tree
+from facecycle_jax.ops import denormalise
+from facecycle_jax.training import Averages, TrainState
+from facecycle_jax.viz import save_png, training_panel
+
+log = logging.getLogger(__name__)
+
+
+def train_and_evaluate(
+    config: Mapping[str, Any] | ml_collections.ConfigDict, workdir: epath.PathLike
+) -> TrainState:
+    """Trains what a configuration describes, or continues where a workdir stands.
+
+    Args:
+      config: a page of configs/; with `stages`, names of configurations in it that are run in order
+        in workdir/<name>, each starting from the one before.
+      workdir: directory of the run; created, local or gs://.
+
+    Returns:
+      The last state.
+
+    Raises:
+      ValueError: if the configuration is wrong, or not that of the run in `workdir`.
+      FileNotFoundError: if data, weights or `init_from` are not there.
+      PreemptedError: after SIGTERM, with the state saved.
+      DivergedError: after `max_nonfinite` skipped updates in a row.
+    """
+    workdir = epath.Path(workdir)
+    config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    if "stages" not in config:
+        return _train(config, workdir)
+    previous = ""
+    for name in config["stages"]:
+        log.info("Stage %r in %s", name, workdir / name)
+        stage = {**config[name], "init_from": previous or config[name]["init_from"]}
+        state = _train(stage, workdir / name)
+        previous = str(workdir / name)
+    return state
+
+
+def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
+    """Runs one stage."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    run, state = training.prepare(config, workdir)
+    start = int(state.step)
+    writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
+    progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
+    try:
+        with training.StopSignal() as stop, progress.showing():
+            state = _loop(run, state, writer, progress, stop)
+    finally:
+        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
+        run.checkpointer.close()
+        writer.close()
+    log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
+    return state
+
+
+def _loop(
+    run: training.Run,
+    state: TrainState,
+    writer: training.MetricWriter,
+    progress: training.Progress,
+    stop: training.StopSignal,
+) -> TrainState:
+    """Steps to the end; the order within a step is fixed, so that runs can be compared."""
+    config, start = run.config, int(state.step)
+    batches = _batches(run.train_data, run.mesh, start=start)
+    merge = jax.jit(Averages.merge)
+    averages: Averages | None = None
+    logged = start
+    for step in range(start + 1, run.total_steps + 1):
+        last = step == run.total_steps
+        # 1. The update. Nothing may move between host and device unseen.
+        batch = next(batches)
+        with jax.transfer_guard("disallow"):
+            state, new = run.train_step(state, batch)
+            averages = new if averages is None else merge(averages, new)
+        progress.tick()
+        if step == start + 1:
+            # The first step compiles; the speed is that of the others.
+            jax.block_until_ready(state)
+            progress.restart(step)
+        # 2. Averages since the last log; the only place that waits for the device each time.
+        if step % config["log_every"] == 0 or last:
+            _log(run, state, averages, writer, progress, between=(logged, step))
+            averages, logged = None, step
+        # 3. Held-out losses and panels, before the checkpoint that carries the loss.
+        if step % config["eval_every"] == 0 or step % config["panel_every"] == 0 or last:
+            _evaluate(run, state, step, writer)
+            progress.restart(step)
+        # 4. Checkpoint, also when asked to stop.
+        stopping = stop.received or run.checkpointer.reached_preemption(step)
+        if step % config["checkpoint_every"] == 0 or last or stopping:
+            _check_finite(run, state, between=(logged, step))
+            run.checkpointer.save(step, state, loss=dict([run.evaluated]).get(step))
+        if stopping and not last:
+            run.checkpointer.wait()
+            raise training.PreemptedError(
+                f"stopped by SIGTERM after step {step}, which is saved in {run.workdir}; the same "
+                "command continues it."
+            )
+    run.checkpointer.wait()
+    return state
+
+
+def _batches(loader: training.Loader, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Any]:
+    """Puts a loader's batches onto the devices, from the one of step `start` on."""
+    for batch in loader.batches(start):
+        yield training.put_batch(batch, mesh)
+
+
+def _log(
+    run: training.Run,
+    state: TrainState,
+    averages: Averages,
+    writer: training.MetricWriter,
+    progress: training.Progress,
+    *,
+    between: tuple[int, int],
+) -> None:
+    """Writes the averages of a range of steps, then stops a run that has diverged."""
+    terms = averages.compute()
+    skipped = terms.pop("skipped") * (between[1] - between[0])
+    speed = progress.report(between[1], terms)
+    values = {f"train/{name}": value for name, value in terms.items()}
+    values |= speed | {
+        "learning_rate": float(run.schedule(between[1] - 1)),
+        "skipped_updates": int(state.nonfinite_total),
+    }
+    writer.scalars(between[1], values)
+    if round(skipped):
+        log.warning(
+            "%d of the updates of steps %d to %d had a loss or gradient that was not finite and "
+            "were skipped.", round(skipped), between[0] + 1, between[1],
+        )  # fmt: skip
+    _check_finite(run, state, between=between)
+
+
+def _check_finite(run: training.Run, state: TrainState, *, between: tuple[int, int]) -> None:
+    """Stops a run whose last updates were all skipped."""
+    in_row = int(state.nonfinite_in_row)
+    if in_row < run.config["max_nonfinite"]:
+        return
+    last_good = run.checkpointer.latest_step
+    raise training.DivergedError(
+        f"the last {in_row} updates up to step {between[1]} (seen between steps {between[0] + 1} "
+        f"and {between[1]}) had a loss or gradient that was not finite, max_nonfinite is "
+        f"{run.config['max_nonfinite']}. The last checkpoint, of step {last_good}, is intact in "
+        f"{run.workdir}. Lower optimiser.schedule_rates, set optimiser.clip_norm, or look at "
+        "the data."
+    )
+
+
+def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> None:
+    """Writes the losses of held-out people and, when due, a panel of them."""
+    config = run.config
+    averages: Averages | None = None
+    first: dict[str, jax.Array] = {}
+    # The same batches every time: those of the first steps.
+    batches = _batches(run.eval_data, run.mesh, start=0)
+    for number in range(max(1, config["eval_batches"])):
+        new, pictures = run.eval_step(state.eval_params, state.frozen, next(batches))
+        averages = new if averages is None else averages.merge(new)
+        first = first if number else pictures
+    terms = averages.compute() if averages is not None else {}
+    writer.scalars(step, {f"eval/{name}": value for name, value in terms.items()})
+    run.evaluated = (step, terms.get("total", float("nan")))
+    log.info("held out at step %d: total %.4g", *run.evaluated)
+    if step % config["panel_every"] == 0 or step == run.total_steps:
+        panel = _panel(first, step)
+        if jax.process_index() == 0:
+            save_png(run.workdir / "panels" / f"{step:08}.png", panel)
+        writer.picture(step, "held_out", panel)
+
+
+def _panel(pictures: Tree, step: int) -> np.ndarray:
+    """Draws the first held-out faces and what the method makes of them."""
+    rows = len(pictures["input"])
+    drawn = {}
+    for name, picture in pictures.items():
+        if picture.ndim == 4 and len(picture) == rows:
+            colours = picture.shape[-1] == 3
+            drawn[name] = np.asarray(denormalise(picture) if colours else picture.astype(jnp.float32))
+    return training_panel(drawn, step=step, max_rows=rows)

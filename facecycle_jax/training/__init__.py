@@ -1,0 +1,64 @@
+"""State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
+
+from facecycle_jax.training.checkpointing import Checkpointer
+from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
+from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
+from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
+from facecycle_jax.training.progress import Progress
+from facecycle_jax.training.run_config import check_config, flatten, read_config
+from facecycle_jax.training.setup import Loader, Run, prepare
+from facecycle_jax.training.sharding import (
+    batch_sharding,
+    check_batch,
+    describe,
+    make_mesh,
+    put_batch,
+    replicated,
+    state_shardings,
+)
+from facecycle_jax.training.state import TrainState, init_state
+from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
+from facecycle_jax.training.stopping import (
+    DIVERGED_EXIT,
+    PREEMPTED_EXIT,
+    DivergedError,
+    PreemptedError,
+    StopSignal,
+)
+
+__all__ = [
+    "DIVERGED_EXIT",
+    "PREEMPTED_EXIT",
+    "Averages",
+    "Checkpointer",
+    "DivergedError",
+    "Loader",
+    "MetricWriter",
+    "PreemptedError",
+    "Progress",
+    "Run",
+    "StepOptions",
+    "StopSignal",
+    "TrainState",
+    "average_weights",
+    "batch_sharding",
+    "check_batch",
+    "check_config",
+    "copy_trees",
+    "describe",
+    "find_checkpoint",
+    "flatten",
+    "init_state",
+    "load_trees",
+    "make_eval_step",
+    "make_mesh",
+    "make_optimiser",
+    "make_schedule",
+    "make_train_step",
+    "prepare",
+    "put_batch",
+    "read_config",
+    "read_metrics",
+    "replicated",
+    "state_shardings",
+]

@@ -1,0 +1,124 @@
+"""Networks of other runs: finding their checkpoints, reading them, copying by name."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from facecycle_jax.methods.base import Tree
+from facecycle_jax.training.digests import check_digests
+
+FOLDER = "checkpoints"
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Makes a path absolute, which Orbax wants; a URL is so already."""
+    path = epath.Path(path).expanduser()
+    return path if "://" in str(path) else path.resolve()
+
+
+def find_checkpoint(path: epath.PathLike) -> epath.Path:
+    """Finds the checkpoint a path means.
+
+    Args:
+      path: a run's directory (its newest checkpoint is meant), or one checkpoint,
+        DIR/checkpoints/STEP.
+
+    Returns:
+      Directory of the checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    path = absolute(path)
+    if path.parent.name == FOLDER and path.is_dir():
+        return path
+    folder = path / FOLDER
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        raise FileNotFoundError(
+            f"no checkpoint under {path}: give the workdir of a run that has saved one, or one "
+            f"checkpoint, {path}/{FOLDER}/STEP."
+        )
+    return folder / str(max(steps))
+
+
+def load_trees(path: epath.PathLike) -> Tree:
+    """Loads the networks of a checkpoint, without the optimiser's state.
+
+    Args:
+      path: a run's directory or one checkpoint.
+
+    Returns:
+      numpy arrays by network name; averaged weights where they were kept.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it cannot be read or is not one of this package.
+    """
+    checkpoint = find_checkpoint(path)
+    item = checkpoint / "state"
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+            metadata = reader.metadata(item).tree
+            wanted = {k: metadata[k] for k in ("params", "frozen", "ema") if metadata.get(k)}
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            trees = reader.restore(
+                item,
+                args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+            )
+        check_digests(trees, json.loads((checkpoint / "digests" / "metadata").read_text()))
+        return {**trees.get("frozen", {}), **(trees.get("ema") or trees["params"])}
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise ValueError(f"cannot read {checkpoint} ({type(error).__name__}: {reason}).") from error
+
+
+def copy_trees(
+    own: Tree, source: Tree, *, required: Sequence[str] = (), keep: Sequence[str] = ()
+) -> tuple[Tree, list[str]]:
+    """Replaces networks by those of the same name from elsewhere.
+
+    Args:
+      own: networks by name.
+      source: networks by name.
+      required: names that `source` must have if `own` has them.
+      keep: names that are not replaced.
+
+    Returns:
+      `own` with what was found replaced by numpy arrays, and the names replaced.
+
+    Raises:
+      ValueError: if a required network is missing or shapes differ, naming both.
+    """
+    result, copied = dict(own), []
+    for name, tree in own.items():
+        if name in keep:
+            continue
+        if name not in source:
+            if name in required:
+                raise ValueError(
+                    f"init_from has the networks {sorted(source)} and lacks {name!r}: start from a "
+                    "run of configs/motion_cycle.py with the same config.model."
+                )
+            continue
+        shapes, found = _shapes(tree), _shapes(source[name])
+        for key in sorted({*shapes, *found}):
+            if shapes.get(key) != found.get(key):
+                raise ValueError(
+                    f"init_from: {name}{key} has shape {found.get(key, 'none')} there and "
+                    f"{shapes.get(key, 'none')} here: config.model must be the same in both runs."
+                )
+        result[name] = source[name]
+        copied.append(name)
+    return result, copied
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,95 @@
+"""The configuration a run was started with, kept beside its checkpoints and compared on resume."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "config.json"
+# What may change between starts: it moves the end, the watching or the place, not the training.
+FREE = frozenset(
+    {
+        "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches", "panel_every",
+        "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite", "tensorboard", "init_from",
+        "fsdp", "data.path", "data.threads", "data.prefetch",
+    }
+)  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested mappings to {'a.b': value}; tuples become lists, as JSON has it."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bool) -> None:
+    """Compares a configuration with the one the run was started with, then stores it.
+
+    Args:
+      config: the configuration of this start.
+      workdir: directory of the run.
+      resuming: whether there is a checkpoint to continue from; if not, anything may change.
+
+    Raises:
+      ValueError: naming every changed field with both values.
+    """
+    path = workdir / FILE_NAME
+    now = flatten(config)
+    if resuming and path.exists():
+        before = json.loads(path.read_text())
+        # A field one of the versions does not know cannot be compared.
+        unknown = sorted(set(now) ^ set(before))
+        if unknown:
+            log.warning("config.json and this config do not both have: %s.", ", ".join(unknown))
+        changed = [
+            f"config.{name} was {before[name]!r} and is {now[name]!r}"
+            for name in sorted(set(now) & set(before))
+            if name not in FREE and now[name] != before[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Use the "
+                "old values to continue it, or another workdir to start anew."
+            )
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any]:
+    """Reads the configuration a run was last started with.
+
+    Args:
+      workdir: directory of the run.
+
+    Returns:
+      Nested dicts.
+
+    Raises:
+      FileNotFoundError: if the directory holds no config.json.
+      ValueError: if that is no JSON object.
+    """
+    path = epath.Path(workdir) / FILE_NAME
+    if not path.exists():
+        raise FileNotFoundError(f"no {FILE_NAME} in {workdir}: it is not the workdir of a run.")
+    try:
+        flat = dict(json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is broken ({error}).") from error
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        target = nested
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = value
+    return nested

@@ -1,0 +1,156 @@
+"""From a configuration to everything the loop works with, in a fixed order."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+from facecycle_jax import data, methods, ops
+from facecycle_jax.training.checkpointing import Checkpointer
+from facecycle_jax.training.loading import copy_trees, load_trees
+from facecycle_jax.training.metrics import Averages
+from facecycle_jax.training.optimiser import make_optimiser, make_schedule
+from facecycle_jax.training.run_config import check_config
+from facecycle_jax.training.sharding import check_batch, describe, make_mesh, state_shardings
+from facecycle_jax.training.state import TrainState, init_state
+from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
+
+log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What the loop needs of a source of batches.
+
+    Attributes:
+      num_tracks: tracks, of all processes, that batches are drawn from.
+    """
+
+    @property
+    def num_tracks(self) -> int:
+        """Tracks over all processes."""
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's part of the batches of steps start, start + 1, ... without end."""
+        ...
+
+
+@dataclasses.dataclass
+class Run:
+    """What the loop works with; nothing in it changes but the last evaluation."""
+
+    config: Mapping[str, Any]
+    workdir: epath.Path
+    mesh: jax.sharding.Mesh
+    train_data: Loader
+    eval_data: Loader
+    train_step: Callable[..., tuple[TrainState, Averages]]
+    eval_step: Callable[..., tuple[Averages, dict[str, jax.Array]]]
+    schedule: Callable[[int], Any]
+    checkpointer: Checkpointer
+    total_steps: int
+    evaluated: tuple[int, float] = (-1, float("nan"))
+
+
+def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:
+    """Builds everything in a fixed order: data, method, abstract state, shardings, state, steps."""
+    # 1. Where: devices, and whether the batch fits them.
+    mesh = make_mesh()
+    options = config["optimiser"]
+    accumulate = options["accumulate"]
+    check_batch(config["batch_size"], accumulate=accumulate, mesh=mesh)
+    table = describe(mesh, batch_size=config["batch_size"], accumulate=accumulate)
+    log.info("%s\n%s", config["method"], table)
+    # 2. Data, which says how long an epoch is.
+    train_data = data.make_loader(config, split="train")
+    eval_data = data.make_loader(config, split="eval")
+    steps_per_epoch = max(1, train_data.num_tracks // config["batch_size"])
+    total_steps = config["num_steps"] or round(config["num_epochs"] * steps_per_epoch)
+    log.info(
+        "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
+        train_data.num_tracks, eval_data.num_tracks, steps_per_epoch, total_steps,
+    )  # fmt: skip
+    # 3. Method and optimiser.
+    method = methods.make(config)
+    schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
+    optimiser = make_optimiser(options, schedule)
+    # 4. Abstract first: shapes, then shardings, then arrays.
+    init = functools.partial(init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0)
+    key = jax.random.key(config["seed"])
+    abstract = jax.eval_shape(init, key)
+    shardings = state_shardings(mesh, abstract, fsdp=config["fsdp"])
+    checkpointer = Checkpointer(workdir, keep_last=config["keep_last"])
+    resuming = checkpointer.latest_step is not None
+    check_config(config, workdir, resuming=resuming)
+    # 5. The state: the workdir's, else init_from's, else a fresh one.
+    state = checkpointer.restore(
+        jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            shardings,
+        )
+    )
+    if state is None:
+        # Run once: on CPU, optimising it takes three times as long as everything else about it.
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        state = jax.jit(init, out_shardings=shardings, compiler_options=quick)(key)
+        state = _start_from(config, state, shardings)
+    else:
+        log.info("Continuing at step %d of %d", int(state.step), total_steps)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    log.info("Trained parameters\n%s", overview)
+    # 6. The compiled functions.
+    size = config["model"]["image_size"]
+    train_step = make_train_step(
+        method,
+        optimiser,
+        augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+        options=StepOptions(config["seed"], accumulate, options["ema_decay"]),
+        mesh=mesh,
+        shardings=shardings,
+    )
+    eval_step = make_eval_step(
+        method,
+        prepare=functools.partial(ops.plain_pairs, size=size),
+        mesh=mesh,
+        shardings=shardings,
+        rows=config["panel_rows"],
+    )
+    run = Run(
+        config, workdir, mesh, train_data, eval_data, train_step, eval_step, schedule, checkpointer,
+        total_steps,
+    )  # fmt: skip
+    return run, state
+
+
+def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
+    """Copies networks by name from the run named by `init_from`, if any is."""
+    motion = ("motion_encoder", "flow_decoder", "generator")
+    if not config["init_from"]:
+        if any(name in state.frozen for name in motion):
+            raise ValueError(
+                f"{config['method']} keeps the networks of stage 1 as they are and so needs them: "
+                "set --config.init_from to the workdir of a run of configs/motion_cycle.py."
+            )
+        log.info("Starting from scratch")
+        return state
+    source = load_trees(config["init_from"])
+    # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
+    # the VGG-19 is the loss's alone and the configuration's choice.
+    keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()
+    frozen, copied = copy_trees(state.frozen, source, required=(*motion, "trunk"), keep=keep)
+    params, warm = copy_trees(state.params, source)
+    if not copied and not warm:
+        raise ValueError(f"init_from={config['init_from']} has no network of {config['method']}.")
+    log.info("From %s: %s", config["init_from"], ", ".join(sorted(copied + warm)))
+    return dataclasses.replace(
+        state,
+        frozen=jax.device_put(frozen, shardings.frozen),
+        params=jax.device_put(params, shardings.params),
+        ema=None if state.ema is None else jax.device_put(params, shardings.ema),
+    )

@@ -1,0 +1,120 @@
+"""Where arrays live: one mesh axis 'data', batches split over it, state replicated or sharded.
+
+A batch is a dict of arrays whose first axis is the (global) batch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Below this number of elements a gather costs more than the memory saved.
+_MIN_SHARDED = 2**14
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Builds the one-axis mesh.
+
+    Args:
+      devices: the devices, or None for all of all processes.
+
+    Returns:
+      A mesh with the axis 'data'.
+    """
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Builds the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Builds the sharding of a batch: the first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def state_shardings(mesh: Mesh, state: Any, *, fsdp: bool = False) -> Any:
+    """Chooses a sharding for every array of a state.
+
+    Args:
+      mesh: the mesh.
+      state: a tree of arrays or of `jax.ShapeDtypeStruct`.
+      fsdp: whether to split large arrays along their longest axis that the devices divide.
+
+    Returns:
+      A tree of the same structure with a NamedSharding for every array.
+    """
+
+    def one(leaf: Any) -> NamedSharding:
+        axes = [a for a, n in enumerate(leaf.shape) if n % mesh.size == 0]
+        if not fsdp or not axes or np.prod(leaf.shape) < _MIN_SHARDED:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+
+    return jax.tree.map(one, state)
+
+
+def check_batch(batch_size: int, *, accumulate: int, mesh: Mesh) -> None:
+    """Checks that a batch can be split over micro-batches, devices and processes.
+
+    Args:
+      batch_size: items in a batch, over all processes.
+      accumulate: micro-batches in a batch.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: naming the numbers that do not fit.
+    """
+    if batch_size < 1 or accumulate < 1:
+        raise ValueError(
+            f"batch_size is {batch_size} and optimiser.accumulate {accumulate}: both must be at least 1."
+        )
+    if batch_size % (accumulate * mesh.size):
+        raise ValueError(
+            f"batch_size {batch_size} must be a multiple of optimiser.accumulate {accumulate} "
+            f"times the {mesh.size} devices."
+        )
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's part of a batch onto its devices.
+
+    Args:
+      batch: arrays [items of this process, ...].
+      mesh: the mesh.
+
+    Returns:
+      Global arrays [items of all processes, ...], split over the devices.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for name, value in batch.items()
+    }
+
+
+def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
+    """Writes the start-up table: processes, devices, mesh, batch.
+
+    Args:
+      mesh: the mesh.
+      batch_size: items in a batch, over all processes.
+      accumulate: micro-batches in a batch.
+
+    Returns:
+      One line per fact.
+    """
+    kinds = sorted({f"{device.platform} {device.device_kind}" for device in mesh.devices.flat})
+    rows = (
+        ("process", f"{jax.process_index()} of {jax.process_count()}"),
+        ("devices", f"{mesh.size} ({', '.join(kinds)}), {jax.local_device_count()} here"),
+        ("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())),
+        ("batch", f"{batch_size} pairs in all, {batch_size // mesh.size} per device"),
+        ("micro-batches", f"{accumulate} of {batch_size // accumulate} pairs"),
+    )
+    return "\n".join(f"  {name:<14}{value}" for name, value in rows)

@@ -1,0 +1,49 @@
+"""The ways a run ends early, each with the exit code its launcher sees."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+
+# os.EX_TEMPFAIL: "try again later"; launchers start the same command again on it.
+PREEMPTED_EXIT = 75
+DIVERGED_EXIT = 3
+
+
+class PreemptedError(Exception):
+    """The platform asked the run to stop; its state is saved and the same command continues it."""
+
+
+class DivergedError(Exception):
+    """Too many updates in a row were not finite."""
+
+
+class StopSignal:
+    """Notes SIGTERM instead of dying of it, while the context lasts.
+
+    With several processes JAX's own preemption service listens to the signal, so that all processes
+    stop at one step; see `Checkpointer.reached_preemption`.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._own = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> "StopSignal":
+        if self._own:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._own:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.received = True

@@ -1,0 +1,16 @@
+"""Pictures for people: flow colours, captioned panels and line plots."""
+
+from facecycle_jax.viz.curves import curves
+from facecycle_jax.viz.files import save_png
+from facecycle_jax.viz.flow import flow_legend, flow_to_rgb
+from facecycle_jax.viz.panel import grid, training_panel, translation_panel
+
+__all__ = [
+    "curves",
+    "flow_legend",
+    "flow_to_rgb",
+    "grid",
+    "save_png",
+    "training_panel",
+    "translation_panel",
+]

@@ -1,0 +1,174 @@
+"""The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy_training
+
+from facecycle_jax import training
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def program(workdir, *fields, **environment):
+    """Runs the toy as a process of its own, with one device."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "toy_training.py"), str(workdir), *fields],
+        env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def networks(workdir):
+    return jax.tree_util.tree_leaves_with_path(training.load_trees(workdir))
+
+
+def assert_same_networks(a, b):
+    a, b = networks(a), networks(b)
+    assert [path for path, _ in a] == [path for path, _ in b]
+    for (path, x), (_, y) in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def steps_of(workdir, name):
+    return [line["step"] for line in training.read_metrics(workdir) if name in line]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run of nine steps that nothing disturbs, with a weight average."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    result = program(workdir, "num_steps=9", "optimiser__ema_decay=0.9")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_a_run_killed_and_started_again_ends_bit_identical(unbroken, tmp_path):
+    fields = ("num_steps=9", "optimiser__ema_decay=0.9")
+    result = program(tmp_path, *fields, TOY_KILL="6")
+    assert result.returncode == -9
+    assert max(steps_of(tmp_path, "train/total")) < 6
+    result = program(tmp_path, *fields)
+    assert result.returncode == 0, result.stderr
+    assert "Continuing at step" in result.stderr
+    assert_same_networks(unbroken, tmp_path)
+    # Every step is logged once, and the numbers are those of the unbroken run.
+    for name in ("train/total", "eval/total"):
+        assert steps_of(tmp_path, name) == steps_of(unbroken, name)
+    a, b = ({r["step"]: r.get("eval/total") for r in training.read_metrics(w) if "eval/total" in r}
+            for w in (unbroken, tmp_path))  # fmt: skip
+    assert a == b
+
+
+def test_sigterm_saves_and_exits_with_its_code(unbroken, tmp_path):
+    fields = ("num_steps=9", "optimiser__ema_decay=0.9")
+    result = program(tmp_path, *fields, TOY_TERM="5")
+    assert result.returncode == training.PREEMPTED_EXIT == 75, result.stderr
+    assert "SIGTERM after step 5" in result.stderr
+    assert training.find_checkpoint(tmp_path).name == "5"
+    assert program(tmp_path, *fields).returncode == 0
+    assert_same_networks(unbroken, tmp_path)
+
+
+def test_a_diverging_run_stops_and_its_checkpoint_stays(tmp_path):
+    result = program(tmp_path, "num_steps=20", TOY_NAN="3,4,9,10,11,12,13,14,15")
+    assert result.returncode == training.DIVERGED_EXIT == 3, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "the last 4 updates up to step 12" in last
+    assert "between steps 11 and 12" in last
+    assert "The last checkpoint, of step 10, is intact" in last
+    assert "2 of the updates of steps 3 to 4" in result.stderr
+    for _, leaf in networks(tmp_path):
+        assert np.isfinite(leaf).all()
+    skipped = [m["skipped_updates"] for m in training.read_metrics(tmp_path) if "train/total" in m]
+    assert skipped[-1] >= 2
+
+
+def test_training_needs_no_tensorflow(tmp_path):
+    result = program(tmp_path, "num_steps=2", "tensorboard=True", TOY_BLOCK="tensorflow,tensorboard,torch")
+    assert result.returncode == 0, result.stderr
+    assert "No TensorBoard event files: No module named" in result.stderr
+    assert steps_of(tmp_path, "train/total") == [2]
+
+
+def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    result = program(tmp_path, "num_steps=2", "tensorboard=True")
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_changed_configuration_is_named(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(unbroken, workdir)
+    result = program(workdir, "num_steps=12", "optimiser__ema_decay=0.9", "batch_size=4", "seed=1")
+    assert result.returncode == 2
+    message = result.stderr.strip().splitlines()[-1]
+    assert "config.batch_size was 8 and is 4" in message
+    assert "config.seed was 0 and is 1" in message
+    assert "num_steps" not in message
+    assert "Traceback" not in result.stderr
+
+
+def test_the_end_may_be_moved(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    state = toy_training.train(
+        tmp_path, num_steps=11, log_every=1, checkpoint_every=3, optimiser__ema_decay=0.9
+    )
+    assert int(state.step) == 11
+    assert steps_of(tmp_path, "train/total")[-2:] == [10, 11]
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 11
+
+
+def test_a_finished_run_is_left_as_it_is(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    state = toy_training.train(tmp_path, num_steps=9, optimiser__ema_decay=0.9)
+    assert int(state.step) == 9
+    assert_same_networks(unbroken, tmp_path)
+
+
+def test_metrics_panels_and_a_cut_off_line(unbroken, tmp_path):
+    assert sorted(p.name for p in (unbroken / "panels").iterdir()) == [f"{n:08}.png" for n in (4, 8, 9)]
+    lines = training.read_metrics(unbroken)
+    train = [line for line in lines if "train/total" in line]
+    assert [line["step"] for line in train] == [2, 4, 6, 8, 9]
+    assert {"learning_rate", "steps_per_second", "pictures_per_second"} <= set(train[0])
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "')
+    writer = training.MetricWriter(tmp_path, step=2, tensorboard=False)
+    writer.scalars(3, {"a": float("nan")})
+    writer.close()
+    assert [line["step"] for line in training.read_metrics(tmp_path)] == [1, 2, 3]
+    assert training.read_metrics(tmp_path)[-1]["a"] is None
+
+
+def test_eight_devices_in_one_process_run_the_loop(tmp_path):
+    state = toy_training.train(tmp_path, num_steps=3, fsdp=True, optimiser__accumulate=1)
+    assert len(state.params["generator"]["kernel"].sharding.device_set) == 8
+    # A run may go on with other devices and sharded otherwise.
+    state = toy_training.train(tmp_path, num_steps=4, fsdp=False)
+    assert int(state.step) == 4
+
+
+def test_stages_run_one_after_the_other(tmp_path):
+    import ml_collections
+
+    from facecycle_jax import train
+
+    config = ml_collections.ConfigDict()
+    config.stages = ("first", "second")
+    config.first = toy_training.toy_config(num_steps=2)
+    config.second = toy_training.toy_config(num_steps=2, optimiser__schedule_rates=(0.0,) * 3)
+    a, b, c = toy_training.patched()
+    with a, b, c:
+        train.train_and_evaluate(config, tmp_path)
+    # The second starts from the first, and its learning rate is 0.
+    assert_same_networks(tmp_path / "first", tmp_path / "second")
