@@ -1,7 +1,7 @@
 """The only training loop: every method, one device or many, from a configuration.
 
-A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png and, where
-TensorFlow is installed, tensorboard/.
+A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png, truth.png (synthetic
+faces only) and, where TensorFlow is installed, tensorboard/.
 """
 
 import logging
@@ -15,10 +15,11 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.methods import make_forward
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
-from facecycle_jax.viz import save_png, training_panel
+from facecycle_jax.viz import grid, save_png, training_panel
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
     try:
         with training.StopSignal() as stop, progress.showing():
             state = _loop(run, state, writer, progress, stop)
+        if config["data"]["source"] == "synthetic":
+            _report_truth(run, writer)
     finally:
         # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
         run.checkpointer.close()
@@ -189,6 +192,26 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
         if jax.process_index() == 0:
             save_png(run.workdir / "panels" / f"{step:08}.png", panel)
         writer.picture(step, "held_out", panel)
+
+
+def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
+    """Says how near the last checkpoint comes to the truth of synthetic faces, and draws it."""
+    if jax.process_index() != 0:
+        return
+    config, trees = run.config, training.load_trees(run.workdir)
+    width = trees["vgg"]["conv1_1"]["bias"].shape[0] / 64 if "vgg" in trees else None
+    forward = make_forward(config["model"], vgg_width=width, vgg_for_loss=False)
+    figures, pictures = training.compare_with_truth(
+        forward, trees, seed=config["seed"], size=config["model"]["image_size"]
+    )
+    writer.scalars(run.total_steps, {f"truth/{name}": value for name, value in figures.items()})
+    rows = [[picture[row] for picture in pictures.values()] for row in range(config["panel_rows"])]
+    path = run.workdir / "truth.png"
+    save_png(path, grid(rows, captions=list(pictures), title="people not trained on"))
+    log.info(
+        "Faces of people not trained on (mean absolute differences, parts of 1):\n%s\nDrawn in %s",
+        training.describe_truth(figures), path,
+    )  # fmt: skip
 
 
 def _panel(pictures: Tree, step: int) -> np.ndarray:
