@@ -96,6 +96,8 @@ def toy_config(**overrides):
 
     config = debug.get_config()
     config.batch_size = 8
+    # The report on synthetic faces is for faces.
+    config.data.source = "folder"
     config.model.image_size = 64
     config.optimiser.schedule_rates = (1e-3, 2e-3, 1e-3)
     config.optimiser.schedule_epochs = (0, 1, 2)

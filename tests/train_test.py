@@ -166,7 +166,9 @@ def test_stages_run_one_after_the_other(tmp_path):
     config = ml_collections.ConfigDict()
     config.stages = ("first", "second")
     config.first = toy_training.toy_config(num_steps=2)
-    config.second = toy_training.toy_config(num_steps=2, optimiser__schedule_rates=(0.0,) * 3)
+    config.second = toy_training.toy_config(
+        num_steps=2, optimiser__schedule_rates=(0.0,) * 3, optimiser__ema_decay=0.9
+    )
     a, b, c = toy_training.patched()
     with a, b, c:
         train.train_and_evaluate(config, tmp_path)

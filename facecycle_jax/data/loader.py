@@ -124,7 +124,7 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
     elif options["backend"] == "memory":
-        check_memory(tracks, size=size, limit_gb=options.get("memory_gb", 8.0))
+        check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, size=size, report=report)
     check_pairing(tracks, pairing=pairing)
     return Loader(tracks, frames, config["batch_size"], pairing, config["seed"], size, report)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from etils import epath
@@ -148,9 +149,11 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     if not copied and not warm:
         raise ValueError(f"init_from={config['init_from']} has no network of {config['method']}.")
     log.info("From %s: %s", config["init_from"], ", ".join(sorted(copied + warm)))
+    # A copy: two donated arguments must not share one buffer.
+    average = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(
         state,
         frozen=jax.device_put(frozen, shardings.frozen),
         params=jax.device_put(params, shardings.params),
-        ema=None if state.ema is None else jax.device_put(params, shardings.ema),
+        ema=None if average is None else jax.device_put(average, shardings.ema),
     )
