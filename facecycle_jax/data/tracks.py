@@ -58,7 +58,8 @@ def make_tracks(
     """
     kept = sorted(t for t in tracks if len(t[2]) >= max(1, min_frames))
     if not kept:
-        found = f"{len(tracks)} tracks, the longest of {max(len(t[2]) for t in tracks)} frames"
+        longest = max((len(track[2]) for track in tracks), default=0)
+        found = f"{len(tracks)} tracks, the longest of {longest} frames"
         raise ValueError(
             f"{origin} has no track of at least {min_frames} frames"
             f" ({found if tracks else 'no pictures at all'}); see data.path and data.min_frames."

@@ -1,0 +1,202 @@
+"""Batches from files and from memory: equal, resumable, and plain about what cannot be read."""
+
+import itertools
+import logging
+import unittest.mock
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecycle_jax.data import make_loader
+from facecycle_jax.data.memory import check_memory, decode_all
+from facecycle_jax.data.reading import Report, read_frame
+from facecycle_jax.data.tf_pipeline import read_or_replace
+from facecycle_jax.data.tracks import make_tracks
+
+SIZE = 16
+
+
+def picture(person, frame):
+    """A picture whose colours name its person and frame."""
+    return np.full((SIZE, SIZE, 3), (person * 10, frame * 10, 100), np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for person in range(6):
+        folder = tmp_path / f"p{person}" / "track"
+        folder.mkdir(parents=True)
+        for frame in range(5):
+            Image.fromarray(picture(person, frame)).save(folder / f"{frame}.png")
+    return tmp_path
+
+
+def config(path, backend="memory", *, method="motion_cycle", **data):
+    options = {
+        "source": "folder",
+        "path": str(path),
+        "backend": backend,
+        "memory_gb": 1.0,
+        "min_frames": 1,
+        "identity_depth": 1,
+        "max_tracks": 0,
+        "decode_size": SIZE,
+        "eval_fraction": 0.0,
+    }
+    return {"method": method, "batch_size": 4, "seed": 3, "data": options | data}
+
+
+def first(loader, count, *, start=0):
+    return list(itertools.islice(loader.batches(start), count))
+
+
+def assert_same(one, two):
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys() == {"frames", "track", "identity", "mirror"}
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
+def test_memory_and_tf_yield_the_same_bytes(tree, method):
+    pytest.importorskip("tensorflow")
+    loaders = [make_loader(config(tree, b, method=method), split="train") for b in ("memory", "tf")]
+    assert loaders[0].num_tracks == loaders[1].num_tracks == 6
+    assert_same(first(loaders[0], 7), first(loaders[1], 7))
+
+
+def test_frames_are_those_of_the_named_people(tree):
+    for method in ("motion_cycle", "identity_cycle"):
+        for batch in first(make_loader(config(tree, method=method), split="train"), 20):
+            assert batch["frames"].dtype == np.uint8
+            assert batch["frames"].shape == (4, 2, SIZE, SIZE, 3)
+            # The red channel is the person, whatever the indices say.
+            np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+            same = batch["identity"][:, 0] == batch["identity"][:, 1]
+            assert same.all() if method == "motion_cycle" else not same.any()
+
+
+@pytest.mark.parametrize("backend", ["memory", "tf"])
+def test_a_later_start_continues_where_an_earlier_one_would_be(tree, backend):
+    if backend == "tf":
+        pytest.importorskip("tensorflow")
+    loader = make_loader(config(tree, backend), split="train")
+    assert_same(first(loader, 9)[5:], first(loader, 4, start=5))
+
+
+def test_starting_late_reads_nothing_of_the_past(tree):
+    loader = make_loader(config(tree, "tf"), split="train")
+    pytest.importorskip("tensorflow")
+    read = []
+    from facecycle_jax.data import tf_pipeline
+
+    def noted(path, *, size):
+        read.append(path)
+        return read_frame(path, size=size)
+
+    with unittest.mock.patch.object(tf_pipeline, "read_frame", noted):
+        first(loader, 1, start=1_000_000)
+    # A batch and what is read ahead of it, not eight million frames.
+    assert 8 <= len(read) < 800
+
+
+def test_each_process_has_its_part(tree):
+    whole = first(make_loader(config(tree), split="train"), 3)
+    parts = []
+    for process in range(2):
+        with (
+            unittest.mock.patch.object(jax, "process_count", return_value=2),
+            unittest.mock.patch.object(jax, "process_index", return_value=process),
+        ):
+            parts.append(first(make_loader(config(tree), split="train"), 3))
+    for step in range(3):
+        for name in whole[step]:
+            joined = np.concatenate([parts[0][step][name], parts[1][step][name]])
+            np.testing.assert_array_equal(joined, whole[step][name])
+
+
+@pytest.mark.parametrize("backend", ["memory", "tf"])
+def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
+    if backend == "tf":
+        pytest.importorskip("tensorflow")
+    broken = tree / "p2" / "track" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    empty = tree / "p4" / "track" / "0.png"
+    empty.write_bytes(b"")
+    loader = make_loader(config(tree, backend), split="train")
+    with caplog.at_level(logging.WARNING):
+        batches = first(loader, 40)
+    assert set(loader.report.unreadable) == {str(broken), str(empty)}
+    for path in (broken, empty):
+        assert sum(str(path) in record.getMessage() for record in caplog.records) <= 1
+    greens = {tuple(v) for b in batches for v in b["frames"][:, :, 0, 0, :2].reshape(-1, 2).tolist()}
+    assert (20, 30) not in greens
+    assert (40, 0) not in greens
+    assert len(greens) == 28
+
+
+def test_a_track_of_which_nothing_can_be_read(tree):
+    for file in (tree / "p2" / "track").iterdir():
+        file.write_bytes(b"not a picture")
+    loader = make_loader(config(tree, "memory"), split="train")
+    assert loader.num_tracks == 5
+    pytest.importorskip("tensorflow")
+    with pytest.raises(ValueError, match=r"No picture of the track .*p2/track can be read"):
+        first(make_loader(config(tree, "tf"), split="train"), 20)
+
+
+def test_the_next_readable_frame_stands_in(tree):
+    (tree / "p0" / "track" / "4.png").write_bytes(b"")
+    (tree / "p0" / "track" / "0.png").write_bytes(b"")
+    paths = sorted(str(p) for p in (tree / "p0" / "track").iterdir())
+    tracks = make_tracks([("p0", "p0/track", paths)], origin="the test")
+    report = Report()
+    read = read_or_replace(tracks, 0, 4, size=SIZE, report=report)
+    np.testing.assert_array_equal(read, picture(0, 1))
+    assert len(report.unreadable) == 2
+
+
+def test_nothing_readable_at_all(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "0.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="no track of at least 1 frames"):
+        make_loader(config(tmp_path), split="train")
+
+
+def test_single_pictures_are_paired_with_their_mirror_image(tmp_path):
+    for number in range(3):
+        Image.fromarray(picture(number, 0)).save(tmp_path / f"{number}.png")
+    for batch in first(make_loader(config(tmp_path, min_frames=4), split="train"), 3):
+        assert batch["mirror"].all()
+        np.testing.assert_array_equal(batch["frames"][:, 0], batch["frames"][:, 1])
+
+
+def test_too_much_for_the_memory_allowed(tree):
+    tracks = make_loader(config(tree), split="train").tracks
+    with pytest.raises(ValueError, match=r"needs 0\.0 GB decoded at 16 pixels, more than data.memory_gb=0"):
+        check_memory(tracks, size=SIZE, limit_gb=0)
+    kept, frames = decode_all(tracks, size=SIZE, report=Report())
+    assert frames.shape == (30, SIZE, SIZE, 3)
+    assert len(kept) == 6
+
+
+def test_settings_that_are_wrong(tree):
+    with pytest.raises(ValueError, match=r"data\.backend must be 'memory' or 'tf', got 'disk'"):
+        make_loader(config(tree, "disk"), split="train")
+    with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
+        make_loader(config(tree, source="web"), split="train")
+    with pytest.raises(ValueError, match=r"data\.path is empty"):
+        make_loader(config(""), split="train")
+
+
+def test_synthetic_people_are_held_out_too():
+    options = {"source": "synthetic", "identities": 8, "frames_per_track": 3, "eval_fraction": 0.25}
+    train, held = (make_loader(config("", **options), split=s) for s in ("train", "eval"))
+    assert (train.num_tracks, held.num_tracks) == (6, 2)
+    assert not set(train.tracks.identities) & set(held.tracks.identities)
+    shown = {frame.tobytes() for frame in train.frames}
+    assert not any(frame.tobytes() in shown for frame in held.frames)
+    assert len(train.frames) == 18
+    assert len(held.frames) == 6

@@ -1,0 +1,137 @@
+"""Augmentation: within its ranges, keyed by item, and nothing where nothing is asked for."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from facecycle_jax.ops import augment_pairs, denormalise, plain_pairs
+
+STILL = {
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+    "jitter_probability": 0.0,
+    "mirror_probability": 0.0,
+    "pair_mirror_probability": 0.0,
+}
+
+
+def batch_of(items=6, size=24, *, same=True, mirror=False, seed=0):
+    rng = np.random.default_rng(seed)
+    # Smooth pictures, so that resampling them changes little.
+    coarse = rng.integers(40, 215, (items, 2, 4, 4, 3)).astype(np.float32)
+    frames = np.asarray(jax.image.resize(coarse, (items, 2, size, size, 3), "cubic")).clip(0, 255)
+    identity = np.stack([np.arange(items), np.arange(items) + (0 if same else 1)], axis=1)
+    return {
+        "frames": frames.astype(np.uint8),
+        "mirror": np.full(items, mirror),
+        "identity": identity.astype(np.int32),
+    }
+
+
+def augment(batch, *, key=0, size=24, **options):
+    pictures = jax.jit(functools.partial(augment_pairs, size=size, **options))(jax.random.key(key), batch)
+    return np.asarray(denormalise(pictures)).astype(int)
+
+
+def test_without_chance_nothing_changes():
+    batch = batch_of()
+    np.testing.assert_array_equal(augment(batch, **STILL), batch["frames"])
+    plain = np.asarray(denormalise(jax.jit(functools.partial(plain_pairs, size=24))(batch)))
+    np.testing.assert_array_equal(plain, batch["frames"])
+
+
+def test_certain_mirroring_mirrors():
+    batch = batch_of()
+    mirrored = augment(batch, **{**STILL, "mirror_probability": 1.0})
+    np.testing.assert_array_equal(mirrored, batch["frames"][..., ::-1, :])
+
+
+def test_the_second_of_a_pair_may_be_the_first_mirrored():
+    drawn = augment(batch_of(), **{**STILL, "pair_mirror_probability": 1.0})
+    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
+    # It mirrors the augmented first picture, whatever happened to that.
+    drawn = augment(batch_of(), pair_mirror_probability=1.0)
+    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
+
+
+def test_two_people_are_never_replaced_by_one_mirrored():
+    batch = batch_of(same=False, mirror=True)
+    drawn = augment(batch, **{**STILL, "pair_mirror_probability": 1.0})
+    np.testing.assert_array_equal(drawn, batch["frames"])
+
+
+def test_a_single_picture_is_always_paired_with_its_mirror_image():
+    batch = batch_of(mirror=True)
+    drawn = augment(batch, pair_mirror_probability=0.0)
+    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
+    plain = np.asarray(denormalise(plain_pairs(batch, size=24)))
+    np.testing.assert_array_equal(plain[:, 1], batch["frames"][:, 0, :, ::-1])
+
+
+def test_half_of_the_pairs_are_mirror_images():
+    drawn = augment(batch_of(400, 8), size=8, **{**STILL, "pair_mirror_probability": 0.5})
+    share = np.mean([(pair[1] == pair[0, :, ::-1]).all() for pair in drawn])
+    # Four standard deviations of 400 throws.
+    assert abs(share - 0.5) < 0.1
+
+
+def test_items_and_keys_differ():
+    batch = batch_of()
+    batch["frames"][:] = batch["frames"][:1, :1]
+    drawn = augment(batch)
+    flat = {picture.tobytes() for pair in drawn for picture in pair}
+    assert len(flat) > 6
+    np.testing.assert_array_equal(drawn, augment(batch))
+    assert (drawn != augment(batch, key=1)).any()
+
+
+def test_the_default_changes_are_small():
+    batch = batch_of(40)
+    drawn = augment(batch, mirror_probability=0.0, pair_mirror_probability=0.0)
+    change = np.abs(drawn - batch["frames"]).mean(axis=(1, 2, 3, 4))
+    assert 0.5 < change.mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("brightness", 0.3), ("contrast", 0.3), ("saturation", 0.3), ("hue", 0.2)]
+)
+def test_colours_change_in_their_own_way(name, expected):
+    batch = batch_of(60)
+    none = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    drawn = augment(batch, **{**STILL, **none, "jitter_probability": 1.0, name: expected})
+    frames = batch["frames"].astype(float)
+    grey = np.array([0.299, 0.587, 0.114])
+    before, after = frames @ grey, drawn @ grey
+    if name == "brightness":
+        factor = after.mean((2, 3)) / before.mean((2, 3))
+        assert 0.7 - 0.02 < factor.min() < 0.85
+        assert 1.1 < factor.max() < 1.32
+    elif name == "contrast":
+        np.testing.assert_allclose(after.mean((2, 3)), before.mean((2, 3)), atol=2.5)
+        factor = after.std((2, 3)) / before.std((2, 3))
+        assert 0.68 < factor.min() < 0.85
+        assert 1.1 < factor.max() < 1.32
+    else:
+        # Brightness of every pixel stays; colours do not.
+        np.testing.assert_allclose(np.median(np.abs(after - before)), 0.0, atol=1.0)
+        assert np.abs(drawn - frames).max() > 20
+
+
+def test_crops_stay_inside_and_keep_their_place():
+    ramp = np.broadcast_to(np.linspace(20, 235, 48)[None, :, None], (48, 48, 3)).astype(np.uint8)
+    batch = batch_of(50, 48)
+    batch["frames"][:] = ramp
+    drawn = augment(batch, **{**STILL, "scale": (0.5, 0.5), "size": 48})[..., 24, :, 0]
+    slope = drawn[..., -1] - drawn[..., 0]
+    # Half the area is 0.71 of the side.
+    np.testing.assert_allclose(slope / 215, np.sqrt(0.5), atol=0.04)
+    assert drawn.min() >= 20
+    assert drawn.max() <= 235
+    assert drawn[..., 0].max() - drawn[..., 0].min() > 30
+
+
+def test_sizes_may_differ():
+    assert augment(batch_of(2, 72), size=64).shape == (2, 2, 64, 64, 3)
+    assert np.asarray(plain_pairs(batch_of(2, 72), size=64)).shape == (2, 2, 64, 64, 3)
