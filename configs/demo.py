@@ -17,9 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.stages = ("motion", "identity")  # run in this order, each from the one before
     config.motion = _small(motion_cycle.get_config())
-    config.motion.num_steps = 500  # steps
+    config.motion.num_steps = 320  # steps
     config.identity = _small(identity_cycle.get_config())
-    config.identity.num_steps = 300  # steps
+    config.identity.num_steps = 200  # steps
     config.lock()
     return config
 
