@@ -196,7 +196,7 @@ def _is_single(inputs: Any) -> bool:
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     """Lists (name, path, PIL picture or array) of everything in `inputs`."""
     if isinstance(inputs, str | os.PathLike):
-        yield from _files(epath.Path(inputs))
+        yield from list_pictures(epath.Path(inputs))
     elif isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4):
         yield "picture 0", inputs
     elif isinstance(inputs, np.ndarray):
@@ -208,7 +208,7 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
         for index, item in enumerate(inputs):
             if isinstance(item, str | os.PathLike):
-                yield from _files(epath.Path(item))
+                yield from list_pictures(epath.Path(item))
             elif isinstance(item, Image.Image):
                 yield f"picture {index}", item
             elif hasattr(item, "__array__"):
@@ -224,8 +224,18 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
 _WANTED = "Pictures are paths, PIL pictures, uint8 arrays or a list of these, got {}."
 
 
-def _files(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    """Lists a file, or the picture files below a folder in the order of their paths."""
+def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+    """Lists a file, or the picture files below a folder in the order of their paths.
+
+    Args:
+      path: a file or a folder.
+
+    Yields:
+      Name and path of each.
+
+    Raises:
+      ValueError: if a folder has no picture file.
+    """
     if not path.is_dir():
         yield str(path), path
         return

@@ -54,6 +54,10 @@ class Forward(NamedTuple):
         flow = _apply(self.networks.flow_decoder, trees["flow_decoder"], code)
         return code, flow, backward_flow(flow)
 
+    def feature_map(self, trees: Trees, images: jax.Array) -> jax.Array:
+        """Computes the motion encoder's maps [N, h, w, C] of pictures of any size."""
+        return _apply(self.networks.encoder, trees["motion_encoder"], images, method="feature_map")
+
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""
         return _apply(self.networks.encoder, trees["identity_encoder"], images)

@@ -1,0 +1,1 @@
+"""The subcommands of `facecycle`, one module for each family."""

@@ -1,0 +1,134 @@
+"""Pictures named on a command line: found, cut to faces, read in batches, those that fail noted."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from facecycle_jax.data.pictures import list_pictures, read_picture, square
+
+# Pictures read before they are computed together.
+CHUNK = 64
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that takes pictures."""
+    parser.add_argument("--model", required=True, help="model folder, training run, or name of a model")
+    parser.add_argument("--out", required=True, help="where to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--crop", action="store_true", help="find the face first; needs facecycle_jax[face]")
+    parser.add_argument(
+        "--which",
+        default="largest",
+        help="with --crop, of several faces: largest, centre, or its place from the left, from 0",
+    )
+
+
+@dataclasses.dataclass
+class Problems:
+    """Pictures that were left out; told at the end, and in the exit status."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+    def status(self, done: int) -> int:
+        """Tells of them on standard error; 0 if there are none, 1 if some of the work was done, else 2."""
+        for line in self.lines:
+            print(f"facecycle: left out {line}", file=sys.stderr)
+        if not self.lines:
+            return 0
+        print(f"facecycle: {len(self.lines)} pictures left out, {done} done", file=sys.stderr)
+        return 1 if done else 2
+
+
+def find(inputs: Sequence[str]) -> list[epath.Path]:
+    """Lists the pictures of files and folders.
+
+    Args:
+      inputs: files and folders; folders are searched with what is below them.
+
+    Returns:
+      Paths, each once.
+
+    Raises:
+      FileNotFoundError: if one does not exist.
+      ValueError: if a folder has no picture.
+    """
+    found: dict[str, epath.Path] = {}
+    for name in inputs:
+        path = epath.Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {name}.")
+        found.update(list_pictures(path))
+    return list(found.values())
+
+
+def read_face(path: epath.Path, *, size: int, crop: bool, which: str) -> np.ndarray:
+    """Reads one picture uint8 [size, size, 3], cut about its middle or about the face found in it.
+
+    Raises:
+      ValueError: in one sentence, if it cannot be read or no such face is found.
+    """
+    picture = read_picture(path)
+    if crop:
+        from facecycle_jax.data.face_crop import crop_face
+
+        place: str | int = int(which) if which.isdigit() else which
+        try:
+            picture = crop_face(picture, which=place).crop
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return square(picture, size=size)
+
+
+def chunks(
+    paths: Sequence[epath.Path], problems: Problems, *, size: int, crop: bool, which: str
+) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
+    """Reads pictures in chunks, with a progress bar.
+
+    Args:
+      paths: the pictures.
+      problems: takes those that cannot be used.
+      size: side in pixels.
+      crop: whether to find the face.
+      which: which of several faces.
+
+    Yields:
+      Paths and pictures uint8 [N, size, size, 3], N at least 1.
+    """
+    with tqdm(total=len(paths), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(paths), CHUNK):
+            kept, pictures = [], []
+            for path in paths[start : start + CHUNK]:
+                try:
+                    pictures.append(read_face(path, size=size, crop=crop, which=which))
+                    kept.append(path)
+                except (ValueError, OSError) as error:
+                    text = str(error)
+                    problems.lines.append(text if str(path) in text else f"{path}: {text}")
+            if kept:
+                yield kept, np.stack(pictures)
+            bar.update(min(CHUNK, len(paths) - start))
+
+
+def check_free(paths: Sequence[epath.Path], *, overwrite: bool) -> None:
+    """Raises FileExistsError, before any work, if an output is there already and may not be replaced."""
+    taken = [path for path in paths if path.exists()]
+    if taken and not overwrite:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise FileExistsError(f"{taken[0]} exists already{more}; use --overwrite or another --out.")
+
+
+def output_names(paths: Sequence[epath.Path]) -> list[str]:
+    """Names outputs after their inputs; equal names get their folders before them."""
+    names = [path.stem for path in paths]
+    depth = 1
+    while len(set(names)) < len(names) and depth < 8:
+        depth += 1
+        names = ["_".join((*path.parts[-depth:-1], path.stem)).strip("/_") for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{number:05}" for number, name in enumerate(names)]
+    return names

@@ -1,0 +1,183 @@
+"""Pictures in, pictures or codes out: `facecycle translate`, `frontalize`, `reconstruct` and `encode`."""
+
+import argparse
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+
+from facecycle_jax.commands import inputs
+from facecycle_jax.model import FaceCycle, load
+from facecycle_jax.viz import grid, save_png, translation_panel
+from facecycle_jax.viz.files import write_whole
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm")
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommands to what `ArgumentParser.add_subparsers` returned."""
+    translate = commands.add_parser("translate", help="exchange motion and identity between faces")
+    translate.add_argument("source", help="picture of the person, or a folder of them")
+    translate.add_argument("--driver", required=True, help="picture, folder or video that gives the motion")
+    translate.add_argument("--max-frames", type=int, help="of a driving video, at most so many")
+    inputs.add_options(translate)
+    translate.set_defaults(run=run_translate)
+    for name, help_text, run in (
+        ("frontalize", "draw neutral faces, from the front, and mean faces", run_frontalize),
+        ("reconstruct", "draw faces again from their neutral faces and motion", run_reconstruct),
+        ("encode", "write motion and identity codes as .npz", run_encode),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("pictures", nargs="+", help="pictures and folders of pictures")
+        inputs.add_options(command)
+        command.set_defaults(run=run)
+
+
+def run_frontalize(arguments: argparse.Namespace) -> int:
+    """Writes a panel of input, neutral and, with stage 2, mean face for each picture."""
+
+    def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = {"input": pictures, "neutral": model.neutral(pictures)}
+        return drawn | ({"mean face": model.mean_face(pictures)} if model.has_identity else {})
+
+    return _each(arguments, draw)
+
+
+def run_reconstruct(arguments: argparse.Namespace) -> int:
+    """Writes a panel of input, flow, neutral face and reconstruction for each picture."""
+
+    def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "input": pictures,
+            "flow": model.flow(pictures),
+            "neutral": model.neutral(pictures),
+            "reconstruction": model.reconstruct(pictures),
+        }
+
+    return _each(arguments, draw)
+
+
+def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untyped-def]
+    """Draws one panel for each picture into the folder --out."""
+    paths = inputs.find(arguments.pictures)
+    out = epath.Path(arguments.out)
+    files = {path: out / f"{name}.png" for path, name in zip(paths, inputs.output_names(paths), strict=True)}
+    inputs.check_free(list(files.values()), overwrite=arguments.overwrite)
+    model, problems, done = load(arguments.model), inputs.Problems(), 0
+    for kept, pictures in _chunks(arguments, paths, problems, model):
+        drawn = draw(model, pictures)
+        for row, path in enumerate(kept):
+            panel = grid([[value[row] for value in drawn.values()]], captions=list(drawn))
+            save_png(files[path], panel)
+            done += 1
+    print(f"Wrote {done} panels to {out}")
+    return problems.status(done)
+
+
+def run_encode(arguments: argparse.Namespace) -> int:
+    """Writes codes of pictures: path, motion_code and, with stage 2, identity_code."""
+    out = epath.Path(arguments.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out must end in .npz, got {out}.")
+    paths = inputs.find(arguments.pictures)
+    inputs.check_free([out], overwrite=arguments.overwrite)
+    model, problems = load(arguments.model), inputs.Problems()
+    codes: dict[str, list[np.ndarray]] = {"motion_code": [], "identity_code": []}
+    names: list[str] = []
+    for kept, pictures in _chunks(arguments, paths, problems, model):
+        names += [str(path) for path in kept]
+        codes["motion_code"].append(model.motion_code(pictures))
+        if model.has_identity:
+            codes["identity_code"].append(model.identity_code(pictures))
+    if names:
+        buffer = io.BytesIO()
+        arrays = {name: np.concatenate(parts) for name, parts in codes.items() if parts}
+        np.savez(buffer, allow_pickle=False, path=np.array(names), **arrays)
+        write_whole(out, buffer.getvalue())
+        print(f"Wrote the codes of {len(names)} pictures to {out}")
+    return problems.status(len(names))
+
+
+def run_translate(arguments: argparse.Namespace) -> int:
+    """Writes a panel of twelve pictures for each pair of source and driver, or a re-enacted video."""
+    if epath.Path(arguments.driver).suffix.lower() in VIDEOS:
+        return _reenact(arguments)
+    sources, drivers = inputs.find([arguments.source]), inputs.find([arguments.driver])
+    out, names = epath.Path(arguments.out), {}
+    of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
+    of_driver = dict(zip(drivers, inputs.output_names(drivers), strict=True))
+    for source in sources:
+        for driver in drivers:
+            names[source, driver] = out / f"{of_source[source]}_{of_driver[driver]}.png"
+    inputs.check_free(list(names.values()), overwrite=arguments.overwrite)
+    model, problems, done = load(arguments.model), inputs.Problems(), 0
+    with_pictures = list(_chunks(arguments, drivers, problems, model))
+    for kept, pictures in _chunks(arguments, sources, problems, model):
+        for source, picture in zip(kept, pictures, strict=True):
+            for others, other_pictures in with_pictures:
+                result = model.translate(picture, other_pictures)
+                for row, driver in enumerate(others):
+                    save_png(names[source, driver], _pair_panel(model, result, row))
+                    done += 1
+    print(f"Wrote {done} panels to {out}")
+    return problems.status(done)
+
+
+def _pair_panel(model: FaceCycle, result: dict[str, np.ndarray], row: int) -> np.ndarray:
+    """Draws the twelve pictures of a pair, eight of a model of stage 1 alone."""
+    pair = {name: value[row] for name, value in result.items()}
+    if model.has_identity:
+        return translation_panel(pair)
+    keys = ("input", "flow", "neutral", "reexpressed")
+    rows = [[pair[key][face] for key in keys] for face in range(2)]
+    captions = ["input", "flow", "neutral", "other's motion"]
+    return grid(rows, captions=captions, row_captions=("source", "driver"))
+
+
+def _reenact(arguments: argparse.Namespace) -> int:
+    """Writes a video of the source with the motion of the driving video: driver, result side by side."""
+    from facecycle_jax.data.video import read_video, write_video
+
+    out = epath.Path(arguments.out)
+    inputs.check_free([out], overwrite=arguments.overwrite)
+    sources = inputs.find([arguments.source])
+    if len(sources) != 1:
+        raise ValueError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
+    model = load(arguments.model)
+    source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
+    video = read_video(arguments.driver, max_frames=arguments.max_frames)
+
+    def frames() -> Iterator[np.ndarray]:
+        held: list[np.ndarray] = []
+        for frame in video.frames:
+            held.append(frame)
+            if len(held) == inputs.CHUNK:
+                yield from _side_by_side(model, source, held)
+                held = []
+        if held:
+            yield from _side_by_side(model, source, held)
+
+    write_video(out, frames(), fps=video.fps)
+    print(f"Wrote {out}")
+    return 0
+
+
+def _side_by_side(model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+    drivers = model.read(frames)
+    for driver, drawn in zip(drivers, model.reexpress(source, drivers), strict=True):
+        # Four times the size, or players blur them.
+        yield np.concatenate([driver, drawn], axis=1).repeat(4, axis=0).repeat(4, axis=1)
+
+
+def _chunks(
+    arguments: argparse.Namespace,
+    paths: list[epath.Path],
+    problems: inputs.Problems,
+    model: FaceCycle,
+) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
+    return inputs.chunks(paths, problems, size=model.size, crop=arguments.crop, which=arguments.which)

@@ -1,0 +1,76 @@
+"""The text of a model folder's README.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_CARD = """# A FaceCycle model
+
+Codes of facial motion{and_identity} from pictures of faces, learned without labels by the method of Chang,
+Chen and Chiu, "Learning Facial Representations from the Cycle-consistency of Face", ICCV 2021,
+arXiv 2108.03427.
+
+    import facecycle_jax
+    model = facecycle_jax.load("path/of/this/folder")
+
+| | |
+|---|---|
+| stages | {stages} |
+| parameters | {parameters:,} in {dtype} |
+| network | width {width:g}, codes of {code_dim} numbers, computed in {compute} |
+| trunk | {trunk} |
+| pictures | {size} x {size} pixels, {colour}, {low:g} to {high:g}, less {mean}, over {std} |
+| licence | {licence} |
+| source | {source} |
+| written by | facecycle_jax {version} |
+
+`config.json` describes the model to the program, `weights.safetensors` holds the weights
+(sha256 `{sha256}`).
+
+## Limits
+
+The model draws and compares faces; it has not been tested for deciding anything about a person. Identity
+codes of photographs of people are personal data in many countries. It works on single faces, cropped as
+its training pictures were.
+"""
+_TRUNKS = {
+    "vgg": "ImageNet VGG-19, conv1_1 to conv3_1 (its weights are in this folder)",
+    "learned": "learned with the model",
+}
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """Writes the model card, Markdown.
+
+    Args:
+      config: content of the folder's config.json.
+
+    Returns:
+      The text.
+    """
+    model, pictures, weights = config["model"], config["input"], config["weights"]
+    low, high = pictures["range"]
+    return _CARD.format(
+        and_identity=" and identity" if "identity" in config["stages"] else "",
+        stages=", ".join(config["stages"]),
+        parameters=weights["parameters"],
+        dtype=weights["dtype"],
+        width=model["width"],
+        code_dim=model["code_dim"],
+        compute=model["dtype"],
+        trunk=_TRUNKS[model["trunk"]],
+        size=pictures["size"],
+        colour=pictures["colour"],
+        low=low,
+        high=high,
+        mean=pictures["mean"],
+        std=pictures["std"],
+        licence=_cell(config["licence"]),
+        source=_cell(config["source"]),
+        version=config["package_version"],
+        sha256=weights["sha256"],
+    )
+
+
+def _cell(text: str) -> str:
+    """Keeps foreign text inside one cell of the table."""
+    return " ".join(text.split()).replace("|", "\\|")

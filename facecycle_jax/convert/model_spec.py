@@ -1,0 +1,157 @@
+"""What a model is made of: its configuration, checked, and the names and shapes of its weights.
+
+Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are arrays in our layouts.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from facecycle_jax.convert.errors import shorten
+from facecycle_jax.convert.names import TRUNK_LAYERS
+from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
+from facecycle_jax.models.vgg import VGG19
+
+# The networks of the paper, as the original program has them.
+ORIGINAL_MODEL: Mapping[str, Any] = {
+    "width": 1.0,
+    "image_size": 64,
+    "code_dim": 256,
+    "dtype": "float32",
+    "trunk": "vgg",
+}
+STAGES = {
+    "motion": ("motion_encoder", "flow_decoder", "generator"),
+    "identity": ("identity_encoder", "normaliser"),
+}
+MAX_WIDTH = 16.0
+MAX_CODE = 1 << 16
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_model(model: Any) -> dict[str, Any]:
+    """Checks a model configuration and completes it.
+
+    Args:
+      model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and the trunk is
+        'vgg', vgg_width, the channel multiplier of that trunk (1 if not given).
+
+    Returns:
+      The same as plain numbers and strings; vgg_width is there exactly if the trunk is 'vgg'.
+
+    Raises:
+      ValueError: naming the field that is missing, unknown or out of range.
+    """
+    if not isinstance(model, Mapping):
+        raise ValueError(f"model must be a mapping of fields, got {shorten(model)}.")
+    fields = {str(name): value for name, value in model.items()}
+    missing = [name for name in ORIGINAL_MODEL if name not in fields]
+    unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width")]
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has the unknown field {shorten(unknown[0])}"
+        raise ValueError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
+    checked: dict[str, Any] = {
+        "width": _number(fields, "width"),
+        "image_size": _whole(fields, "image_size"),
+        "code_dim": _whole(fields, "code_dim"),
+        **{name: _text(fields, name) for name in ("dtype", "trunk")},
+    }
+    if checked["trunk"] == "vgg":
+        checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
+    # Checks what is left: known sizes, dtypes and trunks.
+    make_forward(checked, vgg_width=checked.get("vgg_width"))
+    return checked
+
+
+def _number(fields: Mapping[str, Any], name: str) -> float:
+    value = fields[name]
+    if type(value) not in (int, float) or not 0 < value <= MAX_WIDTH:
+        raise ValueError(f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}.")
+    return float(value)
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    value = fields[name]
+    if type(value) is not int or not 1 <= value <= MAX_CODE:
+        raise ValueError(f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}.")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    if type(fields[name]) is not str:
+        raise ValueError(f"model.{name} must be a string, got {shorten(fields[name])}.")
+    return fields[name]
+
+
+def networks_of(model: Mapping[str, Any], stages: Iterable[str]) -> tuple[str, ...]:
+    """Lists the networks of a model in their order, its trunk ('vgg' or 'trunk') last."""
+    trunk = "vgg" if model["trunk"] == "vgg" else "trunk"
+    return (*(name for stage in STAGES if stage in stages for name in STAGES[stage]), trunk)
+
+
+def weight_shapes(model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+    """Computes the names and shapes of a model's weights, without computing any weight.
+
+    Args:
+      model: the configuration.
+      stages: 'motion', or 'motion' and 'identity'.
+
+    Returns:
+      {flat name: shape}, in the order of `STAGES`, the trunk last; of a VGG-19 only conv1_1 .. conv3_1.
+
+    Raises:
+      ValueError: for a configuration out of range.
+    """
+    wanted = networks_of(model, stages)
+    shapes = _all_shapes(tuple(check_model(model).items()))
+    return {name: shape for network in wanted for name, shape in shapes[network].items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _all_shapes(items: tuple[tuple[str, Any], ...]) -> dict[str, Shapes]:
+    model = dict(items)
+    forward = make_forward(model, vgg_width=model.get("vgg_width"))
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        trees = {**init_motion(forward, key), **init_identity(forward, key)}
+        if model["trunk"] == "vgg":
+            size = model["image_size"]
+            trunk = VGG19(TRUNK_LAYERS[-1], model["vgg_width"])
+            trees["vgg"] = trunk.init(key, jax.numpy.zeros((1, size, size, 3)), taps=())["params"]
+        return trees
+
+    trees = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+    return {
+        network: {f"{network}/{name}": tuple(leaf.shape) for name, leaf in flatten(tree)}
+        for network, tree in trees.items()
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (flat name, leaf) of nested mappings, in their order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds nested dicts from flat names."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def count_parameters(shapes: Shapes) -> int:
+    """Counts the numbers in all weights."""
+    return sum(math.prod(shape) for shape in shapes.values())

@@ -1,0 +1,275 @@
+"""A trained model and what is done with it: codes, neutral and mean faces, translation.
+
+Pictures go in as paths, PIL pictures, uint8 arrays or lists of these, of any size and mode, and are cut
+square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's size (64). Codes are float32
+[N, D] in (-1, 1). Flows are float32 [N, S/4, S/4, 2], (x, y) in units of half a picture.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from facecycle_jax.convert import read_model
+from facecycle_jax.convert.names import TRUNK_LAYERS
+from facecycle_jax.data.pictures import as_pictures
+from facecycle_jax.methods import inference
+from facecycle_jax.methods.base import Tree
+from facecycle_jax.methods.forward import Forward, make_forward
+
+# Side of the pictures of the linear protocol: its features are 7 x 7 x 128 numbers.
+FEATURE_SIZE = 100
+_SHIPPED = pathlib.Path(__file__).parent / "weights"
+Pictures = Any
+Outputs = dict[str, np.ndarray]
+
+
+def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
+    """Loads a model.
+
+    Args:
+      path_or_name: a model folder, the workdir of a training run (its newest checkpoint is meant) or one
+        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package.
+      batch_size: pictures computed at once, at most.
+
+    Returns:
+      The model.
+
+    Raises:
+      FileNotFoundError: if there is nothing of that name.
+      ValueError: if it cannot be read, in one sentence that says why.
+    """
+    path = epath.Path(path_or_name).expanduser()
+    if _is_run(path):
+        trees, model, source = model_from_run(path)
+        return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size)
+    name = str(path_or_name)
+    if not path.exists() and "/" not in name and (_SHIPPED / name).is_dir():
+        path = epath.Path(_SHIPPED / name)
+    if not path.exists():
+        shipped = sorted(p.name for p in _SHIPPED.iterdir()) if _SHIPPED.is_dir() else []
+        raise FileNotFoundError(
+            f"no model {name!r}: give a model folder, the workdir of a run"
+            + (f", or one of {', '.join(shipped)}." if shipped else ".")
+        )
+    folder = read_model(path)
+    return FaceCycle(folder.trees, model=folder.model, info=folder.info, batch_size=batch_size)
+
+
+def _is_run(path: epath.Path) -> bool:
+    return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
+
+
+def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Loads what a model folder needs from a training run.
+
+    Args:
+      path: workdir of a run (its newest checkpoint is meant) or one checkpoint, WORKDIR/checkpoints/STEP.
+
+    Returns:
+      Trees by name (averaged weights where they were kept), model configuration, and the source in words.
+
+    Raises:
+      FileNotFoundError: if there is no run or no checkpoint.
+      ValueError: if it cannot be read, or its config.json lacks a field.
+    """
+    # Orbax takes a second to import; model folders do without.
+    from facecycle_jax.training.loading import find_checkpoint, load_trees
+    from facecycle_jax.training.run_config import read_config
+
+    checkpoint = find_checkpoint(path)
+    workdir = checkpoint.parent.parent
+    config = read_config(workdir)
+    try:
+        model, loss, method = dict(config["model"]), config["loss"], config["method"]
+        if model["trunk"] == "vgg":
+            width = model["width"] if loss["vgg"] == "random" else 1.0
+            model["vgg_width"] = loss.get("vgg_width") or width
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{workdir / 'config.json'} is no configuration of a run ({error}).") from None
+    trees = load_trees(checkpoint)
+    if model["trunk"] == "learned":
+        # The loss's alone.
+        trees.pop("vgg", None)
+    elif "vgg" in trees:
+        trees["vgg"] = {layer: trees["vgg"][layer] for layer in TRUNK_LAYERS if layer in trees["vgg"]}
+    source = f"training run {workdir.name} of facecycle_jax, {method}, step {checkpoint.name}"
+    return trees, model, source
+
+
+class FaceCycle:
+    """A trained model; every method is a pure function of its pictures.
+
+    Args:
+      trees: parameters by network name: motion_encoder, flow_decoder, generator, the trunk and, of both
+        stages, identity_encoder and normaliser.
+      model: configuration of the networks.
+      info: what is known of the model, for reading.
+      batch_size: pictures computed at once, at most.
+
+    Attributes:
+      model: configuration of the networks.
+      info: what is known of the model.
+      has_identity: whether stage 2 is there: identity codes, mean faces and exchanged identities.
+      size: side of the pictures it draws, in pixels.
+
+    References:
+      FaceCycle (ICCV 2021), sections 3.1 and 3.2.
+    """
+
+    def __init__(
+        self,
+        trees: Mapping[str, Tree],
+        *,
+        model: Mapping[str, Any],
+        info: Mapping[str, Any] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Builds the networks."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.model, self.info = dict(model), dict(info or {})
+        self.has_identity = "normaliser" in trees and "identity_encoder" in trees
+        self.size = int(model["image_size"])
+        self._batch_size = batch_size
+        self._forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
+        self._trees = jax.device_put(dict(trees))
+
+    def motion_code(self, pictures: Pictures) -> np.ndarray:
+        """Computes motion codes: expression and head pose.
+
+        Args:
+          pictures: one picture or several, see the top of this module.
+
+        Returns:
+          float32 [N, D] in (-1, 1).
+
+        Raises:
+          ValueError: if a picture cannot be read.
+          FileNotFoundError: if a file is not there.
+        """
+        return self._run(inference.motion_code, self.read(pictures))["code"]
+
+    def identity_code(self, pictures: Pictures) -> np.ndarray:
+        """Computes identity codes float32 [N, D] in (-1, 1); ValueError for a model of stage 1 alone."""
+        self._need_identity("identity codes")
+        return self._run(inference.identity_code, self.read(pictures))["code"]
+
+    def feature_map(self, pictures: Pictures, *, size: int = FEATURE_SIZE) -> np.ndarray:
+        """Computes the map below the motion code's dense layers, the feature of the linear protocol.
+
+        Args:
+          pictures: one picture or several.
+          size: side they are brought to, pixels.
+
+        Returns:
+          float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1.
+        """
+        maps = self._run(inference.feature_map, self.read(pictures, size=size))["map"]
+        return maps.reshape(len(maps), -1)
+
+    def flow(self, pictures: Pictures) -> np.ndarray:
+        """Computes the flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
+        return self._run(inference.neutral, self.read(pictures))["flow"]
+
+    def neutral(self, pictures: Pictures) -> np.ndarray:
+        """Draws neutral faces uint8 [N, S, S, 3]: the same people without expression, from the front."""
+        return self._run(inference.neutral, self.read(pictures))["neutral"]
+
+    def mean_face(self, pictures: Pictures) -> np.ndarray:
+        """Draws mean faces uint8 [N, S, S, 3]: neutral faces without identity."""
+        self._need_identity("mean faces")
+        return self._run(inference.faces, self.read(pictures))["mean_face"]
+
+    def reconstruct(self, pictures: Pictures) -> np.ndarray:
+        """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion, the motion cycle."""
+        return self._run(inference.neutral, self.read(pictures))["reconstruction"]
+
+    def reexpress(self, source: Pictures, driver: Pictures) -> np.ndarray:
+        """Draws source faces with the motion of driver faces.
+
+        Args:
+          source: one picture or N.
+          driver: one picture or N.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          ValueError: if the numbers of pictures differ and neither is one, or one cannot be read.
+        """
+        a, b = self._pair(source, driver)
+        return self._run(inference.reexpress, a, b)["reexpressed"]
+
+    def reidentify(self, source: Pictures, driver: Pictures) -> np.ndarray:
+        """Draws neutral faces uint8 [N, S, S, 3] of the source's identity on the driver's mean face."""
+        self._need_identity("exchanged identities")
+        a, b = self._pair(source, driver)
+        return self._run(inference.translate, a, b)["reidentified"][:, 0]
+
+    def translate(self, source: Pictures, driver: Pictures) -> Outputs:
+        """Exchanges motion and identity between pairs of faces.
+
+        Args:
+          source: one picture or N.
+          driver: one picture or N.
+
+        Returns:
+          Arrays [N, 2, ...], second axis source and driver: input, neutral, reexpressed (the face with
+          the other's motion), mean_face, reidentified (the identity on the other's mean face),
+          reidentified_reexpressed (that with the other's motion), all uint8 [N, 2, S, S, 3]; flow float32
+          [N, 2, S/4, S/4, 2]. A model of stage 1 alone gives input, flow, neutral and reexpressed.
+
+        Raises:
+          ValueError: if the numbers of pictures differ and neither is one, or one cannot be read.
+
+        References:
+          FaceCycle (ICCV 2021), section 4.5.
+        """
+        a, b = self._pair(source, driver)
+        return self._run(inference.translate if self.has_identity else inference.exchange_motion, a, b)
+
+    def read(self, pictures: Pictures, *, size: int | None = None) -> np.ndarray:
+        """Reads pictures uint8 [N, size, size, 3]; ValueError names every one that cannot be read."""
+        array, _, problems = as_pictures(pictures, size=size or self.size)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise ValueError(f"{problems[0]}{more}")
+        return array
+
+    def _need_identity(self, what: str) -> None:
+        if not self.has_identity:
+            raise ValueError(f"This model has stage 1 alone; {what} need a model of both stages.")
+
+    def _pair(self, source: Pictures, driver: Pictures) -> tuple[np.ndarray, np.ndarray]:
+        """Reads two sides of equal length; one picture stands for as many as the other side has."""
+        a, b = self.read(source), self.read(driver)
+        if len(a) != len(b) and 1 not in (len(a), len(b)):
+            raise ValueError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
+        count = max(len(a), len(b)) if min(len(a), len(b)) else 0
+        return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))
+
+    def _run(self, function: Callable[..., Any], *pictures: np.ndarray) -> Outputs:
+        """Computes in batches of few sizes, so that a new number of pictures seldom compiles anew."""
+        count = len(pictures[0])
+        if not count:
+            raise ValueError("There is no picture to work on.")
+        parts = []
+        for start in range(0, count, self._batch_size):
+            chunk = [x[start : start + self._batch_size] for x in pictures]
+            used = len(chunk[0])
+            bucket = min(self._batch_size, 1 << (used - 1).bit_length())
+            padded = [np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk]
+            outputs = _compiled(function, self._forward)(self._trees, *padded)
+            parts.append({name: np.asarray(value)[:used] for name, value in outputs.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(function: Callable[..., Any], forward: Forward) -> Callable[..., dict[str, jax.Array]]:
+    """Compiles a function of (forward, trees, uint8 pictures, ...) once for each model."""
+    return jax.jit(functools.partial(function, forward))

@@ -1,0 +1,134 @@
+"""The commands on pictures as their user meets them: outputs, exit status, and one sentence for faults."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecycle_jax import cli, load
+from facecycle_jax.convert import write_model
+from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
+
+MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    forward = make_forward(MODEL, vgg_for_loss=False)
+    trees = init_motion(forward, jax.random.key(0)) | init_identity(forward, jax.random.key(1))
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers")
+    return str(path)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "faces"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "more/a.png"):
+        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_encode(model, faces, tmp_path, capsys):
+    out = tmp_path / "codes.npz"
+    assert run("encode", faces, "--model", model, "--out", out) == 0
+    codes = np.load(out)
+    assert [name.removeprefix(f"{faces}/") for name in codes["path"]] == ["a.png", "b.png", "more/a.png"]
+    np.testing.assert_array_equal(codes["motion_code"], load(model).motion_code(faces))
+    np.testing.assert_array_equal(codes["identity_code"], load(model).identity_code(faces))
+    assert "codes of 3 pictures" in capsys.readouterr().out
+    before = out.read_bytes()
+    assert run("encode", faces, "--model", model, "--out", out) == 2
+    assert "exists already; use --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert run("encode", faces, "--model", model, "--out", out, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(("command", "columns"), [("frontalize", 3), ("reconstruct", 4)])
+def test_panels_of_single_pictures(model, faces, tmp_path, command, columns):
+    out = tmp_path / "out"
+    assert run(command, faces, "--model", model, "--out", out) == 0
+    # Equal names get their folders before them.
+    assert sorted(p.name for p in out.iterdir()) == ["faces_a.png", "faces_b.png", "more_a.png"]
+    with Image.open(out / "faces_a.png") as panel:
+        width, height = panel.size
+    assert width >= columns * 128
+    assert height >= 128
+
+
+def test_translate_pairs(model, faces, tmp_path):
+    out = tmp_path / "out"
+    assert run("translate", faces / "a.png", "--driver", faces / "b.png", "--model", model, "--out", out) == 0
+    assert [p.name for p in out.iterdir()] == ["a_b.png"]
+    assert run("translate", faces, "--driver", faces / "b.png", "--model", model, "--out", out) == 0
+    assert len(list(out.iterdir())) == 4
+
+
+def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys):
+    (faces / "c.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert run("frontalize", faces, "--model", model, "--out", out) == 1
+    error = capsys.readouterr().err
+    assert error.count("c.jpg") == 1
+    assert "1 pictures left out, 3 done" in error
+    assert len(list(out.iterdir())) == 3
+    assert run("encode", faces / "c.jpg", "--model", model, "--out", tmp_path / "x.npz") == 2
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["encode", "{faces}/none.png", "--out", "{tmp}/x.npz"], "no file or folder"),
+        (["encode", "{faces}", "--out", "{tmp}/x.txt"], "must end in .npz"),
+        (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no picture file"),
+        (["translate", "{faces}", "--driver", "{faces}/none.png", "--out", "{tmp}/x"], "no file or folder"),
+        (["translate", "{faces}", "--driver", "{faces}/none.mp4", "--out", "{tmp}/x.mp4"], "one source"),
+    ],
+)
+def test_faults_are_one_sentence(model, faces, tmp_path, capsys, arguments, words):
+    (tmp_path / "empty").mkdir()
+    filled = [part.format(faces=faces, tmp=tmp_path) for part in arguments]
+    assert run(*filled, "--model", model) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "faces"]
+
+
+def test_a_model_that_is_none(faces, tmp_path, capsys):
+    assert run("encode", faces, "--model", faces, "--out", tmp_path / "x.npz") == 2
+    assert run("encode", faces, "--model", tmp_path / "none", "--out", tmp_path / "x.npz") == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_video_drives_a_picture(model, faces, tmp_path):
+    pytest.importorskip("av")
+    from facecycle_jax.data.video import read_video, write_video
+
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "clip.mp4", rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8), fps=10)
+    out = tmp_path / "moved.mp4"
+    arguments = (
+        "translate",
+        faces / "a.png",
+        "--driver",
+        tmp_path / "clip.mp4",
+        "--model",
+        model,
+        "--out",
+        out,
+    )
+    assert run(*arguments) == 0
+    video = read_video(out)
+    frames = list(video.frames)
+    assert len(frames) == 7
+    assert frames[0].shape == (256, 512, 3)
+    assert video.fps == 10
+    assert run(*arguments) == 2

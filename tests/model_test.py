@@ -1,0 +1,166 @@
+"""A model in two lines: what it takes, what it returns, and that it computes what the methods compute."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import facecycle_jax
+from facecycle_jax import model as model_module
+from facecycle_jax.convert import write_model
+from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
+from facecycle_jax.ops import denormalise, normalise
+
+MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+
+
+def networks(*, identity=True):
+    forward = make_forward(MODEL, vgg_for_loss=False)
+
+    # Unoptimised: run once, and compiled in a third of the time.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def init(key):
+        return init_motion(forward, key) | (init_identity(forward, key) if identity else {})
+
+    return forward, jax.device_get(init(jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(path, networks()[1], model=MODEL, licence="CC0", source="random numbers")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return facecycle_jax.load(folder, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+def test_shapes_and_ranges(model, faces):
+    assert model.has_identity
+    for codes in (model.motion_code(faces), model.identity_code(faces)):
+        assert codes.shape == (5, 16)
+        assert codes.dtype == np.float32
+        assert np.abs(codes).max() < 1
+    assert model.flow(faces).shape == (5, 16, 16, 2)
+    assert model.feature_map(faces).shape == (5, 7 * 7 * 8)
+    for pictures in (model.neutral(faces), model.mean_face(faces), model.reconstruct(faces)):
+        assert pictures.shape == (5, 64, 64, 3)
+        assert pictures.dtype == np.uint8
+    assert model.reexpress(faces[0], faces).shape == (5, 64, 64, 3)
+    assert model.reidentify(faces, faces[1]).shape == (5, 64, 64, 3)
+    result = model.translate(faces[:2], faces[2:4])
+    assert result["reidentified_reexpressed"].shape == (2, 2, 64, 64, 3)
+    np.testing.assert_array_equal(result["input"][:, 1], faces[2:4])
+
+
+def test_it_computes_the_cycle(model, faces):
+    forward, trees = networks()
+    images = normalise(faces)
+    _, flow, back = forward.motion(trees, images)
+    neutral = forward.draw(trees, forward.features(trees, images), flow)
+    moved = forward.draw(trees, forward.features(trees, neutral), back[::-1])
+    result = model.translate(faces, faces[::-1])
+
+    def close(drawn, expected):
+        # A value half way between two levels may fall to either.
+        difference = np.abs(drawn.astype(int) - np.asarray(denormalise(expected)).astype(int))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01
+
+    close(model.neutral(faces), neutral)
+    close(result["neutral"][:, 0], neutral)
+    close(result["reexpressed"][:, 0], moved)
+    close(model.reexpress(faces, faces[::-1]), moved)
+    np.testing.assert_allclose(model.flow(faces), flow, atol=1e-5)
+
+
+def test_source_and_driver_change_places(model, faces):
+    one, other = model.translate(faces[0], faces[1]), model.translate(faces[1], faces[0])
+    for name, value in one.items():
+        difference = np.abs(value.astype(float) - other[name][:, ::-1])
+        assert difference.max() <= (1e-4 if name == "flow" else 1), name
+
+
+def test_batches_do_not_change_results(model, faces, folder):
+    many = np.concatenate([faces] * 4)[:19]
+    codes = model.motion_code(many)
+    assert len(codes) == 19
+    single = facecycle_jax.load(folder, batch_size=1)
+    np.testing.assert_allclose(codes, single.motion_code(many), atol=1e-5)
+
+
+def test_new_numbers_of_pictures_seldom_compile(model, faces):
+    from facecycle_jax.methods import inference
+
+    for count in range(1, 30):
+        model.motion_code(np.concatenate([faces] * 6)[:count])
+    compiled = model_module._compiled(inference.motion_code, model._forward)
+    assert compiled._cache_size() <= 4
+
+
+def test_all_kinds_of_pictures(model, faces, tmp_path):
+    file = tmp_path / "face.png"
+    Image.fromarray(faces[0]).save(file)
+    expected = model.motion_code(faces[0])
+    for given in (file, str(file), [file], Image.fromarray(faces[0]), faces[:1], [faces[0]], tmp_path):
+        np.testing.assert_array_equal(model.motion_code(given), expected)
+    grey = Image.fromarray(faces[0]).convert("L").resize((200, 100))
+    assert model.motion_code([grey, faces[1], file]).shape == (3, 16)
+
+
+def test_pictures_that_cannot_be_used(model, faces, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        model.motion_code(tmp_path / "none.jpg")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        model.motion_code([faces[0], broken])
+    with pytest.raises(ValueError, match="source has 2 pictures and driver 3"):
+        model.translate(faces[:2], faces[:3])
+    with pytest.raises(ValueError, match="There is no picture"):
+        model.motion_code(faces[:0])
+
+
+def test_stage_1_alone(faces, tmp_path):
+    path = tmp_path / "motion"
+    write_model(path, networks(identity=False)[1], model=MODEL, licence="CC0", source="random numbers")
+    model = facecycle_jax.load(path)
+    assert not model.has_identity
+    assert set(model.translate(faces[0], faces[1])) == {"input", "flow", "neutral", "reexpressed"}
+    for wanted in (model.identity_code, model.mean_face):
+        with pytest.raises(ValueError, match="stage 1 alone"):
+            wanted(faces)
+
+
+def test_names_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
+        facecycle_jax.load("nothing")
+    with pytest.raises(FileNotFoundError, match=r"config\.json|model folder"):
+        facecycle_jax.load(tmp_path)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model_module.FaceCycle({}, model=MODEL, batch_size=0)
+
+
+@pytest.mark.slow
+def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
+    from configs import debug
+    from facecycle_jax import train
+
+    config = debug.get_config()
+    config.update({"num_steps": 1, "batch_size": 8, "panel_every": 10, "eval_every": 10})
+    config.data.update({"identities": 8, "frames_per_track": 2})
+    state = train.train_and_evaluate(config, tmp_path)
+    model = facecycle_jax.load(tmp_path)
+    assert "step 1" in model.info["source"]
+    forward = make_forward(model.model, vgg_for_loss=False)
+    code, _, _ = forward.motion(jax.device_get(state.eval_params), normalise(faces))
+    np.testing.assert_allclose(model.motion_code(faces), code, atol=1e-5)
