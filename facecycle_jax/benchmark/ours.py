@@ -1,0 +1,189 @@
+"""Our side of the comparison: the training loop's own step, inference and sampling, ready to be called."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from facecycle_jax import methods, ops, training
+from facecycle_jax.methods.forward import Forward, make_forward
+from facecycle_jax.models import random_vgg
+from facecycle_jax.training.state import TrainState, init_state
+
+# What a precision means to us: (computation dtype, precision of float32 products).
+PRECISIONS = {
+    "float32": ("float32", "highest"),
+    "tf32": ("float32", "tensorfloat32"),
+    "bfloat16": ("bfloat16", "default"),
+}
+# Learning rate and decays of both stages, as everywhere in the paper's schedule in size.
+ADAM = {"motion_cycle": (5e-5, 0.5, 0.999), "identity_cycle": (1e-4, 0.5, 0.9)}
+
+
+class Setting(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      batch: pairs of pictures.
+      width: multiplier on all channels, the VGG-19's included.
+      precision: one of `PRECISIONS`.
+      device: 'cpu', 'gpu' or 'tpu'.
+    """
+
+    batch: int
+    width: float
+    precision: str
+    device: str
+
+
+def device_of(kind: str) -> jax.Device:
+    """Finds the first device of a kind.
+
+    Args:
+      kind: 'cpu', 'gpu' or 'tpu'.
+
+    Returns:
+      The device.
+
+    Raises:
+      ValueError: if this machine or this build of JAX has none.
+    """
+    try:
+        return jax.devices(kind)[0]
+    except RuntimeError:
+        raise ValueError(f"JAX finds no {kind} here; choose another --device.") from None
+
+
+def pictures(batch: int, *, seed: int = 0) -> np.ndarray:
+    """Draws smooth normalised pictures [batch, 2, 64, 64, 3]; what they show costs no time."""
+    coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return np.asarray(ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=64, width=64)))
+
+
+def forward_of(setting: Setting) -> Forward:
+    """Builds the networks of a setting."""
+    model = {"width": setting.width, "image_size": 64, "code_dim": 256, "trunk": "vgg"}
+    model["dtype"] = PRECISIONS[setting.precision][0]
+    return make_forward(model, vgg_width=setting.width)
+
+
+def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[str, Any]]:
+    """Builds a stage's method and draws its parameter trees, the VGG-19's among them, as numpy arrays."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        vgg = random_vgg(width=setting.width)
+        make = methods.METHODS[stage]
+        method = make(forward_of(setting), vgg, methods.LossOptions())
+        params, frozen = jax.jit(method.init)(jax.random.key(0))
+        return method, jax.tree.map(np.asarray, {**frozen, **params})
+
+
+class TrainStep:
+    """The training loop's step on pictures that lie on the device; one call is one finished update."""
+
+    def __init__(self, stage: str, setting: Setting) -> None:
+        """Builds and compiles nothing yet; the first call compiles.
+
+        Args:
+          stage: 'motion_cycle' or 'identity_cycle'.
+          setting: what is measured.
+        """
+        mesh = training.make_mesh([device_of(setting.device)])
+        self._precision = PRECISIONS[setting.precision][1]
+        rate, b1, b2 = ADAM[stage]
+        optimiser = optax.adam(rate, b1=b1, b2=b2)
+        method, self.trees = initial_trees(stage, setting)
+        init = functools.partial(init_state, method=method, optimiser=optimiser)
+        shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+        self._state: TrainState = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+        self._step = training.make_train_step(
+            method,
+            optimiser,
+            augment=lambda key, batch: batch["pictures"],
+            options=training.StepOptions(),
+            mesh=mesh,
+            shardings=shardings,
+        )
+        self._batch = training.put_batch({"pictures": pictures(setting.batch)}, mesh)
+        self._loss = jax.jit(method.loss)
+
+    def __call__(self) -> None:
+        """Makes one update."""
+        with jax.default_matmul_precision(self._precision):
+            self._state, averages = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, averages))
+
+    def total(self) -> float:
+        """Computes the loss without noise, before any update, to hold both sides against each other."""
+        with jax.default_matmul_precision(self._precision):
+            state = self._state
+            return float(self._loss(state.params, state.frozen, self._batch["pictures"], None)[0])
+
+    def cost(self) -> tuple[dict[str, float], Any]:
+        """Compiles the step and counts, as XLA does, what one update takes.
+
+        Returns:
+          XLA's cost analysis ('flops', 'bytes accessed' and more), and its memory analysis.
+        """
+        with jax.default_matmul_precision(self._precision):
+            compiled = self._step.lower(self._state, self._batch).compile()  # type: ignore[attr-defined]
+        return compiled.cost_analysis(), compiled.memory_analysis()
+
+
+class Inference:
+    """Neutral faces of pictures: encoder, flow, trunk and generator."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Draws parameters and puts everything on the device."""
+        device = device_of(setting.device)
+        forward = forward_of(setting)
+        self._precision = PRECISIONS[setting.precision][1]
+        _, self.trees = initial_trees("motion_cycle", setting)
+
+        def neutral(trees: dict[str, Any], x: jax.Array) -> jax.Array:
+            _, flow, _ = forward.motion(trees, x)
+            return forward.draw(trees, forward.features(trees, x), flow)
+
+        x = pictures(setting.batch).reshape(-1, 64, 64, 3)
+        self._arguments = jax.device_put((self.trees, x), device)
+        self._neutral = jax.jit(neutral)
+
+    def __call__(self) -> jax.Array:
+        """Draws all pictures' neutral faces [2B, 64, 64, 3]."""
+        with jax.default_matmul_precision(self._precision):
+            return jax.block_until_ready(self._neutral(*self._arguments))
+
+
+def sampling_arrays(shape: tuple[int, int, int, int], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draws maps and a grid that mostly stays inside and is smooth, as learned flows are."""
+    rng = np.random.default_rng(seed)
+    n, height, width, _ = shape
+    coarse = rng.normal(0, 0.15, (n, 4, 4, 2)).astype(np.float32)
+    flow = ops.resize_bilinear(jnp.asarray(coarse), height=height, width=width)
+    grid = ops.identity_grid(height=height, width=width) + flow
+    return rng.standard_normal(shape).astype(np.float32), np.asarray(grid)
+
+
+def grid_sample_program(
+    image: np.ndarray, grid: np.ndarray, *, implementation: str, backward: bool, setting: Setting
+) -> Callable[[], Any]:
+    """Builds a program that samples, or samples and differentiates by image and grid."""
+    dtype = PRECISIONS[setting.precision][0]
+    arguments = jax.device_put((jnp.asarray(image, dtype), grid), device_of(setting.device))
+    sample = functools.partial(ops.grid_sample, align_corners=True, implementation=implementation)
+
+    def both(image: jax.Array, grid: jax.Array) -> Any:
+        out, pull = jax.vjp(sample, image, grid)
+        return out, pull(out)
+
+    compiled = jax.jit(both if backward else sample)
+
+    def program() -> Any:
+        with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
+            return jax.block_until_ready(compiled(*arguments))
+
+    return program

@@ -1,0 +1,61 @@
+"""Time from a fresh process to the first motion code, the weights on disk."""
+
+import pathlib
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from facecycle_jax.benchmark.ours import Setting
+from facecycle_jax.convert import write_model
+
+_OURS = """
+import sys, numpy as np, facecycle_jax
+model = facecycle_jax.load(sys.argv[1])
+model.motion_code(np.zeros((1, 64, 64, 3), np.uint8))
+"""
+# A traced network needs no source: PyTorch's side does not pay for importing JAX.
+_TORCH = """
+import sys, torch
+encoder = torch.jit.load(sys.argv[1])
+with torch.inference_mode():
+    encoder(torch.zeros(1, 3, 64, 64))
+"""
+
+
+def our_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) -> Callable[[], None]:
+    """Writes a model folder and builds a program that starts Python, loads it and encodes a picture."""
+    names = ("motion_encoder", "flow_decoder", "generator", "vgg")
+    model = {"width": setting.width, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
+    write_model(
+        folder / "model",
+        {name: trees[name] for name in names},
+        model=model | {"vgg_width": setting.width},
+        licence="CC0",
+        source="random numbers",
+    )
+    return lambda: _run(_OURS, str(folder / "model"))
+
+
+def torch_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) -> Callable[[], None]:
+    """Saves the encoder with torch and builds a program that does the same with them."""
+    import torch
+
+    from facecycle_jax.benchmark import torch_networks
+    from facecycle_jax.benchmark.torch_reference import Reference, load_trees
+
+    reference = Reference("motion_cycle", width=setting.width)
+    load_trees(reference, trees)
+    encoder = next(m for m in reference.modules() if isinstance(m, torch_networks.CodeEncoder))
+    with warnings.catch_warnings():
+        # TorchScript is old; nothing newer starts as fast.
+        warnings.simplefilter("ignore")
+        torch.jit.trace(encoder, torch.zeros(1, 3, 64, 64)).save(str(folder / "encoder.pt"))
+    return lambda: _run(_TORCH, str(folder / "encoder.pt"))
+
+
+def _run(code: str, *arguments: str) -> None:
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"a started process failed: {result.stderr.strip().splitlines()[-1]}")

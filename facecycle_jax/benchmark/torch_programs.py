@@ -1,0 +1,146 @@
+"""PyTorch's side of the comparison: the plain rendering in several ways of running it."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from facecycle_jax.benchmark.ours import ADAM, Setting
+from facecycle_jax.benchmark.torch_reference import Reference, load_trees
+
+MODES = ("eager", "channels_last", "compile")
+
+
+def torch_device(kind: str) -> torch.device:
+    """Maps our name of a device to PyTorch's.
+
+    Args:
+      kind: 'cpu', 'gpu' or 'tpu'.
+
+    Returns:
+      The device.
+
+    Raises:
+      ValueError: if PyTorch cannot compute there.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    if kind == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    raise ValueError(f"PyTorch {torch.__version__} finds no {kind} here")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _precision(setting: Setting, device: torch.device) -> Iterator[None]:
+    """Sets TF32 and bfloat16 as the setting has them, and puts TF32 back."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    fast = setting.precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _prepared(
+    stage: str, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, mode: str
+) -> tuple[Reference, torch.Tensor, torch.device]:
+    """Networks with our weights, and pictures [x0; x1], both where and as the mode wants them."""
+    device = torch_device(setting.device)
+    model = Reference(stage, width=setting.width)
+    load_trees(model, trees)
+    stacked = np.concatenate([pictures[:, 0], pictures[:, 1]]).transpose(0, 3, 1, 2)
+    x = torch.tensor(np.ascontiguousarray(stacked), device=device)
+    model = model.to(device)
+    if mode == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.contiguous(memory_format=torch.channels_last)
+    return model, x, device
+
+
+class TorchTrainStep:
+    """One update of the plain rendering; one call is one finished update."""
+
+    def __init__(
+        self, stage: str, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, *, mode: str
+    ) -> None:
+        """Builds the networks from our weights.
+
+        Args:
+          stage: 'motion_cycle' or 'identity_cycle'.
+          setting: what is measured.
+          trees: our parameter trees.
+          pictures: [B, 2, 64, 64, 3], normalised.
+          mode: one of `MODES`.
+        """
+        self._setting = setting
+        self._model, self._x, self._device = _prepared(stage, setting, trees, pictures, mode)
+        rate, b1, b2 = ADAM[stage]
+        trained = [parameter for _, parameter in self._model.trained()]
+        self._optimiser = torch.optim.Adam(trained, lr=rate, betas=(b1, b2))
+        self._forward: Callable[..., Any] = self._model
+        if mode == "compile":
+            self._forward = torch.compile(self._model)
+        torch.backends.cudnn.benchmark = True
+
+    def __call__(self) -> None:
+        """Makes one update, with noise."""
+        self._optimiser.zero_grad(set_to_none=True)
+        with _precision(self._setting, self._device):
+            total, _ = self._forward(self._x)
+            total.backward()
+        self._optimiser.step()
+        _wait(self._device)
+
+    def total(self) -> float:
+        """Computes the loss without noise."""
+        with torch.no_grad(), _precision(self._setting, self._device):
+            return self._model(self._x, noise=False)[0].item()
+
+
+class TorchInference:
+    """Neutral faces of pictures by the plain rendering."""
+
+    def __init__(
+        self, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, *, mode: str
+    ) -> None:
+        """Builds the networks from our weights; arguments as of `TorchTrainStep`."""
+        self._setting = setting
+        self._model, self._x, self._device = _prepared("motion_cycle", setting, trees, pictures, mode)
+        self._neutral = torch.compile(self._model.neutral) if mode == "compile" else self._model.neutral
+
+    def __call__(self) -> torch.Tensor:
+        """Draws all pictures' neutral faces [2B, 3, 64, 64], [x0; x1]."""
+        with torch.inference_mode(), _precision(self._setting, self._device):
+            out = self._neutral(self._x)
+        _wait(self._device)
+        return out
+
+
+def grid_sample_program(
+    image: np.ndarray, grid: np.ndarray, *, backward: bool, setting: Setting
+) -> Callable[[], Any]:
+    """Builds PyTorch's sampling of the same arrays, forward or with both gradients."""
+    device = torch_device(setting.device)
+    dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
+    x = torch.tensor(image.transpose(0, 3, 1, 2).copy(), device=device, dtype=dtype)
+    places = torch.tensor(grid, device=device, dtype=dtype)
+    x.requires_grad_(backward)
+    places.requires_grad_(backward)
+
+    def program() -> Any:
+        out = F.grid_sample(x, places, mode="bilinear", padding_mode="zeros", align_corners=True)
+        result = torch.autograd.grad(out, (x, places), out.detach()) if backward else out
+        _wait(device)
+        return result
+
+    return program

@@ -1,0 +1,61 @@
+"""The benchmark runs, compares like with like, and answers faults in one sentence; no time is asserted."""
+
+import json
+
+import pytest
+
+from facecycle_jax.benchmark import timing
+from facecycle_jax.benchmark.__main__ import main
+
+TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu")
+
+
+def test_table_and_json(tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    assert main([*TINY, "--cases", "inference", "--torch", "eager", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "| inference |" in out
+    rows = json.loads(file.read_text())["rows"]
+    assert rows[0]["program"] == "ours"
+    assert rows[0]["ratio"] == 1
+    assert all(row["median_ms"] > 0 for row in rows)
+    assert main([*TINY, "--cases", "inference", "--json", str(file)]) == 2
+    assert "exists; choose another name" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_both_programs_of_a_step_compute_the_same_loss(capsys):
+    pytest.importorskip("torch")
+    # A difference would be a RuntimeError.
+    assert main([*TINY, "--cases", "train-motion", "--torch", "eager"]) == 0
+    assert "torch eager" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cases", "speed"], "--cases takes"),
+        (["--torch", "jit"], "--torch takes"),
+        (["--batch", "0"], "must be at least 1"),
+        (["--json", "/nowhere/x.json"], "is no folder"),
+    ],
+)
+def test_faults(arguments, words, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_medians_and_ratios():
+    calls = []
+    rows = timing.measure(
+        "a case", {"a": lambda: calls.append("a"), "b": "has no device", "c": lambda: calls.append("c")},
+        settings={"batch": 1}, repeats=3, pause=0.0,
+    )  # fmt: skip
+    assert [row.program for row in rows] == ["a", "b", "c"]
+    assert rows[0].ratio == 1
+    assert rows[1].median_ms is None
+    assert "has no device" in timing.table(rows)
+    # Both are warmed up, then called in turn.
+    assert calls == ["a", "a", "c", "c"] + ["a", "c"] * 3
