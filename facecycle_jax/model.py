@@ -172,6 +172,11 @@ class FaceCycle:
         maps = self._run(inference.feature_map, self.read(pictures, size=size))["map"]
         return maps.reshape(len(maps), -1)
 
+    def traced_feature_map(self, images: jax.Array) -> jax.Array:
+        """Computes the same from normalised pictures [N, H, W, 3], for use inside jit: [N, h * w * c]."""
+        maps = self._forward.feature_map(self._trees, images)
+        return maps.reshape(len(images), -1)
+
     def flow(self, pictures: Pictures) -> np.ndarray:
         """Computes the flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
         return self._run(inference.neutral, self.read(pictures))["flow"]

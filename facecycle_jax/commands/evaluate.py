@@ -1,0 +1,57 @@
+"""`facecycle evaluate`: a model, baselines or both on a data set, as a report folder."""
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
+
+from facecycle_jax import evaluate as evaluation
+from facecycle_jax.model import load
+from facecycle_jax.probes.baselines import BASELINES
+from facecycle_jax.probes.report import check_new, markdown, write_report
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser("evaluate", help="judge a model and baselines on a data set")
+    command.add_argument("--task", required=True, choices=evaluation.TASKS)
+    command.add_argument("--data", required=True, help="the data set as published, see docs/evaluate.md")
+    command.add_argument("--out", required=True, help="the report folder to make; must not exist")
+    command.add_argument("--model", help="model folder, training run, or name of a model")
+    command.add_argument("--baselines", default="", help=f"'all' or some of {','.join(BASELINES)}")
+    command.add_argument("--probe", choices=evaluation.PROBES, default="logistic", help="of emotion")
+    command.add_argument("--without", help="file with one name a line: people left out of verification")
+    command.add_argument("--crop", type=float, help="middle part of the pictures kept, 0 to 1")
+    command.add_argument("--test-split", choices=("PublicTest", "PrivateTest"), help="of fer2013")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates and writes the report."""
+    check_new(arguments.out)
+    chosen = list(BASELINES) if arguments.baselines == "all" else _words(arguments.baselines)
+    without = []
+    if arguments.without:
+        lines = pathlib.Path(arguments.without).read_text(encoding="utf-8").splitlines()
+        without = [line.strip() for line in lines if line.strip()]
+    result = evaluation.evaluate(
+        arguments.task,
+        arguments.data,
+        model=load(arguments.model) if arguments.model else None,
+        baselines=chosen,
+        probe=arguments.probe,
+        without=without,
+        crop=arguments.crop,
+        test_split=arguments.test_split,
+        seed=arguments.seed,
+    )
+    write_report(result, arguments.out)
+    print(markdown(result))
+    print(f"Wrote {arguments.out}")
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
