@@ -62,7 +62,7 @@ def _prepared(
     x = torch.tensor(np.ascontiguousarray(stacked), device=device)
     model = model.to(device)
     if mode == "channels_last":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     return model, x, device
 
