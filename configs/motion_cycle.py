@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Networks.
     config.model = ml_collections.ConfigDict()
     config.model.width = 1.0  # multiplier on all channels; 1 is the paper's
+    config.model.encoder_width = 0.0  # the same of the encoders alone; 0: width
     config.model.image_size = 64  # pixels: 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
     config.model.dtype = "float32"  # of computation: 'float32' or 'bfloat16'
