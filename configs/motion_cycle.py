@@ -58,6 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.memory_gb = 8.0  # gigabytes of decoded pictures that backend 'memory' may take
     config.data.min_frames = 4  # frames; shorter tracks are left out
     config.data.decode_size = 72  # pixels decoded to; room for crops of image_size
+    config.data.mirror_pair_probability = (0.5,)  # of pairing with the mirror image; or one a root
     config.data.eval_fraction = 0.02  # of the people, held out
     config.data.identity_depth = 1  # folders below path that name a person
     config.data.max_tracks = 0  # tracks used; 0: all

@@ -1,6 +1,6 @@
 """From a configuration to batches.
 
-A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the track has one frame, its mirror image is
+A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the first picture is to be
 the second), track and identity int32 [B, 2].
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from facecycle_jax.data.folder import read_list, scan_folder
+from facecycle_jax.data.folder import by_root, read_list, roots_of, scan_folder
 from facecycle_jax.data.memory import check_memory, decode_all
 from facecycle_jax.data.reading import Report
 from facecycle_jax.data.sampling import check_pairing, draw_pairs, make_table
@@ -35,6 +35,7 @@ class Loader:
       seed: of the draws.
       decode_size: S, pixels.
       report: what could not be read.
+      mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
     """
 
     tracks: Tracks
@@ -44,6 +45,7 @@ class Loader:
     seed: int
     decode_size: int
     report: Report
+    mirrored: np.ndarray | float = 0.0
 
     @property
     def num_tracks(self) -> int:
@@ -53,7 +55,7 @@ class Loader:
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
         check_pairing(self.tracks, pairing=self.pairing)
-        table = make_table(self.tracks)
+        table = make_table(self.tracks, mirrored=self.mirrored)
         part = self.batch_size // jax.process_count()
         mine = slice(part * jax.process_index(), part * (jax.process_index() + 1))
         cpu = jax.local_devices(backend="cpu")[0]
@@ -127,7 +129,27 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, size=size, report=report)
     check_pairing(tracks, pairing=pairing)
-    return Loader(tracks, frames, config["batch_size"], pairing, config["seed"], size, report)
+    mirrored = _mirrored(tracks, options)
+    if split == "eval":
+        # Held-out pairs are of two frames wherever training ever pairs two.
+        mirrored = np.floor(mirrored)
+    return Loader(tracks, frames, config["batch_size"], pairing, config["seed"], size, report, mirrored)
+
+
+def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
+    """Says how often each track's frames are paired with their own mirror image."""
+    values = np.atleast_1d(np.asarray(options.get("mirror_pair_probability", 0.5), np.float64))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
+    if len(values) == 1:
+        return np.full(len(tracks), values[0])
+    roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
+    if len(values) != roots:
+        raise ValueError(
+            f"data.mirror_pair_probability has {len(values)} numbers and data.path {roots} folders: give "
+            "one number for all, or one for each folder."
+        )
+    return by_root(tracks, options["path"], values.tolist())
 
 
 def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:
