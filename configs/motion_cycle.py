@@ -54,8 +54,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.source = "folder"  # kind of source: 'folder', 'list' or 'synthetic'
     config.data.path = ""  # where it is
-    config.data.backend = "tf"  # 'tf' reads while training (tensorflow); 'memory' reads all first
-    config.data.memory_gb = 8.0  # gigabytes of decoded pictures that backend 'memory' may take
+    config.data.backend = "tf"  # 'tf' reads while training (tensorflow); 'memory', 'device': all first
+    config.data.memory_gb = 8.0  # gigabytes of decoded pictures that 'memory' and 'device' may take
     config.data.min_frames = 4  # frames; shorter tracks are left out
     config.data.decode_size = 72  # pixels decoded to; room for crops of image_size
     config.data.mirror_pair_probability = (0.5,)  # of pairing with the mirror image; or one a root

@@ -204,7 +204,7 @@ def test_too_much_for_the_memory_allowed(tree):
 
 
 def test_settings_that_are_wrong(tree):
-    with pytest.raises(ValueError, match=r"data\.backend must be 'memory' or 'tf', got 'disk'"):
+    with pytest.raises(ValueError, match=r"data\.backend must be 'memory', 'device' or 'tf', got 'disk'"):
         make_loader(config(tree, "disk"), split="train")
     with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
         make_loader(config(tree, source="web"), split="train")
