@@ -1,7 +1,7 @@
 """The only training loop: every method, one device or many, from a configuration.
 
 A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png, truth.png (synthetic
-faces only) and, where TensorFlow is installed, tensorboard/.
+faces only), unreadable.txt (where pictures could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
 import logging
@@ -72,6 +72,7 @@ def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
         # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
         run.checkpointer.close()
         writer.close()
+        training.report_unreadable(workdir, run.unreadable())
     log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
     return state
 

@@ -51,6 +51,7 @@ def toy_method(*, noise: float = 0.1):
 
 class ToyLoader:
     num_tracks = 64
+    unreadable = {}  # noqa: RUF012
 
     def __init__(self, batch_size, seed):
         self._batch_size, self._seed = batch_size, seed

@@ -80,6 +80,11 @@ class Loader:
 
         return batches
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reasons, by file name, why pictures met so far were left out, of this process."""
+        return self.report.unreadable
+
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
         table = make_table(self.tracks, mirrored=self.mirrored)

@@ -30,11 +30,16 @@ class Loader(Protocol):
 
     Attributes:
       num_tracks: tracks, of all processes, that batches are drawn from.
+      unreadable: reasons, by file name, why pictures met so far were left out.
     """
 
     @property
     def num_tracks(self) -> int:
         """Tracks over all processes."""
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reasons by file name."""
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
@@ -57,6 +62,7 @@ class Run:
     mesh: jax.sharding.Mesh
     train_batches: Feed
     eval_batches: Feed
+    unreadable: Callable[[], dict[str, str]]
     train_step: Callable[..., tuple[TrainState, Averages]]
     eval_step: Callable[..., tuple[Averages, dict[str, jax.Array]]]
     schedule: Callable[[int], Any]
@@ -130,8 +136,9 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         rows=config["panel_rows"],
     )
     run = Run(
-        config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh), train_step, eval_step,
-        schedule, checkpointer, total_steps,
+        config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
+        lambda: {**eval_data.unreadable, **train_data.unreadable},
+        train_step, eval_step, schedule, checkpointer, total_steps,
     )  # fmt: skip
     return run, state
 
