@@ -1,7 +1,7 @@
 """The `facecycle` command.
 
 Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, told in one
-sentence.
+sentence; 130 interrupted.
 """
 
 import argparse
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"facecycle: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
 
 Exit codes: 0 done; 2 a mistake in the command, configuration or data; 3 the loss stayed not finite;
-75 stopped by SIGTERM with the state saved: start the same command again.
+75 stopped by SIGTERM with the state saved: start the same command again; 130 interrupted.
 """
 
 import logging
@@ -75,6 +75,12 @@ def main(argv: list[str]) -> int:
         return _fail(training.DIVERGED_EXIT, error)
     except training.PreemptedError as error:
         return _fail(training.PREEMPTED_EXIT, error)
+    except KeyboardInterrupt:
+        print(
+            "facecycle_jax: interrupted; the same command continues from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
 
+import io
 import json
 import os
 import pathlib
@@ -105,6 +106,17 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
     result = program(tmp_path, "num_steps=2", "tensorboard=True")
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "tensorboard").glob("events*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(events.Tags()["tensors"])
+    # The panel is there as it is on disk: width, height and the picture.
+    (shown,) = events.Tensors("held_out")
+    with Image.open(io.BytesIO(shown.tensor_proto.string_val[2])) as image:
+        picture = np.asarray(image)
+    with Image.open(tmp_path / "panels" / f"{shown.step:08}.png") as image:
+        np.testing.assert_array_equal(picture, np.asarray(image))
 
 
 def test_a_changed_configuration_is_named(unbroken, tmp_path):
