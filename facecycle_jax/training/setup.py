@@ -41,6 +41,10 @@ class Loader(Protocol):
         ...
 
 
+# Configuration and networks by name to figures.
+Probe = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, float]]
+
+
 @dataclasses.dataclass
 class Run:
     """What the loop works with; nothing in it changes but the last evaluation."""
@@ -56,6 +60,7 @@ class Run:
     checkpointer: Checkpointer
     total_steps: int
     evaluated: tuple[int, float] = (-1, float("nan"))
+    probe: Probe | None = None
 
 
 def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:
