@@ -60,7 +60,9 @@ class PoseErrors(NamedTuple):
         cells = {f"{name} °": f"{error:.2f}" for name, error in zip(ANGLES, self.errors, strict=True)}
         cells["mean °"] = f"{np.mean(self.errors):.2f}"
         cells["unfiltered: yaw / pitch / roll °"] = " / ".join(f"{error:.2f}" for error in self.errors_all)
-        return cells | {f"yaw error at |yaw| {name}": f"{row[1]:.2f}" for name, row in self.by_yaw.items()}
+        return cells | {
+            f"yaw error, yaw {name} either way": f"{row[1]:.2f}" for name, row in self.by_yaw.items()
+        }
 
 
 def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:

@@ -34,6 +34,8 @@ def test_yaw_is_learned_from_where_the_bar_is(tmp_path, write):
     text = markdown(result)
     assert "| FaceCycle | 11.70 | 12.76 | 12.94 |" in text
     assert "| columns |" in text
+    # As many cells in every row as in the head.
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
 def test_pictures_beyond_the_limit_count_only_unfiltered(tmp_path):
