@@ -96,6 +96,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.probe = ml_collections.ConfigDict()
     config.probe.task = ""  # 'lfw', 'fer2013', 'pose', 'synthetic', ...; '': none
     config.probe.path = ""  # the data set as published
-    config.probe.limit = 1000  # pictures or pairs of each split; of 'synthetic' people
+    config.probe.limit = 1000  # pictures or pairs of each split; of 'synthetic' people, at most 64
     config.lock()
     return config

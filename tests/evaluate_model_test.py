@@ -7,7 +7,14 @@ import pytest
 from lfw_files import lfw
 
 from facecycle_jax import cli
-from facecycle_jax.evaluate import draw_gallery, evaluate, headlines, probe_while_training, random_model
+from facecycle_jax.evaluate import (
+    check_probe,
+    draw_gallery,
+    evaluate,
+    headlines,
+    probe_while_training,
+    random_model,
+)
 from facecycle_jax.evaluate import synthetic as synthetic_module
 from facecycle_jax.probes.report import markdown, write_report
 
@@ -62,6 +69,35 @@ def test_probes_while_training(tmp_path, model):
     assert figures.keys() >= {"identity_code/accuracy", "identity_code/auc", "motion_code/accuracy"}
     whole = headlines(evaluate("lfw", config["probe"]["path"], model=model, limit=8))
     assert figures == pytest.approx(whole, abs=1e-6)
+
+
+def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
+    def config(task, path=""):
+        return {"fsdp": False, "probe": {"task": task, "path": path, "limit": 8}}
+
+    for fine in (config(""), config("synthetic"), config("lfw", str(tmp_path)), {"fsdp": False}):
+        check_probe(fine)
+    with pytest.raises(ValueError, match=r"probe\.task must be one of lfw, .*, got 'gallery'"):
+        check_probe({"stages": ("a",), "a": config("gallery")})
+    with pytest.raises(FileNotFoundError, match=r"probe\.path: there is no '/none', which probe\.task=lfw"):
+        check_probe(config("lfw", "/none"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": "lfw", "probe": "linear"}, "probe linear is of fer2013 and raf-db, not of lfw"),
+        ({"task": "pose", "without": ["Ann"]}, "without is of lfw and cplfw, not of pose"),
+        ({"task": "raf-db", "test_split": "both"}, "test_split is of fer2013, not of raf-db"),
+        ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
+        ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
+        ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
+        ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(path="x", baselines=["pixels"], **options)
 
 
 def test_drawn_faces(tmp_path, monkeypatch, model):

@@ -3,12 +3,13 @@
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic, random_model
 from facecycle_jax.evaluate.tasks import PROBES, TASKS, TEST_SPLITS, evaluate, feature_sets
-from facecycle_jax.evaluate.while_training import headlines, probe_while_training
+from facecycle_jax.evaluate.while_training import check_probe, headlines, probe_while_training
 
 __all__ = [
     "PROBES",
     "TASKS",
     "TEST_SPLITS",
+    "check_probe",
     "draw_gallery",
     "evaluate",
     "evaluate_synthetic",

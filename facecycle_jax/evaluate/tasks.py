@@ -116,10 +116,7 @@ def evaluate(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    if probe not in PROBES:
-        raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
-    if test_split not in (None, *TEST_SPLITS):
-        raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
+    _check_options(task, probe, without, crop, test_split, limit)
     if task == "synthetic":
         _check_baselines(baselines)
         result = evaluate_synthetic(model, baselines, people=limit, seed=seed)
@@ -145,6 +142,33 @@ def evaluate(
     if model is not None:
         settings["model"] = {"config": model.model, "info": {k: str(v) for k, v in model.info.items()}}
     return result._replace(settings=settings)
+
+
+def _check_options(
+    task: str,
+    probe: str,
+    without: Sequence[str],
+    crop: float | None,
+    test_split: str | None,
+    limit: int,
+) -> None:
+    """Refuses values out of range, and options that the task would ignore."""
+    if probe not in PROBES:
+        raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
+    if test_split not in (None, *TEST_SPLITS):
+        raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
+    if crop is not None and not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+    if limit < 0:
+        raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
+    for name, given, tasks in (
+        ("probe linear", probe == "linear", ("fer2013", "raf-db")),
+        ("test_split", test_split is not None, ("fer2013",)),
+        ("without", bool(without), ("lfw", "cplfw")),
+        ("crop", crop is not None, tuple(_FEATURES)),
+    ):
+        if given and task not in tasks:
+            raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
 
 
 def _check_baselines(baselines: Sequence[str]) -> None:

@@ -1,11 +1,13 @@
 """Probes of a model that is being trained, on small sets: curves of what its features are worth."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from facecycle_jax.evaluate.tasks import evaluate
+from facecycle_jax.evaluate.synthetic import PEOPLE
+from facecycle_jax.evaluate.tasks import TASKS, evaluate
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.classification import Classification
 from facecycle_jax.probes.pose import PoseErrors
@@ -26,16 +28,12 @@ def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) ->
       Figures by name; empty where `probe.task` is not set.
 
     Raises:
-      ValueError: as `evaluate`, or if the parameters are spread over several processes.
+      ValueError: as `evaluate`.
       FileNotFoundError: if data are missing.
     """
     block = config.get("probe") or {}
     if not block.get("task"):
         return {}
-    if config["fsdp"] and jax.process_count() > 1:
-        raise ValueError(
-            "probe.task needs whole parameters in each process: set fsdp=False or probe.task=''."
-        )
     model = dict(config["model"])
     kept = dict(jax.device_get(dict(trees)))
     if model["trunk"] == "vgg":
@@ -44,9 +42,35 @@ def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) ->
         # The loss's alone.
         kept.pop("vgg", None)
     loaded = FaceCycle(kept, model=model)
-    return headlines(
-        evaluate(block["task"], block["path"], model=loaded, limit=block["limit"], seed=config["seed"])
-    )
+    limit = block["limit"]
+    if block["task"] == "synthetic":
+        limit = min(limit or PEOPLE, PEOPLE)
+    return headlines(evaluate(block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]))
+
+
+def check_probe(config: Mapping[str, Any]) -> None:
+    """Refuses, before a run starts, a probe that would end it at its first evaluation.
+
+    Args:
+      config: of the run; with `stages`, each stage's is checked.
+
+    Raises:
+      ValueError: for a task there is none of, or parameters spread over several processes.
+      FileNotFoundError: if the data set is not there.
+    """
+    for stage in config.get("stages") or ():
+        check_probe(config[stage])
+    block = config.get("probe") or {}
+    task, path = block.get("task"), block.get("path")
+    if not task:
+        return
+    known = [name for name in TASKS if name != "gallery"]
+    if task not in known:
+        raise ValueError(f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}.")
+    if task != "synthetic" and not os.path.exists(path or ""):
+        raise FileNotFoundError(f"probe.path: there is no {path!r}, which probe.task={task} needs.")
+    if config["fsdp"] and jax.process_count() > 1:
+        raise ValueError("probe.task needs whole parameters in each process: set fsdp or probe.task to none.")
 
 
 def headlines(evaluation: Evaluation) -> dict[str, float]:

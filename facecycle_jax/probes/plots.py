@@ -10,12 +10,17 @@ from facecycle_jax.probes.classification import Classification
 from facecycle_jax.probes.verification import Verification
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_class() -> Any:
+    """Returns matplotlib's class of figures, or raises ImportError that says how to get it."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Reports need matplotlib: pip install 'facecycle_jax[eval]'.") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure
+
+
+def _figure(width: float, height: float) -> Any:
+    return figure_class()(figsize=(width, height), layout="constrained")
 
 
 def plot(task: str, rows: Mapping[str, Any], classes: tuple[str, ...], folder: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from facecycle_jax.probes.plots import plot
+from facecycle_jax.probes.plots import figure_class, plot
 from facecycle_jax.probes.published import PUBLISHED
 
 
@@ -52,7 +52,16 @@ class Evaluation(NamedTuple):
 
 
 def check_new(folder: str | os.PathLike[str]) -> None:
-    """Raises FileExistsError, before anything is computed, if the report's folder exists."""
+    """Says, before anything is computed, why a report could not be written.
+
+    Args:
+      folder: the report's.
+
+    Raises:
+      FileExistsError: if it exists.
+      ImportError: if matplotlib is not installed.
+    """
+    figure_class()
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists already; choose another --out or remove it.")
 
