@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from facecycle_jax import train, training
+from facecycle_jax.evaluate import check_probe, probe_while_training
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
@@ -68,7 +69,8 @@ def main(argv: list[str]) -> int:
         config = _CONFIG.value
         if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
             hide_accelerators_from_tensorflow()
-        train.train_and_evaluate(config, _WORKDIR.value)
+        check_probe(config)
+        train.train_and_evaluate(config, _WORKDIR.value, probe=probe_while_training)
     except (ValueError, FileNotFoundError) as error:
         return _fail(2, error)
     except training.DivergedError as error:

@@ -202,6 +202,25 @@ def test_every_backend_trains_the_same_networks(pictures, tmp_path):
     assert figures[0] == figures[1] == figures[2]
 
 
+def test_a_probe_runs_at_every_evaluation(tmp_path):
+    from facecycle_jax import train
+
+    asked = []
+
+    def probe(config, trees):
+        asked.append((config["probe"]["task"], sorted(trees)))
+        return {"accuracy": float(len(asked))}
+
+    one, two, three = toy_training.patched()
+    config = toy_training.toy_config(num_steps=4, eval_every=2)
+    with one, two, three:
+        train.train_and_evaluate(config, tmp_path, probe=probe)
+    assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
+    found = {m["step"]: m["probe/accuracy"] for m in training.read_metrics(tmp_path) if "probe/accuracy" in m}
+    assert list(found.values()) == [float(n + 1) for n in range(len(asked))]
+    assert {2, 4} <= set(found)
+
+
 def test_stages_run_one_after_the_other(tmp_path):
     import ml_collections
 

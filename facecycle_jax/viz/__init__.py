@@ -1,5 +1,6 @@
 """Pictures for people: flow colours, captioned panels and line plots."""
 
+from facecycle_jax.viz.code_map import thumbnail_map
 from facecycle_jax.viz.curves import curves
 from facecycle_jax.viz.files import save_png
 from facecycle_jax.viz.flow import flow_legend, flow_to_rgb
@@ -11,6 +12,7 @@ __all__ = [
     "flow_to_rgb",
     "grid",
     "save_png",
+    "thumbnail_map",
     "training_panel",
     "translation_panel",
 ]
