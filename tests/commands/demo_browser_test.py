@@ -15,15 +15,12 @@ import threading
 import time
 import urllib.parse
 
-import jax
 import pytest
+import tiny_model
 
 from facecycle_jax.commands import demo
-from facecycle_jax.convert import write_model
-from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
 
 ROOT = pathlib.Path(__file__).parents[2]
-MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -45,11 +42,7 @@ def model(tmp_path_factory):
     given = os.environ.get("FACECYCLE_DEMO_MODEL")
     if given:
         return given
-    forward = make_forward(MODEL, vgg_for_loss=False)
-    trees = init_motion(forward, jax.random.key(0)) | init_identity(forward, jax.random.key(1))
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers")
-    return str(path)
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")

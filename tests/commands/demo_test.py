@@ -2,23 +2,18 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import pytest
+import tiny_model
 from PIL import Image
 
 from facecycle_jax import FaceCycle, cli
 from facecycle_jax.commands import demo, demo_page
-from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
-
-MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
 
 
 @pytest.fixture(scope="module")
 def model():
-    forward = make_forward(MODEL, vgg_for_loss=False)
-    trees = init_motion(forward, jax.random.key(0)) | init_identity(forward, jax.random.key(1))
-    return FaceCycle(trees, model=MODEL)
+    return FaceCycle(tiny_model.trees(), model=tiny_model.MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +52,9 @@ def test_a_picture_is_as_similar_to_itself_as_can_be(model, pairs):
 
 
 def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
-    half = FaceCycle({k: v for k, v in model._trees.items() if k not in ("normaliser",)}, model=MODEL)
+    half = FaceCycle(
+        {k: v for k, v in model._trees.items() if k not in ("normaliser",)}, model=tiny_model.MODEL
+    )
     result = demo.compare(half, *pairs[0])
     assert list(result.pictures) == ["input", "flow", "neutral", "reexpressed"]
     assert result.identity is None
