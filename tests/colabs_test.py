@@ -30,13 +30,14 @@ def execute(name, folder, **parameters):
     assert set(parameters) <= known
     lines = [f"{key} = {value!r}" for key, value in parameters.items()]
     book.cells.insert(place[0] + 1, nbformat.v4.new_code_cell("\n".join(lines)))
-    environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     client = nbclient.NotebookClient(
         book, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
+        patch.delenv("MPLBACKEND", raising=False)  # the notebook's own, which draws inline
         client.execute()
     texts = [out.get("text", "") for c in book.cells if c.cell_type == "code" for out in c.outputs]
     pictures = sum(
