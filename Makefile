@@ -42,8 +42,9 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 # The API reference, of the docstrings, in docs/api.
+MODULES := $(addprefix facecycle_jax.,model ops losses models data methods training probes convert viz train evaluate)
 docs: $(VENV)/.docs
-	$(BIN)/python -m pdoc --docformat google --output-directory docs/api facecycle_jax '!facecycle_jax.benchmark'
+	$(BIN)/python -m pdoc --docformat google --output-directory docs/api facecycle_jax $(MODULES)
 
 $(VENV)/.docs: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
