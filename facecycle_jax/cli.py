@@ -8,13 +8,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facecycle_jax.commands import convert, evaluate, pictures
+from facecycle_jax.commands import convert, evaluate, pictures, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (pictures, evaluate, convert):
+    for family in (pictures, prepare, evaluate, convert):
         family.add(commands)
     return parser
 

@@ -13,13 +13,19 @@ import numpy as np
 
 from facecycle_jax.data.folder import read_list, scan_folder
 from facecycle_jax.data.memory import check_memory, decode_all
-from facecycle_jax.data.reading import Report
+from facecycle_jax.data.reading import ReadFrame, Report, file_reader, record_reader
+from facecycle_jax.data.records import open_records
 from facecycle_jax.data.sampling import check_pairing, draw_pairs, make_table
 from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tf_pipeline import tf_batches
+from facecycle_jax.data.thread_pipeline import thread_batches
 from facecycle_jax.data.tracks import Tracks, split_people
 
 FILE_SOURCES = {"folder": scan_folder, "list": read_list}
+SOURCES = (*FILE_SOURCES, "records", "synthetic")
+# What reads while training.
+PIPELINES = {"tf": tf_batches, "threads": thread_batches}
+BACKENDS = ("memory", *PIPELINES)
 PAIRING = {"motion_cycle": "same", "identity_cycle": "different"}
 
 
@@ -35,6 +41,8 @@ class Loader:
       seed: of the draws.
       decode_size: S, pixels.
       report: what could not be read.
+      backend: 'memory', or which of `PIPELINES` reads while training.
+      read: reads a frame, where `frames` is None.
     """
 
     tracks: Tracks
@@ -44,6 +52,8 @@ class Loader:
     seed: int
     decode_size: int
     report: Report
+    backend: str = "memory"
+    read: ReadFrame | None = None
 
     @property
     def num_tracks(self) -> int:
@@ -69,13 +79,14 @@ class Loader:
                 )
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
-        if self.frames is None:
-            yield from tf_batches(
+        if self.frames is None and self.read is not None:
+            yield from PIPELINES[self.backend](
                 self.tracks,
                 draw,
                 start=start,
                 first=table.first,
                 size=self.decode_size,
+                read=self.read,
                 report=self.report,
             )
         step = start
@@ -100,34 +111,41 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
       FileNotFoundError: if the data are not there.
     """
     options = config["data"]
-    if options["backend"] not in ("memory", "tf"):
-        raise ValueError(f"data.backend must be 'memory' or 'tf', got {options['backend']!r}.")
+    if options["backend"] not in BACKENDS:
+        raise ValueError(f"data.backend must be one of {BACKENDS}, got {options['backend']!r}.")
     pairing, size, report = PAIRING[config["method"]], options["decode_size"], Report()
-    frames = None
+    frames, read = None, None
     if options["source"] == "synthetic":
         tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
-    elif options["source"] in FILE_SOURCES:
-        if not options["path"]:
-            raise ValueError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
-        tracks = FILE_SOURCES[options["source"]](
-            options["path"],
-            identity_depth=options["identity_depth"],
-            min_frames=options["min_frames"],
-            max_tracks=options["max_tracks"],
-        )
     else:
-        known = (*FILE_SOURCES, "synthetic")
-        raise ValueError(f"data.source must be one of {known}, got {options['source']!r}.")
+        tracks, read = _stored(options, size=size)
     train, held = split_people(tracks, eval_fraction=options["eval_fraction"])
     tracks = {"train": train, "eval": held}[split]
-    if options["source"] == "synthetic":
+    if read is None:
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
     elif options["backend"] == "memory":
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
-        tracks, frames = decode_all(tracks, size=size, report=report)
+        tracks, frames = decode_all(tracks, read=read, report=report)
     check_pairing(tracks, pairing=pairing)
-    return Loader(tracks, frames, config["batch_size"], pairing, config["seed"], size, report)
+    return Loader(
+        tracks, frames, config["batch_size"], pairing, config["seed"], size, report, options["backend"], read
+    )
+
+
+def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:
+    """Opens a source on disk: its tracks and what reads their frames."""
+    source, decoder = options["source"], options.get("decoder", "pillow")
+    if source not in SOURCES:
+        raise ValueError(f"data.source must be one of {SOURCES}, got {source!r}.")
+    if not options["path"]:
+        raise ValueError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
+    limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
+    if source == "records":
+        tracks, records = open_records(options["path"], **limits)
+        return tracks, record_reader(records, decoder, size=size)
+    tracks = FILE_SOURCES[source](options["path"], identity_depth=options["identity_depth"], **limits)
+    return tracks, file_reader(decoder, size=size)
 
 
 def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:

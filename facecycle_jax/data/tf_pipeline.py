@@ -4,50 +4,36 @@ The draws are those of `sampling`, so the pipeline starts at any step at once. P
 same code as in memory, and so are the same to the bit.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from facecycle_jax.data.reading import Report, read_frame
+from facecycle_jax.data.reading import ReadFrame, Report, read_or_replace
 from facecycle_jax.data.tracks import Tracks
 
-log = logging.getLogger(__name__)
 Draw = Callable[[int], dict[str, np.ndarray]]
 
 
-def read_or_replace(tracks: Tracks, track: int, place: int, *, size: int, report: Report) -> np.ndarray:
-    """Reads a frame of a track; in place of an unreadable one the next readable frame of that track.
-
-    Raises:
-      ValueError: if no frame of the track can be read.
-    """
-    frames = tracks.frames[track]
-    for offset in range(len(frames)):
-        path = frames[(place + offset) % len(frames)]
-        if path in report.unreadable:
-            continue
-        try:
-            return read_frame(path, size=size)
-        except ValueError as error:
-            report.add(path, str(error))
-    raise ValueError(
-        f"No picture of the track {tracks.names[track]} can be read; remove it from {tracks.origin}."
-    )
-
-
 def tf_batches(
-    tracks: Tracks, draw: Draw, *, start: int, first: np.ndarray, size: int, report: Report
+    tracks: Tracks,
+    draw: Draw,
+    *,
+    start: int,
+    first: np.ndarray,
+    size: int,
+    read: ReadFrame,
+    report: Report,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of steps start, start + 1, ... without end.
 
     Args:
-      tracks: with file names as frames.
+      tracks: all tracks.
       draw: draws the indices of a step, this process's part.
       start: first step.
       first: number of every track's first frame.
       size: side in pixels.
+      read: reads a frame.
       report: takes what cannot be read.
 
     Yields:
@@ -61,7 +47,7 @@ def tf_batches(
     except ImportError:
         raise ValueError(
             "data.backend='tf' needs tensorflow: pip install 'facecycle_jax[tf]', or set "
-            "data.backend='memory' for a set that fits into memory."
+            "data.backend='threads', which needs nothing."
         ) from None
     # The devices are jax's.
     tf.config.set_visible_devices([], "GPU")
@@ -74,12 +60,12 @@ def tf_batches(
 
     failures: list[ValueError] = []
 
-    def read(frame: np.ndarray, track: np.ndarray) -> np.ndarray:
+    def read_pairs(frame: np.ndarray, track: np.ndarray) -> np.ndarray:
         try:
             places = frame - first[track]
             return np.stack(
                 [
-                    read_or_replace(tracks, int(t), int(p), size=size, report=report)
+                    read_or_replace(tracks, int(t), int(p), read=read, report=report)
                     for t, p in zip(track.ravel(), places.ravel(), strict=True)
                 ]
             ).reshape(*frame.shape, size, size, 3)
@@ -91,7 +77,7 @@ def tf_batches(
     signature = {k: tf.TensorSpec(v.shape, tf.as_dtype(v.dtype)) for k, v in example.items()}
 
     def load(indices: dict[str, Any]) -> dict[str, Any]:
-        frames = tf.numpy_function(read, [indices["frame"], indices["track"]], tf.uint8)
+        frames = tf.numpy_function(read_pairs, [indices["frame"], indices["track"]], tf.uint8)
         frames = tf.ensure_shape(frames, (*example["frame"].shape, size, size, 3))
         return {"frames": frames, **{k: v for k, v in indices.items() if k != "frame"}}
 
