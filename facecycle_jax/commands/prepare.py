@@ -1,6 +1,7 @@
 """Raw data sets into records: `facecycle prepare SET`, and `facecycle verify` of what it made."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
@@ -77,6 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{folder} is complete; remove it to prepare it again, or choose another --out."
         )
     builder.download_and_prepare(download_config=_download_config(arguments))
+    for empty in ("downloads/extracted", "downloads"):  # TFDS makes them, nothing is downloaded
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(arguments.out, empty))
     if arguments.set not in TRACK_SETS:
         counts = {name: split.num_examples for name, split in builder.info.splits.items()}
         print(f"Wrote {folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))

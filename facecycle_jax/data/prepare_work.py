@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pathlib
 import uuid
+import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -78,10 +79,10 @@ def _save(path: pathlib.Path, prepared: Prepared) -> None:
 def _load(path: pathlib.Path) -> Prepared | None:
     """Takes up a finished track; None if there is none, or a broken one."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             content, ends = stored["content"].tobytes(), np.cumsum(stored["lengths"]).tolist()
             left_out = json.loads(stored["left_out"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     starts = [0, *ends[:-1]]
     frames = tuple(content[a:b] for a, b in zip(starts, ends, strict=False))

@@ -8,6 +8,7 @@ import itertools
 import os
 import pathlib
 import threading
+import weakref
 import zlib
 from typing import Any
 
@@ -47,6 +48,7 @@ class RecordFrames:
             number += len(frames)
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._open)
 
     def read(self, frame: int) -> bytes:
         """Reads one frame.
@@ -91,21 +93,16 @@ class RecordFrames:
                     descriptor = self._open[file] = os.open(file, os.O_RDONLY)
         return descriptor
 
-    def close(self) -> None:
-        """Closes all files."""
-        with self._lock:
-            for descriptor in self._open.values():
-                os.close(descriptor)
-            self._open.clear()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):
-            self.close()
-
     def describe(self, frame: int) -> str:
         """Names a frame in messages."""
         track = bisect.bisect_right(self._first, frame) - 1
         return f"{self._where[track][1]}, track {self._where[track][2]}, frame {frame - self._first[track]}"
+
+
+def _close(files: dict[str, int]) -> None:
+    """Closes all files."""
+    while files:
+        os.close(files.popitem()[1])
 
 
 def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tuple[Tracks, RecordFrames]:
