@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m facecycle_jax.benchmark.input_pipeline",
         description="Reads the same pictures with this program and with PyTorch's DataLoader and Pillow, "
-        "each in a process of its own, in turn; prints pictures per second, and per second of processor time.",
+        "each in a process of its own, in turn; prints pictures per second and per core-second.",
     )
     parser.add_argument("--data", required=True, help="folder of pictures, <person>/.../*.jpg")
     parser.add_argument(

@@ -59,33 +59,33 @@ def tf_batches(
             step += 1
 
     failures: list[ValueError] = []
-
-    def read_pairs(frame: np.ndarray, track: np.ndarray) -> np.ndarray:
-        try:
-            places = frame - first[track]
-            return np.stack(
-                [
-                    read_or_replace(tracks, int(t), int(p), read=read, report=report)
-                    for t, p in zip(track.ravel(), places.ravel(), strict=True)
-                ]
-            ).reshape(*frame.shape, size, size, 3)
-        except ValueError as error:
-            failures.append(error)
-            raise
-
     example = draw(start)
+    shape = (*example["frame"].shape, size, size, 3)
+
+    def read_pairs(frame: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, bool]:
+        places = frame - first[track]
+        frames = np.zeros(shape, np.uint8)
+        rows = frames.reshape(-1, size, size, 3)
+        try:
+            for row, t, p in zip(rows, track.ravel().tolist(), places.ravel().tolist(), strict=True):
+                row[:] = read_or_replace(tracks, t, p, read=read, report=report)
+        except ValueError as error:
+            # Raised below, in the batch's turn: raised here, tensorflow would print its own stack.
+            failures.append(error)
+            return frames, False
+        return frames, True
+
     signature = {k: tf.TensorSpec(v.shape, tf.as_dtype(v.dtype)) for k, v in example.items()}
 
     def load(indices: dict[str, Any]) -> dict[str, Any]:
-        frames = tf.numpy_function(read_pairs, [indices["frame"], indices["track"]], tf.uint8)
-        frames = tf.ensure_shape(frames, (*example["frame"].shape, size, size, 3))
-        return {"frames": frames, **{k: v for k, v in indices.items() if k != "frame"}}
+        inputs = [indices["frame"], indices["track"]]
+        frames, whole = tf.numpy_function(read_pairs, inputs, (tf.uint8, tf.bool))
+        frames = tf.ensure_shape(frames, shape)
+        return {"frames": frames, "whole": whole, **{k: v for k, v in indices.items() if k != "frame"}}
 
     dataset = tf.data.Dataset.from_generator(draws, output_signature=signature)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    try:
-        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    except tf.errors.OpError:
-        if failures:
-            raise failures[0] from None
-        raise
+    for batch in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        if not batch.pop("whole"):
+            raise failures[0]
+        yield batch
