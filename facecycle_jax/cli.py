@@ -8,13 +8,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facecycle_jax.commands import convert, demo, evaluate, pictures
+from facecycle_jax.commands import convert, demo, evaluate, pictures, prepare
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (pictures, demo, evaluate, convert):
+    for family in (pictures, demo, prepare, evaluate, convert):
         family.add(commands)
     return parser
 

@@ -13,14 +13,20 @@ import numpy as np
 
 from facecycle_jax.data.folder import by_root, read_list, roots_of, scan_folder
 from facecycle_jax.data.memory import check_memory, decode_all
-from facecycle_jax.data.reading import Report
+from facecycle_jax.data.reading import ReadFrame, Report, file_reader, record_reader
+from facecycle_jax.data.records import open_records
 from facecycle_jax.data.resident import place_frames, resident_batches
 from facecycle_jax.data.sampling import check_pairing, draw_pairs, make_table
 from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tf_pipeline import tf_batches
+from facecycle_jax.data.thread_pipeline import thread_batches
 from facecycle_jax.data.tracks import Tracks, split_people
 
 FILE_SOURCES = {"folder": scan_folder, "list": read_list}
+SOURCES = (*FILE_SOURCES, "records", "synthetic")
+# What reads while training.
+PIPELINES = {"tf": tf_batches, "threads": thread_batches}
+BACKENDS = ("memory", "device", *PIPELINES)
 PAIRING = {"motion_cycle": "same", "identity_cycle": "different"}
 
 
@@ -37,7 +43,8 @@ class Loader:
       decode_size: S, pixels.
       report: what could not be read.
       mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
-      resident: whether the frames are to lie on the devices; see `resident_batches`.
+      backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES` reads while training.
+      read: reads a frame, where `frames` is None.
     """
 
     tracks: Tracks
@@ -48,7 +55,8 @@ class Loader:
     decode_size: int
     report: Report
     mirrored: np.ndarray | float = 0.0
-    resident: bool = False
+    backend: str = "memory"
+    read: ReadFrame | None = None
 
     @property
     def num_tracks(self) -> int:
@@ -65,7 +73,7 @@ class Loader:
           None if they are not; else `batches(start)`, which yields the batches of steps start, start + 1,
           ... of all processes without end, drawn and gathered on the devices.
         """
-        if not self.resident or self.frames is None:
+        if self.backend != "device" or self.frames is None:
             return None
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         table = jax.device_put(make_table(self.tracks, mirrored=self.mirrored), whole)
@@ -82,8 +90,8 @@ class Loader:
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Reasons, by file name, why pictures met so far were left out, of this process."""
-        return self.report.unreadable
+        """Reasons, by frame, why pictures met so far were left out, of this process."""
+        return {str(frame): reason for frame, reason in self.report.unreadable.items()}
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
@@ -103,13 +111,14 @@ class Loader:
                 )
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
-        if self.frames is None:
-            yield from tf_batches(
+        if self.frames is None and self.read is not None:
+            yield from PIPELINES[self.backend](
                 self.tracks,
                 draw,
                 start=start,
                 first=table.first,
                 size=self.decode_size,
+                read=self.read,
                 report=self.report,
             )
         step = start
@@ -135,41 +144,45 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     """
     options = config["data"]
     backend = options["backend"]
-    if backend not in ("memory", "device", "tf"):
-        raise ValueError(f"data.backend must be 'memory', 'device' or 'tf', got {backend!r}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
     pairing, size, report = PAIRING[config["method"]], options["decode_size"], Report()
-    frames = None
+    frames, read = None, None
     if options["source"] == "synthetic":
         tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
-    elif options["source"] in FILE_SOURCES:
-        if not options["path"]:
-            raise ValueError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
-        tracks = FILE_SOURCES[options["source"]](
-            options["path"],
-            identity_depth=options["identity_depth"],
-            min_frames=options["min_frames"],
-            max_tracks=options["max_tracks"],
-        )
     else:
-        known = (*FILE_SOURCES, "synthetic")
-        raise ValueError(f"data.source must be one of {known}, got {options['source']!r}.")
+        tracks, read = _stored(options, size=size)
     train, held = split_people(tracks, eval_fraction=options["eval_fraction"])
     tracks = {"train": train, "eval": held}[split]
-    if options["source"] == "synthetic":
+    if read is None:
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
-    elif backend != "tf":
+    elif backend not in PIPELINES:
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
-        tracks, frames = decode_all(tracks, size=size, report=report)
+        tracks, frames = decode_all(tracks, read=read, report=report)
     check_pairing(tracks, pairing=pairing)
     mirrored = _mirrored(tracks, options)
     if split == "eval":
         # Held-out pairs are of two frames wherever training ever pairs two.
         mirrored = np.floor(mirrored)
     return Loader(
-        tracks, frames, config["batch_size"], pairing, config["seed"], size, report, mirrored,
-        resident=backend == "device",
-    )  # fmt: skip
+        tracks, frames, config["batch_size"], pairing, config["seed"], size, report, mirrored, backend, read
+    )
+
+
+def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:
+    """Opens a source on disk: its tracks and what reads their frames."""
+    source, decoder = options["source"], options.get("decoder", "pillow")
+    if source not in SOURCES:
+        raise ValueError(f"data.source must be one of {SOURCES}, got {source!r}.")
+    if not options["path"]:
+        raise ValueError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
+    limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
+    if source == "records":
+        tracks, records = open_records(options["path"], **limits)
+        return tracks, record_reader(records, decoder, size=size)
+    tracks = FILE_SOURCES[source](options["path"], identity_depth=options["identity_depth"], **limits)
+    return tracks, file_reader(decoder, size=size)
 
 
 def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:

@@ -5,8 +5,9 @@ import os
 
 import numpy as np
 
-from facecycle_jax.data.reading import Report, read_frame
-from facecycle_jax.data.tracks import Tracks, make_tracks
+from facecycle_jax.data.reading import ReadFrame, Report
+from facecycle_jax.data.records import DamagedSetError
+from facecycle_jax.data.tracks import Frame, Tracks, make_tracks
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
@@ -15,18 +16,18 @@ def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
     if needed > limit_gb:
         raise ValueError(
             f"{tracks.origin} needs {needed:.1f} GB decoded at {size} pixels, more than "
-            f"data.memory_gb={limit_gb}; set data.backend='tf', data.max_tracks, or allow more."
+            f"data.memory_gb={limit_gb}; set data.backend='tf' or 'threads', data.max_tracks, or allow more."
         )
 
 
 def decode_all(
-    tracks: Tracks, *, size: int, report: Report, min_frames: int = 1
+    tracks: Tracks, *, read: ReadFrame, report: Report, min_frames: int = 1
 ) -> tuple[Tracks, np.ndarray]:
     """Decodes every frame; those that cannot be read are left out and reported.
 
     Args:
-      tracks: with file names as frames.
-      size: side in pixels.
+      tracks: all tracks.
+      read: reads a frame.
       report: takes what cannot be read.
       min_frames: fewest frames a track must keep.
 
@@ -34,19 +35,21 @@ def decode_all(
       The tracks of what was read, and the frames uint8 [frames, size, size, 3], track by track.
 
     Raises:
-      ValueError: if nothing can be read.
+      ValueError: if nothing can be read, or a prepared set is damaged.
     """
 
-    def read(path: str) -> np.ndarray | None:
+    def attempt(frame: Frame) -> np.ndarray | None:
         try:
-            return read_frame(path, size=size)
+            return read(frame)
+        except DamagedSetError:
+            raise
         except ValueError as error:
-            report.add(path, str(error))
+            report.add(frame, str(error))
             return None
 
     paths = [path for frames in tracks.frames for path in frames]
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        decoded = dict(zip(paths, pool.map(read, paths), strict=True))
+        decoded = dict(zip(paths, pool.map(attempt, paths), strict=True))
     kept = make_tracks(
         [
             (person, name, [path for path in frames if decoded[path] is not None])

@@ -1,6 +1,7 @@
 """What a source of pictures is: tracks, each a set of frames of one person.
 
-A frame is a file name or, for sources in memory, an index into an array.
+A frame is a file name or a number: of sources in memory an index into an array, of prepared sets a place in
+their index.
 """
 
 import dataclasses
@@ -8,6 +9,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
+Frame = str | int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Tracks:
       origin: where they come from, for messages.
     """
 
-    frames: Sequence[Sequence[str]]
+    frames: Sequence[Sequence[Frame]]
     identities: Sequence[str]
     names: Sequence[str]
     origin: str
@@ -41,7 +44,7 @@ class Tracks:
 
 
 def make_tracks(
-    tracks: Sequence[tuple[str, str, Sequence[str]]], *, origin: str, min_frames: int = 1
+    tracks: Sequence[tuple[str, str, Sequence[Frame]]], *, origin: str, min_frames: int = 1
 ) -> Tracks:
     """Sorts (person, track, frames) and leaves out short tracks.
 
@@ -56,7 +59,7 @@ def make_tracks(
     Raises:
       ValueError: if none is left.
     """
-    kept = sorted(t for t in tracks if len(t[2]) >= max(1, min_frames))
+    kept = sorted((t for t in tracks if len(t[2]) >= max(1, min_frames)), key=lambda t: (t[0], t[1]))
     if not kept:
         longest = max((len(track[2]) for track in tracks), default=0)
         found = f"{len(tracks)} tracks, the longest of {longest} frames"

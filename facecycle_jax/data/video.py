@@ -164,11 +164,11 @@ def _decode(av: ModuleType, container: Any, name: str, rate: Fraction) -> Iterat
 
 def _resample(timed: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
     """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ... up to the last frame's."""
-    index, shown = 0, None
+    index, shown, seconds = 0, None, 0.0
     for seconds, frame in timed:
         while shown is not None and index / fps < seconds - 1e-6:
             yield shown
             index += 1
         shown = frame
-    if shown is not None:
+    if shown is not None and index / fps <= seconds + 1e-6:
         yield shown

@@ -1,0 +1,153 @@
+"""Raw data sets into records: `facecycle prepare SET`, and `facecycle verify` of what it made."""
+
+import argparse
+import contextlib
+import importlib
+import os
+import pathlib
+import shlex
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from facecycle_jax.data.record_index import FRAMES, LEFT_OUT, TRACKS, read_index, verify
+from facecycle_jax.data.records import find_set
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# Set: (module below data.builders, class). The first four are tracks, to train on.
+SETS = {
+    "voxceleb1": ("voxceleb", "FacecycleVoxceleb1"),
+    "voxceleb2": ("voxceleb", "FacecycleVoxceleb2"),
+    "tracks": ("folders", "FacecycleTracks"),
+    "synthetic": ("folders", "FacecycleSynthetic"),
+    "fer2013": ("labelled", "FacecycleFer2013"),
+    "raf-db": ("labelled", "FacecycleRafDb"),
+    "300w-lp": ("labelled", "Facecycle300wLp"),
+    "aflw2000": ("labelled", "FacecycleAflw2000"),
+    "cplfw": ("labelled", "FacecycleCplfw"),
+}
+TRACK_SETS = ("voxceleb1", "voxceleb2", "tracks", "synthetic")
+# Option: (what it means, name in the folder of a set made with it).
+_OPTIONS: dict[str, tuple[type, str, str]] = {
+    "fps": (float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"),
+    "size": (int, "cut frames square and resize them to so many pixels; default: as they are", "size"),
+    "max_frames": (int, "most frames of a track, evenly spread; default: all", "most"),
+    "min_frames": (int, "fewest frames of a track (default: 1)", "least"),
+    "eval_fraction": (
+        float,
+        "share of the people in the split eval (default: 0.02); 0: no such split",
+        "eval",
+    ),
+    "identity_depth": (int, "of tracks: folders that name a person (default: 1)", "depth"),
+    "identities": (int, "of synthetic: people (default: 64)", "people"),
+    "frames_per_track": (int, "of synthetic: pictures of each (default: 16)", "frames"),
+    "seed": (int, "of synthetic (default: 0)", "seed"),
+}
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommands to what `ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser("prepare", help="make records of a raw data set, see docs/data.md")
+    command.add_argument("set", choices=sorted(SETS))
+    command.add_argument("--data", help="folder of the raw data; of all sets but synthetic")
+    command.add_argument("--out", required=True, help="folder for the records; the same again continues")
+    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
+    command.add_argument(
+        "--beam", help="prepare with Apache Beam and these options, e.g. '--runner=FlinkRunner'"
+    )
+    command.add_argument("--crop", action="store_true", help="find faces and cut them out (extra `face`)")
+    for name, (kind, text, _) in _OPTIONS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    command.set_defaults(run=run)
+    check = commands.add_parser("verify", help="compare records with the checksums they were made with")
+    check.add_argument("data", help="--out of `facecycle prepare`, or a set's folder")
+    check.set_defaults(run=run_verify)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prepares a set; 1 if something was left out."""
+    if arguments.set != "synthetic" and not (arguments.data and os.path.isdir(arguments.data)):
+        raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
+    if arguments.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {arguments.workers}.")
+    builder = _builder(arguments)
+    folder = pathlib.Path(builder.data_path)
+    if _is_complete(folder, arguments.set):
+        raise FileExistsError(
+            f"{folder} is complete; remove it to prepare it again, or choose another --out."
+        )
+    builder.download_and_prepare(download_config=_download_config(arguments))
+    for empty in ("downloads/extracted", "downloads"):  # TFDS makes them, nothing is downloaded
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(arguments.out, empty))
+    if arguments.set not in TRACK_SETS:
+        counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+        print(f"Wrote {folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
+        return 0
+    content, _ = read_index(folder)
+    counts = content["counts"]
+    print(
+        f"Wrote {folder}: {counts['tracks']} tracks of {counts['people']} people, {counts['frames']} frames, "
+        f"{counts['bytes'] / 1e6:.1f} MB in {counts['shards']} shards."
+    )
+    if counts["left_out"]:
+        print(f"{counts['left_out']} lines about what was left out are in {folder / LEFT_OUT}.")
+    return 1 if counts["left_out"] else 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Compares every shard with its checksum; 2 if one differs."""
+    folder = find_set(arguments.data)
+    problems = verify(folder)
+    for problem in problems:
+        print(problem)
+    content, _ = read_index(folder)
+    counts = Counter(content["identity"])
+    print(f"{folder}: {len(content['shards'])} shards, {len(content['track'])} tracks, {len(counts)} people.")
+    return 2 if problems else 0
+
+
+def _is_complete(folder: pathlib.Path, name: str) -> bool:
+    """Whether a set was prepared to its end."""
+    last = (TRACKS, FRAMES) if name in TRACK_SETS else ("dataset_info.json",)
+    return all((folder / file).exists() for file in last)
+
+
+def _builder(arguments: argparse.Namespace) -> Any:
+    """Builds the set's builder, its configuration named after what differs from the default."""
+    # TensorFlow tells its build at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        module = importlib.import_module(f"facecycle_jax.data.builders.{SETS[arguments.set][0]}")
+    except ImportError as error:
+        raise ImportError(
+            f"Preparing records needs TensorFlow Datasets ({error}): pip install 'facecycle_jax[tf]'."
+        ) from error
+    builder = getattr(module, SETS[arguments.set][1])
+    if arguments.set not in TRACK_SETS:
+        return builder(data_dir=arguments.out)
+    given = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    words = [f"{_OPTIONS[name][2]}{value:g}" for name, value in given.items()]
+    if arguments.crop:
+        given["crop"] = True
+        words.append("crop")
+    config = builder.builder_config_cls(name="-".join(words), **given)
+    config.frame_options()  # says what is out of range
+    built = builder(data_dir=arguments.out, config=config if words else None)
+    built.workers = arguments.workers
+    return built
+
+
+def _download_config(arguments: argparse.Namespace) -> Any:
+    """Tells TFDS where the raw data are and, if asked, how to run Beam."""
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig(manual_dir=arguments.data, try_download_gcs=False)
+    if arguments.beam is not None:
+        try:
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError as error:
+            raise ImportError("--beam needs Apache Beam: pip install 'facecycle_jax[beam]'.") from error
+        config.beam_options = PipelineOptions(shlex.split(arguments.beam))
+    return config

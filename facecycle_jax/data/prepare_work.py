@@ -1,0 +1,141 @@
+"""Preparing many tracks: in several processes, going on where a stopped run was, noting what is left out."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import uuid
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from facecycle_jax.data.preparing import FrameOptions, Prepared, Source, prepare_track
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Prepares a track, wherever it is called; folders are shared by all workers.
+
+    Attributes:
+      options: what becomes of frames.
+      left_out: folder for the lines about what is left out, one file for each track that has some.
+      finished: folder that keeps tracks which took decoding, so that a run that is started again need not
+        decode them again; '': none.
+    """
+
+    options: FrameOptions
+    left_out: str
+    finished: str = ""
+
+    def __call__(self, source: Source) -> Prepared:
+        """Prepares one track, or takes it from those finished before."""
+        kept = self._place(source)
+        prepared = _load(kept) if kept else None
+        if prepared is None:
+            prepared = prepare_track(source, self.options)
+            if kept:
+                _save(kept, prepared)
+        if prepared.left_out:
+            name = hashlib.sha256(source.name.encode()).hexdigest()[:32]
+            content = json.dumps([source.name, prepared.left_out]).encode()
+            _write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
+        return prepared
+
+    def _place(self, source: Source) -> pathlib.Path | None:
+        """Names the file of a finished track after all that it depends on."""
+        is_video = os.path.isfile(source.path) and not self.options.reencodes
+        if not self.finished or not (self.options.reencodes or is_video):
+            return None
+        try:
+            stat = os.stat(source.path)
+        except OSError:
+            return None
+        key = json.dumps(
+            [source.name, stat.st_size, stat.st_mtime_ns, dataclasses.astuple(self.options)]
+        ).encode()
+        name = hashlib.sha256(key).hexdigest()
+        return pathlib.Path(self.finished) / name[:2] / f"{name}.npz"
+
+
+def _save(path: pathlib.Path, prepared: Prepared) -> None:
+    """Keeps a finished track."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npz")
+    np.savez(
+        partial,
+        allow_pickle=False,
+        content=np.frombuffer(b"".join(prepared.frames), np.uint8),
+        lengths=np.array([len(frame) for frame in prepared.frames], np.int64),
+        left_out=np.frombuffer(json.dumps(prepared.left_out).encode(), np.uint8),
+    )
+    os.replace(partial, path)
+
+
+def _load(path: pathlib.Path) -> Prepared | None:
+    """Takes up a finished track; None if there is none, or a broken one."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            content, ends = stored["content"].tobytes(), np.cumsum(stored["lengths"]).tolist()
+            left_out = json.loads(stored["left_out"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    starts = [0, *ends[:-1]]
+    frames = tuple(content[a:b] for a, b in zip(starts, ends, strict=False))
+    return Prepared(frames, tuple(left_out))
+
+
+def prepare_all(
+    sources: Sequence[Source], work: Work, *, workers: int = 1
+) -> Iterator[tuple[Source, Prepared]]:
+    """Prepares tracks in this process or in several, in order.
+
+    Args:
+      sources: the tracks.
+      work: prepares one.
+      workers: processes; 1: this one.
+
+    Yields:
+      Each source and what became of it.
+    """
+    if workers <= 1:
+        yield from ((source, work(source)) for source in sources)
+        return
+    # Spawned, not forked: the parent has threads.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = deque(sources)
+        running: deque[tuple[Source, concurrent.futures.Future[Prepared]]] = deque()
+        while waiting or running:
+            while waiting and len(running) < 4 * workers:
+                source = waiting.popleft()
+                running.append((source, pool.submit(work, source)))
+            source, future = running.popleft()
+            yield source, future.result()
+
+
+def collect_left_out(folder: pathlib.Path) -> list[str]:
+    """Reads the lines about what was left out, in the order of the tracks' names.
+
+    Args:
+      folder: `Work.left_out`.
+
+    Returns:
+      The lines.
+    """
+    if not folder.is_dir():
+        return []
+    noted = sorted(json.loads(file.read_bytes()) for file in folder.glob("*.json"))
+    return [" ".join(line.split()) for _, lines in noted for line in lines]
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file under another name, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,146 @@
+"""`facecycle prepare` and `verify`: from a raw tree to batches by one command each."""
+
+import itertools
+import unittest.mock
+
+import numpy as np
+import pytest
+from PIL import Image
+from voxceleb_tree import make_voxceleb1
+
+from facecycle_jax import cli
+from facecycle_jax.data import make_loader, prepare_work
+from facecycle_jax.data.record_index import LEFT_OUT, read_index
+from facecycle_jax.data.records import find_set
+
+pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """VoxCeleb1's layout: five people, two tracks each, of four pictures in one colour a person."""
+    tracks = {}
+    for person in range(5):
+        for track in range(2):
+            files = [tmp_path / f"{person}-{track}-{frame}.png" for frame in range(4)]
+            for frame, file in enumerate(files):
+                Image.new("RGB", (16, 16), (person * 40, track * 40, frame * 40)).save(file)
+            tracks[f"id1000{person}", str(track)] = files
+    make_voxceleb1(tmp_path / "raw", tracks)
+    return tmp_path / "raw"
+
+
+def run(*arguments):
+    return cli.main(["prepare", *map(str, arguments), "--workers", "1"])
+
+
+def options(path, **data):
+    base = {
+        "source": "records", "path": str(path), "backend": "threads", "memory_gb": 1.0, "min_frames": 4,
+        "identity_depth": 1, "max_tracks": 0, "decode_size": 16, "eval_fraction": 0.4,
+    }  # fmt: skip
+    return {"method": "motion_cycle", "batch_size": 4, "seed": 0, "data": base | data}
+
+
+def test_from_raw_to_batches(raw, tmp_path, capsys):
+    assert run("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0.4) == 0
+    assert "10 tracks of 5 people, 40 frames" in capsys.readouterr().out
+    assert find_set(str(tmp_path / "out")).parts[-3:] == ("facecycle_voxceleb1", "eval0.4", "1.0.0")
+    for split in ("train", "eval"):
+        made, tree = (
+            make_loader(options(path, source=source), split=split)
+            for path, source in ((tmp_path / "out", "records"), (raw, "folder"))
+        )
+        assert made.tracks.identities == tree.tracks.identities
+        for one, two in zip(itertools.islice(made.batches(7), 3), tree.batches(7), strict=False):
+            np.testing.assert_array_equal(one["frames"], two["frames"])
+    # The splits of TFDS are those of the loader.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(find_set(str(tmp_path / "out"))))
+    held = {example["identity"].decode() for example in tfds.as_numpy(builder.as_dataset(split="eval"))}
+    assert held == set(make_loader(options(tmp_path / "out"), split="eval").tracks.identities)
+    # The same command again finds it complete; its checksums hold.
+    assert run("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0.4) == 2
+    assert "is complete" in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0
+    shard = next(find_set(str(tmp_path / "out")).glob("*tfrecord*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    assert cli.main(["verify", str(tmp_path / "out")]) == 2
+    assert "has changed" in capsys.readouterr().out
+
+
+def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, capsys):
+    broken = next(raw.rglob("0000001.png"))
+    broken.write_bytes(b"no picture")
+    done = []
+
+    def stopping(source, given):
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        done.append(source)
+        return prepare_track(source, given)
+
+    prepare_track = prepare_work.prepare_track
+    arguments = ("tracks", "--data", raw, "--out", tmp_path / "out", "--size", 12, "--eval-fraction", 0)
+    with (
+        unittest.mock.patch.object(prepare_work, "prepare_track", stopping),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(*arguments)
+    with pytest.raises(FileNotFoundError, match="holds no prepared set"):
+        find_set(str(tmp_path / "out"))
+    with unittest.mock.patch.object(prepare_work, "prepare_track", wraps=prepare_track) as called:
+        assert run(*arguments) == 1
+    assert called.call_count == 4
+    folder = find_set(str(tmp_path / "out"))
+    content, frames = read_index(folder)
+    assert content["counts"]["left_out"] == 1
+    assert len(frames) == 39
+    assert str(broken) in (folder / LEFT_OUT).read_text()
+    assert "lines about what was left out" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["facecycle_tracks"]
+
+
+def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
+    arguments = ("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0)
+    assert run(*arguments) == 0
+    folder = find_set(str(tmp_path / "out"))
+    before = (folder / "tracks.json").read_bytes()
+    (folder / "tracks.json").unlink()
+    with unittest.mock.patch.object(prepare_work, "prepare_track") as called:
+        assert run(*arguments) == 0
+    assert not called.called
+    assert (folder / "tracks.json").read_bytes() == before
+
+
+def test_drawn_faces(tmp_path):
+    sizes = ("--identities", 6, "--frames-per-track", 2, "--size", 8)
+    assert run("synthetic", "--out", tmp_path / "out", *sizes) == 0
+    made = make_loader(options(tmp_path / "out", min_frames=2, decode_size=8, eval_fraction=0), split="train")
+    drawn = make_loader(
+        options("", source="synthetic", backend="memory", identities=6, frames_per_track=2, decode_size=8,
+                eval_fraction=0), split="train",
+    )  # fmt: skip
+    for one, two in zip(itertools.islice(made.batches(0), 3), drawn.batches(0), strict=False):
+        np.testing.assert_array_equal(one["frames"], two["frames"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("voxceleb1",), "there is no folder None"),
+        (("voxceleb1", "--data", "{raw}/none"), "there is no folder"),
+        (("voxceleb2", "--data", "{raw}"), "holds no videos <identity>/<video>/*.mp4"),
+        (("voxceleb1", "--data", "{raw}/id10000"), "must hold <identity>/1.6/<youtube id>/<track>/*.jpg"),
+        (("voxceleb2", "--data", "{raw}", "--fps", "0"), "fps must be above 0"),
+        (("tracks", "--data", "{raw}", "--eval-fraction", "0.9"), "too few to hold"),
+        (("fer2013", "--data", "{raw}"), "holds neither fer2013.csv nor a folder"),
+    ],
+)
+def test_faults_are_one_sentence_and_leave_nothing(raw, tmp_path, capsys, arguments, words):
+    assert run(*(part.format(raw=raw) for part in arguments), "--out", tmp_path / "out") == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("*.tfrecord*"))
