@@ -63,15 +63,23 @@ def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
     start = int(state.step)
     writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
     progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
+    alone = False
     try:
         with training.StopSignal() as stop, progress.showing():
             state = _loop(run, state, writer, progress, stop)
         if config["data"]["source"] == "synthetic":
             _report_truth(run, writer)
+    except (training.PreemptedError, training.DivergedError):
+        raise
+    except Exception:
+        # The error of one process of several: finishing a save would wait for processes stuck in a step.
+        alone = jax.process_count() > 1
+        raise
     finally:
-        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
-        run.checkpointer.close()
         writer.close()
+        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
+        if not alone:
+            run.checkpointer.close()
     log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
     return state
 

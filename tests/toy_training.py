@@ -3,13 +3,15 @@
 As a program: python tests/toy_training.py WORKDIR [field=value ...], with these environment
 variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite, TOY_KILL=N dies of
 SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there, TOY_BLOCK=tensorflow makes
-that import fail.
+that import fail. TOY_WHO=1 has that process alone do so; TOY_PAUSE=0.3 lets every step take so many seconds;
+TOY_DEVICES=4 gives the process so many devices.
 """
 
 import ast
 import os
 import signal
 import sys
+import time
 import unittest.mock
 
 import jax
@@ -64,14 +66,20 @@ class ToyLoader:
             shape = (self._batch_size, 2, SIZE, SIZE, 3)
             frames = rng.integers(0, 255, shape, dtype=np.uint8)
             step += 1
+            part = self._batch_size // jax.process_count()
+            begin = part * jax.process_index()
             if self._seed == 0:
+                time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+            if self._seed == 0 and os.environ.get("TOY_WHO", str(jax.process_index())) == str(
+                jax.process_index()
+            ):
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
                 if step in asked("TOY_KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if step in asked("TOY_TERM"):
                     os.kill(os.getpid(), signal.SIGTERM)
-            yield {"frames": frames}
+            yield {"frames": frames[begin : begin + part]}
 
 
 def make_loader(config, *, split):
@@ -142,6 +150,8 @@ if __name__ == "__main__":
     if os.environ.get("TOY_BLOCK"):
         sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
     sys.path.insert(0, os.getcwd())
+    if os.environ.get("TOY_DEVICES"):
+        jax.config.update("jax_num_cpu_devices", int(os.environ["TOY_DEVICES"]))
     from facecycle_jax import main
 
     def value(text):
@@ -161,7 +171,9 @@ if __name__ == "__main__":
             main,
             _CONFIG=unittest.mock.Mock(value=config),
             _WORKDIR=unittest.mock.Mock(value=sys.argv[1]),
-            _DISTRIBUTED=unittest.mock.Mock(value=False),
+            _DISTRIBUTED=unittest.mock.Mock(value="FACECYCLE_DISTRIBUTED" in os.environ),
+            _PEER_TIMEOUT=unittest.mock.Mock(value=int(os.environ.get("TOY_PEER_TIMEOUT", "60"))),
+            _START_TIMEOUT=unittest.mock.Mock(value=int(os.environ.get("TOY_START_TIMEOUT", "300"))),
         ),
     ):
         sys.exit(main.main(sys.argv[:1]))

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from facecycle_jax.files import write_whole
+
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
@@ -148,7 +150,7 @@ class MetricWriter:
             self._events.close()
 
     def _rewrite(self) -> None:
-        self._path.write_text("".join(line + "\n" for line in self._lines))
+        write_whole(self._path, "".join(line + "\n" for line in self._lines).encode())
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -8,11 +8,19 @@ import jax
 
 # os.EX_TEMPFAIL: "try again later"; launchers start the same command again on it.
 PREEMPTED_EXIT = 75
+# os.EX_UNAVAILABLE: another process of the job is lost; start all of them again.
+PEER_LOST_EXIT = 69
+# os.EX_IOERR: a file cannot be written, e.g. because the disk is full.
+STORAGE_EXIT = 74
 DIVERGED_EXIT = 3
 
 
 class PreemptedError(Exception):
     """The platform asked the run to stop; its state is saved and the same command continues it."""
+
+
+class StorageError(Exception):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 class DivergedError(Exception):
