@@ -89,8 +89,11 @@ def _train() -> int:
         return _fail(training.DIVERGED_EXIT, error)
     except training.PreemptedError as error:
         return _fail(training.PREEMPTED_EXIT, error)
-    except (training.StorageError, OSError) as error:
+    except training.StorageError as error:
         return _fail(training.STORAGE_EXIT, error)
+    except OSError as error:
+        told = f"a file cannot be read or written ({error}). Checkpoints are intact; make room or repair the "
+        return _fail(training.STORAGE_EXIT, OSError(f"{told}storage, then the same command continues."))
     except Exception:
         if not _DISTRIBUTED.value:
             raise

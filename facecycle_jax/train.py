@@ -118,7 +118,7 @@ def _loop(
             _evaluate(run, state, step, writer)
             progress.restart(step)
         # 4. Checkpoint, also when asked to stop.
-        stopping = stop.received or run.checkpointer.reached_preemption(step)
+        stopping = stop.reached()
         if step % config["checkpoint_every"] == 0 or last or stopping:
             _check_finite(run, state, between=(logged, step))
             run.checkpointer.save(step, state, loss=dict([run.evaluated]).get(step))

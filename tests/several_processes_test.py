@@ -11,12 +11,13 @@ from several import TOY, codes, start
 from training.checkpointing_test import damage
 
 from facecycle_jax import training
+from facecycle_jax.training import processes
 
 FIELDS = ("num_steps=9", "optimiser__ema_decay=0.9")
 
 
 def run(workdir, *fields, count=2, devices=2, **environment):
-    given = {"TOY_DEVICES": str(devices), "TOY_PEER_TIMEOUT": "6", **environment}
+    given = {"TOY_DEVICES": str(devices), "TOY_FLAGS": "--peer_timeout=6", **environment}
     return start(count, TOY, str(workdir), *(fields or FIELDS), **given)
 
 
@@ -94,7 +95,7 @@ def test_when_one_is_killed_the_others_end_and_a_restart_continues(two, tmp_path
 
 
 def test_those_who_never_start_are_not_waited_for_forever(tmp_path):
-    (alone,) = start(2, TOY, str(tmp_path), *FIELDS, present=[1], TOY_START_TIMEOUT="3")
+    (alone,) = start(2, TOY, str(tmp_path), *FIELDS, present=[1], TOY_FLAGS="--start_timeout=3")
     assert alone.returncode == 69
     assert "did not meet within 3 s at 127.0.0.1:" in alone.stderr.strip().splitlines()[-1]
 
@@ -139,8 +140,51 @@ def test_four_processes_go_on_from_two_with_parameters_sharded(one, two, tmp_pat
     assert_equal(tmp_path / "one", tmp_path / "run", exactly=False)
 
 
+@pytest.mark.slow
+def test_two_processes_start_from_another_run(one, tmp_path):
+    fields = ("num_steps=2", FIELDS[1], f"init_from={one}")
+    assert codes(run(tmp_path / "two", *fields)) == [0, 0]
+    toy_training.train(tmp_path / "one", num_steps=2, optimiser__ema_decay=0.9, init_from=str(one))
+    assert_equal(tmp_path / "one", tmp_path / "two", exactly=False)
+
+
 def test_a_mistake_ends_all_with_its_code(tmp_path):
     ended = run(tmp_path, "num_steps=2", "batch_size=6")
     assert codes(ended) == [2, 2], ended
     for index, process in enumerate(ended):
         assert process.stderr.strip().splitlines()[-1].startswith(f"[{index}] facecycle_jax: batch_size 6")
+
+
+@pytest.mark.slow
+def test_the_fault_of_one_ends_all(tmp_path):
+    ended = run(tmp_path, TOY_FAIL="6", TOY_WHO="1")
+    assert codes(ended) == [69, 2], ended
+    assert ended[1].stderr.strip().splitlines()[-1] == "[1] facecycle_jax: the batch of step 6 cannot be read"
+    assert training.find_checkpoint(tmp_path).name == "5"
+
+
+def test_a_stop_asked_for_at_the_end_of_a_stage_reaches_the_next(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point",
+        lambda number: asked.append(number) or False,
+    )
+    for _ in range(2):
+        stop = training.StopSignal()
+        assert not any(stop.reached() for _ in range(3))
+    # The runtime's agreement is on a number that all processes have still to come to.
+    assert asked == list(range(asked[0], asked[0] + 6))
+
+
+def test_processes_that_are_named_wrongly_are_a_mistake(monkeypatch):
+    for name, value in (
+        ("COORDINATOR_ADDRESS", "127.0.0.1:1"),
+        ("NUM_PROCESSES", "two"),
+        ("PROCESS_ID", "0"),
+    ):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES 'two' and JAX_PROCESS_ID '0'"):
+        processes.join()
+    with pytest.raises(ValueError, match="--peer_timeout is 1"):
+        processes.join(peer_timeout=1)

@@ -4,7 +4,8 @@ As a program: python tests/toy_training.py WORKDIR [field=value ...], with these
 variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite, TOY_KILL=N dies of
 SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there, TOY_BLOCK=tensorflow makes
 that import fail. TOY_WHO=1 has that process alone do so; TOY_PAUSE=0.3 lets every step take so many seconds;
-TOY_DEVICES=4 gives the process so many devices.
+TOY_DEVICES=4 gives the process so many devices; TOY_FAIL=N has it fail
+in step N; TOY_FLAGS holds more flags of the program.
 """
 
 import ast
@@ -17,6 +18,7 @@ import unittest.mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 SIZE = 8
 
@@ -75,6 +77,8 @@ class ToyLoader:
             ):
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
+                if step in asked("TOY_FAIL"):
+                    raise ValueError(f"the batch of step {step} cannot be read")
                 if step in asked("TOY_KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if step in asked("TOY_TERM"):
@@ -161,6 +165,8 @@ if __name__ == "__main__":
             return text
 
     given = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    # All other flags are the program's own.
+    flags.FLAGS([sys.argv[0], f"--workdir={sys.argv[1]}", *os.environ.get("TOY_FLAGS", "").split()])
     config = toy_config(**{name: value(text) for name, text in given.items()})
     a, b, c = patched()
     with (
@@ -170,10 +176,6 @@ if __name__ == "__main__":
         unittest.mock.patch.multiple(
             main,
             _CONFIG=unittest.mock.Mock(value=config),
-            _WORKDIR=unittest.mock.Mock(value=sys.argv[1]),
-            _DISTRIBUTED=unittest.mock.Mock(value="FACECYCLE_DISTRIBUTED" in os.environ),
-            _PEER_TIMEOUT=unittest.mock.Mock(value=int(os.environ.get("TOY_PEER_TIMEOUT", "60"))),
-            _START_TIMEOUT=unittest.mock.Mock(value=int(os.environ.get("TOY_START_TIMEOUT", "300"))),
         ),
     ):
         sys.exit(main.main(sys.argv[:1]))

@@ -23,7 +23,7 @@ from facecycle_jax import methods, ops, training
 from facecycle_jax.benchmark import timing
 from facecycle_jax.training.state import init_state
 
-PARTS = ("weak", "batch", "size")
+PARTS = ("weak", "size")
 DEVICES = (1, 2, 4, 8)
 
 
@@ -31,14 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m facecycle_jax.benchmark.scaling",
         description="Times the training loop's own step on meshes of 1, 2, 4 and 8 fake CPU devices with the "
-        "same number of pairs per device (weak scaling) beside one device with the same batch, and over "
-        "batches and picture sizes; prints tables of medians and ratios.",
+        "same number of pairs per device (weak scaling) beside one device with the same batch, and of "
+        "several picture sizes; prints tables of medians and ratios.",
     )
-    parser.add_argument("--parts", default="weak,batch,size", help=", ".join(PARTS))
+    parser.add_argument("--parts", default="weak,size", help=", ".join(PARTS))
     parser.add_argument("--method", choices=sorted(methods.METHODS), default="motion_cycle")
     parser.add_argument("--per-device", type=int, default=2, help="pairs per device (default: %(default)s)")
     parser.add_argument("--width", type=float, default=0.125, help="of the networks (default: %(default)s)")
-    parser.add_argument("--batches", default="1,2,4,8,16", help="of 'batch' (default: %(default)s)")
     parser.add_argument("--sizes", default="64,128", help="of 'size', pixels (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: %(default)s)")
     parser.add_argument("--fsdp", action="store_true", help="shard parameters and optimiser state too")
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in parts:
             if part not in PARTS:
                 raise ValueError(f"--parts takes {', '.join(PARTS)}, got {part!r}.")
-        batches, sizes = _numbers(options.batches, "--batches"), _numbers(options.sizes, "--sizes")
+        sizes = _sizes(options.sizes)
         if options.per_device < 1 or options.repeats < 1 or not options.width > 0:
             raise ValueError("--per-device and --repeats must be at least 1 and --width above 0.")
         if options.json:
@@ -75,11 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in parts:
         if part == "weak":
             rows += _weak(make, options)
-        elif part == "batch":
-            named: dict[str, timing.Program | str] = {f"batch {n}": make(batch=n) for n in batches}
-            rows += timing.measure("batch", named, settings=_settings(options), repeats=options.repeats)
         else:
-            named = {f"{n} pixels": make(batch=options.per_device, size=n) for n in sizes}
+            named: dict[str, timing.Program | str] = {
+                f"{n} pixels": make(batch=options.per_device, size=n) for n in sizes
+            }
             settings = _settings(options) | {"batch": options.per_device}
             rows += timing.measure("picture size", named, settings=settings, repeats=options.repeats)
     machine = {
@@ -156,14 +154,13 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {"method": options.method, "width": options.width} | ({"fsdp": True} if options.fsdp else {})
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} takes whole numbers with commas between, got {text!r}.") from None
-    if min(numbers) < 1:
-        raise ValueError(f"{option} takes numbers of at least 1, got {text!r}.")
-    return numbers
+def _sizes(text: str) -> list[int]:
+    known = ("64", "128", "256")
+    chosen = [part.strip() for part in text.split(",")]
+    for part in chosen:
+        if part not in known:
+            raise ValueError(f"--sizes takes {', '.join(known)}, got {part!r}.")
+    return [int(part) for part in chosen]
 
 
 def _make_devices(count: int) -> None:

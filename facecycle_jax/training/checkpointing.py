@@ -102,6 +102,8 @@ class Checkpointer:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(digests(state))
         )
+        # Orbax would wait too; a failure is told with the step it belongs to.
+        self.wait()
         with self._telling(step):
             self._manager.save(step, args=args, force=True)
         self._saving = step
@@ -144,10 +146,6 @@ class Checkpointer:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
-    def reached_preemption(self, step: int) -> bool:
-        """Says whether the platform has announced, to any process, that it will stop this job."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Waits for the save in progress and frees the threads.
 
@@ -166,7 +164,7 @@ class Checkpointer:
             known = self._manager.latest_step()
             raise StorageError(
                 f"a checkpoint could not be written to {self._manager.directory} "
-                f"(step {self._saving or step}; {type(error).__name__}: {_reason(error)}). "
+                f"(step {step}; {type(error).__name__}: {_reason(error)}). "
                 f"The checkpoints before it are intact, the newest is of step {known}. Make room or "
                 "repair the storage; the same command then continues from there."
             ) from error

@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-from types import FrameType
 from typing import NoReturn
 
 import jax
@@ -43,7 +42,7 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
       start_timeout: seconds to wait for the others to start.
 
     Raises:
-      ValueError: if a time is too short, or the cluster's environment does not name the processes.
+      ValueError: if a time is too short, or the environment does not name the processes rightly.
     """
     if peer_timeout < 2 or start_timeout < 2:
         raise ValueError(
@@ -51,19 +50,28 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
         )
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    named: tuple[str | None, int | None, int | None] = (None, None, None)
+    if address and count and index:
+        if not (count.isdecimal() and index.isdecimal()):
+            raise ValueError(
+                f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {index!r} must be whole numbers."
+            )
+        named = (address, int(count), int(index))
     _exit_on_abort(
         f"the processes of the job did not meet within {start_timeout} s"
         + (f" at {address}" if address else "")
         + ". Look at the logs of those that did not start, then start all of them again."
     )
-    known = bool(address and count and index)
-    jax.distributed.initialize(
-        address if known else None,
-        int(count or 0) if known else None,
-        int(index or 0) if known else None,
-        initialization_timeout=start_timeout,
-        heartbeat_timeout_seconds=peer_timeout,
-    )
+    try:
+        jax.distributed.initialize(
+            *named, initialization_timeout=start_timeout, heartbeat_timeout_seconds=peer_timeout
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise ValueError(
+            f"cannot join the other processes ({reason}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+            "JAX_PROCESS_ID, or start under a cluster that JAX knows (TPU pod, SLURM, GKE)."
+        ) from error
     _exit_on_abort(
         f"{name()} stops: another process of the job has died or has not answered for {peer_timeout} s, "
         "see the runtime's message above and the logs of the others. The checkpoints are intact; start "
@@ -151,8 +159,8 @@ def _exit_on_abort(sentence: str) -> None:
     function(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
 
 
-def _on_abort(number: int, frame: FrameType | None = None) -> None:
-    del number, frame
+def _on_abort(number: int) -> None:
+    del number
     os.write(2, f"facecycle_jax: {_sentence}\n".encode())
     os._exit(PEER_LOST_EXIT)
 

@@ -10,19 +10,8 @@ from facecycle_jax.benchmark import scaling
 @pytest.mark.slow
 def test_every_part(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    arguments = [
-        "--per-device",
-        "1",
-        "--width",
-        "0.0625",
-        "--repeats",
-        "1",
-        "--batches",
-        "1,2",
-        "--sizes",
-        "64",
-    ]
-    assert scaling.main([*arguments, "--json", str(file)]) == 0
+    tiny = ["--per-device", "1", "--width", "0.0625", "--repeats", "1", "--sizes", "64"]
+    assert scaling.main([*tiny, "--json", str(file)]) == 0
     assert "fake devices" in capsys.readouterr().out
     rows = json.loads(file.read_text())["rows"]
     assert [row["program"] for row in rows if row["case"] == "weak scaling"] == [
@@ -34,9 +23,9 @@ def test_every_part(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--parts", "strong"], "--parts takes weak, batch, size"),
-        (["--batches", "1,two"], "--batches takes whole numbers"),
-        (["--sizes", "0"], "at least 1"),
+        (["--parts", "strong"], "--parts takes weak, size"),
+        (["--sizes", "64,big"], "--sizes takes 64, 128, 256"),
+        (["--per-device", "0"], "must be at least 1"),
         (["--repeats", "0"], "must be at least 1"),
     ],
 )

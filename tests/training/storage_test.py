@@ -14,7 +14,7 @@ import pytest
 import toy_training
 from etils import epath
 from etils.epath import backend, gpath
-from several import ROOT, TOY, environment
+from several import ROOT, TOY, codes, environment, start
 
 from facecycle_jax import files, training
 
@@ -57,6 +57,16 @@ def test_a_full_disk_is_told_and_old_checkpoints_stay(tmp_path):
         assert f"Continuing at step {step} of 20" in result.stderr
 
 
+@pytest.mark.slow
+def test_a_full_disk_ends_all_processes(tmp_path):
+    with small_disk(tmp_path, 2000) as workdir:
+        ended = start(2, TOY, str(workdir), "num_steps=200", TOY_DEVICES="2", TOY_FLAGS="--peer_timeout=6")
+        # The process whose write failed says so; the others notice its end.
+        assert set(codes(ended)) <= {69, 74}, ended
+        assert 74 in codes(ended)
+        training.load_trees(workdir)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
     state = {"params": {"kernel": jax.numpy.ones((256, 256))}}
     checkpointer = training.Checkpointer(tmp_path)
@@ -86,45 +96,22 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert [p.read_bytes() for p in (tmp_path / "a").iterdir()] == [b"one"]
 
 
-class Bucket(backend._OsPathBackend):
-    """A cloud of one's own: gs:// paths live in a local folder, and every path written is noted."""
+class Bucket:
+    """A cloud of one's own: what is said of gs:// paths is done in a local folder."""
 
     def __init__(self, folder):
-        self._folder, self.written = pathlib.Path(folder), set()
+        self._folder = pathlib.Path(folder)
+
+    def __getattr__(self, name):
+        def done(*paths, **options):
+            # Of `open` the second argument is the mode.
+            return getattr(backend.os_backend, name)(*map(self._local, paths), **options)
+
+        return done
 
     def _local(self, path):
         path = os.fspath(path)
-        assert path.startswith("gs://"), path
-        return str(self._folder / path.removeprefix("gs://"))
-
-    def open(self, path, mode):
-        if "r" not in mode:
-            self.written.add(os.fspath(path))
-        return super().open(self._local(path), mode)
-
-    def exists(self, path):
-        return super().exists(self._local(path))
-
-    def isdir(self, path):
-        return super().isdir(self._local(path))
-
-    def listdir(self, path):
-        return super().listdir(self._local(path))
-
-    def makedirs(self, path, *, exist_ok, mode=None):
-        return super().makedirs(self._local(path), exist_ok=exist_ok)
-
-    def mkdir(self, path, *, exist_ok, mode=None):
-        return super().mkdir(self._local(path), exist_ok=exist_ok)
-
-    def remove(self, path):
-        return super().remove(self._local(path))
-
-    def rename(self, path, dst):
-        return super().rename(self._local(path), self._local(dst))
-
-    def replace(self, path, dst):
-        return super().replace(self._local(path), self._local(dst))
+        return str(self._folder / path.removeprefix("gs://")) if path.startswith("gs://") else path
 
 
 class Manager:
@@ -141,9 +128,6 @@ class Manager:
 
     def save(self, step, args, force):
         self._steps.append(step)
-
-    def reached_preemption(self, step):
-        return False
 
     def wait_until_finished(self):
         pass
