@@ -1,7 +1,9 @@
 """Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
 
 Exit codes: 0 done; 2 a mistake in the command, configuration or data; 3 the loss stayed not finite;
-75 stopped by SIGTERM with the state saved: start the same command again; 130 interrupted.
+69 another process of the job is lost; 74 a file cannot be written, e.g. because the disk is full; 75
+stopped by SIGTERM with the state saved; 130 interrupted. After 69, 74 (with room made), 75 and 130 the same
+command continues.
 """
 
 import logging
@@ -15,6 +17,7 @@ from ml_collections import config_flags
 
 from facecycle_jax import train, training
 from facecycle_jax.evaluate import check_probe, probe_while_training
+from facecycle_jax.training import processes
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
@@ -26,29 +29,29 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "cluster's environment (TPU pod, SLURM, GKE) or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
     "JAX_PROCESS_ID. FACECYCLE_DISTRIBUTED=1 does the same.",
 )
-
-
-def _initialize_distributed() -> None:
-    """Joins the other processes."""
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-    if address and count and index:
-        jax.distributed.initialize(address, int(count), int(index))
-    else:
-        jax.distributed.initialize()
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    "peer_timeout", 60, "Seconds without a sign of life after which a process counts as lost."
+)
+_START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for the others to start.")
 
 
 def _set_up_logging() -> None:
-    """Sends the package's log to stderr, each line with its process."""
+    """Sends the log to stderr, each line with its process where there are several."""
     handler = logging.StreamHandler()
-    process = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
-    handler.setFormatter(logging.Formatter(f"{process}%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(f"{_prefix()}%(asctime)s %(message)s", "%H:%M:%S"))
     # Orbax tells each of its steps at the level of information.
     absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(
+        logging.Formatter(f"{_prefix()}%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    )
     package = logging.getLogger("facecycle_jax")
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def _prefix() -> str:
+    return f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
 
 
 def main(argv: list[str]) -> int:
@@ -64,8 +67,20 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unexpected argument {argv[1]!r}.")
     try:
         if _DISTRIBUTED.value:
-            _initialize_distributed()
-        _set_up_logging()
+            processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)
+    except ValueError as error:
+        print(f"facecycle_jax: {error}", file=sys.stderr)
+        return 2
+    _set_up_logging()
+    code = _train()
+    if _DISTRIBUTED.value:
+        processes.leave(code)
+    return code
+
+
+def _train() -> int:
+    """Trains; every foreseen end is one line on stderr and a code."""
+    try:
         config = _CONFIG.value
         if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
             hide_accelerators_from_tensorflow()
@@ -83,6 +98,18 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 130
+    except training.StorageError as error:
+        return _fail(training.STORAGE_EXIT, error)
+    except OSError as error:
+        told = f"a file cannot be read or written ({error}). Checkpoints are intact; make room or repair the "
+        return _fail(training.STORAGE_EXIT, OSError(f"{told}storage, then the same command continues."))
+    except Exception:
+        if not _DISTRIBUTED.value:
+            raise
+        # A process that stayed in the job would keep the others waiting; but first: is it this one's fault?
+        logging.getLogger("facecycle_jax").exception("an error of the program, or of a lost process:")
+        processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
+        return 1
     return 0
 
 
@@ -90,7 +117,7 @@ def _fail(code: int, error: Exception) -> int:
     """Prints one line instead of a stack trace; FACECYCLE_TRACEBACK=1 brings that back."""
     if os.environ.get("FACECYCLE_TRACEBACK"):
         logging.getLogger("facecycle_jax").exception("exit code %d", code)
-    print(f"facecycle_jax: {error}", file=sys.stderr)
+    print(f"{_prefix()}facecycle_jax: {error}", file=sys.stderr)
     return code
 
 

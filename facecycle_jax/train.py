@@ -71,15 +71,23 @@ def _train(config: Mapping[str, Any], workdir: epath.Path, probe: training.Probe
     start = int(state.step)
     writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
     progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
+    alone = False
     try:
         with training.StopSignal() as stop, progress.showing():
             state = _loop(run, state, writer, progress, stop)
         if config["data"]["source"] == "synthetic":
             _report_truth(run, writer)
+    except (training.PreemptedError, training.DivergedError):
+        raise
+    except Exception:
+        # The error of one process of several: finishing a save would wait for processes stuck in a step.
+        alone = jax.process_count() > 1
+        raise
     finally:
-        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
-        run.checkpointer.close()
         writer.close()
+        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
+        if not alone:
+            run.checkpointer.close()
         training.report_unreadable(workdir, run.unreadable())
     log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
     return state
@@ -119,7 +127,7 @@ def _loop(
             _evaluate(run, state, step, writer)
             progress.restart(step)
         # 4. Checkpoint, also when asked to stop.
-        stopping = stop.received or run.checkpointer.reached_preemption(step)
+        stopping = stop.reached()
         if step % config["checkpoint_every"] == 0 or last or stopping:
             _check_finite(run, state, between=(logged, step))
             run.checkpointer.save(step, state, loss=dict([run.evaluated]).get(step))

@@ -3,7 +3,9 @@
 As a program: python tests/toy_training.py WORKDIR [field=value ...], with these environment
 variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite, TOY_KILL=N dies of
 SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there, TOY_BLOCK=tensorflow makes
-that import fail.
+that import fail. TOY_WHO=1 has that process alone do so; TOY_PAUSE=0.3 lets every step take so many seconds;
+TOY_DEVICES=4 gives the process so many devices; TOY_FAIL=N has it fail
+in step N; TOY_FLAGS holds more flags of the program.
 """
 
 import ast
@@ -11,11 +13,13 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import unittest.mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 SIZE = 8
 
@@ -69,14 +73,22 @@ class ToyLoader:
             shape = (self._batch_size, 2, SIZE, SIZE, 3)
             frames = rng.integers(0, 255, shape, dtype=np.uint8)
             step += 1
+            part = self._batch_size // jax.process_count()
+            begin = part * jax.process_index()
             if self._seed == 0:
+                time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+            if self._seed == 0 and os.environ.get("TOY_WHO", str(jax.process_index())) == str(
+                jax.process_index()
+            ):
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
+                if step in asked("TOY_FAIL"):
+                    raise ValueError(f"the batch of step {step} cannot be read")
                 if step in asked("TOY_KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if step in asked("TOY_TERM"):
                     os.kill(os.getpid(), signal.SIGTERM)
-            yield {"frames": frames}
+            yield {"frames": frames[begin : begin + part]}
 
 
 def make_loader(config, *, split):
@@ -147,6 +159,8 @@ if __name__ == "__main__":
     if os.environ.get("TOY_BLOCK"):
         sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
     sys.path.insert(0, os.getcwd())
+    if os.environ.get("TOY_DEVICES"):
+        jax.config.update("jax_num_cpu_devices", int(os.environ["TOY_DEVICES"]))
     from facecycle_jax import main
 
     def value(text):
@@ -156,6 +170,8 @@ if __name__ == "__main__":
             return text
 
     given = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    # All other flags are the program's own.
+    flags.FLAGS([sys.argv[0], f"--workdir={sys.argv[1]}", *os.environ.get("TOY_FLAGS", "").split()])
     config = toy_config(**{name: value(text) for name, text in given.items()})
     a, b, c = patched()
     with (
@@ -165,8 +181,6 @@ if __name__ == "__main__":
         unittest.mock.patch.multiple(
             main,
             _CONFIG=unittest.mock.Mock(value=config),
-            _WORKDIR=unittest.mock.Mock(value=sys.argv[1]),
-            _DISTRIBUTED=unittest.mock.Mock(value=False),
         ),
     ):
         sys.exit(main.main(sys.argv[:1]))

@@ -21,15 +21,20 @@ from facecycle_jax.training.state import TrainState, init_state
 from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
 from facecycle_jax.training.stopping import (
     DIVERGED_EXIT,
+    PEER_LOST_EXIT,
     PREEMPTED_EXIT,
+    STORAGE_EXIT,
     DivergedError,
     PreemptedError,
     StopSignal,
+    StorageError,
 )
 
 __all__ = [
     "DIVERGED_EXIT",
+    "PEER_LOST_EXIT",
     "PREEMPTED_EXIT",
+    "STORAGE_EXIT",
     "Averages",
     "Checkpointer",
     "DivergedError",
@@ -41,6 +46,7 @@ __all__ = [
     "Run",
     "StepOptions",
     "StopSignal",
+    "StorageError",
     "TrainState",
     "average_weights",
     "batch_sharding",

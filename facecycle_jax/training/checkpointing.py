@@ -3,20 +3,23 @@
 A run's directory holds checkpoints/<step>/ (Orbax) and losses.json (held-out loss by step).
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from facecycle_jax.files import write_whole
+from facecycle_jax.training import processes
 from facecycle_jax.training.digests import check_digests, digests
-from facecycle_jax.training.loading import FOLDER, absolute
+from facecycle_jax.training.loading import FOLDER, absolute, check_whole
+from facecycle_jax.training.stopping import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ class Checkpointer:
         # Orbax wants absolute paths; a URL is one already.
         self._workdir = absolute(workdir)
         self._losses = _read_losses(self._workdir)
+        self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
             self._workdir / FOLDER,
             options=ocp.CheckpointManagerOptions(
@@ -85,7 +89,7 @@ class Checkpointer:
           loss: its held-out loss, where it was measured.
 
         Raises:
-          OSError: (or what the file system raises) if the earlier save failed.
+          StorageError: if this or the earlier save failed.
         """
         if step in self._manager.all_steps():
             return
@@ -94,11 +98,15 @@ class Checkpointer:
             if jax.process_index() == 0:
                 # Only of steps that still exist, so the file does not grow.
                 kept = {s: v for s, v in self._losses.items() if s in {*self._manager.all_steps(), step}}
-                (self._workdir / LOSSES).write_text(json.dumps(kept))
+                write_whole(self._workdir / LOSSES, json.dumps(kept).encode())
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(digests(state))
         )
-        self._manager.save(step, args=args, force=True)
+        # Orbax would wait too; a failure is told with the step it belongs to.
+        self.wait()
+        with self._telling(step):
+            self._manager.save(step, args=args, force=True)
+        self._saving = step
 
     def restore(self, abstract: Any) -> Any | None:
         """Restores the newest checkpoint that can be read.
@@ -116,37 +124,87 @@ class Checkpointer:
           ValueError: if there are checkpoints and none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        if jax.process_count() > 1:
+            return self._restore_together(steps, abstract)
         for step in steps:
             try:
                 return self._restore(step, abstract)
             except Exception as error:
                 # Any damage to a file ends here, whatever the reader below raises for it.
-                reason = str(error).strip().split("\n")[0][:300]
-                log.error(
-                    "CHECKPOINT %s IS UNREADABLE (%s: %s): using the one before it.",
-                    self._manager.directory / str(step), type(error).__name__, reason,
-                )  # fmt: skip
-                unreadable = step
-            self._set_aside(unreadable)
-        if steps:
-            raise ValueError(
-                f"none of the checkpoints {steps[::-1]} could be read; they are in "
-                f"{self._workdir / UNREADABLE} now. Start anew elsewhere, or move one back."
-            )
+                self._report(step, error)
+            self._set_aside(step)
+        self._check_any(steps)
         return None
 
     def wait(self) -> None:
-        """Waits for the save in progress and raises what it raised."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Waits for the save in progress.
 
-    def reached_preemption(self, step: int) -> bool:
-        """Says whether the platform has announced, to any process, that it will stop this job."""
-        return self._manager.reached_preemption(step)
+        Raises:
+          StorageError: if it failed.
+        """
+        with self._telling(self._saving):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self) -> None:
-        """Waits for the save in progress and frees the threads."""
-        self._manager.close()
+        """Waits for the save in progress and frees the threads.
+
+        Raises:
+          StorageError: if it failed.
+        """
+        with self._telling(self._saving):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _telling(self, step: int | None) -> Iterator[None]:
+        """Turns whatever the writer below raises into a sentence."""
+        try:
+            yield
+        except Exception as error:
+            known = self._manager.latest_step()
+            raise StorageError(
+                f"a checkpoint could not be written to {self._manager.directory} "
+                f"(step {step}; {type(error).__name__}: {_reason(error)}). "
+                f"The checkpoints before it are intact, the newest is of step {known}. Make room or "
+                "repair the storage; the same command then continues from there."
+            ) from error
+
+    def _restore_together(self, steps: Sequence[int], abstract: Any) -> Any | None:
+        """Restores the checkpoint that process 0 has found whole; all processes use the same.
+
+        One process alone reads before: were each to find damage by itself, those that find none would
+        wait for the others forever.
+        """
+        chosen = -1
+        for step in steps if jax.process_index() == 0 else ():
+            try:
+                check_whole(self._manager.directory / str(step))
+            except ValueError as error:
+                self._report(step, error)
+                continue
+            chosen = step
+            break
+        chosen = processes.agree(chosen)
+        for step in steps:
+            if step <= chosen:
+                return self._restore(chosen, abstract)
+            self._set_aside(step)
+        self._check_any(steps)
+        return None
+
+    def _report(self, step: int, error: Exception) -> None:
+        log.error(
+            "CHECKPOINT %s IS UNREADABLE (%s: %s): using the one before it.",
+            self._manager.directory / str(step), type(error).__name__, _reason(error),
+        )  # fmt: skip
+
+    def _check_any(self, steps: Sequence[int]) -> None:
+        """Raises ValueError if there were checkpoints, all of them unreadable."""
+        if steps:
+            raise ValueError(
+                f"none of the checkpoints {sorted(steps)} could be read; they are in "
+                f"{self._workdir / UNREADABLE} now. Start anew elsewhere, or move one back."
+            )
 
     def _restore(self, step: int, abstract: Any) -> Any:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digests=ocp.args.JsonRestore())
@@ -162,10 +220,14 @@ class Checkpointer:
             if target.exists():
                 target.rmtree()
             (self._workdir / FOLDER / str(step)).rename(target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoint_set_aside")
+        processes.wait_for_all("checkpoint_set_aside")
         self._losses.pop(step, None)
         self._manager.reload()
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error's text."""
+    return str(error).strip().split("\n")[0][:300]
 
 
 def _best(losses: Mapping[int, float], steps: Sequence[int]) -> int | None:

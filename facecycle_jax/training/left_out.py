@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from facecycle_jax.files import write_whole
+
 log = logging.getLogger(__name__)
 
 
@@ -23,7 +25,7 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
     before = path.read_text().splitlines() if path.exists() else []
     # One line each, whatever is in a file's name.
     lines = {" ".join(reason.split()) for reason in reasons.values()} | set(before)
-    path.write_text("".join(f"{line}\n" for line in sorted(lines)))
+    write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
     log.warning(
         "Left out so far: %d pictures that cannot be read (%d met since this start), listed in %s",
         len(lines), len(reasons), path,

@@ -61,19 +61,36 @@ def load_trees(path: epath.PathLike) -> Tree:
       FileNotFoundError: if there is no checkpoint.
       ValueError: if it cannot be read or is not one of this package.
     """
-    checkpoint = find_checkpoint(path)
+    trees = _read(find_checkpoint(path), ("params", "frozen", "ema"))
+    return {**trees.get("frozen", {}), **(trees.get("ema") or trees["params"])}
+
+
+def check_whole(checkpoint: epath.Path) -> None:
+    """Reads a checkpoint, the optimiser's state too, and compares it with its checksums.
+
+    Args:
+      checkpoint: DIR/checkpoints/STEP.
+
+    Raises:
+      ValueError: if anything in it is missing or damaged.
+    """
+    _read(checkpoint, None)
+
+
+def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
+    """Reads parts of a state (None: all) as numpy arrays; a process does so by itself."""
     item = checkpoint / "state"
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             metadata = reader.metadata(item).tree
-            wanted = {k: metadata[k] for k in ("params", "frozen", "ema") if metadata.get(k)}
+            wanted = {k: v for k, v in metadata.items() if names is None or (k in names and v)}
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             trees = reader.restore(
                 item,
                 args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
             )
         check_digests(trees, json.loads((checkpoint / "digests" / "metadata").read_text()))
-        return {**trees.get("frozen", {}), **(trees.get("ema") or trees["params"])}
+        return trees
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]
         raise ValueError(f"cannot read {checkpoint} ({type(error).__name__}: {reason}).") from error

@@ -3,9 +3,10 @@
 Scalars by name, e.g. 'train/total'; pictures uint8 [H, W, 3].
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import clu.metrics
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+
+from facecycle_jax.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,15 @@ def _summary_writer(directory: epath.Path) -> tuple[Any, str]:
     return metric_writers.SummaryWriter(str(directory)), ""
 
 
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Turns TensorFlow's own errors of a full disk and the like into OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"TensorBoard event files: {str(error)[:300]}") from error
+
+
 class MetricWriter:
     """Writes scalars and pictures of a run.
 
@@ -128,27 +140,31 @@ class MetricWriter:
             self._lines.append(line)
             self._rewrite()
         if self._events is not None:
-            self._events.write_scalars(step, dict(values))
+            with _as_os_errors():
+                self._events.write_scalars(step, dict(values))
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Adds a picture, uint8 [H, W, 3], to the TensorBoard event files."""
         if self._events is not None:
-            self._events.write_images(step, {name: picture[None]})
+            with _as_os_errors():
+                self._events.write_images(step, {name: picture[None]})
 
     def flush(self) -> None:
         """Writes out what is buffered."""
         if self._events is not None:
-            self._events.flush()
+            with _as_os_errors():
+                self._events.flush()
 
     def close(self) -> None:
         """Writes out what is buffered and closes the files."""
         if self._file is not None:
             self._file.close()
         if self._events is not None:
-            self._events.close()
+            with _as_os_errors():
+                self._events.close()
 
     def _rewrite(self) -> None:
-        self._path.write_text("".join(line + "\n" for line in self._lines))
+        write_whole(self._path, "".join(line + "\n" for line in self._lines).encode())
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -8,6 +8,9 @@ from typing import Any
 import jax
 from etils import epath
 
+from facecycle_jax.files import write_whole
+from facecycle_jax.training.processes import wait_for_all
+
 log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
@@ -61,8 +64,10 @@ def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bo
                 f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Use the "
                 "old values to continue it, or another workdir to start anew."
             )
+    # Every process compares with what was there before one replaces it.
+    wait_for_all("config_compared")
     if jax.process_index() == 0:
-        path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+        write_whole(path, (json.dumps(now, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:

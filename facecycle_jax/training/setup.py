@@ -160,6 +160,11 @@ def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
     return lambda start: (put_batch(batch, mesh) for batch in loader.batches(start))
 
 
+def _copy(x: Any) -> Any:
+    """Copies an array where it is; one moved to a single device could not be spread over processes."""
+    return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
+
+
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
     """Copies networks by name from the run named by `init_from`, if any is."""
     motion = ("motion_encoder", "flow_decoder", "generator")
@@ -181,7 +186,7 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
         raise ValueError(f"init_from={config['init_from']} has no network of {config['method']}.")
     log.info("From %s: %s", config["init_from"], ", ".join(sorted(copied + warm)))
     # A copy: two donated arguments must not share one buffer.
-    average = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    average = None if state.ema is None else jax.tree.map(_copy, params)
     return dataclasses.replace(
         state,
         frozen=jax.device_put(frozen, shardings.frozen),

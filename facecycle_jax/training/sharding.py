@@ -3,6 +3,7 @@
 A batch is a dict of arrays whose first axis is the (global) batch.
 """
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from facecycle_jax.training.processes import host_names
+
 # Below this number of elements a gather costs more than the memory saved.
 _MIN_SHARDED = 2**14
+# A table stays readable on a pod.
+_MAX_HOSTS = 8
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -21,9 +26,11 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
       devices: the devices, or None for all of all processes.
 
     Returns:
-      A mesh with the axis 'data'.
+      A mesh with the axis 'data', the devices of a process side by side, so that a process's part of the
+      batch is one piece and an item's place in the batch does not depend on how devices are numbered.
     """
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -79,6 +86,13 @@ def check_batch(batch_size: int, *, accumulate: int, mesh: Mesh) -> None:
             f"batch_size {batch_size} must be a multiple of optimiser.accumulate {accumulate} "
             f"times the {mesh.size} devices."
         )
+    counts = collections.Counter(device.process_index for device in mesh.devices.flat)
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            "every process must have as many devices as the others, and they have "
+            + ", ".join(f"{counts[process]} (process {process})" for process in sorted(counts))
+            + "."
+        )
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -99,7 +113,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
-    """Writes the start-up table: processes, devices, mesh, batch.
+    """Writes the start-up table: processes, hosts, devices, mesh, batch. All processes have to call it.
 
     Args:
       mesh: the mesh.
@@ -110,11 +124,18 @@ def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
       One line per fact.
     """
     kinds = sorted({f"{device.platform} {device.device_kind}" for device in mesh.devices.flat})
+    hosts = list(dict.fromkeys(host_names()))
+    shown = ", ".join(hosts[:_MAX_HOSTS]) + (", ..." if len(hosts) > _MAX_HOSTS else "")
     rows = (
         ("process", f"{jax.process_index()} of {jax.process_count()}"),
+        ("hosts", f"{len(hosts)} ({shown})"),
         ("devices", f"{mesh.size} ({', '.join(kinds)}), {jax.local_device_count()} here"),
         ("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())),
-        ("batch", f"{batch_size} pairs in all, {batch_size // mesh.size} per device"),
+        (
+            "batch",
+            f"{batch_size} pairs in all, {batch_size // jax.process_count()} per process, "
+            f"{batch_size // mesh.size} per device",
+        ),
         ("micro-batches", f"{accumulate} of {batch_size // accumulate} pairs"),
     )
     return "\n".join(f"  {name:<14}{value}" for name, value in rows)

@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all. Pictures are uint8 [H, W, 3] RGB or [H, W] grey."""
+"""Pictures as files. Pictures are uint8 [H, W, 3] RGB or [H, W] grey."""
 
 import io
-import uuid
 
 import numpy as np
 from etils import epath
 from PIL import Image
+
+from facecycle_jax.files import write_whole
+
+__all__ = ["save_png", "write_whole"]
 
 
 def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
@@ -26,21 +29,3 @@ def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     write_whole(path, buffer.getvalue())
-
-
-def write_whole(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file under another name beside it, then renames it.
-
-    Args:
-      path: where to, local or in the cloud; missing folders are made, an existing file is replaced.
-      content: the bytes.
-    """
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
