@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Networks.
     config.model = ml_collections.ConfigDict()
     config.model.width = 1.0  # multiplier on all channels; 1 is the paper's
+    config.model.encoder_width = 0.0  # the same of the encoders alone; 0: width
     config.model.image_size = 64  # pixels: 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
     config.model.dtype = "float32"  # of computation: 'float32' or 'bfloat16'
@@ -58,10 +59,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.source = "folder"  # kind of source: 'folder', 'list' or 'synthetic'
     config.data.path = ""  # where it is
-    config.data.backend = "tf"  # 'tf' reads while training (tensorflow); 'memory' reads all first
-    config.data.memory_gb = 8.0  # gigabytes of decoded pictures that backend 'memory' may take
+    config.data.backend = "tf"  # 'tf' reads while training (tensorflow); 'memory', 'device': all first
+    config.data.memory_gb = 8.0  # gigabytes of decoded pictures that 'memory' and 'device' may take
     config.data.min_frames = 4  # frames; shorter tracks are left out
     config.data.decode_size = 72  # pixels decoded to; room for crops of image_size
+    config.data.mirror_pair_probability = (0.5,)  # of pairing with the mirror image; stage 1; or one a root
     config.data.eval_fraction = 0.02  # of the people, held out
     config.data.identity_depth = 1  # folders below path that name a person
     config.data.max_tracks = 0  # tracks used; 0: all

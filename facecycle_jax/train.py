@@ -1,11 +1,11 @@
 """The only training loop: every method, one device or many, from a configuration.
 
 A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png, truth.png (synthetic
-faces only) and, where TensorFlow is installed, tensorboard/.
+faces only), unreadable.txt (where pictures could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -72,6 +72,7 @@ def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
         # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
         run.checkpointer.close()
         writer.close()
+        training.report_unreadable(workdir, run.unreadable())
     log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
     return state
 
@@ -85,7 +86,7 @@ def _loop(
 ) -> TrainState:
     """Steps to the end; the order within a step is fixed, so that runs can be compared."""
     config, start = run.config, int(state.step)
-    batches = _batches(run.train_data, run.mesh, start=start)
+    batches = run.train_batches(start)
     merge = jax.jit(Averages.merge)
     averages: Averages | None = None
     logged = start
@@ -122,12 +123,6 @@ def _loop(
             )
     run.checkpointer.wait()
     return state
-
-
-def _batches(loader: training.Loader, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Any]:
-    """Puts a loader's batches onto the devices, from the one of step `start` on."""
-    for batch in loader.batches(start):
-        yield training.put_batch(batch, mesh)
 
 
 def _log(
@@ -178,7 +173,7 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}
     # The same batches every time: those of the first steps.
-    batches = _batches(run.eval_data, run.mesh, start=0)
+    batches = run.eval_batches(0)
     for number in range(max(1, config["eval_batches"])):
         new, pictures = run.eval_step(state.eval_params, state.frozen, next(batches))
         averages = new if averages is None else averages.merge(new)

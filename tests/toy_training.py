@@ -7,6 +7,7 @@ that import fail.
 """
 
 import ast
+import contextlib
 import os
 import signal
 import sys
@@ -50,9 +51,13 @@ def toy_method(*, noise: float = 0.1):
 
 class ToyLoader:
     num_tracks = 64
+    unreadable = {}  # noqa: RUF012
 
     def __init__(self, batch_size, seed):
         self._batch_size, self._seed = batch_size, seed
+
+    def on_devices(self, mesh):
+        return None
 
     def batches(self, start):
         def asked(name):
@@ -118,11 +123,11 @@ def patched():
     )
 
 
-def train(workdir, **overrides):
+def train(workdir, *, toy_data=True, **overrides):
     from facecycle_jax import train as loop
 
     a, b, c = patched()
-    with a, b, c:
+    with a if toy_data else contextlib.nullcontext(), b, c:
         return loop.train_and_evaluate(toy_config(**overrides), workdir)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,8 @@ def _prepared(
     x = torch.tensor(np.ascontiguousarray(stacked), device=device)
     model = model.to(device)
     if mode == "channels_last":
-        model = model.to(memory_format=torch.channels_last)
+        # Any: torch's own types do not know this call.
+        model = cast(Any, model).to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     return model, x, device
 

@@ -16,7 +16,7 @@ arXiv 2108.03427.
 |---|---|
 | stages | {stages} |
 | parameters | {parameters:,} in {dtype} |
-| network | width {width:g}, codes of {code_dim} numbers, computed in {compute} |
+| network | width {width:g}{encoders}, codes of {code_dim} numbers, computed in {compute} |
 | trunk | {trunk} |
 | pictures | {size} x {size} pixels, {colour}, {low:g} to {high:g}, less {mean}, over {std} |
 | licence | {licence} |
@@ -55,6 +55,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         parameters=weights["parameters"],
         dtype=weights["dtype"],
         width=model["width"],
+        encoders=f" (encoders {model['encoder_width']:g})" if "encoder_width" in model else "",
         code_dim=model["code_dim"],
         compute=model["dtype"],
         trunk=_TRUNKS[model["trunk"]],

@@ -48,7 +48,8 @@ class ModelFolder(NamedTuple):
     """What a model folder holds.
 
     Attributes:
-      model: configuration: width, image_size, code_dim, dtype, trunk and, of a 'vgg' trunk, vgg_width.
+      model: configuration: width, image_size, code_dim, dtype, trunk, perhaps encoder_width and, of
+        a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
       info: the whole of config.json: also stages, input, licence, source, weights, package_version.
     """
@@ -74,7 +75,7 @@ def write_model(
       trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder and normaliser,
         and 'vgg' or 'trunk' as the model has it; layers of the VGG-19 beyond conv3_1 are left out.
       model: configuration of the networks: width, image_size, code_dim, dtype, trunk and perhaps
-        vgg_width, the channel multiplier of a 'vgg' trunk.
+        encoder_width and, of a 'vgg' trunk, vgg_width.
       licence: under which the weights may be used, in words.
       source: where the weights come from, in words.
       dtype: 'float32' or 'float16' (half the size, three decimal digits).

@@ -38,10 +38,12 @@ def check_model(model: Any) -> dict[str, Any]:
 
     Args:
       model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and the trunk is
-        'vgg', vgg_width, the channel multiplier of that trunk (1 if not given).
+        'vgg', vgg_width, the channel multiplier of that trunk (1 if not given); also encoder_width, that
+        of the encoders (0 or not given: width).
 
     Returns:
-      The same as plain numbers and strings; vgg_width is there exactly if the trunk is 'vgg'.
+      The same as plain numbers and strings; vgg_width is there exactly if the trunk is 'vgg',
+      encoder_width if it is above 0.
 
     Raises:
       ValueError: naming the field that is missing, unknown or out of range.
@@ -50,7 +52,7 @@ def check_model(model: Any) -> dict[str, Any]:
         raise ValueError(f"model must be a mapping of fields, got {shorten(model)}.")
     fields = {str(name): value for name, value in model.items()}
     missing = [name for name in ORIGINAL_MODEL if name not in fields]
-    unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width")]
+    unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")]
     if missing or unknown:
         what = f"lacks {missing[0]!r}" if missing else f"has the unknown field {shorten(unknown[0])}"
         raise ValueError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
@@ -62,6 +64,8 @@ def check_model(model: Any) -> dict[str, Any]:
     }
     if checked["trunk"] == "vgg":
         checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
+    if fields.get("encoder_width", 0) != 0:
+        checked["encoder_width"] = _number(fields, "encoder_width")
     # Checks what is left: known sizes, dtypes and trunks.
     make_forward(checked, vgg_width=checked.get("vgg_width"))
     return checked

@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
+
+import numpy as np
 
 from facecycle_jax.data.tracks import Tracks, make_tracks
 
@@ -30,7 +33,7 @@ def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_
     """
     found: list[tuple[str, str, list[str]]] = []
     single: list[tuple[str, str, list[str]]] = []
-    for root in (part.strip() for part in path.split(",")):
+    for root in roots_of(path):
         if not root or not os.path.isdir(root):
             raise FileNotFoundError(f"data.path={path!r}: there is no folder {root!r}.")
         for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -47,6 +50,27 @@ def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_
     kept = [track for track in found if len(track[2]) >= min_frames] + single
     tracks = make_tracks(kept or found, origin=path, min_frames=1 if kept else min_frames)
     return tracks.select(range(max_tracks)) if 0 < max_tracks < len(tracks) else tracks
+
+
+def roots_of(path: str) -> list[str]:
+    """Splits `data.path` into its roots."""
+    return [part.strip() for part in path.split(",")]
+
+
+def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
+    """Gives every track the value of the root it was found in.
+
+    Args:
+      tracks: of `scan_folder`.
+      path: the roots.
+      values: one for each root, in the order of `path`.
+
+    Returns:
+      float64 [tracks].
+    """
+    # A root may lie in another one; then the tracks below it are named by the longer.
+    roots = sorted(zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0]))
+    return np.array([next(v for r, v in roots if name.startswith(f"{r}/")) for name in tracks.names])
 
 
 def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:

@@ -1,19 +1,20 @@
 """From a configuration to batches.
 
-A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the track has one frame, its mirror image is
+A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the first picture is to be
 the second), track and identity int32 [B, 2].
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from facecycle_jax.data.folder import read_list, scan_folder
+from facecycle_jax.data.folder import by_root, read_list, roots_of, scan_folder
 from facecycle_jax.data.memory import check_memory, decode_all
 from facecycle_jax.data.reading import Report
+from facecycle_jax.data.resident import place_frames, resident_batches
 from facecycle_jax.data.sampling import check_pairing, draw_pairs, make_table
 from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tf_pipeline import tf_batches
@@ -35,6 +36,8 @@ class Loader:
       seed: of the draws.
       decode_size: S, pixels.
       report: what could not be read.
+      mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
+      resident: whether the frames are to lie on the devices; see `resident_batches`.
     """
 
     tracks: Tracks
@@ -44,16 +47,47 @@ class Loader:
     seed: int
     decode_size: int
     report: Report
+    mirrored: np.ndarray | float = 0.0
+    resident: bool = False
 
     @property
     def num_tracks(self) -> int:
         """Counts the tracks, of all processes."""
         return len(self.tracks)
 
+    def on_devices(self, mesh: jax.sharding.Mesh) -> Callable[[int], Iterator[dict[str, jax.Array]]] | None:
+        """Puts the frames onto the devices, once, if they are to lie there.
+
+        Args:
+          mesh: with the one axis 'data'.
+
+        Returns:
+          None if they are not; else `batches(start)`, which yields the batches of steps start, start + 1,
+          ... of all processes without end, drawn and gathered on the devices.
+        """
+        if not self.resident or self.frames is None:
+            return None
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        table = jax.device_put(make_table(self.tracks, mirrored=self.mirrored), whole)
+        frames = place_frames(self.frames, mesh)
+        draw = resident_batches(mesh, batch_size=self.batch_size, pairing=self.pairing, seed=self.seed)
+
+        def batches(start: int) -> Iterator[dict[str, jax.Array]]:
+            step = jax.device_put(np.uint32(start), whole)
+            while True:
+                step, batch = draw(step, table, frames)
+                yield batch
+
+        return batches
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reasons, by file name, why pictures met so far were left out, of this process."""
+        return self.report.unreadable
+
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
-        check_pairing(self.tracks, pairing=self.pairing)
-        table = make_table(self.tracks)
+        table = make_table(self.tracks, mirrored=self.mirrored)
         part = self.batch_size // jax.process_count()
         mine = slice(part * jax.process_index(), part * (jax.process_index() + 1))
         cpu = jax.local_devices(backend="cpu")[0]
@@ -100,8 +134,9 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
       FileNotFoundError: if the data are not there.
     """
     options = config["data"]
-    if options["backend"] not in ("memory", "tf"):
-        raise ValueError(f"data.backend must be 'memory' or 'tf', got {options['backend']!r}.")
+    backend = options["backend"]
+    if backend not in ("memory", "device", "tf"):
+        raise ValueError(f"data.backend must be 'memory', 'device' or 'tf', got {backend!r}.")
     pairing, size, report = PAIRING[config["method"]], options["decode_size"], Report()
     frames = None
     if options["source"] == "synthetic":
@@ -123,11 +158,34 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     if options["source"] == "synthetic":
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
-    elif options["backend"] == "memory":
+    elif backend != "tf":
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, size=size, report=report)
     check_pairing(tracks, pairing=pairing)
-    return Loader(tracks, frames, config["batch_size"], pairing, config["seed"], size, report)
+    mirrored = _mirrored(tracks, options)
+    if split == "eval":
+        # Held-out pairs are of two frames wherever training ever pairs two.
+        mirrored = np.floor(mirrored)
+    return Loader(
+        tracks, frames, config["batch_size"], pairing, config["seed"], size, report, mirrored,
+        resident=backend == "device",
+    )  # fmt: skip
+
+
+def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
+    """Says how often each track's frames are paired with their own mirror image."""
+    values = np.atleast_1d(np.asarray(options.get("mirror_pair_probability", 0.5), np.float64))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
+    if len(values) == 1:
+        return np.full(len(tracks), values[0])
+    roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
+    if len(values) != roots:
+        raise ValueError(
+            f"data.mirror_pair_probability has {len(values)} numbers and data.path {roots} folders: give "
+            "one number for all, or one for each folder."
+        )
+    return by_root(tracks, options["path"], values.tolist())
 
 
 def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:

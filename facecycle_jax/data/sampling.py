@@ -25,6 +25,7 @@ class Table(NamedTuple):
       identity: number of the person.
       person_first: the person's first track.
       person_count: the person's tracks.
+      mirrored: float32, how often a frame is paired with its own mirror image instead of another frame.
     """
 
     first: np.ndarray
@@ -32,10 +33,19 @@ class Table(NamedTuple):
     identity: np.ndarray
     person_first: np.ndarray
     person_count: np.ndarray
+    mirrored: np.ndarray
 
 
-def make_table(tracks: Tracks) -> Table:
-    """Builds the index arrays of tracks."""
+def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
+    """Builds the index arrays of tracks.
+
+    Args:
+      tracks: sorted by person.
+      mirrored: see `Table`, of each track or of all; a track of one frame is mirrored in any case.
+
+    Returns:
+      The arrays.
+    """
     count = np.array([len(frames) for frames in tracks.frames], np.int32)
     _, identity, sizes = np.unique(tracks.identities, return_inverse=True, return_counts=True)
     starts = np.cumsum(sizes) - sizes
@@ -45,6 +55,7 @@ def make_table(tracks: Tracks) -> Table:
         identity.astype(np.int32),
         starts[identity].astype(np.int32),
         sizes[identity].astype(np.int32),
+        np.where(count == 1, 1.0, np.broadcast_to(mirrored, count.shape)).astype(np.float32),
     )
 
 
@@ -100,7 +111,11 @@ def draw_pairs(
       seed: of the order and the frames.
 
     Returns:
-      frame, track, identity int32 [B, 2] and mirror bool [B]: whether the track has one frame only.
+      frame, track, identity int32 [B, 2] and mirror bool [B]: whether the second picture is to be the
+      mirror image of the first, whose frame then stands twice.
+
+    References:
+      FaceCycle (ICCV 2021), section 4.1.
     """
     size = table.first.shape[0]
     item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
@@ -115,11 +130,13 @@ def draw_pairs(
 
     count = jnp.asarray(table.frames)[track]
     one = jax.vmap(below)(keys[:, 0], count)
+    mirror = jnp.zeros(batch_size, bool)
     if pairing == "same":
         partner = track
-        # Another frame: skip the first one's place; a single frame stands for itself, mirrored.
+        mirror = jax.vmap(jax.random.bernoulli)(keys[:, 2], jnp.asarray(table.mirrored)[track])
+        # Another frame: skip the first one's place.
         other = jax.vmap(below)(keys[:, 1], jnp.maximum(count - 1, 1))
-        two = jnp.where(count > 1, other + (other >= one), 0)
+        two = jnp.where(mirror, one, other + (other >= one))
     else:
         skip = jnp.asarray(table.person_count)[track]
         begin = jnp.asarray(table.person_first)[track]
@@ -128,9 +145,8 @@ def draw_pairs(
         two = jax.vmap(below)(keys[:, 2], jnp.asarray(table.frames)[partner])
     pair = jnp.stack([track, partner], axis=1)
     frame = jnp.asarray(table.first)[pair] + jnp.stack([one, two], axis=1)
-    alone = (count == 1) & (pairing == "same")
     identity = jnp.asarray(table.identity)[pair]
-    return {"frame": frame, "track": pair, "identity": identity, "mirror": alone}
+    return {"frame": frame, "track": pair, "identity": identity, "mirror": mirror}
 
 
 def check_pairing(tracks: Tracks, *, pairing: str) -> None:

@@ -77,12 +77,13 @@ def tf_batches(
     def read(frame: np.ndarray, track: np.ndarray) -> np.ndarray:
         try:
             places = frame - first[track]
-            return np.stack(
-                [
-                    read_or_replace(tracks, int(t), int(p), size=size, report=report)
-                    for t, p in zip(track.ravel(), places.ravel(), strict=True)
-                ]
-            ).reshape(*frame.shape, size, size, 3)
+            wanted = list(zip(track.ravel().tolist(), places.ravel().tolist(), strict=True))
+            # A frame to be paired with its mirror image is wanted twice and read once.
+            pictures = {
+                (t, p): read_or_replace(tracks, t, p, size=size, report=report)
+                for t, p in dict.fromkeys(wanted)
+            }
+            return np.stack([pictures[one] for one in wanted]).reshape(*frame.shape, size, size, 3)
         except ValueError as error:
             failures.append(error)
             raise

@@ -117,7 +117,8 @@ def make_forward(
     """Builds the forward passes of a model configuration.
 
     Args:
-      model: mapping with width, image_size, code_dim, dtype and trunk ('vgg' or 'learned').
+      model: mapping with width, image_size, code_dim, dtype, trunk ('vgg' or 'learned') and perhaps
+        encoder_width.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
       remat: see `Forward`.
@@ -134,6 +135,7 @@ def make_forward(
         width=model["width"],
         image_size=model["image_size"],
         code_dim=model["code_dim"],
+        encoder_width=model.get("encoder_width", 0.0),
         dtype=model["dtype"],
     )
     learned = model["trunk"] == "learned"

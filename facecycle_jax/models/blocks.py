@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.ops import transposed_conv
+
 Dtype = Any
 Initialiser = Callable[..., jax.Array]
 
@@ -92,32 +94,27 @@ def conv(
     )(x)
 
 
-def upconv(x: jax.Array, *, features: int, name: str, dtype: Dtype) -> jax.Array:
-    """Doubles height and width by a transposed convolution with kernel 4, stride 2, padding 1.
+class UpConv(nn.Module):
+    """Transposed convolution that doubles height and width: kernel 4, stride 2, padding 1, with bias.
 
-    Args:
-      x: [N, H, W, C].
+    Attributes:
       features: output channels.
-      name: parameter name within the calling module.
       dtype: computation dtype.
-
-    Returns:
-      [N, 2 H, 2 W, features].
     """
-    # PyTorch takes the fan in of a transposed kernel from its output side.
-    kernel_init, bias_init = _kernel_and_bias_init(
-        "default", taps=16, fan_in=16 * features, features=features
-    )
-    return nn.ConvTranspose(
-        features,
-        (4, 4),
-        strides=(2, 2),
-        padding=((2, 2), (2, 2)),
-        dtype=dtype,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        name=name,
-    )(x)
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, H, W, C] to [N, 2 H, 2 W, features]."""
+        # PyTorch takes the fan in of a transposed kernel from its output side.
+        kernel_init, bias_init = _kernel_and_bias_init(
+            "default", taps=16, fan_in=16 * self.features, features=self.features
+        )
+        kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features))
+        bias = self.param("bias", bias_init, (self.features,))
+        return transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.models.blocks import Dtype, ResidualBlock, conv, scaled, upconv
+from facecycle_jax.models.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
 from facecycle_jax.ops import warp
 
 
@@ -90,8 +90,8 @@ class Generator(nn.Module):
         for index in range(8):
             x = ResidualBlock("default", dtype, name=f"residual{index + 1}")(x)
         half = scaled(128, self.width)
-        x = layer(nn.relu(upconv(x, features=half, name="up1", dtype=dtype)), "conv1", 128)
+        x = layer(nn.relu(UpConv(half, dtype, name="up1")(x)), "conv1", 128)
         x = jnp.concatenate([fine, x], axis=-1)
-        x = layer(nn.relu(upconv(x, features=half, name="up2", dtype=dtype)), "conv2", 128)
+        x = layer(nn.relu(UpConv(half, dtype, name="up2")(x)), "conv2", 128)
         x = conv(x, features=3, kernel=3, name="to_rgb", dtype=dtype, init="default")
         return x.astype(jnp.float32)

@@ -38,6 +38,7 @@ def build_networks(
     image_size: int = 64,
     code_dim: int = 256,
     dtype: str = "float32",
+    encoder_width: float = 0.0,
 ) -> Networks:
     """Builds the modules.
 
@@ -46,6 +47,8 @@ def build_networks(
       image_size: 64, 128 or 256 pixels.
       code_dim: length of the codes.
       dtype: 'float32' or 'bfloat16', the dtype computed in; parameters are float32.
+      encoder_width: multiplier of the encoders' channels, 0: `width`. They see a picture once where the
+        generator draws three, so a narrow model affords wider ones.
 
     Returns:
       The networks.
@@ -56,13 +59,15 @@ def build_networks(
     check_image_size(image_size)
     if width <= 0:
         raise ValueError(f"width must be above 0, got {width}.")
+    if encoder_width < 0:
+        raise ValueError(f"encoder_width must not be negative, got {encoder_width}.")
     if code_dim < 1:
         raise ValueError(f"code_dim must be at least 1, got {code_dim}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     kind: Dtype = DTYPES[dtype]
     return Networks(
-        encoder=CodeEncoder(width, image_size, code_dim, kind),
+        encoder=CodeEncoder(encoder_width or width, image_size, code_dim, kind),
         flow_decoder=FlowDecoder(width, image_size, kind),
         generator=Generator(width, kind),
         normaliser=Normaliser(width, kind),

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.models.blocks import Dtype, ResidualBlock, conv, scaled, upconv
+from facecycle_jax.models.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
 
 
 class Modulation(nn.Module):
@@ -108,8 +108,8 @@ class NormaliserDecoder(nn.Module):
         for index in range(7):
             x = ResidualBlock("default", self.dtype, name=f"residual{index + 1}")(x)
         half = scaled(128, self.width)
-        x = nn.relu(upconv(x, features=half, name="up1", dtype=self.dtype))
+        x = nn.relu(UpConv(half, self.dtype, name="up1")(x))
         x = nn.relu(conv(x, features=half, kernel=3, name="conv1", dtype=self.dtype, init="default"))
-        x = nn.relu(upconv(x, features=half, name="up2", dtype=self.dtype))
+        x = nn.relu(UpConv(half, self.dtype, name="up2")(x))
         x = conv(x, features=3, kernel=1, name="to_rgb", dtype=self.dtype, init="default")
         return x.astype(jnp.float32)

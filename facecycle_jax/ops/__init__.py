@@ -6,6 +6,7 @@ from facecycle_jax.ops.normalise import denormalise, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
 from facecycle_jax.ops.resize import resize_bilinear
 from facecycle_jax.ops.ssim import ssim
+from facecycle_jax.ops.transposed_conv import transposed_conv
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "plain_pairs",
     "resize_bilinear",
     "ssim",
+    "transposed_conv",
     "warp",
 ]

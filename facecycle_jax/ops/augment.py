@@ -65,12 +65,10 @@ def augment_pairs(
     hue: float = 0.01,
     jitter_probability: float = 0.8,
     mirror_probability: float = 0.5,
-    pair_mirror_probability: float = 0.5,
 ) -> jax.Array:
     """Crops, recolours and mirrors pictures, each item by a key of its own.
 
-    The second picture of an item of one person is, with `pair_mirror_probability` and always where the
-    batch says so, the mirror image of the first one as augmented.
+    Where the batch says so, the second picture of an item is the mirror image of the first as augmented.
 
     Args:
       key: random key; item i uses `fold_in(key, i)`.
@@ -84,7 +82,6 @@ def augment_pairs(
       hue: largest rotation, in turns.
       jitter_probability: of any change of colours.
       mirror_probability: of mirroring a picture.
-      pair_mirror_probability: see above.
 
     Returns:
       float32 [B, 2, size, size, 3], normalised.
@@ -113,10 +110,9 @@ def augment_pairs(
         return jnp.where(mirrored, jnp.flip(image, axis=1), image)
 
     def item(index: jax.Array, frames: jax.Array, mirror: jax.Array, identity: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.fold_in(key, index), 3)
+        keys = jax.random.split(jax.random.fold_in(key, index), 2)
         first, second = one(keys[0], frames[0]), one(keys[1], frames[1])
-        chance = jax.random.bernoulli(keys[2], pair_mirror_probability)
-        use_mirror = (mirror | chance) & (identity[0] == identity[1])
+        use_mirror = mirror & (identity[0] == identity[1])
         return jnp.stack([first, jnp.where(use_mirror, jnp.flip(first, axis=1), second)])
 
     frames = batch["frames"]
@@ -132,7 +128,7 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
       size: side of the result in pixels.
 
     Returns:
-      float32 [B, 2, size, size, 3], normalised; the mirror image where an item has one frame alone.
+      float32 [B, 2, size, size, 3], normalised; the second is the mirror image where the batch says so.
     """
     whole = (jnp.zeros(2), jnp.ones(2))
 
@@ -140,6 +136,6 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
         return _resample(frame.astype(jnp.float32) / 255.0, *whole, size)
 
     pictures = jax.vmap(jax.vmap(resize))(batch["frames"])
-    alone = batch["mirror"] & (batch["identity"][:, 0] == batch["identity"][:, 1])
-    second = jnp.where(alone[:, None, None, None], jnp.flip(pictures[:, 0], axis=-2), pictures[:, 1])
+    use_mirror = batch["mirror"] & (batch["identity"][:, 0] == batch["identity"][:, 1])
+    second = jnp.where(use_mirror[:, None, None, None], jnp.flip(pictures[:, 0], axis=-2), pictures[:, 1])
     return normalise(jnp.stack([pictures[:, 0], second], axis=1))

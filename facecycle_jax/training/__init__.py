@@ -2,6 +2,7 @@
 
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.ground_truth import compare_with_truth, describe_truth
+from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
 from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
@@ -63,5 +64,6 @@ __all__ = [
     "read_config",
     "read_metrics",
     "replicated",
+    "report_unreadable",
     "state_shardings",
 ]

@@ -18,7 +18,7 @@ from facecycle_jax.training.loading import copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import make_optimiser, make_schedule
 from facecycle_jax.training.run_config import check_config
-from facecycle_jax.training.sharding import check_batch, describe, make_mesh, state_shardings
+from facecycle_jax.training.sharding import check_batch, describe, make_mesh, put_batch, state_shardings
 from facecycle_jax.training.state import TrainState, init_state
 from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
 
@@ -30,15 +30,27 @@ class Loader(Protocol):
 
     Attributes:
       num_tracks: tracks, of all processes, that batches are drawn from.
+      unreadable: reasons, by file name, why pictures met so far were left out.
     """
 
     @property
     def num_tracks(self) -> int:
         """Tracks over all processes."""
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reasons by file name."""
+
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
         ...
+
+    def on_devices(self, mesh: jax.sharding.Mesh) -> "Feed | None":
+        """Returns what yields batches made on the devices, or None if `batches` is to be used."""
+
+
+# Yields global batches, split over the devices, of steps start, start + 1, ... without end.
+Feed = Callable[[int], Iterator[dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass
@@ -48,8 +60,9 @@ class Run:
     config: Mapping[str, Any]
     workdir: epath.Path
     mesh: jax.sharding.Mesh
-    train_data: Loader
-    eval_data: Loader
+    train_batches: Feed
+    eval_batches: Feed
+    unreadable: Callable[[], dict[str, str]]
     train_step: Callable[..., tuple[TrainState, Averages]]
     eval_step: Callable[..., tuple[Averages, dict[str, jax.Array]]]
     schedule: Callable[[int], Any]
@@ -123,10 +136,23 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         rows=config["panel_rows"],
     )
     run = Run(
-        config, workdir, mesh, train_data, eval_data, train_step, eval_step, schedule, checkpointer,
-        total_steps,
+        config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
+        lambda: {**eval_data.unreadable, **train_data.unreadable},
+        train_step, eval_step, schedule, checkpointer, total_steps,
     )  # fmt: skip
     return run, state
+
+
+def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
+    """Brings a loader's batches onto the devices.
+
+    Transfers and steps are only started here, and done in order by the devices: while one step computes,
+    the next batch is read and moved.
+    """
+    feed = loader.on_devices(mesh)
+    if feed is not None:
+        return feed
+    return lambda start: (put_batch(batch, mesh) for batch in loader.batches(start))
 
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:

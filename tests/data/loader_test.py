@@ -59,6 +59,27 @@ def assert_same(one, two):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):
+    mirror = np.concatenate([b["mirror"] for b in first(make_loader(config(tree), split="train"), 100)])
+    # Four standard deviations of 400 throws.
+    assert abs(mirror.mean() - 0.5) < 0.1
+    held = make_loader(config(tree), split="eval")
+    assert not any(batch["mirror"].any() for batch in first(held, 20))
+
+
+def test_mirror_images_alone_for_one_root_of_two(tree):
+    # The second root lies within the first.
+    roots = f"{tree}, {tree / 'p1'}"
+    for split in ("train", "eval"):
+        loader = make_loader(config(roots, mirror_pair_probability=(0.0, 1.0)), split=split)
+        inner = np.array([name.startswith(f"{tree / 'p1'}/") for name in loader.tracks.names])
+        assert 0 < inner.sum() < len(inner)
+        for batch in first(loader, 20):
+            np.testing.assert_array_equal(batch["mirror"], inner[batch["track"][:, 0]])
+            same = (batch["frames"][:, 0] == batch["frames"][:, 1]).all(axis=(1, 2, 3))
+            np.testing.assert_array_equal(same, batch["mirror"])
+
+
 @pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
 def test_memory_and_tf_yield_the_same_bytes(tree, method):
     pytest.importorskip("tensorflow")
@@ -183,10 +204,14 @@ def test_too_much_for_the_memory_allowed(tree):
 
 
 def test_settings_that_are_wrong(tree):
-    with pytest.raises(ValueError, match=r"data\.backend must be 'memory' or 'tf', got 'disk'"):
+    with pytest.raises(ValueError, match=r"data\.backend must be 'memory', 'device' or 'tf', got 'disk'"):
         make_loader(config(tree, "disk"), split="train")
     with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
         make_loader(config(tree, source="web"), split="train")
+    with pytest.raises(ValueError, match=r"mirror_pair_probability must be from 0 to 1, got \[1\.5\]"):
+        make_loader(config(tree, mirror_pair_probability=(1.5,)), split="train")
+    with pytest.raises(ValueError, match=r"has 2 numbers and data\.path 1 folders"):
+        make_loader(config(tree, mirror_pair_probability=(0.5, 1.0)), split="train")
     with pytest.raises(ValueError, match=r"data\.path is empty"):
         make_loader(config(""), split="train")
 

@@ -20,8 +20,9 @@ def tracks_of(counts):
     )
 
 
-def draw(tracks, step, *, batch_size=8, pairing="same", seed=0):
-    drawn = draw_pairs(np.uint32(step), make_table(tracks), batch_size=batch_size, pairing=pairing, seed=seed)
+def draw(tracks, step, *, batch_size=8, pairing="same", seed=0, mirrored=0.0):
+    table = make_table(tracks, mirrored=mirrored)
+    drawn = draw_pairs(np.uint32(step), table, batch_size=batch_size, pairing=pairing, seed=seed)
     return {name: np.asarray(value) for name, value in drawn.items()}
 
 
@@ -68,6 +69,28 @@ def test_same_pairs_are_two_different_frames_of_one_track():
     assert seen == set(range(19))
 
 
+@pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
+def test_frames_are_paired_with_their_mirror_image_as_often_as_asked(probability):
+    tracks = tracks_of([[5, 1, 3, 9]])
+    drawn = [draw(tracks, step, batch_size=64, mirrored=probability) for step in range(25)]
+    frame, mirror = (np.concatenate([batch[name] for batch in drawn]) for name in ("frame", "mirror"))
+    np.testing.assert_array_equal(frame[:, 0] == frame[:, 1], mirror)
+    single = np.concatenate([batch["track"][:, 0] for batch in drawn]) == 1
+    assert mirror[single].all()
+    # 1200 throws.
+    assert abs(mirror[~single].mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / 1200)
+    np.testing.assert_array_equal(
+        draw(tracks, 3, batch_size=64, mirrored=probability)["mirror"], drawn[3]["mirror"]
+    )
+
+
+def test_each_track_has_its_own_share_of_mirror_images():
+    tracks = tracks_of([[5], [4], [9]])
+    for step in range(30):
+        batch = draw(tracks, step, mirrored=np.array([0.0, 1.0, 0.0]))
+        np.testing.assert_array_equal(batch["mirror"], batch["track"][:, 0] == 1)
+
+
 def test_frames_of_a_track_are_drawn_evenly():
     tracks = tracks_of([[10]])
     frames = np.concatenate([draw(tracks, step, batch_size=64)["frame"] for step in range(64)])
@@ -83,7 +106,7 @@ def test_different_pairs_never_show_one_person_twice():
     table = make_table(tracks)
     partners = set()
     for step in range(200):
-        batch = draw(tracks, step, pairing="different")
+        batch = draw(tracks, step, pairing="different", mirrored=0.5)
         assert (batch["identity"][:, 0] != batch["identity"][:, 1]).all()
         np.testing.assert_array_equal(batch["identity"], table.identity[batch["track"]])
         assert not batch["mirror"].any()

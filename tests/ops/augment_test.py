@@ -13,7 +13,6 @@ STILL = {
     "ratio": (1.0, 1.0),
     "jitter_probability": 0.0,
     "mirror_probability": 0.0,
-    "pair_mirror_probability": 0.0,
 }
 
 
@@ -48,33 +47,28 @@ def test_certain_mirroring_mirrors():
     np.testing.assert_array_equal(mirrored, batch["frames"][..., ::-1, :])
 
 
-def test_the_second_of_a_pair_may_be_the_first_mirrored():
-    drawn = augment(batch_of(), **{**STILL, "pair_mirror_probability": 1.0})
-    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
+def test_the_second_of_a_pair_is_the_first_mirrored_where_the_batch_says_so():
+    batch = batch_of()
+    batch["mirror"][::2] = True
+    drawn = augment(batch, **STILL)
+    np.testing.assert_array_equal(drawn[::2, 1], drawn[::2, 0, :, ::-1])
+    np.testing.assert_array_equal(drawn[1::2], batch["frames"][1::2])
     # It mirrors the augmented first picture, whatever happened to that.
-    drawn = augment(batch_of(), pair_mirror_probability=1.0)
-    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
+    drawn = augment(batch)
+    np.testing.assert_array_equal(drawn[::2, 1], drawn[::2, 0, :, ::-1])
+    assert (drawn[1::2, 1] != drawn[1::2, 0, :, ::-1]).any()
 
 
 def test_two_people_are_never_replaced_by_one_mirrored():
     batch = batch_of(same=False, mirror=True)
-    drawn = augment(batch, **{**STILL, "pair_mirror_probability": 1.0})
+    drawn = augment(batch, **STILL)
     np.testing.assert_array_equal(drawn, batch["frames"])
 
 
-def test_a_single_picture_is_always_paired_with_its_mirror_image():
+def test_evaluation_mirrors_where_the_batch_says_so():
     batch = batch_of(mirror=True)
-    drawn = augment(batch, pair_mirror_probability=0.0)
-    np.testing.assert_array_equal(drawn[:, 1], drawn[:, 0, :, ::-1])
     plain = np.asarray(denormalise(plain_pairs(batch, size=24)))
     np.testing.assert_array_equal(plain[:, 1], batch["frames"][:, 0, :, ::-1])
-
-
-def test_half_of_the_pairs_are_mirror_images():
-    drawn = augment(batch_of(400, 8), size=8, **{**STILL, "pair_mirror_probability": 0.5})
-    share = np.mean([(pair[1] == pair[0, :, ::-1]).all() for pair in drawn])
-    # Four standard deviations of 400 throws.
-    assert abs(share - 0.5) < 0.1
 
 
 def test_items_and_keys_differ():
@@ -89,7 +83,7 @@ def test_items_and_keys_differ():
 
 def test_the_default_changes_are_small():
     batch = batch_of(40)
-    drawn = augment(batch, mirror_probability=0.0, pair_mirror_probability=0.0)
+    drawn = augment(batch, mirror_probability=0.0)
     change = np.abs(drawn - batch["frames"]).mean(axis=(1, 2, 3, 4))
     assert 0.5 < change.mean() < 12
 

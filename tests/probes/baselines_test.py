@@ -23,7 +23,9 @@ def test_lbp_counts_patterns_and_ignores_brightness():
     assert features.shape == (6, 4 * 4 * 118)
     # The roots of each cell's two histograms are of unit length.
     np.testing.assert_allclose((features**2).sum(1), 2 * 16, rtol=1e-5)
-    np.testing.assert_array_equal(lbp_features(pictures() + 30), features)
+    # Noise: in flat places the patterns are a matter of rounding.
+    noise = np.random.default_rng(1).integers(0, 200, (6, 40, 40, 1)).repeat(3, -1).astype(np.uint8)
+    np.testing.assert_allclose(lbp_features(noise + 30), lbp_features(noise), atol=1e-6)
     with pytest.raises(ValueError, match="no cell of 50"):
         lbp_features(pictures(), cell=50)
 

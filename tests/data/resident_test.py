@@ -1,0 +1,79 @@
+"""Frames on the devices: the batches of the other backends, made without moving anything."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecycle_jax import training
+from facecycle_jax.data import make_loader
+from facecycle_jax.data.resident import place_frames
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Five people of 1 to 5 pictures of noise: 15 frames, no multiple of eight devices."""
+    path = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for person in range(5):
+        (path / f"p{person}").mkdir()
+        for frame in range(person + 1):
+            picture = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(path / f"p{person}" / f"{frame}.png")
+    return path
+
+
+def config(path, backend, method="motion_cycle"):
+    return {
+        "method": method,
+        "batch_size": 16,
+        "seed": 3,
+        "data": {
+            "source": "folder",
+            "path": str(path),
+            "backend": backend,
+            "memory_gb": 1.0,
+            "min_frames": 1,
+            "identity_depth": 1,
+            "max_tracks": 0,
+            "decode_size": SIZE,
+            "eval_fraction": 0.0,
+            "mirror_pair_probability": (0.5,),
+        },
+    }
+
+
+def test_frames_are_split_over_the_devices(tree):
+    frames = make_loader(config(tree, "device"), split="train").frames
+    assert len(frames) == 15
+    placed = place_frames(frames, training.make_mesh())
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, SIZE, SIZE, 3)}
+    np.testing.assert_array_equal(np.asarray(placed)[:15], frames)
+    assert not np.asarray(placed)[15:].any()
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
+def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
+    mesh = training.make_mesh(jax.devices()[:devices])
+    feed = make_loader(config(tree, "device", method), split="train").on_devices(mesh)
+    expected = make_loader(config(tree, "memory", method), split="train").batches(5)
+    batches = feed(5)
+    # The first call compiles and places the step's number.
+    made = [next(batches)]
+    with jax.transfer_guard("disallow"):
+        made += list(itertools.islice(batches, 3))
+    for batch, other in zip(made, expected, strict=False):
+        assert batch.keys() == other.keys()
+        for name, value in batch.items():
+            assert value.sharding.is_equivalent_to(training.batch_sharding(mesh), value.ndim)
+            assert value.dtype == other[name].dtype
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_other_backends_feed_from_the_host(tree):
+    assert make_loader(config(tree, "memory"), split="train").on_devices(training.make_mesh()) is None

@@ -1,0 +1,43 @@
+"""The transposed convolution: both forms are one function, with one derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facecycle_jax import ops
+from facecycle_jax.ops.transposed_conv import _by_phases, _by_zero_filling
+
+
+def operands():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 5, 7, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((4, 4, 3, 6)), jnp.float32)
+    return x, kernel, jnp.asarray(rng.standard_normal((2, 10, 14, 6)), jnp.float32)
+
+
+def test_the_forms_agree_in_values_and_gradients():
+    x, kernel, cotangent = operands()
+    one, back_one = jax.vjp(_by_phases, x, kernel)
+    two, back_two = jax.vjp(_by_zero_filling, x, kernel)
+    np.testing.assert_allclose(one, two, atol=1e-5)
+    for a, b in zip(back_one(cotangent), back_two(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_it_agrees_with_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
+    x, kernel, _ = operands()
+    theirs = torch.nn.functional.conv_transpose2d(
+        torch.tensor(np.array(x)).permute(0, 3, 1, 2),
+        torch.tensor(np.array(kernel)[::-1, ::-1].copy()).permute(2, 3, 0, 1),
+        stride=2,
+        padding=1,
+    )
+    np.testing.assert_allclose(ops.transposed_conv(x, kernel), theirs.permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_a_kernel_that_does_not_fit_is_named():
+    x, kernel, _ = operands()
+    with pytest.raises(ValueError, match=r"kernel must be \[4, 4, 3, F\]"):
+        ops.transposed_conv(x, kernel[:3])
