@@ -13,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from facecycle_jax import train, training
+from facecycle_jax import compilation_cache, train, training
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
@@ -24,6 +24,12 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "One of several processes: calls jax.distributed.initialize, which finds the others by the "
     "cluster's environment (TPU pod, SLURM, GKE) or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
     "JAX_PROCESS_ID. FACECYCLE_DISTRIBUTED=1 does the same.",
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    compilation_cache.default_directory(),
+    "Directory in which compiled programs are kept, so that the next start need not compile; '' keeps none. "
+    f"{compilation_cache.VARIABLE} does the same.",
 )
 
 
@@ -65,6 +71,7 @@ def main(argv: list[str]) -> int:
         if _DISTRIBUTED.value:
             _initialize_distributed()
         _set_up_logging()
+        compilation_cache.enable(_CACHE.value)
         config = _CONFIG.value
         if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
             hide_accelerators_from_tensorflow()

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "facecycle_jax"
 FLOORS = {
     "_version": -1,
+    "compilation_cache": 0,
     "ops": 0,
     "losses": 1,
     "models": 1,

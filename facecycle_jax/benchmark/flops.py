@@ -1,9 +1,9 @@
 """Floating-point operations and bytes of a train step, by formula from the layers' shapes.
 
-Counted are convolutions, dense layers, the channel attention's products and the Gram matrices, a multiply-add as two
-operations; taps that fall on the zero padding do not count (nor do they in XLA's own count). Bytes are those that
-cannot be avoided when everything between two products is fused into them: each product reads its input and weights
-and writes its output once.
+Counted are convolutions, dense layers, the channel attention's products and the Gram matrices, a
+multiply-add as two operations; taps that fall on the zero padding do not count (nor do they in XLA's own
+count). Bytes are those that cannot be avoided when everything between two products is fused into them:
+each product reads its input and weights and writes its output once.
 """
 
 from collections.abc import Iterable
@@ -142,7 +142,11 @@ def vgg(size: int, width: float, last: str) -> list[Layer]:
 
 def gram(size: int, width: float) -> list[Layer]:
     """Lists the Gram matrices of the three layers of the perceptual loss."""
-    shapes = ((size // 2, scaled(128, width)), (size // 4, scaled(256, width)), (size // 8, scaled(512, width)))
+    shapes = (
+        (size // 2, scaled(128, width)),
+        (size // 4, scaled(256, width)),
+        (size // 8, scaled(512, width)),
+    )
     return [Layer(2 * s**2 * c**2, s**2 * c + c**2, 0) for s, c in shapes]
 
 
@@ -153,8 +157,8 @@ FORWARD, FROZEN, TRAINED = 1, 2, 3
 def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tuple[str, list[Layer], int]]:
     """Yields (what, layers per picture, passes) of one update.
 
-    With `shared`, as this program computes: maps of a picture once, for the networks and the loss. Without, as
-    the original program does: every network call starts from pictures.
+    With `shared`, as this program computes: maps of a picture once, for the networks and the loss. Without,
+    as the original program does: every network call starts from pictures.
     """
     deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
     moved, still = generator(size, width, flow=True), generator(size, width, flow=False)
@@ -184,7 +188,9 @@ def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tu
     yield "Gram matrices", (1 if shared else 2) * gram(size, width), FORWARD
 
 
-def parts(stage: str, *, batch: int, width: float = 1.0, size: int = 64, shared: bool = True) -> dict[str, float]:
+def parts(
+    stage: str, *, batch: int, width: float = 1.0, size: int = 64, shared: bool = True
+) -> dict[str, float]:
     """Counts the operations of one update by network.
 
     Args:
@@ -218,14 +224,19 @@ def train_step(
       item_bytes: bytes of an activation; weights and Adam's moments are float32.
 
     Returns:
-      Operations and bytes: activations and weights of every product, and Adam's seven passes over the weights.
+      Operations, and bytes of every product's activations and weights and of Adam's seven passes over the
+      weights.
     """
     flops = sum(parts(stage, batch=batch, width=width, size=size, shared=shared).values())
     moved = 0.0
     for _, layers, passes in _passes(stage, size=size, width=width, shared=shared):
         moved += passes * sum(2 * batch * item_bytes * layer.moved + 4 * layer.weights for layer in layers)
     trained = {
-        "motion_cycle": [*encoder(size, width), *flow_decoder(size, width), *generator(size, width, flow=True)],
+        "motion_cycle": [
+            *encoder(size, width),
+            *flow_decoder(size, width),
+            *generator(size, width, flow=True),
+        ],
         "identity_cycle": [*encoder(size, width), *normaliser(size, width)],
     }[stage]
     updated = 4 * 7 * sum(layer.weights for layer in trained)

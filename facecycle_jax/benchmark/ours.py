@@ -87,7 +87,12 @@ def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[st
 
 
 class TrainStep:
-    """The training loop's step on pictures that lie on the device; one call is one finished update."""
+    """The training loop's step on pictures that lie on the device; one call is one finished update.
+
+    Attributes:
+      trees: the parameters at the start, by network name.
+      untouched: whether no update has been made.
+    """
 
     def __init__(self, stage: str, setting: Setting) -> None:
         """Draws the state; the first call, or `compile`, compiles.
@@ -104,9 +109,11 @@ class TrainStep:
         batch = {"pictures": pictures(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
+        self.untouched = True
 
     def __call__(self) -> None:
         """Makes one update."""
+        self.untouched = False
         with jax.default_matmul_precision(self._precision):
             self._state, averages = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, averages))
@@ -151,6 +158,29 @@ def build_step(
         shardings=shardings,
     )
     return step, init, shardings
+
+
+def lower_step(stage: str, setting: Setting, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """Lowers the training loop's step for a mesh, abstract devices included, without any array.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      setting: what is lowered; its device is not looked at.
+      mesh: where it is to run.
+
+    Returns:
+      The lowered step; its cost analysis is of the program as written.
+    """
+    # Only its shapes matter: its values are arguments of the step.
+    shapes = jax.eval_shape(lambda: random_vgg(width=setting.width))
+    vgg = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    method = methods.METHODS[stage](forward_of(setting), vgg, methods.LossOptions())
+    step, init, _ = build_step(stage, method, mesh)
+    state = jax.eval_shape(init, jax.random.key(0))
+    shape = (setting.batch, 2, setting.size, setting.size, 3)
+    batch = {"pictures": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
+        return step.lower(state, batch)
 
 
 class Inference:

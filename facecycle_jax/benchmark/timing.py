@@ -135,8 +135,8 @@ def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | N
 def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
-        "| case | settings | program | median ms | fastest - slowest | times ours | pictures/s | share of peak | "
-        "first call s |",
+        "| case | settings | program | median ms | fastest - slowest | times ours | pictures/s | "
+        "share of peak | first call s |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
