@@ -40,6 +40,8 @@ class Row:
       slowest_ms: the slowest call.
       ratio: median over that of the first program of the case; above 1 is slower than it.
       first_call_s: seconds of the first call, compilation included.
+      cpu_ms: median processor time of one call, all threads of this process together: on a CPU it says
+        what was computed even where other programs take turns with this one.
       pictures_per_s: pictures a second at the median.
       share_of_peak: operations the method needs, over what a large matrix product gets done in that time.
       note: why it was not run, or what else is worth knowing.
@@ -53,6 +55,7 @@ class Row:
     slowest_ms: float | None = None
     ratio: float | None = None
     first_call_s: float | None = None
+    cpu_ms: float | None = None
     pictures_per_s: float | None = None
     share_of_peak: float | None = None
     note: str = ""
@@ -83,6 +86,7 @@ def measure(
     """
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {}
+    busy: dict[str, list[float]] = {}
     reasons = {name: program for name, program in programs.items() if isinstance(program, str)}
     for name, program in programs.items():
         if isinstance(program, str):
@@ -97,14 +101,15 @@ def measure(
                 raise
             reasons[name] = "not enough memory"
             continue
-        times[name] = []
+        times[name], busy[name] = [], []
     gc.collect()
     for _ in range(repeats):
         for name, taken in times.items():
             time.sleep(pause)
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             programs[name]()  # type: ignore[operator]
             taken.append(1e3 * (time.perf_counter() - start))
+            busy[name].append(1e3 * (time.process_time() - worked))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     rows = []
     for name in programs:
@@ -114,7 +119,8 @@ def measure(
         ratio = medians[name] / next(iter(medians.values()))
         low, high = min(times[name]), max(times[name])
         rates = _rates(work, medians[name])
-        rows.append(Row(case, name, settings, medians[name], low, high, ratio, first[name], *rates))
+        cpu = statistics.median(busy[name])
+        rows.append(Row(case, name, settings, medians[name], low, high, ratio, first[name], cpu, *rates))
     return rows
 
 
@@ -135,20 +141,21 @@ def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | N
 def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
-        "| case | settings | program | median ms | fastest - slowest | times ours | pictures/s | "
+        "| case | settings | program | median ms | fastest - slowest | times ours | CPU ms | pictures/s | "
         "share of peak | first call s |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         if row.median_ms is None:
-            lines.append(f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | |")
+            lines.append(f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |")
             continue
         pictures = "" if row.pictures_per_s is None else f"{row.pictures_per_s:.4g}"
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
         lines.append(
             f"| {row.case} | {settings} | {row.program} | {row.median_ms:.2f} | {row.fastest_ms:.2f} - "
-            f"{row.slowest_ms:.2f} | {row.ratio:.2f} | {pictures} | {share} | {row.first_call_s:.1f} |"
+            f"{row.slowest_ms:.2f} | {row.ratio:.2f} | {row.cpu_ms:.0f} | {pictures} | {share} | "
+            f"{row.first_call_s:.1f} |"
         )
     return "\n".join(lines)
 
