@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in dict.fromkeys(name for counted in parts.values() for name in counted):
         told = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
         print("| " + " | ".join([name, *told]) + " |")
-    print(f"\n| machine, bfloat16, {options.traffic:g} times the least bytes | ms an update, stage 1 | stage 2 | "
-          "hours of stage 1 | of stage 2 | of both |")  # fmt: skip
+    columns = "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
+    print(f"\n| machine, bfloat16, {options.traffic:g} times the least bytes | {columns}")
     print("|---|---:|---:|---:|---:|---:|")
     for name, kind, chips, batch in MACHINES:
         seconds = {
