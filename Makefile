@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo docs test test-slow lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,3 +40,12 @@ format: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+# The API reference, of the docstrings, in docs/api.
+MODULES := $(addprefix facecycle_jax.,model ops losses models data methods training probes convert viz train evaluate)
+docs: $(VENV)/.docs
+	$(BIN)/python -m pdoc --docformat google --output-directory docs/api facecycle_jax $(MODULES)
+
+$(VENV)/.docs: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.core

@@ -98,5 +98,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_last = 3  # checkpoints, beside the best
     config.max_nonfinite = 50  # updates skipped in a row before the run stops
     config.tensorboard = True  # write event files too, where tensorflow is installed
+
+    # Evaluation of the features at every evaluation of held-out people, on small sets: docs/evaluate.md.
+    config.probe = ml_collections.ConfigDict()
+    config.probe.task = ""  # 'lfw', 'fer2013', 'pose', 'synthetic', ...; '': none
+    config.probe.path = ""  # the data set as published
+    config.probe.limit = 1000  # pictures or pairs of each split; of 'synthetic' people, at most 64
     config.lock()
     return config

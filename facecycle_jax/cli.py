@@ -1,20 +1,20 @@
 """The `facecycle` command.
 
 Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, told in one
-sentence.
+sentence; 130 interrupted.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from facecycle_jax.commands import convert, evaluate, pictures
+from facecycle_jax.commands import convert, demo, evaluate, pictures
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (pictures, evaluate, convert):
+    for family in (pictures, demo, evaluate, convert):
         family.add(commands)
     return parser
 
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"facecycle: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

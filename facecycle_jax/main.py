@@ -1,7 +1,7 @@
 """Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
 
 Exit codes: 0 done; 2 a mistake in the command, configuration or data; 3 the loss stayed not finite;
-75 stopped by SIGTERM with the state saved: start the same command again.
+75 stopped by SIGTERM with the state saved: start the same command again; 130 interrupted.
 """
 
 import logging
@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from facecycle_jax import compilation_cache, train, training
+from facecycle_jax.evaluate import check_probe, probe_while_training
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
@@ -75,13 +76,20 @@ def main(argv: list[str]) -> int:
         config = _CONFIG.value
         if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
             hide_accelerators_from_tensorflow()
-        train.train_and_evaluate(config, _WORKDIR.value)
+        check_probe(config)
+        train.train_and_evaluate(config, _WORKDIR.value, probe=probe_while_training)
     except (ValueError, FileNotFoundError) as error:
         return _fail(2, error)
     except training.DivergedError as error:
         return _fail(training.DIVERGED_EXIT, error)
     except training.PreemptedError as error:
         return _fail(training.PREEMPTED_EXIT, error)
+    except KeyboardInterrupt:
+        print(
+            "facecycle_jax: interrupted; the same command continues from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

@@ -139,6 +139,16 @@ class FaceCycle:
         self._forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
         self._trees = jax.device_put(dict(trees))
 
+    @property
+    def forward(self) -> Forward:
+        """The networks' forward passes, pure functions of (trees, arrays)."""
+        return self._forward
+
+    @property
+    def trees(self) -> dict[str, Tree]:
+        """The parameters by network name."""
+        return dict(self._trees)
+
     def motion_code(self, pictures: Pictures) -> np.ndarray:
         """Computes motion codes: expression and head pose.
 

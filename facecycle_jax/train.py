@@ -4,6 +4,7 @@ A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<s
 faces only), unreadable.txt (where pictures could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.methods import make_forward
+from facecycle_jax.methods import inference, make_forward
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.ops import denormalise
+from facecycle_jax.probes.ground_truth import compare_with_truth, describe_truth
 from facecycle_jax.training import Averages, TrainState
 from facecycle_jax.viz import grid, save_png, training_panel
 
@@ -25,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def train_and_evaluate(
-    config: Mapping[str, Any] | ml_collections.ConfigDict, workdir: epath.PathLike
+    config: Mapping[str, Any] | ml_collections.ConfigDict,
+    workdir: epath.PathLike,
+    *,
+    probe: training.Probe | None = None,
 ) -> TrainState:
     """Trains what a configuration describes, or continues where a workdir stands.
 
@@ -33,6 +38,8 @@ def train_and_evaluate(
       config: a page of configs/; with `stages`, names of configurations in it that are run in order
         in workdir/<name>, each starting from the one before.
       workdir: directory of the run; created, local or gs://.
+      probe: takes a stage's configuration and the networks by name at every evaluation and returns further
+        figures to write, such as `facecycle_jax.evaluate.probe_while_training`.
 
     Returns:
       The last state.
@@ -46,20 +53,21 @@ def train_and_evaluate(
     workdir = epath.Path(workdir)
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     if "stages" not in config:
-        return _train(config, workdir)
+        return _train(config, workdir, probe)
     previous = ""
     for name in config["stages"]:
         log.info("Stage %r in %s", name, workdir / name)
         stage = {**config[name], "init_from": previous or config[name]["init_from"]}
-        state = _train(stage, workdir / name)
+        state = _train(stage, workdir / name, probe)
         previous = str(workdir / name)
     return state
 
 
-def _train(config: Mapping[str, Any], workdir: epath.Path) -> TrainState:
+def _train(config: Mapping[str, Any], workdir: epath.Path, probe: training.Probe | None) -> TrainState:
     """Runs one stage."""
     workdir.mkdir(parents=True, exist_ok=True)
     run, state = training.prepare(config, workdir)
+    run.probe = probe
     start = int(state.step)
     writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
     progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
@@ -182,6 +190,10 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
     writer.scalars(step, {f"eval/{name}": value for name, value in terms.items()})
     run.evaluated = (step, terms.get("total", float("nan")))
     log.info("held out at step %d: total %.4g", *run.evaluated)
+    if run.probe is not None and jax.process_index() == 0:
+        figures = run.probe(config, {**state.frozen, **state.eval_params})
+        if figures:
+            writer.scalars(step, {f"probe/{name}": value for name, value in figures.items()})
     if step % config["panel_every"] == 0 or step == run.total_steps:
         panel = _panel(first, step)
         if jax.process_index() == 0:
@@ -196,8 +208,11 @@ def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
     config, trees = run.config, training.load_trees(run.workdir)
     width = trees["vgg"]["conv1_1"]["bias"].shape[0] / 64 if "vgg" in trees else None
     forward = make_forward(config["model"], vgg_width=width, vgg_for_loss=False)
-    figures, pictures = training.compare_with_truth(
-        forward, trees, seed=config["seed"], size=config["model"]["image_size"]
+    draw = jax.jit(
+        functools.partial(inference.faces if "normaliser" in trees else inference.neutral, forward)
+    )
+    figures, pictures = compare_with_truth(
+        functools.partial(draw, trees), seed=config["seed"], size=config["model"]["image_size"]
     )
     writer.scalars(run.total_steps, {f"truth/{name}": value for name, value in figures.items()})
     rows = [[picture[row] for picture in pictures.values()] for row in range(config["panel_rows"])]
@@ -205,7 +220,7 @@ def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
     save_png(path, grid(rows, captions=list(pictures), title="people not trained on"))
     log.info(
         "Faces of people not trained on (mean absolute differences, parts of 1):\n%s\nDrawn in %s",
-        training.describe_truth(figures), path,
+        describe_truth(figures), path,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
 
+import io
 import json
 import os
 import pathlib
@@ -105,6 +106,17 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
     result = program(tmp_path, "num_steps=2", "tensorboard=True")
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "tensorboard").glob("events*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(events.Tags()["tensors"])
+    # The panel is there as it is on disk: width, height and the picture.
+    (shown,) = events.Tensors("held_out")
+    with Image.open(io.BytesIO(shown.tensor_proto.string_val[2])) as image:
+        picture = np.asarray(image)
+    with Image.open(tmp_path / "panels" / f"{shown.step:08}.png") as image:
+        np.testing.assert_array_equal(picture, np.asarray(image))
 
 
 def test_a_changed_configuration_is_named(unbroken, tmp_path):
@@ -188,6 +200,25 @@ def test_every_backend_trains_the_same_networks(pictures, tmp_path):
         for b in ("memory", "device", "tf")
     ]
     assert figures[0] == figures[1] == figures[2]
+
+
+def test_a_probe_runs_at_every_evaluation(tmp_path):
+    from facecycle_jax import train
+
+    asked = []
+
+    def probe(config, trees):
+        asked.append((config["probe"]["task"], sorted(trees)))
+        return {"accuracy": float(len(asked))}
+
+    one, two, three = toy_training.patched()
+    config = toy_training.toy_config(num_steps=4, eval_every=2)
+    with one, two, three:
+        train.train_and_evaluate(config, tmp_path, probe=probe)
+    assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
+    found = {m["step"]: m["probe/accuracy"] for m in training.read_metrics(tmp_path) if "probe/accuracy" in m}
+    assert list(found.values()) == [float(n + 1) for n in range(len(asked))]
+    assert {2, 4} <= set(found)
 
 
 def test_stages_run_one_after_the_other(tmp_path):

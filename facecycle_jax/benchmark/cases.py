@@ -1,5 +1,6 @@
 """The cases of the benchmark: what is timed, ours and PyTorch's programs of it in turn."""
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -82,6 +83,10 @@ def _networks(case: str, setting: ours.Setting, modes: list[str], repeats: int) 
         programs[f"torch {mode}"] = _torch_program(case, setting, mine, mode)
     work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
     rows = timing.measure(case, programs, settings=describe(setting), repeats=repeats, work=work)
+    memory = mine.compile().memory_analysis() if case in STAGES else None
+    if memory:
+        note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
+        rows[0] = dataclasses.replace(rows[0], note=note)
     if modes:
         from facecycle_jax.benchmark import torch_programs
 

@@ -114,8 +114,7 @@ class TrainStep:
     def __call__(self) -> None:
         """Makes one update."""
         self.untouched = False
-        with jax.default_matmul_precision(self._precision):
-            self._state, averages = self._step(self._state, self._batch)
+        self._state, averages = self.compile()(self._state, self._batch)
         jax.block_until_ready((self._state, averages))
 
     def total(self) -> float:

@@ -152,8 +152,9 @@ def table(rows: list[Row]) -> str:
             continue
         pictures = "" if row.pictures_per_s is None else f"{row.pictures_per_s:.4g}"
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
+        program = f"{row.program} ({row.note})" if row.note else row.program
         lines.append(
-            f"| {row.case} | {settings} | {row.program} | {row.median_ms:.2f} | {row.fastest_ms:.2f} - "
+            f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | {row.fastest_ms:.2f} - "
             f"{row.slowest_ms:.2f} | {row.ratio:.2f} | {row.cpu_ms:.0f} | {pictures} | {share} | "
             f"{row.first_call_s:.1f} |"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from facecycle_jax import evaluate as evaluation
 from facecycle_jax.model import load
 from facecycle_jax.probes.baselines import BASELINES
+from facecycle_jax.probes.neighbours import PROJECTIONS
 from facecycle_jax.probes.report import check_new, markdown, write_report
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
     command = commands.add_parser("evaluate", help="judge a model and baselines on a data set")
     command.add_argument("--task", required=True, choices=evaluation.TASKS)
-    command.add_argument("--data", required=True, help="the data set as published, see docs/evaluate.md")
+    command.add_argument("--data", default="", help="the data set as published, see docs/evaluate.md")
     command.add_argument("--out", required=True, help="the report folder to make; must not exist")
     command.add_argument("--model", help="model folder, training run, or name of a model")
     command.add_argument("--baselines", default="", help=f"'all' or some of {','.join(BASELINES)}")
     command.add_argument("--probe", choices=evaluation.PROBES, default="logistic", help="of emotion")
     command.add_argument("--without", help="file with one name a line: people left out of verification")
     command.add_argument("--crop", type=float, help="middle part of the pictures kept, 0 to 1")
-    command.add_argument("--test-split", choices=("PublicTest", "PrivateTest"), help="of fer2013")
+    command.add_argument("--test-split", choices=evaluation.TEST_SPLITS, help="of fer2013")
+    command.add_argument("--limit", type=int, default=0, help="most pictures or pairs of each split; 0: all")
+    command.add_argument("--map", choices=PROJECTIONS, default="pca", help="of gallery: kind of the maps")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
 
@@ -46,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         without=without,
         crop=arguments.crop,
         test_split=arguments.test_split,
+        limit=arguments.limit,
+        projection=arguments.map,
         seed=arguments.seed,
     )
     write_report(result, arguments.out)

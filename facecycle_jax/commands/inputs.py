@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -13,6 +13,8 @@ from facecycle_jax.data.pictures import list_pictures, read_picture, square
 
 # Pictures read before they are computed together.
 CHUNK = 64
+# Part of the way that the square around a face goes to where the face is found, each frame.
+_FOLLOW = 0.3
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +25,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", action="store_true", help="find the face first; needs facecycle_jax[face]")
     parser.add_argument(
         "--which",
+        type=_which,
         default="largest",
         help="with --crop, of several faces: largest, centre, or its place from the left, from 0",
     )
+
+
+def _which(text: str) -> str | int:
+    """Reads the value of --which; argparse turns a ValueError into its own message."""
+    if text in ("largest", "centre"):
+        return text
+    place = int(text)
+    if place < 0:
+        raise ValueError(text)
+    return place
 
 
 @dataclasses.dataclass
@@ -40,8 +53,13 @@ class Problems:
             print(f"facecycle: left out {line}", file=sys.stderr)
         if not self.lines:
             return 0
-        print(f"facecycle: {len(self.lines)} pictures left out, {done} done", file=sys.stderr)
+        print(f"facecycle: {counted(len(self.lines), 'picture')} left out, {done} done", file=sys.stderr)
         return 1 if done else 2
+
+
+def counted(number: int, noun: str) -> str:
+    """Writes '1 picture' or '2 pictures'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def find(inputs: Sequence[str]) -> list[epath.Path]:
@@ -66,7 +84,7 @@ def find(inputs: Sequence[str]) -> list[epath.Path]:
     return list(found.values())
 
 
-def read_face(path: epath.Path, *, size: int, crop: bool, which: str) -> np.ndarray:
+def read_face(path: epath.Path, *, size: int, crop: bool, which: str | int) -> np.ndarray:
     """Reads one picture uint8 [size, size, 3], cut about its middle or about the face found in it.
 
     Raises:
@@ -76,12 +94,51 @@ def read_face(path: epath.Path, *, size: int, crop: bool, which: str) -> np.ndar
     if crop:
         from facecycle_jax.data.face_crop import crop_face
 
-        place: str | int = int(which) if which.isdigit() else which
         try:
-            picture = crop_face(picture, which=place).crop
+            picture = crop_face(picture, which=which).crop
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return square(picture, size=size)
+
+
+def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) -> Iterator[np.ndarray]:
+    """Cuts a face out of every frame of a video.
+
+    The square moves smoothly, so that the face does not tremble as its finds do; where no face is found it
+    stays.
+
+    Args:
+      frames: uint8 [H, W, 3] each.
+      which: which of several faces.
+      name: of the video, for messages.
+
+    Yields:
+      uint8 [S, S, 3] each; as many as there are frames.
+
+    Raises:
+      ValueError: if no face is found in the first frames.
+    """
+    from facecycle_jax.data.face_crop import NoFaceError, crop_face, cut
+
+    iterator = iter(frames)
+    waiting: list[np.ndarray] = []
+    box: np.ndarray | None = None
+    for frame in iterator:
+        waiting.append(frame)
+        try:
+            found = np.array(crop_face(frame, which=which).box, float)
+            box = found if box is None else box + _FOLLOW * (found - box)
+        except NoFaceError as error:
+            if box is None and len(waiting) < CHUNK:
+                continue
+            if box is None:
+                raise ValueError(f"{name}, first {CHUNK} frames: {error} Try without --crop.") from None
+        left, top = (round(edge) for edge in box[:2].tolist())
+        side = round(float(box[2] - box[0]))
+        yield from (cut(early, (left, top, left + side, top + side)) for early in waiting)
+        waiting = []
+    if waiting:
+        raise ValueError(f"{name}: no face was found in any frame. Try without --crop.")
 
 
 def chunks(

@@ -2,11 +2,15 @@
 
 import argparse
 import io
-from collections.abc import Iterator
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
+from PIL import Image
+from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
 from facecycle_jax.model import FaceCycle, load
@@ -75,7 +79,7 @@ def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untype
             panel = grid([[value[row] for value in drawn.values()]], captions=list(drawn))
             save_png(files[path], panel)
             done += 1
-    print(f"Wrote {done} panels to {out}")
+    print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
 
@@ -99,7 +103,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
         arrays = {name: np.concatenate(parts) for name, parts in codes.items() if parts}
         np.savez(buffer, allow_pickle=False, path=np.array(names), **arrays)
         write_whole(out, buffer.getvalue())
-        print(f"Wrote the codes of {len(names)} pictures to {out}")
+        print(f"Wrote the codes of {inputs.counted(len(names), 'picture')} to {out}")
     return problems.status(len(names))
 
 
@@ -124,7 +128,7 @@ def run_translate(arguments: argparse.Namespace) -> int:
                 for row, driver in enumerate(others):
                     save_png(names[source, driver], _pair_panel(model, result, row))
                     done += 1
-    print(f"Wrote {done} panels to {out}")
+    print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
 
@@ -140,10 +144,12 @@ def _pair_panel(model: FaceCycle, result: dict[str, np.ndarray], row: int) -> np
 
 
 def _reenact(arguments: argparse.Namespace) -> int:
-    """Writes a video of the source with the motion of the driving video: driver, result side by side."""
-    from facecycle_jax.data.video import read_video, write_video
+    """Writes a video of the source with the motion of the driving video: source, driver, result."""
+    from facecycle_jax.data.video import FORMATS, read_video, write_video
 
     out = epath.Path(arguments.out)
+    if out.suffix.lower() not in FORMATS:
+        raise ValueError(f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}.")
     inputs.check_free([out], overwrite=arguments.overwrite)
     sources = inputs.find([arguments.source])
     if len(sources) != 1:
@@ -151,27 +157,31 @@ def _reenact(arguments: argparse.Namespace) -> int:
     model = load(arguments.model)
     source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
+    drivers: Iterable[np.ndarray] = video.frames
+    if arguments.crop:
+        drivers = inputs.follow_face(drivers, which=arguments.which, name=arguments.driver)
+    count = 0
 
     def frames() -> Iterator[np.ndarray]:
-        held: list[np.ndarray] = []
-        for frame in video.frames:
-            held.append(frame)
-            if len(held) == inputs.CHUNK:
+        nonlocal count
+        with tqdm(unit="frame", disable=not sys.stderr.isatty()) as bar:
+            iterator = iter(drivers)
+            while held := list(itertools.islice(iterator, inputs.CHUNK)):
                 yield from _side_by_side(model, source, held)
-                held = []
-        if held:
-            yield from _side_by_side(model, source, held)
+                count += len(held)
+                bar.update(len(held))
 
     write_video(out, frames(), fps=video.fps)
-    print(f"Wrote {out}")
+    print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
     return 0
 
 
 def _side_by_side(model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
     drivers = model.read(frames)
     for driver, drawn in zip(drivers, model.reexpress(source, drivers), strict=True):
-        # Four times the size, or players blur them.
-        yield np.concatenate([driver, drawn], axis=1).repeat(4, axis=0).repeat(4, axis=1)
+        joined = Image.fromarray(np.concatenate([source, driver, drawn], axis=1))
+        # Four times the size: encoders blur the colours of pictures this small.
+        yield np.asarray(joined.resize((4 * joined.width, 4 * joined.height), Image.Resampling.BICUBIC))
 
 
 def _chunks(

@@ -79,7 +79,7 @@ def crop_face(
         raise NoFaceError(f"No face was found in the picture of {width}x{height} pixels.")
     box, score = faces[_choose([face[0] for face in faces], which, width, height)]
     square = _square(box, margin)
-    return FaceCrop(_cut(image, square), square, float(score))
+    return FaceCrop(cut(image, square), square, float(score))
 
 
 def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
@@ -152,8 +152,8 @@ def _square(box: Box, margin: float) -> Box:
     return x, y, x + side, y + side
 
 
-def _cut(image: np.ndarray, box: Box) -> np.ndarray:
-    """Cuts a box out of a picture, black outside."""
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """Cuts a box out of a picture uint8 [H, W, 3], black outside."""
     left, top, right, bottom = box
     height, width = image.shape[:2]
     crop = np.zeros((bottom - top, right - left, 3), np.uint8)

@@ -1,14 +1,32 @@
-"""Pictures of an evaluation set, with labels. Pictures are file names, or uint8 [N, H, W] or [N, H, W, 3]."""
+"""Pictures of an evaluation set, with labels.
+
+Pictures are file names, with the part of each that is used, or uint8 [N, H, W] or [N, H, W, 3].
+"""
 
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from facecycle_jax.data.pictures import read_picture, square
 
-Pictures = Sequence[str] | np.ndarray
+
+class CroppedFile(NamedTuple):
+    """A picture file of which a part is used.
+
+    Attributes:
+      path: the file.
+      box: left, top, right, bottom in pixels, right and bottom excluded; None is all of it. What lies outside
+        the picture is cut off.
+    """
+
+    path: str
+    box: tuple[int, int, int, int] | None
+
+
+Pictures = Sequence[str] | Sequence[CroppedFile] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +51,24 @@ class LabelledPictures:
 
     def select(self, chosen: np.ndarray) -> "LabelledPictures":
         """Returns the pictures of these indices, in their order."""
-        if isinstance(self.pictures, np.ndarray):
-            pictures: Pictures = self.pictures[chosen]
-        else:
-            pictures = [self.pictures[i] for i in chosen]
+        pictures = select_pictures(self.pictures, chosen)
         return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
+
+
+def select_pictures(pictures: Pictures, chosen: np.ndarray) -> Pictures:
+    """Returns the pictures of these indices, in their order.
+
+    Args:
+      pictures: files or an array.
+      chosen: int [M].
+
+    Returns:
+      Pictures of the same kind.
+    """
+    if isinstance(pictures, np.ndarray):
+        return pictures[chosen]
+    kept: Any = [pictures[int(i)] for i in chosen]
+    return kept
 
 
 def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.ndarray:
@@ -59,7 +90,7 @@ def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.nda
         raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
     batch = np.empty((len(pictures), size, size, 3), np.uint8)
     for index, item in enumerate(pictures):
-        picture = read_picture(item) if isinstance(item, str) else np.asarray(item)
+        picture = _read(item)
         if picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, axis=-1)
         if crop < 1:
@@ -69,6 +100,43 @@ def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.nda
             picture = picture[top : top + side, left : left + side]
         batch[index] = square(picture, size=size)
     return batch
+
+
+def _read(item: str | CroppedFile | np.ndarray) -> np.ndarray:
+    """Reads one picture, or takes it as it is."""
+    if isinstance(item, str):
+        return read_picture(item)
+    if not isinstance(item, CroppedFile):
+        return np.asarray(item)
+    picture = read_picture(item.path)
+    if item.box is None:
+        return picture
+    left, top, right, bottom = item.box
+    part = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if not part.size:
+        raise ValueError(f"{item.path}: the landmarks lie outside the picture.")
+    return part
+
+
+def choose(count: int, *, limit: int, seed: int = 0) -> np.ndarray:
+    """Draws at most `limit` of `count` indices, in rising order; 0 takes all.
+
+    Args:
+      count: how many there are.
+      limit: most of them.
+      seed: of the draw.
+
+    Returns:
+      int64 [min(count, limit)].
+
+    Raises:
+      ValueError: if `limit` is below 0.
+    """
+    if limit < 0:
+        raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
+    if not limit or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
 def require_file(path: str, *, what: str) -> str:

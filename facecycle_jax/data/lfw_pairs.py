@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from facecycle_jax.data.labelled import require_file
+from facecycle_jax.data.labelled import choose, require_file
 
 _SUBFOLDERS = ("", "lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "images", "aligned images")
 # Pairs of the published lists: (same, different).
@@ -62,11 +62,25 @@ class Pairs:
                 f"{self.origin}: without the {len(people)} people to leave out, {int(same.sum())} pairs of "
                 f"one person and {int((~same).sum())} of two are left; both are needed."
             )
+        return self.select(np.flatnonzero(kept))
+
+    def select(self, chosen: np.ndarray) -> "Pairs":
+        """Returns the pairs of these indices, in their order, with the pictures they show."""
         rows = [
             (self.files[self.left[i]], self.files[self.right[i]], self.same[i], self.fold[i], self.people[i])
-            for i in np.flatnonzero(kept)
+            for i in chosen
         ]
         return _pairs(rows, self.origin)
+
+    def limited(self, limit: int, *, seed: int = 0) -> "Pairs":
+        """Draws at most `limit` pairs, of every fold and answer the same share; 0 takes all."""
+        share = min(1.0, limit / len(self)) if limit else 1.0
+        kinds = 2 * self.fold + self.same
+        parts = []
+        for kind in np.unique(kinds):
+            inside = np.flatnonzero(kinds == kind)
+            parts.append(inside[choose(len(inside), limit=max(1, int(share * len(inside))), seed=seed)])
+        return self.select(np.sort(np.concatenate(parts)))
 
 
 Row = tuple[str, str, bool, int, tuple[str, str]]

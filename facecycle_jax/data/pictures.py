@@ -92,8 +92,9 @@ def _one_sentence(name: str) -> Iterator[None]:
     """Turns whatever a decoder raises on damaged data into one ValueError with the file's name."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns about odd metadata and at half of its own limit; ours is checked in
-            # _to_rgb. warnings.simplefilter("ignore")
+            # Pillow warns about odd metadata and at half of its own limit; ours is checked in _to_rgb.
+            # Only Pillow's: filters belong to all threads, and one of them may leave this one behind.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     except (FileNotFoundError, MemoryError):
         raise

@@ -121,7 +121,9 @@ def fit_pca(pictures: np.ndarray, *, components: int = 200, seed: int = 0) -> Fe
     values = pixel_features(pictures)
     count = min(components, values.shape[0] - 1, values.shape[1])
     pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed).fit(values)
-    return lambda others: pca.transform(pixel_features(others)).astype(np.float32)
+    # Directions that training pictures do not fill would be blown up in others.
+    kept = pca.explained_variance_ > 1e-7 * pca.explained_variance_.max()
+    return lambda others: pca.transform(pixel_features(others))[:, kept].astype(np.float32)
 
 
 def random_encoder(*, seed: int = 0, size: int = 64, features: str = "map", **options: Any) -> FeatureSet:

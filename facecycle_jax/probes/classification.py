@@ -26,6 +26,14 @@ class Classification(NamedTuple):
         """Returns everything, for JSON."""
         return self._asdict() | {"confusion": self.confusion.tolist()}
 
+    def cells(self) -> dict[str, str]:
+        """Returns the table's cells by column."""
+        return {
+            "accuracy %": f"{100 * self.accuracy:.2f}",
+            "mean per class %": f"{100 * self.mean_class_accuracy:.2f}",
+            "macro F1 %": f"{100 * self.macro_f1:.2f}",
+        }
+
 
 def classification(predicted: np.ndarray, labels: np.ndarray, *, classes: int) -> Classification:
     """Compares predicted with true classes.

@@ -47,6 +47,9 @@ class FeatureSet(NamedTuple):
       needs_fit: whether `fit` looks at the pictures, and so must not see test ones.
       encode: the same as a function jax can trace, from normalised pictures [N, S, S, 3] to [N, D], which
         the linear protocol needs for its augmentation; None where there is none.
+      adapt: `adapt(features of training pictures) -> function of features`, for verification; None leaves
+        features as they are.
+      shared: kinds with one name here, if any, have the same features before `adapt`.
     """
 
     name: str
@@ -54,6 +57,8 @@ class FeatureSet(NamedTuple):
     size: int
     needs_fit: bool = False
     encode: Encode | None = None
+    adapt: Callable[[np.ndarray], FeatureFunction] | None = None
+    shared: str = ""
 
 
 def plain(name: str, function: FeatureFunction, *, size: int, encode: Encode | None = None) -> FeatureSet:

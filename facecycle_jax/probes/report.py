@@ -6,39 +6,62 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
-from facecycle_jax.probes.classification import Classification
+from facecycle_jax.probes.plots import figure_class, plot
 from facecycle_jax.probes.published import PUBLISHED
-from facecycle_jax.probes.verification import Verification
+
+
+class Row(Protocol):
+    """What one row of a table can do."""
+
+    def figures(self) -> dict[str, Any]:
+        """Returns all figures, for JSON."""
+
+    def cells(self) -> dict[str, str]:
+        """Returns the table's cells by column."""
 
 
 class Evaluation(NamedTuple):
     """What one task gave.
 
     Attributes:
-      task: 'lfw', 'cplfw', 'fer2013' or 'raf-db'.
+      task: its name.
       protocol: how it was judged, in words, for the reader of the table.
-      rows: figures by name of the features.
+      rows: figures by name of the features, or of what was measured.
       details: of each row, what was chosen and how (penalties, thresholds); JSON values.
-      classes: names of the classes; empty for verification.
+      classes: names of the classes; empty where there are none.
       counts: pictures or pairs of each split.
       warnings: what the reader must know before comparing, such as counts that are not the official ones.
+      settings: seed, crop and whatever else the figures depend on; JSON values.
+      panels: pictures by file name without its ending, uint8 [H, W, 3].
     """
 
     task: str
     protocol: str
-    rows: Mapping[str, Verification | Classification]
+    rows: Mapping[str, Any]
     details: Mapping[str, Any]
     classes: tuple[str, ...]
     counts: Mapping[str, int]
     warnings: tuple[str, ...]
+    settings: Mapping[str, Any] = {}
+    panels: Mapping[str, np.ndarray] = {}
 
 
 def check_new(folder: str | os.PathLike[str]) -> None:
-    """Raises FileExistsError, before anything is computed, if the report's folder exists."""
+    """Says, before anything is computed, why a report could not be written.
+
+    Args:
+      folder: the report's.
+
+    Raises:
+      FileExistsError: if it exists.
+      ImportError: if matplotlib is not installed.
+    """
+    figure_class()
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists already; choose another --out or remove it.")
 
@@ -54,39 +77,36 @@ def markdown(evaluation: Evaluation) -> str:
     """
     counts = ", ".join(f"{name} {count:,}" for name, count in evaluation.counts.items())
     lines = [f"# {evaluation.task}", "", f"{evaluation.protocol} Counts: {counts}.", ""]
-    lines += [f"**Note:** {warning}" for warning in evaluation.warnings]
-    if evaluation.warnings:
-        lines.append("")
-    if evaluation.classes:
-        lines += [
-            "| features | accuracy % | mean per class % | macro F1 % | origin |",
-            "|---|---:|---:|---:|---|",
-        ]
-    else:
-        lines += [
-            "| features | accuracy % | AUC | EER % | TAR at FAR 0.01 % | origin |",
-            "|---|---:|---:|---:|---:|---|",
-        ]
-    for name, row in evaluation.rows.items():
-        if isinstance(row, Classification):
-            values = (
-                f"{_percent(row.accuracy)} | {_percent(row.mean_class_accuracy)} | {_percent(row.macro_f1)}"
-            )
-        else:
-            accuracy = f"{_percent(row.accuracy)} ± {_percent(row.standard_error)}"
-            tar = row.tar_at_far[0.01]
-            values = f"{accuracy} | {row.auc:.4f} | {_percent(row.eer)} | {_percent(tar)}"
-        lines.append(f"| {name} | {values} | this run |")
-    blank = " | " * (2 if evaluation.classes else 3)
-    lines += [
-        f"| {name} | {value:.2f} |{blank} | published |"
-        for name, value in PUBLISHED.get(evaluation.task, {}).items()
+    for warning in evaluation.warnings:
+        lines += [f"**Note:** {warning}", ""]
+    lines += [*_table(evaluation), ""] if evaluation.rows else []
+    for name in evaluation.panels:
+        lines += [f"![{name.replace('_', ' ')}]({name}.png)", ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _table(evaluation: Evaluation) -> list[str]:
+    """Lays out the rows, this run's and the published ones."""
+    ours = {name: row.cells() for name, row in evaluation.rows.items()}
+    published = {
+        name: {column: f"{value:.2f}" for column, value in figures.items()}
+        for name, figures in PUBLISHED.get(evaluation.task, {}).items()
+    }
+    columns = list(dict.fromkeys(column for cells in ours.values() for column in cells))
+    origin = ["origin"] if published else []
+    lines = [
+        f"| {' | '.join([' ', *columns, *origin])} |",
+        f"|---|{''.join('---:|' for _ in columns)}{'---|' * len(origin)}",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
+    for origin_text, rows in (("this run", ours), ("published", published)):
+        for name, cells in rows.items():
+            values = [
+                name,
+                *(cells.get(column, "") for column in columns),
+                *([origin_text] if origin else []),
+            ]
+            lines.append(f"| {' | '.join(values)} |")
+    return lines
 
 
 def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:
@@ -111,50 +131,14 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None
             for name, row in evaluation.rows.items()
         }
         content = {**evaluation._asdict(), "rows": rows, "published": PUBLISHED.get(evaluation.task, {})}
-        del content["details"]
+        content["panels"] = [f"{name}.png" for name in evaluation.panels]
+        # Details of the whole run have no row.
+        content["details"] = {k: v for k, v in evaluation.details.items() if k not in rows}
         (part / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (part / "results.md").write_text(markdown(evaluation), encoding="utf-8")
-        _plot(evaluation, part)
+        plot(evaluation.task, evaluation.rows, evaluation.classes, part)
+        for name, picture in evaluation.panels.items():
+            Image.fromarray(picture).save(part / f"{name}.png")
         part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _plot(evaluation: Evaluation, folder: pathlib.Path) -> None:
-    """Draws the ROC curves of all rows, or a confusion matrix for each."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Reports need matplotlib: pip install 'facecycle_jax[eval]'.") from error
-    if not evaluation.classes:
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        axes = figure.add_subplot()
-        for name, row in evaluation.rows.items():
-            if isinstance(row, Verification):
-                axes.plot(row.false_accept, row.true_accept, label=f"{name} (AUC {row.auc:.3f})")
-        axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-        axes.set(xlabel="false accept rate", ylabel="true accept rate", title=f"{evaluation.task}: ROC")
-        axes.legend(loc="lower right")
-        figure.savefig(folder / "roc.png", dpi=120)
-        return
-    for name, row in evaluation.rows.items():
-        if isinstance(row, Classification):
-            figure = _confusion(row, evaluation.classes, f"{evaluation.task}: {name}")
-            figure.savefig(folder / f"confusion_{name.replace(' ', '_')}.png", dpi=120)
-
-
-def _confusion(row: Classification, classes: tuple[str, ...], title: str) -> Any:
-    """Draws a confusion matrix in percent of the true class."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 5.5), layout="constrained")
-    axes = figure.add_subplot()
-    share = 100 * row.confusion / np.maximum(row.confusion.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    for y, x in np.ndindex(share.shape):
-        colour = "white" if share[y, x] > 55 else "black"
-        axes.text(x, y, f"{share[y, x]:.0f}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title}, % of the true class")
-    return figure

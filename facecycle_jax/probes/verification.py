@@ -48,6 +48,16 @@ class Verification(NamedTuple):
         values["tar_at_far"] = {str(far): tar for far, tar in self.tar_at_far.items()}
         return values
 
+    def cells(self) -> dict[str, str]:
+        """Returns the table's cells by column."""
+        rates = {f"TAR at FAR {far:g} %": f"{100 * tar:.2f}" for far, tar in self.tar_at_far.items()}
+        return {
+            "accuracy %": f"{100 * self.accuracy:.2f} ± {100 * self.standard_error:.2f}",
+            "AUC": f"{self.auc:.4f}",
+            "EER %": f"{100 * self.eer:.2f}",
+            **rates,
+        }
+
 
 def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Computes the cosine of every pair of codes.

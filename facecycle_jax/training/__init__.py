@@ -1,14 +1,13 @@
 """State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
 
 from facecycle_jax.training.checkpointing import Checkpointer
-from facecycle_jax.training.ground_truth import compare_with_truth, describe_truth
 from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
 from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
 from facecycle_jax.training.progress import Progress
 from facecycle_jax.training.run_config import check_config, flatten, read_config
-from facecycle_jax.training.setup import Loader, Run, prepare
+from facecycle_jax.training.setup import Loader, Probe, Run, prepare
 from facecycle_jax.training.sharding import (
     batch_sharding,
     check_batch,
@@ -37,6 +36,7 @@ __all__ = [
     "Loader",
     "MetricWriter",
     "PreemptedError",
+    "Probe",
     "Progress",
     "Run",
     "StepOptions",
@@ -46,10 +46,8 @@ __all__ = [
     "batch_sharding",
     "check_batch",
     "check_config",
-    "compare_with_truth",
     "copy_trees",
     "describe",
-    "describe_truth",
     "find_checkpoint",
     "flatten",
     "init_state",

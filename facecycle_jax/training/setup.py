@@ -53,6 +53,10 @@ class Loader(Protocol):
 Feed = Callable[[int], Iterator[dict[str, jax.Array]]]
 
 
+# Configuration and networks by name to figures.
+Probe = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, float]]
+
+
 @dataclasses.dataclass
 class Run:
     """What the loop works with; nothing in it changes but the last evaluation."""
@@ -69,6 +73,7 @@ class Run:
     checkpointer: Checkpointer
     total_steps: int
     evaluated: tuple[int, float] = (-1, float("nan"))
+    probe: Probe | None = None
 
 
 def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:

@@ -1,16 +1,20 @@
 """Pictures for people: flow colours, captioned panels and line plots."""
 
+from facecycle_jax.viz.code_map import thumbnail_map
 from facecycle_jax.viz.curves import curves
 from facecycle_jax.viz.files import save_png
 from facecycle_jax.viz.flow import flow_legend, flow_to_rgb
 from facecycle_jax.viz.panel import grid, training_panel, translation_panel
+from facecycle_jax.viz.watch import new_panels
 
 __all__ = [
     "curves",
     "flow_legend",
     "flow_to_rgb",
     "grid",
+    "new_panels",
     "save_png",
+    "thumbnail_map",
     "training_panel",
     "translation_panel",
 ]

@@ -49,10 +49,9 @@ def test_formula_agrees_with_xla(size):
 def test_train_step_agrees_with_xla():
     """The whole update: passes of the backward too."""
     setting, mesh = ours.Setting(1, WIDTH, "float32", "cpu"), training.make_mesh(jax.devices()[:1])
-    for stage in ("motion_cycle", "identity_cycle"):
-        counted = ours.lower_step(stage, setting, mesh).cost_analysis()["flops"]
-        formula = flops.train_step(stage, batch=1, width=WIDTH).flops
-        assert formula == pytest.approx(counted, rel=0.1)
+    counted = ours.lower_step("motion_cycle", setting, mesh).cost_analysis()["flops"]
+    formula = flops.train_step("motion_cycle", batch=1, width=WIDTH).flops
+    assert formula == pytest.approx(counted, rel=0.1)
 
 
 def test_growth():

@@ -1,12 +1,17 @@
 """The commands on pictures as their user meets them: outputs, exit status, and one sentence for faults."""
 
+import io
+import re
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from facecycle_jax import cli, load
+from facecycle_jax.commands import inputs, pictures
 from facecycle_jax.convert import write_model
+from facecycle_jax.data import face_crop
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
 
 MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
@@ -15,7 +20,13 @@ MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     forward = make_forward(MODEL, vgg_for_loss=False)
-    trees = init_motion(forward, jax.random.key(0)) | init_identity(forward, jax.random.key(1))
+
+    # Compiled as one: a hundred small functions take longer.
+    @jax.jit
+    def init(key):
+        return init_motion(forward, key) | init_identity(forward, jax.random.fold_in(key, 1))
+
+    trees = init(jax.random.key(0))
     path = tmp_path_factory.mktemp("models") / "tiny"
     write_model(path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers")
     return str(path)
@@ -76,7 +87,7 @@ def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys)
     assert run("frontalize", faces, "--model", model, "--out", out) == 1
     error = capsys.readouterr().err
     assert error.count("c.jpg") == 1
-    assert "1 pictures left out, 3 done" in error
+    assert "1 picture left out, 3 done" in error
     assert len(list(out.iterdir())) == 3
     assert run("encode", faces / "c.jpg", "--model", model, "--out", tmp_path / "x.npz") == 2
     assert not (tmp_path / "x.npz").exists()
@@ -108,6 +119,80 @@ def test_a_model_that_is_none(faces, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--crop", "--which", "smallest"], "--which: invalid"),
+        (["--crop", "--which", "-1"], "--which: expected one|--which: invalid"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_options_are_refused(model, faces, tmp_path, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stopped:
+        run("encode", faces, "--model", model, "--out", tmp_path / "x.npz", *arguments)
+    assert stopped.value.code == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_an_interrupt_leaves_no_half_file(model, faces, tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures.FaceCycle, "motion_code", interrupted)
+    assert run("encode", faces, "--model", model, "--out", tmp_path / "x.npz") == 130
+    assert capsys.readouterr().err == "facecycle: interrupted; what is written is whole.\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["faces"]
+
+
+def damaged(content, rng):
+    """A cut, or some changed bytes, mostly of the header."""
+    if rng.random() < 0.3:
+        return content[: rng.integers(len(content))]
+    data = bytearray(content)
+    reach = 64 if rng.random() < 0.5 else len(data)
+    for place in rng.integers(min(reach, len(data)), size=rng.integers(1, 10)):
+        data[place] = rng.integers(256)
+    return bytes(data)
+
+
+def test_hundreds_of_damaged_pictures(model, tmp_path, capsys):
+    """Each is encoded or named on one line, whatever it is."""
+    folder, out = tmp_path / "damaged", tmp_path / "codes.npz"
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    face = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    for form in ("jpeg", "png", "webp", "gif", "tiff", "bmp"):
+        buffer = io.BytesIO()
+        face.save(buffer, form)
+        for number in range(50):
+            (folder / f"{number:02}.{form}").write_bytes(damaged(buffer.getvalue(), rng))
+    assert run("encode", folder, "--model", model, "--out", out) == 1
+    lines = capsys.readouterr().err.splitlines()
+    codes = np.load(out)
+    assert len(codes["path"]) == len(codes["motion_code"]) == len(codes["identity_code"])
+    assert len(codes["path"]) + len(lines) - 1 == 300
+    assert len(lines) > 100
+    assert all(line.startswith(f"facecycle: left out {folder}/") for line in lines[:-1])
+    assert lines[-1] == f"facecycle: {len(lines) - 1} pictures left out, {len(codes['path'])} done"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["codes.npz", "damaged"]
+
+
+def test_a_face_is_followed_through_a_video(monkeypatch):
+    finds = iter([[], [((10, 10, 30, 30), 1.0)], [((20, 10, 40, 30), 1.0)], [], [((20, 10, 40, 30), 1.0)]])
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
+    crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
+    lefts = [int(crop[20, 0, 0]) for crop in crops]
+    # Before the first find the square is where that will be; then it follows, and stays where there is none.
+    assert lefts == [lefts[0], lefts[0], lefts[0] + 3, lefts[0] + 3, lefts[0] + 5]
+    assert len({crop.shape for crop in crops}) == 1
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
+    for count in (3, 100):
+        with pytest.raises(ValueError, match=r"clip\.mp4.*without --crop"):
+            list(inputs.follow_face([ramp] * count, which="largest", name="clip.mp4"))
+
+
 def test_a_video_drives_a_picture(model, faces, tmp_path):
     pytest.importorskip("av")
     from facecycle_jax.data.video import read_video, write_video
@@ -129,6 +214,9 @@ def test_a_video_drives_a_picture(model, faces, tmp_path):
     video = read_video(out)
     frames = list(video.frames)
     assert len(frames) == 7
-    assert frames[0].shape == (256, 512, 3)
+    # Source, driver and result side by side.
+    assert frames[0].shape == (256, 768, 3)
+    left = np.asarray(frames[3][::4, :256:4], float)
+    assert np.abs(left - load(model).read(faces / "a.png")[0]).mean() < 40
     assert video.fps == 10
     assert run(*arguments) == 2

@@ -196,6 +196,13 @@ def test_huge_pictures_are_refused_unread(tmp_path, monkeypatch):
         read_picture(tmp_path / "x.png")
 
 
+def test_what_pillow_warns_of_is_no_fault(tmp_path, monkeypatch):
+    Image.fromarray(smooth()).save(tmp_path / "x.png")
+    # Above its own limit it warns, and tests make warnings errors.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    assert read_picture(tmp_path / "x.png").shape == (48, 40, 3)
+
+
 FORMATS = {
     "jpg": {
         "quality": 80,

@@ -50,6 +50,11 @@ def test_eigenfaces_are_white_on_what_they_are_fitted_to():
     values = fit_pca(pictures(60), components=8)(pictures(60))
     np.testing.assert_allclose(np.cov(values.T), np.eye(8), atol=1e-3)
     assert fit_pca(pictures(5))(pictures(5)).shape == (5, 4)
+    # Ten pictures, each many times, fill nine directions; what is new in others is not blown up.
+    function = fit_pca(np.tile(pictures(10), (6, 1, 1, 1)))
+    values = function(pictures(20, seed=1))
+    assert values.shape == (20, 9)
+    assert np.abs(values).max() < 20
 
 
 def test_random_encoders_differ_by_seed():

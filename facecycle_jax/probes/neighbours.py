@@ -1,0 +1,60 @@
+"""Codes beside each other: nearest neighbours by cosine, and maps in two dimensions. Codes [N, D]."""
+
+import numpy as np
+
+PROJECTIONS = ("pca", "tsne")
+
+
+def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the nearest other codes of every code.
+
+    Args:
+      codes: [N, D] floating point.
+      count: how many, at most N - 1 are found.
+
+    Returns:
+      int64 [N, count] indices, nearest first, and float64 [N, count] their cosines.
+
+    Raises:
+      ValueError: if there are fewer than two codes, or one is not finite.
+    """
+    codes = np.asarray(codes, np.float64)
+    if codes.ndim != 2 or len(codes) < 2 or not np.isfinite(codes).all():
+        raise ValueError(f"neighbours need at least two finite codes [N, D], got {codes.shape}.")
+    unit = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, len(codes) - 1)]
+    return order, np.take_along_axis(cosines, order, axis=1)
+
+
+def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndarray:
+    """Lays codes out in two dimensions.
+
+    Args:
+      codes: [N, D].
+      method: 'pca' (the two directions of most variance) or 'tsne' (keeps neighbours together).
+      seed: of t-SNE.
+
+    Returns:
+      float64 [N, 2]; its unit means nothing.
+
+    Raises:
+      ValueError: for another method or fewer than three codes.
+      ImportError: if scikit-learn is missing.
+    """
+    if method not in PROJECTIONS:
+        raise ValueError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {method!r}.")
+    if len(codes) < 3:
+        raise ValueError(f"a map needs at least three codes, got {len(codes)}.")
+    try:
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError("Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
+    values = np.asarray(codes, np.float64)
+    if method == "pca":
+        return PCA(2, svd_solver="full").fit_transform(values)
+    # The perplexity must be below the number of codes.
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(values).astype(np.float64)

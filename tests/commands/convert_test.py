@@ -1,0 +1,72 @@
+"""`facecycle import-torch` as its user meets it: a whole model folder, or one sentence and nothing."""
+
+import functools
+import random
+
+import numpy as np
+import pytest
+import torch_files
+
+from facecycle_jax import cli
+from facecycle_jax.commands import convert
+from facecycle_jax.convert import read_model, read_original
+from facecycle_jax.convert.model_spec import nest, weight_shapes
+from facecycle_jax.convert.names import TRUNK_LAYERS, to_torch
+
+SMALL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32"}
+SMALL |= {"trunk": "vgg", "vgg_width": 0.0625}
+
+
+@functools.cache
+def checkpoint(legacy):
+    """A file of stage 1, a sixteenth as wide as the original's."""
+    rng = np.random.default_rng(0)
+    shapes = weight_shapes(SMALL, ("motion",))
+    trees = nest({n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    state = {}
+    for module, name, array in to_torch(trees):
+        state.setdefault(module, {})[name] = array
+    for layer in TRUNK_LAYERS:
+        part = trees["vgg"][layer]
+        kernel = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
+        state["Swap_Generator"] |= {f"{layer}.0.weight": kernel, f"{layer}.0.bias": part["bias"]}
+    return torch_files.checkpoint(state, legacy=legacy)
+
+
+def damaged(data, rng):
+    """A cut, or some flipped bits, mostly where the pickles are."""
+    if rng.random() < 0.3:
+        return data[: rng.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 2, 8))):
+        place = rng.randrange(20_000) if rng.random() < 0.7 else -rng.randrange(1, 20_000)
+        changed[place] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
+    monkeypatch.setattr(convert, "ORIGINAL_MODEL", SMALL)
+    monkeypatch.setattr(convert, "read_original", functools.partial(read_original, model=SMALL))
+    rng = random.Random(1)
+    file = tmp_path / "file.tar"
+    refused = 0
+    for number in range(101):
+        # The first is whole.
+        file.write_bytes(damaged(checkpoint(legacy), rng) if number else checkpoint(legacy))
+        out = tmp_path / f"model{number}"
+        status = cli.main(["import-torch", str(file), "--out", str(out)])
+        error = capsys.readouterr().err
+        if status == 0:
+            assert not error
+            assert read_model(out).info["stages"] == ["motion"]
+            continue
+        refused += 1
+        assert number
+        assert status == 2
+        assert error.startswith(f"facecycle: {file}: ")
+        assert error.count("\n") == 1
+        assert not out.exists()
+    assert refused > 50
+    # Nothing else is left behind.
+    assert {p.name.rstrip("0123456789") for p in tmp_path.iterdir()} <= {"file.tar", "model"}

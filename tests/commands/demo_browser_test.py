@@ -1,0 +1,174 @@
+"""The page of `facecycle demo` in a real browser: loads, takes uploads, refuses bad ones, asks nobody else.
+
+Needs chromium and its driver (Debian: chromium, chromium-driver), selenium and gradio. Set
+FACECYCLE_SCREENSHOTS=FOLDER to keep pictures of the page.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+
+import pytest
+import tiny_model
+
+from facecycle_jax.commands import demo
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1500,1500",
+]
+WAIT = 120
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    given = os.environ.get("FACECYCLE_DEMO_MODEL")
+    if given:
+        return given
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def page(model, tmp_path_factory):
+    """Starts the demo; yields its address and process."""
+    pytest.importorskip("gradio")
+    scratch = tmp_path_factory.mktemp("scratch")
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    command = [sys.executable, "-m", "facecycle_jax.cli", "demo", "--model", model, "--no-browser"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines, address = [], []
+    ready = threading.Event()
+
+    def read():
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("The demo is at "):
+                address.append(line.split()[4].rstrip(";"))
+                ready.set()
+        ready.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        assert ready.wait(4 * WAIT), "".join(lines)
+        assert address, "".join(lines)
+        yield address[0], process, scratch
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"{what} did not come in {WAIT} s")
+
+
+def find(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def upload(browser, place, file):
+    clear = find(browser, f"#{place} button[aria-label='Clear'], #{place} button[title='Clear']")
+    if clear:
+        clear[0].click()
+    wait_for(lambda: find(browser, f"#{place} input[type=file]"), "the place for a file")[0].send_keys(file)
+
+
+def keep(browser, name):
+    folder = os.environ.get("FACECYCLE_SCREENSHOTS")
+    if folder:
+        height = browser.execute_script("return document.documentElement.scrollHeight")
+        browser.set_window_size(1500, max(1000, min(height + 200, 2600)))
+        time.sleep(1)
+        browser.save_screenshot(str(pathlib.Path(folder) / f"{name}.png"))
+
+
+def loaded(browser, place):
+    """Whether every picture of a row is there and has pixels."""
+    return browser.execute_script(
+        "const pictures = [...document.querySelectorAll(`[id^='${arguments[0]}_'] img`)];"
+        "return pictures.length == arguments[1] && pictures.every(p => p.complete && p.naturalWidth == 256);",
+        place,
+        len(demo.SHOWN),
+    )
+
+
+def test_the_page_from_loading_to_closing(page, browser, tmp_path):
+    address, process, scratch = page
+    browser.get(address)
+    wait_for(lambda: find(browser, "#exchange"), "the page")
+    assert browser.title == "FaceCycle"
+    keep(browser, "1_loaded")
+
+    (one, two), *_ = demo.write_examples(tmp_path)
+    upload(browser, "first", one)
+    upload(browser, "second", two)
+    wait_for(lambda: len(find(browser, "#first img, #second img")) == 2, "the previews")
+    find(browser, "#exchange")[0].click()
+    wait_for(lambda: "Cosine similarity" in browser.page_source, "the similarities")
+    wait_for(lambda: loaded(browser, "first") and loaded(browser, "second"), "the pictures")
+    keep(browser, "2_result")
+
+    bad = tmp_path / "letter.png"
+    bad.write_text("no picture")
+    upload(browser, "second", str(bad))
+    time.sleep(2)
+    find(browser, "#exchange")[0].click()
+    message = "The second picture cannot be read as a picture: no known picture format."
+    wait_for(lambda: message in browser.find_element("css selector", "body").text, "the message")
+    keep(browser, "3_bad_upload")
+
+    # Nobody but the page's own server was asked for anything, by the page or past it.
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
+    hosts = {urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+    faults = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not faults
+
+    # What was uploaded is in one folder, which goes with the program.
+    assert len(list(scratch.glob("facecycle-demo-*/**/*.png"))) > 7
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not list(scratch.glob("facecycle-demo-*"))

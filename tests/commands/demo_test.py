@@ -1,0 +1,89 @@
+"""What the page of `facecycle demo` computes and says, without the page."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from facecycle_jax import FaceCycle, cli
+from facecycle_jax.commands import demo, demo_page
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FaceCycle(tiny_model.trees(), model=tiny_model.MODEL)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return demo.write_examples(tmp_path_factory.mktemp("examples"))
+
+
+def test_examples_are_pictures_of_the_same_and_of_other_people(pairs):
+    assert len({name for pair in pairs for name in pair}) == 7
+    for pair in pairs:
+        first, second = (np.asarray(Image.open(name)) for name in pair)
+        assert first.shape == second.shape == (128, 128, 3)
+        assert np.abs(first.astype(int) - second).mean() > 3
+
+
+def test_two_pictures_are_exchanged(model, pairs):
+    result = demo.compare(model, *pairs[1])
+    assert list(result.pictures) == list(demo.SHOWN)
+    for picture in result.pictures.values():
+        assert picture.shape == (2, 256, 256, 3)
+        assert picture.dtype == np.uint8
+    # What is shown is what the model gives: here the first picture's neutral face, enlarged.
+    neutral = Image.fromarray(model.neutral(pairs[1][0])[0]).resize((256, 256), Image.Resampling.LANCZOS)
+    difference = np.abs(result.pictures["neutral"][0].astype(int) - np.asarray(neutral))
+    assert difference.max() <= 2
+    codes = model.identity_code(list(pairs[1]))
+    cosine = codes[0] @ codes[1] / np.prod(np.linalg.norm(codes, axis=1))
+    assert result.identity == pytest.approx(cosine, abs=1e-4)
+    assert f"identity codes {result.identity:.3f}" in result.words()
+
+
+def test_a_picture_is_as_similar_to_itself_as_can_be(model, pairs):
+    same = demo.compare(model, pairs[0][0], pairs[0][0])
+    assert same.motion == pytest.approx(1, abs=1e-5)
+    assert same.identity == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
+    half = FaceCycle(
+        {k: v for k, v in model._trees.items() if k not in ("normaliser",)}, model=tiny_model.MODEL
+    )
+    result = demo.compare(half, *pairs[0])
+    assert list(result.pictures) == ["input", "flow", "neutral", "reexpressed"]
+    assert result.identity is None
+    assert "identity" not in result.words()
+
+
+def test_bad_pictures_are_named_by_their_place(model, pairs, tmp_path):
+    text = tmp_path / "letter.png"
+    text.write_text("no picture")
+    with pytest.raises(ValueError, match=r"^The second picture cannot be read as a picture: no known"):
+        demo.compare(model, pairs[0][0], text)
+    with pytest.raises(ValueError, match=r"^The first picture is missing: upload one"):
+        demo.compare(model, None, pairs[0][0])
+
+
+def test_a_model_that_is_not_there_is_one_sentence(capsys, monkeypatch):
+    monkeypatch.setattr(demo_page, "require_gradio", lambda: None)
+    assert cli.main(["demo", "--model", "nothing-of-this-name"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("facecycle: no model 'nothing-of-this-name'")
+    assert error.count("\n") == 1
+
+
+def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(demo_page.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["demo"]) == 2
+    assert "pip install 'facecycle_jax[demo]'" in capsys.readouterr().err
+
+
+def test_the_package_stays_clean():
+    # Gradio writes stub files beside subclasses of its components.
+    assert not list(pathlib.Path(demo.__file__).parent.glob("*.pyi"))

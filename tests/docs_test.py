@@ -1,0 +1,202 @@
+"""README and docs are true: links lead somewhere, options and fields exist, commands run or say why not."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import docs_commands
+import numpy as np
+import pytest
+import tiny_model
+import yaml
+from docs_commands import ROOT
+from PIL import Image
+
+import facecycle_jax
+from facecycle_jax import cli
+
+# Run below, in this order, in a folder with the pictures, folders and models that pages speak of.
+RUN = (
+    "facecycle translate ann.jpg --driver bob.jpg --model MODEL --out panels",
+    "facecycle frontalize photos/ --model MODEL --out frontal",
+    "facecycle reconstruct photos/ --model MODEL --out reconstructed",
+    "facecycle encode photos/ --model MODEL --out codes.npz",
+)
+# Commands that are not run here, by how they begin, and why. Options and fields of all are checked.
+NOT_RUN = {
+    "make test": "this is it; CI runs it",
+    "make demo": "8 minutes; tests/end_to_end_test.py runs both stages on the same loop",
+    "make docs": "test_the_api_reference_is_made runs the same",
+    "make ": "installs, formats or removes things in the user's copy",
+    "git clone": "needs a network",
+    "cd ": "follows git clone",
+    ". ": "activates an environment",
+    "python3 -m venv": "makes an environment; every CI run does by make",
+    "pip install": "needs a network; make installs the extras of dev",
+    'python -c "import jax': "prints the devices of the machine",
+    "python -m facecycle_jax.main": "minutes to days; tests/end_to_end_test.py trains by the same command",
+    "python -m facecycle_jax.benchmark": "times the machine; tests/benchmark runs it",
+    "facecycle evaluate": "needs the published sets; tests/evaluate_test.py runs it on small ones",
+    "facecycle export": "needs a run; tests/train_test.py and tests/convert run it",
+    "facecycle import-torch": "needs the authors' weights; tests/convert/original_test.py runs it",
+    "facecycle import-vgg": "needs torchvision's weights; tests/convert/vgg_test.py runs it",
+    "facecycle demo": "serves until it is stopped; tests/commands/demo_browser_test.py runs it",
+    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; tests/commands/pictures_test.py",
+    "facecycle frontalize photos/ --model MODEL --out panels": "the same with another folder is run",
+    "facecycle reconstruct photos/ --model MODEL --out panels": "likewise",
+    "facecycle encode photos/ --model MODEL --out cropped.npz --crop": "needs dlib",
+}
+# Python blocks that need what a small model or a test machine has not.
+PLACEHOLDERS = {"config.FIELD"}
+# Pages that are written elsewhere and may not be there yet.
+COMING = {"data.md", "scale.md", "multi_process.md", "performance.md"}
+
+PAGES = docs_commands.pages()
+NAMES = [path.name if path.parent == ROOT else f"docs/{path.name}" for path in PAGES]
+
+
+def reason(command):
+    return next((why for start, why in NOT_RUN.items() if command.startswith(start)), None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the pages speak of."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for name in ("ann.jpg", "bob.jpg", "bob.png", "photos/1.jpg", "photos/2.png"):
+        Image.fromarray(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(folder / name)
+    tiny_model.write(folder / "MODEL")
+    (folder / "runs/demo").mkdir(parents=True)
+    tiny_model.write(folder / "runs/demo/identity")
+    return folder
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        file, _, anchor = target.partition("#")
+        other = (path.parent / file).resolve() if file else path
+        if other.name in COMING and not other.exists():
+            continue
+        assert other.exists(), f"{path.name}: {target}"
+        assert ROOT in (other, *other.parents), f"{path.name}: {target} is outside the repository"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{path.name}: {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in index, path.name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_commands_are_right_and_run_or_not_with_a_reason(path, capsys):
+    for command in docs_commands.commands(path.read_text()):
+        wrong = docs_commands.check(command)
+        assert not wrong, f"{path.name}: {command}: {wrong} {capsys.readouterr().err}"
+        assert command in RUN or reason(command), f"{path.name}: neither run nor excused: {command}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_options_fields_and_extras_named_in_the_text_exist(path):
+    text = path.read_text()
+    fields = docs_commands.config_fields()
+    for field in re.findall(r"--config\.([\w.]+)", text):
+        if f"config.{field}" not in PLACEHOLDERS:
+            assert field.rstrip(".") in fields or any(f.startswith(f"{field}.") for f in fields), field
+    groups = "model|loss|optimiser|data|augment"
+    for field in re.findall(rf"`(?:config\.)?((?:{groups})\.[a-z_]+)(?:`|=)", text):
+        if not field.endswith((".size", ".info", ".py", ".md")):
+            assert field in fields, f"{path.name}: {field}"
+    inline = re.sub(r"--config\.[\w.]+", "", text)
+    inline = re.sub(r"^    (pip|python3?) .*$", "", inline, flags=re.MULTILINE)
+    inline = re.sub(r"`pip [^`]*`", "", inline)
+    for option in re.findall(r"(?<![\w-])(--[a-z][\w-]+)", inline):
+        assert option in docs_commands.known_options(), f"{path.name}: {option}"
+    for name in re.findall(r"`facecycle ([a-z-]+)", text):
+        assert name in docs_commands.subcommands(), f"{path.name}: facecycle {name}"
+    assert not docs_commands.extras(text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_python_blocks_run(path, place, monkeypatch):
+    monkeypatch.chdir(place)
+    for block in docs_commands.blocks(path.read_text()):
+        if block.language == "python":
+            exec(compile(block.text, str(path), "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_commands_run(command, place, monkeypatch, capsys):
+    pages = "".join(path.read_text() for path in PAGES)
+    assert command in pages, "no page has this any more"
+    monkeypatch.chdir(place)
+    words = command.split()
+    assert cli.main(words[1:]) == 0, capsys.readouterr().err
+    assert (place / words[words.index("--out") + 1]).exists()
+
+
+def strings():
+    """The constant parts of every string of the package, f-strings joined with a gap for what differs."""
+    for path in pathlib.Path(facecycle_jax.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                parts = (v.value if isinstance(v, ast.Constant) else "\0" for v in node.values)
+                # What log calls fill in is a gap, too.
+                yield "".join(parts)
+
+
+def test_messages_of_the_troubleshooting_page_are_the_programs():
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    known = [re.sub(r"%[sd]", "\0", value) for value in strings()]
+    messages = [
+        message
+        for row in re.findall(r"^\| (.+?) \|", text, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+    ]
+    assert len(messages) > 30
+    for message in messages:
+        if message == "data.path=":
+            continue
+        pattern = re.compile(
+            "[^\0]*\0?".join(re.escape(part.strip()) + r"\s*" for part in message.split("..."))
+        )
+        loose = re.compile(r".*?".join(re.escape(part) for part in message.split("...")), re.DOTALL)
+        assert any(pattern.search(value) or loose.search(value) for value in known), message
+
+
+def test_citation_names_paper_and_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == facecycle_jax.__version__
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Chang", "Chen", "Chiu"]
+    assert paper["year"] == 2021
+
+
+@pytest.mark.slow
+def test_the_api_reference_is_made(tmp_path):
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(r"^docs:.*\n\t\$\(BIN\)/python (.*) \$\(MODULES\)$", makefile, re.MULTILINE)[1]
+    names = re.search(r"^MODULES := \$\(addprefix facecycle_jax.,(.*)\)$", makefile, re.MULTILINE)[1].split()
+    words = [*recipe.replace("docs/api", str(tmp_path)).split(), *(f"facecycle_jax.{name}" for name in names)]
+    result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "translate" in (tmp_path / "facecycle_jax/model.html").read_text()
+    assert "grid_sample" in (tmp_path / "facecycle_jax/ops.html").read_text()
+    for page in tmp_path.rglob("*.html"):
+        for target in re.findall(r'href="([^"#]+\.html)', page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

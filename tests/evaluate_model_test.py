@@ -1,0 +1,120 @@
+"""Evaluations of a whole, tiny model: rows for its codes, galleries, drawn faces, probes while it trains."""
+
+import json
+
+import numpy as np
+import pytest
+from lfw_files import lfw
+
+from facecycle_jax import cli
+from facecycle_jax.evaluate import (
+    check_probe,
+    draw_gallery,
+    evaluate,
+    headlines,
+    probe_while_training,
+    random_model,
+)
+from facecycle_jax.evaluate import synthetic as synthetic_module
+from facecycle_jax.probes.report import markdown, write_report
+
+TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(TINY)
+
+
+def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
+    pytest.importorskip("sklearn")
+    result = evaluate("lfw", lfw(tmp_path), model=model)
+    names = ["identity_code", "identity_code centred", "identity_code whitened", "motion_code", "both"]
+    assert list(result.rows) == names
+    # With nothing left but the origin moved, scores differ.
+    assert result.rows["identity_code"].thresholds != result.rows["identity_code centred"].thresholds
+    assert "not the published protocol" in result.protocol
+    assert result.settings["model"]["config"]["width"] == 0.0625
+    json.dumps(result.settings)
+
+
+def test_a_gallery(tmp_path, model, capsys):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    faces = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
+    result = draw_gallery(model, faces, projection="pca")
+    assert set(result.panels) == {
+        "frontalisation", "translation_1", "translation_2", "neighbours_motion_code", "map_motion_code",
+        "neighbours_identity_code", "map_identity_code",
+    }  # fmt: skip
+    write_report(result, tmp_path / "gallery")
+    content = json.loads((tmp_path / "gallery" / "results.json").read_text())
+    assert len(content["details"]["maps"]["identity_code"]) == 4
+    assert all((tmp_path / "gallery" / f"{name}.png").is_file() for name in result.panels)
+    assert "![frontalisation](frontalisation.png)" in markdown(result)
+    with pytest.raises(ValueError, match="at least three pictures, got 2"):
+        draw_gallery(model, faces[:2])
+    assert cli.main(["evaluate", "--task", "gallery", "--data", "x", "--out", str(tmp_path / "no")]) == 2
+    assert "needs a model and a folder of pictures" in capsys.readouterr().err
+
+
+def test_probes_while_training(tmp_path, model):
+    config = {"fsdp": False, "seed": 0, "model": TINY, "probe": {"task": "", "path": "", "limit": 8}}
+    trees = model._trees
+    assert probe_while_training(config, trees) == {}
+    assert probe_while_training({**config, "probe": None}, trees) == {}
+    config["probe"] = {"task": "lfw", "path": lfw(tmp_path), "limit": 8}
+    figures = probe_while_training(config, trees)
+    assert figures.keys() >= {"identity_code/accuracy", "identity_code/auc", "motion_code/accuracy"}
+    whole = headlines(evaluate("lfw", config["probe"]["path"], model=model, limit=8))
+    assert figures == pytest.approx(whole, abs=1e-6)
+
+
+def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
+    def config(task, path=""):
+        return {"fsdp": False, "probe": {"task": task, "path": path, "limit": 8}}
+
+    for fine in (config(""), config("synthetic"), config("lfw", str(tmp_path)), {"fsdp": False}):
+        check_probe(fine)
+    with pytest.raises(ValueError, match=r"probe\.task must be one of lfw, .*, got 'gallery'"):
+        check_probe({"stages": ("a",), "a": config("gallery")})
+    with pytest.raises(FileNotFoundError, match=r"probe\.path: there is no '/none', which probe\.task=lfw"):
+        check_probe(config("lfw", "/none"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": "lfw", "probe": "linear"}, "probe linear is of fer2013 and raf-db, not of lfw"),
+        ({"task": "pose", "without": ["Ann"]}, "without is of lfw and cplfw, not of pose"),
+        ({"task": "raf-db", "test_split": "both"}, "test_split is of fer2013, not of raf-db"),
+        ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
+        ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
+        ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
+        ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(path="x", baselines=["pixels"], **options)
+
+
+def test_drawn_faces(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(synthetic_module, "FRAMES", 6)
+    monkeypatch.setattr(synthetic_module, "random_model", lambda *_, **__: model)
+    result = evaluate("synthetic", model=model, baselines=["random", "pixels"], limit=8)
+    rows = result.rows
+    assert rows["neutral face to the true one"].model == rows["neutral face to the true one"].random
+    assert rows["identity from motion code"].model.reference == 100 / 8
+    assert rows["identity from pixels"].random is None
+    assert rows["mean face to the true one"].model.value > 0
+    assert set(result.panels) == {"truth", "truth_random_weights"}
+    text = markdown(result)
+    assert "| reference | the reference is |" in text
+    assert "| identity from identity code |" in text
+    assert headlines(result)["yaw_from_motion_code"] == rows["yaw from motion code"].model.value
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate("synthetic")
+    with pytest.raises(ValueError, match="at least 8 people"):
+        evaluate("synthetic", baselines=["pixels"], limit=3)

@@ -1,0 +1,39 @@
+"""The comparison with true faces, on models whose answer is known."""
+
+import numpy as np
+import pytest
+
+from facecycle_jax import data
+from facecycle_jax.probes.ground_truth import compare_with_truth, describe_truth
+
+
+def test_a_model_that_changes_nothing_gains_nothing():
+    figures, pictures = compare_with_truth(lambda x: {"neutral": x}, seed=0, size=32, people=3)
+    assert figures["neutral_after"] == pytest.approx(figures["neutral_before"], abs=1e-6)
+    assert figures["neutral_apart"] == pytest.approx(figures["frames_apart"], abs=1e-6)
+    assert figures["neutral_before"] > 0.01
+    assert {name: p.shape for name, p in pictures.items()} == dict.fromkeys(
+        ("input", "neutral", "true neutral"), (3, 32, 32, 3)
+    )
+
+
+def test_a_model_that_knows_the_truth_has_no_error():
+    truth = data.synthetic_tracks(1_000_003, identities=3, frames_per_track=2, size=32)
+    drawn = {
+        "neutral": np.repeat(truth["neutral"], 2, axis=0),
+        "mean_face": np.repeat(truth["mean"], 2, axis=0),
+    }
+    figures, _ = compare_with_truth(lambda _: drawn, seed=0, size=32, people=3)
+    for name in ("neutral_after", "neutral_apart", "mean_after"):
+        assert figures[name] == 0.0
+    assert figures["mean_before"] == figures["mean_true_neutral"] > 0.01
+    words = describe_truth(figures)
+    assert "drawn 0.000" in words
+    assert "mean face" in words
+
+
+def test_people_are_others_than_those_of_training():
+    _, pictures = compare_with_truth(lambda x: {"neutral": x}, seed=5, size=32, people=2)
+    trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)["neutral"]
+    for face in pictures["true neutral"]:
+        assert not any(np.array_equal(face, other) for other in trained)
