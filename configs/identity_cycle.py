@@ -87,6 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 20  # epochs
     config.num_steps = 0  # steps; 0: from num_epochs
     config.fsdp = False  # split parameters and optimiser state over devices, for large widths
+    config.remat = False  # compute activations again in the backward pass: less memory, slower
 
     # Watching and keeping.
     config.log_every = 100  # steps

@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from facecycle_jax import train, training
+from facecycle_jax import compilation_cache, train, training
 from facecycle_jax.evaluate import check_probe, probe_while_training
 from facecycle_jax.training import processes
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
@@ -33,6 +33,12 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
     "peer_timeout", 60, "Seconds without a sign of life after which a process counts as lost."
 )
 _START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for the others to start.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    compilation_cache.default_directory(),
+    "Directory in which compiled programs are kept, so that the next start need not compile; '' keeps none. "
+    f"{compilation_cache.VARIABLE} does the same.",
+)
 
 
 def _set_up_logging() -> None:
@@ -81,6 +87,7 @@ def main(argv: list[str]) -> int:
 def _train() -> int:
     """Trains; every foreseen end is one line on stderr and a code."""
     try:
+        compilation_cache.enable(_CACHE.value)
         config = _CONFIG.value
         if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
             hide_accelerators_from_tensorflow()

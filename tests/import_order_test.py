@@ -12,6 +12,7 @@ PACKAGE = ROOT / "facecycle_jax"
 FLOORS = {
     "_version": -1,
     "files": 0,
+    "compilation_cache": 0,
     "ops": 0,
     "losses": 1,
     "models": 1,

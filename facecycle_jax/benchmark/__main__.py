@@ -1,21 +1,17 @@
 """The benchmark's command line; see --help. Exit status 0, or 2 for a wrong argument, in one sentence."""
 
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import platform
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
-from facecycle_jax.benchmark import ours, starting, timing
-
-CASES = ("train-motion", "train-identity", "inference", "grid-sample", "start")
-SAMPLED = {"16x16": (16, 16, 16, 256), "32x32": (16, 32, 32, 128), "64x64": (16, 64, 64, 3)}
-IMPLEMENTATIONS = ("auto", "gather", "matmul", "autodiff")
+from facecycle_jax.benchmark import breakdown, cases, ours, suites, timing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,16 +20,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Times this program, and a plain PyTorch rendering of the same method where torch is "
         "installed, in turn in one run; prints a table of medians and ratios.",
     )
-    parser.add_argument("--cases", default="train-motion,train-identity,inference", help=", ".join(CASES))
+    parser.add_argument(
+        "--cases", default="train-motion,train-identity,inference", help=", ".join(cases.CASES)
+    )
+    parser.add_argument(
+        "--suite", choices=suites.NAMES, help="in place of --cases: " + "; ".join(suites.NAMES.values())
+    )
     parser.add_argument("--batch", type=int, default=16, help="pairs of pictures (default: %(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="of the networks; 1 is the paper's")
+    parser.add_argument(
+        "--size", type=int, choices=(64, 128, 256), default=64, help="of the pictures, pixels"
+    )
     parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="float32")
+    parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default=jax.default_backend())
     parser.add_argument("--repeats", type=int, default=10, help="timed calls of each (default: %(default)s)")
     parser.add_argument(
         "--torch", default="eager,channels_last", help="eager, channels_last, compile; '' leaves torch out"
     )
+    parser.add_argument("--budget", type=float, default=440.0, help="seconds that --suite gpu may take")
     parser.add_argument("--json", help="file for the figures; must not exist")
+    parser.add_argument(
+        "--profile",
+        metavar="DIR",
+        help="in place of timing: a trace of the first train case, and its summary",
+    )
     return parser
 
 
@@ -48,25 +59,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        cases, modes = _split(options.cases, CASES, "--cases"), _modes(options.torch)
+        chosen = _split(options.cases, cases.CASES, "--cases")
+        modes = cases.torch_modes(_split(options.torch, cases.MODES, "--torch"))
         if options.batch < 1 or options.repeats < 1 or not options.width > 0:
             raise ValueError("--batch and --repeats must be at least 1 and --width above 0.")
-        if options.json:
-            timing.check_json_path(pathlib.Path(options.json))
-        setting = ours.Setting(options.batch, options.width, options.precision, options.device)
+        json = pathlib.Path(options.json) if options.json else None
+        if json:
+            timing.check_json_path(json)
+        setting = ours.Setting(
+            options.batch, options.width, options.precision, options.device, options.size, options.remat
+        )
         ours.device_of(options.device)
+        if options.profile:
+            stage = next((cases.STAGES[case] for case in chosen if case in cases.STAGES), None)
+            if stage is None:
+                raise ValueError("--profile takes a train step: --cases train-motion or train-identity.")
+            print(breakdown.profile(stage, setting, pathlib.Path(options.profile), steps=options.repeats))
+            return 0
+        plan = suites.plan(options.suite, setting, chosen, modes, repeats=options.repeats)
     except ValueError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
-    rows: list[timing.Row] = []
-    for case in cases:
-        rows += _measure(case, setting, modes, options.repeats)
-    machine = _machine(setting)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
-    print(timing.table(rows))
-    if options.json:
-        timing.write_json(rows, machine, pathlib.Path(options.json))
+    _run(
+        plan,
+        setting,
+        json,
+        budget=options.budget if options.suite == "gpu" else float("inf"),
+        ahead=options.suite == "gpu",
+    )
     return 0
+
+
+def _run(
+    plan: list[suites.Entry],
+    setting: ours.Setting,
+    json: pathlib.Path | None,
+    *,
+    budget: float,
+    ahead: bool,
+) -> None:
+    """Measures entry by entry; each is written as soon as it is there."""
+    started, rows, machine = time.perf_counter(), [], _machine(setting)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    if ahead and budget > 0:
+        # Compilers of several programs side by side: on a machine of many cores most of their time is saved.
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            list(pool.map(suites.Entry.prepare, plan))
+    for entry in plan:
+        left = budget - (time.perf_counter() - started)
+        new = entry.measure() if left > entry.seconds else entry.skipped("the time was spent")
+        rows += new
+        print("\n" + timing.table(new), flush=True)
+        if json:
+            timing.write_json(rows, machine, json)
 
 
 def _split(text: str, known: Sequence[str], option: str) -> list[str]:
@@ -77,95 +122,8 @@ def _split(text: str, known: Sequence[str], option: str) -> list[str]:
     return chosen
 
 
-def _modes(text: str) -> list[str]:
-    modes = _split(text, ("eager", "channels_last", "compile"), "--torch")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return []
-    return modes
-
-
-def _measure(case: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
-    """Measures one case."""
-    if case == "grid-sample":
-        return _grid_sample(setting, modes, repeats)
-    settings = setting._asdict()
-    if case == "start":
-        return _start(setting, modes, settings, repeats)
-    programs: dict[str, timing.Program | str] = {}
-    if case == "inference":
-        mine: Any = ours.Inference(setting)
-        settings["pictures"] = 2 * setting.batch
-    else:
-        stage = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}[case]
-        mine = ours.TrainStep(stage, setting)
-    programs["ours"] = mine
-    for mode in modes:
-        from facecycle_jax.benchmark import torch_programs
-
-        pictures = ours.pictures(setting.batch)
-        try:
-            if case == "inference":
-                other: Any = torch_programs.TorchInference(setting, mine.trees, pictures, mode=mode)
-            else:
-                other = torch_programs.TorchTrainStep(stage, setting, mine.trees, pictures, mode=mode)
-                _check_same(mine.total(), other.total(), setting)
-            programs[f"torch {mode}"] = other
-        except ValueError as error:
-            programs[f"torch {mode}"] = str(error)
-    return timing.measure(case, programs, settings=settings, repeats=repeats)
-
-
-def _check_same(mine: float, other: float, setting: ours.Setting) -> None:
-    """Raises RuntimeError if the sides compute different losses: then their times mean nothing."""
-    tolerance = 1e-3 if setting.precision == "float32" else 5e-2
-    if abs(mine - other) > tolerance * abs(other):
-        raise RuntimeError(f"the two programs differ: loss {mine} here, {other} in PyTorch.")
-
-
-def _grid_sample(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
-    """Measures sampling, each implementation, forward and with gradients."""
-    rows = []
-    for name, shape in SAMPLED.items():
-        image, grid = ours.sampling_arrays((2 * setting.batch, *shape[1:]))
-        for backward in (False, True):
-            programs: dict[str, timing.Program | str] = {
-                implementation: ours.grid_sample_program(
-                    image, grid, implementation=implementation, backward=backward, setting=setting
-                )
-                for implementation in IMPLEMENTATIONS
-            }
-            if modes:
-                from facecycle_jax.benchmark import torch_programs
-
-                try:
-                    programs["torch"] = torch_programs.grid_sample_program(
-                        image, grid, backward=backward, setting=setting
-                    )
-                except ValueError as error:
-                    programs["torch"] = str(error)
-            case = f"grid-sample {name}x{shape[3]}" + (" with gradients" if backward else "")
-            settings = {"maps": 2 * setting.batch, "precision": setting.precision, "device": setting.device}
-            rows += timing.measure(case, programs, settings=settings, repeats=repeats)
-    return rows
-
-
-def _start(
-    setting: ours.Setting, modes: list[str], settings: dict[str, Any], repeats: int
-) -> list[timing.Row]:
-    """Measures fresh processes."""
-    _, trees = ours.initial_trees("motion_cycle", setting)
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder)
-        programs: dict[str, timing.Program | str] = {"ours": starting.our_start(path, trees, setting)}
-        if modes:
-            programs["torch eager"] = starting.torch_start(path, trees, setting)
-        return timing.measure("start", programs, settings=settings, repeats=repeats)
-
-
 def _machine(setting: ours.Setting) -> dict[str, str]:
-    """Describes what was measured on."""
+    """Describes what is measured on."""
     device = ours.device_of(setting.device)
     described = {
         "device": f"{device.platform} {device.device_kind}",

@@ -32,12 +32,16 @@ class Setting(NamedTuple):
       width: multiplier on all channels, the VGG-19's included.
       precision: one of `PRECISIONS`.
       device: 'cpu', 'gpu' or 'tpu'.
+      size: side of the pictures in pixels: 64, 128 or 256.
+      remat: whether the backward pass computes the networks' activations again instead of keeping them.
     """
 
     batch: int
     width: float
     precision: str
     device: str
+    size: int = 64
+    remat: bool = False
 
 
 def device_of(kind: str) -> jax.Device:
@@ -58,18 +62,18 @@ def device_of(kind: str) -> jax.Device:
         raise ValueError(f"JAX finds no {kind} here; choose another --device.") from None
 
 
-def pictures(batch: int, *, seed: int = 0) -> np.ndarray:
-    """Draws smooth normalised pictures [batch, 2, 64, 64, 3]; what they show costs no time."""
+def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
+    """Draws smooth normalised pictures [batch, 2, size, size, 3]; what they show costs no time."""
     coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
-        return np.asarray(ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=64, width=64)))
+        return np.asarray(ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)))
 
 
 def forward_of(setting: Setting) -> Forward:
     """Builds the networks of a setting."""
-    model = {"width": setting.width, "image_size": 64, "code_dim": 256, "trunk": "vgg"}
+    model = {"width": setting.width, "image_size": setting.size, "code_dim": 256, "trunk": "vgg"}
     model["dtype"] = PRECISIONS[setting.precision][0]
-    return make_forward(model, vgg_width=setting.width)
+    return make_forward(model, vgg_width=setting.width, remat=setting.remat)
 
 
 def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[str, Any]]:
@@ -83,10 +87,15 @@ def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[st
 
 
 class TrainStep:
-    """The training loop's step on pictures that lie on the device; one call is one finished update."""
+    """The training loop's step on pictures that lie on the device; one call is one finished update.
+
+    Attributes:
+      trees: the parameters at the start, by network name.
+      untouched: whether no update has been made.
+    """
 
     def __init__(self, stage: str, setting: Setting) -> None:
-        """Builds and compiles nothing yet; the first call compiles.
+        """Draws the state; the first call, or `compile`, compiles.
 
         Args:
           stage: 'motion_cycle' or 'identity_cycle'.
@@ -94,27 +103,18 @@ class TrainStep:
         """
         mesh = training.make_mesh([device_of(setting.device)])
         self._precision = PRECISIONS[setting.precision][1]
-        rate, b1, b2 = ADAM[stage]
-        optimiser = optax.adam(rate, b1=b1, b2=b2)
         method, self.trees = initial_trees(stage, setting)
-        init = functools.partial(init_state, method=method, optimiser=optimiser)
-        shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+        self._step, init, shardings = build_step(stage, method, mesh)
         self._state: TrainState = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-        self._step = training.make_train_step(
-            method,
-            optimiser,
-            augment=lambda key, batch: batch["pictures"],
-            options=training.StepOptions(),
-            mesh=mesh,
-            shardings=shardings,
-        )
-        self._batch = training.put_batch({"pictures": pictures(setting.batch)}, mesh)
+        batch = {"pictures": pictures(setting.batch, size=setting.size)}
+        self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
+        self.untouched = True
 
     def __call__(self) -> None:
         """Makes one update."""
-        with jax.default_matmul_precision(self._precision):
-            self._state, averages = self._step(self._state, self._batch)
+        self.untouched = False
+        self._state, averages = self.compile()(self._state, self._batch)
         jax.block_until_ready((self._state, averages))
 
     def total(self) -> float:
@@ -123,15 +123,63 @@ class TrainStep:
             state = self._state
             return float(self._loss(state.params, state.frozen, self._batch["pictures"], None)[0])
 
-    def cost(self) -> tuple[dict[str, float], Any]:
-        """Compiles the step and counts, as XLA does, what one update takes.
+    def compile(self) -> jax.stages.Compiled:
+        """Compiles the step, calls use it from then on, and returns it: its costs, memory and program."""
+        if not isinstance(self._step, jax.stages.Compiled):
+            with jax.default_matmul_precision(self._precision):
+                self._step = self._step.lower(self._state, self._batch).compile()
+        return self._step
 
-        Returns:
-          XLA's cost analysis ('flops', 'bytes accessed' and more), and its memory analysis.
-        """
-        with jax.default_matmul_precision(self._precision):
-            compiled = self._step.lower(self._state, self._batch).compile()  # type: ignore[attr-defined]
-        return compiled.cost_analysis(), compiled.memory_analysis()
+
+def build_step(
+    stage: str, method: methods.Method, mesh: jax.sharding.Mesh
+) -> tuple[Any, Callable[[jax.Array], TrainState], Any]:
+    """Builds the training loop's step on pictures that need no augmentation.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      method: its method.
+      mesh: where it runs.
+
+    Returns:
+      The jitted step, `init(key)` of its state, and the state's shardings.
+    """
+    rate, b1, b2 = ADAM[stage]
+    optimiser = optax.adam(rate, b1=b1, b2=b2)
+    init = functools.partial(init_state, method=method, optimiser=optimiser)
+    shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+    step = training.make_train_step(
+        method,
+        optimiser,
+        augment=lambda key, batch: batch["pictures"],
+        options=training.StepOptions(),
+        mesh=mesh,
+        shardings=shardings,
+    )
+    return step, init, shardings
+
+
+def lower_step(stage: str, setting: Setting, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """Lowers the training loop's step for a mesh, abstract devices included, without any array.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      setting: what is lowered; its device is not looked at.
+      mesh: where it is to run.
+
+    Returns:
+      The lowered step; its cost analysis is of the program as written.
+    """
+    # Only its shapes matter: its values are arguments of the step.
+    shapes = jax.eval_shape(lambda: random_vgg(width=setting.width))
+    vgg = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    method = methods.METHODS[stage](forward_of(setting), vgg, methods.LossOptions())
+    step, init, _ = build_step(stage, method, mesh)
+    state = jax.eval_shape(init, jax.random.key(0))
+    shape = (setting.batch, 2, setting.size, setting.size, 3)
+    batch = {"pictures": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
+        return step.lower(state, batch)
 
 
 class Inference:
@@ -148,12 +196,12 @@ class Inference:
             _, flow, _ = forward.motion(trees, x)
             return forward.draw(trees, forward.features(trees, x), flow)
 
-        x = pictures(setting.batch).reshape(-1, 64, 64, 3)
+        x = pictures(setting.batch, size=setting.size).reshape(-1, setting.size, setting.size, 3)
         self._arguments = jax.device_put((self.trees, x), device)
         self._neutral = jax.jit(neutral)
 
     def __call__(self) -> jax.Array:
-        """Draws all pictures' neutral faces [2B, 64, 64, 3]."""
+        """Draws all pictures' neutral faces [2B, size, size, 3]."""
         with jax.default_matmul_precision(self._precision):
             return jax.block_until_ready(self._neutral(*self._arguments))
 

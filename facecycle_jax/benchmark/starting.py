@@ -1,5 +1,6 @@
 """Time from a fresh process to the first motion code, the weights on disk."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,10 +25,27 @@ with torch.inference_mode():
 """
 
 
-def our_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) -> Callable[[], None]:
-    """Writes a model folder and builds a program that starts Python, loads it and encodes a picture."""
+def our_starts(
+    folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
+) -> dict[str, Callable[[], None]]:
+    """Writes a model folder; builds programs that start Python, load it and encode a picture.
+
+    Args:
+      folder: an empty folder.
+      trees: parameters of stage 1.
+      setting: gives the width.
+
+    Returns:
+      The program as it is, and with compiled programs kept on disk.
+    """
     names = ("motion_encoder", "flow_decoder", "generator", "vgg")
-    model = {"width": setting.width, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
+    model = {
+        "width": setting.width,
+        "image_size": setting.size,
+        "code_dim": 256,
+        "dtype": "float32",
+        "trunk": "vgg",
+    }
     write_model(
         folder / "model",
         {name: trees[name] for name in names},
@@ -35,7 +53,15 @@ def our_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) 
         licence="CC0",
         source="random numbers",
     )
-    return lambda: _run(_OURS, str(folder / "model"))
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    model_folder = str(folder / "model")
+    return {
+        "ours": lambda: _run(_OURS, model_folder, JAX_ENABLE_COMPILATION_CACHE="0"),
+        "ours, compiled programs kept": lambda: _run(_OURS, model_folder, **kept),
+    }
 
 
 def torch_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) -> Callable[[], None]:
@@ -55,7 +81,8 @@ def torch_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
     return lambda: _run(_TORCH, str(folder / "encoder.pt"))
 
 
-def _run(code: str, *arguments: str) -> None:
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+def _run(code: str, *arguments: str, **variables: str) -> None:
+    command, environment = [sys.executable, "-c", code, *arguments], {**os.environ, **variables}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise RuntimeError(f"a started process failed: {result.stderr.strip().splitlines()[-1]}")

@@ -8,9 +8,23 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Program = Callable[[], Any]
+
+
+class Work(NamedTuple):
+    """What one call of a case gets done, whoever computes it.
+
+    Attributes:
+      pictures: how many pictures.
+      flops: floating-point operations that the method needs at least.
+      peak: operations a second of the processor, or None where unknown.
+    """
+
+    pictures: int
+    flops: float
+    peak: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +40,10 @@ class Row:
       slowest_ms: the slowest call.
       ratio: median over that of the first program of the case; above 1 is slower than it.
       first_call_s: seconds of the first call, compilation included.
+      cpu_ms: median processor time of one call, all threads of this process together: on a CPU it says
+        what was computed even where other programs take turns with this one.
+      pictures_per_s: pictures a second at the median.
+      share_of_peak: operations the method needs, over what a large matrix product gets done in that time.
       note: why it was not run, or what else is worth knowing.
     """
 
@@ -37,6 +55,9 @@ class Row:
     slowest_ms: float | None = None
     ratio: float | None = None
     first_call_s: float | None = None
+    cpu_ms: float | None = None
+    pictures_per_s: float | None = None
+    share_of_peak: float | None = None
     note: str = ""
 
 
@@ -46,6 +67,7 @@ def measure(
     *,
     settings: Mapping[str, Any],
     repeats: int,
+    work: Work | None = None,
     pause: float = 0.02,
 ) -> list[Row]:
     """Times programs in turn, so that a machine's ups and downs meet all of them alike.
@@ -56,6 +78,7 @@ def measure(
         program is not run. The first that runs is what the others are held against.
       settings: told in every row.
       repeats: timed calls of each program, at least 1.
+      work: what one call gets done, where rates are wanted.
       pause: seconds of rest before each call, so that one library's threads do not spin into the next.
 
     Returns:
@@ -63,46 +86,77 @@ def measure(
     """
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {}
+    busy: dict[str, list[float]] = {}
+    reasons = {name: program for name, program in programs.items() if isinstance(program, str)}
     for name, program in programs.items():
         if isinstance(program, str):
             continue
         start = time.perf_counter()
-        program()
-        first[name], times[name] = time.perf_counter() - start, []
-        program()
+        try:
+            program()
+            first[name] = time.perf_counter() - start
+            program()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            reasons[name] = "not enough memory"
+            continue
+        times[name], busy[name] = [], []
     gc.collect()
     for _ in range(repeats):
         for name, taken in times.items():
             time.sleep(pause)
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             programs[name]()  # type: ignore[operator]
             taken.append(1e3 * (time.perf_counter() - start))
+            busy[name].append(1e3 * (time.process_time() - worked))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     rows = []
-    for name, program in programs.items():
-        if isinstance(program, str):
-            rows.append(Row(case, name, settings, note=f"not run: {program}"))
+    for name in programs:
+        if name in reasons:
+            rows.append(Row(case, name, settings, note=f"not run: {reasons[name]}"))
             continue
         ratio = medians[name] / next(iter(medians.values()))
         low, high = min(times[name]), max(times[name])
-        rows.append(Row(case, name, settings, medians[name], low, high, ratio, first[name]))
+        rates = _rates(work, medians[name])
+        cpu = statistics.median(busy[name])
+        rows.append(Row(case, name, settings, medians[name], low, high, ratio, first[name], cpu, *rates))
     return rows
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether a program failed for want of memory, in JAX's words or PyTorch's."""
+    text = f"{type(error).__name__} {error}"
+    return any(word in text for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "MemoryError", "out of memory"))
+
+
+def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | None]:
+    """Pictures a second and share of the peak."""
+    if work is None:
+        return None, None
+    seconds = median_ms / 1e3
+    return work.pictures / seconds, work.flops / seconds / work.peak if work.peak else None
 
 
 def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
-        "| case | settings | program | median ms | fastest - slowest | times ours | first call s |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| case | settings | program | median ms | fastest - slowest | times ours | CPU ms | pictures/s | "
+        "share of peak | first call s |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         if row.median_ms is None:
-            lines.append(f"| {row.case} | {settings} | {row.program} | {row.note} | | | |")
+            lines.append(f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |")
             continue
+        pictures = "" if row.pictures_per_s is None else f"{row.pictures_per_s:.4g}"
+        share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
+        program = f"{row.program} ({row.note})" if row.note else row.program
         lines.append(
-            f"| {row.case} | {settings} | {row.program} | {row.median_ms:.2f} | "
-            f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {row.ratio:.2f} | {row.first_call_s:.1f} |"
+            f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | {row.fastest_ms:.2f} - "
+            f"{row.slowest_ms:.2f} | {row.ratio:.2f} | {row.cpu_ms:.0f} | {pictures} | {share} | "
+            f"{row.first_call_s:.1f} |"
         )
     return "\n".join(lines)
 

@@ -33,6 +33,12 @@ def torch_device(kind: str) -> torch.device:
     raise ValueError(f"PyTorch {torch.__version__} finds no {kind} here")
 
 
+def release() -> None:
+    """Gives memory that PyTorch keeps for later back to the GPU, where JAX needs it too."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()

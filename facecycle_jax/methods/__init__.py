@@ -59,8 +59,8 @@ def make(config: Mapping[str, Any]) -> Method:
     """Builds the method that a configuration describes.
 
     Args:
-      config: with `method` ('motion_cycle' or 'identity_cycle'), `model` and `loss`; see
-        configs/motion_cycle.py for their fields.
+      config: with `method` ('motion_cycle' or 'identity_cycle'), `model`, `loss` and, optionally, `remat`;
+        see configs/motion_cycle.py for their fields.
 
     Returns:
       The method.
@@ -73,5 +73,10 @@ def make(config: Mapping[str, Any]) -> Method:
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
     options = LossOptions.from_config(config["loss"])
     vgg, vgg_width = vgg_parameters(config)
-    forward = make_forward(config["model"], vgg_width=vgg_width, vgg_for_loss=options.perceptual != "none")
+    forward = make_forward(
+        config["model"],
+        vgg_width=vgg_width,
+        vgg_for_loss=options.perceptual != "none",
+        remat=config.get("remat", False),
+    )
     return METHODS[config["method"]](forward, vgg, options)

@@ -18,11 +18,6 @@ Trees = Mapping[str, Any]
 Features = dict[str, jax.Array]
 
 
-def _apply(module: Any, params: Any, *arguments: Any, **options: Any) -> Any:
-    """Applies a module to its parameters."""
-    return module.apply({"params": params}, *arguments, **options)
-
-
 class FaceFeatures(NamedTuple):
     """Maps of one batch for the networks and for the loss; one pass where both use one trunk.
 
@@ -42,32 +37,35 @@ class Forward(NamedTuple):
       networks: the modules.
       vgg: the VGG-19 module of loss and, unless learned, trunk; None where no VGG is used.
       learned_trunk: whether the trunk's parameters are 'trunk' (learned) or 'vgg' (frozen).
+      remat: whether a backward pass computes the activations inside each network again instead of
+        keeping them: less memory, a third more computation.
     """
 
     networks: Networks
     vgg: VGG19 | None
     learned_trunk: bool
+    remat: bool = False
 
     def motion(self, trees: Trees, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Computes motion codes [N, D], flows and backward flows [N, h, w, 2] of pictures."""
-        code = _apply(self.networks.encoder, trees["motion_encoder"], images)
-        flow = _apply(self.networks.flow_decoder, trees["flow_decoder"], code)
+        code = self._apply(self.networks.encoder, trees["motion_encoder"], images)
+        flow = self._apply(self.networks.flow_decoder, trees["flow_decoder"], code)
         return code, flow, backward_flow(flow)
 
     def feature_map(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes the motion encoder's maps [N, h, w, C] of pictures of any size."""
-        return _apply(self.networks.encoder, trees["motion_encoder"], images, method="feature_map")
+        return self._apply(self.networks.encoder, trees["motion_encoder"], images, method="feature_map")
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""
-        return _apply(self.networks.encoder, trees["identity_encoder"], images)
+        return self._apply(self.networks.encoder, trees["identity_encoder"], images)
 
     def features(self, trees: Trees, images: jax.Array, *, for_loss: bool = False) -> FaceFeatures:
         """Computes trunk maps of pictures and, if asked for, the maps of the perceptual loss."""
         if not self.learned_trunk:
             maps = self._vgg_maps(trees, images, LOSS_TAPS if for_loss else TRUNK_TAPS)
             return FaceFeatures({name: maps[name] for name in TRUNK_TAPS}, maps if for_loss else {})
-        trunk = _apply(self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS)
+        trunk = self._apply(self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS)
         return FaceFeatures(trunk, self.loss_features(trees, images) if for_loss else {})
 
     def loss_features(self, trees: Trees, images: jax.Array) -> Features:
@@ -83,26 +81,38 @@ class Forward(NamedTuple):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """Draws pictures [N, H, W, 3] from trunk maps, moved by a flow or as they are."""
-        return _apply(self.networks.generator, trees["generator"], features.trunk, flow, key=key)
+        return self._apply(self.networks.generator, trees["generator"], features.trunk, flow, key=key)
 
     def remove_identity(self, trees: Trees, features: FaceFeatures, code: jax.Array) -> jax.Array:
         """Draws mean faces [N, H, W, 3] from the maps of neutral faces and identity codes."""
         maps = features.trunk["conv3_1"]
-        return _apply(self.networks.normaliser, trees["normaliser"], maps, code, method="remove")
+        return self._apply(self.networks.normaliser, trees["normaliser"], maps, code, method="remove")
 
     def restore_identity(self, trees: Trees, features: FaceFeatures, code: jax.Array) -> jax.Array:
         """Draws neutral faces [N, H, W, 3] from the maps of mean faces [N or 1] and codes."""
         maps = features.trunk["conv3_1"]
-        return _apply(self.networks.normaliser, trees["normaliser"], maps, code, method="restore")
+        return self._apply(self.networks.normaliser, trees["normaliser"], maps, code, method="restore")
+
+    def _apply(self, module: Any, params: Any, *arguments: Any, **options: Any) -> Any:
+        """Applies a module to its parameters."""
+
+        def apply(params: Any, arguments: Any) -> Any:
+            return module.apply({"params": params}, *arguments, **options)
+
+        return (jax.checkpoint(apply) if self.remat else apply)(params, arguments)
 
     def _vgg_maps(self, trees: Trees, images: jax.Array, taps: tuple[str, ...]) -> Features:
         if self.vgg is None:
             raise ValueError("these networks were built without a VGG-19, so it has no maps.")
-        return _apply(self.vgg, trees["vgg"], images, taps=taps)
+        return self._apply(self.vgg, trees["vgg"], images, taps=taps)
 
 
 def make_forward(
-    model: Mapping[str, Any], *, vgg_width: float | None = None, vgg_for_loss: bool = True
+    model: Mapping[str, Any],
+    *,
+    vgg_width: float | None = None,
+    vgg_for_loss: bool = True,
+    remat: bool = False,
 ) -> Forward:
     """Builds the forward passes of a model configuration.
 
@@ -111,6 +121,7 @@ def make_forward(
         encoder_width.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
+      remat: see `Forward`.
 
     Returns:
       The forward passes.
@@ -131,7 +142,7 @@ def make_forward(
     vgg = None
     if not learned or vgg_for_loss:
         vgg = VGG19("conv4_1", vgg_width or 1.0, DTYPES[model["dtype"]])
-    return Forward(networks, vgg, learned)
+    return Forward(networks, vgg, learned, remat)
 
 
 def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The two implementations behind `grid_sample`: gathers and products with hat weights.
+"""The implementations behind `grid_sample`: gathers and products with hat weights.
 
 Images [N, H, W, C]; places [N, P]; both directions work on `Taps`, computed in float32.
 """
@@ -168,38 +168,72 @@ def _product(formula: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(formula, *operands, precision=_HIGHEST, preferred_element_type=jnp.float32)
 
 
-def matmul_forward(image: jax.Array, taps: Taps) -> jax.Array:
-    """Samples [N, P, C] by products with hat weights."""
-    kind = image.dtype
-    x_hat = (_hats(taps, 0, image.shape[2])[0] * taps.valid[..., None]).astype(kind)
-    y_hat = _hats(taps, 1, image.shape[1])[0].astype(kind)
-    if _dense_is_smaller(image):
-        weights = y_hat[..., :, None] * x_hat[..., None, :]
-        return _product("npij,nijc->npc", weights, image).astype(kind)
+def _weights(taps: Taps, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Hats and slopes of both axes (x hat, x slope, y hat, y slope) in the image's dtype."""
+    x_hat, x_slope = _hats(taps, 0, image.shape[2])
+    y_hat, y_slope = _hats(taps, 1, image.shape[1])
+    x_hat, x_slope, y_hat, y_slope = (w.astype(image.dtype) for w in (x_hat, x_slope, y_hat, y_slope))
+    return x_hat * taps.valid[..., None].astype(image.dtype), x_slope, y_hat, y_slope
+
+
+def dense_forward(image: jax.Array, taps: Taps) -> jax.Array:
+    """Samples [N, P, C] by one product with weights [N, P, H, W] of all pixels."""
+    x_hat, _, y_hat, _ = _weights(taps, image)
+    weights = y_hat[..., :, None] * x_hat[..., None, :]
+    return _product("npij,nijc->npc", weights, image).astype(image.dtype)
+
+
+def dense_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
+    x_hat, x_slope, y_hat, y_slope = _weights(taps, image)
+    cotangent = jnp.where(taps.valid[..., None] > 0, cotangent, 0)
+    weights = y_hat[..., :, None] * x_hat[..., None, :]
+    d_image = _product("npij,npc->nijc", weights, cotangent)
+    dots = _product("npc,nijc->npij", cotangent, image)
+    d_x = jnp.sum(dots * y_hat[..., :, None] * x_slope[..., None, :], axis=(-2, -1))
+    d_y = jnp.sum(dots * y_slope[..., :, None] * x_hat[..., None, :], axis=(-2, -1))
+    return d_image, jnp.stack([d_x, d_y], axis=-1)
+
+
+def separable_forward(image: jax.Array, taps: Taps) -> jax.Array:
+    """Samples [N, P, C] along the columns for every sample, then along the rows."""
+    x_hat, _, y_hat, _ = _weights(taps, image)
     rows = _product("npi,nijc->npjc", y_hat, image)
-    return _product("npj,npjc->npc", x_hat.astype(jnp.float32), rows).astype(kind)
+    return _product("npj,npjc->npc", x_hat.astype(jnp.float32), rows).astype(image.dtype)
+
+
+def separable_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
+    x_hat, x_slope, y_hat, y_slope = _weights(taps, image)
+    cotangent = jnp.where(taps.valid[..., None] > 0, cotangent, 0)
+    spread = x_hat[..., None] * cotangent[..., None, :]
+    d_image = _product("npi,npjc->nijc", y_hat, spread)
+    rows = _product("npi,nijc->npjc", y_hat, image)
+    d_x = _product("npj,npjc,npc->np", x_slope, rows, cotangent)
+    d_y = jnp.sum(spread * _product("npi,nijc->npjc", y_slope, image), axis=(-2, -1))
+    return d_image, jnp.stack([d_x, d_y], axis=-1)
+
+
+def matmul_forward(image: jax.Array, taps: Taps) -> jax.Array:
+    """Samples [N, P, C] by whichever products need less room."""
+    return (dense_forward if _dense_is_smaller(image) else separable_forward)(image, taps)
 
 
 def matmul_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
-    image32 = image.astype(jnp.float32)
-    x_hat, x_slope = _hats(taps, 0, image.shape[2])
-    y_hat, y_slope = _hats(taps, 1, image.shape[1])
-    cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
-    if _dense_is_smaller(image):
-        weights = y_hat[..., :, None] * x_hat[..., None, :]
-        d_image = _product("npij,npc->nijc", weights, cotangent)
-        dots = _product("npc,nijc->npij", cotangent, image32)
-        d_x = jnp.sum(dots * y_hat[..., :, None] * x_slope[..., None, :], axis=(-2, -1))
-        d_y = jnp.sum(dots * y_slope[..., :, None] * x_hat[..., None, :], axis=(-2, -1))
-    else:
-        spread = x_hat[..., None] * cotangent[..., None, :]
-        d_image = _product("npi,npjc->nijc", y_hat, spread)
-        rows = _product("npi,nijc->npjc", y_hat, image32)
-        d_x = _product("npj,npjc,npc->np", x_slope, rows, cotangent)
-        d_y = jnp.sum(spread * _product("npi,nijc->npjc", y_slope, image32), axis=(-2, -1))
-    return d_image, jnp.stack([d_x, d_y], axis=-1)
+    backward = dense_backward if _dense_is_smaller(image) else separable_backward
+    return backward(image, taps, cotangent)
 
 
-FORWARD = {"gather": gather_forward, "matmul": matmul_forward}
-BACKWARD = {"gather": gather_backward, "matmul": matmul_backward}
+FORWARD = {
+    "gather": gather_forward,
+    "matmul": matmul_forward,
+    "dense": dense_forward,
+    "separable": separable_forward,
+}
+BACKWARD = {
+    "gather": gather_backward,
+    "matmul": matmul_backward,
+    "dense": dense_backward,
+    "separable": separable_backward,
+}

@@ -15,7 +15,7 @@ from facecycle_jax.ops import _sampling
 
 PADDINGS = ("zeros", "border", "reflection")
 MODES = ("bilinear", "nearest")
-IMPLEMENTATIONS = ("auto", "gather", "matmul", "autodiff")
+IMPLEMENTATIONS = ("auto", "gather", "matmul", "dense", "separable", "autodiff")
 # Above this many pixels the products' weights outgrow what gathers cost, also on a TPU.
 _MATMUL_PIXELS = 64 * 64
 
@@ -56,8 +56,9 @@ def grid_sample(
       align_corners: whether -1 and 1 are the centres of the corner pixels or their outer edges.
       padding: what lies outside: 'zeros', 'border' (the nearest edge pixel) or 'reflection'.
       mode: 'bilinear' or 'nearest' (halves go to the even pixel; no gradient to the grid).
-      implementation: 'gather' (one gather of the four taps, scatter-add backward), 'matmul' (products
-        with hat weights, for matrix units), 'autodiff' (see above), or 'auto': 'matmul' on TPUs for
+      implementation: 'gather' (one gather of the four taps, scatter-add backward), products with hat
+        weights for matrix units ('dense': of all pixels at once; 'separable': of columns, then rows;
+        'matmul': whichever needs less room), 'autodiff' (see above), or 'auto': 'matmul' on TPUs for
         images of up to 64x64 pixels, 'gather' elsewhere, decided where the program is compiled for.
 
     Returns:

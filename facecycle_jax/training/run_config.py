@@ -19,7 +19,7 @@ FREE = frozenset(
     {
         "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches", "panel_every",
         "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite", "tensorboard", "init_from",
-        "fsdp", "data.path", "data.memory_gb", "probe.task", "probe.path", "probe.limit",
+        "fsdp", "remat", "data.path", "data.memory_gb", "probe.task", "probe.path", "probe.limit",
     }
 )  # fmt: skip
 

@@ -59,3 +59,27 @@ def test_medians_and_ratios():
     assert "has no device" in timing.table(rows)
     # Both are warmed up, then called in turn.
     assert calls == ["a", "a", "c", "c"] + ["a", "c"] * 3
+
+
+def test_a_spent_budget_is_told_for_every_entry_of_the_suite(capsys):
+    """Nothing is built or compiled for what is not measured."""
+    assert main([*TINY, "--suite", "gpu", "--budget", "0", "--torch", "eager"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("| ours | not run: the time was spent |") == 14
+    assert "median ms" in out
+
+
+def test_running_out_of_memory_leaves_a_row():
+    def starved():
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+
+    rows = timing.measure("a case", {"a": starved, "b": lambda: None}, settings={}, repeats=1, pause=0.0)
+    assert rows[0].note == "not run: not enough memory"
+    assert rows[1].ratio == 1
+
+
+def test_rates():
+    work = timing.Work(pictures=32, flops=1e9, peak=1e12)
+    row = timing.measure("a case", {"a": lambda: None}, settings={}, repeats=1, work=work, pause=0.0)[0]
+    assert row.pictures_per_s == pytest.approx(32 / (row.median_ms / 1e3))
+    assert row.share_of_peak == pytest.approx(1e-3 / (row.median_ms / 1e3))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from facecycle_jax import methods
 from facecycle_jax.methods.base import weighted_total
+from facecycle_jax.methods.forward import FaceFeatures, make_forward
 from facecycle_jax.methods.motion_cycle import exchange
 from facecycle_jax.ops import normalise
 
@@ -200,3 +201,25 @@ def test_loss_falls_on_a_handful_of_real_faces(stage):
     # Stage 2 stands on frozen, here random, networks: most of its loss is not its own to lower.
     bound = {"motion_cycle": 0.9, "identity_cycle": 0.995}[stage]
     assert losses[-1] < bound * losses[0], losses
+
+
+def test_computing_activations_again_changes_no_gradient():
+    keys = jax.random.split(jax.random.key(0), 3)
+    maps = {
+        "conv2_1": jax.random.normal(keys[0], (1, 8, 8, 8)),
+        "conv3_1": jax.random.normal(keys[1], (1, 4, 4, 16)),
+    }
+    flow = jnp.zeros((1, 4, 4, 2))
+    params, gradients = None, []
+    for remat in (False, True):
+        forward = make_forward(config()["model"], vgg_width=1 / 16, remat=remat)
+        params = params or forward.networks.generator.init(keys[2], maps, flow)["params"]
+
+        def total(params, forward=forward):
+            drawn = forward.draw({"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0])
+            return jnp.sum(drawn**2)
+
+        assert ("checkpoint" in str(jax.make_jaxpr(jax.grad(total))(params))) is remat
+        gradients.append(jax.jit(jax.grad(total))(params))
+    for plain, again in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from facecycle_jax.ops import grid_sample, identity_grid
 
 PADDINGS = ("zeros", "border", "reflection")
 MODES = ("bilinear", "nearest")
-OWN = ("gather", "matmul")
+OWN = ("gather", "dense", "separable")
 ALL = (*OWN, "autodiff", "auto")
 VARIANTS = list(itertools.product(MODES, PADDINGS, ("corners", "centers")))
 

@@ -1,0 +1,180 @@
+"""What XLA's TPU compiler says of our programs, without a TPU.
+
+Command: python -m facecycle_jax.benchmark.abstract_tpu. Needs libtpu (`pip install 'facecycle_jax[tpu]'`);
+nothing runs. XLA's estimate is the sum of what it takes for each operation from operations and bytes; it
+knows no custom kernels and gives no figure for loops.
+"""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from facecycle_jax import ops, training
+from facecycle_jax.benchmark import cases, hardware, ours
+
+
+class Estimate(NamedTuple):
+    """What the compiler says of one program on one chip.
+
+    Attributes:
+      seconds: its estimate, or None where it has none.
+      flops: floating-point operations.
+      bytes: bytes to and from memory.
+      temporary: bytes of memory beside arguments and results.
+      roofline: seconds at least, from operations and bytes and the data sheet.
+    """
+
+    seconds: float | None
+    flops: float
+    bytes: float
+    temporary: int
+    roofline: float
+
+
+def chip(topology: str) -> jax.Device:
+    """Finds the first chip of an abstract topology.
+
+    Args:
+      topology: as 'v5e:2x2'.
+
+    Returns:
+      A device that can be compiled for.
+
+    Raises:
+      ValueError: if libtpu is not installed or does not know the topology.
+    """
+    # There is no cloud machine to ask, and other processes may use the library too.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    except (RuntimeError, ImportError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"no abstract {topology}: {reason} Is libtpu installed?") from None
+
+
+def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) -> Estimate:
+    """Compiles a lowered program and reads what the compiler says of it.
+
+    Args:
+      lowered: for the device.
+      device: from `chip`.
+      precision: gives the data sheet's peak.
+
+    Returns:
+      The estimate.
+
+    Raises:
+      ValueError: if the chip is not in the table of data sheets.
+    """
+    sheet = hardware.sheet(device.device_kind, precision)
+    if sheet is None:
+        raise ValueError(f"no data sheet of {device.device_kind} in benchmark/hardware.py.")
+    compiled: Any = lowered.compile()
+    cost = compiled.cost_analysis()
+    seconds, flops, moved = cost["optimal_seconds"], cost["flops"], cost["bytes accessed"]
+    roofline = max(flops / sheet.flops, moved / sheet.memory)
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return Estimate(seconds if seconds > 0 else None, flops, moved, temporary, roofline)
+
+
+def train_step(stage: str, setting: ours.Setting, device: jax.Device) -> Estimate:
+    """Estimates the training loop's own step.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      setting: what is compiled; its device is not looked at.
+      device: from `chip`.
+
+    Returns:
+      The estimate.
+    """
+    lowered = ours.lower_step(stage, setting, training.make_mesh([device]))
+    return estimate(lowered, device, setting.precision)
+
+
+def sampling(
+    side: int,
+    channels: int,
+    *,
+    maps: int,
+    implementation: str,
+    backward: bool,
+    precision: str,
+    device: jax.Device,
+) -> Estimate:
+    """Estimates grid sampling of square maps at as many places, forward or with both gradients."""
+    sample = functools.partial(ops.grid_sample, align_corners=True, implementation=implementation)
+
+    def both(image: jax.Array, grid: jax.Array) -> Any:
+        out, pull = jax.vjp(sample, image, grid)
+        return out, pull(out)
+
+    place = jax.sharding.SingleDeviceSharding(device)
+    dtype, products = ours.PRECISIONS[precision]
+    program: Callable[..., Any] = both if backward else sample
+    with jax.default_matmul_precision(products):
+        lowered = jax.jit(program, in_shardings=(place, place), out_shardings=place).lower(
+            jax.ShapeDtypeStruct((maps, side, side, channels), jnp.dtype(dtype)),
+            jax.ShapeDtypeStruct((maps, side, side, 2), jnp.float32),
+        )
+    return estimate(lowered, device, precision)
+
+
+def _row(name: str, found: Estimate) -> str:
+    told = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
+    return (
+        f"| {name} | {told} | {1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
+        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a table of estimates; exit status 0, or 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(prog="python -m facecycle_jax.benchmark.abstract_tpu")
+    parser.add_argument(
+        "--topology", default="v5e:2x2", help="of which one chip is used (default: %(default)s)"
+    )
+    parser.add_argument("--what", choices=("grid-sample", *cases.STAGES), default="grid-sample")
+    parser.add_argument("--batch", type=int, default=16, help="pairs of pictures on the chip")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--size", type=int, choices=(64, 128, 256), default=64)
+    parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="bfloat16")
+    parser.add_argument("--remat", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        device = chip(options.topology)
+        print(f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n")
+        print("| program | XLA's estimate, ms | roofline, ms | GFLOP | GB moved | GB temporary |")
+        print("|---|---:|---:|---:|---:|---:|", flush=True)
+        if options.what in cases.STAGES:
+            setting = ours.Setting(
+                options.batch, options.width, options.precision, "tpu", options.size, options.remat
+            )
+            found = train_step(cases.STAGES[options.what], setting, device)
+            print(_row(f"{options.what}, batch {options.batch}, {options.precision}", found))
+            return 0
+        for name, (side, channels) in cases.SAMPLED.items():
+            for backward in (False, True):
+                for implementation in ("gather", "dense", "separable"):
+                    found = sampling(
+                        side, channels, maps=2 * options.batch, implementation=implementation,
+                        backward=backward, precision=options.precision, device=device,
+                    )  # fmt: skip
+                    what = f"{name}x{channels}{' with gradients' if backward else ''}, {implementation}"
+                    print(_row(what, found), flush=True)
+    except ValueError as error:
+        print(f"abstract_tpu: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Compiled programs are kept where they should be, and found again."""
+
+import logging
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from facecycle_jax import compilation_cache
+
+ROOT = pathlib.Path(__file__).parent.parent
+# A program of its own process: the cache is set before anything compiles.
+CODE = """
+import sys, jax, jax.numpy as jnp
+from facecycle_jax import compilation_cache
+assert compilation_cache.enable(sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def test_a_second_start_finds_the_programs_of_the_first(tmp_path):
+    def start():
+        command = [sys.executable, "-c", CODE, str(tmp_path / "kept")]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        return int(result.stdout)
+
+    assert start() == 0
+    assert start() > 0
+
+
+@pytest.fixture(autouse=True)
+def no_cache_afterwards():
+    yield
+    compilation_cache.enable("")
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path, caplog):
+    file = tmp_path / "file"
+    file.write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert not compilation_cache.enable(str(file / "below"))
+    assert "cannot be written" in caplog.text
+    assert not compilation_cache.enable("")
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_the_environment_says_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(compilation_cache.VARIABLE, raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    assert compilation_cache.default_directory() == str(tmp_path / "facecycle_jax" / "xla")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/of/jax")
+    assert compilation_cache.default_directory() == "/of/jax"
+    monkeypatch.setenv(compilation_cache.VARIABLE, "")
+    assert compilation_cache.default_directory() == ""
