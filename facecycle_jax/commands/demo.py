@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 # What the page shows of each of the two faces, in this order.
 SHOWN = {
     "input": "Input",
-    "flow": "Flow that removes the motion",
+    "flow": "Flow",
     "neutral": "Neutral face",
-    "reexpressed": "With the other's motion",
+    "reexpressed": "With other's motion",
     "mean_face": "Mean face",
-    "reidentified": "Identity on the other's mean face",
-    "reidentified_reexpressed": "... and with the other's motion",
+    "reidentified": "On other's mean face",
+    "reidentified_reexpressed": "... with its motion",
 }
 # Pixels of the pictures on the page; those of the model are too small to look at.
 _SIDE = 256

@@ -18,8 +18,8 @@ _ADDRESS = "127.0.0.1"
 # Seconds between clean-ups, and the age at which uploads and results are removed while the page is open.
 _CLEAN_EVERY, _KEEP_FOR = 60, 600
 _TEXT = """# FaceCycle
-Two pictures of faces, cut to head and chin. The model removes their motion (expression and head pose), then
-their identity, and puts both back exchanged.
+Two pictures that a face fills. The model removes the motion of each (expression and head pose), then the
+identity, and puts both back exchanged.
 """
 _PRIVACY = (
     "Runs on this computer only. Pictures are kept in a temporary folder for at most "
@@ -133,7 +133,8 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
         try:
             result = compare(first, second, crop)
         except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            # In the place of a result, and without the pictures of an earlier one.
+            return [f"**{error}**", *[None] * (2 * len(shown))]
         rows = list(result.pictures.values())
         return [result.words(), *(picture[0] for picture in rows), *(picture[1] for picture in rows)]
 
@@ -151,18 +152,21 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
             gr.Markdown(f"### Of the {place} face")
             with gr.Row():
                 for number, caption in enumerate(shown):
-                    outputs.append(
-                        gr.Image(
-                            label=caption,
-                            interactive=False,
-                            format="png",
-                            height=190,
-                            min_width=130,
-                            elem_id=f"{place}_{number}",
-                            buttons=["download", "fullscreen"],
+                    with gr.Column(min_width=140):
+                        gr.Markdown(caption)
+                        outputs.append(
+                            gr.Image(
+                                label=caption,
+                                show_label=False,
+                                alt_text=f"{caption}, {place} face",
+                                interactive=False,
+                                format="png",
+                                height=190,
+                                elem_id=f"{place}_{number}",
+                                buttons=["download"],
+                            )
                         )
-                    )
-        button.click(answer, inputs, outputs, api_visibility="private")
+        button.click(answer, inputs, outputs, api_visibility="private", show_progress_on=outputs[0])
         gr.Examples(pairs, inputs[:2], label="Drawn faces to try", cache_examples=False)
         gr.Markdown(_PRIVACY)
     return page

@@ -162,7 +162,9 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
-    hosts = {urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(("data:", "blob:"))}
+    # chrome: is the browser's own empty first tab.
+    own = ("data:", "blob:", "chrome:")
+    hosts = {urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(own)}
     assert hosts == {"127.0.0.1"}
     faults = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     assert not faults
