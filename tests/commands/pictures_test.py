@@ -173,7 +173,7 @@ def test_hundreds_of_damaged_pictures(model, tmp_path, capsys):
     assert len(codes["path"]) == len(codes["motion_code"]) == len(codes["identity_code"])
     assert len(codes["path"]) + len(lines) - 1 == 300
     assert len(lines) > 100
-    assert all(line.startswith(f"facecycle: left out {folder}/") for line in lines[:-1])
+    assert all(line.startswith(f"facecycle: left out: {folder}/") for line in lines[:-1])
     assert lines[-1] == f"facecycle: {len(lines) - 1} pictures left out, {len(codes['path'])} done"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codes.npz", "damaged"]
 
