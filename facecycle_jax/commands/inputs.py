@@ -14,7 +14,7 @@ from facecycle_jax.data.pictures import list_pictures, read_picture, square
 # Pictures read before they are computed together.
 CHUNK = 64
 # Part of the way that the square around a face goes to where the face is found, each frame.
-_FOLLOW = 0.3
+_FOLLOW = 0.6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

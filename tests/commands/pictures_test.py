@@ -185,7 +185,7 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
     crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
     lefts = [int(crop[20, 0, 0]) for crop in crops]
     # Before the first find the square is where that will be; then it follows, and stays where there is none.
-    assert lefts == [lefts[0], lefts[0], lefts[0] + 3, lefts[0] + 3, lefts[0] + 5]
+    assert lefts == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
     assert len({crop.shape for crop in crops}) == 1
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
     for count in (3, 100):
