@@ -221,6 +221,20 @@ def test_a_probe_runs_at_every_evaluation(tmp_path):
     assert {2, 4} <= set(found)
 
 
+def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(pictures, broken)
+    (broken / "p01" / "0.png").write_bytes(b"no picture")
+    (broken / "p02" / "1.png").write_bytes((broken / "p02" / "1.png").read_bytes()[:50])
+    options = {"data__path": str(broken), "data__decode_size": toy_training.SIZE, "data__min_frames": 1}
+    for steps in (2, 4):
+        toy_training.train(tmp_path / "run", toy_data=False, num_steps=steps, **options)
+    lines = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        str(broken / name) for name in ("p01/0.png", "p02/1.png")
+    ]
+
+
 def test_stages_run_one_after_the_other(tmp_path):
     import ml_collections
 

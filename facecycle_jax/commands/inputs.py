@@ -14,7 +14,7 @@ from facecycle_jax.data.pictures import list_pictures, read_picture, square
 # Pictures read before they are computed together.
 CHUNK = 64
 # Part of the way that the square around a face goes to where the face is found, each frame.
-_FOLLOW = 0.3
+_FOLLOW = 0.6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ class Problems:
     def status(self, done: int) -> int:
         """Tells of them on standard error; 0 if there are none, 1 if some of the work was done, else 2."""
         for line in self.lines:
-            print(f"facecycle: left out {line}", file=sys.stderr)
+            print(f"facecycle: left out: {line}", file=sys.stderr)
         if not self.lines:
             return 0
         print(f"facecycle: {counted(len(self.lines), 'picture')} left out, {done} done", file=sys.stderr)

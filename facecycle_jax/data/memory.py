@@ -50,6 +50,9 @@ def decode_all(
     paths = [path for frames in tracks.frames for path in frames]
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         decoded = dict(zip(paths, pool.map(attempt, paths), strict=True))
+    if not any(frame is not None for frame in decoded.values()):
+        reason = next(iter(report.unreadable.values()), "there is none")
+        raise ValueError(f"{tracks.origin}: none of its {len(paths)} pictures can be read; one: {reason}")
     kept = make_tracks(
         [
             (person, name, [path for path in frames if decoded[path] is not None])
