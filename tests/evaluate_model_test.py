@@ -53,6 +53,8 @@ def test_a_gallery(tmp_path, model, capsys):
     assert len(content["details"]["maps"]["identity_code"]) == 4
     assert all((tmp_path / "gallery" / f"{name}.png").is_file() for name in result.panels)
     assert "![frontalisation](frontalisation.png)" in markdown(result)
+    with pytest.raises(ValueError, match=r"crop must be above 0 and at most 1, got 2\.0"):
+        draw_gallery(model, faces, crop=2.0)
     with pytest.raises(ValueError, match="at least three pictures, got 2"):
         draw_gallery(model, faces[:2])
     assert cli.main(["evaluate", "--task", "gallery", "--data", "x", "--out", str(tmp_path / "no")]) == 2

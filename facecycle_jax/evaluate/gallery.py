@@ -16,7 +16,13 @@ ROWS, PAIRS, NEIGHBOURS = 8, 3, 6
 
 
 def draw_gallery(
-    model: FaceCycle, pictures: Any, *, projection: str = "pca", limit: int = 0, seed: int = 0
+    model: FaceCycle,
+    pictures: Any,
+    *,
+    projection: str = "pca",
+    crop: float = 1.0,
+    limit: int = 0,
+    seed: int = 0,
 ) -> Evaluation:
     """Draws what a model makes of given pictures.
 
@@ -24,6 +30,7 @@ def draw_gallery(
       model: the model.
       pictures: files, folders or arrays, see `FaceCycle`; three or more.
       projection: of the maps: 'pca' or 'tsne'.
+      crop: middle part of the pictures that is kept, above 0 to 1.
       limit: most pictures, drawn at random; 0: all.
       seed: of the draws.
 
@@ -40,7 +47,12 @@ def draw_gallery(
     """
     if projection not in PROJECTIONS:
         raise ValueError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}.")
-    faces, names, problems = as_pictures(pictures, size=model.size)
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+    side = round(model.size / crop)
+    faces, names, problems = as_pictures(pictures, size=side)
+    edge = (side - model.size) // 2
+    faces = faces[:, edge : edge + model.size, edge : edge + model.size]
     if len(faces) < 3:
         raise ValueError(f"a gallery needs at least three pictures, got {len(faces)}.")
     kept = choose(len(faces), limit=max(limit, 3) if limit else 0, seed=seed)

@@ -123,7 +123,7 @@ def evaluate(
     elif task == "gallery":
         if model is None or not path:
             raise ValueError("task gallery needs a model and a folder of pictures.")
-        result = draw_gallery(model, path, projection=projection, limit=limit, seed=seed)
+        result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
         features = feature_sets(model, baselines, task=task)
         if not path:
@@ -165,7 +165,7 @@ def _check_options(
         ("probe linear", probe == "linear", ("fer2013", "raf-db")),
         ("test_split", test_split is not None, ("fer2013",)),
         ("without", bool(without), ("lfw", "cplfw")),
-        ("crop", crop is not None, tuple(_FEATURES)),
+        ("crop", crop is not None, (*_FEATURES, "gallery")),
     ):
         if given and task not in tasks:
             raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")

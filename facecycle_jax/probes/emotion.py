@@ -68,6 +68,12 @@ def judge_emotion(
         for split, count in found.items()
         if counts and counts.get(split) not in (None, count)
     ]
+    other = [name for name, kind in features.items() if kind.encode is None]
+    if probe == "linear" and other:
+        warnings.append(
+            f"{', '.join(other)}: judged by logistic regression to convergence, since pictures cannot be "
+            "augmented below these features."
+        )
     words = {
         "logistic": "Logistic regression on frozen features, to convergence, its penalty chosen by 3-fold "
         "cross-validation on the training pictures.",

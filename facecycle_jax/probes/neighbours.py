@@ -50,11 +50,14 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError("Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
     values = np.asarray(codes, np.float64)
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)
     # The perplexity must be below the number of codes.
-    perplexity = min(30.0, (len(values) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(values).astype(np.float64)
+    tsne = TSNE(perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=seed)
+    # For few codes, threads wait for each other far longer than they compute.
+    with threadpool_limits(limits=1 if len(values) < 1000 else None):
+        return tsne.fit_transform(values).astype(np.float64)

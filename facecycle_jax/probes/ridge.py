@@ -70,6 +70,15 @@ def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
     return _Sums(len(values), values.sum(0, dtype=np.float64), targets.sum(0), xx, xy)
 
 
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Computes mean and deviation [D] in float64, without a second copy of all features."""
+    mean = features.mean(0, dtype=np.float64)
+    square = np.zeros_like(mean)
+    for start in range(0, len(features), _CHUNK):
+        square += np.square(features[start : start + _CHUNK] - mean).sum(0)
+    return mean, np.sqrt(square / len(features))
+
+
 def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Fits weights [D, K] and a bias [K], which is not penalised."""
     mean, level = sums.x / sums.number, sums.y / sums.number
@@ -136,11 +145,12 @@ def fit_ridge(
         raise ValueError("features or targets have values that are not finite; what made them is broken.")
     if not strengths or min(strengths) <= 0:
         raise ValueError(f"penalties must be above 0, got {tuple(strengths)}.")
-    mean, deviation = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    mean, deviation = _moments(features)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
     mean = mean.astype(np.float32)
-    values = (features - mean) * scale
+    values = features - mean
+    values *= scale
     basis = None
     if values.shape[1] > len(values):
         # The same fit in the span of the examples: the penalty does not see a rotation.
