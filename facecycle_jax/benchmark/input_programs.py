@@ -64,7 +64,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     """
     start = time.perf_counter()
     loader = None if setting.program in TORCH else _loader(setting)
-    batches = _torch_batches(setting) if loader is None else loader.batches(0)
+    batches: Any = _torch_batches(setting) if loader is None else loader.batches(0)
     shown = next(batches)
     result: dict[str, Any] = {"first_batch_s": time.perf_counter() - start}
     per_batch = int(np.prod(shown["frames"].shape[:2]))
