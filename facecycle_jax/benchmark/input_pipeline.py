@@ -166,34 +166,39 @@ def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
     base = medians.get(TORCH[0], {}).get("pictures_per_core_s")
     lines = [
         "| program | pictures per core-second | times torch | pictures/s | first batch s | memory MB | "
-        "first batch at step 0 / 1e6, ms |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "first batch at step 0 / 1e6, ms | Python's part, us |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in medians.items():
         ratio = f"{row['pictures_per_core_s'] / base:.2f}" if base else ""
         resume = " / ".join(f"{value:.1f}" for value in row.get("resume_ms", {}).values())
+        own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
         lines.append(
             f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | {row['pictures_per_s']:.0f} | "
-            f"{row['first_batch_s']:.2f} | {row['memory_mb']:.0f} | {resume} |"
+            f"{row['first_batch_s']:.2f} | {row['memory_mb']:.0f} | {resume} | {own} |"
         )
     return "\n".join(lines)
 
 
-def waiting(row: Mapping[str, Any], target: Target) -> float:
-    """Computes the share of a train step that waits for data.
+def highest_rate(row: Mapping[str, Any], target: Target) -> float:
+    """Computes the steps a second up to which reading keeps up on a host.
 
     Args:
       row: figures of a program: pictures_per_core_s and, of ours, interpreter_us.
       target: the host.
 
     Returns:
-      0 (reading is faster than the step) to below 1. Cores are taken to add up, until the interpreter's lock
-      is always held.
+      Steps a second. Cores are taken to add up, until the interpreter's lock is always held.
     """
     supply = row["pictures_per_core_s"] * target.cores
     if row.get("interpreter_us"):
         supply = min(supply, 1e6 / row["interpreter_us"])
-    return max(0.0, 1 - supply / (target.steps_per_s * target.pictures))
+    return supply / target.pictures
+
+
+def waiting(row: Mapping[str, Any], target: Target) -> float:
+    """Computes the share of a train step that waits for data: 0 (reading keeps up) to below 1."""
+    return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
 
 
 def waiting_table(medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]) -> str:
@@ -207,7 +212,8 @@ def waiting_table(medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Ta
         "|---|" + "---:|" * len(targets),
     ]
     for name, row in medians.items():
-        lines.append(f"| {name} | " + " | ".join(f"{waiting(row, t):.0%}" for t in targets) + " |")
+        cells = [f"{waiting(row, t):.0%} (from {highest_rate(row, t):.0f} steps/s on)" for t in targets]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

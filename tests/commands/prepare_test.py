@@ -117,11 +117,11 @@ def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
 
 
 def test_drawn_faces(tmp_path):
-    sizes = ("--identities", 6, "--frames-per-track", 2, "--size", 8)
+    sizes = ("--identities", 6, "--frames-per-track", 3, "--size", 16)
     assert run("synthetic", "--out", tmp_path / "out", *sizes) == 0
-    made = make_loader(options(tmp_path / "out", min_frames=2, decode_size=8, eval_fraction=0), split="train")
+    made = make_loader(options(tmp_path / "out", min_frames=3, eval_fraction=0), split="train")
     drawn = make_loader(
-        options("", source="synthetic", backend="memory", identities=6, frames_per_track=2, decode_size=8,
+        options("", source="synthetic", backend="memory", identities=6, frames_per_track=3,
                 eval_fraction=0), split="train",
     )  # fmt: skip
     for one, two in zip(itertools.islice(made.batches(0), 3), drawn.batches(0), strict=False):

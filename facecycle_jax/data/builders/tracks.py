@@ -92,8 +92,10 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         if is_records and not (folder / TRACKS).exists():
             shards = [name for split in self.info.splits.values() for name in sorted(split.filenames)]
             write_index(folder, shards, left_out=collect_left_out(folder / _PARTS))
-        shutil.rmtree(folder / _PARTS, ignore_errors=True)
-        shutil.rmtree(self._finished(), ignore_errors=True)
+        # What stopped runs left: their notes, finished tracks and unfinished folders.
+        stale = [folder / _PARTS, self._finished(), *folder.parent.glob(f"incomplete.*_{folder.name}")]
+        for path in stale:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _finished(self) -> pathlib.Path:
         """Names the folder for tracks that a stopped run has finished."""

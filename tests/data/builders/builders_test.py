@@ -1,5 +1,6 @@
 """TFDS's own test of a builder, on small sets in the layouts the data are published in."""
 
+import json
 import pathlib
 import tempfile
 
@@ -14,7 +15,7 @@ from voxceleb_tree import make_voxceleb1, make_voxceleb2  # noqa: E402
 
 from facecycle_jax.data.builders import folders, labelled, voxceleb  # noqa: E402
 from facecycle_jax.data.head_pose import TRAINING_SETS  # noqa: E402
-from facecycle_jax.data.record_index import read_index  # noqa: E402
+from facecycle_jax.data.record_index import TRACKS  # noqa: E402
 
 
 def picture(path, value=0, mode="RGB", side=48):
@@ -64,9 +65,16 @@ class Voxceleb1Test(Layout, testing.DatasetBuilderTestCase):
 
     def test_index_agrees_with_the_examples(self):
         self._download_and_prepare_as_dataset(self.builder)
-        content, frames = read_index(pathlib.Path(self.builder.data_path))
-        assert content["counts"]["tracks"] == 10
-        assert len(frames) == 30
+        content = json.loads((pathlib.Path(self.builder.data_path) / TRACKS).read_text())
+        expected = {"tracks": 10, "people": 5, "frames": 30, "left_out": 0}
+        assert content["counts"].items() >= expected.items()
+        examples = {
+            example["track"].decode(): (example["identity"].decode(), len(example["frames"]))
+            for split in self.SPLITS
+            for example in self.builder.as_dataset(split=split).as_numpy_iterator()
+        }
+        indexed = zip(content["track"], content["identity"], content["count"], strict=True)
+        assert examples == {track: (person, count) for track, person, count in indexed}
 
 
 class Voxceleb2Test(Layout, testing.DatasetBuilderTestCase):
