@@ -101,10 +101,14 @@ def _run(
     """Measures entry by entry; each is written as soon as it is there."""
     started, rows, machine = time.perf_counter(), [], _machine(setting)
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    if ahead and budget > 0:
+    if ahead:
         # Compilers of several programs side by side: on a machine of many cores most of their time is saved.
+        def prepare(entry: suites.Entry) -> None:
+            if time.perf_counter() - started < budget / 4:
+                entry.prepare()
+
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(suites.Entry.prepare, plan))
+            list(pool.map(prepare, plan))
     for entry in plan:
         left = budget - (time.perf_counter() - started)
         new = entry.measure() if left > entry.seconds else entry.skipped("the time was spent")

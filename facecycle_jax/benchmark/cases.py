@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from facecycle_jax.benchmark import feeding, flops, hardware, ours, starting, timing
+from facecycle_jax.benchmark import flops, hardware, ours, timing
 
 CASES = ("train-motion", "train-identity", "inference", "grid-sample", "input", "start")
 MODES = ("eager", "channels_last", "compile")
@@ -149,6 +149,8 @@ def _grid_sample(setting: ours.Setting, modes: list[str], repeats: int) -> list[
 
 def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
     """Measures batches of pairs out of picture files, and their augmentation on the device."""
+    from facecycle_jax.benchmark import feeding
+
     settings = {"batch": setting.batch, "device": setting.device}
     with tempfile.TemporaryDirectory() as folder:
         feeding.write_tracks(pathlib.Path(folder))
@@ -159,6 +161,8 @@ def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
 
 def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
     """Measures fresh processes."""
+    from facecycle_jax.benchmark import starting
+
     _, trees = ours.initial_trees("motion_cycle", setting)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)

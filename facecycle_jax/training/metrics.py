@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-import clu.metrics
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,23 @@ FILE_NAME = "metrics.jsonl"
 
 
 @flax.struct.dataclass
+class Average:
+    """A sum of observations and their number; small enough not to need clu where only steps are timed.
+
+    Attributes:
+      total: float32 scalar.
+      count: int32 scalar.
+    """
+
+    total: jax.Array
+    count: jax.Array
+
+    def merge(self, other: "Average") -> "Average":
+        """Adds the other's observations."""
+        return Average(self.total + other.total, self.count + other.count)
+
+
+@flax.struct.dataclass
 class Averages:
     """Running averages of scalars; a pytree, so it can stay on the devices until it is read.
 
@@ -31,7 +47,7 @@ class Averages:
       values: one average by name.
     """
 
-    values: dict[str, clu.metrics.Average]
+    values: dict[str, Average]
 
     @classmethod
     def of(cls, terms: Mapping[str, jax.Array], *, mask: jax.Array | None = None) -> "Averages":
@@ -47,9 +63,7 @@ class Averages:
         mask = jnp.asarray(True) if mask is None else mask
         return cls(
             {
-                name: clu.metrics.Average.from_model_output(
-                    jnp.reshape(value, (1,)).astype(jnp.float32), mask=jnp.reshape(mask, (1,))
-                )
+                name: Average(jnp.where(mask, value, 0).astype(jnp.float32), mask.astype(jnp.int32))
                 for name, value in terms.items()
             }
         )

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 from etils import epath
 
 from facecycle_jax import data, methods, ops
@@ -121,6 +120,9 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         state = _start_from(config, state, shardings)
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
+    # Only runs have use for it; the benchmark goes without.
+    from clu import parameter_overview
+
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     log.info("Trained parameters\n%s", overview)
     # 6. The compiled functions.
