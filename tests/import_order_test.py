@@ -25,6 +25,7 @@ FLOORS = {
     "train": 4,
     "evaluate": 4,
     "model": 4,
+    "compile_check": 4,
     "benchmark": 5,
     "main": 5,
     "commands": 5,

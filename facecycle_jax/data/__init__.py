@@ -1,7 +1,7 @@
 """Pictures and tracks in, batches out. Needs tensorflow for `data.backend='tf'` only."""
 
 from facecycle_jax.data.folder import read_list, scan_folder
-from facecycle_jax.data.loader import Loader, make_loader
+from facecycle_jax.data.loader import Loader, batch_shapes, make_loader
 from facecycle_jax.data.pictures import as_pictures, list_pictures, read_picture
 from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tracks import Tracks, make_tracks, split_people
@@ -10,6 +10,7 @@ __all__ = [
     "Loader",
     "Tracks",
     "as_pictures",
+    "batch_shapes",
     "list_pictures",
     "make_loader",
     "make_tracks",

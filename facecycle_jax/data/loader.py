@@ -201,6 +201,24 @@ def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
     return by_root(tracks, options["path"], values.tolist())
 
 
+def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Says what the batches of a configuration are, over all processes, without any data.
+
+    Args:
+      config: a run's configuration: batch_size and data.decode_size.
+
+    Returns:
+      Shape and type of every array of a batch, by name.
+    """
+    batch, size = config["batch_size"], config["data"]["decode_size"]
+    return {
+        "frames": jax.ShapeDtypeStruct((batch, 2, size, size, 3), np.uint8),
+        "mirror": jax.ShapeDtypeStruct((batch,), np.bool_),
+        "track": jax.ShapeDtypeStruct((batch, 2), np.int32),
+        "identity": jax.ShapeDtypeStruct((batch, 2), np.int32),
+    }
+
+
 def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:
     """Draws faces; a track is one person, frames are numbers into the array."""
     drawn = synthetic_tracks(

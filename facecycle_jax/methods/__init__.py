@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from facecycle_jax.methods.base import Aux, LossOptions, Method
@@ -27,12 +28,13 @@ __all__ = [
 ]
 
 
-def vgg_parameters(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, float]:
+def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[dict[str, Any] | None, float]:
     """Loads or draws the VGG-19 that a configuration asks for.
 
     Args:
       config: with `loss.vgg` ('random' or a .npz path), `loss.vgg_width` (0: 1 for a file, the model's
         width for 'random'), `loss.perceptual`, `model.trunk` and `model.width`.
+      weights: whether to read or draw them; if not, zeros of the same shapes are returned.
 
     Returns:
       The parameters as numpy arrays, or None where no VGG is used, and the channel multiplier.
@@ -47,20 +49,26 @@ def vgg_parameters(config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, fl
     width = loss.get("vgg_width", 0.0)
     if loss["vgg"] == "random":
         width = width or model["width"]
-        return {
-            k: {n: np.asarray(a) for n, a in v.items()} for k, v in random_vgg(width=width).items()
-        }, width
+        return (jax.tree.map(np.asarray, random_vgg(width=width)) if weights else _zeros(width)), width
     if width not in (0.0, 1.0):
         raise ValueError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
-    return read_vgg_npz(loss["vgg"]), 1.0
+    return (read_vgg_npz(loss["vgg"]) if weights else _zeros(1.0)), 1.0
 
 
-def make(config: Mapping[str, Any]) -> Method:
+def _zeros(width: float) -> dict[str, Any]:
+    """Zeros of the shapes of a VGG-19, which take no memory: every element is the same one."""
+    shapes = jax.eval_shape(lambda: random_vgg(width=width))
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+
+
+def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     """Builds the method that a configuration describes.
 
     Args:
       config: with `method` ('motion_cycle' or 'identity_cycle'), `model`, `loss` and, optionally, `remat`;
         see configs/motion_cycle.py for their fields.
+      weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is good for
+        shapes only.
 
     Returns:
       The method.
@@ -72,7 +80,7 @@ def make(config: Mapping[str, Any]) -> Method:
     if config["method"] not in METHODS:
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
     options = LossOptions.from_config(config["loss"])
-    vgg, vgg_width = vgg_parameters(config)
+    vgg, vgg_width = vgg_parameters(config, weights=weights)
     forward = make_forward(
         config["model"],
         vgg_width=vgg_width,

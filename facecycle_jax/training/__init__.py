@@ -5,6 +5,7 @@ from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
 from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
+from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.progress import Progress
 from facecycle_jax.training.run_config import check_config, flatten, read_config
 from facecycle_jax.training.setup import Loader, Probe, Run, prepare
@@ -42,6 +43,7 @@ __all__ = [
     "MetricWriter",
     "PreemptedError",
     "Probe",
+    "Program",
     "Progress",
     "Run",
     "StepOptions",
@@ -50,6 +52,7 @@ __all__ = [
     "TrainState",
     "average_weights",
     "batch_sharding",
+    "build_program",
     "check_batch",
     "check_config",
     "copy_trees",

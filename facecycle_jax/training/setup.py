@@ -1,7 +1,6 @@
 """From a configuration to everything the loop works with, in a fixed order."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -11,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from facecycle_jax import data, methods, ops
+from facecycle_jax import data
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.loading import copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
-from facecycle_jax.training.optimiser import make_optimiser, make_schedule
+from facecycle_jax.training.program import build_program
 from facecycle_jax.training.run_config import check_config
-from facecycle_jax.training.sharding import check_batch, describe, make_mesh, put_batch, state_shardings
-from facecycle_jax.training.state import TrainState, init_state
-from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
+from facecycle_jax.training.sharding import check_batch, describe, make_mesh, put_batch
+from facecycle_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +74,10 @@ class Run:
 
 
 def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:
-    """Builds everything in a fixed order: data, method, abstract state, shardings, state, steps."""
+    """Builds everything in a fixed order: mesh, data, program (shapes, shardings, steps), state."""
     # 1. Where: devices, and whether the batch fits them.
     mesh = make_mesh()
-    options = config["optimiser"]
-    accumulate = options["accumulate"]
+    accumulate = config["optimiser"]["accumulate"]
     check_batch(config["batch_size"], accumulate=accumulate, mesh=mesh)
     table = describe(mesh, batch_size=config["batch_size"], accumulate=accumulate)
     log.info("%s\n%s", config["method"], table)
@@ -93,31 +90,18 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
         train_data.num_tracks, eval_data.num_tracks, steps_per_epoch, total_steps,
     )  # fmt: skip
-    # 3. Method and optimiser.
-    method = methods.make(config)
-    schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
-    optimiser = make_optimiser(options, schedule)
-    # 4. Abstract first: shapes, then shardings, then arrays.
-    init = functools.partial(init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0)
-    key = jax.random.key(config["seed"])
-    abstract = jax.eval_shape(init, key)
-    shardings = state_shardings(mesh, abstract, fsdp=config["fsdp"])
+    # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is compiled yet.
+    program = build_program(config, mesh, steps_per_epoch=steps_per_epoch)
     checkpointer = Checkpointer(workdir, keep_last=config["keep_last"])
     resuming = checkpointer.latest_step is not None
     check_config(config, workdir, resuming=resuming)
-    # 5. The state: the workdir's, else init_from's, else a fresh one.
-    state = checkpointer.restore(
-        jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract,
-            shardings,
-        )
-    )
+    # 4. The state: the workdir's, else init_from's, else a fresh one.
+    state = checkpointer.restore(program.abstract)
     if state is None:
         # Run once: on CPU, optimising it takes three times as long as everything else about it.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        state = jax.jit(init, out_shardings=shardings, compiler_options=quick)(key)
-        state = _start_from(config, state, shardings)
+        init = jax.jit(program.init, out_shardings=program.shardings, compiler_options=quick)
+        state = _start_from(config, init(jax.random.key(config["seed"])), program.shardings)
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
     # Only runs have use for it; the benchmark goes without.
@@ -125,27 +109,10 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
 
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     log.info("Trained parameters\n%s", overview)
-    # 6. The compiled functions.
-    size = config["model"]["image_size"]
-    train_step = make_train_step(
-        method,
-        optimiser,
-        augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
-        options=StepOptions(config["seed"], accumulate, options["ema_decay"]),
-        mesh=mesh,
-        shardings=shardings,
-    )
-    eval_step = make_eval_step(
-        method,
-        prepare=functools.partial(ops.plain_pairs, size=size),
-        mesh=mesh,
-        shardings=shardings,
-        rows=config["panel_rows"],
-    )
     run = Run(
         config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
         lambda: {**eval_data.unreadable, **train_data.unreadable},
-        train_step, eval_step, schedule, checkpointer, total_steps,
+        program.train_step, program.eval_step, program.schedule, checkpointer, total_steps,
     )  # fmt: skip
     return run, state
 

@@ -1,0 +1,22 @@
+"""Compiles the train step for a TPU topology that is not there: does it fit, and what does it cost?"""
+
+from facecycle_jax.compile_check.batch_search import largest_batch
+from facecycle_jax.compile_check.chips import CHIPS, Chip
+from facecycle_jax.compile_check.compiling import check
+from facecycle_jax.compile_check.hlo import Collective, count_collectives
+from facecycle_jax.compile_check.report import Report, describe
+from facecycle_jax.compile_check.topology import Topology, abstract_devices, parse_topology
+
+__all__ = [
+    "CHIPS",
+    "Chip",
+    "Collective",
+    "Report",
+    "Topology",
+    "abstract_devices",
+    "check",
+    "count_collectives",
+    "describe",
+    "largest_batch",
+    "parse_topology",
+]

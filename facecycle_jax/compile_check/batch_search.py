@@ -1,0 +1,40 @@
+"""Finds the largest batch that fits, in few trials, as each compiles a program."""
+
+from collections.abc import Callable
+
+Trial = Callable[[int], tuple[bool, int]]
+
+
+def largest_batch(trial: Trial, *, start: int, limit: int, precision: float = 0.05) -> int:
+    """Finds the largest number that fits.
+
+    Memory grows about in proportion, which gives the second trial; from there it goes on in steps of
+    `precision`, and where that leads out of what is known, the interval is halved.
+
+    Args:
+      trial: `trial(n) -> (whether n fits, bytes needed or 0 where that is not known)`.
+      start: the first trial, at least 1.
+      limit: bytes there are.
+      precision: width of the last interval, parts of its lower end; 0: to the unit.
+
+    Returns:
+      A number that fits, within `precision` of one that does not; 0 if 1 does not fit.
+
+    Raises:
+      ValueError: if `start` is below 1.
+    """
+    if start < 1:
+        raise ValueError(f"the first batch to try must be at least 1, got {start}.")
+    fits, size = trial(start)
+    low, high = (start, 0) if fits else (0, start)
+    guess = max(1, start * limit // size) if size else start // 2
+    while not high or high - low > max(1, precision * low):
+        if guess <= low or (high and guess >= high):
+            guess = (low + high) // 2 if high else low + 1
+        fits, _ = trial(guess)
+        step = max(1, int(precision * guess))
+        if fits:
+            low, guess = guess, guess + step
+        else:
+            high, guess = guess, guess - step
+    return low

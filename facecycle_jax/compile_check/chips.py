@@ -1,0 +1,45 @@
+"""What one chip of each TPU generation has, from the vendor's pages on v4, v5e, v5p and v6e."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip.
+
+    Attributes:
+      name: its name in a topology, e.g. 'v5e'.
+      memory: bytes of high-bandwidth memory.
+      flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run on the same
+        units, rounded to bfloat16 by default.
+      bandwidth: bytes a second between chip and memory.
+      link_bandwidth: bytes a second that all links to other chips carry out of the chip together.
+      dimensions: numbers in a topology.
+      host: chips of one host along each dimension of the topology.
+      options: what libtpu wants to be told beside the topology.
+    """
+
+    name: str
+    memory: int
+    flops: float
+    bandwidth: float
+    link_bandwidth: float
+    dimensions: int
+    host: tuple[int, int, int] = (2, 2, 1)
+    options: tuple[tuple[str, str], ...] = ()
+
+
+# v4 and v5p have two cores in a chip that work as one device, as they do on real ones.
+_MEGACORE = (("chip_config_name", "megacore"),)
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 32 * GIB, 275e12, 1200e9, 300e9, dimensions=3, options=_MEGACORE),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, dimensions=2),
+        Chip("v5p", 95 * GIB, 459e12, 2765e9, 600e9, dimensions=3, options=_MEGACORE),
+        Chip("v6e", 32 * GIB, 918e12, 1638e9, 400e9, dimensions=2),
+    )
+}

@@ -1,0 +1,109 @@
+"""Counts the collectives in the text of a compiled program (HLO after partitioning, of one device)."""
+
+import collections
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+)$")
+_OPCODE = re.compile(r" ([a-z][\w\-]*)\(([^)]*)")
+_SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|branch_computations|called_computations)=\{?(%[^,{}]+(?:, %[^,{}]+)*)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+class Collective(NamedTuple):
+    """The collectives of one kind in one run of a program.
+
+    Attributes:
+      kind: e.g. 'all-reduce'.
+      number: how many are run; those in a loop count as often as it turns.
+      bytes: their size together, each the larger of what a device gives and what it gets.
+    """
+
+    kind: str
+    number: int
+    bytes: int
+
+
+def shape_bytes(text: str) -> int:
+    """Adds up the bytes of the shapes in a text, e.g. '(f32[8,4]{1,0}, bf16[])'.
+
+    Args:
+      text: HLO shapes.
+
+    Returns:
+      Bytes; types narrower than a byte are rounded up for each array.
+    """
+    total = 0
+    for kind, dimensions in _SHAPE.findall(text):
+        bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
+        total += math.ceil(math.prod(int(n) for n in dimensions.split(",") if n) * bits / 8)
+    return total
+
+
+def count_collectives(text: str) -> list[Collective]:
+    """Counts what devices send to each other in one run of a compiled program.
+
+    Args:
+      text: `compiled.as_text()`.
+
+    Returns:
+      One entry for each kind that occurs, largest first.
+
+    Raises:
+      ValueError: if the text is no HLO module.
+    """
+    found: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    entry, sizes = "", {}
+    for here, is_entry, name, definition in _instructions(text):
+        entry = here if is_entry else entry
+        opcode = _OPCODE.search(definition)
+        if not opcode:
+            continue
+        sizes[name] = shape_bytes(definition[: opcode.start()])
+        kind = opcode[1].removesuffix("-start")
+        if kind in KINDS:
+            operands = sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", opcode[2]))
+            # The result of a -start holds the operands too.
+            given = operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
+            found[here].append((kind, max(operands, sizes[name] - given)))
+        trips = int(match[1]) if (match := _TRIPS.search(definition)) else 1
+        for group in _CALLED.findall(definition):
+            calls[here] += [(called.strip(" %"), trips) for called in group.split(",")]
+    if not entry:
+        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
+    number: collections.Counter[str] = collections.Counter()
+    size: collections.Counter[str] = collections.Counter()
+    pending = [(entry, 1)]
+    while pending:
+        here, times = pending.pop()
+        for kind, amount in found[here]:
+            number[kind] += times
+            size[kind] += times * amount
+        pending += [(called, times * trips) for called, trips in calls[here]]
+    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()]
+
+
+def _instructions(text: str) -> Iterator[tuple[str, bool, str, str]]:
+    """Yields (computation, whether it is the entry, name, definition) of every instruction."""
+    here, is_entry = "", False
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            here, is_entry = match[2], bool(match[1])
+        elif here and (match := _INSTRUCTION.match(line)):
+            yield here, is_entry, match[1], match[2]

@@ -1,0 +1,94 @@
+"""The compiled part of a run, from a configuration and a mesh alone: no data, no arrays, no weights.
+
+The loop and the compile check both take it from here, so what is checked is what runs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from facecycle_jax import methods, ops
+from facecycle_jax.methods.base import Tree
+from facecycle_jax.training.metrics import Averages
+from facecycle_jax.training.optimiser import make_optimiser, make_schedule
+from facecycle_jax.training.sharding import check_batch, state_shardings
+from facecycle_jax.training.state import TrainState, init_state
+from facecycle_jax.training.step import Batch, StepOptions, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a configuration computes on a mesh; nothing in it is compiled or allocated yet.
+
+    Attributes:
+      init: `init(key) -> state`, pure; draws a fresh state.
+      abstract: the state as `jax.ShapeDtypeStruct`, each with its sharding.
+      shardings: the sharding of every array of the state.
+      schedule: learning rate by update.
+      train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the state.
+      eval_step: `eval_step(params, frozen, batch) -> (averages, pictures)`, jitted.
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    abstract: TrainState
+    shardings: Any
+    schedule: optax.Schedule
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Averages]]
+    eval_step: Callable[[Tree, Tree, Batch], tuple[Averages, dict[str, jax.Array]]]
+
+
+def build_program(
+    config: Mapping[str, Any], mesh: Mesh, *, steps_per_epoch: int, weights: bool = True
+) -> Program:
+    """Builds what a configuration computes on a mesh.
+
+    Args:
+      config: a run's configuration.
+      mesh: the mesh; its devices may be abstract ones, of a topology that is not there.
+      steps_per_epoch: updates in an epoch, which the schedule counts in.
+      weights: whether to read or draw the VGG-19. Without, zeros of its shapes stand in, no file is
+        opened, and `init` is good for shapes only.
+
+    Returns:
+      The program.
+
+    Raises:
+      ValueError: for values out of range.
+      FileNotFoundError: if the VGG-19 file is missing.
+    """
+    options = config["optimiser"]
+    check_batch(config["batch_size"], accumulate=options["accumulate"], mesh=mesh)
+    method = methods.make(config, weights=weights)
+    schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
+    optimiser = make_optimiser(options, schedule)
+    # Abstract first: shapes, then shardings, then (the caller's) arrays.
+    init = functools.partial(init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0)
+    shapes = jax.eval_shape(init, jax.random.key(config["seed"]))
+    shardings = state_shardings(mesh, shapes, fsdp=config["fsdp"])
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    size = config["model"]["image_size"]
+    train_step = make_train_step(
+        method,
+        optimiser,
+        augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+        options=StepOptions(config["seed"], options["accumulate"], options["ema_decay"]),
+        mesh=mesh,
+        shardings=shardings,
+    )
+    eval_step = make_eval_step(
+        method,
+        prepare=functools.partial(ops.plain_pairs, size=size),
+        mesh=mesh,
+        shardings=shardings,
+        rows=config["panel_rows"],
+    )
+    return Program(init, abstract, shardings, schedule, train_step, eval_step)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Starts a training run; the first argument says where, the others stay the same.
+#
+#   launch/run.sh WHERE [OPTIONS OF THE PLACE] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+#
+# WHERE   local         this machine, all its devices
+#         multiprocess  this machine, several processes on simulated devices
+#         gpu           this machine, all or some of its GPUs
+#         slurm         a SLURM cluster
+#         tpu           a Cloud TPU VM or pod slice
+#         gke           TPUs of a GKE cluster (JobSet, Kueue)
+#
+# Options of a place: launch/run.sh WHERE --help. With --dry-run nothing is done, only printed.
+
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+(($#)) || help
+where="$1"
+shift
+case "$where" in
+  -h | --help) help ;;
+  local) exec "$ROOT/launch/local.sh" "$@" ;;
+  multiprocess) exec "$ROOT/launch/local_multiprocess.sh" "$@" ;;
+  gpu) exec "$ROOT/launch/gpu_host.sh" "$@" ;;
+  slurm) exec "$ROOT/launch/slurm/submit.sh" "$@" ;;
+  tpu) exec "$ROOT/launch/tpu_vm.sh" "$@" ;;
+  gke) exec "$ROOT/launch/gke/submit.sh" "$@" ;;
+  *) die "unknown place '$where': local, multiprocess, gpu, slurm, tpu or gke." ;;
+esac

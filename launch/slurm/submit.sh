@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Submits a training run to SLURM: one process for each GPU, on one or several nodes, queued again after
+# preemption and at the time limit.
+#
+#   launch/slurm/submit.sh [--nodes=1] [--gpus-per-node=8] [--time=12:00:00] [--partition=P] [--account=A]
+#       [--sbatch=OPTION ...] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+#
+# --nodes          nodes (1)
+# --gpus-per-node  GPUs, and so processes, of each (8); 0: one process per node on CPUs
+# --time           limit of one start; the job goes on after it until it is done (12:00:00)
+# --partition, --account  as for sbatch
+# --sbatch         any other option of sbatch, e.g. --sbatch=--constraint=a100; may be repeated
+#
+# WORKDIR, the repository and the Python environment must be the same on all nodes. config.batch_size must be a
+# multiple of all GPUs. The log is facecycle-<job>.log where this is called.
+
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+nodes=1
+gpus=8
+limit=12:00:00
+options=()
+flags=()
+for argument in "$@"; do
+  case "$argument" in
+    -h | --help) help ;;
+    --dry-run) DRY_RUN=1 ;;
+    --nodes=*) nodes="$(value "$argument")" ;;
+    --gpus-per-node=*) gpus="$(value "$argument")" ;;
+    --time=*) limit="$(value "$argument")" ;;
+    --partition=* | --account=*) options+=("$argument") ;;
+    --sbatch=*) options+=("$(value "$argument")") ;;
+    *) flags+=("$argument") ;;
+  esac
+done
+check_flags "${flags[@]}"
+is_number "$nodes" || die "--nodes must be a whole number above 0, got '$nodes'."
+[[ "$gpus" == 0 ]] || is_number "$gpus" || die "--gpus-per-node must be a whole number, got '$gpus'."
+if ((gpus)); then
+  options+=(--ntasks-per-node="$gpus" --gpus-per-node="$gpus")
+  platform=cuda
+else
+  options+=(--ntasks-per-node=1)
+  platform=cpu
+fi
+command -v sbatch > /dev/null || ((DRY_RUN)) || die "no sbatch here: call this on a login node of a SLURM cluster."
+export FACECYCLE_PYTHON="$PYTHON" JAX_COMPILATION_CACHE_DIR="$CACHE" JAX_PLATFORMS="${JAX_PLATFORMS:-$platform}"
+if ((DRY_RUN)); then
+  echo "export FACECYCLE_PYTHON=$(quoted "$PYTHON") JAX_COMPILATION_CACHE_DIR=$(quoted "$CACHE")" \
+    "JAX_PLATFORMS=$JAX_PLATFORMS"
+fi
+run sbatch --nodes="$nodes" --time="$limit" --chdir="$ROOT" --export=ALL "${options[@]}" \
+  --output="$PWD/facecycle-%j.log" "$ROOT/launch/slurm/train.sbatch" "${flags[@]}"

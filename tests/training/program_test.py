@@ -1,0 +1,38 @@
+"""The program of a run: built without data, weights or devices, and the one that runs."""
+
+import jax
+import numpy as np
+
+from configs import debug
+from facecycle_jax import data, methods, training
+
+
+def config(**fields):
+    page = debug.get_config()
+    page.update_from_flattened_dict({"loss.perceptual": "gram", "model.trunk": "vgg", **fields})
+    return page.to_dict()
+
+
+def test_shapes_without_weights_are_those_with_them():
+    with_, without = (
+        training.build_program(config(), training.make_mesh(), steps_per_epoch=10, weights=w).abstract
+        for w in (True, False)
+    )
+    assert jax.tree.structure(with_) == jax.tree.structure(without)
+    for a, b in zip(jax.tree.leaves(with_), jax.tree.leaves(without), strict=True):
+        assert (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
+
+
+def test_without_weights_no_file_is_opened():
+    vgg, width = methods.vgg_parameters(config(**{"loss.vgg": "/nowhere/vgg19.npz"}), weights=False)
+    assert width == 1.0
+    assert vgg["conv4_1"]["kernel"].shape == (3, 3, 256, 512)
+
+
+def test_batch_shapes_are_those_of_the_loader():
+    page = config(batch_size=8)
+    batch = next(data.make_loader(page, split="train").batches(0))
+    shapes = data.batch_shapes(page)
+    assert {name: (np.shape(x), x.dtype) for name, x in batch.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()
+    }
