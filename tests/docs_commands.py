@@ -9,13 +9,14 @@ import re
 import shlex
 from typing import NamedTuple
 
+from absl import flags
+
 from facecycle_jax import cli
 from facecycle_jax.benchmark import __main__ as benchmark
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = ("facecycle", "python", "python3", "make", "pip", "git", "cd", ".", "export")
-_MAIN_FLAGS = {"config", "workdir", "distributed"}
 
 
 class Block(NamedTuple):
@@ -95,7 +96,14 @@ def known_options():
     """Every option of every program of the package."""
     parsers = [*subcommands().values(), benchmark._parser()]
     options = {option for parser in parsers for option in parser._option_string_actions}
-    return options | {f"--{flag}" for flag in _MAIN_FLAGS}
+    return options | {f"--{flag}" for flag in main_flags()}
+
+
+@functools.cache
+def main_flags():
+    """Names of the flags of `facecycle_jax.main`."""
+    module = importlib.import_module("facecycle_jax.main").__name__
+    return {flag.name for flag in flags.FLAGS.get_flags_for_module(module)}
 
 
 def check(command):
@@ -136,14 +144,21 @@ def _parses(parser, words):
 
 def _training(words):
     """Checks a command of `facecycle_jax.main` against the page it names."""
-    given = dict(re.match(r"--([\w.]+)(?:=(.*))?$", word).groups() for word in words)
+    # An ellipsis stands for more options, or for any page.
+    matches = {word: re.match(r"--([\w.]+)(?:=(.*))?$", word) for word in words if word != "..."}
+    wrong = [word for word, match in matches.items() if not match]
+    if wrong:
+        return f"{wrong[0]} is no option"
+    given = dict(match.groups() for match in matches.values())
     page = pathlib.Path(given.get("config") or "")
-    if not (ROOT / page).is_file():
+    if str(page) != "..." and not (ROOT / page).is_file():
         return f"no page {page}"
-    fields = page_fields(page.stem)
+    fields = config_fields() if str(page) == "..." else page_fields(page.stem)
     for name, value in given.items():
-        if name in _MAIN_FLAGS:
+        if name in main_flags():
             continue
+        if not name.startswith("config."):
+            return f"no option --{name}"
         field = name.removeprefix("config.")
         if field not in fields:
             return f"{page} has no field {field}"

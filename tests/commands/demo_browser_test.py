@@ -66,7 +66,8 @@ def page(model, tmp_path_factory):
                 ready.set()
         ready.set()
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         assert ready.wait(4 * WAIT), "".join(lines)
         assert address, "".join(lines)
@@ -74,6 +75,8 @@ def page(model, tmp_path_factory):
     finally:
         process.kill()
         process.wait()
+        reader.join()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
