@@ -105,7 +105,8 @@ def evaluate_synthetic(
     )
     if "random" in judged:
         protocol += f" Random weights at width {(model.model if model is not None else SMALL)['width']:g}."
-    counts = {"people": people, "frames": len(data.frames), "people drawn": people // 2}
+    counts = {"people": people, "frames": len(data.frames)}
+    counts |= {"people of the pictures": people // 2} if judged else {}
     return Evaluation("synthetic", protocol, rows, {}, (), counts, (), panels=panels)
 
 
