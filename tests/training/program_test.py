@@ -9,7 +9,9 @@ from facecycle_jax import data, methods, training
 
 def config(**fields):
     page = debug.get_config()
-    page.update_from_flattened_dict({"loss.perceptual": "gram", "model.trunk": "vgg", **fields})
+    page.update_from_flattened_dict(
+        {"batch_size": 8, "loss.perceptual": "gram", "model.trunk": "vgg", **fields}
+    )
     return page.to_dict()
 
 

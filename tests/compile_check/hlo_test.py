@@ -1,0 +1,93 @@
+"""Collectives counted in compiled programs: on eight devices, in loops, in the words of TPU's compiler."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from facecycle_jax import training
+from facecycle_jax.compile_check import Collective, count_collectives
+from facecycle_jax.compile_check.hlo import shape_bytes
+
+
+def compiled(function, *shapes, inputs, outputs):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function, in_shardings=inputs, out_shardings=outputs).lower(*arguments).compile().as_text()
+
+
+@pytest.fixture(scope="module")
+def places():
+    mesh = training.make_mesh()
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def loss(w, x):
+    return jnp.mean(jnp.square(x @ w))
+
+
+def test_gradients_of_a_split_batch_are_reduced_once(places):
+    whole, split = places
+    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
+    assert count_collectives(text) == [Collective("all-reduce", 1, 4 * 32 * 16)]
+
+
+def test_split_parameters_are_gathered(places):
+    _, split = places
+    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(split, split), outputs=split)
+    assert Collective("all-gather", 1, 4 * 32 * 16) in count_collectives(text)
+
+
+def test_a_loop_counts_as_often_as_it_turns(places):
+    whole, split = places
+
+    def total(w, x):
+        return jax.lax.scan(lambda w, _: (w - jax.grad(loss)(w, x), None), w, None, length=5)[0]
+
+    text = compiled(total, (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
+    assert count_collectives(text) == [Collective("all-reduce", 5, 5 * 4 * 32 * 16)]
+
+
+def test_one_device_sends_nothing():
+    assert count_collectives(jax.jit(jnp.sum).lower(jnp.ones(8)).compile().as_text()) == []
+
+
+def test_asynchronous_forms_count_once():
+    text = """
+%wrapped (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %r = f32[8,128]{1,0:T(8,128)} all-reduce(%p), to_apply=%add
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %a = ((f32[8,128]{1,0}), f32[8,128]{1,0}, u32[]{:S(2)}) async-start(%x), calls=%wrapped
+  %b = f32[8,128]{1,0:T(8,128)} async-done(%a)
+  %c = (f32[8,128]{1,0}, f32[64,128]{1,0}) all-gather-start(%b), dimensions={0}
+  %d = f32[64,128]{1,0} all-gather-done(%c)
+  %e = (bf16[8]{0}, bf16[8]{0:T(256)(128)(2,1)}) all-reduce(%f, %g), to_apply=%add
+  ROOT %h = f32[64,128]{1,0} copy(%d)
+}
+"""
+    assert count_collectives(text) == [
+        Collective("all-gather", 1, 4 * 64 * 128),
+        Collective("all-reduce", 2, 4 * 8 * 128 + 2 * 2 * 8),
+    ]
+
+
+def test_what_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        count_collectives("nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("f32[8,4]{1,0:T(8,128)}", 128),
+        ("(bf16[3], pred[5], u8[])", 12),
+        ("s4[3]", 2),
+        ("f32[]", 4),
+        ("()", 0),
+    ],
+)
+def test_bytes_of_shapes(text, size):
+    assert shape_bytes(text) == size
