@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import os
 import pathlib
-import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileExistsError(
             f"{folder} is complete; remove it to prepare it again, or choose another --out."
         )
-    builder.download_and_prepare(download_config=_download_config(arguments))
+    options = importlib.import_module("facecycle_jax.data.builders.options")
+    config = options.download_config(arguments.data, beam=arguments.beam)
+    builder.download_and_prepare(download_config=config)
     for empty in ("downloads/extracted", "downloads"):  # TFDS makes them, nothing is downloaded
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(arguments.out, empty))
@@ -137,17 +138,3 @@ def _builder(arguments: argparse.Namespace) -> Any:
     built = builder(data_dir=arguments.out, config=config if words else None)
     built.workers = arguments.workers
     return built
-
-
-def _download_config(arguments: argparse.Namespace) -> Any:
-    """Tells TFDS where the raw data are and, if asked, how to run Beam."""
-    import tensorflow_datasets as tfds
-
-    config = tfds.download.DownloadConfig(manual_dir=arguments.data, try_download_gcs=False)
-    if arguments.beam is not None:
-        try:
-            from apache_beam.options.pipeline_options import PipelineOptions
-        except ImportError as error:
-            raise ImportError("--beam needs Apache Beam: pip install 'facecycle_jax[beam]'.") from error
-        config.beam_options = PipelineOptions(shlex.split(arguments.beam))
-    return config

@@ -1,6 +1,7 @@
 """`facecycle prepare` and `verify`: from a raw tree to batches by one command each."""
 
 import itertools
+import sys
 import unittest.mock
 
 import numpy as np
@@ -144,3 +145,9 @@ def test_faults_are_one_sentence_and_leave_nothing(raw, tmp_path, capsys, argume
     assert run(*(part.format(raw=raw) for part in arguments), "--out", tmp_path / "out") == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.tfrecord*"))
+
+
+def test_beam_that_is_not_installed_is_named(raw, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    assert run("tracks", "--data", raw, "--out", tmp_path / "out", "--beam=--runner=DirectRunner") == 2
+    assert "facecycle_jax[beam]" in capsys.readouterr().err

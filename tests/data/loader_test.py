@@ -80,11 +80,14 @@ def test_mirror_images_alone_for_one_root_of_two(tree):
 
 
 @pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
-def test_memory_and_tf_yield_the_same_bytes(tree, method):
+def test_all_backends_yield_the_same_bytes(tree, method):
     pytest.importorskip("tensorflow")
-    loaders = [make_loader(config(tree, b, method=method), split="train") for b in ("memory", "tf")]
-    assert loaders[0].num_tracks == loaders[1].num_tracks == 6
-    assert_same(first(loaders[0], 7), first(loaders[1], 7))
+    backends = ("memory", "tf", "threads")
+    loaders = [make_loader(config(tree, b, method=method), split="train") for b in backends]
+    assert {loader.num_tracks for loader in loaders} == {6}
+    expected = first(loaders[0], 7)
+    for loader in loaders[1:]:
+        assert_same(first(loader, 7), expected)
 
 
 def test_frames_are_those_of_the_named_people(tree):
@@ -98,7 +101,7 @@ def test_frames_are_those_of_the_named_people(tree):
             assert same.all() if method == "motion_cycle" else not same.any()
 
 
-@pytest.mark.parametrize("backend", ["memory", "tf"])
+@pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
 def test_a_later_start_continues_where_an_earlier_one_would_be(tree, backend):
     if backend == "tf":
         pytest.importorskip("tensorflow")
@@ -137,7 +140,7 @@ def test_each_process_has_its_part(tree):
             np.testing.assert_array_equal(joined, whole[step][name])
 
 
-@pytest.mark.parametrize("backend", ["memory", "tf"])
+@pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
 def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     if backend == "tf":
         pytest.importorskip("tensorflow")
@@ -155,6 +158,26 @@ def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     assert (20, 30) not in greens
     assert (40, 0) not in greens
     assert len(greens) == 28
+
+
+@pytest.mark.parametrize(
+    ("backend", "decoder"), [("threads", "pillow"), ("threads", "opencv"), ("tf", "pillow")]
+)
+def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
+    pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
+    pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
+    batches = make_loader(config(tree, backend, decoder=decoder), split="train").batches(0)
+    next(batches)
+    gone = tree / "p2" / "track" / "3.png"
+    gone.unlink()
+    # Let go of what was read ahead.
+    later = list(itertools.islice(batches, 300))[-60:]
+    batches.close()
+    assert sum(str(gone) in record.getMessage() for record in caplog.records) == 1
+    for batch in later:
+        np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+        greens = batch["frames"][batch["identity"] == 2][:, 0, 0, 1]
+        assert 30 not in greens.tolist()
 
 
 def test_a_track_of_which_nothing_can_be_read(tree):

@@ -1,0 +1,28 @@
+"""How TFDS prepares a set: where the raw data are, and the engine."""
+
+import shlex
+
+import tensorflow_datasets as tfds
+
+
+def download_config(manual_dir: str | None, *, beam: str | None = None) -> tfds.download.DownloadConfig:
+    """Builds TFDS's options.
+
+    Args:
+      manual_dir: folder of the raw data; None for sets that need none.
+      beam: options of Apache Beam's pipelines as on a command line; None: without Beam.
+
+    Returns:
+      The options.
+
+    Raises:
+      ImportError: if Beam is asked for and not installed.
+    """
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    if beam is not None:
+        try:
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError as error:
+            raise ImportError("--beam needs Apache Beam: pip install 'facecycle_jax[beam]'.") from error
+        config.beam_options = PipelineOptions(shlex.split(beam))
+    return config
