@@ -13,6 +13,7 @@ from absl import flags
 
 from facecycle_jax import cli
 from facecycle_jax.benchmark import __main__ as benchmark
+from facecycle_jax.benchmark import abstract_tpu, roofline
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -94,7 +95,8 @@ def subcommands():
 @functools.cache
 def known_options():
     """Every option of every program of the package."""
-    parsers = [*subcommands().values(), benchmark._parser()]
+    measuring = [module._parser() for module in (benchmark, abstract_tpu, roofline)]
+    parsers = [*subcommands().values(), *measuring]
     options = {option for parser in parsers for option in parser._option_string_actions}
     return options | {f"--{flag}" for flag in main_flags()}
 

@@ -101,13 +101,15 @@ def _run(
     """Measures entry by entry; each is written as soon as it is there."""
     started, rows, machine = time.perf_counter(), [], _machine(setting)
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    if ahead:
-        # Compilers of several programs side by side: on a machine of many cores most of their time is saved.
+    workers = (os.cpu_count() or 1) // 4
+    if ahead and workers:
+        # On a machine of many cores compilers side by side save most of their time; on few cores they would
+        # spend all of it before anything is measured.
         def prepare(entry: suites.Entry) -> None:
             if time.perf_counter() - started < budget / 4:
                 entry.prepare()
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, workers)) as pool:
             list(pool.map(prepare, plan))
     for entry in plan:
         left = budget - (time.perf_counter() - started)

@@ -136,8 +136,7 @@ def _row(name: str, found: Estimate) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table of estimates; exit status 0, or 2 for a wrong argument."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m facecycle_jax.benchmark.abstract_tpu")
     parser.add_argument(
         "--topology", default="v5e:2x2", help="of which one chip is used (default: %(default)s)"
@@ -148,7 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, choices=(64, 128, 256), default=64)
     parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="bfloat16")
     parser.add_argument("--remat", action="store_true")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a table of estimates; exit status 0, or 2 for a wrong argument."""
+    options = _parser().parse_args(arguments)
     try:
         device = chip(options.topology)
         print(f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n")

@@ -55,8 +55,7 @@ def schedule_hours(stage: str, seconds: float, *, batch: int) -> float:
     return EPOCHS[stage] * (TRACKS // batch) * seconds / 3600
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables; exit status 0."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m facecycle_jax.benchmark.roofline")
     parser.add_argument(
         "--traffic",
@@ -64,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=1.0,
         help="bytes that a compiler moves (see benchmark.abstract_tpu), over those that cannot be avoided",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables; exit status 0."""
+    options = _parser().parse_args(arguments)
     print("| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, bfloat16 | FLOP a byte |")
     print("|---|---:|---:|---:|---:|---:|")
     for case, stage in STAGES.items():
