@@ -94,9 +94,14 @@ def subcommands():
 @functools.cache
 def known_options():
     """Every option of every program of the package."""
-    parsers = [*subcommands().values(), benchmark._parser()]
-    options = {option for parser in parsers for option in parser._option_string_actions}
-    return options | {f"--{flag}" for flag in main_flags()}
+    options = {option for parser in subcommands().values() for option in parser._option_string_actions}
+    # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
+    for path in [*(ROOT / "facecycle_jax").rglob("*.py"), *(ROOT / "launch").rglob("*.*")]:
+        if path.suffix == ".py":
+            options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", path.read_text()))
+        elif path.suffix == ".sh":
+            options |= set(re.findall(r"(--[a-z][\w-]+)", path.read_text()))
+    return options | {f"--{flag}" for flag in main_flags()} | {"--help"}
 
 
 @functools.cache
@@ -126,8 +131,8 @@ def check(command):
 
 def extras(text):
     """Returns what is wrong with the extras named in a text."""
-    known = re.findall(r"^(\w+) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
-    for names in re.findall(r"(?:facecycle_jax|\.)\[([\w,]+)\]", text):
+    known = re.findall(r"^([\w-]+) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    for names in re.findall(r"(?:facecycle_jax|\.)\[([\w,-]+)\]", text):
         for name in names.split(","):
             if name not in known:
                 return f"no extra {name}"
