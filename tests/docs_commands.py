@@ -98,7 +98,9 @@ def known_options():
     # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
     for path in [*(ROOT / "facecycle_jax").rglob("*.py"), *(ROOT / "launch").rglob("*.*")]:
         if path.suffix == ".py":
-            options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", path.read_text()))
+            text = path.read_text()
+            options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", text))
+            options |= {f"--{flag}" for flag in re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text)}
         elif path.suffix == ".sh":
             options |= set(re.findall(r"(--[a-z][\w-]+)", path.read_text()))
     return options | {f"--{flag}" for flag in main_flags()} | {"--help"}
