@@ -13,7 +13,6 @@ from absl import flags
 
 from facecycle_jax import cli
 from facecycle_jax.benchmark import __main__ as benchmark
-from facecycle_jax.benchmark import abstract_tpu, roofline
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -95,10 +94,16 @@ def subcommands():
 @functools.cache
 def known_options():
     """Every option of every program of the package."""
-    measuring = [module._parser() for module in (benchmark, abstract_tpu, roofline)]
-    parsers = [*subcommands().values(), *measuring]
-    options = {option for parser in parsers for option in parser._option_string_actions}
-    return options | {f"--{flag}" for flag in main_flags()}
+    options = {option for parser in subcommands().values() for option in parser._option_string_actions}
+    # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
+    for path in [*(ROOT / "facecycle_jax").rglob("*.py"), *(ROOT / "launch").rglob("*.*")]:
+        if path.suffix == ".py":
+            text = path.read_text()
+            options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", text))
+            options |= {f"--{flag}" for flag in re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text)}
+        elif path.suffix == ".sh":
+            options |= set(re.findall(r"(--[a-z][\w-]+)", path.read_text()))
+    return options | {f"--{flag}" for flag in main_flags()} | {"--help"}
 
 
 @functools.cache
@@ -128,8 +133,8 @@ def check(command):
 
 def extras(text):
     """Returns what is wrong with the extras named in a text."""
-    known = re.findall(r"^(\w+) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
-    for names in re.findall(r"(?:facecycle_jax|\.)\[([\w,]+)\]", text):
+    known = re.findall(r"^([\w-]+) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    for names in re.findall(r"(?:facecycle_jax|\.)\[([\w,-]+)\]", text):
         for name in names.split(","):
             if name not in known:
                 return f"no extra {name}"

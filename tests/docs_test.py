@@ -40,6 +40,7 @@ NOT_RUN = {
     "python -m facecycle_jax.benchmark": "times the machine; tests/benchmark runs it",
     "facecycle prepare": "needs the published sets; tests/commands and tests/data run it on small ones",
     "export JAX_": "sets what processes find each other by",
+    "python -m pytest": "runs tests, as this does",
     "python launch/": "compiles or starts elsewhere; tests of the compile check and the launch files",
     "facecycle evaluate": "needs the published sets; tests/evaluate_test.py runs it on small ones",
     "facecycle export": "needs a run; tests/train_test.py and tests/convert run it",
