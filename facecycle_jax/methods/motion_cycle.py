@@ -48,9 +48,6 @@ def motion_pictures(
     of_neutral = forward.features(trees, neutral, for_loss=for_loss)
     exchanged = FaceFeatures(jax.tree.map(exchange, of_neutral.trunk), {})
     warped = warp(images, flow, clamp=True)
-    # Two sets of pictures moved by one flow: its weights are computed once.
-    both = jnp.concatenate([exchange(warped), exchange(neutral)], axis=-1)
-    warped_back, neutral_warped_back = jnp.split(warp(both, back, clamp=True), 2, axis=-1)
     pictures = {
         "input": images,
         "code": code,
@@ -60,8 +57,8 @@ def motion_pictures(
         "reconstruction": forward.draw(trees, exchanged, back, key=keys[1]),
         "autoencoded": forward.draw(trees, of_images, None),
         "warped": warped,
-        "warped_back": warped_back,
-        "neutral_warped_back": neutral_warped_back,
+        "warped_back": warp(exchange(warped), back, clamp=True),
+        "neutral_warped_back": warp(exchange(neutral), back, clamp=True),
     }
     return pictures, of_images, of_neutral
 
