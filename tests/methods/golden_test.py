@@ -153,8 +153,8 @@ def test_parameters_after_three_steps_agree_with_reference(stage):
     names, grads = numbers[f"{stage}/grad_names"], numbers[f"{stage}/grad_l2"]
     for name, grad, l2 in zip(names, grads, numbers[f"{stage}/param_l2_after"], strict=True):
         value = params[name].astype(np.float64)
-        # theta's bias has no gradient (a softmax ignores what is added to all of it): both sides have rounding
-        # noise there, of which Adam makes whole steps.
+        # theta's bias has no gradient (a softmax ignores what is added to all of it): both sides have
+        # rounding noise there, of which Adam makes whole steps.
         noise = 3 * 2e-4 * np.sqrt(value.size) if grad < 1e-7 else 0.0
         assert grad >= 1e-7 or name.endswith("theta.bias"), name
         assert abs(np.linalg.norm(value) - l2) <= 1e-4 * l2 + noise, name
