@@ -55,8 +55,6 @@ NOT_RUN = {
 # Options of other programs that pages speak of.
 FOREIGN = {"--imports": "tfds build", "--runner": "Beam", "--manual_dir": "tfds build", "--signal": "sbatch"}
 PLACEHOLDERS = {"config.FIELD"}
-# Pages that are written elsewhere and may not be there yet.
-COMING = {"data.md", "scale.md", "multi_process.md", "performance.md"}
 
 PAGES = docs_commands.pages()
 NAMES = [path.name if path.parent == ROOT else f"docs/{path.name}" for path in PAGES]
@@ -88,8 +86,6 @@ def test_links_lead_somewhere(path):
             continue
         file, _, anchor = target.partition("#")
         other = (path.parent / file).resolve() if file else path
-        if other.name in COMING and not other.exists():
-            continue
         assert other.exists(), f"{path.name}: {target}"
         assert ROOT in (other, *other.parents), f"{path.name}: {target} is outside the repository"
         if anchor:

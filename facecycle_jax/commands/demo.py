@@ -61,8 +61,8 @@ def add(commands: "Subcommands") -> None:
     command = commands.add_parser("demo", help="open a page to try a model on two pictures or the webcam")
     command.add_argument(
         "--model",
-        default="facecycle-small",
-        help="model folder, training run, or name of a model (default: %(default)s)",
+        default="runs/demo/identity",
+        help="model folder or training run (default: %(default)s, what `make demo` trains)",
     )
     command.add_argument("--port", type=int, help="of the page; by default the first free one from 7860 on")
     command.add_argument("--no-browser", action="store_true", help="print the address only")

@@ -120,7 +120,7 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
     import gradio as gr
 
     def picture(label: str, name: str) -> Any:
-        sources = ["upload", "webcam", "clipboard"]
+        sources: Any = ["upload", "webcam", "clipboard"]
         made: Any = gr.Image(
             label=label, sources=sources, elem_id=name, type="filepath", height=280, buttons=[]
         )
