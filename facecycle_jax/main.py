@@ -1,9 +1,9 @@
 """Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
 
-Exit codes: 0 done; 2 a mistake in the command, configuration or data; 3 the loss stayed not finite;
-69 another process of the job is lost; 74 a file cannot be written, e.g. because the disk is full; 75
-stopped by SIGTERM with the state saved; 130 interrupted. After 69, 74 (with room made), 75 and 130 the same
-command continues.
+Exit codes: 0 done; 1 an error of the program, with its stack trace; 2 a mistake in the command,
+configuration or data; 3 the loss stayed not finite; 69 another process of the job is lost or never came; 74 a
+file cannot be read or written, e.g. because the disk is full; 75 stopped by SIGTERM with the state saved; 130
+interrupted. After 69, 74 (with room made), 75 and 130 the same command continues.
 """
 
 import logging

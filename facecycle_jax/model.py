@@ -33,7 +33,8 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
 
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint is meant) or one
-        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package.
+        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package
+        (none does yet).
       batch_size: pictures computed at once, at most.
 
     Returns:

@@ -49,6 +49,7 @@ def train_and_evaluate(
       FileNotFoundError: if data, weights or `init_from` are not there.
       PreemptedError: after SIGTERM, with the state saved.
       DivergedError: after `max_nonfinite` skipped updates in a row.
+      StorageError: if a checkpoint cannot be written; those before it are intact.
     """
     workdir = epath.Path(workdir)
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)

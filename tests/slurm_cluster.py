@@ -9,6 +9,8 @@ import socket
 import subprocess
 import time
 
+from several import free_port
+
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "sinfo")
 
 # Without cgroups, munge or accounting, which a machine for tests may not have.
@@ -50,12 +52,6 @@ def missing():
 
 def program(name):
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Cluster:

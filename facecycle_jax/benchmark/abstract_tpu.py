@@ -1,22 +1,20 @@
 """What XLA's TPU compiler says of our programs, without a TPU.
 
-Command: python -m facecycle_jax.benchmark.abstract_tpu. Needs libtpu (`pip install 'facecycle_jax[tpu]'`);
-nothing runs. XLA's estimate is the sum of what it takes for each operation from operations and bytes; it
-knows no custom kernels and gives no figure for loops.
+Command: python -m facecycle_jax.benchmark.abstract_tpu. Needs libtpu (`pip install
+'facecycle_jax[compile-check]'`); nothing runs. XLA's estimate is the sum of what it takes for each operation
+from operations and bytes; it knows no custom kernels and gives no figure for loops.
 """
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
-from facecycle_jax import ops, training
+from facecycle_jax import compile_check, ops, training
 from facecycle_jax.benchmark import cases, hardware, ours
 
 
@@ -50,14 +48,7 @@ def chip(topology: str) -> jax.Device:
     Raises:
       ValueError: if libtpu is not installed or does not know the topology.
     """
-    # There is no cloud machine to ask, and other processes may use the library too.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    except (RuntimeError, ImportError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"no abstract {topology}: {reason} Is libtpu installed?") from None
+    return compile_check.abstract_devices(compile_check.parse_topology(topology))[0]
 
 
 def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) -> Estimate:

@@ -132,7 +132,7 @@ class TrainStep:
 
 
 def build_step(
-    stage: str, method: methods.Method, mesh: jax.sharding.Mesh
+    stage: str, method: methods.Method, mesh: jax.sharding.Mesh, *, fsdp: bool = False
 ) -> tuple[Any, Callable[[jax.Array], TrainState], Any]:
     """Builds the training loop's step on pictures that need no augmentation.
 
@@ -140,6 +140,7 @@ def build_step(
       stage: 'motion_cycle' or 'identity_cycle'.
       method: its method.
       mesh: where it runs.
+      fsdp: whether to shard parameters and optimiser state.
 
     Returns:
       The jitted step, `init(key)` of its state, and the state's shardings.
@@ -147,7 +148,7 @@ def build_step(
     rate, b1, b2 = ADAM[stage]
     optimiser = optax.adam(rate, b1=b1, b2=b2)
     init = functools.partial(init_state, method=method, optimiser=optimiser)
-    shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+    shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)), fsdp=fsdp)
     step = training.make_train_step(
         method,
         optimiser,

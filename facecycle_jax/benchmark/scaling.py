@@ -15,13 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
-from facecycle_jax import methods, ops, training
-from facecycle_jax.benchmark import timing
-from facecycle_jax.training.state import init_state
+from facecycle_jax import methods, training
+from facecycle_jax.benchmark import ours, timing
 
 PARTS = ("weak", "size")
 DEVICES = (1, 2, 4, 8)
@@ -113,23 +109,9 @@ class ScaledStep:
         made = methods.make(
             {"method": method, "model": model, "loss": {"vgg": "random", "perceptual": "none"}}
         )
-        optimiser = optax.adam(5e-5)
-        init = functools.partial(init_state, method=made, optimiser=optimiser)
-        key = jax.random.key(0)
-        shardings = training.state_shardings(mesh, jax.eval_shape(init, key), fsdp=fsdp)
-        self._state: Any = jax.jit(init, out_shardings=shardings)(key)
-        self._step = training.make_train_step(
-            made,
-            optimiser,
-            augment=lambda key, batch: batch["pictures"],
-            options=training.StepOptions(),
-            mesh=mesh,
-            shardings=shardings,
-        )
-        # What the pictures show costs no time; smooth ones keep the losses ordinary.
-        coarse = np.random.default_rng(0).random((batch, 2, 8, 8, 3)).astype(np.float32)
-        pictures = ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size))
-        self._batch = training.put_batch({"pictures": np.asarray(pictures)}, mesh)
+        self._step, init, shardings = ours.build_step(method, made, mesh, fsdp=fsdp)
+        self._state: Any = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+        self._batch = training.put_batch({"pictures": ours.pictures(batch, size=size)}, mesh)
 
     def __call__(self) -> None:
         """Makes one update."""

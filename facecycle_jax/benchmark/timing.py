@@ -3,12 +3,13 @@
 import dataclasses
 import gc
 import json
-import os
 import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from facecycle_jax.files import write_whole
 
 Program = Callable[[], Any]
 
@@ -178,7 +179,5 @@ def check_json_path(path: pathlib.Path) -> None:
 
 def write_json(rows: list[Row], machine: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes rows and the machine's description, whole or not at all."""
-    part = path.with_name(path.name + ".part")
     content = {"machine": dict(machine), "rows": [dataclasses.asdict(row) for row in rows]}
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -13,9 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
+from facecycle_jax.files import write_whole
 from facecycle_jax.model import FaceCycle, load
 from facecycle_jax.viz import grid, save_png, translation_panel
-from facecycle_jax.viz.files import write_whole
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]

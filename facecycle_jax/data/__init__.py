@@ -1,4 +1,4 @@
-"""Pictures and tracks in, batches out. Needs tensorflow for `data.backend='tf'` only."""
+"""Pictures and tracks in, batches out. Only `data.backend='tf'` and `builders` need tensorflow."""
 
 from facecycle_jax.data.folder import read_list, scan_folder
 from facecycle_jax.data.loader import Loader, batch_shapes, make_loader

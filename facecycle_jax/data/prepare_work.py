@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import uuid
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from facecycle_jax.data.preparing import FrameOptions, Prepared, Source, prepare_track
+from facecycle_jax.files import under_another_name, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Work:
         if prepared.left_out:
             name = hashlib.sha256(source.name.encode()).hexdigest()[:32]
             content = json.dumps([source.name, prepared.left_out]).encode()
-            _write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
+            write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
         return prepared
 
     def _place(self, source: Source) -> pathlib.Path | None:
@@ -64,16 +64,14 @@ class Work:
 
 def _save(path: pathlib.Path, prepared: Prepared) -> None:
     """Keeps a finished track."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npz")
-    np.savez(
-        partial,
-        allow_pickle=False,
-        content=np.frombuffer(b"".join(prepared.frames), np.uint8),
-        lengths=np.array([len(frame) for frame in prepared.frames], np.int64),
-        left_out=np.frombuffer(json.dumps(prepared.left_out).encode(), np.uint8),
-    )
-    os.replace(partial, path)
+    with under_another_name(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            content=np.frombuffer(b"".join(prepared.frames), np.uint8),
+            lengths=np.array([len(frame) for frame in prepared.frames], np.int64),
+            left_out=np.frombuffer(json.dumps(prepared.left_out).encode(), np.uint8),
+        )
 
 
 def _load(path: pathlib.Path) -> Prepared | None:
@@ -131,11 +129,3 @@ def collect_left_out(folder: pathlib.Path) -> list[str]:
         return []
     noted = sorted(json.loads(file.read_bytes()) for file in folder.glob("*.json"))
     return [" ".join(line.split()) for _, lines in noted for line in lines]
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file under another name, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -14,12 +14,13 @@ import json
 import mmap
 import os
 import pathlib
-import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from facecycle_jax.files import under_another_name, write_whole
 
 FORMAT = "facecycle tracks 1"
 TRACKS, FRAMES, LEFT_OUT = "tracks.json", "frames.npy", "left_out.txt"
@@ -79,10 +80,11 @@ def write_index(
         "shard": [t.shard for t in tracks],
         "count": [len(t.frames) for t in tracks],
     }
-    _write_whole(folder / LEFT_OUT, lambda file: file.write("".join(f"{x}\n" for x in left_out).encode()))
-    _write_whole(folder / FRAMES, lambda file: np.save(file, frames, allow_pickle=False))
+    write_whole(folder / LEFT_OUT, "".join(f"{line}\n" for line in left_out).encode())
+    with under_another_name(folder / FRAMES) as partial, open(partial, "wb") as file:
+        np.save(file, frames, allow_pickle=False)
     # Last: its presence says that the set is complete.
-    _write_whole(folder / TRACKS, lambda file: file.write(json.dumps(content).encode()))
+    write_whole(folder / TRACKS, json.dumps(content).encode())
     return counts
 
 
@@ -266,15 +268,3 @@ def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
             return value, start
         shift += 7
     raise ValueError("a number is cut off")
-
-
-def _write_whole(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    """Writes a file under another name, then renames it."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

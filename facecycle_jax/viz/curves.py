@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from facecycle_jax.viz.files import write_whole
+from facecycle_jax.files import write_whole
 
 
 def curves(

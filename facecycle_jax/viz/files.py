@@ -8,8 +8,6 @@ from PIL import Image
 
 from facecycle_jax.files import write_whole
 
-__all__ = ["save_png", "write_whole"]
-
 
 def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
     """Writes a picture as PNG, whole or not at all: readers never see half a file.

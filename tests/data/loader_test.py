@@ -1,12 +1,15 @@
 """Batches from files and from memory: equal, resumable, and plain about what cannot be read."""
 
+import functools
 import itertools
 import logging
 import unittest.mock
 
 import jax
+import loader_batches
 import numpy as np
 import pytest
+from loader_batches import assert_same, first
 from PIL import Image
 
 from facecycle_jax.data import make_loader
@@ -15,6 +18,7 @@ from facecycle_jax.data.reading import Report, file_reader, read_frame, read_or_
 from facecycle_jax.data.tracks import make_tracks
 
 SIZE = 16
+config = functools.partial(loader_batches.config, size=SIZE)
 
 
 def picture(person, frame):
@@ -30,32 +34,6 @@ def tree(tmp_path):
         for frame in range(5):
             Image.fromarray(picture(person, frame)).save(folder / f"{frame}.png")
     return tmp_path
-
-
-def config(path, backend="memory", *, method="motion_cycle", **data):
-    options = {
-        "source": "folder",
-        "path": str(path),
-        "backend": backend,
-        "memory_gb": 1.0,
-        "min_frames": 1,
-        "identity_depth": 1,
-        "max_tracks": 0,
-        "decode_size": SIZE,
-        "eval_fraction": 0.0,
-    }
-    return {"method": method, "batch_size": 4, "seed": 3, "data": options | data}
-
-
-def first(loader, count, *, start=0):
-    return list(itertools.islice(loader.batches(start), count))
-
-
-def assert_same(one, two):
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys() == {"frames", "track", "identity", "mirror"}
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):

@@ -1,15 +1,17 @@
 """Prepared sets: the bytes that were prepared, only those, and plain words where they are not."""
 
+import functools
 import io
-import itertools
 import json
 import os
 import shutil
 import unittest.mock
 
 import jax
+import loader_batches
 import numpy as np
 import pytest
+from loader_batches import assert_same, first
 from PIL import Image
 from record_files import png, write_set, write_shard
 
@@ -19,6 +21,7 @@ from facecycle_jax.data.records import DamagedSetError, find_set, open_records
 
 pytest.importorskip("tensorflow")
 SIZE = 8
+config = functools.partial(loader_batches.config, size=SIZE, source="records", backend="threads")
 
 
 def colour(person, track, frame):
@@ -36,35 +39,6 @@ TRACKS_OF_PEOPLE = {
 def folder(tmp_path):
     write_set(tmp_path / "set", TRACKS_OF_PEOPLE)
     return tmp_path / "set"
-
-
-def config(path, *, method="motion_cycle", **data):
-    options = {
-        "source": "records",
-        "path": str(path),
-        "backend": "threads",
-        "memory_gb": 1.0,
-        "min_frames": 1,
-        "identity_depth": 1,
-        "max_tracks": 0,
-        "decode_size": SIZE,
-        "eval_fraction": 0.0,
-    }
-    return {"method": method, "batch_size": 4, "seed": 3, "data": options | data}
-
-
-def first(loader, count, *, start=0):
-    batches = loader.batches(start)
-    taken = list(itertools.islice(batches, count))
-    batches.close()
-    return taken
-
-
-def assert_same(one, two):
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys() == {"frames", "track", "identity", "mirror"}
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_frames_are_the_bytes_that_were_prepared(folder):

@@ -1,8 +1,10 @@
 """Frames on the devices: the batches of the other backends, made without moving anything."""
 
+import functools
 import itertools
 
 import jax
+import loader_batches
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,7 @@ from facecycle_jax.data import make_loader
 from facecycle_jax.data.resident import place_frames
 
 SIZE = 8
+config = functools.partial(loader_batches.config, size=SIZE, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +30,6 @@ def tree(tmp_path_factory):
     return path
 
 
-def config(path, backend, method="motion_cycle"):
-    return {
-        "method": method,
-        "batch_size": 16,
-        "seed": 3,
-        "data": {
-            "source": "folder",
-            "path": str(path),
-            "backend": backend,
-            "memory_gb": 1.0,
-            "min_frames": 1,
-            "identity_depth": 1,
-            "max_tracks": 0,
-            "decode_size": SIZE,
-            "eval_fraction": 0.0,
-            "mirror_pair_probability": (0.5,),
-        },
-    }
-
-
 def test_frames_are_split_over_the_devices(tree):
     frames = make_loader(config(tree, "device"), split="train").frames
     assert len(frames) == 15
@@ -60,8 +43,8 @@ def test_frames_are_split_over_the_devices(tree):
 @pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
 def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
     mesh = training.make_mesh(jax.devices()[:devices])
-    feed = make_loader(config(tree, "device", method), split="train").on_devices(mesh)
-    expected = make_loader(config(tree, "memory", method), split="train").batches(5)
+    feed = make_loader(config(tree, "device", method=method), split="train").on_devices(mesh)
+    expected = make_loader(config(tree, "memory", method=method), split="train").batches(5)
     batches = feed(5)
     # The first call compiles and places the step's number.
     made = [next(batches)]
