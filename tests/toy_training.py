@@ -130,7 +130,7 @@ def patched():
     stack = unittest.mock.patch.multiple
     return (
         stack(data, create=True, make_loader=make_loader),
-        stack(methods, make=lambda config: toy_method()),
+        stack(methods, make=lambda config, *, weights=True: toy_method()),
         stack(ops, create=True, augment_pairs=augment_pairs, plain_pairs=plain_pairs),
     )
 

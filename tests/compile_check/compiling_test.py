@@ -40,8 +40,9 @@ def test_devices_send_each_other_sums_only(method):
     assert {c.kind for c in report.collectives} == {"all-reduce"}
     trained = training.build_program(page, training.make_mesh(), steps_per_epoch=1, weights=False).abstract
     size = sum(4 * np.prod(leaf.shape) for leaf in jax.tree.leaves(trained.params))
-    # The gradients, and a few scalars and means of the batch.
-    assert size <= sum(c.bytes for c in report.collectives) <= 1.5 * size + 2**16
+    # The gradients, those of a network that draws three times perhaps before they are added up, and a few
+    # scalars and means of the batch.
+    assert size <= sum(c.bytes for c in report.collectives) <= 3 * size + 2**16
     # The state is donated, all of it.
     state = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained))
     assert report.donated == pytest.approx(state, rel=0.01)

@@ -149,14 +149,18 @@ def test_gradients_agree_with_reference(stage):
 @pytest.mark.parametrize("stage", ["motion", "identity"])
 def test_parameters_after_three_steps_agree_with_reference(stage):
     numbers = reference.golden()
-    params = torch_named(run(stage)["params"])
+    ran = run(stage)
+    params, ours = torch_named(ran["params"]), torch_named(ran["grads"])
     names, grads = numbers[f"{stage}/grad_names"], numbers[f"{stage}/grad_l2"]
     for name, grad, l2 in zip(names, grads, numbers[f"{stage}/param_l2_after"], strict=True):
         value = params[name].astype(np.float64)
-        # theta's bias has no gradient (a softmax ignores what is added to all of it): both sides have
-        # rounding noise there, of which Adam makes whole steps.
-        noise = 3 * 2e-4 * np.sqrt(value.size) if grad < 1e-7 else 0.0
-        assert grad >= 1e-7 or name.endswith("theta.bias"), name
+        # Of a gradient that is no larger than its rounding error, Adam makes whole steps either way: all of
+        # theta's bias (a softmax ignores what is added to everything), elsewhere an element in hundreds.
+        vanishing = grad < 1e-7
+        assert not vanishing or name.endswith("theta.bias"), name
+        unsure = vanishing | (np.abs(ours[name]) < 3e-3 * grad / np.sqrt(value.size))
+        noise = 3 * 2e-4 * np.abs(value[unsure]).sum() / np.linalg.norm(value)
+        assert vanishing or unsure.mean() < 0.05, name
         assert abs(np.linalg.norm(value) - l2) <= 1e-4 * l2 + noise, name
 
 

@@ -219,7 +219,7 @@ def test_computing_activations_again_changes_no_gradient():
             drawn = forward.draw({"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0])
             return jnp.sum(drawn**2)
 
-        assert ("checkpoint" in str(jax.make_jaxpr(jax.grad(total))(params))) is remat
+        assert ("remat" in str(jax.make_jaxpr(jax.grad(total))(params))) is remat
         gradients.append(jax.jit(jax.grad(total))(params))
     for plain, again in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5)
