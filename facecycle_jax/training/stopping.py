@@ -61,7 +61,7 @@ class StopSignal:
         """Says whether to stop after this step; all processes ask once in every step and hear the same."""
         if jax.process_count() == 1:
             return self.received
-        if not jax.config.jax_enable_preemption_service:
+        if not getattr(jax.config, "jax_enable_preemption_service", True):
             return False
         return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
