@@ -28,7 +28,7 @@ def settings(method):
 
 
 def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
-    """Returns the loss terms and the changes of parameters by SGD at rate 1, which are the gradients."""
+    """Returns the loss terms and the gradients, the state after the update, and the batch."""
     from facecycle_jax import data, methods, ops, training
 
     config = settings(method)
@@ -37,14 +37,12 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     if not noise:
         loss = made.loss
         made = made._replace(loss=lambda params, frozen, pictures, key: loss(params, frozen, pictures, None))
-    # Momentum, so that there is a state of the optimiser to shard.
     optimiser = optax.sgd(1.0, momentum=0.9)
     init = functools.partial(training.init_state, method=made, optimiser=optimiser)
     key = jax.random.key(3)
     shardings = training.state_shardings(mesh, jax.eval_shape(init, key), fsdp=fsdp)
     state = jax.jit(init, out_shardings=shardings)(key)
     everywhere = jax.jit(lambda tree: tree, out_shardings=training.replicated(mesh))
-    before = jax.device_get(everywhere(state.params))
     step = training.make_train_step(
         made,
         optimiser,
@@ -55,8 +53,8 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     )
     batch = next(data.make_loader(config, split="train").batches(5))
     state, averages = step(state, training.put_batch(batch, mesh))
-    after = jax.device_get(everywhere(state.params))
-    gradients = jax.tree.map(np.subtract, before, after)
+    # After one step the momentum is the gradient itself; a difference of parameters would be rounded to them.
+    gradients = jax.device_get(everywhere(optax.tree.get(state.opt_state, "trace")))
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)

@@ -29,7 +29,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4 * scale + 1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["identity_cycle", pytest.param("motion_cycle", marks=pytest.mark.slow)])
 def test_eight_devices_give_the_numbers_of_one(method, monkeypatch):
     # Sharded parameters too, and small arrays, as these networks have no others.
     monkeypatch.setattr(sharding, "_MIN_SHARDED", 2**8)
@@ -52,7 +52,8 @@ def test_eight_devices_with_whole_parameters_give_the_numbers_of_one(method):
     assert_same(one_update(method)[0], on_one_device(method))
 
 
-@pytest.mark.parametrize("method", ["identity_cycle", pytest.param("motion_cycle", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_two_processes_with_four_devices_give_the_numbers_of_one(method, tmp_path):
     file = tmp_path / "arrays.npz"
     ended = start(2, str(ROOT / "tests" / "one_update.py"), method, str(file))
