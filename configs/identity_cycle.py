@@ -44,6 +44,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
     config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
     config.loss.gram_normalise = False  # divide Gram matrices by the channels too
+    config.loss.noise = True  # the generator's noise while training
+    config.loss.exchange_identity = False  # pairs of one track, each restored from the other's code
 
     # Adam and its schedule.
     config.optimiser = ml_collections.ConfigDict()

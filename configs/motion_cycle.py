@@ -38,8 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.pixel_weight = 1.0  # 1
     config.loss.symmetry_weight = 1.5  # 1
     config.loss.ssim_weight = 5.0  # 1
+    config.loss.folding_weight = 0.0  # 1; above 0 keeps flows invertible; not in the paper
     config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
     config.loss.gram_normalise = False  # divide Gram matrices by the channels too
+    config.loss.noise = True  # the generator's noise while training
 
     # Adam and its schedule.
     config.optimiser = ml_collections.ConfigDict()

@@ -27,7 +27,6 @@ SOURCES = (*FILE_SOURCES, "records", "synthetic")
 # What reads while training.
 PIPELINES = {"tf": tf_batches, "threads": thread_batches}
 BACKENDS = ("memory", "device", *PIPELINES)
-PAIRING = {"motion_cycle": "same", "identity_cycle": "different"}
 
 
 @dataclasses.dataclass
@@ -146,7 +145,7 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     backend = options["backend"]
     if backend not in BACKENDS:
         raise ValueError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
-    pairing, size, report = PAIRING[config["method"]], options["decode_size"], Report()
+    pairing, size, report = _pairing(config), options["decode_size"], Report()
     frames, read = None, None
     if options["source"] == "synthetic":
         tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
@@ -183,6 +182,12 @@ def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame
         return tracks, record_reader(records, decoder, size=size)
     tracks = FILE_SOURCES[source](options["path"], identity_depth=options["identity_depth"], **limits)
     return tracks, file_reader(decoder, size=size)
+
+
+def _pairing(config: Mapping[str, Any]) -> str:
+    """Says whose pictures a method pairs: those of one track, or of two people."""
+    of_one = config["method"] == "motion_cycle" or config.get("loss", {}).get("exchange_identity", False)
+    return "same" if of_one else "different"
 
 
 def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:

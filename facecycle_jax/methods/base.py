@@ -46,10 +46,17 @@ class LossOptions(NamedTuple):
       symmetry_weight: weight of the symmetry terms.
       ssim_weight: weight of the SSIM terms.
       margin_weight: weight of the margin (identity cycle).
+      folding_weight: weight of `losses.folding` (motion cycle), which keeps flows invertible. Not in the
+        paper.
       perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a Gram matrix
         cannot) or 'none' (no VGG in training at all).
       gram_normalise: divide Gram matrices by the channels too; the program does not, so its loss grows
         with a layer's width.
+      noise: the generator draws with noise while training, as the paper's does. The noise has unit
+        variance, whatever the maps have: beside those of a learned trunk it is large.
+      exchange_identity: (identity cycle) pairs are two pictures of one track instead of two people's, and
+        each neutral face is made again from the other picture's code: the code can hold only what the
+        two share, as stage 1 does it with neutral faces. Not in the paper.
       ssim_range: L of the SSIM constants; the program uses 1 on pictures that span about 4.7.
       margin: width of the margin, normalised units.
       margin_hinge: cut the margin at 0 as the paper describes; the program does not.
@@ -60,8 +67,11 @@ class LossOptions(NamedTuple):
     symmetry_weight: float = 1.5
     ssim_weight: float = 5.0
     margin_weight: float = 1.0
+    folding_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False
+    noise: bool = True
+    exchange_identity: bool = False
     ssim_range: float = 1.0
     margin: float = 0.1
     margin_hinge: bool = False

@@ -14,12 +14,18 @@ import jax.numpy as jnp
 from facecycle_jax.losses import l1, margin, ssim_loss, symmetry
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_identity, init_motion
+from facecycle_jax.methods.motion_cycle import exchange
 from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
 
 
 def identity_pictures(
-    forward: Forward, trees: Mapping[str, Any], images: jax.Array, key: jax.Array | None
+    forward: Forward,
+    trees: Mapping[str, Any],
+    images: jax.Array,
+    key: jax.Array | None,
+    *,
+    exchanged: bool = False,
 ) -> tuple[dict[str, jax.Array], FaceFeatures]:
     """Computes every picture of the identity cycle.
 
@@ -31,6 +37,8 @@ def identity_pictures(
       trees: parameters by network name, those of stage 1 among them.
       images: X, [2B, H, W, 3].
       key: random key of the generator's noise, or None.
+      exchanged: whether identity is put back from the code of the other picture of an item, which must
+        then show the same person.
 
     Returns:
       The pictures by name ('batch_mean' is [1, H, W, 3]), and the maps of X.
@@ -47,7 +55,8 @@ def identity_pictures(
     without_identity = forward.remove_identity(trees, of_neutral, identity)
     batch_mean = jnp.mean(without_identity, axis=0, keepdims=True)
     of_mean = forward.features(trees, batch_mean)
-    restored = forward.restore_identity(trees, of_mean, identity)
+    restoring = exchange(identity) if exchanged else identity
+    restored = forward.restore_identity(trees, of_mean, restoring)
     of_restored = forward.features(trees, restored)
     pictures = {
         "input": images,
@@ -91,7 +100,8 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
     def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
         x = pictures.reshape(-1, *pictures.shape[2:])
-        p, of_x = identity_pictures(forward, trees, x, key)
+        key = key if options.noise else None
+        p, of_x = identity_pictures(forward, trees, x, key, exchanged=options.exchange_identity)
 
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, p[name], value_range=options.ssim_range)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import l1, ssim_loss, symmetry
+from facecycle_jax.losses import folding, l1, ssim_loss, symmetry
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_motion
 from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
@@ -84,7 +84,7 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
     def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
         x = pictures.reshape(-1, *pictures.shape[2:])
-        p, of_x, of_neutral = motion_pictures(forward, trees, x, key)
+        p, of_x, of_neutral = motion_pictures(forward, trees, x, key if options.noise else None)
 
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, p[name], value_range=options.ssim_range)
@@ -100,6 +100,8 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
             "symmetry/neutral": symmetry(p["neutral"]),
             "symmetry/warped": symmetry(p["warped"]),
         }
+        if options.folding_weight:
+            terms["folding/flow"] = folding(p["flow"])
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
             sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]
@@ -127,6 +129,8 @@ def _weights(options: LossOptions) -> dict[str, float]:
         "symmetry/neutral": symmetry_,
         "symmetry/warped": 0.5 * symmetry_,
     }
+    if options.folding_weight:
+        weights["folding/flow"] = options.folding_weight
     if options.perceptual != "none":
         for tap in ("conv2_1", "conv3_1", "conv4_1"):
             weights[f"{options.perceptual}/{tap}"] = options.perceptual_weight

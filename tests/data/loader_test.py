@@ -79,6 +79,13 @@ def test_frames_are_those_of_the_named_people(tree):
             assert same.all() if method == "motion_cycle" else not same.any()
 
 
+def test_stage_2_pairs_one_person_where_identity_is_exchanged(tree):
+    for exchanged in (False, True):
+        settings = {**config(tree, method="identity_cycle"), "loss": {"exchange_identity": exchanged}}
+        for batch in first(make_loader(settings, split="train"), 20):
+            assert (np.diff(batch["track"], axis=1) == 0).all() == exchanged
+
+
 @pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
 def test_a_later_start_continues_where_an_earlier_one_would_be(tree, backend):
     if backend == "tf":

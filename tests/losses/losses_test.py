@@ -44,6 +44,18 @@ def test_losses_are_per_example_and_zero_for_equal_pictures():
     np.testing.assert_allclose(losses.symmetry(mirrored), 0.0, atol=1e-6)
 
 
+def test_folding_counts_neighbours_that_change_places():
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 5)), axis=-1).astype(np.float32)
+    np.testing.assert_array_equal(losses.folding(np.zeros((3, 5, 9, 2), np.float32)), np.zeros(3))
+    np.testing.assert_allclose(losses.folding(-0.9 * grid), 0, atol=1e-6)  # shrunk, in order
+    np.testing.assert_allclose(losses.folding(3 * grid), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.folding(grid * (-2, 0)), 1, atol=1e-6)  # mirrored left to right
+    np.testing.assert_allclose(losses.folding(grid * (-2, -2)), 2, atol=1e-6)
+    # The right half mirrored alone: half of the neighbours.
+    half = np.where(grid[..., :1] > 0, grid * (-2, 0), 0)
+    np.testing.assert_allclose(losses.folding(half), 0.5, atol=1e-6)
+
+
 def test_symmetry_leaves_out_the_middle_column():
     a = random(2, 4, 3, 1)
     changed = a.at[:, :, 1].add(5.0)

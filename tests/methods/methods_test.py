@@ -166,6 +166,31 @@ def test_quirks_are_switchable():
     np.testing.assert_allclose(normalised["gram/conv3_1"] * channels**2, base["gram/conv3_1"], rtol=1e-4)
 
 
+def test_identity_can_be_restored_from_the_other_picture():
+    """What is restored depends on mean face and code alone: the exchange is the other picture's face."""
+    _, params, frozen = made("identity_cycle")
+
+    def restored(pictures, **loss):
+        method = methods.make(config("identity_cycle", loss=loss))
+        return jax.jit(lambda x: method.loss(params, frozen, x, None)[1].pictures["restored"])(pictures)
+
+    x = batch()
+    exchanged, swapped = restored(x, exchange_identity=True), restored(x[:, ::-1])
+    np.testing.assert_allclose(exchanged, swapped, atol=1e-6)
+    assert not np.array_equal(exchanged, restored(x))
+
+
+def test_the_generator_draws_without_noise_if_asked():
+    _, params, frozen = made("motion_cycle")
+    key = jax.random.key(1)
+    plain, quiet = (
+        jax.jit(methods.make(config("motion_cycle", loss={"noise": noise})).loss) for noise in (True, False)
+    )
+    without = float(quiet(params, frozen, batch(), key)[0])
+    np.testing.assert_allclose(without, plain(params, frozen, batch(), None)[0], rtol=1e-6)
+    assert without != float(plain(params, frozen, batch(), key)[0])
+
+
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="motion_cycle"):
         methods.make({**config(), "method": "other"})
