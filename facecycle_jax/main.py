@@ -74,6 +74,9 @@ def main(argv: list[str]) -> int:
     try:
         if _DISTRIBUTED.value:
             processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)
+        else:
+            # First of all: whatever asks JAX for a device, as the log does, settles how many there are.
+            training.split_cpu(_CONFIG.value)
     except ValueError as error:
         print(f"facecycle_jax: {error}", file=sys.stderr)
         return 2

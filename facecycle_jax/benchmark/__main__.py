@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 
+from facecycle_jax import training
 from facecycle_jax.benchmark import breakdown, cases, ours, suites, timing
 
 
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="float32")
     parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default=jax.default_backend())
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="what JAX finds, by default")
     parser.add_argument("--repeats", type=int, default=10, help="timed calls of each (default: %(default)s)")
     parser.add_argument(
         "--torch", default="eager,channels_last", help="eager, channels_last, compile; '' leaves torch out"
@@ -66,10 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json = pathlib.Path(options.json) if options.json else None
         if json:
             timing.check_json_path(json)
+        _split_cpu(options.batch)
+        device = options.device or jax.default_backend()
         setting = ours.Setting(
-            options.batch, options.width, options.precision, options.device, options.size, options.remat
+            options.batch, options.width, options.precision, device, options.size, options.remat
         )
-        ours.device_of(options.device)
+        ours.device_of(setting.device)
         if options.profile:
             stage = next((cases.STAGES[case] for case in chosen if case in cases.STAGES), None)
             if stage is None:
@@ -128,12 +131,21 @@ def _split(text: str, known: Sequence[str], option: str) -> list[str]:
     return chosen
 
 
+def _split_cpu(batch: int) -> None:
+    """Splits the CPU as training does; where JAX is in use already, what it has stands."""
+    try:
+        training.split_cpu({"batch_size": batch, "optimiser": {"accumulate": 1}})
+    except RuntimeError:
+        return
+
+
 def _machine(setting: ours.Setting) -> dict[str, str]:
     """Describes what is measured on."""
     device = ours.device_of(setting.device)
     described = {
         "device": f"{device.platform} {device.device_kind}",
         "cores": str(os.cpu_count()),
+        "devices of a train step": str(len(ours.devices_of(setting))),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "jax": jax.__version__,

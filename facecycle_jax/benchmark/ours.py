@@ -62,6 +62,15 @@ def device_of(kind: str) -> jax.Device:
         raise ValueError(f"JAX finds no {kind} here; choose another --device.") from None
 
 
+def devices_of(setting: Setting) -> list[jax.Device]:
+    """Returns what a train step runs on: one device, or of a CPU as many as training splits it into."""
+    if setting.device != "cpu":
+        return [device_of(setting.device)]
+    devices = jax.devices("cpu")
+    config = {"batch_size": setting.batch, "optimiser": {"accumulate": 1}}
+    return devices[: training.cpu_devices_for(config, len(devices))]
+
+
 def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
     """Draws smooth normalised pictures [batch, 2, size, size, 3]; what they show costs no time."""
     coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
@@ -101,7 +110,7 @@ class TrainStep:
           stage: 'motion_cycle' or 'identity_cycle'.
           setting: what is measured.
         """
-        mesh = training.make_mesh([device_of(setting.device)])
+        mesh = training.make_mesh(devices_of(setting))
         self._precision = PRECISIONS[setting.precision][1]
         method, self.trees = initial_trees(stage, setting)
         self._step, init, shardings = build_step(stage, method, mesh)

@@ -1,6 +1,7 @@
 """State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
 
 from facecycle_jax.training.checkpointing import Checkpointer
+from facecycle_jax.training.cpu_devices import cpu_devices_for, split_cpu
 from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
@@ -56,6 +57,7 @@ __all__ = [
     "check_batch",
     "check_config",
     "copy_trees",
+    "cpu_devices_for",
     "describe",
     "find_checkpoint",
     "flatten",
@@ -72,5 +74,6 @@ __all__ = [
     "read_metrics",
     "replicated",
     "report_unreadable",
+    "split_cpu",
     "state_shardings",
 ]
