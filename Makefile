@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
 
-.PHONY: demo docs test test-slow lint format clean
+.PHONY: demo docs table test test-slow lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,17 @@ format: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+# The results table of a model: make table LFW=DIR FER2013=DIR [WITHOUT=names.txt] [MODEL=...] [TABLE=DIR].
+MODEL ?= facecycle-small
+TABLE ?= runs/table
+EVALUATE = $(BIN)/facecycle evaluate --model $(MODEL) --baselines hog,pixels,pca,random
+table: $(VENV)/.dev
+	@test -n "$(LFW)" && test -n "$(FER2013)" || { echo "make table needs LFW=DIR and FER2013=DIR." >&2; exit 2; }
+	$(EVALUATE) --task synthetic --out $(TABLE)/synthetic
+	$(EVALUATE),lbp --task lfw --data $(LFW) --out $(TABLE)/lfw $(if $(WITHOUT),--without $(WITHOUT))
+	$(EVALUATE) --task fer2013 --data $(FER2013) --out $(TABLE)/fer2013
+	@cat $(TABLE)/*/results.md
 
 # The API reference, of the docstrings, in docs/api.
 MODULES := $(addprefix facecycle_jax.,model ops losses models data methods training probes convert viz train evaluate)

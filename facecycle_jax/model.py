@@ -23,7 +23,9 @@ from facecycle_jax.methods.forward import Forward, make_forward
 
 # Side of the pictures of the linear protocol: its features are 7 x 7 x 128 numbers.
 FEATURE_SIZE = 100
+# Models that come with the package, and the one that commands take where none is named.
 _SHIPPED = pathlib.Path(__file__).parent / "weights"
+DEFAULT_MODEL = "facecycle-small"
 Pictures = Any
 Outputs = dict[str, np.ndarray]
 
@@ -33,8 +35,8 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
 
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint is meant) or one
-        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package
-        (none does yet).
+        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package:
+        'facecycle-small' (docs/model_card.md).
       batch_size: pictures computed at once, at most.
 
     Returns:

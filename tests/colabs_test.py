@@ -153,6 +153,5 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
     assert "00000003.png" in text
     assert pictures >= 3
     assert (tmp_path / "runs/demo_own/identity/panels/00000002.png").is_file()
-    # No model of that name: the run stands in for it.
-    text, pictures = execute("quickstart", tmp_path, MODEL="no-such-model", RUN="runs/demo/identity")
+    text, pictures = execute("quickstart", tmp_path, MODEL="runs/demo/identity")
     assert "codes (6, 256)" in text

@@ -15,7 +15,7 @@ from PIL import Image
 from facecycle_jax.commands import demo_page
 from facecycle_jax.data import read_picture, synthetic_tracks
 from facecycle_jax.data.pictures import square
-from facecycle_jax.model import FaceCycle, load
+from facecycle_jax.model import DEFAULT_MODEL, FaceCycle, load
 from facecycle_jax.probes.verification import cosine_scores
 from facecycle_jax.viz import flow_to_rgb, save_png
 
@@ -61,8 +61,8 @@ def add(commands: "Subcommands") -> None:
     command = commands.add_parser("demo", help="open a page to try a model on two pictures or the webcam")
     command.add_argument(
         "--model",
-        default="runs/demo/identity",
-        help="model folder or training run (default: %(default)s, what `make demo` trains)",
+        default=DEFAULT_MODEL,
+        help="model folder or training run (default: %(default)s, which comes with the package)",
     )
     command.add_argument("--port", type=int, help="of the page; by default the first free one from 7860 on")
     command.add_argument("--no-browser", action="store_true", help="print the address only")

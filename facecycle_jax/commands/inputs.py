@@ -10,6 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from facecycle_jax.data.pictures import list_pictures, read_picture, square
+from facecycle_jax.model import DEFAULT_MODEL
 
 # Pictures read before they are computed together.
 CHUNK = 64
@@ -19,7 +20,11 @@ _FOLLOW = 0.6
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that takes pictures."""
-    parser.add_argument("--model", required=True, help="model folder, training run, or name of a model")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="model folder, training run, or name of a model (default: %(default)s, which comes along)",
+    )
     parser.add_argument("--out", required=True, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--crop", action="store_true", help="find the face first; needs facecycle_jax[face]")

@@ -22,9 +22,10 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
       The largest number, at most `cores`, that splits the micro-batches of every stage; at least 1.
     """
     stages = [config[name] for name in config["stages"]] if "stages" in config else [config]
-    sizes = [(stage["batch_size"], stage["optimiser"]["accumulate"]) for stage in stages]
+    # What is missing or wrong is told by `check_config` and `check_batch`.
+    sizes = [(s.get("batch_size", 1), s.get("optimiser", {}).get("accumulate", 1)) for s in stages]
     if any(batch < 1 or accumulate < 1 for batch, accumulate in sizes):
-        return 1  # told by `check_batch`
+        return 1
     fitting = [n for n in range(1, cores + 1) if all(b % (n * a) == 0 for b, a in sizes)]
     return max(fitting, default=1)
 
