@@ -134,7 +134,7 @@ def _split(text: str, known: Sequence[str], option: str) -> list[str]:
 def _split_cpu(batch: int) -> None:
     """Splits the CPU as training does; where JAX is in use already, what it has stands."""
     try:
-        training.split_cpu({"batch_size": batch, "optimiser": {"accumulate": 1}})
+        training.split_cpu({"batch_size": batch})
     except RuntimeError:
         return
 

@@ -67,8 +67,7 @@ def devices_of(setting: Setting) -> list[jax.Device]:
     if setting.device != "cpu":
         return [device_of(setting.device)]
     devices = jax.devices("cpu")
-    config = {"batch_size": setting.batch, "optimiser": {"accumulate": 1}}
-    return devices[: training.cpu_devices_for(config, len(devices))]
+    return devices[: training.cpu_devices_for({"batch_size": setting.batch}, len(devices))]
 
 
 def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from facecycle_jax.commands import demo_page
+from facecycle_jax.commands import demo_page, inputs
 from facecycle_jax.data import read_picture, synthetic_tracks
 from facecycle_jax.data.pictures import square
-from facecycle_jax.model import DEFAULT_MODEL, FaceCycle, load
+from facecycle_jax.model import FaceCycle, load
 from facecycle_jax.probes.verification import cosine_scores
 from facecycle_jax.viz import flow_to_rgb, save_png
 
@@ -59,11 +59,7 @@ class Comparison(NamedTuple):
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
     command = commands.add_parser("demo", help="open a page to try a model on two pictures or the webcam")
-    command.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        help="model folder or training run (default: %(default)s, which comes with the package)",
-    )
+    inputs.add_model(command)
     command.add_argument("--port", type=int, help="of the page; by default the first free one from 7860 on")
     command.add_argument("--no-browser", action="store_true", help="print the address only")
     command.set_defaults(run=run)

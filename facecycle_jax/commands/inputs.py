@@ -18,13 +18,18 @@ CHUNK = 64
 _FOLLOW = 0.6
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of every command that takes pictures."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds --model."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         help="model folder, training run, or name of a model (default: %(default)s, which comes along)",
     )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that takes pictures."""
+    add_model(parser)
     parser.add_argument("--out", required=True, help="where to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--crop", action="store_true", help="find the face first; needs facecycle_jax[face]")

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.losses import l1, margin, ssim_loss, symmetry
-from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, weighted_total
+from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_identity, init_motion
-from facecycle_jax.methods.motion_cycle import exchange
 from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
 

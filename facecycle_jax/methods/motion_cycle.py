@@ -12,15 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.losses import folding, l1, ssim_loss, symmetry
-from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, weighted_total
+from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_motion
 from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
-
-
-def exchange(x: jax.Array) -> jax.Array:
-    """Exchanges the two pictures of every item in [2B, ...], side by side; stays on its device."""
-    return jnp.flip(x.reshape(-1, 2, *x.shape[1:]), axis=1).reshape(x.shape)
 
 
 def motion_pictures(

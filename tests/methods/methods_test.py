@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from facecycle_jax import methods
-from facecycle_jax.methods.base import weighted_total
+from facecycle_jax.methods.base import exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, make_forward
-from facecycle_jax.methods.motion_cycle import exchange
 from facecycle_jax.ops import normalise
 
 SHARED = pathlib.Path(os.environ.get("FACECYCLE_SHARED", pathlib.Path(__file__).parents[2].parent / "shared"))
