@@ -83,6 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.hue = 0.01  # largest change, turns
     config.augment.jitter_probability = 0.8  # of any change of colours
     config.augment.mirror_probability = 0.5  # of mirroring
+    config.augment.warp = 0.0  # largest deviation of a random smooth warp, parts of the side; not the paper's
 
     # Length and size.
     config.batch_size = 16  # pairs of pictures, over all devices

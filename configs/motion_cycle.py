@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.symmetry_weight = 1.5  # 1
     config.loss.ssim_weight = 5.0  # 1
     config.loss.folding_weight = 0.0  # 1; above 0 keeps flows invertible; not in the paper
+    config.loss.saturation_weight = 0.0  # 1; above 0 keeps codes inside (-1, 1); not in the paper
     config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
     config.loss.gram_normalise = False  # divide Gram matrices by the channels too
     config.loss.noise = True  # the generator's noise while training
@@ -79,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.hue = 0.01  # largest change, turns
     config.augment.jitter_probability = 0.8  # of any change of colours
     config.augment.mirror_probability = 0.5  # of mirroring
+    config.augment.warp = 0.0  # largest deviation of a random smooth warp, parts of the side; not the paper's
 
     # Length and size.
     config.batch_size = 16  # pairs of pictures, over all devices

@@ -11,6 +11,7 @@ from facecycle_jax.evaluate import (
     check_probe,
     draw_gallery,
     evaluate,
+    feature_sets,
     headlines,
     probe_while_training,
     random_model,
@@ -36,6 +37,15 @@ def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
     assert "not the published protocol" in result.protocol
     assert result.settings["model"]["config"]["width"] == 0.0625
     json.dumps(result.settings)
+
+
+def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
+    of_model = feature_sets(model, ["random"], task="fer2013")
+    alone = feature_sets(None, ["random"], task="fer2013")
+    picture = np.zeros((1, 100, 100, 3), np.uint8)
+    size = {name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()}
+    assert size["random"] == size["feature_map"] == 7 * 7 * 8
+    assert alone["random"].fit(np.zeros(0))(picture).size == 7 * 7 * 128
 
 
 def test_a_gallery(tmp_path, model, capsys):

@@ -19,7 +19,7 @@ from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
 from facecycle_jax.model import FaceCycle
-from facecycle_jax.probes.baselines import BASELINES
+from facecycle_jax.probes.baselines import BASELINES, random_encoder
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
 from facecycle_jax.probes.features import FeatureSet, model_features
@@ -47,7 +47,7 @@ def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str
 
     Args:
       model: a loaded model, or None for baselines alone.
-      baselines: names of `BASELINES`.
+      baselines: names of `BASELINES`; 'random' takes the model's width, the paper's where there is no model.
       task: one of `TASKS` but 'synthetic' and 'gallery'; verification takes codes, identity codes also
         centred and whitened, emotion and head pose the motion encoder's map and code.
 
@@ -68,6 +68,9 @@ def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str
             if model.has_identity or name not in ("identity_code", "both"):
                 found |= with_adapted(name, every[name]) if name == "identity_code" else {name: every[name]}
     found |= {name: BASELINES[name]() for name in baselines}
+    if "random" in found and model is not None:
+        shape = {name: value for name, value in model.model.items() if name != "trunk"}  # an encoder has none
+        found["random"] = random_encoder(size=100, **shape)
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
     return found

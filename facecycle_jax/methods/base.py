@@ -54,6 +54,8 @@ class LossOptions(NamedTuple):
       margin_weight: weight of the margin (identity cycle).
       folding_weight: weight of `losses.folding` (motion cycle), which keeps flows invertible. Not in the
         paper.
+      saturation_weight: weight of `losses.saturation` of motion codes (motion cycle), which keeps the tanh at
+        their end out of its flat parts. Not in the paper.
       perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a Gram matrix
         cannot) or 'none' (no VGG in training at all).
       gram_normalise: divide Gram matrices by the channels too; the program does not, so its loss grows
@@ -74,6 +76,7 @@ class LossOptions(NamedTuple):
     ssim_weight: float = 5.0
     margin_weight: float = 1.0
     folding_weight: float = 0.0
+    saturation_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False
     noise: bool = True

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import folding, l1, ssim_loss, symmetry
+from facecycle_jax.losses import folding, l1, saturation, ssim_loss, symmetry
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_motion
 from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
@@ -97,6 +97,8 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
         }
         if options.folding_weight:
             terms["folding/flow"] = folding(p["flow"])
+        if options.saturation_weight:
+            terms["saturation/code"] = saturation(p["code"])
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
             sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]
@@ -126,6 +128,8 @@ def _weights(options: LossOptions) -> dict[str, float]:
     }
     if options.folding_weight:
         weights["folding/flow"] = options.folding_weight
+    if options.saturation_weight:
+        weights["saturation/code"] = options.saturation_weight
     if options.perceptual != "none":
         for tap in ("conv2_1", "conv3_1", "conv4_1"):
             weights[f"{options.perceptual}/{tap}"] = options.perceptual_weight

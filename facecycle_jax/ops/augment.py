@@ -8,9 +8,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import normalise
 
 _GREY = (0.299, 0.587, 0.114)
+# Control points a side of a random warp: far enough apart to move a mouth or an eye as a whole.
+_WARP_POINTS = 5
 # Luma and two axes of colour, in which a change of hue is a rotation.
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
@@ -52,6 +55,19 @@ def _jitter(
     return jnp.clip(image @ (jnp.linalg.inv(to_yiq) @ turn @ to_yiq).T, 0.0, 1.0)
 
 
+def _warp(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
+    """Moves what a picture shows by a smooth random field of a deviation of up to `strength` of its side."""
+    size = image.shape[0]
+    keys = jax.random.split(key)
+    amount = jax.random.uniform(keys[0], maxval=strength)
+    points = jax.random.normal(keys[1], (_WARP_POINTS, _WARP_POINTS, 2))
+    field = amount * jax.image.resize(points, (size, size, 2), "cubic")
+    centres = (2 * jnp.arange(size) + 1) / size - 1
+    x, y = jnp.meshgrid(centres, centres)
+    # Parts of the side are halves of the grid's range of two.
+    return grid_sample(image, jnp.stack([x, y], -1) + 2 * field, align_corners=False, padding="reflection")
+
+
 def augment_pairs(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
@@ -65,10 +81,12 @@ def augment_pairs(
     hue: float = 0.01,
     jitter_probability: float = 0.8,
     mirror_probability: float = 0.5,
+    warp: float = 0.0,
 ) -> jax.Array:
-    """Crops, recolours and mirrors pictures, each item by a key of its own.
+    """Crops, recolours, mirrors and warps pictures, each item by a key of its own.
 
-    Where the batch says so, the second picture of an item is the mirror image of the first as augmented.
+    Where the batch says so, the second picture of an item is the mirror image of the first as augmented,
+    but for the warp, of which every picture has its own.
 
     Args:
       key: random key; item i uses `fold_in(key, i)`.
@@ -82,12 +100,15 @@ def augment_pairs(
       hue: largest rotation, in turns.
       jitter_probability: of any change of colours.
       mirror_probability: of mirroring a picture.
+      warp: largest deviation of a smooth random displacement, in parts of the side; 0 leaves shapes alone.
+        Not the paper's: single photographs then make pairs of one person with another shape of mouth, eyes
+        and brows.
 
     Returns:
       float32 [B, 2, size, size, 3], normalised.
 
     References:
-      FaceCycle (ICCV 2021), section 4.1.
+      FaceCycle (ICCV 2021), section 4.1, but for `warp`.
     """
 
     def one(key: jax.Array, frame: jax.Array) -> jax.Array:
@@ -113,7 +134,11 @@ def augment_pairs(
         keys = jax.random.split(jax.random.fold_in(key, index), 2)
         first, second = one(keys[0], frames[0]), one(keys[1], frames[1])
         use_mirror = mirror & (identity[0] == identity[1])
-        return jnp.stack([first, jnp.where(use_mirror, jnp.flip(first, axis=1), second)])
+        pair = jnp.stack([first, jnp.where(use_mirror, jnp.flip(first, axis=1), second)])
+        if not warp:
+            return pair
+        keys = jax.random.split(jax.random.fold_in(keys[0], 1), 2)
+        return jax.vmap(lambda key, image: _warp(key, image, warp))(keys, pair)
 
     frames = batch["frames"]
     pictures = jax.vmap(item)(jnp.arange(frames.shape[0]), frames, batch["mirror"], batch["identity"])

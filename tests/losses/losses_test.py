@@ -44,6 +44,21 @@ def test_losses_are_per_example_and_zero_for_equal_pictures():
     np.testing.assert_allclose(losses.symmetry(mirrored), 0.0, atol=1e-6)
 
 
+def test_saturation_is_the_cost_of_the_argument_of_tanh():
+    argument = np.array([[0.0, 0.0], [0.5, -0.5], [1.0, -3.0], [4.0, 4.0]], np.float32)
+    cost = losses.saturation(jnp.tanh(argument))
+    np.testing.assert_allclose(cost, np.mean(argument**2, axis=-1), rtol=1e-3)
+    # Its gradient by the argument grows where that of the code itself has vanished.
+    slope = jax.grad(lambda a: jnp.sum(losses.saturation(jnp.tanh(a))))(argument)
+    np.testing.assert_allclose(slope, argument, rtol=2e-2)
+    # Codes that are -1 and 1 to the last bit give a number, and no NaN backwards.
+    value, slope = jax.value_and_grad(lambda a: jnp.sum(losses.saturation(jnp.tanh(a))))(
+        np.full(3, 50, np.float32)
+    )
+    assert 40 < value < 70
+    assert np.isfinite(slope).all()
+
+
 def test_folding_counts_neighbours_that_change_places():
     grid = np.stack(np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 5)), axis=-1).astype(np.float32)
     np.testing.assert_array_equal(losses.folding(np.zeros((3, 5, 9, 2), np.float32)), np.zeros(3))

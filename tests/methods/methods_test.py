@@ -179,6 +179,21 @@ def test_identity_can_be_restored_from_the_other_picture():
     assert not np.array_equal(exchanged, restored(x))
 
 
+@pytest.mark.parametrize("name", ["folding", "saturation"])
+def test_costs_of_flow_and_code_join_the_total_if_asked(name):
+    _, params, frozen = made("motion_cycle")
+    plain, costly = (
+        jax.jit(methods.make(config("motion_cycle", loss=loss)).loss)(params, frozen, batch(), None)
+        for loss in ({}, {f"{name}_weight": 3.0})
+    )
+    added = set(costly[1].terms) - set(plain[1].terms)
+    assert len(added) == 1
+    assert added.pop().startswith(f"{name}/")
+    cost = costly[1].terms["folding/flow" if name == "folding" else "saturation/code"]
+    np.testing.assert_allclose(costly[0], plain[0] + 3 * cost, rtol=1e-6)
+    assert float(cost) > 0 or name == "folding"  # flows do not fold at the start
+
+
 def test_the_generator_draws_without_noise_if_asked():
     _, params, frozen = made("motion_cycle")
     key = jax.random.key(1)

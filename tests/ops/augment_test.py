@@ -47,6 +47,39 @@ def test_certain_mirroring_mirrors():
     np.testing.assert_array_equal(mirrored, batch["frames"][..., ::-1, :])
 
 
+def test_every_picture_is_warped_by_a_field_of_its_own():
+    batch = batch_of()
+    batch["mirror"][:] = True
+    drawn = augment(batch, **STILL, warp=0.05)
+    frames = batch["frames"].astype(int)
+    moved = np.abs(drawn[:, 0] - frames[:, 0]).mean((1, 2, 3))
+    assert (moved > 0.5).mean() > 0.7  # strengths are drawn too, and may be next to nothing
+    assert len(set(moved.round(6))) == len(moved)
+    # A mirror image is not the mirror image of the warped first picture, but near it.
+    unlike = np.abs(drawn[:, 1] - drawn[:, 0, :, ::-1]).mean((1, 2, 3))
+    assert (unlike > 0.5).mean() > 0.7
+    assert unlike.mean() < np.abs(frames[:, 0] - frames[::-1, 0]).mean()
+
+
+def test_a_warp_moves_as_far_as_it_says():
+    """A slope of known steepness tells the displacement of every pixel."""
+    size, strength = 64, 0.05
+    slope = np.linspace(0, 252, size).astype(np.uint8)
+    frames = np.broadcast_to(slope[:, None], (200, 2, size, size, 3))
+    batch = {
+        "frames": frames,
+        "mirror": np.zeros(200, bool),
+        "identity": np.zeros((200, 2), np.int32),
+    }
+    drawn = augment(batch, size=size, **STILL, warp=strength)
+    inside = (slice(None), slice(None), slice(16, 48), slice(16, 48))
+    moved = (drawn - frames)[inside] / 4 / size  # four values a pixel
+    deviation = moved.std(axis=(2, 3, 4))
+    assert 0.2 * strength < deviation.mean() < 0.6 * strength  # half of the largest, less what is smoothed
+    assert abs(moved.mean()) < 0.1 * strength
+    assert deviation.max() < 1.5 * strength
+
+
 def test_the_second_of_a_pair_is_the_first_mirrored_where_the_batch_says_so():
     batch = batch_of()
     batch["mirror"][::2] = True

@@ -35,6 +35,24 @@ def test_scale_of_features_does_not_matter():
     assert np.mean(one.predict(features) == other.predict(features * 1000 + 7)) > 0.99
 
 
+def test_correlated_features_converge_at_once():
+    """Thirty directions of variances a million apart, seen through five hundred features."""
+    rng = np.random.default_rng(0)
+    latent, labels = blobs(600, dimensions=30)
+    seen = (latent * np.logspace(0, -3, 30)) @ rng.normal(size=(30, 500)).astype(np.float32)
+    seen += 1e-4 * rng.normal(size=seen.shape)
+    fitted = fit_logistic(seen, labels, classes=4, strengths=(0.001,), iterations=100)
+    assert fitted.gradient_norm <= 1e-4
+    assert fitted.iterations < 60
+    # At the solution the objective's own gradient is zero too.
+    standard = (seen - fitted.mean) * fitted.scale
+    logits = standard @ fitted.weights + fitted.bias
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    slope = standard.T @ (share - np.eye(4)[labels]) / len(labels) + 0.001 * fitted.weights
+    assert np.abs(slope).max() < 2e-3
+
+
 def test_noise_wants_a_stronger_penalty():
     rng = np.random.default_rng(0)
     features, labels = blobs(120, dimensions=4)
