@@ -16,7 +16,16 @@ def stage(batch_size, accumulate=1):
 
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "cores", "devices"),
-    [(16, 1, 2, 2), (16, 4, 8, 4), (6, 1, 4, 3), (7, 1, 4, 1), (8, 1, 12, 8), (3, 2, 4, 1), (0, 1, 4, 1)],
+    [
+        (16, 1, 2, 2),
+        (16, 4, 8, 2),
+        (6, 1, 4, 3),
+        (7, 1, 4, 1),
+        (8, 1, 12, 4),
+        (2, 1, 2, 1),
+        (3, 2, 4, 1),
+        (0, 1, 4, 1),
+    ],
 )
 def test_the_largest_number_that_splits_the_batch(batch_size, accumulate, cores, devices):
     assert cpu_devices_for(stage(batch_size, accumulate), cores) == devices
