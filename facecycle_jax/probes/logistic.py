@@ -54,7 +54,7 @@ def _preconditioner(covariance: np.ndarray, strength: float, *, classes: int) ->
     """Computes A [D, D] with A A' the inverse of the objective's curvature where classes are equally likely.
 
     In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS tens of iterations
-    where correlated features take it thousands.
+    however features are correlated.
     """
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
