@@ -90,7 +90,7 @@ def evaluate_synthetic(
         for name in names
     }
     for name in (name for name in baselines if name != "random"):
-        kind = BASELINES[name]()
+        kind = BASELINES[name]({})
         inside = ~(last_frames(data.identity) | last_people(data.identity))
         sample = load_pictures(data.frames[inside], size=kind.size) if kind.needs_fit else np.zeros(0)
         function = kind.fit(sample)

@@ -19,7 +19,7 @@ from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
 from facecycle_jax.model import FaceCycle
-from facecycle_jax.probes.baselines import BASELINES, random_encoder
+from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
 from facecycle_jax.probes.features import FeatureSet, model_features
@@ -67,10 +67,9 @@ def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str
         for name in _FEATURES[task]:
             if model.has_identity or name not in ("identity_code", "both"):
                 found |= with_adapted(name, every[name]) if name == "identity_code" else {name: every[name]}
-    found |= {name: BASELINES[name]() for name in baselines}
-    if "random" in found and model is not None:
-        shape = {name: value for name, value in model.model.items() if name != "trunk"}  # an encoder has none
-        found["random"] = random_encoder(size=100, **shape)
+    # The model's, but for the trunk, which an encoder has none of.
+    options = {} if model is None else {key: value for key, value in model.model.items() if key != "trunk"}
+    found |= {name: BASELINES[name](options) for name in baselines}
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
     return found

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import normalise
+from facecycle_jax.ops.warp import identity_grid
 
 _GREY = (0.299, 0.587, 0.114)
 # Control points a side of a random warp: far enough apart to move a mouth or an eye as a whole.
@@ -62,10 +63,9 @@ def _warp(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
     amount = jax.random.uniform(keys[0], maxval=strength)
     points = jax.random.normal(keys[1], (_WARP_POINTS, _WARP_POINTS, 2))
     field = amount * jax.image.resize(points, (size, size, 2), "cubic")
-    centres = (2 * jnp.arange(size) + 1) / size - 1
-    x, y = jnp.meshgrid(centres, centres)
     # Parts of the side are halves of the grid's range of two.
-    return grid_sample(image, jnp.stack([x, y], -1) + 2 * field, align_corners=False, padding="reflection")
+    grid = identity_grid(height=size, width=size, align_corners=False) + 2 * field
+    return grid_sample(image, grid, align_corners=False, padding="reflection")
 
 
 def augment_pairs(

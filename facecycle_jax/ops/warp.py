@@ -11,17 +11,19 @@ from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.resize import resize_bilinear
 
 
-def identity_grid(*, height: int, width: int) -> jax.Array:
+def identity_grid(*, height: int, width: int, align_corners: bool = True) -> jax.Array:
     """Builds the grid that samples every pixel at its own place.
 
     Args:
       height: rows, at least 1.
       width: columns, at least 1.
+      align_corners: see `grid_sample`.
 
     Returns:
-      float32 [height, width, 2] of (x, y) in [-1, 1], corners at the centres of the corner pixels.
+      float32 [height, width, 2] of (x, y) in [-1, 1]: the centres of the pixels.
     """
-    x, y = np.meshgrid(np.linspace(-1.0, 1.0, width), np.linspace(-1.0, 1.0, height))
+    axes = [np.linspace(-1.0, 1.0, n) * (1.0 if align_corners else 1.0 - 1.0 / n) for n in (width, height)]
+    x, y = np.meshgrid(*axes)
     return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
 

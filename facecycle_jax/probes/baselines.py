@@ -1,6 +1,6 @@
 """Features that need no training: the floor under every figure. Pictures uint8 [N, S, S, 3], RGB."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -156,10 +156,11 @@ def random_encoder(*, seed: int = 0, size: int = 64, features: str = "map", **op
     return plain(f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode)
 
 
-BASELINES: dict[str, Callable[[], FeatureSet]] = {
-    "lbp": lambda: plain("lbp", lbp_features, size=100),
-    "hog": lambda: plain("hog", hog_features, size=64),
-    "pixels": lambda: plain("pixels", pixel_features, size=32),
-    "pca": lambda: FeatureSet("pca", fit_pca, 64, needs_fit=True),
-    "random": lambda: random_encoder(size=100),
+# Made by `build_networks` options of the encoder to compare with, which only random weights have a use for.
+BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
+    "lbp": lambda _: plain("lbp", lbp_features, size=100),
+    "hog": lambda _: plain("hog", hog_features, size=64),
+    "pixels": lambda _: plain("pixels", pixel_features, size=32),
+    "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
+    "random": lambda options: random_encoder(size=100, **options),
 }

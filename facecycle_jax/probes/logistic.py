@@ -79,15 +79,15 @@ def _objective(
     return jnp.sum(losses * weight) / jnp.sum(weight) + penalty
 
 
-@functools.partial(jax.jit, static_argnames=("iterations",))
+@functools.partial(jax.jit, static_argnames=("classes", "iterations"))
 def _minimise(
-    start: dict[str, jax.Array],
     round_to_weights: jax.Array,
     features: jax.Array,
     labels: jax.Array,
     weight: jax.Array,
     strength: jax.Array,
     *,
+    classes: int,
     tolerance: jax.Array,
     iterations: int,
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
@@ -114,6 +114,7 @@ def _minimise(
         _, _, norm, count = carry
         return (norm > tolerance) & (count < iterations)
 
+    start = {"weights": jnp.zeros((features.shape[1], classes)), "bias": jnp.zeros(classes)}
     carry = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
     parameters, _, norm, count = jax.lax.while_loop(unfinished, step, carry)
     return {**parameters, "weights": round_to_weights @ parameters["weights"]}, norm, count
@@ -226,14 +227,13 @@ def _fit_each(
     covariance = standard[chosen].T @ standard[chosen] / len(inside)
     # Left-out examples weigh nothing and stay in place: one shape, so one compilation, for all folds.
     data = (jnp.asarray(standard), jnp.asarray(labels), jnp.asarray(chosen, jnp.float32))
-    start = {"weights": jnp.zeros((features.shape[1], classes)), "bias": jnp.zeros(classes)}
     fitted = []
     for strength in strengths:
         parameters, norm, count = _minimise(
-            start,
             jnp.asarray(_preconditioner(covariance, strength, classes=classes)),
             *data,
             jnp.float32(strength),
+            classes=classes,
             tolerance=jnp.float32(tolerance),
             iterations=iterations,
         )
