@@ -10,7 +10,21 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 # Nothing is kept in the user's cache.
 os.environ["FACECYCLE_COMPILATION_CACHE"] = ""
 
+import gc
+
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_of_a_module_end_with_it():
+    """Every program compiled holds several memory maps, and Linux grants a process 65,530 of them.
+
+    The suite in one process would come to that: XLA then dies inside a compilation, of SIGSEGV or SIGABRT.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
