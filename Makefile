@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+# Processes that share the tests; each takes some 5 GB.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo docs table test test-slow lint format clean
 
@@ -24,7 +26,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir=$(DEMO_DIR)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
