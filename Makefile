@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
-# Processes that share the tests; each takes some 5 GB.
+# Processes that share the tests; each takes up to 7 GB.
 TEST_PROCESSES ?= 2
 
 .PHONY: demo docs table test test-slow lint format clean

@@ -10,8 +10,6 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 # Nothing is kept in the user's cache.
 os.environ["FACECYCLE_COMPILATION_CACHE"] = ""
 
-import gc
-
 import jax
 import pytest
 
@@ -27,4 +25,3 @@ def compiled_programs_of_a_module_end_with_it():
     """
     yield
     jax.clear_caches()
-    gc.collect()

@@ -91,10 +91,12 @@ def test_second_derivatives_by_the_documented_way():
 
 @pytest.mark.parametrize("implementation", OWN)
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_identity_grid_gives_the_image(implementation, padding):
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_identity_grid_gives_the_image(implementation, padding, align_corners):
     image = random(2, 5, 7, 3)
-    grid = jnp.broadcast_to(identity_grid(height=5, width=7), (2, 5, 7, 2))
-    np.testing.assert_allclose(sampler(implementation, padding=padding)(image, grid), image, atol=1e-5)
+    grid = jnp.broadcast_to(identity_grid(height=5, width=7, align_corners=align_corners), (2, 5, 7, 2))
+    sample = sampler(implementation, padding=padding, align_corners=align_corners)
+    np.testing.assert_allclose(sample(image, grid), image, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", OWN)
