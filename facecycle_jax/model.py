@@ -6,7 +6,6 @@ square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's 
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from etils import epath
 
 from facecycle_jax.convert import read_model
 from facecycle_jax.convert.names import TRUNK_LAYERS
+from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.methods import inference
 from facecycle_jax.methods.base import Tree
@@ -24,7 +24,6 @@ from facecycle_jax.methods.forward import Forward, make_forward
 # Side of the pictures of the linear protocol: its features are 7 x 7 x 128 numbers.
 FEATURE_SIZE = 100
 # Models that come with the package, and the one that commands take where none is named.
-_SHIPPED = pathlib.Path(__file__).parent / "weights"
 DEFAULT_MODEL = "facecycle-small"
 Pictures = Any
 Outputs = dict[str, np.ndarray]
@@ -50,15 +49,14 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
     if _is_run(path):
         trees, model, source = model_from_run(path)
         return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size)
-    name = str(path_or_name)
-    if not path.exists() and "/" not in name and (_SHIPPED / name).is_dir():
-        path = epath.Path(_SHIPPED / name)
     if not path.exists():
-        shipped = sorted(p.name for p in _SHIPPED.iterdir()) if _SHIPPED.is_dir() else []
-        raise FileNotFoundError(
-            f"no model {name!r}: give a model folder, the workdir of a run"
-            + (f", or one of {', '.join(shipped)}." if shipped else ".")
-        )
+        found = find_model_folder(path_or_name)
+        if found is None:
+            raise FileNotFoundError(
+                f"no model {str(path_or_name)!r}: give a model folder, the workdir of a run, "
+                f"or one of {', '.join(shipped_models())}."
+            )
+        path = found
     folder = read_model(path)
     return FaceCycle(folder.trees, model=folder.model, info=folder.info, batch_size=batch_size)
 

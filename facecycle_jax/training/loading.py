@@ -10,6 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from facecycle_jax.convert import read_model
+from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.training.digests import check_digests
 
@@ -49,19 +51,29 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
 
 
 def load_trees(path: epath.PathLike) -> Tree:
-    """Loads the networks of a checkpoint, without the optimiser's state.
+    """Loads networks, without the optimiser's state.
 
     Args:
-      path: a run's directory or one checkpoint.
+      path: a run's directory (its newest checkpoint is meant) or one checkpoint, DIR/checkpoints/STEP; a
+        model folder, or the name of a model that comes with the package.
 
     Returns:
-      numpy arrays by network name; averaged weights where they were kept.
+      numpy arrays by network name; averaged weights where they were kept. Of a VGG-19 a model folder holds
+      conv1_1 .. conv3_1 alone.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
+      FileNotFoundError: if there is neither a checkpoint nor a model.
       ValueError: if it cannot be read or is not one of this package.
     """
-    trees = _read(find_checkpoint(path), ("params", "frozen", "ema"))
+    folder = find_model_folder(path)
+    if folder is not None:
+        return read_model(folder).trees
+    try:
+        checkpoint = find_checkpoint(path)
+    except FileNotFoundError as error:
+        known = ", ".join(shipped_models())
+        raise FileNotFoundError(f"{error} A model folder will do too, or one of {known}.") from None
+    trees = _read(checkpoint, ("params", "frozen", "ema"))
     return {**trees.get("frozen", {}), **(trees.get("ema") or trees["params"])}
 
 
@@ -121,7 +133,7 @@ def copy_trees(
             if name in required:
                 raise ValueError(
                     f"init_from has the networks {sorted(source)} and lacks {name!r}: start from a "
-                    "run of configs/motion_cycle.py with the same config.model."
+                    "run of configs/motion_cycle.py, or a model, with the same config.model."
                 )
             continue
         shapes, found = _shapes(tree), _shapes(source[name])
@@ -129,11 +141,32 @@ def copy_trees(
             if shapes.get(key) != found.get(key):
                 raise ValueError(
                     f"init_from: {name}{key} has shape {found.get(key, 'none')} there and "
-                    f"{shapes.get(key, 'none')} here: config.model must be the same in both runs."
+                    f"{shapes.get(key, 'none')} here: config.model must be the same there and here."
                 )
         result[name] = source[name]
         copied.append(name)
     return result, copied
+
+
+def check_same_vgg(own: Tree, source: Tree) -> None:
+    """Compares the VGG-19 of the losses with the part of one that came with a model.
+
+    Args:
+      own: the VGG-19 of the configuration, by layer.
+      source: the VGG-19 that the model was trained on, by layer.
+
+    Raises:
+      ValueError: if layers are lacking and the first ones differ: losses would look through a mixture.
+    """
+    if not set(own) - set(source):
+        return
+    here, there = (np.asarray(tree["conv1_1"]["kernel"]) for tree in (own, source))
+    # Model folders may be of half precision. Shapes are compared, and told, by `copy_trees`.
+    if here.shape == there.shape and np.abs(here - there).max() > 1e-2 * np.abs(there).max():
+        raise ValueError(
+            "init_from has the first layers of another VGG-19 than loss.vgg: set --config.loss.vgg to the "
+            "file that model was trained with, or --config.loss.perceptual=none."
+        )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

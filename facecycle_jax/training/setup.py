@@ -12,7 +12,7 @@ from etils import epath
 
 from facecycle_jax import data
 from facecycle_jax.training.checkpointing import Checkpointer
-from facecycle_jax.training.loading import copy_trees, load_trees
+from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.program import build_program
 from facecycle_jax.training.run_config import check_config
@@ -135,13 +135,13 @@ def _copy(x: Any) -> Any:
 
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
-    """Copies networks by name from the run named by `init_from`, if any is."""
+    """Copies networks by name from the run or model named by `init_from`, if any is."""
     motion = ("motion_encoder", "flow_decoder", "generator")
     if not config["init_from"]:
         if any(name in state.frozen for name in motion):
             raise ValueError(
                 f"{config['method']} keeps the networks of stage 1 as they are and so needs them: "
-                "set --config.init_from to the workdir of a run of configs/motion_cycle.py."
+                "set --config.init_from to the workdir of a run of configs/motion_cycle.py, or to a model."
             )
         log.info("Starting from scratch")
         return state
@@ -149,6 +149,11 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
     keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()
+    if not keep and "vgg" in source:
+        # A model folder holds the layers that networks need; those of losses alone stay the configuration's.
+        if config["loss"]["perceptual"] != "none":
+            check_same_vgg(state.frozen["vgg"], source["vgg"])
+        source["vgg"] = {**state.frozen["vgg"], **source["vgg"]}
     frozen, copied = copy_trees(state.frozen, source, required=(*motion, "trunk"), keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:

@@ -1,0 +1,95 @@
+"""Where training starts: networks of a run, of a model folder, or of a model that comes with the package."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+
+import facecycle_jax
+from facecycle_jax import training
+from facecycle_jax.convert import write_model
+from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
+from facecycle_jax.models import VGG19
+from facecycle_jax.training.setup import _start_from
+
+TRAINED = ("identity_encoder", "normaliser")
+
+
+def zeros(forward):
+    """A state of stage 2 with zeros for weights."""
+    shapes = jax.eval_shape(
+        lambda key: (init_identity(forward, key), init_motion(forward, key)), jax.random.key(0)
+    )
+    params, frozen = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    count = jnp.zeros((), jnp.int32)
+    return training.TrainState(count, params, frozen, (), params, count, count)
+
+
+def start(state, init_from, model, perceptual="none"):
+    """What training makes of it."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    config = {"init_from": init_from, "model": model, "method": "identity_cycle", "loss": {}}
+    config["loss"]["perceptual"] = perceptual
+    return _start_from(config, state, jax.tree.map(lambda _: device, state))
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_networks_of_a_model_that_comes_with_the_package():
+    shipped = facecycle_jax.load("facecycle-small")
+    state = start(zeros(make_forward(shipped.model, vgg_for_loss=False)), "facecycle-small", shipped.model)
+    trees = training.load_trees("facecycle-small")
+    assert set(trees) == {*state.params, *state.frozen}
+    for name, tree in trees.items():
+        assert_equal({**state.params, **state.frozen}[name], tree)
+    # The average starts at the weights.
+    assert_equal(state.ema, state.params)
+
+
+def test_networks_of_a_model_folder(tmp_path):
+    trees = tiny_model.trees()
+    motion = {name: tree for name, tree in trees.items() if name not in TRAINED}
+    write_model(tmp_path / "model", motion, model=tiny_model.MODEL, licence="CC0", source="random numbers")
+    fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
+    state = start(fresh, str(tmp_path / "model"), tiny_model.MODEL)
+    assert_equal(state.frozen, motion)
+    assert_equal(state.params, fresh.params)
+    with pytest.raises(ValueError, match="config.model must be the same there and here"):
+        start(fresh, "facecycle-small", tiny_model.MODEL)
+
+
+def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
+    model = {**tiny_model.MODEL, "trunk": "vgg", "vgg_width": 0.0625}
+    forward = make_forward(model, vgg_width=0.0625)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        VGG19("conv4_1", 0.0625).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32)
+    )["params"]
+    vgg = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+    trees = {name: tree for name, tree in tiny_model.trees().items() if name != "trunk"}
+    write_model(
+        tmp_path / "model", {**trees, "vgg": vgg}, model=model, licence="CC0", source="random numbers",
+        dtype="float16",
+    )  # fmt: skip
+    folder = str(tmp_path / "model")
+    state = zeros(forward)
+    state.frozen["vgg"] = vgg
+    started = start(state, folder, model, "gram")
+    assert set(training.load_trees(folder)["vgg"]) < set(vgg)
+    assert_equal(started.frozen["vgg"]["conv4_1"], vgg["conv4_1"])
+    assert_equal(started.frozen["vgg"]["conv3_1"], training.load_trees(folder)["vgg"]["conv3_1"])
+    # Another VGG-19: a loss would look through the first layers of one and the last of the other.
+    state.frozen["vgg"] = jax.tree.map(lambda x: 2 * x, vgg)
+    with pytest.raises(ValueError, match="another VGG-19 than loss.vgg"):
+        start(state, folder, model, "gram")
+    start(state, folder, model, "none")
+
+
+def test_what_is_neither_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "nowhere", "facecycle-huge"):
+        with pytest.raises(FileNotFoundError, match="no checkpoint under .* or one of facecycle-small"):
+            training.load_trees(path)
