@@ -20,6 +20,7 @@ from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.methods import inference
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward, make_forward
+from facecycle_jax.models import LAYERS
 
 # Side of the pictures of the linear protocol: its features are 7 x 7 x 128 numbers.
 FEATURE_SIZE = 100
@@ -170,22 +171,30 @@ class FaceCycle:
         self._need_identity("identity codes")
         return self._run(inference.identity_code, self.read(pictures))["code"]
 
-    def feature_map(self, pictures: Pictures, *, size: int = FEATURE_SIZE) -> np.ndarray:
+    def feature_map(
+        self, pictures: Pictures, *, size: int = FEATURE_SIZE, layer: str = LAYERS[-1], side: int = 0
+    ) -> np.ndarray:
         """Computes the map below the motion code's dense layers, the feature of the linear protocol.
 
         Args:
           pictures: one picture or several.
           size: side they are brought to, pixels.
+          layer: one of `facecycle_jax.models.LAYERS`, to read an earlier layer of the motion encoder.
+          side: above 0, the map is averaged over side x side areas: earlier maps are large.
 
         Returns:
-          float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1.
-        """
-        maps = self._run(inference.feature_map, self.read(pictures, size=size))["map"]
-        return maps.reshape(len(maps), -1)
+          float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1, for 'residual2' and
+          a side of 7 the same.
 
-    def traced_feature_map(self, images: jax.Array) -> jax.Array:
+        Raises:
+          ValueError: for a layer there is none of, a side below 0, or a picture that cannot be read.
+        """
+        found = self._run(inference.feature_map, self.read(pictures, size=size), layer=layer, side=side)
+        return found["map"].reshape(len(found["map"]), -1)
+
+    def traced_feature_map(self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0) -> jax.Array:
         """Computes the same from normalised pictures [N, H, W, 3], for use inside jit: [N, h * w * c]."""
-        maps = self._forward.feature_map(self._trees, images)
+        maps = self._forward.feature_map(self._trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
 
     def flow(self, pictures: Pictures) -> np.ndarray:
@@ -269,7 +278,7 @@ class FaceCycle:
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
         return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))
 
-    def _run(self, function: Callable[..., Any], *pictures: np.ndarray) -> Outputs:
+    def _run(self, function: Callable[..., Any], *pictures: np.ndarray, **options: Any) -> Outputs:
         """Computes in batches of few sizes, so that a new number of pictures seldom compiles anew."""
         count = len(pictures[0])
         if not count:
@@ -280,12 +289,14 @@ class FaceCycle:
             used = len(chunk[0])
             bucket = min(self._batch_size, 1 << (used - 1).bit_length())
             padded = [np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk]
-            outputs = _compiled(function, self._forward)(self._trees, *padded)
+            outputs = _compiled(function, self._forward, **options)(self._trees, *padded)
             parts.append({name: np.asarray(value)[:used] for name, value in outputs.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(function: Callable[..., Any], forward: Forward) -> Callable[..., dict[str, jax.Array]]:
-    """Compiles a function of (forward, trees, uint8 pictures, ...) once for each model."""
-    return jax.jit(functools.partial(function, forward))
+def _compiled(
+    function: Callable[..., Any], forward: Forward, **options: Any
+) -> Callable[..., dict[str, jax.Array]]:
+    """Compiles a function of (forward, trees, uint8 pictures, ...) once for each model and its options."""
+    return jax.jit(functools.partial(function, forward, **options))

@@ -17,6 +17,7 @@ from facecycle_jax.evaluate import (
     random_model,
 )
 from facecycle_jax.evaluate import synthetic as synthetic_module
+from facecycle_jax.ops import normalise
 from facecycle_jax.probes.report import markdown, write_report
 
 TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
@@ -46,6 +47,16 @@ def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
     size = {name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()}
     assert size["random"] == size["feature_map"] == 7 * 7 * 8
     assert alone["random"].fit(np.zeros(0))(picture).size == 7 * 7 * 128
+
+
+def test_earlier_layers_are_averaged_to_as_many_places(model):
+    kinds = feature_sets(model, ["random"], task="fer2013", layer="conv2_2")
+    picture = np.full((1, 100, 100, 3), 200, np.uint8)
+    values = {name: kind.fit(np.zeros(0))(picture) for name, kind in kinds.items()}
+    assert values["random"].size == values["feature_map"].size == 7 * 7 * 4
+    for name in ("random", "feature_map"):
+        traced = np.asarray(kinds[name].encode(normalise(picture)))
+        np.testing.assert_allclose(traced, values[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_gallery(tmp_path, model, capsys):
@@ -103,6 +114,8 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
         ({"task": "raf-db", "test_split": "both"}, "test_split is of fer2013, not of raf-db"),
         ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
+        ({"task": "lfw", "layer": "conv2_2"}, "layer is of fer2013 and raf-db and pose, not of lfw"),
+        ({"task": "fer2013", "layer": "conv9"}, "layer must be one of conv1_2, .*, got 'conv9'"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),
     ],

@@ -52,6 +52,12 @@ def test_shapes_and_ranges(model, faces):
         assert np.abs(codes).max() < 1
     assert model.flow(faces).shape == (5, 16, 16, 2)
     assert model.feature_map(faces).shape == (5, 7 * 7 * 8)
+    earlier = model.feature_map(faces, layer="residual2", side=7)
+    assert earlier.shape == (5, 7 * 7 * 8)
+    traced = model.traced_feature_map(normalise(model.read(faces, size=100)), layer="residual2", side=7)
+    np.testing.assert_allclose(traced, earlier, atol=1e-4)
+    with pytest.raises(ValueError, match="side must be"):
+        model.feature_map(faces, side=-1)
     for pictures in (model.neutral(faces), model.mean_face(faces), model.reconstruct(faces)):
         assert pictures.shape == (5, 64, 64, 3)
         assert pictures.dtype == np.uint8

@@ -4,6 +4,7 @@ Tasks: emotion ('fer2013', 'raf-db'), person verification ('lfw', 'cplfw'), head
 built-in drawn faces, disentanglement ('synthetic'); and pictures to look at ('gallery').
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
 from facecycle_jax.model import FaceCycle
+from facecycle_jax.models import LAYERS
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
-from facecycle_jax.probes.features import FeatureSet, model_features
+from facecycle_jax.probes.features import MAP_SIDE, FeatureSet, model_features
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
@@ -42,7 +44,9 @@ _FEATURES = {
 }
 
 
-def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str) -> dict[str, FeatureSet]:
+def feature_sets(
+    model: FaceCycle | None, baselines: Sequence[str], *, task: str, layer: str = LAYERS[-1]
+) -> dict[str, FeatureSet]:
     """Lists the features a task is judged with.
 
     Args:
@@ -50,6 +54,7 @@ def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str
       baselines: names of `BASELINES`; 'random' takes the model's width, the paper's where there is no model.
       task: one of `TASKS` but 'synthetic' and 'gallery'; verification takes codes, identity codes also
         centred and whitened, emotion and head pose the motion encoder's map and code.
+      layer: of the encoder, whose map is taken, of the model's and of random weights.
 
     Returns:
       Features by name.
@@ -62,14 +67,15 @@ def feature_sets(model: FaceCycle | None, baselines: Sequence[str], *, task: str
     _check_baselines(baselines)
     found: dict[str, FeatureSet] = {}
     if model is not None:
-        every = model_features(model, size=model.size)
-        every["feature_map"] = every["feature_map"]._replace(encode=model.traced_feature_map)
+        every = model_features(model, size=model.size, layer=layer)
+        traced = functools.partial(model.traced_feature_map, layer=layer, side=MAP_SIDE)
+        every["feature_map"] = every["feature_map"]._replace(encode=traced)
         for name in _FEATURES[task]:
             if model.has_identity or name not in ("identity_code", "both"):
                 found |= with_adapted(name, every[name]) if name == "identity_code" else {name: every[name]}
     # The model's, but for the trunk, which an encoder has none of.
     options = {} if model is None else {key: value for key, value in model.model.items() if key != "trunk"}
-    found |= {name: BASELINES[name](options) for name in baselines}
+    found |= {name: BASELINES[name]({**options, "layer": layer}) for name in baselines}
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
     return found
@@ -87,6 +93,7 @@ def evaluate(
     test_split: str | None = None,
     limit: int = 0,
     projection: str = "pca",
+    layer: str = LAYERS[-1],
     seed: int = 0,
 ) -> Evaluation:
     """Judges a model's features and baselines on one data set.
@@ -103,6 +110,8 @@ def evaluate(
       test_split: of FER-2013: 'PublicTest' (the default), 'PrivateTest' or 'both'.
       limit: most pictures, or pairs, of each split, drawn at random; of 'synthetic' the people; 0: all.
       projection: of the maps of 'gallery': 'pca' or 'tsne'.
+      layer: of the motion encoder, whose map is judged for emotion and head pose, one of
+        `facecycle_jax.models.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
       seed: of folds, initial weights and draws.
 
     Returns:
@@ -118,7 +127,7 @@ def evaluate(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    _check_options(task, probe, without, crop, test_split, limit)
+    _check_options(task, probe, without, crop, test_split, limit, layer)
     if task == "synthetic":
         _check_baselines(baselines)
         result = evaluate_synthetic(model, baselines, people=limit, seed=seed)
@@ -127,7 +136,7 @@ def evaluate(
             raise ValueError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
-        features = feature_sets(model, baselines, task=task)
+        features = feature_sets(model, baselines, task=task, layer=layer)
         if not path:
             raise ValueError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
@@ -136,9 +145,11 @@ def evaluate(
             result = _pose(path, features, crop or 1.0, limit, seed)
         else:
             result = _emotion(task, path, features, probe, crop or 1.0, test_split, limit, seed)
+        if layer != LAYERS[-1]:
+            result = result._replace(protocol=f"{result.protocol} Maps of layer {layer}, averaged to 7x7.")
     settings: dict[str, Any] = {
         "version": facecycle_jax._version.__version__, "path": path, "baselines": list(baselines),
-        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "seed": seed,
+        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "seed": seed,
         "people_left_out": len(set(without)), "model": None,
     }  # fmt: skip
     if model is not None:
@@ -153,6 +164,7 @@ def _check_options(
     crop: float | None,
     test_split: str | None,
     limit: int,
+    layer: str,
 ) -> None:
     """Refuses values out of range, and options that the task would ignore."""
     if probe not in PROBES:
@@ -161,6 +173,8 @@ def _check_options(
         raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
     if crop is not None and not 0 < crop <= 1:
         raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
     if limit < 0:
         raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
     for name, given, tasks in (
@@ -168,6 +182,7 @@ def _check_options(
         ("test_split", test_split is not None, ("fer2013",)),
         ("without", bool(without), ("lfw", "cplfw")),
         ("crop", crop is not None, (*_FEATURES, "gallery")),
+        ("layer", layer != LAYERS[-1], ("fer2013", "raf-db", "pose")),
     ):
         if given and task not in tasks:
             raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")

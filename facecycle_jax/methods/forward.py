@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.models import LOSS_TAPS, TRUNK_TAPS, VGG19, Networks
+from facecycle_jax.models import LAYERS, LOSS_TAPS, TRUNK_TAPS, VGG19, Networks
 from facecycle_jax.models.networks import DTYPES, build_networks
-from facecycle_jax.ops import backward_flow
+from facecycle_jax.ops import adaptive_average_pool, backward_flow
 
 Trees = Mapping[str, Any]
 Features = dict[str, jax.Array]
@@ -52,9 +52,16 @@ class Forward(NamedTuple):
         flow = self._apply(self.networks.flow_decoder, trees["flow_decoder"], code)
         return code, flow, backward_flow(flow)
 
-    def feature_map(self, trees: Trees, images: jax.Array) -> jax.Array:
-        """Computes the motion encoder's maps [N, h, w, C] of pictures of any size."""
-        return self._apply(self.networks.encoder, trees["motion_encoder"], images, method="feature_map")
+    def feature_map(
+        self, trees: Trees, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
+    ) -> jax.Array:
+        """Computes maps [N, h, w, C] of a layer of the motion encoder, of pictures of any size.
+
+        `side` above 0 averages them over side x side areas.
+        """
+        encoder = self.networks.encoder
+        maps = self._apply(encoder, trees["motion_encoder"], images, method="feature_map", layer=layer)
+        return adaptive_average_pool(maps, side=side) if side else maps
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""

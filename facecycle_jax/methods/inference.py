@@ -25,9 +25,11 @@ def identity_code(forward: Forward, trees: Tree, frames: jax.Array) -> dict[str,
     return {"code": forward.identity_code(trees, normalise(frames))}
 
 
-def feature_map(forward: Forward, trees: Tree, frames: jax.Array) -> dict[str, jax.Array]:
-    """Computes the encoder's map: {map float32 [N, h, w, c]}."""
-    return {"map": forward.feature_map(trees, normalise(frames))}
+def feature_map(
+    forward: Forward, trees: Tree, frames: jax.Array, *, layer: str, side: int
+) -> dict[str, jax.Array]:
+    """Computes the map of a layer of the motion encoder, see `Forward`: {map float32 [N, h, w, c]}."""
+    return {"map": forward.feature_map(trees, normalise(frames), layer=layer, side=side)}
 
 
 def _picture(drawn: jax.Array) -> jax.Array:

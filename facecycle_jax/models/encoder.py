@@ -17,6 +17,8 @@ from facecycle_jax.models.blocks import (
 )
 
 IMAGE_SIZES = (64, 128, 256)
+# Layers whose maps can be read, in order; the last is the feature of the linear protocol.
+LAYERS = ("conv1_2", "conv2_2", "conv3_2", "residual2", "conv4_2", "conv5_2", "conv6_2")
 
 
 def check_image_size(image_size: int) -> None:
@@ -40,9 +42,14 @@ class EncoderFeatures(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps pictures [N, H, W, 3] to [N, H/16, W/16, 128 width] (at image_size 64; rounded up)."""
+    def __call__(self, x: jax.Array, *, last: str = LAYERS[-1]) -> jax.Array:
+        """Maps pictures [N, H, W, 3] to [N, H/16, W/16, 128 width] (at image_size 64; rounded up).
+
+        `last`, one of `LAYERS`, is the layer to end with: an earlier one has a larger map.
+        """
         check_image_size(self.image_size)
+        if last not in LAYERS:
+            raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {last!r}.")
         dtype = self.dtype
 
         def layer(x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
@@ -50,23 +57,25 @@ class EncoderFeatures(nn.Module):
             y = conv(x, features=features, kernel=kernel, stride=stride, name=name, dtype=dtype)
             return leaky_relu(y)
 
+        maps = {}
         x = x.astype(dtype)
         x = layer(x, "conv1_1", 64, kernel=7, stride=2)
-        x = layer(x, "conv1_2", 64)
+        x = maps["conv1_2"] = layer(x, "conv1_2", 64)
         x = layer(x, "conv2_1", 64, stride=2 if self.image_size == 256 else 1)
         x = ChannelAttention(dtype, name="attention2")(x)
-        x = layer(x, "conv2_2", 64)
+        x = maps["conv2_2"] = layer(x, "conv2_2", 64)
         x = layer(x, "conv3_1", 128, stride=2)
         x = ChannelAttention(dtype, name="attention3")(x)
-        x = layer(x, "conv3_2", 128)
+        x = maps["conv3_2"] = layer(x, "conv3_2", 128)
         x = ResidualBlock(dtype=dtype, name="residual1")(x)
-        x = ResidualBlock(dtype=dtype, name="residual2")(x)
+        x = maps["residual2"] = ResidualBlock(dtype=dtype, name="residual2")(x)
         x = layer(x, "conv4_1", 128, stride=2)
-        x = layer(x, "conv4_2", 128)
+        x = maps["conv4_2"] = layer(x, "conv4_2", 128)
         x = layer(x, "conv5_1", 256, stride=2)
-        x = layer(x, "conv5_2", 256)
+        x = maps["conv5_2"] = layer(x, "conv5_2", 256)
         x = layer(x, "conv6_1", 256, stride=2 if self.image_size >= 128 else 1)
-        return layer(x, "conv6_2", 128)
+        maps["conv6_2"] = layer(x, "conv6_2", 128)
+        return maps[last]
 
 
 class CodeEncoder(nn.Module):
@@ -115,13 +124,17 @@ class CodeEncoder(nn.Module):
         y = leaky_relu(self.hidden(y.reshape(y.shape[0], -1)))
         return jnp.tanh(self.code(y).astype(jnp.float32))
 
-    def feature_map(self, x: jax.Array) -> jax.Array:
-        """Computes the map below the dense layers, the feature of the linear protocol.
+    def feature_map(self, x: jax.Array, layer: str = LAYERS[-1]) -> jax.Array:
+        """Computes the map below the dense layers, the feature of the linear protocol, or an earlier one.
 
         Args:
           x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the paper.
+          layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128.
 
         Returns:
-          float32 [N, h, w, 128 width].
+          float32 [N, h, w, c], c 128 width of the last layer.
+
+        Raises:
+          ValueError: for a layer there is none of.
         """
-        return self.features(x).astype(jnp.float32)
+        return self.features(x, last=layer).astype(jnp.float32)

@@ -4,12 +4,14 @@ from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import denormalise, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
+from facecycle_jax.ops.pooling import adaptive_average_pool
 from facecycle_jax.ops.resize import resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
+    "adaptive_average_pool",
     "augment_pairs",
     "backward_flow",
     "denormalise",

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from facecycle_jax.models import LAYERS
 from facecycle_jax.models.networks import build_networks
-from facecycle_jax.ops import normalise
-from facecycle_jax.probes.features import FeatureFunction, FeatureSet, plain
+from facecycle_jax.ops import adaptive_average_pool, normalise
+from facecycle_jax.probes.features import MAP_SIDE, MAP_SIZE, FeatureFunction, FeatureSet, plain
 
 _NEEDS = "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
 
@@ -126,13 +127,23 @@ def fit_pca(pictures: np.ndarray, *, components: int = 200, seed: int = 0) -> Fe
     return lambda others: pca.transform(pixel_features(others))[:, kept].astype(np.float32)
 
 
-def random_encoder(*, seed: int = 0, size: int = 64, features: str = "map", **options: Any) -> FeatureSet:
+def random_encoder(
+    *,
+    seed: int = 0,
+    size: int = 64,
+    features: str = "map",
+    layer: str = LAYERS[-1],
+    side: int = 0,
+    **options: Any,
+) -> FeatureSet:
     """Builds the code encoder with random weights.
 
     Args:
       seed: of the weights.
       size: side of the pictures in pixels; the code needs 64.
       features: 'map' (below the dense layers) or 'code'.
+      layer: whose map, one of `facecycle_jax.models.LAYERS`.
+      side: above 0, the map is averaged over side x side areas.
       **options: of `build_networks`: width, code_dim, ...
 
     Returns:
@@ -146,11 +157,12 @@ def random_encoder(*, seed: int = 0, size: int = 64, features: str = "map", **op
     encoder = build_networks(**options).encoder
     start = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
     parameters = encoder.init(jax.random.key(seed), start)
-    method = "feature_map" if features == "map" else "__call__"
 
     def encode(images: jax.Array) -> jax.Array:
-        result = encoder.apply(parameters, images, method=method)
-        return jnp.asarray(result).reshape(len(images), -1)
+        if features == "code":
+            return jnp.asarray(encoder.apply(parameters, images))
+        maps = jnp.asarray(encoder.apply(parameters, images, method="feature_map", layer=layer))
+        return (adaptive_average_pool(maps, side=side) if side else maps).reshape(len(images), -1)
 
     run = jax.jit(lambda pictures: encode(normalise(pictures)))
     return plain(f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode)
@@ -162,5 +174,5 @@ BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
     "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
-    "random": lambda options: random_encoder(size=100, **options),
+    "random": lambda options: random_encoder(size=MAP_SIZE, side=MAP_SIDE, **options),
 }

@@ -10,7 +10,10 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
+from facecycle_jax.models import LAYERS
 
+# The linear protocol's pictures, in pixels, and the map that they give at the encoder's last layer.
+MAP_SIZE, MAP_SIDE = 100, 7
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
 
@@ -24,8 +27,8 @@ class FaceModel(Protocol):
     def identity_code(self, images: Any) -> Any:
         """Computes identity codes [N, D]."""
 
-    def feature_map(self, images: Any, *, size: int) -> Any:
-        """Computes the motion encoder's maps [N, h, w, C] of pictures resized to size x size."""
+    def feature_map(self, images: Any, *, size: int, layer: str, side: int) -> Any:
+        """Computes a layer's maps of pictures resized to size x size, averaged to side x side areas."""
 
     def neutral(self, images: Any) -> Any:
         """Draws neutral faces [N, S, S, 3]."""
@@ -107,17 +110,21 @@ def extract(
     return np.concatenate(rows)
 
 
-def model_features(model: FaceModel, *, size: int) -> dict[str, FeatureSet]:
+def model_features(model: FaceModel, *, size: int, layer: str = LAYERS[-1]) -> dict[str, FeatureSet]:
     """Lists a model's codes as features.
 
     Args:
       model: a loaded model.
       size: side of the pictures it takes, in pixels.
+      layer: whose map of the motion encoder is taken, one of `facecycle_jax.models.LAYERS`.
 
     Returns:
       motion_code, identity_code, both (one behind the other, each of unit length) and feature_map (at 100
-      pixels, the linear protocol's), by name.
+      pixels, averaged to 7 x 7 where it is larger; of the last layer the linear protocol's), by name.
     """
+
+    def feature_map(pictures: np.ndarray) -> np.ndarray:
+        return np.asarray(model.feature_map(pictures, size=MAP_SIZE, layer=layer, side=MAP_SIDE))
 
     def both(pictures: np.ndarray) -> np.ndarray:
         codes = [np.asarray(model.motion_code(pictures)), np.asarray(model.identity_code(pictures))]
@@ -128,5 +135,5 @@ def model_features(model: FaceModel, *, size: int) -> dict[str, FeatureSet]:
         "motion_code": plain("motion_code", lambda p: np.asarray(model.motion_code(p)), size=size),
         "identity_code": plain("identity_code", lambda p: np.asarray(model.identity_code(p)), size=size),
         "both": plain("both", both, size=size),
-        "feature_map": plain("feature_map", lambda p: np.asarray(model.feature_map(p, size=100)), size=100),
+        "feature_map": plain("feature_map", feature_map, size=MAP_SIZE),
     }

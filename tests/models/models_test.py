@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
-from facecycle_jax.models import TRUNK_TAPS, VGG19, build_networks, random_vgg, read_vgg_npz
+from facecycle_jax.models import LAYERS, TRUNK_TAPS, VGG19, build_networks, random_vgg, read_vgg_npz
 
 TINY = {"width": 1 / 16, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
 
@@ -77,6 +77,30 @@ def test_feature_map_at_100_pixels_is_the_papers():
         lambda v, x: networks.encoder.apply(v, x, method="feature_map"), variables, images(2, 100)
     ).shape
     assert shape == (2, 7, 7, 128)
+
+
+def test_maps_of_every_layer_can_be_read():
+    networks = build_networks(width=0.0625)
+    variables = networks.encoder.init(jax.random.key(0), images(1))
+
+    def read(layer, x):
+        return networks.encoder.apply(variables, x, method="feature_map", layer=layer)
+
+    shapes = {
+        layer: jax.eval_shape(lambda x, y=layer: read(y, x), images(2, 100)).shape[1:] for layer in LAYERS
+    }
+    assert shapes == {
+        "conv1_2": (50, 50, 4), "conv2_2": (50, 50, 4), "conv3_2": (25, 25, 8), "residual2": (25, 25, 8),
+        "conv4_2": (13, 13, 8), "conv5_2": (7, 7, 16), "conv6_2": (7, 7, 8),
+    }  # fmt: skip
+    # The layers' outputs as flax itself sees them.
+    x = images(2)
+    _, seen = networks.encoder.apply(variables, x, capture_intermediates=True)
+    inside = seen["intermediates"]["features"]
+    np.testing.assert_array_equal(read("residual2", x), inside["residual2"]["__call__"][0])
+    np.testing.assert_array_equal(read("conv6_2", x), inside["__call__"][0])
+    with pytest.raises(ValueError, match=r"layer must be one of conv1_2, .*, got 'conv9'"):
+        read("conv9", x)
 
 
 def test_codes_lie_in_the_open_unit_interval_and_flows_too(tiny):

@@ -57,7 +57,7 @@ def test_networks_of_a_model_folder(tmp_path):
     state = start(fresh, str(tmp_path / "model"), tiny_model.MODEL)
     assert_equal(state.frozen, motion)
     assert_equal(state.params, fresh.params)
-    with pytest.raises(ValueError, match="config.model must be the same there and here"):
+    with pytest.raises(ValueError, match=r"config\.model must be the same there and here"):
         start(fresh, "facecycle-small", tiny_model.MODEL)
 
 
@@ -83,7 +83,7 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     assert_equal(started.frozen["vgg"]["conv3_1"], training.load_trees(folder)["vgg"]["conv3_1"])
     # Another VGG-19: a loss would look through the first layers of one and the last of the other.
     state.frozen["vgg"] = jax.tree.map(lambda x: 2 * x, vgg)
-    with pytest.raises(ValueError, match="another VGG-19 than loss.vgg"):
+    with pytest.raises(ValueError, match=r"another VGG-19 than loss\.vgg"):
         start(state, folder, model, "gram")
     start(state, folder, model, "none")
 
@@ -91,5 +91,5 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
 def test_what_is_neither_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", "facecycle-huge"):
-        with pytest.raises(FileNotFoundError, match="no checkpoint under .* or one of facecycle-small"):
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-small"):
             training.load_trees(path)

@@ -1,0 +1,39 @@
+"""Averages over areas: by hand, and against PyTorch where it is installed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facecycle_jax.ops import adaptive_average_pool
+
+
+def test_areas_that_divide_the_map_are_plain_averages():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
+    expected = x.reshape(2, 2, 3, 2, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(adaptive_average_pool(x, side=2), expected, atol=1e-6)
+    np.testing.assert_allclose(adaptive_average_pool(x, side=1), x.mean((1, 2), keepdims=True), atol=1e-6)
+
+
+def test_others_overlap():
+    x = jnp.arange(5.0)[:, None, None] * jnp.ones((5, 5, 1))
+    rows = adaptive_average_pool(x, side=3)[:, 0, 0]
+    np.testing.assert_allclose(rows, [0.5, 2.0, 3.5], atol=1e-6)
+
+
+def test_a_map_keeps_what_it_has():
+    x = jax.random.normal(jax.random.key(0), (1, 4, 9, 2))
+    assert adaptive_average_pool(x, side=7).shape == (1, 4, 7, 2)
+    np.testing.assert_allclose(adaptive_average_pool(x[:, :, :4], side=7), x[:, :, :4], atol=1e-6)
+    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+        adaptive_average_pool(x, side=0)
+
+
+@pytest.mark.parametrize("side", [1, 4, 7, 13])
+def test_areas_are_those_of_pytorch(side):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(2, 25, 13, 3)).astype(np.float32)
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), side)
+    np.testing.assert_allclose(
+        adaptive_average_pool(jnp.asarray(x), side=side), expected.numpy().transpose(0, 2, 3, 1), atol=1e-6
+    )
