@@ -36,7 +36,7 @@ def train_and_evaluate(
 
     Args:
       config: a page of configs/; with `stages`, names of configurations in it that are run in order
-        in workdir/<name>, each starting from the one before.
+        in workdir/<name>, each with the networks of those before it, the last one's where several have one.
       workdir: directory of the run; created, local or gs://.
       probe: takes a stage's configuration and the networks by name at every evaluation and returns further
         figures to write, such as `facecycle_jax.evaluate.probe_while_training`.
@@ -55,12 +55,12 @@ def train_and_evaluate(
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     if "stages" not in config:
         return _train(config, workdir, probe)
-    previous = ""
+    before: list[str] = []
     for name in config["stages"]:
         log.info("Stage %r in %s", name, workdir / name)
-        stage = {**config[name], "init_from": previous or config[name]["init_from"]}
+        stage = {**config[name], "init_from": ",".join(before) or config[name]["init_from"]}
         state = _train(stage, workdir / name, probe)
-        previous = str(workdir / name)
+        before.append(str(workdir / name))
     return state
 
 

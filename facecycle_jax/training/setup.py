@@ -135,7 +135,7 @@ def _copy(x: Any) -> Any:
 
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
-    """Copies networks by name from the run or model named by `init_from`, if any is."""
+    """Copies networks by name from the runs and models named by `init_from`, if any is."""
     motion = ("motion_encoder", "flow_decoder", "generator")
     if not config["init_from"]:
         if any(name in state.frozen for name in motion):
@@ -145,7 +145,9 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
             )
         log.info("Starting from scratch")
         return state
-    source = load_trees(config["init_from"])
+    source: dict[str, Any] = {}
+    for path in config["init_from"].split(","):
+        source |= load_trees(path.strip())
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
     keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()

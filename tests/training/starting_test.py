@@ -61,6 +61,17 @@ def test_networks_of_a_model_folder(tmp_path):
         start(fresh, "facecycle-small", tiny_model.MODEL)
 
 
+def test_networks_of_several_places(tmp_path):
+    trees = tiny_model.trees()
+    other = jax.tree.map(lambda x: x + 1, {name: tree for name, tree in trees.items() if name not in TRAINED})
+    for name, content in (("both", trees), ("other", other)):
+        write_model(tmp_path / name, content, model=tiny_model.MODEL, licence="CC0", source="random numbers")
+    fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
+    state = start(fresh, f"{tmp_path}/both, {tmp_path}/other", tiny_model.MODEL)
+    assert_equal(state.frozen, other)
+    assert_equal(state.params, {name: trees[name] for name in TRAINED})
+
+
 def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     model = {**tiny_model.MODEL, "trunk": "vgg", "vgg_width": 0.0625}
     forward = make_forward(model, vgg_width=0.0625)
