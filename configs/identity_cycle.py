@@ -18,7 +18,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.method = "identity_cycle"  # 'motion_cycle' (stage 1) or 'identity_cycle' (stage 2)
-    config.init_from = ""  # run of stage 1, DIR/checkpoints/STEP, model, or several with commas; needed
+    config.init_from = ""  # runs of stage 1, checkpoints or models, commas between; needed
     config.seed = 0  # of parameters, order, augmentation and noise
 
     # Networks.

@@ -17,7 +17,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.method = "motion_cycle"  # 'motion_cycle' (stage 1) or 'identity_cycle' (stage 2)
-    config.init_from = ""  # run, checkpoint or model to copy networks from by name, or several with commas; '': random start
+    config.init_from = ""  # runs, checkpoints, models to copy networks from by name; '': none
     config.seed = 0  # of parameters, order, augmentation and noise
 
     # Networks.
