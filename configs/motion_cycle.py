@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.method = "motion_cycle"  # 'motion_cycle' (stage 1) or 'identity_cycle' (stage 2)
     config.init_from = ""  # runs, checkpoints, models to copy networks from by name; '': none
     config.seed = 0  # of parameters, order, augmentation and noise
+    config.freeze = ()  # networks to keep as init_from has them, of those that the stage trains
 
     # Networks.
     config.model = ml_collections.ConfigDict()

@@ -50,15 +50,13 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
     if _is_run(path):
         trees, model, source = model_from_run(path)
         return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size)
-    if not path.exists():
-        found = find_model_folder(path_or_name)
-        if found is None:
-            raise FileNotFoundError(
-                f"no model {str(path_or_name)!r}: give a model folder, the workdir of a run, "
-                f"or one of {', '.join(shipped_models())}."
-            )
-        path = found
-    folder = read_model(path)
+    found = path if path.exists() else find_model_folder(path_or_name)
+    if found is None:
+        raise FileNotFoundError(
+            f"no model {str(path_or_name)!r}: give a model folder, the workdir of a run, or one of "
+            f"{', '.join(shipped_models())}."
+        )
+    folder = read_model(found)
     return FaceCycle(folder.trees, model=folder.model, info=folder.info, batch_size=batch_size)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from facecycle_jax.methods.base import Aux, LossOptions, Method
+from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
@@ -65,8 +65,8 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     """Builds the method that a configuration describes.
 
     Args:
-      config: with `method` ('motion_cycle' or 'identity_cycle'), `model`, `loss` and, optionally, `remat`;
-        see configs/motion_cycle.py for their fields.
+      config: with `method` ('motion_cycle' or 'identity_cycle'), `model`, `loss` and, optionally, `remat`
+        and `freeze`; see configs/motion_cycle.py for their fields.
       weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is good for
         shapes only.
 
@@ -87,4 +87,22 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         vgg_for_loss=options.perceptual != "none",
         remat=config.get("remat", False),
     )
-    return METHODS[config["method"]](forward, vgg, options)
+    return _freeze(METHODS[config["method"]](forward, vgg, options), tuple(config.get("freeze", ())))
+
+
+def _freeze(method: Method, names: tuple[str, ...]) -> Method:
+    """Moves networks from what a method trains to what it only uses."""
+    if not names:
+        return method
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        params, frozen = method.init(key)
+        unknown = [name for name in names if name not in params]
+        if unknown or len(set(names)) == len(params):
+            raise ValueError(
+                f"freeze must name some, not all, of {', '.join(sorted(params))}, got {', '.join(names)}."
+            )
+        kept = {name: params[name] for name in params if name not in names}
+        return kept, {**frozen, **{name: params[name] for name in names}}
+
+    return Method(init, method.loss)

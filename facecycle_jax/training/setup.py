@@ -136,11 +136,11 @@ def _copy(x: Any) -> Any:
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
     """Copies networks by name from the runs and models named by `init_from`, if any is."""
-    motion = ("motion_encoder", "flow_decoder", "generator")
+    needed = [name for name in state.frozen if name != "vgg"]
     if not config["init_from"]:
-        if any(name in state.frozen for name in motion):
+        if needed:
             raise ValueError(
-                f"{config['method']} keeps the networks of stage 1 as they are and so needs them: "
+                f"{config['method']} keeps {', '.join(sorted(needed))} as they are and so needs them: "
                 "set --config.init_from to the workdir of a run of configs/motion_cycle.py, or to a model."
             )
         log.info("Starting from scratch")
@@ -156,7 +156,7 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])
         source["vgg"] = {**state.frozen["vgg"], **source["vgg"]}
-    frozen, copied = copy_trees(state.frozen, source, required=(*motion, "trunk"), keep=keep)
+    frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
         raise ValueError(f"init_from={config['init_from']} has no network of {config['method']}.")

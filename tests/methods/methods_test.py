@@ -179,6 +179,26 @@ def test_identity_can_be_restored_from_the_other_picture():
     assert not np.array_equal(exchanged, restored(x))
 
 
+def test_networks_can_be_kept_from_training():
+    whole, params, frozen = made("identity_cycle")
+    method = methods.make({**config("identity_cycle"), "freeze": ("identity_encoder",)})
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
+    assert list(shapes[0]) == ["normaliser"]
+    assert set(shapes[1]) == {*frozen, "identity_encoder"}
+    moved = {**frozen, "identity_encoder": params["identity_encoder"]}
+    trained = {"normaliser": params["normaliser"]}
+
+    def gradient(method, params, frozen):
+        return jax.jit(jax.grad(lambda p: method.loss(p, frozen, batch(), None)[0]))(params)["normaliser"]
+
+    # The same loss, and the same gradients of what is left.
+    alone, among = gradient(method, trained, moved), gradient(whole, params, frozen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), alone, among)
+    for names in (("generator",), ("identity_encoder", "normaliser")):
+        with pytest.raises(ValueError, match="freeze must name some, not all, of identity_encoder, norm"):
+            methods.make({**config("identity_cycle"), "freeze": names}).init(jax.random.key(0))
+
+
 @pytest.mark.parametrize("name", ["folding", "saturation"])
 def test_costs_of_flow_and_code_join_the_total_if_asked(name):
     _, params, frozen = made("motion_cycle")
