@@ -20,10 +20,8 @@ from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.methods import inference
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward, make_forward
-from facecycle_jax.models import LAYERS
+from facecycle_jax.models import FEATURE_SIZE, LAYERS
 
-# Side of the pictures of the linear protocol: its features are 7 x 7 x 128 numbers.
-FEATURE_SIZE = 100
 # Models that come with the package, and the one that commands take where none is named.
 DEFAULT_MODEL = "facecycle-small"
 Pictures = Any

@@ -58,9 +58,9 @@ def train_and_evaluate(
     before: list[str] = []
     for name in config["stages"]:
         log.info("Stage %r in %s", name, workdir / name)
-        stage = {**config[name], "init_from": ",".join(before) or config[name]["init_from"]}
+        stage = {**config[name], "init_from": before or config[name]["init_from"]}
         state = _train(stage, workdir / name, probe)
-        before.append(str(workdir / name))
+        before = [*before, str(workdir / name)]
     return state
 
 

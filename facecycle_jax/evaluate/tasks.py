@@ -20,11 +20,11 @@ from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
 from facecycle_jax.model import FaceCycle
-from facecycle_jax.models import LAYERS
+from facecycle_jax.models import FEATURE_SIDE, LAYERS, check_layer
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
-from facecycle_jax.probes.features import MAP_SIDE, FeatureSet, model_features
+from facecycle_jax.probes.features import FeatureSet, model_features
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
@@ -68,7 +68,7 @@ def feature_sets(
     found: dict[str, FeatureSet] = {}
     if model is not None:
         every = model_features(model, size=model.size, layer=layer)
-        traced = functools.partial(model.traced_feature_map, layer=layer, side=MAP_SIDE)
+        traced = functools.partial(model.traced_feature_map, layer=layer, side=FEATURE_SIDE)
         every["feature_map"] = every["feature_map"]._replace(encode=traced)
         for name in _FEATURES[task]:
             if model.has_identity or name not in ("identity_code", "both"):
@@ -146,7 +146,10 @@ def evaluate(
         else:
             result = _emotion(task, path, features, probe, crop or 1.0, test_split, limit, seed)
         if layer != LAYERS[-1]:
-            result = result._replace(protocol=f"{result.protocol} Maps of layer {layer}, averaged to 7x7.")
+            sides = f"{FEATURE_SIDE}x{FEATURE_SIDE}"
+            result = result._replace(
+                protocol=f"{result.protocol} Maps of layer {layer}, averaged to {sides}."
+            )
     settings: dict[str, Any] = {
         "version": facecycle_jax._version.__version__, "path": path, "baselines": list(baselines),
         "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "seed": seed,
@@ -173,8 +176,7 @@ def _check_options(
         raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
     if crop is not None and not 0 < crop <= 1:
         raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
-    if layer not in LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
+    check_layer(layer)
     if limit < 0:
         raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
     for name, given, tasks in (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.models import LAYERS, LOSS_TAPS, TRUNK_TAPS, VGG19, Networks
 from facecycle_jax.models.networks import DTYPES, build_networks
-from facecycle_jax.ops import adaptive_average_pool, backward_flow
+from facecycle_jax.ops import backward_flow
 
 Trees = Mapping[str, Any]
 Features = dict[str, jax.Array]
@@ -59,9 +59,8 @@ class Forward(NamedTuple):
 
         `side` above 0 averages them over side x side areas.
         """
-        encoder = self.networks.encoder
-        maps = self._apply(encoder, trees["motion_encoder"], images, method="feature_map", layer=layer)
-        return adaptive_average_pool(maps, side=side) if side else maps
+        encoder, options = self.networks.encoder, {"layer": layer, "side": side}
+        return self._apply(encoder, trees["motion_encoder"], images, method="feature_map", **options)
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""

@@ -15,16 +15,25 @@ from facecycle_jax.models.blocks import (
     leaky_relu,
     scaled,
 )
+from facecycle_jax.ops import adaptive_average_pool
 
 IMAGE_SIZES = (64, 128, 256)
 # Layers whose maps can be read, in order; the last is the feature of the linear protocol.
 LAYERS = ("conv1_2", "conv2_2", "conv3_2", "residual2", "conv4_2", "conv5_2", "conv6_2")
+# Sides of the linear protocol's pictures, in pixels, and of the map that the last layer makes of them.
+FEATURE_SIZE, FEATURE_SIDE = 100, 7
 
 
 def check_image_size(image_size: int) -> None:
     """Raises ValueError unless the networks are defined for this picture size in pixels."""
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}.")
+
+
+def check_layer(layer: str) -> None:
+    """Raises ValueError unless the encoder has this layer to read."""
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
 
 
 class EncoderFeatures(nn.Module):
@@ -48,8 +57,7 @@ class EncoderFeatures(nn.Module):
         `last`, one of `LAYERS`, is the layer to end with: an earlier one has a larger map.
         """
         check_image_size(self.image_size)
-        if last not in LAYERS:
-            raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {last!r}.")
+        check_layer(last)
         dtype = self.dtype
 
         def layer(x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
@@ -124,17 +132,19 @@ class CodeEncoder(nn.Module):
         y = leaky_relu(self.hidden(y.reshape(y.shape[0], -1)))
         return jnp.tanh(self.code(y).astype(jnp.float32))
 
-    def feature_map(self, x: jax.Array, layer: str = LAYERS[-1]) -> jax.Array:
+    def feature_map(self, x: jax.Array, layer: str = LAYERS[-1], side: int = 0) -> jax.Array:
         """Computes the map below the dense layers, the feature of the linear protocol, or an earlier one.
 
         Args:
           x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the paper.
           layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128.
+          side: above 0, the map is averaged over side x side areas.
 
         Returns:
           float32 [N, h, w, c], c 128 width of the last layer.
 
         Raises:
-          ValueError: for a layer there is none of.
+          ValueError: for a layer there is none of, or a side below 0.
         """
-        return self.features(x, last=layer).astype(jnp.float32)
+        maps = self.features(x, last=layer).astype(jnp.float32)
+        return adaptive_average_pool(maps, side=side) if side else maps

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facecycle_jax.models import LAYERS
+from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.models.networks import build_networks
-from facecycle_jax.ops import adaptive_average_pool, normalise
-from facecycle_jax.probes.features import MAP_SIDE, MAP_SIZE, FeatureFunction, FeatureSet, plain
+from facecycle_jax.ops import normalise
+from facecycle_jax.probes.features import FeatureFunction, FeatureSet, plain
 
 _NEEDS = "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
 
@@ -161,18 +161,18 @@ def random_encoder(
     def encode(images: jax.Array) -> jax.Array:
         if features == "code":
             return jnp.asarray(encoder.apply(parameters, images))
-        maps = jnp.asarray(encoder.apply(parameters, images, method="feature_map", layer=layer))
-        return (adaptive_average_pool(maps, side=side) if side else maps).reshape(len(images), -1)
+        maps = encoder.apply(parameters, images, method="feature_map", layer=layer, side=side)
+        return jnp.asarray(maps).reshape(len(images), -1)
 
     run = jax.jit(lambda pictures: encode(normalise(pictures)))
     return plain(f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode)
 
 
-# Made by `build_networks` options of the encoder to compare with, which only random weights have a use for.
+# Made by `random_encoder` options of the encoder to compare with, which only random weights have a use for.
 BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "lbp": lambda _: plain("lbp", lbp_features, size=100),
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
     "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
-    "random": lambda options: random_encoder(size=MAP_SIZE, side=MAP_SIDE, **options),
+    "random": lambda options: random_encoder(size=FEATURE_SIZE, side=FEATURE_SIDE, **options),
 }

@@ -10,10 +10,8 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
-from facecycle_jax.models import LAYERS
+from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 
-# The linear protocol's pictures, in pixels, and the map that they give at the encoder's last layer.
-MAP_SIZE, MAP_SIDE = 100, 7
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
 
@@ -124,7 +122,7 @@ def model_features(model: FaceModel, *, size: int, layer: str = LAYERS[-1]) -> d
     """
 
     def feature_map(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(model.feature_map(pictures, size=MAP_SIZE, layer=layer, side=MAP_SIDE))
+        return np.asarray(model.feature_map(pictures, size=FEATURE_SIZE, layer=layer, side=FEATURE_SIDE))
 
     def both(pictures: np.ndarray) -> np.ndarray:
         codes = [np.asarray(model.motion_code(pictures)), np.asarray(model.identity_code(pictures))]
@@ -135,5 +133,5 @@ def model_features(model: FaceModel, *, size: int, layer: str = LAYERS[-1]) -> d
         "motion_code": plain("motion_code", lambda p: np.asarray(model.motion_code(p)), size=size),
         "identity_code": plain("identity_code", lambda p: np.asarray(model.identity_code(p)), size=size),
         "both": plain("both", both, size=size),
-        "feature_map": plain("feature_map", feature_map, size=MAP_SIZE),
+        "feature_map": plain("feature_map", feature_map, size=FEATURE_SIZE),
     }

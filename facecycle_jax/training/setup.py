@@ -145,9 +145,13 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
             )
         log.info("Starting from scratch")
         return state
+    # Stages give a list, since a workdir may have a comma in its name.
+    places = config["init_from"]
+    if isinstance(places, str):
+        places = [path.strip() for path in places.split(",")]
     source: dict[str, Any] = {}
-    for path in config["init_from"].split(","):
-        source |= load_trees(path.strip())
+    for path in places:
+        source |= load_trees(path)
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
     keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()
@@ -159,8 +163,8 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
-        raise ValueError(f"init_from={config['init_from']} has no network of {config['method']}.")
-    log.info("From %s: %s", config["init_from"], ", ".join(sorted(copied + warm)))
+        raise ValueError(f"init_from={','.join(places)} has no network of {config['method']}.")
+    log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
     # A copy: two donated arguments must not share one buffer.
     average = None if state.ema is None else jax.tree.map(_copy, params)
     return dataclasses.replace(

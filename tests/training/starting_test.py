@@ -64,12 +64,15 @@ def test_networks_of_a_model_folder(tmp_path):
 def test_networks_of_several_places(tmp_path):
     trees = tiny_model.trees()
     other = jax.tree.map(lambda x: x + 1, {name: tree for name, tree in trees.items() if name not in TRAINED})
-    for name, content in (("both", trees), ("other", other)):
+    for name, content in (("both", trees), ("other", other), ("with, comma", other)):
         write_model(tmp_path / name, content, model=tiny_model.MODEL, licence="CC0", source="random numbers")
     fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, f"{tmp_path}/both, {tmp_path}/other", tiny_model.MODEL)
     assert_equal(state.frozen, other)
     assert_equal(state.params, {name: trees[name] for name in TRAINED})
+    # As stages give them, whose workdirs are named as their user likes.
+    listed = start(fresh, [f"{tmp_path}/both", f"{tmp_path}/with, comma"], tiny_model.MODEL)
+    assert_equal((listed.frozen, listed.params), (state.frozen, state.params))
 
 
 def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
