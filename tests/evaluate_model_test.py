@@ -59,6 +59,34 @@ def test_earlier_layers_are_averaged_to_as_many_places(model):
         np.testing.assert_allclose(traced, values[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("task", ["fer2013", "lfw"])
+def test_features_averaged_with_those_of_the_mirror_image(model, task):
+    plain = feature_sets(model, ["random", "pixels"], task=task)
+    averaged = feature_sets(model, ["random", "pixels"], task=task, flip=True)
+    assert list(plain) == list(averaged)
+    for name, kind in averaged.items():
+        faces = np.random.default_rng(0).integers(0, 256, (2, kind.size, kind.size, 3), np.uint8)
+        function, mirrored = kind.fit(np.zeros(0)), faces[:, :, ::-1]
+        before = plain[name].fit(np.zeros(0))
+        mean = (before(faces) + before(mirrored)) / 2
+        np.testing.assert_allclose(function(faces), mean, rtol=1e-4, atol=1e-5)
+        # What a probe sees no longer tells a face from its mirror image.
+        np.testing.assert_allclose(function(mirrored), function(faces), rtol=1e-4, atol=1e-5)
+        assert np.abs(before(mirrored) - before(faces)).max() > 1e-4
+        if kind.encode is not None:
+            traced = np.asarray(kind.encode(normalise(faces)))
+            np.testing.assert_allclose(traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_says_that_features_were_averaged(tmp_path):
+    options = {"path": lfw(tmp_path), "baselines": ["pixels"]}
+    with_mirror_image, without = evaluate("lfw", **options, flip=True), evaluate("lfw", **options)
+    assert "Features averaged over a picture and its mirror image." in with_mirror_image.protocol
+    assert "mirror" not in without.protocol
+    assert with_mirror_image.settings["flip"] is True
+    assert with_mirror_image.rows["pixels"].thresholds != without.rows["pixels"].thresholds
+
+
 def test_a_gallery(tmp_path, model, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
@@ -115,6 +143,7 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
         ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
         ({"task": "lfw", "layer": "conv2_2"}, "layer is of fer2013 and raf-db and pose, not of lfw"),
+        ({"task": "pose", "flip": True}, "flip is of lfw and cplfw and fer2013 and raf-db, not of pose"),
         ({"task": "fer2013", "layer": "conv9"}, "layer must be one of conv1_2, .*, got 'conv9'"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),

@@ -30,6 +30,7 @@ def add(commands: "Subcommands") -> None:
     command.add_argument("--limit", type=int, default=0, help="most pictures or pairs of each split; 0: all")
     command.add_argument("--map", choices=PROJECTIONS, default="pca", help="of gallery: kind of the maps")
     command.add_argument("--layer", choices=LAYERS, default=LAYERS[-1], help="of emotion and pose: whose map")
+    command.add_argument("--flip", action="store_true", help="average features with the mirror image's")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
 
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         projection=arguments.map,
         layer=arguments.layer,
+        flip=arguments.flip,
         seed=arguments.seed,
     )
     write_report(result, arguments.out)

@@ -24,7 +24,7 @@ from facecycle_jax.models import FEATURE_SIDE, LAYERS, check_layer
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
-from facecycle_jax.probes.features import FeatureSet, model_features
+from facecycle_jax.probes.features import FeatureSet, model_features, with_mirror_image
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
@@ -45,7 +45,12 @@ _FEATURES = {
 
 
 def feature_sets(
-    model: FaceCycle | None, baselines: Sequence[str], *, task: str, layer: str = LAYERS[-1]
+    model: FaceCycle | None,
+    baselines: Sequence[str],
+    *,
+    task: str,
+    layer: str = LAYERS[-1],
+    flip: bool = False,
 ) -> dict[str, FeatureSet]:
     """Lists the features a task is judged with.
 
@@ -55,6 +60,7 @@ def feature_sets(
       task: one of `TASKS` but 'synthetic' and 'gallery'; verification takes codes, identity codes also
         centred and whitened, emotion and head pose the motion encoder's map and code.
       layer: of the encoder, whose map is taken, of the model's and of random weights.
+      flip: whether features are averaged over a picture and its mirror image.
 
     Returns:
       Features by name.
@@ -78,7 +84,7 @@ def feature_sets(
     found |= {name: BASELINES[name]({**options, "layer": layer}) for name in baselines}
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
-    return found
+    return {name: with_mirror_image(kind) for name, kind in found.items()} if flip else found
 
 
 def evaluate(
@@ -94,6 +100,7 @@ def evaluate(
     limit: int = 0,
     projection: str = "pca",
     layer: str = LAYERS[-1],
+    flip: bool = False,
     seed: int = 0,
 ) -> Evaluation:
     """Judges a model's features and baselines on one data set.
@@ -112,6 +119,7 @@ def evaluate(
       projection: of the maps of 'gallery': 'pca' or 'tsne'.
       layer: of the motion encoder, whose map is judged for emotion and head pose, one of
         `facecycle_jax.models.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
+      flip: of verification and emotion: average all features over a picture and its mirror image.
       seed: of folds, initial weights and draws.
 
     Returns:
@@ -127,7 +135,7 @@ def evaluate(
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    _check_options(task, probe, without, crop, test_split, limit, layer)
+    _check_options(task, probe, without, crop, test_split, limit, layer, flip)
     if task == "synthetic":
         _check_baselines(baselines)
         result = evaluate_synthetic(model, baselines, people=limit, seed=seed)
@@ -136,7 +144,7 @@ def evaluate(
             raise ValueError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
-        features = feature_sets(model, baselines, task=task, layer=layer)
+        features = feature_sets(model, baselines, task=task, layer=layer, flip=flip)
         if not path:
             raise ValueError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
@@ -145,15 +153,11 @@ def evaluate(
             result = _pose(path, features, crop or 1.0, limit, seed)
         else:
             result = _emotion(task, path, features, probe, crop or 1.0, test_split, limit, seed)
-        if layer != LAYERS[-1]:
-            sides = f"{FEATURE_SIDE}x{FEATURE_SIDE}"
-            result = result._replace(
-                protocol=f"{result.protocol} Maps of layer {layer}, averaged to {sides}."
-            )
+        result = result._replace(protocol=result.protocol + _departures(layer, flip))
     settings: dict[str, Any] = {
         "version": facecycle_jax._version.__version__, "path": path, "baselines": list(baselines),
-        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "seed": seed,
-        "people_left_out": len(set(without)), "model": None,
+        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "flip": flip,
+        "seed": seed, "people_left_out": len(set(without)), "model": None,
     }  # fmt: skip
     if model is not None:
         settings["model"] = {"config": model.model, "info": {k: str(v) for k, v in model.info.items()}}
@@ -168,6 +172,7 @@ def _check_options(
     test_split: str | None,
     limit: int,
     layer: str,
+    flip: bool,
 ) -> None:
     """Refuses values out of range, and options that the task would ignore."""
     if probe not in PROBES:
@@ -185,9 +190,20 @@ def _check_options(
         ("without", bool(without), ("lfw", "cplfw")),
         ("crop", crop is not None, (*_FEATURES, "gallery")),
         ("layer", layer != LAYERS[-1], ("fer2013", "raf-db", "pose")),
+        ("flip", flip, ("lfw", "cplfw", "fer2013", "raf-db")),
     ):
         if given and task not in tasks:
             raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
+
+
+def _departures(layer: str, flip: bool) -> str:
+    """Says what a protocol leaves the paper's by."""
+    said = ""
+    if layer != LAYERS[-1]:
+        said += f" Maps of layer {layer}, averaged to {FEATURE_SIDE}x{FEATURE_SIDE}."
+    if flip:
+        said += " Features averaged over a picture and its mirror image."
+    return said
 
 
 def _check_baselines(baselines: Sequence[str]) -> None:

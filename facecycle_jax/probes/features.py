@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
@@ -75,6 +76,29 @@ def plain(name: str, function: FeatureFunction, *, size: int, encode: Encode | N
       The feature set.
     """
     return FeatureSet(name, lambda _: function, size, False, encode)
+
+
+def with_mirror_image(kind: FeatureSet) -> FeatureSet:
+    """Averages features over a picture and its mirror image, the flip test of face verification.
+
+    What a label does not change with, as identity and emotion, features then do not change with either.
+    Not for head pose: the mirror image has another one.
+
+    Args:
+      kind: any kind of features.
+
+    Returns:
+      The same kind of the average, fitted as before.
+    """
+
+    def fit(sample: np.ndarray) -> FeatureFunction:
+        function = kind.fit(sample)
+        return lambda pictures: (function(pictures) + function(pictures[:, :, ::-1])) / 2
+
+    encode = kind.encode
+    if encode is None:
+        return kind._replace(fit=fit)
+    return kind._replace(fit=fit, encode=lambda x: (encode(x) + encode(jnp.flip(x, axis=2))) / 2)
 
 
 def extract(
