@@ -141,13 +141,19 @@ def vgg(size: int, width: float, last: str) -> list[Layer]:
 
 
 def gram(size: int, width: float) -> list[Layer]:
-    """Lists the Gram matrices of the three layers of the perceptual loss."""
+    """Lists the Gram matrices of the three layers of the perceptual loss, or what stands for them."""
     shapes = (
         (size // 2, scaled(128, width)),
         (size // 4, scaled(256, width)),
         (size // 8, scaled(512, width)),
     )
-    return [Layer(2 * s**2 * c**2, s**2 * c + c**2, 0) for s, c in shapes]
+    layers = []
+    for pixels, channels in ((side**2, channels) for side, channels in shapes):
+        if 3 * pixels > channels:
+            layers.append(Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0))
+        else:  # three products over pixels, see losses/perceptual.py
+            layers.append(Layer(6 * pixels**2 * channels, 2 * pixels * channels + 3 * pixels**2, 0))
+    return layers
 
 
 # How often a product is computed: forward; and with the gradient of its input, of its weights, or both.
@@ -172,7 +178,7 @@ def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tu
             yield "VGG-19 of X", 2 * shallow + 4 * deep, FORWARD
             yield "VGG-19 of drawn faces", shallow, FROZEN
         yield "VGG-19 of drawn faces", 4 * deep, FROZEN
-        yield "Gram matrices", 4 * gram(size, width), TRAINED
+        yield "Gram matrices", 4 * gram(size, width), FROZEN
         yield "Gram matrices", (1 if shared else 4) * gram(size, width), FORWARD
         return
     yield from ((f"{name}, frozen", layers, FORWARD) for name, layers in motion)
@@ -184,7 +190,7 @@ def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tu
     yield "VGG-19 of X", deep if shared else shallow + 2 * deep, FORWARD
     yield "VGG-19 of drawn faces", shallow, FORWARD
     yield "VGG-19 of drawn faces", (1 if shared else 2) * shallow + 2 * deep, FROZEN
-    yield "Gram matrices", 2 * gram(size, width), TRAINED
+    yield "Gram matrices", 2 * gram(size, width), FROZEN
     yield "Gram matrices", (1 if shared else 2) * gram(size, width), FORWARD
 
 

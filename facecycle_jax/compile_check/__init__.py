@@ -2,8 +2,8 @@
 
 from facecycle_jax.compile_check.batch_search import largest_batch
 from facecycle_jax.compile_check.chips import CHIPS, Chip
-from facecycle_jax.compile_check.compiling import check
-from facecycle_jax.compile_check.hlo import Collective, count_collectives
+from facecycle_jax.compile_check.compiling import check, xla_estimate
+from facecycle_jax.compile_check.hlo import Collective, count_collectives, memory_bytes
 from facecycle_jax.compile_check.report import Report, describe
 from facecycle_jax.compile_check.topology import Topology, abstract_devices, parse_topology
 
@@ -18,5 +18,7 @@ __all__ = [
     "count_collectives",
     "describe",
     "largest_batch",
+    "memory_bytes",
     "parse_topology",
+    "xla_estimate",
 ]

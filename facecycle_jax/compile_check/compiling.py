@@ -93,14 +93,28 @@ def read_compiled(
         collectives=tuple(count_collectives(text)),
         compile_seconds=seconds,
     )
-    if "optimal_seconds" not in cost:
-        return report
-    # An operation that XLA cannot estimate counts as -1 s in its sum. The sum without them is at least
-    # about what arithmetic and memory take.
     least = max(report.bounds["compute"], report.bounds["memory"]) / times
+    if (told := xla_estimate(cost, least=least)) is None:
+        return report
+    return dataclasses.replace(report, xla_seconds=told[0] * times, xla_left_out=told[1])
+
+
+def xla_estimate(cost: Mapping[str, float], *, least: float) -> tuple[float, int] | None:
+    """Reads XLA's estimate of a program's time: the sum over its operations of what they take.
+
+    Args:
+      cost: `compiled.cost_analysis()`.
+      least: seconds of peak arithmetic, or more, which the estimate cannot be far below.
+
+    Returns:
+      Seconds, and the number of operations that XLA has no figure for and that count as nothing; None where
+      this XLA estimates no times.
+    """
+    if "optimal_seconds" not in cost:
+        return None
+    # An operation without a figure is -1 s in the sum.
     left_out = max(0, math.ceil(0.8 * least - cost["optimal_seconds"]))
-    estimate = (cost["optimal_seconds"] + left_out) * times
-    return dataclasses.replace(report, xla_seconds=estimate, xla_left_out=left_out)
+    return cost["optimal_seconds"] + left_out, left_out
 
 
 def check(config: Mapping[str, Any], topology: Topology, *, effort: str = "full") -> Report:

@@ -4,6 +4,17 @@ import jax
 import jax.numpy as jnp
 
 
+def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes A^T B of [..., P, C] and [..., P, D], summed in float32."""
+    return jnp.einsum("...pc,...pd->...cd", a, b, preferred_element_type=jnp.float32)
+
+
+def _flat(features: jax.Array) -> jax.Array:
+    """Maps [..., H, W, C] as [..., H W, C]."""
+    *lead, height, width, channels = features.shape
+    return features.reshape(*lead, height * width, channels)
+
+
 def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax.Array:
     """Computes F^T F / (H W), the channels' correlations.
 
@@ -18,27 +29,85 @@ def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax
     References:
       Gatys et al., "Image style transfer using convolutional neural networks", CVPR 2016, section 2.2.
     """
-    *lead, height, width, channels = features.shape
-    flat = features.reshape(*lead, height * width, channels)
-    gram = jnp.einsum("...pc,...pd->...cd", flat, flat, preferred_element_type=jnp.float32)
-    return gram / (height * width * (channels if divide_by_channels else 1))
+    flat = _flat(features)
+    pixels, channels = flat.shape[-2:]
+    return _correlate(flat, flat) / (pixels * (channels if divide_by_channels else 1))
 
 
-def gram_loss(features: jax.Array, target_gram: jax.Array, *, divide_by_channels: bool = False) -> jax.Array:
-    """Computes the mean squared difference to given Gram matrices, which get no gradient.
+@jax.custom_jvp
+def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
+    """Sums the squares of F^T F - T^T T of maps [..., P, C]; the target has no gradient."""
+    return jnp.sum(jnp.square(_correlate(features, features) - _correlate(target, target)), axis=(-2, -1))
 
-    The target is a Gram matrix, not a map, so that it is computed once for several comparisons.
+
+@_over_channels.defjvp
+def _over_channels_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """4 <F^T F - T^T T, F^T dF>, the first being symmetric: backwards one product instead of two."""
+    (features, target), (change, _) = primals, tangents
+    difference = _correlate(features, features) - _correlate(target, target)
+    # In the precision of the maps, and so backwards, where float32 would be cast down to it in any case.
+    along = jnp.einsum("...pc,...pd->...cd", features, change).astype(jnp.float32)
+    return jnp.sum(jnp.square(difference), axis=(-2, -1)), 4 * jnp.sum(difference * along, axis=(-2, -1))
+
+
+@jax.custom_jvp
+def _over_pixels(features: jax.Array, target: jax.Array) -> jax.Array:
+    """The number of `_over_channels` from products over pixels, which are small where pixels are few.
+
+    With D and S the difference and the sum of the maps F^T F - T^T T is (D^T S + S^T D) / 2, and its squares
+    sum up to (<D D^T, S S^T> + <D S^T, S D^T>) / 2. Differences of large numbers are not taken.
+    """
+    d, s = features - target, features + target
+    products = (_correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s))
+    return _squares_over_pixels(*products)
+
+
+@_over_pixels.defjvp
+def _over_pixels_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The slope 4 F (F^T F - T^T T) is (D D^T + S D^T) S + (S S^T + D S^T) D."""
+    (features, target), (change, _) = primals, tangents
+    d, s = features - target, features + target
+    dd, ss, ds = _correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s)
+    slope = _mix_pixels(dd + jnp.swapaxes(ds, -1, -2), s) + _mix_pixels(ss + ds, d)
+    along = jnp.sum(slope * change.astype(jnp.float32), axis=(-2, -1))
+    return _squares_over_pixels(dd, ss, ds), along
+
+
+def _correlate_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes A B^T of [..., P, C] and [..., Q, C], summed in float32."""
+    return jnp.einsum("...pc,...qc->...pq", a, b, preferred_element_type=jnp.float32)
+
+
+def _squares_over_pixels(dd: jax.Array, ss: jax.Array, ds: jax.Array) -> jax.Array:
+    return jnp.sum(dd * ss + ds * jnp.swapaxes(ds, -1, -2), axis=(-2, -1)) / 2
+
+
+def _mix_pixels(weights: jax.Array, maps: jax.Array) -> jax.Array:
+    """Computes K A of [..., P, Q] and [..., Q, C] in the precision of the maps, summed in float32."""
+    product = "...pq,...qc->...pc"
+    return jnp.einsum(product, weights.astype(maps.dtype), maps, preferred_element_type=jnp.float32)
+
+
+def gram_loss(features: jax.Array, target: jax.Array, *, divide_by_channels: bool = False) -> jax.Array:
+    """Computes the mean squared difference of Gram matrices; the target gets no gradient.
 
     Args:
       features: [..., H, W, C].
-      target_gram: [..., C, C], broadcast against the Gram matrices of `features`.
-      divide_by_channels: see `gram_matrix`; must be as in the target.
+      target: maps [..., H, W, C], broadcast against `features`.
+      divide_by_channels: see `gram_matrix`.
 
     Returns:
       float32 [...], 0 or more.
     """
-    gram = gram_matrix(features, divide_by_channels=divide_by_channels)
-    return jnp.mean((gram - jax.lax.stop_gradient(target_gram)) ** 2, axis=(-2, -1))
+    flat, target = _flat(features), jax.lax.stop_gradient(_flat(target))
+    pixels, channels = flat.shape[-2:]
+    squares = (_over_channels if 3 * pixels > channels else _over_pixels)(flat, target)
+    divisor = float(pixels * channels * (channels if divide_by_channels else 1))
+    return squares / divisor**2
 
 
 def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from facecycle_jax.losses import l1, margin, ssim_loss, symmetry
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_identity, init_motion
-from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
+from facecycle_jax.methods.perceptual import perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
 
 
@@ -117,7 +117,7 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
         if options.perceptual != "none":
             sets = [p["restored_warped_back"], p["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
-            terms |= perceptual_terms([maps], gram_targets(of_x.loss, options), options)
+            terms |= perceptual_terms([maps], of_x.loss, options)
         terms = {name: jnp.mean(value) for name, value in terms.items()}
         total = weighted_total(terms, _weights(options))
         return total, Aux({**terms, "total": total}, p)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from facecycle_jax.losses import folding, l1, saturation, ssim_loss, symmetry
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
 from facecycle_jax.methods.forward import FaceFeatures, Forward, init_motion
-from facecycle_jax.methods.perceptual import gram_targets, perceptual_terms, stack_sets
+from facecycle_jax.methods.perceptual import perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
 
 
@@ -103,8 +103,7 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
             # One pass over the three sets whose maps are not known yet.
             sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
-            targets = gram_targets(of_x.loss, options)
-            terms |= perceptual_terms([of_neutral.loss, maps], targets, options)
+            terms |= perceptual_terms([of_neutral.loss, maps], of_x.loss, options)
         terms = {name: jnp.mean(value) for name, value in terms.items()}
         total = weighted_total(terms, _weights(options))
         return total, Aux({**terms, "total": total}, p)

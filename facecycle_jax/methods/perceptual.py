@@ -1,22 +1,15 @@
 """The perceptual terms of both cycles: several picture sets against the maps of the inputs.
 
-Maps [N, h, w, C] by layer. The inputs' side is computed once and reused for every set.
+Maps [N, h, w, C] by layer. The inputs' side is one computation to XLA, however many sets there are.
 """
 
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import feature_loss, gram_loss, gram_matrix
+from facecycle_jax.losses import feature_loss, gram_loss
 from facecycle_jax.methods.base import LossOptions
 from facecycle_jax.methods.forward import Features
 from facecycle_jax.models import LOSS_TAPS
-
-
-def gram_targets(maps: Features, options: LossOptions) -> Features:
-    """Computes what sets are compared with: Gram matrices [N, C, C] of maps, or the maps themselves."""
-    if options.perceptual == "feature":
-        return maps
-    return {tap: gram_matrix(maps[tap], divide_by_channels=options.gram_normalise) for tap in LOSS_TAPS}
 
 
 def stack_sets(sets: list[jax.Array]) -> jax.Array:
@@ -33,7 +26,7 @@ def perceptual_terms(sets: list[Features], targets: Features, options: LossOptio
 
     Args:
       sets: maps [N k, h, w, C] by layer; each holds k versions of the N inputs, as `stack_sets` has them.
-      targets: from `gram_targets`.
+      targets: maps of the inputs, [N, h, w, C] by layer; they get no gradient.
       options: chooses Gram or feature loss and its normalisation.
 
     Returns:

@@ -55,6 +55,16 @@ def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
         lower_train_step(config(batch_size=12), jax.devices())
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds", "left_out"),
+    [(0.0068, 0.0068, 0), (-2.9989, 0.0011, 3), (-74.99322, 0.00678, 75), (-1.0 + 1e-4, 1e-4, 1)],
+)
+def test_operations_without_a_figure_are_counted_and_left_out(told, seconds, left_out):
+    found = compile_check.xla_estimate({"optimal_seconds": told}, least=min(1e-3, seconds))
+    assert found == (pytest.approx(seconds, rel=1e-3), left_out)
+    assert compile_check.xla_estimate({"flops": 1.0}, least=1.0) is None
+
+
 def test_effort_is_one_of_two():
     topology = compile_check.parse_topology("v5e:2x2")
     with pytest.raises(ValueError, match=r"effort must be one of .*, got 'some'"):

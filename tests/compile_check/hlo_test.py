@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from facecycle_jax import training
-from facecycle_jax.compile_check import Collective, count_collectives
+from facecycle_jax.compile_check import Collective, count_collectives, memory_bytes
 from facecycle_jax.compile_check.hlo import shape_bytes
 
 
@@ -74,9 +74,33 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
     ]
 
 
-def test_what_is_no_program_is_refused():
+def test_what_stays_on_the_chip_is_not_moved():
+    text = """
+%inside (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %twice = f32[8,128]{1,0:T(8,128)} add(%p, %p)
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[16,128]{1,0:T(8,128)} parameter(0)
+  %a = ((f32[16,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %b = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%a)
+  %c = f32[8,128]{1,0:T(8,128)S(1)} fusion(%b), kind=kLoop, calls=%inside
+  %d = (f32[8,128]{1,0:T(8,128)S(1)}, bf16[4]{0:T(256)}) fusion(%c, %x), kind=kLoop, calls=%inside
+  %e = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%d), index=0
+  %f = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%e), custom_call_target="ConcatBitcast"
+  ROOT %g = f32[8,128]{1,0:T(8,128)} copy(%f)
+}
+"""
+    # Half of x read ahead; all of it and a small result by the second fusion; the result.
+    assert memory_bytes(text) == 4 * 8 * 128 + (4 * 16 * 128 + 2 * 4) + 4 * 8 * 128
+    assert memory_bytes(text.replace("S(1)", "")) > 2 * memory_bytes(text)
+
+
+@pytest.mark.parametrize("count", [count_collectives, memory_bytes])
+def test_what_is_no_program_is_refused(count):
     with pytest.raises(ValueError, match="no ENTRY"):
-        count_collectives("nothing")
+        count("nothing")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_single_losses_agree_with_reference(images):
     }
     model = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
     maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)["conv3_1"]
-    ours["gram_r31"] = losses.gram_loss(maps[:2], losses.gram_matrix(maps[2:])).mean()
+    ours["gram_r31"] = losses.gram_loss(maps[:2], maps[2:]).mean()
     for name, value in ours.items():
         np.testing.assert_allclose(value, numbers[f"loss/{name}"], rtol=1e-4, err_msg=name)
 
@@ -39,7 +39,7 @@ def test_losses_are_per_example_and_zero_for_equal_pictures():
     for value in (losses.l1(a, a), losses.ssim_loss(a, a), losses.feature_loss(a, a)):
         assert value.shape == (3,)
         np.testing.assert_allclose(value, 0.0, atol=1e-6)
-    np.testing.assert_allclose(losses.gram_loss(a, losses.gram_matrix(a)), 0.0, atol=1e-6)
+    np.testing.assert_allclose(losses.gram_loss(a, a), 0.0, atol=1e-6)
     mirrored = jnp.concatenate([a, jnp.flip(a, -2)], axis=-2)
     np.testing.assert_allclose(losses.symmetry(mirrored), 0.0, atol=1e-6)
 
@@ -87,16 +87,60 @@ def test_gram_matrix_is_that_of_the_formula():
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (2, 3, 2, 3, 40)])
+@pytest.mark.parametrize("divide", [False, True])
+def test_gram_loss_is_that_of_the_matrices_however_it_is_computed(shape, divide):
+    """The second shape has few pixels for its channels, and is compared by them."""
+    features, target = random(*shape), random(*shape[:1], 1, *shape[2:], seed=1)
+
+    def plainly(features):
+        def matrix(x):
+            flat = x.reshape(*x.shape[:2], -1, shape[-1])
+            product = jnp.swapaxes(flat, -1, -2) @ flat
+            return product / (flat.shape[-2] * (shape[-1] if divide else 1))
+
+        return jnp.mean((matrix(features) - matrix(target)) ** 2, axis=(-2, -1))
+
+    def ours(features):
+        return losses.gram_loss(features, target, divide_by_channels=divide)
+
+    assert ours(features).shape == shape[:2]
+    np.testing.assert_allclose(ours(features), plainly(features), rtol=1e-5)
+    weights = random(*shape[:2], seed=2)
+    found, expected = (jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(features) for f in (ours, plainly))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    # Forward mode too, and maps that are close to each other, whose matrices nearly cancel.
+    change = random(*shape, seed=3)
+    found, expected = (jax.jvp(f, (features,), (change,))[1] for f in (ours, plainly))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    near = target + 1e-3 * features
+    np.testing.assert_allclose(ours(near), plainly(near), rtol=2e-2)
+
+
+def test_gram_loss_of_bfloat16_maps_is_close():
+    for size in ((1, 2, 3, 64), (1, 8, 8, 16)):
+        features, target = random(*size), random(*size, seed=1)
+        low = [x.astype(jnp.bfloat16) for x in (features, target)]
+        assert losses.gram_loss(*low).dtype == jnp.float32
+        np.testing.assert_allclose(losses.gram_loss(*low), losses.gram_loss(features, target), rtol=0.03)
+        found, expected = (
+            jax.grad(lambda f, t: losses.gram_loss(f, t).sum())(*maps) for maps in (low, (features, target))
+        )
+        assert found.dtype == jnp.bfloat16
+        error = np.linalg.norm(np.asarray(found, np.float32) - expected) / np.linalg.norm(expected)
+        assert error < 0.02
+
+
 def test_gram_ignores_places_and_feature_loss_does_not():
     a = random(1, 4, 4, 3)
     shuffled = a.reshape(1, 16, 3)[:, ::-1].reshape(a.shape)
-    np.testing.assert_allclose(losses.gram_loss(a, losses.gram_matrix(shuffled)), 0.0, atol=1e-6)
+    np.testing.assert_allclose(losses.gram_loss(a, shuffled), 0.0, atol=1e-6)
     assert float(losses.feature_loss(a, shuffled)[0]) > 0.1
 
 
 def test_targets_get_no_gradient():
     a, b = random(1, 4, 4, 3), random(1, 4, 4, 3, seed=1)
-    gradient = jax.grad(lambda t: losses.gram_loss(a, losses.gram_matrix(t)).sum())(b)
+    gradient = jax.grad(lambda t: losses.gram_loss(a, t).sum())(b)
     np.testing.assert_array_equal(gradient, 0.0)
     np.testing.assert_array_equal(jax.grad(lambda t: losses.feature_loss(a, t).sum())(b), 0.0)
 
