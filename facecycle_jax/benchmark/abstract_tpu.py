@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from facecycle_jax import compile_check, ops, training
 from facecycle_jax.benchmark import cases, hardware, ours
 
+# Of the one TPU with a data sheet in benchmark/hardware.py.
+_CLOCK = compile_check.CHIPS["v5e"].clock
+
 
 class Estimate(NamedTuple):
     """What the compiler says of one program on one chip.
@@ -24,6 +27,7 @@ class Estimate(NamedTuple):
     Attributes:
       seconds: its estimate, or None where it has none.
       left_out: operations that it has no figure for.
+      generated: seconds by the code generator's estimate of cycles, see `compile_check.estimated_cycles`.
       flops: floating-point operations.
       bytes: bytes to and from memory, see `compile_check.memory_bytes`.
       temporary: bytes of memory beside arguments and results.
@@ -32,6 +36,7 @@ class Estimate(NamedTuple):
 
     seconds: float | None
     left_out: int
+    generated: float
     flops: float
     bytes: float
     temporary: int
@@ -72,11 +77,13 @@ def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) ->
         raise ValueError(f"no data sheet of {device.device_kind} in benchmark/hardware.py.")
     compiled: Any = lowered.compile()
     cost = compiled.cost_analysis()
-    flops, moved = cost["flops"], compile_check.memory_bytes(compiled.as_text())
+    text = compiled.as_text()
+    flops, moved = cost["flops"], compile_check.memory_bytes(text)
     seconds, left_out = compile_check.xla_estimate(cost, least=flops / sheet.flops) or (None, 0)
     roofline = max(flops / sheet.flops, moved / sheet.memory)
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Estimate(seconds, left_out, flops, moved, temporary, roofline)
+    generated = compile_check.estimated_cycles(text) / _CLOCK
+    return Estimate(seconds, left_out, generated, flops, moved, temporary, roofline)
 
 
 def train_step(stage: str, setting: ours.Setting, device: jax.Device) -> Estimate:
@@ -127,8 +134,8 @@ def _row(name: str, found: Estimate) -> str:
     if found.left_out:
         told += f" without {found.left_out} operations"
     return (
-        f"| {name} | {told} | {1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
-        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
+        f"| {name} | {told} | {1e3 * found.generated:.3f} | {1e3 * found.roofline:.3f} | "
+        f"{found.flops / 1e9:.1f} | {found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
     )
 
 
@@ -152,8 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = chip(options.topology)
         print(f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n")
-        print("| program | XLA's estimate, ms | roofline, ms | GFLOP | GB moved | GB temporary |")
-        print("|---|---:|---:|---:|---:|---:|", flush=True)
+        columns = (
+            "XLA's estimate, ms",
+            "code generator's, ms",
+            "roofline, ms",
+            "GFLOP",
+            "GB moved",
+            "GB temporary",
+        )
+        print(f"| program | {' | '.join(columns)} |")
+        print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
         if options.what in cases.STAGES:
             setting = ours.Setting(
                 options.batch, options.width, options.precision, "tpu", options.size, options.remat

@@ -3,7 +3,7 @@
 from facecycle_jax.compile_check.batch_search import largest_batch
 from facecycle_jax.compile_check.chips import CHIPS, Chip
 from facecycle_jax.compile_check.compiling import check, xla_estimate
-from facecycle_jax.compile_check.hlo import Collective, count_collectives, memory_bytes
+from facecycle_jax.compile_check.hlo import Collective, count_collectives, estimated_cycles, memory_bytes
 from facecycle_jax.compile_check.report import Report, describe
 from facecycle_jax.compile_check.topology import Topology, abstract_devices, parse_topology
 
@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "count_collectives",
     "describe",
+    "estimated_cycles",
     "largest_batch",
     "memory_bytes",
     "parse_topology",

@@ -15,6 +15,7 @@ class Chip:
       flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run on the same
         units, rounded to bfloat16 by default.
       bandwidth: bytes a second between chip and memory.
+      clock: cycles a second, as peak and matrix units have it (v5e: 4 units of 128 x 128).
       link_bandwidth: bytes a second that all links to other chips carry out of the chip together.
       dimensions: numbers in a topology.
       host: chips of one host along each dimension of the topology.
@@ -25,6 +26,7 @@ class Chip:
     memory: int
     flops: float
     bandwidth: float
+    clock: float
     link_bandwidth: float
     dimensions: int
     host: tuple[int, int, int] = (2, 2, 1)
@@ -37,9 +39,9 @@ _MEGACORE = (("chip_config_name", "megacore"),)
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * GIB, 275e12, 1200e9, 300e9, dimensions=3, options=_MEGACORE),
-        Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, dimensions=2),
-        Chip("v5p", 95 * GIB, 459e12, 2765e9, 600e9, dimensions=3, options=_MEGACORE),
-        Chip("v6e", 32 * GIB, 918e12, 1638e9, 400e9, dimensions=2),
+        Chip("v4", 32 * GIB, 275e12, 1200e9, 1.05e9, 300e9, dimensions=3, options=_MEGACORE),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 1.5e9, 200e9, dimensions=2),
+        Chip("v5p", 95 * GIB, 459e12, 2765e9, 1.75e9, 600e9, dimensions=3, options=_MEGACORE),
+        Chip("v6e", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2),
     )
 }

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from facecycle_jax import training
-from facecycle_jax.compile_check import Collective, count_collectives, memory_bytes
+from facecycle_jax.compile_check import Collective, count_collectives, estimated_cycles, memory_bytes
 from facecycle_jax.compile_check.hlo import shape_bytes
 
 
@@ -97,7 +97,23 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
     assert memory_bytes(text.replace("S(1)", "")) > 2 * memory_bytes(text)
 
 
-@pytest.mark.parametrize("count", [count_collectives, memory_bytes])
+def test_cycles_are_those_of_the_operations_that_run():
+    told = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+    text = f"""
+%inside (p: f32[8]) -> f32[8] {{
+  ROOT %p = f32[8]{{0}} parameter(0), {told % 1000}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %a = f32[8]{{0}} fusion(%x), kind=kLoop, calls=%inside, {told % 20}
+  ROOT %b = f32[8]{{0}} copy(%a), {told % 3}
+}}
+"""
+    assert estimated_cycles(text) == 23
+
+
+@pytest.mark.parametrize("count", [count_collectives, memory_bytes, estimated_cycles])
 def test_what_is_no_program_is_refused(count):
     with pytest.raises(ValueError, match="no ENTRY"):
         count("nothing")
