@@ -23,7 +23,7 @@ MACHINES = (
 
 
 def step_seconds(
-    stage: str, kind: str, *, chips: int, batch: int, precision: str = "bfloat16", traffic: float = 1.0
+    stage: str, kind: str, *, chips: int, batch: int, precision: str = "bfloat16", slowdown: float = 1.0
 ) -> float:
     """Computes the least time of an update: arithmetic or memory on each chip, then the gradients' sum.
 
@@ -33,7 +33,7 @@ def step_seconds(
       chips: how many.
       batch: pairs over all chips, a multiple of `chips`.
       precision: one of `PRECISIONS`.
-      traffic: bytes that a compiler moves, over those that cannot be avoided.
+      slowdown: time a chip takes for its part, over the least that arithmetic and memory allow.
 
     Returns:
       Seconds.
@@ -47,7 +47,8 @@ def step_seconds(
     item_bytes = 2 if precision == "bfloat16" else 4
     count = flops.train_step(stage, batch=batch // chips, item_bytes=item_bytes)
     sums = 2 * 4 * TRAINED_PARAMETERS[stage] * (chips - 1) / chips
-    return max(count.flops / sheet.flops, traffic * count.bytes / sheet.memory) + sums / sheet.links
+    least = max(count.flops / sheet.flops, count.bytes / sheet.memory)
+    return slowdown * least + sums / sheet.links
 
 
 def schedule_hours(stage: str, seconds: float, *, batch: int) -> float:
@@ -58,10 +59,10 @@ def schedule_hours(stage: str, seconds: float, *, batch: int) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m facecycle_jax.benchmark.roofline")
     parser.add_argument(
-        "--traffic",
+        "--slowdown",
         type=float,
         default=1.0,
-        help="bytes that a compiler moves (see benchmark.abstract_tpu), over those that cannot be avoided",
+        help="time of a chip, measured or by benchmark.abstract_tpu, over the least there can be",
     )
     return parser
 
@@ -85,11 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
         print("| " + " | ".join([name, *told]) + " |")
     columns = "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
-    print(f"\n| machine, bfloat16, {options.traffic:g} times the least bytes | {columns}")
+    print(f"\n| machine, bfloat16, {options.slowdown:g} times the least time | {columns}")
     print("|---|---:|---:|---:|---:|---:|")
     for name, kind, chips, batch in MACHINES:
         seconds = {
-            stage: step_seconds(stage, kind, chips=chips, batch=batch, traffic=options.traffic)
+            stage: step_seconds(stage, kind, chips=chips, batch=batch, slowdown=options.slowdown)
             for stage in EPOCHS
         }
         hours = [schedule_hours(stage, taken, batch=batch) for stage, taken in seconds.items()]
