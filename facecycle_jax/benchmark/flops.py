@@ -9,6 +9,7 @@ each product reads its input and weights and writes its output once.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from facecycle_jax.losses.perceptual import few_pixels
 from facecycle_jax.models.blocks import scaled
 from facecycle_jax.models.vgg import LAYERS
 
@@ -149,10 +150,10 @@ def gram(size: int, width: float) -> list[Layer]:
     )
     layers = []
     for pixels, channels in ((side**2, channels) for side, channels in shapes):
-        if 3 * pixels > channels:
-            layers.append(Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0))
-        else:  # three products over pixels, see losses/perceptual.py
+        if few_pixels(pixels=pixels, channels=channels):  # three products over pixels
             layers.append(Layer(6 * pixels**2 * channels, 2 * pixels * channels + 3 * pixels**2, 0))
+        else:
+            layers.append(Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0))
     return layers
 
 

@@ -94,8 +94,6 @@ def count_collectives(text: str) -> list[Collective]:
         trips = int(match[1]) if (match := _TRIPS.search(definition)) else 1
         for group in _CALLED.findall(definition):
             calls[here] += [(called.strip(" %"), trips) for called in group.split(",")]
-    if not entry:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
     number: collections.Counter[str] = collections.Counter()
     size: collections.Counter[str] = collections.Counter()
     pending = [(entry, 1)]
@@ -125,27 +123,20 @@ def memory_bytes(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    results: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    total, found = 0, False
+    total, shapes = 0, dict[str, str]()
     for _, is_entry, name, definition in _instructions(text):
-        found = found or is_entry
         opcode = _OPCODE.search(definition)
         if not is_entry or not opcode:
             continue
         result = definition[: opcode.start()]
-        operands = [results.get(x, "") for x in re.findall(r"%([\w.\-]+)", opcode[2])]
-        results[name] = result
-        if opcode[1].endswith("-start"):
-            # The result names source and target; that of the end is what was moved.
-            sources[name] = operands[0] if operands else ""
-        elif opcode[1].endswith("-done"):
-            source = next((sources[x] for x in re.findall(r"%([\w.\-]+)", opcode[2]) if x in sources), "")
-            total += shape_bytes(result) * ((_outside(result) > 0) + (_outside(source) > 0))
-        elif opcode[1] not in _FREE:
+        operands = [shapes.get(x, "") for x in re.findall(r"%([\w.\-]+)", opcode[2])]
+        # What starts a copy stands for its source: its own result names source and target.
+        started = opcode[1].endswith("-start")
+        shapes[name] = (operands[0] if operands else "") if started else result
+        if opcode[1].endswith("-done"):
+            total += shape_bytes(result) * sum(_outside(x) > 0 for x in (result, *operands[:1]))
+        elif not started and opcode[1] not in _FREE:
             total += _outside(result) + sum(_outside(operand) for operand in operands)
-    if not found:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
     return total
 
 
@@ -164,14 +155,8 @@ def estimated_cycles(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    found, total = False, 0
-    for _, is_entry, _, definition in _instructions(text):
-        found = found or is_entry
-        if is_entry and (match := _CYCLES.search(definition)):
-            total += int(match[1])
-    if not found:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
-    return total
+    entry = (definition for _, is_entry, _, definition in _instructions(text) if is_entry)
+    return sum(int(match[1]) for definition in entry if (match := _CYCLES.search(definition)))
 
 
 def _outside(shapes: str) -> int:
@@ -180,10 +165,16 @@ def _outside(shapes: str) -> int:
 
 
 def _instructions(text: str) -> Iterator[tuple[str, bool, str, str]]:
-    """Yields (computation, whether it is the entry, name, definition) of every instruction."""
-    here, is_entry = "", False
+    """Yields (computation, whether it is the entry, name, definition) of every instruction.
+
+    Raises ValueError after the last one if none is of the entry.
+    """
+    here, is_entry, found = "", False, False
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             here, is_entry = match[2], bool(match[1])
         elif here and (match := _INSTRUCTION.match(line)):
+            found = found or is_entry
             yield here, is_entry, match[1], match[2]
+    if not found:
+        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")

@@ -34,6 +34,11 @@ def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax
     return _correlate(flat, flat) / (pixels * (channels if divide_by_channels else 1))
 
 
+def few_pixels(*, pixels: int, channels: int) -> bool:
+    """Tells whether `gram_loss` compares maps of this many pixels and channels by products over pixels."""
+    return 3 * pixels <= channels
+
+
 @jax.custom_jvp
 def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
     """Sums the squares of F^T F - T^T T of maps [..., P, C]; the target has no gradient."""
@@ -59,9 +64,7 @@ def _over_pixels(features: jax.Array, target: jax.Array) -> jax.Array:
     With D and S the difference and the sum of the maps F^T F - T^T T is (D^T S + S^T D) / 2, and its squares
     sum up to (<D D^T, S S^T> + <D S^T, S D^T>) / 2. Differences of large numbers are not taken.
     """
-    d, s = features - target, features + target
-    products = (_correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s))
-    return _squares_over_pixels(*products)
+    return _with_products(features, target)[0]
 
 
 @_over_pixels.defjvp
@@ -70,20 +73,25 @@ def _over_pixels_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """The slope 4 F (F^T F - T^T T) is (D D^T + S D^T) S + (S S^T + D S^T) D."""
     (features, target), (change, _) = primals, tangents
-    d, s = features - target, features + target
-    dd, ss, ds = _correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s)
+    squares, (d, s), (dd, ss, ds) = _with_products(features, target)
     slope = _mix_pixels(dd + jnp.swapaxes(ds, -1, -2), s) + _mix_pixels(ss + ds, d)
     along = jnp.sum(slope * change.astype(jnp.float32), axis=(-2, -1))
-    return _squares_over_pixels(dd, ss, ds), along
+    return squares, along
+
+
+def _with_products(
+    features: jax.Array, target: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+    """Computes `_over_pixels`, with D and S and the products D D^T, S S^T and D S^T behind it."""
+    d, s = features - target, features + target
+    dd, ss, ds = _correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s)
+    squares = jnp.sum(dd * ss + ds * jnp.swapaxes(ds, -1, -2), axis=(-2, -1)) / 2
+    return squares, (d, s), (dd, ss, ds)
 
 
 def _correlate_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
     """Computes A B^T of [..., P, C] and [..., Q, C], summed in float32."""
     return jnp.einsum("...pc,...qc->...pq", a, b, preferred_element_type=jnp.float32)
-
-
-def _squares_over_pixels(dd: jax.Array, ss: jax.Array, ds: jax.Array) -> jax.Array:
-    return jnp.sum(dd * ss + ds * jnp.swapaxes(ds, -1, -2), axis=(-2, -1)) / 2
 
 
 def _mix_pixels(weights: jax.Array, maps: jax.Array) -> jax.Array:
@@ -105,7 +113,8 @@ def gram_loss(features: jax.Array, target: jax.Array, *, divide_by_channels: boo
     """
     flat, target = _flat(features), jax.lax.stop_gradient(_flat(target))
     pixels, channels = flat.shape[-2:]
-    squares = (_over_channels if 3 * pixels > channels else _over_pixels)(flat, target)
+    few = few_pixels(pixels=pixels, channels=channels)
+    squares = (_over_pixels if few else _over_channels)(flat, target)
     divisor = float(pixels * channels * (channels if divide_by_channels else 1))
     return squares / divisor**2
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
@@ -91,14 +90,11 @@ def with_mirror_image(kind: FeatureSet) -> FeatureSet:
       The same kind of the average, fitted as before.
     """
 
-    def fit(sample: np.ndarray) -> FeatureFunction:
-        function = kind.fit(sample)
+    def averaged(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda pictures: (function(pictures) + function(pictures[:, :, ::-1])) / 2
 
-    encode = kind.encode
-    if encode is None:
-        return kind._replace(fit=fit)
-    return kind._replace(fit=fit, encode=lambda x: (encode(x) + encode(jnp.flip(x, axis=2))) / 2)
+    encode = None if kind.encode is None else averaged(kind.encode)
+    return kind._replace(fit=lambda sample: averaged(kind.fit(sample)), encode=encode)
 
 
 def extract(
