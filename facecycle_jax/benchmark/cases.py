@@ -6,9 +6,9 @@ import pathlib
 import tempfile
 from typing import Any
 
-from facecycle_jax.benchmark import flops, hardware, ours, timing
+from facecycle_jax.benchmark import flops, hardware, layers, ours, timing
 
-CASES = ("train-motion", "train-identity", "inference", "grid-sample", "input", "start")
+CASES = ("train-motion", "train-identity", "inference", "grid-sample", "layers", "input", "start")
 MODES = ("eager", "channels_last", "compile")
 SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
@@ -31,6 +31,9 @@ def measure(case: str, setting: ours.Setting, modes: list[str], *, repeats: int)
     """
     if case == "grid-sample":
         return _grid_sample(setting, modes, repeats)
+    if case == "layers":
+        peak = _peak(setting.precision, setting.device)
+        return layers.measure(setting, torch=bool(modes), repeats=repeats, peak=peak)
     if case == "start":
         return _start(setting, modes, repeats)
     if case == "input":

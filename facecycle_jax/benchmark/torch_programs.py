@@ -137,10 +137,8 @@ def grid_sample_program(
     image: np.ndarray, grid: np.ndarray, *, backward: bool, setting: Setting
 ) -> Callable[[], Any]:
     """Builds PyTorch's sampling of the same arrays, forward or with both gradients."""
-    device = torch_device(setting.device)
-    dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
-    x = torch.tensor(image.transpose(0, 3, 1, 2).copy(), device=device, dtype=dtype)
-    places = torch.tensor(grid, device=device, dtype=dtype)
+    (x,), device = _tensors((image,), setting)
+    places = torch.tensor(grid, device=device, dtype=x.dtype)
     x.requires_grad_(backward)
     places.requires_grad_(backward)
 
@@ -151,3 +149,39 @@ def grid_sample_program(
         return result
 
     return program
+
+
+def kernel_gradient_program(x: np.ndarray, cotangent: np.ndarray, *, setting: Setting) -> Callable[[], Any]:
+    """Builds PyTorch's gradient of a 3x3 convolution by its kernel, of [N, H, W, C] and [N, H, W, F]."""
+    shape = (cotangent.shape[-1], x.shape[-1], 3, 3)
+    arrays, device = _tensors((x, cotangent), setting)
+
+    def program() -> Any:
+        with _precision(setting, device):
+            result = torch.nn.grad.conv2d_weight(arrays[0], shape, arrays[1], padding=1)
+        _wait(device)
+        return result
+
+    return program
+
+
+def max_pool_program(x: np.ndarray, cotangent: np.ndarray, *, setting: Setting) -> Callable[[], Any]:
+    """Builds PyTorch's 2x2 max pooling of [N, H, W, C] with its gradient."""
+    (x_, cotangent_), device = _tensors((x, cotangent), setting)
+    x_.requires_grad_()
+
+    def program() -> Any:
+        out = F.max_pool2d(x_, 2)
+        result = torch.autograd.grad(out, x_, cotangent_)
+        _wait(device)
+        return result
+
+    return program
+
+
+def _tensors(arrays: tuple[np.ndarray, ...], setting: Setting) -> tuple[list[torch.Tensor], torch.device]:
+    """Puts maps [N, H, W, C] where and as PyTorch has them, [N, C, H, W]."""
+    device = torch_device(setting.device)
+    dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
+    moved = [torch.tensor(a.transpose(0, 3, 1, 2).copy(), device=device, dtype=dtype) for a in arrays]
+    return moved, device

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.ops import transposed_conv
+from facecycle_jax import ops
 
 Dtype = Any
 Initialiser = Callable[..., jax.Array]
@@ -76,22 +76,39 @@ def conv(
     Returns:
       [N, ceil(H / stride), ceil(W / stride), features].
     """
-    taps = kernel * kernel
-    kernel_init, bias_init = _kernel_and_bias_init(
-        init, taps=taps, fan_in=taps * x.shape[-1], features=features
-    )
-    pad = (kernel - 1) // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        name=name,
-    )(x)
+    return _Conv(features, kernel, stride, use_bias, init, dtype, name=name)(x)
+
+
+class _Conv(nn.Module):
+    """The module behind `conv`; parameters as flax's own has them.
+
+    Not flax's, since `ops.conv` has the gradients that are fast on CPUs.
+    """
+
+    features: int
+    width: int
+    stride: int
+    use_bias: bool
+    kernel_init: str | float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        taps, channels = self.width * self.width, x.shape[-1]
+        kernel_init, bias_init = _kernel_and_bias_init(
+            self.kernel_init, taps=taps, fan_in=taps * channels, features=self.features
+        )
+        kernel = self.param("kernel", kernel_init, (self.width, self.width, channels, self.features))
+        pad = (self.width - 1) // 2
+        y = ops.conv(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=((pad, pad), (pad, pad)),
+        )
+        if self.use_bias:
+            y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
+        return y
 
 
 class UpConv(nn.Module):
@@ -114,7 +131,7 @@ class UpConv(nn.Module):
         )
         kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return ops.transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.models.blocks import Dtype, scaled
+from facecycle_jax.ops import max_pool
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 # (name, channels, pool before it), in order.
@@ -74,7 +75,7 @@ class VGG19(nn.Module):
         outputs = {}
         for name, channels, pool in LAYERS:
             if pool:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x)
             x = nn.relu(
                 nn.Conv(
                     scaled(channels, self.width),

@@ -1,10 +1,11 @@
-"""Pure array functions: sampling, resizing, similarity, pixel values and augmentation. Needs jax only."""
+"""Pure array functions, of jax alone: convolution, sampling, resizing, similarity, pixel values, pictures."""
 
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
+from facecycle_jax.ops.conv import conv
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import denormalise, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
-from facecycle_jax.ops.pooling import adaptive_average_pool
+from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
@@ -14,9 +15,11 @@ __all__ = [
     "adaptive_average_pool",
     "augment_pairs",
     "backward_flow",
+    "conv",
     "denormalise",
     "grid_sample",
     "identity_grid",
+    "max_pool",
     "normalise",
     "pixel_shuffle",
     "plain_pairs",

@@ -1,8 +1,9 @@
-"""Averages over areas. Layout [..., H, W, C], any value range."""
+"""Averages over areas and the largest of 2x2 cells. Layout [..., H, W, C], any value range."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def _averages(length: int, parts: int) -> np.ndarray:
@@ -35,3 +36,34 @@ def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
     height, width = x.shape[-3:-1]
     rows, columns = (_averages(length, min(side, length)).astype(x.dtype) for length in (height, width))
     return jnp.einsum("ih,jw,...hwc->...ijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Halves height and width by the largest of each 2x2 cell; its gradient goes to the cell's first largest.
+
+    Args:
+      x: [N, H, W, C]; an odd last row or column is left out.
+
+    Returns:
+      [N, H // 2, W // 2, C].
+    """
+    return lax.platform_dependent(x, cpu=_largest_by_pairs, default=_largest_of_windows)
+
+
+def _largest_of_windows(x: jax.Array) -> jax.Array:
+    """The library form, which accelerators have kernels for."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def _largest_by_pairs(x: jax.Array) -> jax.Array:
+    """Within rows, then of both rows: for windows XLA's CPU backend keeps a place beside every value."""
+    n, height, width, channels = x.shape
+    height, width = height // 2, width // 2
+    cells = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
+    upper, lower = (_larger(cells[:, :, row, :, 0], cells[:, :, row, :, 1]) for row in (0, 1))
+    return _larger(upper, lower)
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The first one of two that are equal, and what is no number of two of which one is none."""
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from facecycle_jax.ops.conv import conv
 
 
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The library form, which accelerators have kernels for."""
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_LAYOUT
+        x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
@@ -48,11 +48,6 @@ def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = kernel.reshape(2, 2, 2, 2, channels, features)
     rows = []
     for a in (0, 1):
-        cells = [
-            lax.conv_general_dilated(
-                x, taps[:, a, :, b], (1, 1), ((1 - a, a), (1 - b, b)), dimension_numbers=_LAYOUT
-            )
-            for b in (0, 1)
-        ]
+        cells = [conv(x, taps[:, a, :, b], padding=((1 - a, a), (1 - b, b))) for b in (0, 1)]
         rows.append(jnp.stack(cells, axis=3))
     return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features)

@@ -1,11 +1,12 @@
-"""Averages over areas: by hand, and against PyTorch where it is installed."""
+"""Averages over areas and the largest of cells: by hand, and against PyTorch where it is installed."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from facecycle_jax.ops import adaptive_average_pool
+from facecycle_jax.ops import adaptive_average_pool, max_pool
+from facecycle_jax.ops.pooling import _largest_by_pairs, _largest_of_windows
 
 
 def test_areas_that_divide_the_map_are_plain_averages():
@@ -37,3 +38,31 @@ def test_areas_are_those_of_pytorch(side):
     np.testing.assert_allclose(
         adaptive_average_pool(jnp.asarray(x), side=side), expected.numpy().transpose(0, 2, 3, 1), atol=1e-6
     )
+
+
+def test_the_largest_of_cells_and_its_gradient_are_the_library_s():
+    rng = np.random.default_rng(0)
+    # Few values, so that there are ties; an odd last row and column, which have no cell.
+    x = jnp.asarray(rng.integers(0, 4, (2, 9, 13, 3)), jnp.float32)
+    (y, back), (expected, expected_back) = (
+        jax.vjp(form, x) for form in (_largest_by_pairs, _largest_of_windows)
+    )
+    np.testing.assert_array_equal(y, expected)
+    cotangent = jnp.asarray(rng.standard_normal(y.shape), jnp.float32)
+    np.testing.assert_array_equal(back(cotangent)[0], expected_back(cotangent)[0])
+    np.testing.assert_array_equal(max_pool(x), y)
+
+
+def test_what_is_no_number_is_the_largest():
+    x = jnp.ones((1, 2, 8, 1)).at[0, [0, 0, 1, 1], [0, 3, 4, 7]].set(jnp.nan)
+    np.testing.assert_array_equal(_largest_by_pairs(x), jnp.full((1, 1, 4, 1), jnp.nan))
+    np.testing.assert_array_equal(_largest_of_windows(x), jnp.full((1, 1, 4, 1), jnp.nan))
+
+
+def test_the_largest_of_cells_agrees_with_pytorch_where_values_are_equal():
+    torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
+    x = np.random.default_rng(0).integers(0, 3, (2, 6, 8, 4)).astype(np.float32)
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    torch.nn.functional.max_pool2d(theirs, 2).square().sum().backward()
+    ours = jax.grad(lambda x: jnp.sum(max_pool(x) ** 2))(jnp.asarray(x))
+    np.testing.assert_array_equal(ours, theirs.grad.numpy().transpose(0, 2, 3, 1))

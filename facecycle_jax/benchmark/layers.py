@@ -1,0 +1,111 @@
+"""Gradients of single layers: as this package computes them on a device, and as the libraries do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from facecycle_jax import ops
+from facecycle_jax.benchmark import timing
+from facecycle_jax.benchmark.ours import PRECISIONS, Setting, device_of
+
+# 3x3 convolutions of the generator at the paper's width: side of the maps, channels, features.
+CONVOLUTIONS = ((16, 256, 256), (32, 128, 128), (64, 128, 128), (64, 128, 3))
+# Max pooling in VGG-19: side of the maps, channels.
+POOLINGS = ((64, 64), (32, 128))
+_PADDING = ((1, 1), (1, 1))
+
+
+def measure(setting: Setting, *, torch: bool, repeats: int, peak: float) -> list[timing.Row]:
+    """Measures the gradients by kernels, and max pooling with its gradient.
+
+    Args:
+      setting: two maps a pair, precision and device; the shapes are those of width 1.
+      torch: whether PyTorch's are measured too.
+      repeats: timed calls of each program.
+      peak: operations a second of the device.
+
+    Returns:
+      The rows.
+    """
+    maps = 2 * setting.batch
+    settings = {"maps": maps, "precision": setting.precision, "device": setting.device}
+    rows = []
+    programs: dict[str, timing.Program | str]
+    for side, channels, features in CONVOLUTIONS:
+        arrays = _draw((maps, side, side, channels), (maps, side, side, features))
+        programs = {
+            "ours": _program(_kernel_gradient(ops.conv), arrays, setting),
+            "library": _program(_kernel_gradient(_library_conv), arrays, setting),
+        }
+        if torch:
+            programs["torch"] = _torch_program("kernel_gradient_program", arrays, setting)
+        work = timing.Work(maps, 2.0 * maps * side * side * 9 * channels * features, peak)
+        case = f"kernel's gradient {side}x{side}x{channels} to {features}"
+        rows += timing.measure(case, programs, settings=settings, repeats=repeats, work=work)
+    for side, channels in POOLINGS:
+        arrays = _draw((maps, side, side, channels), (maps, side // 2, side // 2, channels))
+        programs = {
+            "ours": _program(_pooled(ops.max_pool), arrays, setting),
+            "library": _program(_pooled(_library_pool), arrays, setting),
+        }
+        if torch:
+            programs["torch"] = _torch_program("max_pool_program", arrays, setting)
+        case = f"max pooling {side}x{side}x{channels} with gradient"
+        rows += timing.measure(case, programs, settings=settings, repeats=repeats)
+    return rows
+
+
+def _draw(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def _library_conv(x: jax.Array, kernel: jax.Array, *, padding: Any) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _library_pool(x: jax.Array) -> jax.Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def _kernel_gradient(conv: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], Any]:
+    """Builds the gradient of a 3x3 convolution by its kernel, of input and cotangent."""
+
+    def gradient(x: jax.Array, cotangent: jax.Array) -> Any:
+        kernel = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
+        return jax.vjp(lambda kernel: conv(x, kernel, padding=_PADDING), kernel)[1](cotangent)
+
+    return gradient
+
+
+def _pooled(pool: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], Any]:
+    def both(x: jax.Array, cotangent: jax.Array) -> Any:
+        y, pull = jax.vjp(pool, x)
+        return y, pull(cotangent)
+
+    return both
+
+
+def _program(function: Callable[..., Any], arrays: list[np.ndarray], setting: Setting) -> timing.Program:
+    dtype, precision = PRECISIONS[setting.precision]
+    arguments = jax.device_put([jnp.asarray(a, dtype) for a in arrays], device_of(setting.device))
+    compiled = jax.jit(function)
+
+    def program() -> Any:
+        with jax.default_matmul_precision(precision):
+            return jax.block_until_ready(compiled(*arguments))
+
+    return program
+
+
+def _torch_program(name: str, arrays: list[np.ndarray], setting: Setting) -> timing.Program | str:
+    from facecycle_jax.benchmark import torch_programs
+
+    try:
+        return getattr(torch_programs, name)(*arrays, setting=setting)
+    except ValueError as error:
+        return str(error)
