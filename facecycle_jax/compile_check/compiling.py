@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from facecycle_jax import data, training
-from facecycle_jax.compile_check.hlo import count_collectives
+from facecycle_jax.compile_check.hlo import count_collectives, memory_bytes
 from facecycle_jax.compile_check.report import Report
 from facecycle_jax.compile_check.topology import Topology, abstract_devices
 
@@ -89,11 +89,11 @@ def read_compiled(
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         flops=cost["flops"] * times,
-        bytes=cost["bytes accessed"] * times,
+        bytes=memory_bytes(text),
         collectives=tuple(count_collectives(text)),
         compile_seconds=seconds,
     )
-    least = max(report.bounds["compute"], report.bounds["memory"]) / times
+    least = report.bounds["compute"] / times
     if (told := xla_estimate(cost, least=least)) is None:
         return report
     return dataclasses.replace(report, xla_seconds=told[0] * times, xla_left_out=told[1])

@@ -27,9 +27,9 @@ _CALLED = re.compile(
 )
 _ARRAY = re.compile(_SHAPE.pattern + r"(?:\{[^}]*\})?")
 # What moves nothing: names for (parts of) other arrays, and operations that consist of others.
-_FREE = frozenset(
-    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call", "while", "conditional")
-)
+_CONTROL = frozenset(("while", "conditional", "call"))
+_FREE = _CONTROL | {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call"}
+_NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
@@ -76,34 +76,23 @@ def count_collectives(text: str) -> list[Collective]:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    found: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    entry, sizes = "", {}
-    for here, is_entry, name, definition in _instructions(text):
-        entry = here if is_entry else entry
+    runs = _runs(text, through=None)
+    number: collections.Counter[str] = collections.Counter()
+    size: collections.Counter[str] = collections.Counter()
+    sizes: dict[str, int] = {}
+    for here, name, definition in _instructions(text):
         opcode = _OPCODE.search(definition)
         if not opcode:
             continue
         sizes[name] = shape_bytes(definition[: opcode.start()])
         kind = opcode[1].removesuffix("-start")
         if kind in KINDS:
-            operands = sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", opcode[2]))
+            operands = sum(sizes.get(operand, 0) for operand in _NAME.findall(opcode[2]))
             # The result of a -start holds the operands too.
             given = operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
-            found[here].append((kind, max(operands, sizes[name] - given)))
-        trips = int(match[1]) if (match := _TRIPS.search(definition)) else 1
-        for group in _CALLED.findall(definition):
-            calls[here] += [(called.strip(" %"), trips) for called in group.split(",")]
-    number: collections.Counter[str] = collections.Counter()
-    size: collections.Counter[str] = collections.Counter()
-    pending = [(entry, 1)]
-    while pending:
-        here, times = pending.pop()
-        for kind, amount in found[here]:
-            number[kind] += times
-            size[kind] += times * amount
-        pending += [(called, times * trips) for called, trips in calls[here]]
-    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()]
+            number[kind] += runs[here]
+            size[kind] += runs[here] * max(operands, sizes[name] - given)
+    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common() if number[kind]]
 
 
 def memory_bytes(text: str) -> int:
@@ -112,7 +101,8 @@ def memory_bytes(text: str) -> int:
     XLA's own count, 'bytes accessed', adds up what operations read and write wherever it lies. But a TPU's
     compiler keeps what it can in memory on the chip ('S(1)' in layouts) and copies the rest there ahead of
     its use. Here an operand outside of it is read whole by each operation and a result written once; a copy
-    between the two counts once. Loops count as one turn, custom calls as nothing.
+    between the two counts once. What is in a loop counts as often as it turns, every branch of a conditional
+    once, custom calls as nothing.
 
     Args:
       text: `compiled.as_text()`.
@@ -123,20 +113,24 @@ def memory_bytes(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
+    runs = _runs(text, through=_CONTROL)
     total, shapes = 0, dict[str, str]()
-    for _, is_entry, name, definition in _instructions(text):
+    for here, name, definition in _instructions(text):
         opcode = _OPCODE.search(definition)
-        if not is_entry or not opcode:
+        if not runs[here] or not opcode:
             continue
         result = definition[: opcode.start()]
-        operands = [shapes.get(x, "") for x in re.findall(r"%([\w.\-]+)", opcode[2])]
+        operands = [shapes.get(x, "") for x in _NAME.findall(opcode[2])]
         # What starts a copy stands for its source: its own result names source and target.
         started = opcode[1].endswith("-start")
         shapes[name] = (operands[0] if operands else "") if started else result
         if opcode[1].endswith("-done"):
-            total += shape_bytes(result) * sum(_outside(x) > 0 for x in (result, *operands[:1]))
-        elif not started and opcode[1] not in _FREE:
-            total += _outside(result) + sum(_outside(operand) for operand in operands)
+            moved = shape_bytes(result) * sum(_outside(x) > 0 for x in (result, *operands[:1]))
+        elif started or opcode[1] in _FREE:
+            continue
+        else:
+            moved = _outside(result) + sum(_outside(operand) for operand in operands)
+        total += runs[here] * moved
     return total
 
 
@@ -144,7 +138,8 @@ def estimated_cycles(text: str) -> int:
     """Adds up the cycles that a TPU's compiler estimates for a program's operations, one after the other.
 
     They are its code generator's, which knows tiles and idle lanes, as XLA's sum of arithmetic and bytes
-    does not; copies between the chip and its memory, which run meanwhile, have none. Loops count as one turn.
+    does not; copies between the chip and its memory, which run meanwhile, have none. Loops and conditionals
+    count as in `memory_bytes`.
 
     Args:
       text: `compiled.as_text()` of a program compiled for a TPU.
@@ -155,8 +150,12 @@ def estimated_cycles(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    entry = (definition for _, is_entry, _, definition in _instructions(text) if is_entry)
-    return sum(int(match[1]) for definition in entry if (match := _CYCLES.search(definition)))
+    runs = _runs(text, through=_CONTROL)
+    return sum(
+        runs[here] * int(match[1])
+        for here, _, definition in _instructions(text)
+        if runs[here] and (match := _CYCLES.search(definition))
+    )
 
 
 def _outside(shapes: str) -> int:
@@ -164,17 +163,44 @@ def _outside(shapes: str) -> int:
     return sum(shape_bytes(match[0]) for match in _ARRAY.finditer(shapes) if "S(" not in match[0])
 
 
-def _instructions(text: str) -> Iterator[tuple[str, bool, str, str]]:
-    """Yields (computation, whether it is the entry, name, definition) of every instruction.
+def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[str]:
+    """Counts how often each computation runs in one run of the program.
 
-    Raises ValueError after the last one if none is of the entry.
+    Args:
+      text: the program.
+      through: operations whose computations count as run; None: those of all, fusions and reducers too.
+
+    Returns:
+      The number by computation; the entry has 1.
+
+    Raises:
+      ValueError: if no computation is the entry.
     """
-    here, is_entry, found = "", False, False
+    entries = [match[2] for match in map(_COMPUTATION.match, text.splitlines()) if match and match[1]]
+    if not entries:
+        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
+    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    for here, _, definition in _instructions(text):
+        opcode = _OPCODE.search(definition)
+        if through is not None and (not opcode or opcode[1] not in through):
+            continue
+        trips = int(match[1]) if (match := _TRIPS.search(definition)) else 1
+        for group in _CALLED.findall(definition):
+            calls[here] += [(called.strip(" %"), trips) for called in group.split(",")]
+    runs: collections.Counter[str] = collections.Counter()
+    pending = [(entries[0], 1)]
+    while pending:
+        here, times = pending.pop()
+        runs[here] += times
+        pending += [(called, times * trips) for called, trips in calls[here]]
+    return runs
+
+
+def _instructions(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yields (computation, name, definition) of every instruction."""
+    here = ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
-            here, is_entry = match[2], bool(match[1])
+            here = match[2]
         elif here and (match := _INSTRUCTION.match(line)):
-            found = found or is_entry
-            yield here, is_entry, match[1], match[2]
-    if not found:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
+            yield here, match[1], match[2]

@@ -22,7 +22,7 @@ class Report:
       temporaries: bytes of everything between.
       code: bytes of the program.
       flops: floating-point operations, by XLA's count.
-      bytes: bytes between chip and memory, by XLA's count.
+      bytes: bytes between chip and memory, see `memory_bytes`.
       xla_seconds: XLA's own estimate of the time, None where it gives none.
       xla_left_out: operations of which it has no estimate.
       collectives: what chips send each other.
@@ -115,7 +115,8 @@ def describe(report: Report) -> str:
     share = report.memory / chip.memory
     lines.append(f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {share:.1%} of what it has")
     lines.append(
-        f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP, {report.bytes / 1e9:.4g} GB moved"
+        f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP, "
+        f"{report.bytes / 1e9:.4g} GB to and from memory"
     )
     lines.append("collectives in a step:" + ("" if report.collectives else " none"))
     for c in report.collectives:
@@ -127,7 +128,9 @@ def describe(report: Report) -> str:
         left_out = f", {report.xla_left_out} operations left out" if report.xla_left_out else ""
         lines.append(f"XLA's estimate of a step: {1e3 * report.xla_seconds:.3g} ms{left_out}")
     if s["accumulate"] > 1:
-        lines.append("XLA counts a loop's body once: work and times are those of it times the micro-batches.")
+        lines.append(
+            "XLA counts a loop's body once: GFLOP and its estimate are those of it times the micro-batches."
+        )
     lines.append(f"compiled in {report.compile_seconds:.0f} s")
     lines.append("FITS" if report.fits else "DOES NOT FIT")
     return "\n".join(lines)

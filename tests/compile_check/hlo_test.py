@@ -113,6 +113,36 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
     assert estimated_cycles(text) == 23
 
 
+def test_what_a_loop_or_a_call_holds_counts_as_often_as_it_runs():
+    told, five = 'backend_config={"estimated_cycles":"10"}', 'backend_config={"known_trip_count":{"n":"5"}}'
+    text = f"""
+%body (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %twice = f32[8]{{0}} multiply(%p, %p), {told}
+}}
+
+%condition (p: f32[8]) -> pred[] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %less = pred[] constant(true)
+}}
+
+%called (q: f32[8]) -> f32[8] {{
+  %q = f32[8]{{0}} parameter(0)
+  %w = f32[8]{{0}} while(%q), condition=%condition, body=%body, {five}
+  ROOT %n = f32[8]{{0}} negate(%w), {told}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %a = f32[8]{{0}} call(%x), to_apply=%called
+  ROOT %b = f32[8]{{0}} call(%a), to_apply=%called
+}}
+"""
+    # Ten products, which read an array twice and write one, and two negations.
+    assert memory_bytes(text) == 10 * 3 * 32 + 2 * 2 * 32
+    assert estimated_cycles(text) == 120
+
+
 @pytest.mark.parametrize("count", [count_collectives, memory_bytes, estimated_cycles])
 def test_what_is_no_program_is_refused(count):
     with pytest.raises(ValueError, match="no ENTRY"):
