@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# XLA's CPU backend loses up to two thirds of its speed in a kernel's gradient once a channel of the input
+# XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a channel of the input
 # is over some 2,048 positions long, batch included: measured in docs/performance.md.
 _STRIP_POSITIONS = 1024
 # Every strip is an operation of its own, to compile and to start: not too many, and not of small products.
