@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.motion_refined.optimiser.schedule_epochs = (0, 10, 15, 18, 31, 37)  # first epoch of each piece
     config.motion_refined.optimiser.schedule_rates = (2e-4, 1e-4, 5e-5, 3e-4, 1e-4, 3e-5)  # learning rates
     config.identity_refined = _small(identity_cycle.get_config())
-    config.identity_refined.freeze = ("identity_encoder",)  # training them on made them worse
+    config.identity_refined.freeze = ("identity_encoder",)  # with this stage 1 its codes got worse
     config.identity_refined.batch_size = 16  # pairs
     config.identity_refined.num_steps = 900  # steps
     config.identity_refined.optimiser.schedule_epochs = (0, 6)  # first epoch of each piece

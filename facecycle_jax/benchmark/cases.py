@@ -136,14 +136,9 @@ def _grid_sample(setting: ours.Setting, modes: list[str], repeats: int) -> list[
                 for implementation in IMPLEMENTATIONS
             }
             if modes:
-                from facecycle_jax.benchmark import torch_programs
-
-                try:
-                    programs["torch"] = torch_programs.grid_sample_program(
-                        image, grid, backward=backward, setting=setting
-                    )
-                except ValueError as error:
-                    programs["torch"] = str(error)
+                programs["torch"] = layers.torch_program(
+                    "grid_sample_program", image, grid, setting=setting, backward=backward
+                )
             case = f"grid-sample {name}x{channels}" + (" with gradients" if backward else "")
             settings = {"maps": 2 * setting.batch, "precision": setting.precision, "device": setting.device}
             rows += timing.measure(case, programs, settings=settings, repeats=repeats)

@@ -10,7 +10,7 @@ from jax import lax
 
 from facecycle_jax import ops
 from facecycle_jax.benchmark import timing
-from facecycle_jax.benchmark.ours import PRECISIONS, Setting, device_of
+from facecycle_jax.benchmark.ours import PRECISIONS, Setting, compiled_program
 
 # 3x3 convolutions of the generator at the paper's width: side of the maps, channels, features.
 CONVOLUTIONS = ((16, 256, 256), (32, 128, 128), (64, 128, 128), (64, 128, 3))
@@ -34,28 +34,28 @@ def measure(setting: Setting, *, torch: bool, repeats: int, peak: float) -> list
     maps = 2 * setting.batch
     settings = {"maps": maps, "precision": setting.precision, "device": setting.device}
     rows = []
-    programs: dict[str, timing.Program | str]
+
+    def compare(
+        case: str, ours: Any, library: Any, name: str, arrays: Any, work: timing.Work | None = None
+    ) -> None:
+        programs: dict[str, timing.Program | str] = {
+            "ours": _program(ours, arrays, setting),
+            "library": _program(library, arrays, setting),
+        }
+        if torch:
+            programs["torch"] = torch_program(name, *arrays, setting=setting)
+        rows.extend(timing.measure(case, programs, settings=settings, repeats=repeats, work=work))
+
     for side, channels, features in CONVOLUTIONS:
         arrays = _draw((maps, side, side, channels), (maps, side, side, features))
-        programs = {
-            "ours": _program(_kernel_gradient(ops.conv), arrays, setting),
-            "library": _program(_kernel_gradient(_library_conv), arrays, setting),
-        }
-        if torch:
-            programs["torch"] = _torch_program("kernel_gradient_program", arrays, setting)
         work = timing.Work(maps, 2.0 * maps * side * side * 9 * channels * features, peak)
         case = f"kernel's gradient {side}x{side}x{channels} to {features}"
-        rows += timing.measure(case, programs, settings=settings, repeats=repeats, work=work)
+        forms = _kernel_gradient(ops.conv), _kernel_gradient(_library_conv)
+        compare(case, *forms, "kernel_gradient_program", arrays, work)
     for side, channels in POOLINGS:
         arrays = _draw((maps, side, side, channels), (maps, side // 2, side // 2, channels))
-        programs = {
-            "ours": _program(_pooled(ops.max_pool), arrays, setting),
-            "library": _program(_pooled(_library_pool), arrays, setting),
-        }
-        if torch:
-            programs["torch"] = _torch_program("max_pool_program", arrays, setting)
         case = f"max pooling {side}x{side}x{channels} with gradient"
-        rows += timing.measure(case, programs, settings=settings, repeats=repeats)
+        compare(case, _pooled(ops.max_pool), _pooled(_library_pool), "max_pool_program", arrays)
     return rows
 
 
@@ -91,21 +91,15 @@ def _pooled(pool: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.
 
 
 def _program(function: Callable[..., Any], arrays: list[np.ndarray], setting: Setting) -> timing.Program:
-    dtype, precision = PRECISIONS[setting.precision]
-    arguments = jax.device_put([jnp.asarray(a, dtype) for a in arrays], device_of(setting.device))
-    compiled = jax.jit(function)
-
-    def program() -> Any:
-        with jax.default_matmul_precision(precision):
-            return jax.block_until_ready(compiled(*arguments))
-
-    return program
+    dtype = PRECISIONS[setting.precision][0]
+    return compiled_program(function, [jnp.asarray(a, dtype) for a in arrays], setting)
 
 
-def _torch_program(name: str, arrays: list[np.ndarray], setting: Setting) -> timing.Program | str:
+def torch_program(name: str, *arrays: np.ndarray, setting: Setting, **options: bool) -> timing.Program | str:
+    """Builds a program of `torch_programs` by its name, or says why there is none."""
     from facecycle_jax.benchmark import torch_programs
 
     try:
-        return getattr(torch_programs, name)(*arrays, setting=setting)
+        return getattr(torch_programs, name)(*arrays, setting=setting, **options)
     except ValueError as error:
         return str(error)

@@ -229,18 +229,23 @@ def grid_sample_program(
     image: np.ndarray, grid: np.ndarray, *, implementation: str, backward: bool, setting: Setting
 ) -> Callable[[], Any]:
     """Builds a program that samples, or samples and differentiates by image and grid."""
-    dtype = PRECISIONS[setting.precision][0]
-    arguments = jax.device_put((jnp.asarray(image, dtype), grid), device_of(setting.device))
     sample = functools.partial(ops.grid_sample, align_corners=True, implementation=implementation)
 
     def both(image: jax.Array, grid: jax.Array) -> Any:
         out, pull = jax.vjp(sample, image, grid)
         return out, pull(out)
 
-    compiled = jax.jit(both if backward else sample)
+    arguments = jnp.asarray(image, PRECISIONS[setting.precision][0]), grid
+    return compiled_program(both if backward else sample, arguments, setting)
+
+
+def compiled_program(function: Callable[..., Any], arguments: Any, setting: Setting) -> Callable[[], Any]:
+    """Builds a program that calls a function, compiled, on arguments that lie on the device."""
+    placed = jax.device_put(arguments, device_of(setting.device))
+    compiled = jax.jit(function)
 
     def program() -> Any:
         with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
-            return jax.block_until_ready(compiled(*arguments))
+            return jax.block_until_ready(compiled(*placed))
 
     return program

@@ -82,7 +82,7 @@ def count_collectives(text: str) -> list[Collective]:
     sizes: dict[str, int] = {}
     for here, name, definition in _instructions(text):
         opcode = _OPCODE.search(definition)
-        if not opcode:
+        if not runs[here] or not opcode:
             continue
         sizes[name] = shape_bytes(definition[: opcode.start()])
         kind = opcode[1].removesuffix("-start")
@@ -92,7 +92,7 @@ def count_collectives(text: str) -> list[Collective]:
             given = operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
             number[kind] += runs[here]
             size[kind] += runs[here] * max(operands, sizes[name] - given)
-    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common() if number[kind]]
+    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()]
 
 
 def memory_bytes(text: str) -> int:

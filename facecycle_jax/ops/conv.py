@@ -62,10 +62,11 @@ def _derivative(
     if not isinstance(dx, SymbolicZero):
         moved.append(_conv(dx, kernel, stride, padding))
     if not isinstance(dkernel, SymbolicZero):
-        on_cpu = _form_on_cpu(channels=kernel.shape[2], features=kernel.shape[3])
-        forms = {"cpu": on_cpu, "default": _plain}
-        forms = {name: functools.partial(f, stride=stride, padding=padding) for name, f in forms.items()}
-        moved.append(lax.platform_dependent(x, dkernel, **forms))
+        on_cpu, elsewhere = (
+            functools.partial(form, stride=stride, padding=padding)
+            for form in (_form_on_cpu(channels=kernel.shape[2], features=kernel.shape[3]), _plain)
+        )
+        moved.append(lax.platform_dependent(x, dkernel, cpu=on_cpu, default=elsewhere))
     return y, sum(moved[1:], start=moved[0])
 
 

@@ -43,9 +43,9 @@ def test_so_does_pytorch():
     pytest.importorskip("torch", reason="PyTorch is not a dependency")
     arrays = layers._draw((2, 8, 8, 5), (2, 8, 8, 4))
     ours = layers._program(layers._kernel_gradient(ops.conv), arrays, SETTING)()[0]
-    theirs = layers._torch_program("kernel_gradient_program", arrays, SETTING)()
+    theirs = layers.torch_program("kernel_gradient_program", *arrays, setting=SETTING)()
     np.testing.assert_allclose(ours, theirs.permute(2, 3, 1, 0), atol=1e-4)
     arrays = layers._draw((2, 8, 8, 3), (2, 4, 4, 3))
     ours = layers._program(layers._pooled(ops.max_pool), arrays, SETTING)()[1][0]
-    theirs = layers._torch_program("max_pool_program", arrays, SETTING)()[0]
+    theirs = layers.torch_program("max_pool_program", *arrays, setting=SETTING)()[0]
     np.testing.assert_array_equal(ours, theirs.permute(0, 2, 3, 1))
