@@ -8,7 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from facecycle_jax import cpu_devices, host_memory
 from facecycle_jax.commands import convert, demo, evaluate, pictures, prepare
+from facecycle_jax.methods.batches import BATCH_SIZE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     parsed = _parser().parse_args(arguments)
+    if arguments is None:  # the process is this command's own
+        host_memory.keep()
+        cpu_devices.split_cpu({"batch_size": BATCH_SIZE})
     try:
         return parsed.run(parsed) or 0
     except (ValueError, OSError, ImportError) as error:

@@ -5,8 +5,7 @@ square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's 
 [N, D] in (-1, 1). Flows are float32 [N, S/4, S/4, 2], (x, y) in units of half a picture.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,23 +18,27 @@ from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.methods import inference
 from facecycle_jax.methods.base import Tree
+from facecycle_jax.methods.batches import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.models import FEATURE_SIZE, LAYERS
 
 # Models that come with the package, and the one that commands take where none is named.
 DEFAULT_MODEL = "facecycle-small"
 Pictures = Any
-Outputs = dict[str, np.ndarray]
 
 
-def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
+def load(
+    path_or_name: epath.PathLike, *, batch_size: int = BATCH_SIZE, devices: Sequence[jax.Device] | None = None
+) -> "FaceCycle":
     """Loads a model.
 
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint is meant) or one
         of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package:
         'facecycle-small' (docs/model_card.md).
-      batch_size: pictures computed at once, at most.
+      batch_size: pictures computed at once, at most, on all devices together.
+      devices: of one kind and of this process, to split batches of pictures over; None: all of the default
+        kind. Each holds the parameters once it is needed.
 
     Returns:
       The model.
@@ -47,7 +50,7 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
     path = epath.Path(path_or_name).expanduser()
     if _is_run(path):
         trees, model, source = model_from_run(path)
-        return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size)
+        return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size, devices=devices)
     found = path if path.exists() else find_model_folder(path_or_name)
     if found is None:
         raise FileNotFoundError(
@@ -55,7 +58,9 @@ def load(path_or_name: epath.PathLike, *, batch_size: int = 64) -> "FaceCycle":
             f"{', '.join(shipped_models())}."
         )
     folder = read_model(found)
-    return FaceCycle(folder.trees, model=folder.model, info=folder.info, batch_size=batch_size)
+    return FaceCycle(
+        folder.trees, model=folder.model, info=folder.info, batch_size=batch_size, devices=devices
+    )
 
 
 def _is_run(path: epath.Path) -> bool:
@@ -107,7 +112,8 @@ class FaceCycle:
         stages, identity_encoder and normaliser.
       model: configuration of the networks.
       info: what is known of the model, for reading.
-      batch_size: pictures computed at once, at most.
+      batch_size: pictures computed at once, at most, on all devices together.
+      devices: see `load`.
 
     Attributes:
       model: configuration of the networks.
@@ -125,17 +131,15 @@ class FaceCycle:
         *,
         model: Mapping[str, Any],
         info: Mapping[str, Any] | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
+        devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Builds the networks."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.model, self.info = dict(model), dict(info or {})
         self.has_identity = "normaliser" in trees and "identity_encoder" in trees
         self.size = int(model["image_size"])
-        self._batch_size = batch_size
         self._forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
-        self._trees = jax.device_put(dict(trees))
+        self._batches = Batches(self._forward, trees, batch_size=batch_size, devices=devices)
 
     @property
     def forward(self) -> Forward:
@@ -145,7 +149,7 @@ class FaceCycle:
     @property
     def trees(self) -> dict[str, Tree]:
         """The parameters by network name."""
-        return dict(self._trees)
+        return self._batches.trees
 
     def motion_code(self, pictures: Pictures) -> np.ndarray:
         """Computes motion codes: expression and head pose.
@@ -160,12 +164,12 @@ class FaceCycle:
           ValueError: if a picture cannot be read.
           FileNotFoundError: if a file is not there.
         """
-        return self._run(inference.motion_code, self.read(pictures))["code"]
+        return self._batches.run(inference.motion_code, self.read(pictures))["code"]
 
     def identity_code(self, pictures: Pictures) -> np.ndarray:
         """Computes identity codes float32 [N, D] in (-1, 1); ValueError for a model of stage 1 alone."""
         self._need_identity("identity codes")
-        return self._run(inference.identity_code, self.read(pictures))["code"]
+        return self._batches.run(inference.identity_code, self.read(pictures))["code"]
 
     def feature_map(
         self, pictures: Pictures, *, size: int = FEATURE_SIZE, layer: str = LAYERS[-1], side: int = 0
@@ -185,30 +189,32 @@ class FaceCycle:
         Raises:
           ValueError: for a layer there is none of, a side below 0, or a picture that cannot be read.
         """
-        found = self._run(inference.feature_map, self.read(pictures, size=size), layer=layer, side=side)
+        found = self._batches.run(
+            inference.feature_map, self.read(pictures, size=size), layer=layer, side=side
+        )
         return found["map"].reshape(len(found["map"]), -1)
 
     def traced_feature_map(self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0) -> jax.Array:
         """Computes the same from normalised pictures [N, H, W, 3], for use inside jit: [N, h * w * c]."""
-        maps = self._forward.feature_map(self._trees, images, layer=layer, side=side)
+        maps = self._forward.feature_map(self.trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
 
     def flow(self, pictures: Pictures) -> np.ndarray:
         """Computes the flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
-        return self._run(inference.neutral, self.read(pictures))["flow"]
+        return self._batches.run(inference.neutral, self.read(pictures))["flow"]
 
     def neutral(self, pictures: Pictures) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3]: the same people without expression, from the front."""
-        return self._run(inference.neutral, self.read(pictures))["neutral"]
+        return self._batches.run(inference.neutral, self.read(pictures))["neutral"]
 
     def mean_face(self, pictures: Pictures) -> np.ndarray:
         """Draws mean faces uint8 [N, S, S, 3]: neutral faces without identity."""
         self._need_identity("mean faces")
-        return self._run(inference.faces, self.read(pictures))["mean_face"]
+        return self._batches.run(inference.faces, self.read(pictures))["mean_face"]
 
     def reconstruct(self, pictures: Pictures) -> np.ndarray:
         """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion, the motion cycle."""
-        return self._run(inference.neutral, self.read(pictures))["reconstruction"]
+        return self._batches.run(inference.neutral, self.read(pictures))["reconstruction"]
 
     def reexpress(self, source: Pictures, driver: Pictures) -> np.ndarray:
         """Draws source faces with the motion of driver faces.
@@ -224,13 +230,13 @@ class FaceCycle:
           ValueError: if the numbers of pictures differ and neither is one, or one cannot be read.
         """
         a, b = self._pair(source, driver)
-        return self._run(inference.reexpress, a, b)["reexpressed"]
+        return self._batches.run(inference.reexpress, a, b)["reexpressed"]
 
     def reidentify(self, source: Pictures, driver: Pictures) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3] of the source's identity on the driver's mean face."""
         self._need_identity("exchanged identities")
         a, b = self._pair(source, driver)
-        return self._run(inference.translate, a, b)["reidentified"][:, 0]
+        return self._batches.run(inference.translate, a, b)["reidentified"][:, 0]
 
     def translate(self, source: Pictures, driver: Pictures) -> Outputs:
         """Exchanges motion and identity between pairs of faces.
@@ -252,7 +258,9 @@ class FaceCycle:
           FaceCycle (ICCV 2021), section 4.5.
         """
         a, b = self._pair(source, driver)
-        return self._run(inference.translate if self.has_identity else inference.exchange_motion, a, b)
+        return self._batches.run(
+            inference.translate if self.has_identity else inference.exchange_motion, a, b
+        )
 
     def read(self, pictures: Pictures, *, size: int | None = None) -> np.ndarray:
         """Reads pictures uint8 [N, size, size, 3]; ValueError names every one that cannot be read."""
@@ -273,26 +281,3 @@ class FaceCycle:
             raise ValueError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
         return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))
-
-    def _run(self, function: Callable[..., Any], *pictures: np.ndarray, **options: Any) -> Outputs:
-        """Computes in batches of few sizes, so that a new number of pictures seldom compiles anew."""
-        count = len(pictures[0])
-        if not count:
-            raise ValueError("There is no picture to work on.")
-        parts = []
-        for start in range(0, count, self._batch_size):
-            chunk = [x[start : start + self._batch_size] for x in pictures]
-            used = len(chunk[0])
-            bucket = min(self._batch_size, 1 << (used - 1).bit_length())
-            padded = [np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk]
-            outputs = _compiled(function, self._forward, **options)(self._trees, *padded)
-            parts.append({name: np.asarray(value)[:used] for name, value in outputs.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(
-    function: Callable[..., Any], forward: Forward, **options: Any
-) -> Callable[..., dict[str, jax.Array]]:
-    """Compiles a function of (forward, trees, uint8 pictures, ...) once for each model and its options."""
-    return jax.jit(functools.partial(function, forward, **options))

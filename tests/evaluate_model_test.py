@@ -112,7 +112,7 @@ def test_a_gallery(tmp_path, model, capsys):
 
 def test_probes_while_training(tmp_path, model):
     config = {"fsdp": False, "seed": 0, "model": TINY, "probe": {"task": "", "path": "", "limit": 8}}
-    trees = model._trees
+    trees = model.trees
     assert probe_while_training(config, trees) == {}
     assert probe_while_training({**config, "probe": None}, trees) == {}
     config["probe"] = {"task": "lfw", "path": lfw(tmp_path), "limit": 8}

@@ -105,13 +105,13 @@ def test_batches_do_not_change_results(model, faces, folder):
 
 
 def test_new_numbers_of_pictures_seldom_compile(model, faces):
-    from facecycle_jax.methods import inference
+    from facecycle_jax.methods import batches, inference
 
     # Models of one configuration share what is compiled: others may have been here before.
-    model_module._compiled.cache_clear()
+    batches._compiled.cache_clear()
     for count in range(1, 30):
         model.motion_code(np.concatenate([faces] * 6)[:count])
-    compiled = model_module._compiled(inference.motion_code, model._forward)
+    compiled = batches._compiled(inference.motion_code, model.forward)
     assert compiled._cache_size() <= 4
 
 

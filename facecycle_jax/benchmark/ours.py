@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from facecycle_jax import methods, ops, training
+from facecycle_jax.methods.batches import devices_for
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.models import random_vgg
 from facecycle_jax.training.state import TrainState, init_state
@@ -195,7 +196,7 @@ class Inference:
     """Neutral faces of pictures: encoder, flow, trunk and generator."""
 
     def __init__(self, setting: Setting) -> None:
-        """Draws parameters and puts everything on the device."""
+        """Draws parameters and puts everything on the device, a CPU's split as `FaceCycle` splits it."""
         device = device_of(setting.device)
         forward = forward_of(setting)
         self._precision = PRECISIONS[setting.precision][1]
@@ -206,7 +207,12 @@ class Inference:
             return forward.draw(trees, forward.features(trees, x), flow)
 
         x = pictures(setting.batch, size=setting.size).reshape(-1, setting.size, setting.size, 3)
-        self._arguments = jax.device_put((self.trees, x), device)
+        devices = [device]
+        if setting.device == "cpu":
+            devices = jax.devices("cpu")[: devices_for(len(x), jax.devices("cpu"))]
+        mesh = training.make_mesh(devices)
+        split = training.batch_sharding(mesh)
+        self._arguments = jax.device_put((self.trees, x), (training.replicated(mesh), split))
         self._neutral = jax.jit(neutral)
 
     def __call__(self) -> jax.Array:

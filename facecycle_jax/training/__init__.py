@@ -1,7 +1,7 @@
 """State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
 
+from facecycle_jax.cpu_devices import cpu_devices_for, split_cpu
 from facecycle_jax.training.checkpointing import Checkpointer
-from facecycle_jax.training.cpu_devices import cpu_devices_for, split_cpu
 from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics

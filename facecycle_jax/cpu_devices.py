@@ -1,4 +1,4 @@
-"""How many devices a CPU stands for: one a core trains faster than one device with a thread for each core.
+"""How many devices a CPU stands for: one a core is faster than one device with a thread for each core.
 
 XLA's CPU programs run one operation after the other, and many are too small to keep several threads busy;
 devices that share a batch each work through their part undisturbed.
@@ -26,7 +26,7 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
       pictures or more; at least 1.
     """
     stages = [config[name] for name in config["stages"]] if "stages" in config else [config]
-    # What is missing or wrong is told by `check_config` and `check_batch`.
+    # What is missing or wrong is told by `training.check_config` and `check_batch`.
     sizes = [(s.get("batch_size", 1), s.get("optimiser", {}).get("accumulate", 1)) for s in stages]
     if any(batch < 1 or accumulate < 1 for batch, accumulate in sizes):
         return 1
@@ -41,7 +41,7 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
 def split_cpu(config: Mapping[str, Any]) -> None:
     """Splits this machine's CPU into devices, unless JAX was told how many; before JAX is first used.
 
-    Accelerators are not touched: where there is one, training does not use the CPU's devices.
+    Accelerators are not touched: where there is one, the CPU's devices are not used.
 
     Args:
       config: a configuration, or one with `stages`.

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from configs import demo
-from facecycle_jax.training import cpu_devices_for
+from facecycle_jax.cpu_devices import cpu_devices_for
 
 
 def stage(batch_size, accumulate=1):
@@ -40,8 +40,8 @@ def test_every_stage_is_split():
 @pytest.mark.parametrize(("environment", "count"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)])
 def test_what_jax_was_told_stands(environment, count):
     program = (
-        "import jax; from facecycle_jax import training;"
-        "training.split_cpu({'batch_size': 720720, 'optimiser': {'accumulate': 1}});"
+        "import jax; from facecycle_jax import cpu_devices;"
+        "cpu_devices.split_cpu({'batch_size': 720720, 'optimiser': {'accumulate': 1}});"
         "print(jax.device_count())"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}

@@ -1,0 +1,72 @@
+"""Batches of pictures: split over devices where that pays, and the same numbers however they are split."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from facecycle_jax.methods.batches import Batches, devices_for
+
+
+def scaled(forward, trees, pictures, *, by=1.0):
+    """Stands in for a network; its forward is not used."""
+    return {"sum": pictures.sum(axis=(1, 2)) @ trees["net"]["kernel"] * by, "input": pictures}
+
+
+TREES = {"net": {"kernel": np.arange(6, dtype=np.float32).reshape(3, 2)}}
+
+
+def pictures(count):
+    return np.random.default_rng(0).random((count, 4, 4, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("platform", "count", "there", "used"),
+    [
+        ("cpu", 1, 2, 1), ("cpu", 2, 2, 1), ("cpu", 4, 2, 2), ("cpu", 64, 64, 32), ("cpu", 64, 6, 4),
+        ("gpu", 1, 8, 1), ("gpu", 2, 8, 2), ("gpu", 64, 8, 8), ("tpu", 64, 6, 4), ("gpu", 64, 1, 1),
+    ],
+)  # fmt: skip
+def test_every_device_gets_as_many_pictures_as_it_needs(platform, count, there, used):
+    assert devices_for(count, [types.SimpleNamespace(platform=platform)] * there) == used
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 19])
+def test_numbers_do_not_depend_on_devices(count):
+    x = pictures(count)
+    split = Batches(None, TREES, batch_size=16)
+    alone = Batches(None, TREES, batch_size=3, devices=jax.local_devices()[2:3])
+    for batches in (split, alone):
+        outputs = batches.run(scaled, x, by=2.0)
+        np.testing.assert_allclose(outputs["sum"], x.sum((1, 2)) @ TREES["net"]["kernel"] * 2, rtol=1e-5)
+        np.testing.assert_array_equal(outputs["input"], x)
+
+
+def test_devices_get_the_parameters_when_they_are_needed():
+    devices = jax.local_devices()[:4]
+    batches = Batches(None, TREES, batch_size=8, devices=devices)
+    found = []
+
+    def look(forward, trees, pictures):
+        jax.debug.inspect_array_sharding(pictures, callback=lambda s: found.append(len(s.device_set)))
+        return {"all": pictures}
+
+    batches.run(look, pictures(2))
+    assert len(batches._copies) == 1
+    batches.run(look, pictures(8))
+    assert [next(iter(c["net"]["kernel"].devices())) for c in batches._copies] == devices
+    # Ragged ends are filled up, to as many devices as their size needs.
+    batches.run(look, pictures(3))
+    assert found == [1, 4, 2]
+    assert len(batches._copies) == 4
+    assert batches.trees["net"]["kernel"].devices() == {devices[0]}
+
+
+def test_what_cannot_be_run_is_told():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        Batches(None, TREES, batch_size=0)
+    with pytest.raises(ValueError, match="devices must name one"):
+        Batches(None, TREES, batch_size=1, devices=[])
+    with pytest.raises(ValueError, match="There is no picture"):
+        Batches(None, TREES, batch_size=1).run(scaled, pictures(0))
