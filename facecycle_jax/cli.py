@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from facecycle_jax import cpu_devices, host_memory
+from facecycle_jax import cpu_devices
 from facecycle_jax.commands import convert, demo, evaluate, pictures, prepare
 from facecycle_jax.methods.batches import BATCH_SIZE
 
@@ -32,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = _parser().parse_args(arguments)
     if arguments is None:  # the process is this command's own
-        host_memory.keep()
         cpu_devices.split_cpu({"batch_size": BATCH_SIZE})
     try:
         return parsed.run(parsed) or 0

@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from facecycle_jax import compilation_cache, host_memory, train, training
+from facecycle_jax import compilation_cache, train, training
 from facecycle_jax.evaluate import check_probe, probe_while_training
 from facecycle_jax.training import processes
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
@@ -71,7 +71,6 @@ def main(argv: list[str]) -> int:
     """
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}.")
-    host_memory.keep()
     try:
         if _DISTRIBUTED.value:
             processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)

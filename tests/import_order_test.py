@@ -14,7 +14,6 @@ FLOORS = {
     "files": 0,
     "compilation_cache": 0,
     "cpu_devices": 0,
-    "host_memory": 0,
     "ops": 0,
     "losses": 1,
     "models": 1,

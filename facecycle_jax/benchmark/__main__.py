@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 
-from facecycle_jax import host_memory, training
+from facecycle_jax import training
 from facecycle_jax.benchmark import breakdown, cases, ours, suites, timing
 
 
@@ -67,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json = pathlib.Path(options.json) if options.json else None
         if json:
             timing.check_json_path(json)
-        if arguments is None:  # the process is the benchmark's own; what PyTorch's side frees is kept too
-            host_memory.keep()
         _split_cpu(options.batch)
         device = options.device or jax.default_backend()
         setting = ours.Setting(
