@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -26,7 +27,8 @@ class Batches:
       forward: the networks.
       trees: parameters by network name.
       batch_size: pictures computed at once, at most, on all devices together.
-      devices: to split batches over, of one kind and of this process; None: all of the default kind.
+      devices: to split batches over, of one kind and of this process; None: all of the default kind, or
+        `jax_default_device` alone where that is set.
 
     Raises:
       ValueError: if `batch_size` is below 1 or there is no device.
@@ -43,11 +45,19 @@ class Batches:
         """Puts the parameters on the first device; others get them when there are pictures enough."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        self._devices = list(jax.local_devices() if devices is None else devices)
-        if not self._devices:
+        found = jax.device_get(dict(trees))
+        if devices is None:
+            # Bound to no device, so that `trees` goes along with arrays that are anywhere.
+            first = jax.device_put(found)
+            alone = jax.config.jax_default_device is not None  # type: ignore[attr-defined]
+            self._devices = list(jnp.zeros(()).devices()) if alone else jax.local_devices()
+        elif devices:
+            first = jax.device_put(found, devices[0])
+            self._devices = list(devices)
+        else:
             raise ValueError("devices must name one at least.")
         self._forward, self._batch_size = forward, batch_size
-        self._copies = [jax.device_put(dict(trees), self._devices[0])]
+        self._copies = [first]
         self._placed: dict[int, tuple[dict[str, Tree], NamedSharding]] = {}
 
     @property

@@ -63,6 +63,19 @@ def test_devices_get_the_parameters_when_they_are_needed():
     assert batches.trees["net"]["kernel"].devices() == {devices[0]}
 
 
+def test_parameters_go_along_with_arrays_that_are_elsewhere():
+    batches = Batches(None, TREES, batch_size=8)
+    elsewhere = jax.device_put(pictures(2), jax.local_devices()[3])
+    assert (elsewhere.sum((1, 2)) @ batches.trees["net"]["kernel"]).devices() == elsewhere.devices()
+    with jax.default_device(jax.local_devices()[2]):
+        chosen = Batches(None, TREES, batch_size=8)
+    x = pictures(8)
+    for one in (chosen, Batches(None, batches.trees, batch_size=8, devices=jax.local_devices()[1:3])):
+        np.testing.assert_allclose(one.run(scaled, x)["sum"], batches.run(scaled, x)["sum"], rtol=1e-5)
+    assert len(chosen._copies) == 1
+    assert chosen.trees["net"]["kernel"].devices() == {jax.local_devices()[2]}
+
+
 def test_what_cannot_be_run_is_told():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Batches(None, TREES, batch_size=0)
