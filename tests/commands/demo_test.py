@@ -53,7 +53,7 @@ def test_a_picture_is_as_similar_to_itself_as_can_be(model, pairs):
 
 def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
     half = FaceCycle(
-        {k: v for k, v in model._trees.items() if k not in ("normaliser",)}, model=tiny_model.MODEL
+        {k: v for k, v in model.trees.items() if k not in ("normaliser",)}, model=tiny_model.MODEL
     )
     result = demo.compare(half, *pairs[0])
     assert list(result.pictures) == ["input", "flow", "neutral", "reexpressed"]
