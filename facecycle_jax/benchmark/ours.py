@@ -197,7 +197,6 @@ class Inference:
 
     def __init__(self, setting: Setting) -> None:
         """Draws parameters and puts everything on the device, a CPU's split as `FaceCycle` splits it."""
-        device = device_of(setting.device)
         forward = forward_of(setting)
         self._precision = PRECISIONS[setting.precision][1]
         _, self.trees = initial_trees("motion_cycle", setting)
@@ -207,12 +206,10 @@ class Inference:
             return forward.draw(trees, forward.features(trees, x), flow)
 
         x = pictures(setting.batch, size=setting.size).reshape(-1, setting.size, setting.size, 3)
-        devices = [device]
-        if setting.device == "cpu":
-            devices = jax.devices("cpu")[: devices_for(len(x), jax.devices("cpu"))]
-        mesh = training.make_mesh(devices)
-        split = training.batch_sharding(mesh)
-        self._arguments = jax.device_put((self.trees, x), (training.replicated(mesh), split))
+        devices = jax.devices("cpu") if setting.device == "cpu" else [device_of(setting.device)]
+        mesh = training.make_mesh(devices[: devices_for(len(x), devices)])
+        places = training.replicated(mesh), training.batch_sharding(mesh)
+        self._arguments = jax.device_put((self.trees, x), places)
         self._neutral = jax.jit(neutral)
 
     def __call__(self) -> jax.Array:

@@ -9,15 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from facecycle_jax.cpu_devices import cpu_devices_for
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward
 
 Outputs = dict[str, np.ndarray]
 # Pictures computed at once where nothing else is asked for.
 BATCH_SIZE = 64
-# Pictures that a device should get at least. A CPU's devices share its threads: with one picture each they
-# are slower than one device.
-_FEWEST = {"cpu": 2}
 
 
 class Batches:
@@ -121,9 +119,10 @@ def devices_for(pictures: int, devices: Sequence[jax.Device]) -> int:
       The largest number that divides the batch into parts of two pictures or more on CPUs, of one or more
       elsewhere; at least 1.
     """
-    fewest = _FEWEST.get(devices[0].platform, 1)
-    fitting = [n for n in range(1, len(devices) + 1) if pictures % n == 0 and pictures // n >= fewest]
-    return max(fitting, default=1)
+    if devices[0].platform == "cpu":
+        # They share threads: with one picture each they are slower than one device, as in training.
+        return cpu_devices_for({"batch_size": pictures}, len(devices))
+    return max(n for n in range(1, len(devices) + 1) if pictures % n == 0)
 
 
 @functools.lru_cache(maxsize=64)
