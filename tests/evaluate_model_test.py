@@ -59,6 +59,22 @@ def test_earlier_layers_are_averaged_to_as_many_places(model):
         np.testing.assert_allclose(traced, values[name], rtol=1e-4, atol=1e-5)
 
 
+def test_maps_of_larger_pictures_are_averaged_to_as_many_places(model):
+    kinds = feature_sets(model, ["random", "pixels"], task="fer2013", layer="residual2", size=160)
+    # The floors that are no encoder's keep their own sizes.
+    assert {name: kind.size for name, kind in kinds.items()} == {
+        "feature_map": 160, "motion_code": 64, "random": 160, "pixels": 32,
+    }  # fmt: skip
+    picture = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), np.uint8)
+    values = {name: kinds[name].fit(np.zeros(0))(picture) for name in ("feature_map", "random")}
+    assert values["random"].size == values["feature_map"].size == 7 * 7 * 8
+    for name, value in values.items():
+        traced = np.asarray(kinds[name].encode(normalise(picture)))
+        np.testing.assert_allclose(traced, value, rtol=1e-4, atol=1e-5)
+    expected = model.feature_map(picture, size=160, layer="residual2", side=7)
+    np.testing.assert_allclose(values["feature_map"], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
 def test_features_averaged_with_those_of_the_mirror_image(model, task):
     plain = feature_sets(model, ["random", "pixels"], task=task)
@@ -143,6 +159,8 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
         ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
         ({"task": "lfw", "layer": "conv2_2"}, "layer is of fer2013 and raf-db and pose, not of lfw"),
+        ({"task": "lfw", "size": 160}, "size is of fer2013 and raf-db and pose, not of lfw"),
+        ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
         ({"task": "pose", "flip": True}, "flip is of lfw and cplfw and fer2013 and raf-db, not of pose"),
         ({"task": "fer2013", "layer": "conv9"}, "layer must be one of conv1_2, .*, got 'conv9'"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from facecycle_jax import evaluate as evaluation
 from facecycle_jax.model import load
-from facecycle_jax.models import LAYERS
+from facecycle_jax.models import FEATURE_SIZE, LAYERS
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.neighbours import PROJECTIONS
 from facecycle_jax.probes.report import check_new, markdown, write_report
@@ -30,6 +30,7 @@ def add(commands: "Subcommands") -> None:
     command.add_argument("--limit", type=int, default=0, help="most pictures or pairs of each split; 0: all")
     command.add_argument("--map", choices=PROJECTIONS, default="pca", help="of gallery: kind of the maps")
     command.add_argument("--layer", choices=LAYERS, default=LAYERS[-1], help="of emotion and pose: whose map")
+    command.add_argument("--size", type=int, default=FEATURE_SIZE, help="of the same: pixels of the pictures")
     command.add_argument("--flip", action="store_true", help="average features with the mirror image's")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         limit=arguments.limit,
         projection=arguments.map,
         layer=arguments.layer,
+        size=arguments.size,
         flip=arguments.flip,
         seed=arguments.seed,
     )

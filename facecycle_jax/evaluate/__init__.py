@@ -1,8 +1,9 @@
 """Evaluation of models: tables of the paper by their protocols, drawn faces against the truth, galleries."""
 
 from facecycle_jax.evaluate.gallery import draw_gallery
+from facecycle_jax.evaluate.options import PROBES, TASKS, TEST_SPLITS
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic, random_model
-from facecycle_jax.evaluate.tasks import PROBES, TASKS, TEST_SPLITS, evaluate, feature_sets
+from facecycle_jax.evaluate.tasks import evaluate, feature_sets
 from facecycle_jax.evaluate.while_training import check_probe, headlines, probe_while_training
 
 __all__ = [

@@ -18,9 +18,10 @@ from facecycle_jax.data.lfw_pairs import Pairs, read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.evaluate.gallery import draw_gallery
+from facecycle_jax.evaluate.options import FEATURES, check_options, departures
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
 from facecycle_jax.model import FaceCycle
-from facecycle_jax.models import FEATURE_SIDE, LAYERS, check_layer
+from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
@@ -29,19 +30,8 @@ from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
 
-TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "synthetic", "gallery")
-PROBES = ("logistic", "linear")
-TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
 # Of a deep-funneled picture the middle three fifths are the face, as in the training pictures.
 LFW_CROP = 0.6
-# What is judged of a model, by task; identity codes need stage 2.
-_FEATURES = {
-    "lfw": ("identity_code", "motion_code", "both"),
-    "cplfw": ("identity_code", "motion_code", "both"),
-    "fer2013": ("feature_map", "motion_code"),
-    "raf-db": ("feature_map", "motion_code"),
-    "pose": ("feature_map", "motion_code"),
-}
 
 
 def feature_sets(
@@ -50,6 +40,7 @@ def feature_sets(
     *,
     task: str,
     layer: str = LAYERS[-1],
+    size: int = FEATURE_SIZE,
     flip: bool = False,
 ) -> dict[str, FeatureSet]:
     """Lists the features a task is judged with.
@@ -60,6 +51,7 @@ def feature_sets(
       task: one of `TASKS` but 'synthetic' and 'gallery'; verification takes codes, identity codes also
         centred and whitened, emotion and head pose the motion encoder's map and code.
       layer: of the encoder, whose map is taken, of the model's and of random weights.
+      size: side of the pictures that maps are taken of, pixels.
       flip: whether features are averaged over a picture and its mirror image.
 
     Returns:
@@ -68,20 +60,21 @@ def feature_sets(
     Raises:
       ValueError: for an unknown baseline or task, or nothing to evaluate.
     """
-    if task not in _FEATURES:
-        raise ValueError(f"task must be one of {', '.join(_FEATURES)}, got {task!r}.")
+    if task not in FEATURES:
+        raise ValueError(f"task must be one of {', '.join(FEATURES)}, got {task!r}.")
     _check_baselines(baselines)
     found: dict[str, FeatureSet] = {}
     if model is not None:
-        every = model_features(model, size=model.size, layer=layer)
+        every = model_features(model, size=model.size, layer=layer, map_size=size)
         traced = functools.partial(model.traced_feature_map, layer=layer, side=FEATURE_SIDE)
         every["feature_map"] = every["feature_map"]._replace(encode=traced)
-        for name in _FEATURES[task]:
+        for name in FEATURES[task]:
             if model.has_identity or name not in ("identity_code", "both"):
                 found |= with_adapted(name, every[name]) if name == "identity_code" else {name: every[name]}
     # The model's, but for the trunk, which an encoder has none of.
     options = {} if model is None else {key: value for key, value in model.model.items() if key != "trunk"}
-    found |= {name: BASELINES[name]({**options, "layer": layer}) for name in baselines}
+    options |= {"layer": layer, "size": size}
+    found |= {name: BASELINES[name](options) for name in baselines}
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
     return {name: with_mirror_image(kind) for name, kind in found.items()} if flip else found
@@ -100,6 +93,7 @@ def evaluate(
     limit: int = 0,
     projection: str = "pca",
     layer: str = LAYERS[-1],
+    size: int = FEATURE_SIZE,
     flip: bool = False,
     seed: int = 0,
 ) -> Evaluation:
@@ -119,6 +113,7 @@ def evaluate(
       projection: of the maps of 'gallery': 'pca' or 'tsne'.
       layer: of the motion encoder, whose map is judged for emotion and head pose, one of
         `facecycle_jax.models.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
+      size: side those pictures are resized to, 32 to 512 pixels; 100 is the paper's.
       flip: of verification and emotion: average all features over a picture and its mirror image.
       seed: of folds, initial weights and draws.
 
@@ -133,9 +128,10 @@ def evaluate(
     References:
       FaceCycle (ICCV 2021), sections 4.2 to 4.4.
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    _check_options(task, probe, without, crop, test_split, limit, layer, flip)
+    check_options(
+        task, probe=probe, without=without, crop=crop, test_split=test_split, limit=limit, layer=layer,
+        size=size, flip=flip,
+    )  # fmt: skip
     if task == "synthetic":
         _check_baselines(baselines)
         result = evaluate_synthetic(model, baselines, people=limit, seed=seed)
@@ -144,7 +140,7 @@ def evaluate(
             raise ValueError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
-        features = feature_sets(model, baselines, task=task, layer=layer, flip=flip)
+        features = feature_sets(model, baselines, task=task, layer=layer, size=size, flip=flip)
         if not path:
             raise ValueError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
@@ -153,57 +149,15 @@ def evaluate(
             result = _pose(path, features, crop or 1.0, limit, seed)
         else:
             result = _emotion(task, path, features, probe, crop or 1.0, test_split, limit, seed)
-        result = result._replace(protocol=result.protocol + _departures(layer, flip))
+        result = result._replace(protocol=result.protocol + departures(layer=layer, size=size, flip=flip))
     settings: dict[str, Any] = {
         "version": facecycle_jax._version.__version__, "path": path, "baselines": list(baselines),
-        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "flip": flip,
-        "seed": seed, "people_left_out": len(set(without)), "model": None,
+        "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "size": size,
+        "flip": flip, "seed": seed, "people_left_out": len(set(without)), "model": None,
     }  # fmt: skip
     if model is not None:
         settings["model"] = {"config": model.model, "info": {k: str(v) for k, v in model.info.items()}}
     return result._replace(settings=settings)
-
-
-def _check_options(
-    task: str,
-    probe: str,
-    without: Sequence[str],
-    crop: float | None,
-    test_split: str | None,
-    limit: int,
-    layer: str,
-    flip: bool,
-) -> None:
-    """Refuses values out of range, and options that the task would ignore."""
-    if probe not in PROBES:
-        raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
-    if test_split not in (None, *TEST_SPLITS):
-        raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
-    if crop is not None and not 0 < crop <= 1:
-        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
-    check_layer(layer)
-    if limit < 0:
-        raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
-    for name, given, tasks in (
-        ("probe linear", probe == "linear", ("fer2013", "raf-db")),
-        ("test_split", test_split is not None, ("fer2013",)),
-        ("without", bool(without), ("lfw", "cplfw")),
-        ("crop", crop is not None, (*_FEATURES, "gallery")),
-        ("layer", layer != LAYERS[-1], ("fer2013", "raf-db", "pose")),
-        ("flip", flip, ("lfw", "cplfw", "fer2013", "raf-db")),
-    ):
-        if given and task not in tasks:
-            raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
-
-
-def _departures(layer: str, flip: bool) -> str:
-    """Says what a protocol leaves the paper's by."""
-    said = ""
-    if layer != LAYERS[-1]:
-        said += f" Maps of layer {layer}, averaged to {FEATURE_SIDE}x{FEATURE_SIDE}."
-    if flip:
-        said += " Features averaged over a picture and its mirror image."
-    return said
 
 
 def _check_baselines(baselines: Sequence[str]) -> None:

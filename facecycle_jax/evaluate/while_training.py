@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
+from facecycle_jax.evaluate.options import TASKS
 from facecycle_jax.evaluate.synthetic import PEOPLE
-from facecycle_jax.evaluate.tasks import TASKS, evaluate
+from facecycle_jax.evaluate.tasks import evaluate
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.classification import Classification
 from facecycle_jax.probes.pose import PoseErrors

@@ -174,5 +174,5 @@ BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
     "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
-    "random": lambda options: random_encoder(size=FEATURE_SIZE, side=FEATURE_SIDE, **options),
+    "random": lambda options: random_encoder(**{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE),
 }

@@ -128,21 +128,24 @@ def extract(
     return np.concatenate(rows)
 
 
-def model_features(model: FaceModel, *, size: int, layer: str = LAYERS[-1]) -> dict[str, FeatureSet]:
+def model_features(
+    model: FaceModel, *, size: int, layer: str = LAYERS[-1], map_size: int = FEATURE_SIZE
+) -> dict[str, FeatureSet]:
     """Lists a model's codes as features.
 
     Args:
       model: a loaded model.
       size: side of the pictures it takes, in pixels.
       layer: whose map of the motion encoder is taken, one of `facecycle_jax.models.LAYERS`.
+      map_size: side of the pictures the map is taken of, in pixels.
 
     Returns:
-      motion_code, identity_code, both (one behind the other, each of unit length) and feature_map (at 100
-      pixels, averaged to 7 x 7 where it is larger; of the last layer the linear protocol's), by name.
+      motion_code, identity_code, both (one behind the other, each of unit length) and feature_map
+      (averaged to 7 x 7 where it is larger; of the last layer at 100 pixels the linear protocol's), by name.
     """
 
     def feature_map(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(model.feature_map(pictures, size=FEATURE_SIZE, layer=layer, side=FEATURE_SIDE))
+        return np.asarray(model.feature_map(pictures, size=map_size, layer=layer, side=FEATURE_SIDE))
 
     def both(pictures: np.ndarray) -> np.ndarray:
         codes = [np.asarray(model.motion_code(pictures)), np.asarray(model.identity_code(pictures))]
@@ -153,5 +156,5 @@ def model_features(model: FaceModel, *, size: int, layer: str = LAYERS[-1]) -> d
         "motion_code": plain("motion_code", lambda p: np.asarray(model.motion_code(p)), size=size),
         "identity_code": plain("identity_code", lambda p: np.asarray(model.identity_code(p)), size=size),
         "both": plain("both", both, size=size),
-        "feature_map": plain("feature_map", feature_map, size=FEATURE_SIZE),
+        "feature_map": plain("feature_map", feature_map, size=map_size),
     }
