@@ -14,6 +14,7 @@ FLOORS = {
     "files": 0,
     "compilation_cache": 0,
     "cpu_devices": 0,
+    "mesh": 0,
     "ops": 0,
     "losses": 1,
     "models": 1,

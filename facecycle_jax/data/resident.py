@@ -9,9 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from facecycle_jax.data.sampling import Table, draw_pairs
+from facecycle_jax.mesh import batch_sharding
 
 Batch = dict[str, jax.Array]
 
@@ -34,7 +35,7 @@ def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
         missing = [(0, share - len(chosen))] + [(0, 0)] * (frames.ndim - 1)
         return np.pad(chosen, missing)
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), part)
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
 
 def resident_batches(

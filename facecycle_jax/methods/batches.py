@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from facecycle_jax.cpu_devices import cpu_devices_for
+from facecycle_jax.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward
 
@@ -97,14 +98,14 @@ class Batches:
             devices = self._devices[:count]
             for device in devices[len(self._copies) :]:
                 self._copies.append(jax.device_put(self._copies[0], device))
-            mesh = Mesh(np.asarray(devices), ("data",))
-            whole = NamedSharding(mesh, PartitionSpec())
+            mesh = make_mesh(devices)
+            whole = replicated(mesh)
 
             def join(*copies: jax.Array) -> jax.Array:
                 return jax.make_array_from_single_device_arrays(copies[0].shape, whole, list(copies))
 
             trees = jax.tree.map(join, *self._copies[:count])
-            self._placed[count] = trees, NamedSharding(mesh, PartitionSpec("data"))
+            self._placed[count] = trees, batch_sharding(mesh)
         return self._placed[count]
 
 

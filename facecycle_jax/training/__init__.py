@@ -1,6 +1,7 @@
 """State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
 
 from facecycle_jax.cpu_devices import cpu_devices_for, split_cpu
+from facecycle_jax.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
@@ -10,15 +11,7 @@ from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.progress import Progress
 from facecycle_jax.training.run_config import check_config, flatten, read_config
 from facecycle_jax.training.setup import Loader, Probe, Run, prepare
-from facecycle_jax.training.sharding import (
-    batch_sharding,
-    check_batch,
-    describe,
-    make_mesh,
-    put_batch,
-    replicated,
-    state_shardings,
-)
+from facecycle_jax.training.sharding import check_batch, describe, put_batch, state_shardings
 from facecycle_jax.training.state import TrainState, init_state
 from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
 from facecycle_jax.training.stopping import (

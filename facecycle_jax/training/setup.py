@@ -11,12 +11,13 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import data
+from facecycle_jax.mesh import make_mesh
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.program import build_program
 from facecycle_jax.training.run_config import check_config
-from facecycle_jax.training.sharding import check_batch, describe, make_mesh, put_batch
+from facecycle_jax.training.sharding import check_batch, describe, put_batch
 from facecycle_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)

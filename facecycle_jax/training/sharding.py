@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis 'data', batches split over it, state replicated or sharded.
+"""Where a run's arrays live on the mesh: batches split over it, state replicated or sharded.
 
 A batch is a dict of arrays whose first axis is the (global) batch.
 """
@@ -9,39 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from facecycle_jax.mesh import batch_sharding, replicated
 from facecycle_jax.training.processes import host_names
 
 # Below this number of elements a gather costs more than the memory saved.
 _MIN_SHARDED = 2**14
 # A table stays readable on a pod.
 _MAX_HOSTS = 8
-
-
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """Builds the one-axis mesh.
-
-    Args:
-      devices: the devices, or None for all of all processes.
-
-    Returns:
-      A mesh with the axis 'data', the devices of a process side by side, so that a process's part of the
-      batch is one piece and an item's place in the batch does not depend on how devices are numbered.
-    """
-    devices = jax.devices() if devices is None else devices
-    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Builds the sharding of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Builds the sharding of a batch: the first axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def state_shardings(mesh: Mesh, state: Any, *, fsdp: bool = False) -> Any:
