@@ -17,9 +17,6 @@ import jax.numpy as jnp
 from facecycle_jax import compile_check, ops, training
 from facecycle_jax.benchmark import cases, hardware, ours
 
-# The one TPU with a data sheet in benchmark/hardware.py.
-_CHIP = compile_check.CHIPS["v5e"]
-
 
 class Estimate(NamedTuple):
     """What the compiler says of one program on one chip.
@@ -72,19 +69,19 @@ def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) ->
     Raises:
       ValueError: if the chip is not in the table of data sheets.
     """
-    sheet = hardware.sheet(device.device_kind, precision)
-    if sheet is None:
-        raise ValueError(f"no data sheet of {device.device_kind} in benchmark/hardware.py.")
+    sheet, tpu = hardware.sheet(device.device_kind, precision), compile_check.chip_of(device.device_kind)
+    if sheet is None or tpu is None:
+        raise ValueError(f"no data sheet of {device.device_kind} in compile_check/chips.py.")
     compiled: Any = lowered.compile()
     cost = compiled.cost_analysis()
     text = compiled.as_text()
     flops, moved = cost["flops"], compile_check.memory_bytes(text)
     # XLA takes every product for one pass of bfloat16.
-    least = flops / _CHIP.flops
+    least = flops / tpu.flops
     seconds, left_out = compile_check.xla_estimate(cost, least=least) or (None, 0)
     roofline = max(flops / sheet.flops, moved / sheet.memory)
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    generated = compile_check.estimated_cycles(text) / _CHIP.clock
+    generated = compile_check.estimated_cycles(text) / tpu.clock
     return Estimate(seconds, left_out, generated, flops, moved, temporary, roofline)
 
 

@@ -8,21 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.benchmark.ours import PRECISIONS, Setting, device_of
-from facecycle_jax.compile_check import CHIPS
+from facecycle_jax.compile_check import chip_of
 
-_V5E = CHIPS["v5e"]
-# Operations a second by precision, dense, and bytes a second of memory and of the links of one chip.
-_SHEETS: dict[str, tuple[dict[str, float], float, float]] = {
+# Operations a second by precision, dense, and bytes a second of memory and of the links of one GPU.
+_GPUS: dict[str, tuple[dict[str, float], float, float]] = {
     "H100": ({"bfloat16": 989e12, "tf32": 495e12, "float32": 67e12}, 3.35e12, 450e9),
     "H200": ({"bfloat16": 989e12, "tf32": 495e12, "float32": 67e12}, 4.8e12, 450e9),
     "A100": ({"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12}, 2.0e12, 300e9),
-    # A TPU multiplies float32 in six passes of bfloat16 (three for tensorfloat32's precision).
-    "TPU v5 lite": (
-        {"bfloat16": _V5E.flops, "tf32": 66e12, "float32": 33e12},
-        _V5E.bandwidth,
-        _V5E.link_bandwidth,
-    ),
 }
+# A TPU multiplies float32 in six passes of bfloat16, three for tensorfloat32's precision.
+_PASSES = {"bfloat16": 1, "tf32": 3, "float32": 6}
 
 
 class Sheet(NamedTuple):
@@ -49,7 +44,10 @@ def sheet(kind: str, precision: str) -> Sheet | None:
     Returns:
       The sheet, or None for a processor not in the table.
     """
-    for name, (flops, memory, links) in _SHEETS.items():
+    chip = chip_of(kind)
+    if chip is not None:
+        return Sheet(chip.flops / _PASSES[precision], chip.bandwidth, chip.link_bandwidth)
+    for name, (flops, memory, links) in _GPUS.items():
         if name in kind:
             return Sheet(flops[precision], memory, links)
     return None

@@ -1,7 +1,7 @@
 """Compiles the train step for a TPU topology that is not there: does it fit, and what does it cost?"""
 
 from facecycle_jax.compile_check.batch_search import largest_batch
-from facecycle_jax.compile_check.chips import CHIPS, Chip
+from facecycle_jax.compile_check.chips import CHIPS, Chip, chip_of
 from facecycle_jax.compile_check.compiling import check, xla_estimate
 from facecycle_jax.compile_check.hlo import Collective, count_collectives, estimated_cycles, memory_bytes
 from facecycle_jax.compile_check.report import Report, describe
@@ -15,6 +15,7 @@ __all__ = [
     "Topology",
     "abstract_devices",
     "check",
+    "chip_of",
     "count_collectives",
     "describe",
     "estimated_cycles",

@@ -11,6 +11,7 @@ class Chip:
 
     Attributes:
       name: its name in a topology, e.g. 'v5e'.
+      kind: its name in JAX, `Device.device_kind`.
       memory: bytes of high-bandwidth memory.
       flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run on the same
         units, rounded to bfloat16 by default.
@@ -23,6 +24,7 @@ class Chip:
     """
 
     name: str
+    kind: str
     memory: int
     flops: float
     bandwidth: float
@@ -39,9 +41,14 @@ _MEGACORE = (("chip_config_name", "megacore"),)
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * GIB, 275e12, 1200e9, 1.05e9, 300e9, dimensions=3, options=_MEGACORE),
-        Chip("v5e", 16 * GIB, 197e12, 819e9, 1.5e9, 200e9, dimensions=2),
-        Chip("v5p", 95 * GIB, 459e12, 2765e9, 1.75e9, 600e9, dimensions=3, options=_MEGACORE),
-        Chip("v6e", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2),
+        Chip("v4", "TPU v4", 32 * GIB, 275e12, 1200e9, 1.05e9, 300e9, dimensions=3, options=_MEGACORE),
+        Chip("v5e", "TPU v5 lite", 16 * GIB, 197e12, 819e9, 1.5e9, 200e9, dimensions=2),
+        Chip("v5p", "TPU v5", 95 * GIB, 459e12, 2765e9, 1.75e9, 600e9, dimensions=3, options=_MEGACORE),
+        Chip("v6e", "TPU v6 lite", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2),
     )
 }
+
+
+def chip_of(kind: str) -> Chip | None:
+    """Finds a chip by the name that JAX has for it; None for a processor that is no TPU of `CHIPS`."""
+    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

@@ -87,6 +87,13 @@ def test_a_topology_has_its_chips_and_programs_compile_for_them():
 
 
 @needs_libtpu
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_jax_has_the_names_that_data_sheets_are_found_by(name):
+    topology = compile_check.parse_topology(name)
+    assert compile_check.chip_of(compile_check.abstract_devices(topology)[0].device_kind) is topology.chip
+
+
+@needs_libtpu
 def test_libtpu_refuses_what_does_not_exist():
     with pytest.raises(ValueError, match="libtpu does not compile for v5e:3x5"):
         compile_check.abstract_devices(compile_check.parse_topology("v5e:3x5"))
