@@ -111,13 +111,15 @@ def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
     return [*layers, conv(s, c128, c64), conv(s, c64, 2, kernel=1)]
 
 
-def generator(size: int, width: float, *, flow: bool) -> list[Layer]:
-    """Lists the layers of one drawing by the generator, without its trunk."""
+def generator(size: int, width: float, *, flow: bool, noise: bool = False) -> list[Layer]:
+    """Lists the layers of one drawing by the generator, without its trunk; noise comes with a flow alone."""
     half, full, s = scaled(128, width), scaled(256, width), size // 4
     layers = [conv(s, full, full), *_residuals(s, full, 8), _upconv(s, full, half), conv(2 * s, half, half)]
     layers += [_upconv(2 * s, 2 * half, half), conv(size, half, half), conv(size, half, 3)]
     if flow:
-        layers += [conv(s, full, full)] * 2 + [conv(2 * s, half, half)] * 2
+        # Without noise a map of 5x5 stands for what is the same everywhere but at the edges.
+        coarse, fine = (s, 2 * s) if noise else (min(s, 5), min(2 * s, 5))
+        layers += [conv(coarse, full, full)] * 2 + [conv(fine, half, half)] * 2
     return layers
 
 
@@ -168,7 +170,7 @@ def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tu
     as the original program does: every network call starts from pictures.
     """
     deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
-    moved, still = generator(size, width, flow=True), generator(size, width, flow=False)
+    moved, still = generator(size, width, flow=True, noise=True), generator(size, width, flow=False)
     motion = [("encoder", encoder(size, width)), ("flow decoder", flow_decoder(size, width))]
     if stage == "motion_cycle":
         yield from ((name, layers, TRAINED) for name, layers in motion)

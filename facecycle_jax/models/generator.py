@@ -13,9 +13,15 @@ import jax.numpy as jnp
 from facecycle_jax.models.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
 from facecycle_jax.ops import warp
 
+# Two 3x3 convolutions see the zeros around a map from two places away: of this side, all but the middle does.
+_FEW = 5
+
 
 class NoiseEncoding(nn.Module):
     """Fills what a warp uncovers: two rectified convolutions of noise around a map's mean.
+
+    Without noise the result is the same everywhere but at the edges, so it is computed on a map of a few
+    places and spread.
 
     Attributes:
       dtype: computation dtype.
@@ -26,8 +32,11 @@ class NoiseEncoding(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """Maps [N, H, W, C] and an optional key to [N, H, W, C]; without a key there is no noise."""
-        y = jnp.broadcast_to(jnp.mean(x, axis=(1, 2), keepdims=True), x.shape)
-        if key is not None:
+        y = jnp.mean(x, axis=(1, 2), keepdims=True)
+        if key is None:
+            count, height, width, channels = x.shape
+            y = jnp.broadcast_to(y, (count, min(height, _FEW), min(width, _FEW), channels))
+        else:
             y = y + jax.random.normal(key, x.shape, jnp.float32).astype(x.dtype)
         for name in ("conv1", "conv2"):
             y = nn.relu(
@@ -40,7 +49,16 @@ class NoiseEncoding(nn.Module):
                     init="default",
                 )
             )
-        return y
+        return _spread(_spread(y, 1, x.shape[1]), 2, x.shape[2])
+
+
+def _spread(x: jax.Array, axis: int, length: int) -> jax.Array:
+    """Repeats the middle along an axis until it has that length."""
+    missing = length - x.shape[axis]
+    if not missing:
+        return x
+    before, middle, after = jnp.split(x, (_FEW // 2, _FEW // 2 + 1), axis)
+    return jnp.concatenate([before, jnp.repeat(middle, missing + 1, axis), after], axis)
 
 
 class Generator(nn.Module):

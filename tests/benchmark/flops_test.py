@@ -32,6 +32,11 @@ def networks(size):
         (trees, code),
     )
     yield flops.generator(size, WIDTH, flow=True), forward.draw, (trees, maps, flow)
+    yield (
+        flops.generator(size, WIDTH, flow=True, noise=True),
+        lambda t, m, f: forward.draw(t, m, f, key=jax.random.key(0)),
+        (trees, maps, flow),
+    )
     yield flops.generator(size, WIDTH, flow=False), lambda t, m: forward.draw(t, m, None), (trees, maps)
     yield flops.normaliser(size, WIDTH), forward.remove_identity, (trees, maps, code)
     yield flops.vgg(size, WIDTH, "conv4_1"), forward.loss_features, (trees, x)

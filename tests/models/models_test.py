@@ -7,6 +7,7 @@ import pytest
 
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
 from facecycle_jax.models import LAYERS, TRUNK_TAPS, VGG19, build_networks, random_vgg, read_vgg_npz
+from facecycle_jax.models.generator import NoiseEncoding
 
 TINY = {"width": 1 / 16, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
 
@@ -123,6 +124,36 @@ def test_noise_comes_from_the_key_alone(tiny):
     # Autoencoding has no noise whatever the key.
     plain = forward.draw(trees, features, None)
     np.testing.assert_array_equal(plain, forward.draw(trees, features, None, key=jax.random.key(3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 16), (5, 5), (7, 6), (16, 16)], ids=str)
+@pytest.mark.parametrize("noisy", [False, True], ids=["mean alone", "noise"])
+def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
+    """The mean is convolved on a few places; values and gradients are those of the whole map."""
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 8))
+    key = jax.random.key(1) if noisy else None
+    module = NoiseEncoding()
+    tree = module.init(jax.random.key(2), x, None)["params"]
+    assert jax.tree.structure(tree) == jax.tree.structure(module.init(jax.random.key(2), x, key)["params"])
+
+    def plainly(tree, x):
+        y = jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape)
+        y = y + (jax.random.normal(key, x.shape) if noisy else 0)
+        for name in ("conv1", "conv2"):
+            y = jax.lax.conv_general_dilated(
+                y, tree[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            y = jax.nn.relu(y + tree[name]["bias"])
+        return y
+
+    def run(function):
+        weight = jax.random.normal(jax.random.key(3), x.shape)
+        value, pull = jax.vjp(function, tree, x)
+        return value, pull(weight)
+
+    found, expected = run(lambda tree, x: module.apply({"params": tree}, x, key)), run(plainly)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_examples_do_not_see_each_other(tiny):
