@@ -52,7 +52,7 @@ table: $(VENV)/.dev
 	$(EVALUATE) --task synthetic --out $(TABLE)/synthetic
 	$(EVALUATE),lbp --task lfw --data $(LFW) --out $(TABLE)/lfw $(if $(WITHOUT),--without $(WITHOUT))
 	$(EVALUATE) --task fer2013 --data $(FER2013) --out $(TABLE)/fer2013
-	$(BIN)/facecycle evaluate --model $(MODEL) --baselines random --layer residual2 --task fer2013 --data $(FER2013) \
+	$(BIN)/facecycle evaluate --model $(MODEL) --baselines random --layer residual2 --size 160 --task fer2013 --data $(FER2013) \
 		--out $(TABLE)/fer2013_residual2
 	@cat $(TABLE)/*/results.md
 
