@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from facecycle_jax.losses.perceptual import few_pixels
 from facecycle_jax.models.blocks import scaled
+from facecycle_jax.models.generator import MEAN_SIDE
 from facecycle_jax.models.vgg import LAYERS
 
 
@@ -117,8 +118,8 @@ def generator(size: int, width: float, *, flow: bool, noise: bool = False) -> li
     layers = [conv(s, full, full), *_residuals(s, full, 8), _upconv(s, full, half), conv(2 * s, half, half)]
     layers += [_upconv(2 * s, 2 * half, half), conv(size, half, half), conv(size, half, 3)]
     if flow:
-        # Without noise a map of 5x5 stands for what is the same everywhere but at the edges.
-        coarse, fine = (s, 2 * s) if noise else (min(s, 5), min(2 * s, 5))
+        # Without noise a small map stands for what is the same everywhere but at the edges.
+        coarse, fine = (s, 2 * s) if noise else (min(s, MEAN_SIDE), min(2 * s, MEAN_SIDE))
         layers += [conv(coarse, full, full)] * 2 + [conv(fine, half, half)] * 2
     return layers
 

@@ -15,6 +15,8 @@ FEATURES = {
     "raf-db": ("feature_map", "motion_code"),
     "pose": ("feature_map", "motion_code"),
 }
+# Tasks that judge a layer's map, and so may choose the layer and the pictures it is taken of.
+_OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
 # Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
@@ -22,14 +24,14 @@ SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 def check_options(
     task: str,
     *,
-    probe: str = "logistic",
-    without: Sequence[str] = (),
-    crop: float | None = None,
-    test_split: str | None = None,
-    limit: int = 0,
-    layer: str = LAYERS[-1],
-    size: int = FEATURE_SIZE,
-    flip: bool = False,
+    probe: str,
+    without: Sequence[str],
+    crop: float | None,
+    test_split: str | None,
+    limit: int,
+    layer: str,
+    size: int,
+    flip: bool,
 ) -> None:
     """Refuses values out of range, and options that the task would ignore; arguments are `evaluate`'s.
 
@@ -65,15 +67,15 @@ def check_options(
         ("test_split", test_split is not None, ("fer2013",)),
         ("without", bool(without), ("lfw", "cplfw")),
         ("crop", crop is not None, (*FEATURES, "gallery")),
-        ("layer", layer != LAYERS[-1], ("fer2013", "raf-db", "pose")),
-        ("size", size != FEATURE_SIZE, ("fer2013", "raf-db", "pose")),
+        ("layer", layer != LAYERS[-1], _OF_MAPS),
+        ("size", size != FEATURE_SIZE, _OF_MAPS),
         ("flip", flip, ("lfw", "cplfw", "fer2013", "raf-db")),
     ):
         if given and task not in tasks:
             raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
 
 
-def departures(*, layer: str = LAYERS[-1], size: int = FEATURE_SIZE, flip: bool = False) -> str:
+def departures(*, layer: str, size: int, flip: bool) -> str:
     """Says what a protocol leaves the paper's by; arguments are `evaluate`'s.
 
     Args:

@@ -14,7 +14,7 @@ from facecycle_jax.models.blocks import Dtype, ResidualBlock, UpConv, conv, scal
 from facecycle_jax.ops import warp
 
 # Two 3x3 convolutions see the zeros around a map from two places away: of this side, all but the middle does.
-_FEW = 5
+MEAN_SIDE = 5
 
 
 class NoiseEncoding(nn.Module):
@@ -35,7 +35,7 @@ class NoiseEncoding(nn.Module):
         y = jnp.mean(x, axis=(1, 2), keepdims=True)
         if key is None:
             count, height, width, channels = x.shape
-            y = jnp.broadcast_to(y, (count, min(height, _FEW), min(width, _FEW), channels))
+            y = jnp.broadcast_to(y, (count, min(height, MEAN_SIDE), min(width, MEAN_SIDE), channels))
         else:
             y = y + jax.random.normal(key, x.shape, jnp.float32).astype(x.dtype)
         for name in ("conv1", "conv2"):
@@ -57,7 +57,7 @@ def _spread(x: jax.Array, axis: int, length: int) -> jax.Array:
     missing = length - x.shape[axis]
     if not missing:
         return x
-    before, middle, after = jnp.split(x, (_FEW // 2, _FEW // 2 + 1), axis)
+    before, middle, after = jnp.split(x, (MEAN_SIDE // 2, MEAN_SIDE // 2 + 1), axis)
     return jnp.concatenate([before, jnp.repeat(middle, missing + 1, axis), after], axis)
 
 
