@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -67,6 +68,31 @@ def test_local_passes_the_flags_on_and_keeps_compiled_programs():
     (line,) = dry("local")
     assert training_flags(line) == FLAGS
     assert "JAX_COMPILATION_CACHE_DIR=/cache" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
+@pytest.mark.parametrize(
+    ("env", "preloaded"),
+    [
+        ({"FACECYCLE_ALLOCATOR": "libm.so.6"}, "LD_PRELOAD=libm.so.6 "),
+        ({"FACECYCLE_ALLOCATOR": ""}, ""),
+        ({"FACECYCLE_ALLOCATOR": "libm.so.6", "LD_PRELOAD": "libdl.so.2"}, ""),
+    ],
+)
+def test_local_changes_the_allocator_unless_told_otherwise(env, preloaded):
+    result = launch("local", "--dry-run", *FLAGS, **{"LD_PRELOAD": "", **env})
+    assert result.returncode == 0, result.stderr
+    assert training_flags(result.stdout) == FLAGS
+    assert result.stdout.count("LD_PRELOAD=") == bool(preloaded)
+    assert preloaded in result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
+def test_local_does_without_an_allocator_only_if_none_was_named():
+    missing = launch("local", "--dry-run", *FLAGS, LD_PRELOAD="", FACECYCLE_ALLOCATOR="libnone.so.1")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "FACECYCLE_ALLOCATOR=libnone.so.1 cannot be loaded" in missing.stderr
+    assert launch("local", "--dry-run", *FLAGS, LD_PRELOAD="").returncode == 0
 
 
 def test_gpus_are_chosen():
