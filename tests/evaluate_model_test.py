@@ -17,7 +17,8 @@ from facecycle_jax.evaluate import (
     random_model,
 )
 from facecycle_jax.evaluate import synthetic as synthetic_module
-from facecycle_jax.ops import normalise
+from facecycle_jax.ops import even_light, normalise
+from facecycle_jax.probes.features import FeatureSet, with_even_light
 from facecycle_jax.probes.report import markdown, write_report
 
 TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
@@ -103,6 +104,45 @@ def test_the_report_says_that_features_were_averaged(tmp_path):
     assert with_mirror_image.rows["pixels"].thresholds != without.rows["pixels"].thresholds
 
 
+@pytest.mark.parametrize("task", ["fer2013", "lfw"])
+def test_features_of_pictures_of_even_light(model, task):
+    plain = feature_sets(model, ["random", "pixels"], task=task)
+    even = feature_sets(model, ["random", "pixels"], task=task, light=1.0)
+    both = feature_sets(model, ["random", "pixels"], task=task, light=1.0, flip=True)
+    assert list(plain) == list(even)
+    for name, kind in even.items():
+        faces = np.random.default_rng(0).integers(60, 200, (2, kind.size, kind.size, 3), np.uint8)
+        darker = (0.6 * faces + 10).astype(np.uint8)
+        function, before = kind.fit(np.zeros(0)), plain[name].fit(np.zeros(0))
+        expected = before(np.asarray(even_light(faces, strength=1.0)))
+        np.testing.assert_allclose(function(faces), expected, rtol=1e-4, atol=1e-5)
+        if name != "pixels":  # even by themselves
+            # What a probe sees hardly tells the light any more.
+            moved, moved_before = function(darker) - function(faces), before(darker) - before(faces)
+            assert np.abs(moved).mean() < 0.3 * np.abs(moved_before).mean()
+        averaged = (function(faces) + function(faces[:, :, ::-1])) / 2
+        np.testing.assert_allclose(both[name].fit(np.zeros(0))(faces), averaged, rtol=1e-4, atol=1e-5)
+        if kind.encode is not None:
+            traced = np.asarray(kind.encode(normalise(faces)))
+            np.testing.assert_allclose(traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_fitted_to_pictures_is_fitted_to_even_ones():
+    seen = []
+    kind = FeatureSet("spy", lambda sample: (seen.append(sample), lambda pictures: pictures)[1], 8, True)
+    sample = np.random.default_rng(0).integers(0, 100, (3, 8, 8, 3), np.uint8)
+    function = with_even_light(kind, 1.0).fit(sample)
+    np.testing.assert_array_equal(seen[0], function(sample))
+    assert seen[0].dtype == np.uint8
+    assert seen[0].mean() > sample.mean() + 40
+
+
+def test_the_report_says_that_light_was_evened_out(tmp_path):
+    result = evaluate("lfw", lfw(tmp_path), baselines=["pixels"], light=0.5)
+    assert result.protocol.endswith(" Brightness and contrast of all pictures evened out by 0.5.")
+    assert result.settings["light"] == 0.5
+
+
 def test_a_gallery(tmp_path, model, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
@@ -162,6 +202,8 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
         ({"task": "lfw", "size": 160}, "size is of fer2013 and raf-db and pose, not of lfw"),
         ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
         ({"task": "pose", "flip": True}, "flip is of lfw and cplfw and fer2013 and raf-db, not of pose"),
+        ({"task": "pose", "light": 0.5}, "light is of lfw and cplfw and fer2013 and raf-db, not of pose"),
+        ({"task": "lfw", "light": 1.5}, "light must be 0 to 1, got 1.5"),
         ({"task": "fer2013", "layer": "conv9"}, "layer must be one of conv1_2, .*, got 'conv9'"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),

@@ -32,6 +32,9 @@ def add(commands: "Subcommands") -> None:
     command.add_argument("--layer", choices=LAYERS, default=LAYERS[-1], help="of emotion and pose: whose map")
     command.add_argument("--size", type=int, default=FEATURE_SIZE, help="of the same: pixels of the pictures")
     command.add_argument("--flip", action="store_true", help="average features with the mirror image's")
+    command.add_argument(
+        "--light", type=float, default=0.0, help="even out brightness and contrast by this, 0 (not) to 1"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
 
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         layer=arguments.layer,
         size=arguments.size,
         flip=arguments.flip,
+        light=arguments.light,
         seed=arguments.seed,
     )
     write_report(result, arguments.out)

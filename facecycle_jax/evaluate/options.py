@@ -17,6 +17,8 @@ FEATURES = {
 }
 # Tasks that judge a layer's map, and so may choose the layer and the pictures it is taken of.
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
+# Tasks whose answer neither a mirror nor the light changes.
+_OF_LABELS = ("lfw", "cplfw", "fer2013", "raf-db")
 # Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
@@ -32,6 +34,7 @@ def check_options(
     layer: str,
     size: int,
     flip: bool,
+    light: float,
 ) -> None:
     """Refuses values out of range, and options that the task would ignore; arguments are `evaluate`'s.
 
@@ -45,6 +48,7 @@ def check_options(
       layer: one of `facecycle_jax.models.LAYERS`.
       size: pixels.
       flip: whether to average.
+      light: 0 to 1.
 
     Raises:
       ValueError: naming the option and what it may be.
@@ -60,6 +64,8 @@ def check_options(
     check_layer(layer)
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise ValueError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}.")
+    if not 0 <= light <= 1:
+        raise ValueError(f"light must be 0 to 1, got {light}.")
     if limit < 0:
         raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
     for name, given, tasks in (
@@ -69,19 +75,21 @@ def check_options(
         ("crop", crop is not None, (*FEATURES, "gallery")),
         ("layer", layer != LAYERS[-1], _OF_MAPS),
         ("size", size != FEATURE_SIZE, _OF_MAPS),
-        ("flip", flip, ("lfw", "cplfw", "fer2013", "raf-db")),
+        ("flip", flip, _OF_LABELS),
+        ("light", light > 0, _OF_LABELS),
     ):
         if given and task not in tasks:
             raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
 
 
-def departures(*, layer: str, size: int, flip: bool) -> str:
+def departures(*, layer: str, size: int, flip: bool, light: float) -> str:
     """Says what a protocol leaves the paper's by; arguments are `evaluate`'s.
 
     Args:
       layer: whose map is taken.
       size: side of the pictures it is taken of, pixels.
       flip: whether features are averaged with the mirror image's.
+      light: how far brightness and contrast are evened out.
 
     Returns:
       Sentences, each after a space; '' for the paper's.
@@ -92,4 +100,6 @@ def departures(*, layer: str, size: int, flip: bool) -> str:
         said += f" Maps of layer {layer} from pictures of {size} pixels, averaged to {places}."
     if flip:
         said += " Features averaged over a picture and its mirror image."
+    if light:
+        said += f" Brightness and contrast of all pictures evened out by {light:g}."
     return said

@@ -25,7 +25,7 @@ from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
-from facecycle_jax.probes.features import FeatureSet, model_features, with_mirror_image
+from facecycle_jax.probes.features import FeatureSet, model_features, with_even_light, with_mirror_image
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
@@ -42,6 +42,7 @@ def feature_sets(
     layer: str = LAYERS[-1],
     size: int = FEATURE_SIZE,
     flip: bool = False,
+    light: float = 0.0,
 ) -> dict[str, FeatureSet]:
     """Lists the features a task is judged with.
 
@@ -53,6 +54,7 @@ def feature_sets(
       layer: of the encoder, whose map is taken, of the model's and of random weights.
       size: side of the pictures that maps are taken of, pixels.
       flip: whether features are averaged over a picture and its mirror image.
+      light: how far brightness and contrast of pictures are evened out first, 0 to 1.
 
     Returns:
       Features by name.
@@ -77,6 +79,8 @@ def feature_sets(
     found |= {name: BASELINES[name](options) for name in baselines}
     if not found:
         raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
+    if light:
+        found = {name: with_even_light(kind, light) for name, kind in found.items()}
     return {name: with_mirror_image(kind) for name, kind in found.items()} if flip else found
 
 
@@ -95,6 +99,7 @@ def evaluate(
     layer: str = LAYERS[-1],
     size: int = FEATURE_SIZE,
     flip: bool = False,
+    light: float = 0.0,
     seed: int = 0,
 ) -> Evaluation:
     """Judges a model's features and baselines on one data set.
@@ -115,6 +120,8 @@ def evaluate(
         `facecycle_jax.models.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
       size: side those pictures are resized to, 32 to 512 pixels; 100 is the paper's.
       flip: of verification and emotion: average all features over a picture and its mirror image.
+      light: of the same: even out brightness and contrast of all pictures by so much, 0 (not) to 1
+        (entirely), see `facecycle_jax.ops.even_light`.
       seed: of folds, initial weights and draws.
 
     Returns:
@@ -130,7 +137,7 @@ def evaluate(
     """
     check_options(
         task, probe=probe, without=without, crop=crop, test_split=test_split, limit=limit, layer=layer,
-        size=size, flip=flip,
+        size=size, flip=flip, light=light,
     )  # fmt: skip
     if task == "synthetic":
         _check_baselines(baselines)
@@ -140,7 +147,7 @@ def evaluate(
             raise ValueError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
-        features = feature_sets(model, baselines, task=task, layer=layer, size=size, flip=flip)
+        features = feature_sets(model, baselines, task=task, layer=layer, size=size, flip=flip, light=light)
         if not path:
             raise ValueError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
@@ -149,11 +156,12 @@ def evaluate(
             result = _pose(path, features, crop or 1.0, limit, seed)
         else:
             result = _emotion(task, path, features, probe, crop or 1.0, test_split, limit, seed)
-        result = result._replace(protocol=result.protocol + departures(layer=layer, size=size, flip=flip))
+        said = departures(layer=layer, size=size, flip=flip, light=light)
+        result = result._replace(protocol=result.protocol + said)
     settings: dict[str, Any] = {
         "version": facecycle_jax._version.__version__, "path": path, "baselines": list(baselines),
         "probe": probe, "crop": crop, "test_split": test_split, "limit": limit, "layer": layer, "size": size,
-        "flip": flip, "seed": seed, "people_left_out": len(set(without)), "model": None,
+        "flip": flip, "light": light, "seed": seed, "people_left_out": len(set(without)), "model": None,
     }  # fmt: skip
     if model is not None:
         settings["model"] = {"config": model.model, "info": {k: str(v) for k, v in model.info.items()}}

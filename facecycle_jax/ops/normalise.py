@@ -9,6 +9,10 @@ import jax.numpy as jnp
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# Luma of ITU-R BT.601.
+_LUMA = (0.299, 0.587, 0.114)
+# The smallest deviation that is stretched, about 5 of 255: what is flatter is noise.
+_FLAT = 0.02
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -28,6 +32,38 @@ def normalise(images: jax.Array) -> jax.Array:
     scale = 255.0 if jnp.issubdtype(images.dtype, jnp.integer) else 1.0
     images = jnp.asarray(images, jnp.float32) / scale
     return (images - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(STD, jnp.float32)
+
+
+def even_light(images: jax.Array, *, strength: float) -> jax.Array:
+    """Moves brightness and contrast of each picture towards those that `normalise` expects.
+
+    With m and s the mean and deviation of a picture's luma, and M and S the means of `MEAN` and `STD`, all
+    three channels become (x - m) (S / s)^strength + m^(1 - strength) M^strength: colours stay what they are
+    beside each other.
+
+    Args:
+      images: [..., H, W, 3] uint8 0..255, or floating point in 0..1.
+      strength: 0 leaves pictures as they are, 1 gives all the same mean and deviation, 0.5 goes half-way.
+
+    Returns:
+      [..., H, W, 3], clipped: uint8 0..255 for uint8, else float32 in 0..1.
+
+    Raises:
+      ValueError: if the last axis is not 3, or `strength` is not in 0..1.
+    """
+    if images.shape[-1] != 3:
+        raise ValueError(f"even_light takes RGB pictures [..., H, W, 3], got shape {images.shape}.")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be 0 to 1, got {strength}.")
+    whole = jnp.issubdtype(images.dtype, jnp.integer)
+    images = jnp.asarray(images, jnp.float32) / (255.0 if whole else 1.0)
+    luma = (images @ jnp.asarray(_LUMA, jnp.float32))[..., None]
+    mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
+    deviation = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
+    gain = (sum(STD) / 3 / deviation) ** strength
+    moved = mean ** (1 - strength) * (sum(MEAN) / 3) ** strength
+    even = jnp.clip((images - mean) * gain + moved, 0.0, 1.0)
+    return jnp.round(even * 255.0).astype(jnp.uint8) if whole else even
 
 
 def denormalise(images: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 Pictures uint8 [N, S, S, 3], RGB; features float32 [N, D].
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
+from facecycle_jax.ops import denormalise, even_light, normalise
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
@@ -95,6 +97,27 @@ def with_mirror_image(kind: FeatureSet) -> FeatureSet:
 
     encode = None if kind.encode is None else averaged(kind.encode)
     return kind._replace(fit=lambda sample: averaged(kind.fit(sample)), encode=encode)
+
+
+def with_even_light(kind: FeatureSet, strength: float) -> FeatureSet:
+    """Takes features of pictures of even brightness and contrast, made by `facecycle_jax.ops.even_light`.
+
+    Args:
+      kind: any kind of features.
+      strength: 0 to 1.
+
+    Returns:
+      The same kind of such pictures; what is fitted to pictures is fitted to such ones.
+    """
+    even = jax.jit(functools.partial(even_light, strength=strength))
+
+    def fit(sample: np.ndarray) -> FeatureFunction:
+        function = kind.fit(np.asarray(even(sample)) if kind.needs_fit else sample)
+        return lambda pictures: function(np.asarray(even(pictures)))
+
+    encode = kind.encode
+    traced = None if encode is None else lambda images: encode(normalise(even(denormalise(images))))
+    return kind._replace(fit=fit, encode=traced)
 
 
 def extract(
