@@ -57,7 +57,7 @@ def even_light(images: jax.Array, *, strength: float) -> jax.Array:
         raise ValueError(f"strength must be 0 to 1, got {strength}.")
     whole = jnp.issubdtype(images.dtype, jnp.integer)
     images = jnp.asarray(images, jnp.float32) / (255.0 if whole else 1.0)
-    luma = (images @ jnp.asarray(_LUMA, jnp.float32))[..., None]
+    luma = jnp.sum(images * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
     mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
     deviation = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
     gain = (sum(STD) / 3 / deviation) ** strength
