@@ -47,11 +47,12 @@ clean:
 MODEL ?= facecycle-small
 TABLE ?= runs/table
 EVALUATE = $(BIN)/facecycle evaluate --model $(MODEL) --baselines hog,pixels,pca,random
+VERIFY = $(EVALUATE),lbp --task lfw --data $(LFW) $(if $(WITHOUT),--without $(WITHOUT))
 table: $(VENV)/.dev
 	@test -n "$(LFW)" && test -n "$(FER2013)" || { echo "make table needs LFW=DIR and FER2013=DIR." >&2; exit 2; }
 	$(EVALUATE) --task synthetic --out $(TABLE)/synthetic
-	$(EVALUATE),lbp --task lfw --data $(LFW) --out $(TABLE)/lfw $(if $(WITHOUT),--without $(WITHOUT))
-	$(EVALUATE),lbp --task lfw --data $(LFW) --light 0.5 --out $(TABLE)/lfw_light $(if $(WITHOUT),--without $(WITHOUT))
+	$(VERIFY) --out $(TABLE)/lfw
+	$(VERIFY) --light 0.5 --out $(TABLE)/lfw_light
 	$(EVALUATE) --task fer2013 --data $(FER2013) --out $(TABLE)/fer2013
 	$(BIN)/facecycle evaluate --model $(MODEL) --baselines random --layer residual2 --size 160 --task fer2013 --data $(FER2013) \
 		--out $(TABLE)/fer2013_residual2

@@ -28,11 +28,9 @@ for argument in "$@"; do
 done
 check_flags "${flags[@]}"
 settings=(JAX_COMPILATION_CACHE_DIR="$CACHE")
-if [[ -z "${LD_PRELOAD:-}" ]]; then
-  allocator="${FACECYCLE_ALLOCATOR-$TCMALLOC}"
-  if [[ -z "$allocator" ]]; then
-    :
-  elif can_preload "$allocator"; then
+allocator="${FACECYCLE_ALLOCATOR-$TCMALLOC}"
+if [[ -n "$allocator" && -z "${LD_PRELOAD:-}" ]]; then
+  if can_preload "$allocator"; then
     settings+=(LD_PRELOAD="$allocator")
   elif [[ -n "${FACECYCLE_ALLOCATOR:-}" ]]; then
     die "FACECYCLE_ALLOCATOR=$allocator cannot be loaded; give a library's name or path, or leave it empty."

@@ -27,11 +27,7 @@ def normalise(images: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the last axis is not 3.
     """
-    if images.shape[-1] != 3:
-        raise ValueError(f"normalise takes RGB pictures [..., H, W, 3], got shape {images.shape}.")
-    scale = 255.0 if jnp.issubdtype(images.dtype, jnp.integer) else 1.0
-    images = jnp.asarray(images, jnp.float32) / scale
-    return (images - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(STD, jnp.float32)
+    return (_unit(images, "normalise") - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(STD, jnp.float32)
 
 
 def even_light(images: jax.Array, *, strength: float) -> jax.Array:
@@ -51,19 +47,16 @@ def even_light(images: jax.Array, *, strength: float) -> jax.Array:
     Raises:
       ValueError: if the last axis is not 3, or `strength` is not in 0..1.
     """
-    if images.shape[-1] != 3:
-        raise ValueError(f"even_light takes RGB pictures [..., H, W, 3], got shape {images.shape}.")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be 0 to 1, got {strength}.")
-    whole = jnp.issubdtype(images.dtype, jnp.integer)
-    images = jnp.asarray(images, jnp.float32) / (255.0 if whole else 1.0)
-    luma = jnp.sum(images * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
+    unit = _unit(images, "even_light")
+    luma = jnp.sum(unit * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
     mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
     deviation = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
     gain = (sum(STD) / 3 / deviation) ** strength
     moved = mean ** (1 - strength) * (sum(MEAN) / 3) ** strength
-    even = jnp.clip((images - mean) * gain + moved, 0.0, 1.0)
-    return jnp.round(even * 255.0).astype(jnp.uint8) if whole else even
+    even = jnp.clip((unit - mean) * gain + moved, 0.0, 1.0)
+    return _to_bytes(even) if _is_whole(images) else even
 
 
 def denormalise(images: jax.Array) -> jax.Array:
@@ -77,5 +70,21 @@ def denormalise(images: jax.Array) -> jax.Array:
     """
     images = images.astype(jnp.float32) * jnp.asarray(STD) + jnp.asarray(MEAN)
     # NaN has no uint8: show it as black instead of whatever the backend's cast gives.
-    images = jnp.nan_to_num(jnp.clip(images, 0.0, 1.0), nan=0.0)
-    return jnp.round(images * 255.0).astype(jnp.uint8)
+    return _to_bytes(jnp.nan_to_num(jnp.clip(images, 0.0, 1.0), nan=0.0))
+
+
+def _unit(images: jax.Array, function: str) -> jax.Array:
+    """Converts RGB pictures of either kind to float32 in 0..1, for the function of that name."""
+    if images.shape[-1] != 3:
+        raise ValueError(f"{function} takes RGB pictures [..., H, W, 3], got shape {images.shape}.")
+    return jnp.asarray(images, jnp.float32) / (255.0 if _is_whole(images) else 1.0)
+
+
+def _is_whole(images: jax.Array) -> bool:
+    """Says whether pixels are 0..255, not 0..1."""
+    return bool(jnp.issubdtype(images.dtype, jnp.integer))
+
+
+def _to_bytes(unit: jax.Array) -> jax.Array:
+    """Rounds pixels in 0..1 to uint8."""
+    return jnp.round(unit * 255.0).astype(jnp.uint8)

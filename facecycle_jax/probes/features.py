@@ -16,6 +16,8 @@ from facecycle_jax.ops import denormalise, even_light, normalise
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
+# One for all kinds of features: compiled once for each size of pictures.
+_even_light = jax.jit(even_light, static_argnames="strength")
 
 
 class FaceModel(Protocol):
@@ -109,7 +111,7 @@ def with_even_light(kind: FeatureSet, strength: float) -> FeatureSet:
     Returns:
       The same kind of such pictures; what is fitted to pictures is fitted to such ones.
     """
-    even = jax.jit(functools.partial(even_light, strength=strength))
+    even = functools.partial(_even_light, strength=strength)
 
     def fit(sample: np.ndarray) -> FeatureFunction:
         function = kind.fit(np.asarray(even(sample)) if kind.needs_fit else sample)

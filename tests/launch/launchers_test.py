@@ -27,8 +27,8 @@ def launch(*arguments, path="", cwd=ROOT, **env):
     )
 
 
-def dry(*arguments):
-    result = launch(*arguments[:1], "--dry-run", *arguments[1:], *FLAGS)
+def dry(*arguments, **env):
+    result = launch(*arguments[:1], "--dry-run", *arguments[1:], *FLAGS, **env)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
@@ -80,11 +80,10 @@ def test_local_passes_the_flags_on_and_keeps_compiled_programs():
     ],
 )
 def test_local_changes_the_allocator_unless_told_otherwise(env, preloaded):
-    result = launch("local", "--dry-run", *FLAGS, **{"LD_PRELOAD": "", **env})
-    assert result.returncode == 0, result.stderr
-    assert training_flags(result.stdout) == FLAGS
-    assert result.stdout.count("LD_PRELOAD=") == bool(preloaded)
-    assert preloaded in result.stdout
+    (line,) = dry("local", **{"LD_PRELOAD": "", **env})
+    assert training_flags(line) == FLAGS
+    assert line.count("LD_PRELOAD=") == bool(preloaded)
+    assert preloaded in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
@@ -92,7 +91,7 @@ def test_local_does_without_an_allocator_only_if_none_was_named():
     missing = launch("local", "--dry-run", *FLAGS, LD_PRELOAD="", FACECYCLE_ALLOCATOR="libnone.so.1")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "FACECYCLE_ALLOCATOR=libnone.so.1 cannot be loaded" in missing.stderr
-    assert launch("local", "--dry-run", *FLAGS, LD_PRELOAD="").returncode == 0
+    assert dry("local", LD_PRELOAD="")
 
 
 def test_gpus_are_chosen():
