@@ -12,11 +12,18 @@ from facecycle_jax import ops
 from facecycle_jax.benchmark import timing
 from facecycle_jax.benchmark.ours import PRECISIONS, Setting, compiled_program
 
-# 3x3 convolutions of the generator at the paper's width: side of the maps, channels, features.
-CONVOLUTIONS = ((16, 256, 256), (32, 128, 128), (64, 128, 128), (64, 128, 3))
+# Convolutions at the paper's width: taps in a row, side of the result, channels, features. The generator's,
+# a phase of its transposed ones, and one of 64 channels.
+CONVOLUTIONS = (
+    (3, 16, 256, 256),
+    (3, 32, 128, 128),
+    (3, 64, 128, 128),
+    (3, 64, 128, 3),
+    (2, 32, 256, 128),
+    (3, 64, 64, 64),
+)
 # Max pooling in VGG-19: side of the maps, channels.
 POOLINGS = ((64, 64), (32, 128))
-_PADDING = ((1, 1), (1, 1))
 
 
 def measure(setting: Setting, *, torch: bool, repeats: int, peak: float) -> list[timing.Row]:
@@ -36,27 +43,40 @@ def measure(setting: Setting, *, torch: bool, repeats: int, peak: float) -> list
     rows = []
 
     def compare(
-        case: str, ours: Any, library: Any, name: str, arrays: Any, work: timing.Work | None = None
+        case: str,
+        ours: Any,
+        library: Any,
+        name: str,
+        arrays: Any,
+        work: timing.Work | None = None,
+        **options: int,
     ) -> None:
         programs: dict[str, timing.Program | str] = {
             "ours": _program(ours, arrays, setting),
             "library": _program(library, arrays, setting),
         }
         if torch:
-            programs["torch"] = torch_program(name, *arrays, setting=setting)
+            programs["torch"] = torch_program(name, *arrays, setting=setting, **options)
         rows.extend(timing.measure(case, programs, settings=settings, repeats=repeats, work=work))
 
-    for side, channels, features in CONVOLUTIONS:
-        arrays = _draw((maps, side, side, channels), (maps, side, side, features))
-        work = timing.Work(maps, 2.0 * maps * side * side * 9 * channels * features, peak)
-        case = f"kernel's gradient {side}x{side}x{channels} to {features}"
-        forms = _kernel_gradient(ops.conv), _kernel_gradient(_library_conv)
-        compare(case, *forms, "kernel_gradient_program", arrays, work)
+    for taps, side, channels, features in CONVOLUTIONS:
+        pad = padding_of(taps)
+        around = side + taps - 1 - 2 * pad
+        arrays = _draw((maps, around, around, channels), (maps, side, side, features))
+        work = timing.Work(maps, 2.0 * maps * side * side * taps * taps * channels * features, peak)
+        case = f"kernel's gradient {taps}x{taps}, {side}x{side}x{channels} to {features}"
+        ours, library = (_kernel_gradient(conv, taps) for conv in (ops.conv, _library_conv))
+        compare(case, ours, library, "kernel_gradient_program", arrays, work, taps=taps, padding=pad)
     for side, channels in POOLINGS:
         arrays = _draw((maps, side, side, channels), (maps, side // 2, side // 2, channels))
         case = f"max pooling {side}x{side}x{channels} with gradient"
         compare(case, _pooled(ops.max_pool), _pooled(_library_pool), "max_pool_program", arrays)
     return rows
+
+
+def padding_of(taps: int) -> int:
+    """Returns the zeros on each side of a map: an odd number of taps leaves its size."""
+    return (taps - 1) // 2
 
 
 def _draw(*shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -72,12 +92,13 @@ def _library_pool(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
-def _kernel_gradient(conv: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], Any]:
-    """Builds the gradient of a 3x3 convolution by its kernel, of input and cotangent."""
+def _kernel_gradient(conv: Callable[..., jax.Array], taps: int) -> Callable[[jax.Array, jax.Array], Any]:
+    """Builds the gradient of a convolution by its kernel, of input and cotangent."""
+    pad = (padding_of(taps),) * 2
 
     def gradient(x: jax.Array, cotangent: jax.Array) -> Any:
-        kernel = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
-        return jax.vjp(lambda kernel: conv(x, kernel, padding=_PADDING), kernel)[1](cotangent)
+        kernel = jnp.zeros((taps, taps, x.shape[-1], cotangent.shape[-1]), x.dtype)
+        return jax.vjp(lambda kernel: conv(x, kernel, padding=(pad, pad)), kernel)[1](cotangent)
 
     return gradient
 
@@ -95,7 +116,7 @@ def _program(function: Callable[..., Any], arrays: list[np.ndarray], setting: Se
     return compiled_program(function, [jnp.asarray(a, dtype) for a in arrays], setting)
 
 
-def torch_program(name: str, *arrays: np.ndarray, setting: Setting, **options: bool) -> timing.Program | str:
+def torch_program(name: str, *arrays: np.ndarray, setting: Setting, **options: int) -> timing.Program | str:
     """Builds a program of `torch_programs` by its name, or says why there is none."""
     from facecycle_jax.benchmark import torch_programs
 

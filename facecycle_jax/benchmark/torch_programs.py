@@ -151,14 +151,16 @@ def grid_sample_program(
     return program
 
 
-def kernel_gradient_program(x: np.ndarray, cotangent: np.ndarray, *, setting: Setting) -> Callable[[], Any]:
-    """Builds PyTorch's gradient of a 3x3 convolution by its kernel, of [N, H, W, C] and [N, H, W, F]."""
-    shape = (cotangent.shape[-1], x.shape[-1], 3, 3)
+def kernel_gradient_program(
+    x: np.ndarray, cotangent: np.ndarray, *, setting: Setting, taps: int, padding: int
+) -> Callable[[], Any]:
+    """Builds PyTorch's gradient of a convolution by its kernel, of [N, H, W, C] and [N, H', W', F]."""
+    shape = (cotangent.shape[-1], x.shape[-1], taps, taps)
     arrays, device = _tensors((x, cotangent), setting)
 
     def program() -> Any:
         with _precision(setting, device):
-            result = torch.nn.grad.conv2d_weight(arrays[0], shape, arrays[1], padding=1)
+            result = torch.nn.grad.conv2d_weight(arrays[0], shape, arrays[1], padding=padding)
         _wait(device)
         return result
 

@@ -1,26 +1,43 @@
 """Convolution whose gradient by the kernel is fast on CPUs too.
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
+
+It is a primitive of its own, since a rule for going backwards is all that differs from the library's: with
+`jax.custom_vjp` forward mode would be lost, with `jax.custom_jvp` that rule cannot be chosen.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
+
+class _Options(NamedTuple):
+    """What a convolution does beside its two arrays; precision as in `jax.default_matmul_precision`."""
+
+    stride: int
+    padding: Padding
+    precision: str | None
+
+
+# Where a matrix product for each tap is faster than any convolution: wide on both sides, or too narrow on
+# one for convolutions. Measured, as all that follows, in docs/performance.md.
+_WIDE = 128
+_FEW_OUTPUTS, _MANY_INPUTS = 8, 64
 # XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a channel of the input
-# is over some 2,048 positions long, batch included: measured in docs/performance.md.
+# is over some 2,048 positions long, batch included.
 _STRIP_POSITIONS = 1024
 # Every strip is an operation of its own, to compile and to start: not too many, and not of small products.
 _MAX_STRIPS = 16
 _STRIP_PRODUCTS = 64 * 64
-# A kernel with fewer outputs is too narrow for either convolution, if it has inputs enough.
-_FEW_OUTPUTS, _MANY_INPUTS = 8, 64
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) -> jax.Array:
@@ -43,57 +60,92 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) 
     """
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}.")
-    return _conv(x, kernel, stride, padding)
+    # The precision in force here, as the library does it, not that when the program is compiled.
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return _conv_p.bind(x, kernel, options=_Options(stride, padding, precision))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    return _plain(x, kernel, stride=stride, padding=padding)
-
-
-@functools.partial(_conv.defjvp, symbolic_zeros=True)
-def _derivative(
-    stride: int, padding: Padding, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    """Says how the output moves with input and kernel: what JAX transposes for gradients."""
-    (x, kernel), (dx, dkernel) = primals, tangents
-    y = _conv(x, kernel, stride, padding)
-    moved = []
-    if not isinstance(dx, SymbolicZero):
-        moved.append(_conv(dx, kernel, stride, padding))
-    if not isinstance(dkernel, SymbolicZero):
-        on_cpu, elsewhere = (
-            functools.partial(form, stride=stride, padding=padding)
-            for form in (_form_on_cpu(channels=kernel.shape[2], features=kernel.shape[3]), _plain)
-        )
-        moved.append(lax.platform_dependent(x, dkernel, cpu=on_cpu, default=elsewhere))
-    return y, sum(moved[1:], start=moved[0])
-
-
-def _form_on_cpu(*, channels: int, features: int) -> Callable[..., jax.Array]:
-    """Chooses what is fastest there to go backwards through, by measurement."""
-    if features <= _FEW_OUTPUTS and channels >= _MANY_INPUTS:
-        return _by_products
-    return _by_strips if channels * features >= _STRIP_PRODUCTS else _plain
-
-
-def _plain(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, kernel_layout: str = "HWIO"
-) -> jax.Array:
+def _plain(x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO") -> jax.Array:
     """The library form."""
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", kernel_layout, "NHWC")
+        x,
+        kernel,
+        (options.stride, options.stride),
+        options.padding,
+        dimension_numbers=("NHWC", layout, "NHWC"),
+        precision=options.precision,
     )
 
 
-def _by_strips(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options: _Options) -> jax.Array:
+    """The library's."""
+    return jax.linear_transpose(lambda x: _plain(x, kernel, options=options), x.aval)(cotangent)[0]
+
+
+def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options: _Options) -> jax.Array:
+    """On CPUs what is fastest there, elsewhere the library's."""
+    shape = kernel.aval.shape
+    on_cpu = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
+    forms = (functools.partial(form, shape=shape, options=options) for form in (on_cpu, _by_library))
+    ours, library = forms
+    return lax.platform_dependent(x, cotangent, cpu=ours, default=library)
+
+
+def _gradient_on_cpu(*, channels: int, features: int, stride: int) -> Callable[..., jax.Array]:
+    """Chooses by measurement."""
+    narrow = features <= _FEW_OUTPUTS and channels >= _MANY_INPUTS
+    if stride == 1 and (narrow or min(channels, features) >= _WIDE):
+        return _by_products
+    return _by_strips if channels * features >= _STRIP_PRODUCTS else _by_library
+
+
+def _by_library(
+    x: jax.Array,
+    cotangent: jax.Array,
+    *,
+    shape: tuple[int, ...],
+    options: _Options,
+    form: Callable[..., jax.Array] = _plain,
+) -> jax.Array:
+    """Lets JAX go backwards through a form of the convolution to its kernel of that shape."""
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda kernel: form(x, kernel, options=options), kernel)(cotangent)[0]
+
+
+def _by_products(
+    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
+) -> jax.Array:
+    """One matrix product for each tap, stride 1 only: the input with the cotangent at what the tap read.
+
+    The cotangent moves and not the input: that is turned for the product, once for all taps.
+    """
+    (top, _), (left, _) = options.padding
+    spare = [a - b for a, b in zip(x.shape[1:3], cotangent.shape[1:3], strict=True)]
+    zero = jnp.zeros((), cotangent.dtype)
+    positions = ((0, 1, 2), (0, 1, 2))
+    taps = []
+    for i, j in np.ndindex(*shape[:2]):
+        down, right = i - top, j - left
+        margins = ((0, 0, 0), (down, spare[0] - down, 0), (right, spare[1] - right, 0), (0, 0, 0))
+        moved = lax.pad(cotangent, zero, margins)
+        taps.append(lax.dot_general(x, moved, (positions, ((), ())), precision=options.precision))
+    return jnp.stack(taps).reshape(shape)
+
+
+def _by_strips(x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options) -> jax.Array:
+    """A sum over strips of rows, each the library's."""
+    return _by_library(x, cotangent, shape=shape, options=options, form=_in_strips)
+
+
+def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
     """Convolves strips of rows one by one, so that a gradient is a sum over short convolutions.
 
     Rows and not items of the batch are what is split, as devices share the batch.
     """
     n, height, width, _ = x.shape
     kh, kw, _, _ = kernel.shape
-    (top, bottom), columns = padding
+    (top, bottom), columns = options.padding
+    stride = options.stride
     rows = (height + top + bottom - kh) // stride + 1
     positions = n * ((width + sum(columns) - kw) // stride + 1)
     step = max(1, _STRIP_POSITIONS // positions, -(-rows // _MAX_STRIPS))
@@ -105,14 +157,24 @@ def _by_strips(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding
         stop = (min(first + step, rows) - 1) * stride - top + kh
         beyond = ((max(0, -start), max(0, stop - height)), columns)
         part = x[:, max(0, start) : min(stop, height)]
-        strips.append(_plain(part, turned, stride=stride, padding=beyond, kernel_layout="IHWO"))
+        strips.append(_plain(part, turned, options=options._replace(padding=beyond), layout="IHWO"))
     return jnp.concatenate(strips, axis=1)
 
 
-def _by_products(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """One matrix product for all taps, whose columns a convolution with ones adds up in their places."""
-    kh, kw, channels, features = kernel.shape
-    taps = kh * kw * features
-    columns = jnp.einsum("nhwc,ct->nhwt", x, kernel.transpose(2, 0, 1, 3).reshape(channels, taps))
-    ones = jnp.eye(taps, dtype=x.dtype).reshape(kh, kw, features, taps).swapaxes(2, 3)
-    return _plain(columns, ones, stride=stride, padding=padding)
+def _output(x: Any, kernel: Any, *, options: _Options) -> Any:
+    """The abstract value of the result."""
+    y = jax.eval_shape(functools.partial(_plain, options=options), x, kernel)
+    return x.update(shape=y.shape, dtype=y.dtype, weak_type=False)
+
+
+def _batched(arrays: tuple[Any, Any], axes: tuple[Any, Any], *, options: _Options) -> tuple[jax.Array, int]:
+    """The rule of `jax.vmap`."""
+    return jax.vmap(functools.partial(_plain, options=options), in_axes=axes)(*arrays), 0
+
+
+_conv_p = Primitive("facecycle_conv")
+_conv_p.def_impl(_plain)
+_conv_p.def_abstract_eval(_output)
+ad.defbilinear(_conv_p, _input_gradient, _kernel_gradient)
+batching.primitive_batchers[_conv_p] = _batched
+mlir.register_lowering(_conv_p, mlir.lower_fun(_plain, multiple_results=False))

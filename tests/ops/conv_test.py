@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from facecycle_jax import compile_check, ops, training
-from facecycle_jax.ops.conv import _by_products, _by_strips, _form_on_cpu, _plain
+from facecycle_jax.ops.conv import _by_library, _by_products, _by_strips, _gradient_on_cpu, _Options
 
 
 def library(x, kernel, *, stride, padding):
@@ -34,28 +34,37 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("form", [_by_strips, _by_products, _plain])
+@pytest.mark.parametrize("form", [_by_strips, _by_products, _by_library])
 @pytest.mark.parametrize("case", CASES)
-def test_every_form_is_the_library_s_convolution(form, case, monkeypatch):
+def test_every_form_is_the_library_s_gradient(form, case, monkeypatch):
     # Strips of two or three rows, the last one shorter.
     monkeypatch.setattr(sys.modules["facecycle_jax.ops.conv"], "_STRIP_POSITIONS", 100)
     size, stride, padding = CASES[case]
+    if form is _by_products and stride != 1:
+        pytest.skip("products are of stride 1")
     x, kernel = operands(kernel=size)
-    y, back = jax.vjp(functools.partial(form, stride=stride, padding=padding), x, kernel)
-    expected, expected_back = jax.vjp(functools.partial(library, stride=stride, padding=padding), x, kernel)
-    np.testing.assert_allclose(y, expected, atol=1e-4)
-    for gradient, other in zip(back(jnp.cos(y)), expected_back(jnp.cos(expected)), strict=True):
-        np.testing.assert_allclose(gradient, other, atol=2e-3)
+    y, back = jax.vjp(lambda kernel: library(x, kernel, stride=stride, padding=padding), kernel)
+    gradient = form(x, jnp.cos(y), shape=kernel.shape, options=_Options(stride, padding, None))
+    np.testing.assert_allclose(gradient, back(jnp.cos(y))[0], atol=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("channels", "features", "form"),
-    [(64, 64, _by_strips), (256, 16, _by_strips), (128, 3, _by_products), (32, 32, _plain), (3, 64, _plain)],
+    ("channels", "features", "stride", "form"),
+    [
+        (64, 64, 1, _by_strips),
+        (256, 16, 1, _by_strips),
+        (128, 128, 2, _by_strips),
+        (128, 256, 1, _by_products),
+        (64, 3, 1, _by_products),
+        (64, 3, 2, _by_library),
+        (32, 32, 1, _by_library),
+        (3, 64, 1, _by_library),
+    ],
 )
-def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(channels, features, form):
-    assert _form_on_cpu(channels=channels, features=features) is form
+def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(channels, features, stride, form):
+    assert _gradient_on_cpu(channels=channels, features=features, stride=stride) is form
     x, kernel = operands(shape=(2, 24, 40, channels), features=features)
-    arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
+    arguments = {"stride": stride, "padding": ((1, 1), (1, 1))}
 
     def gradients(f):
         return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel, **arguments))), (0, 1))(x, kernel)
@@ -64,20 +73,61 @@ def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(channels, fe
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max()))
 
 
-def test_it_has_derivatives_of_both_modes_and_of_second_order():
-    x, kernel = operands(shape=(1, 9, 30, 64), features=64)
-    kernel = kernel / 64
+@pytest.mark.parametrize("channels", [64, 128], ids=["strips", "products"])
+def test_it_has_derivatives_of_both_modes_and_of_second_order(channels):
+    x, kernel = operands(shape=(1, 9, 30, channels), features=channels)
+    kernel = kernel / channels
     arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
 
-    def second(f):
-        def slope(kernel):
-            return jax.jvp(lambda k: jnp.sum(jnp.sin(f(x, k, **arguments))), (kernel,), (kernel,))[1]
+    def derivatives(f):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(f(x, kernel, **arguments)))
 
-        return jax.value_and_grad(slope)(kernel)
+        def slope(x, kernel):
+            return jax.jvp(loss, (x, kernel), (jnp.cos(x), kernel))[1]
 
-    (slope, gradient), (expected, expected_gradient) = second(ops.conv), second(library)
-    np.testing.assert_allclose(slope, expected, rtol=1e-4)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-3)
+        def steepness(x, kernel):
+            return sum(jnp.sum(jnp.square(g)) for g in jax.grad(loss, (0, 1))(x, kernel))
+
+        return [
+            jax.value_and_grad(of, (0, 1))(x, kernel)  # backward over forward, backward over backward
+            for of in (slope, steepness)
+        ] + [jax.jvp(jax.grad(loss, 1), (x, kernel), (jnp.cos(x), kernel))]  # forward over backward
+
+    # The library's one by one: jitted, some of these are wrong on CPUs with JAX 0.7.
+    ours = jax.tree.leaves(jax.jit(derivatives, static_argnums=0)(ops.conv))
+    theirs = jax.tree.leaves(derivatives(library))
+    assert len(ours) == 8
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-3 * float(jnp.abs(other).max()))
+
+
+def test_it_maps_over_further_axes():
+    x, kernel = operands(shape=(2, 6, 5, 4), features=3)
+    xs, kernels = jnp.stack([x, -x]), jnp.stack([kernel, kernel + 1])
+    conv = functools.partial(ops.conv, padding=((1, 1), (1, 1)))
+    np.testing.assert_allclose(jax.vmap(conv)(xs, kernels)[1], conv(-x, kernel + 1), atol=1e-4)
+    np.testing.assert_allclose(jax.vmap(conv, (None, 0))(x, kernels)[1], conv(x, kernel + 1), atol=1e-4)
+
+    def gradient(kernel):
+        return jax.grad(lambda kernel: jnp.sum(jnp.sin(conv(x, kernel))))(kernel)
+
+    np.testing.assert_allclose(jax.vmap(gradient)(kernels)[1], gradient(kernel + 1), atol=1e-4)
+
+
+def test_it_computes_in_the_precision_in_force_where_it_is_called():
+    x, kernel = operands()
+    conv = functools.partial(ops.conv, padding=((1, 1), (1, 1)))
+
+    def text(precision):
+        with jax.default_matmul_precision(precision):
+            traced = jax.jit(jax.grad(lambda kernel: jnp.sum(conv(x, kernel) ** 2))).trace(kernel)
+        lowered = traced.lower(lowering_platforms=("tpu",)).as_text()
+        return lowered.count("#stablehlo<precision HIGHEST>")
+
+    # Two operands of the convolution and of its gradient.
+    assert text("highest") == 4
+    assert text("default") == 0
 
 
 def test_frozen_parts_cost_nothing():
@@ -94,9 +144,10 @@ def test_frozen_parts_cost_nothing():
     assert convolutions(1) == 3
 
 
-def test_devices_that_share_a_batch_send_sums_only():
+@pytest.mark.parametrize("channels", [64, 128], ids=["strips", "products"])
+def test_devices_that_share_a_batch_send_sums_only(channels):
     mesh = training.make_mesh()
-    x, kernel = operands(shape=(mesh.size, 16, 40, 64), features=64)
+    x, kernel = operands(shape=(mesh.size, 16, 40, channels), features=channels)
     split, whole = training.batch_sharding(mesh), training.replicated(mesh)
     gradient = jax.grad(lambda kernel, x: jnp.sum(ops.conv(x, kernel, padding=((1, 1), (1, 1))) ** 2))
     compiled = jax.jit(gradient, in_shardings=(whole, split), out_shardings=whole).lower(kernel, x).compile()
@@ -104,14 +155,15 @@ def test_devices_that_share_a_batch_send_sums_only():
     np.testing.assert_allclose(compiled(kernel, x), gradient(kernel, x), rtol=1e-3, atol=0.5)
 
 
-def test_bfloat16_stays():
-    x, kernel = (a.astype(jnp.bfloat16) for a in operands(shape=(2, 16, 40, 64), features=64))
+@pytest.mark.parametrize("channels", [64, 128], ids=["strips", "products"])
+def test_bfloat16_stays(channels):
+    x, kernel = (a.astype(jnp.bfloat16) for a in operands(shape=(2, 16, 40, channels), features=channels))
     y, back = jax.vjp(functools.partial(ops.conv, padding=((1, 1), (1, 1))), x, kernel)
     assert {y.dtype, *(g.dtype for g in back(y))} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_other_backends_get_the_library_s_program():
-    x, kernel = operands(shape=(2, 16, 40, 64), features=64)
+    x, kernel = operands(shape=(2, 16, 40, 128), features=128)
     arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
 
     def text(f):
