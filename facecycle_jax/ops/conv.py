@@ -1,4 +1,4 @@
-"""Convolution whose gradient by the kernel is fast on CPUs too.
+"""Convolution that is fast on CPUs too, its gradient by the kernel above all.
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
 
@@ -28,10 +28,12 @@ class _Options(NamedTuple):
     precision: str | None
 
 
-# Where a matrix product for each tap is faster than any convolution: wide on both sides, or too narrow on
-# one for convolutions. Measured, as all that follows, in docs/performance.md.
+# Where a kernel's gradient is fastest by a matrix product for each tap: wide on both sides, or with too few
+# outputs for convolutions. Measured, as all that follows, in docs/performance.md.
 _WIDE = 128
-_FEW_OUTPUTS, _MANY_INPUTS = 8, 64
+_FEW_OUTPUTS, _ENOUGH_INPUTS = 4, 16
+# With fewer inputs and few outputs XLA's CPU backend has no fast convolution at all.
+_MANY_INPUTS = 32
 # XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a channel of the input
 # is over some 2,048 positions long, batch included.
 _STRIP_POSITIONS = 1024
@@ -77,9 +79,38 @@ def _plain(x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = 
     )
 
 
+def _on_cpu(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
+    """What is faster there."""
+    _, _, channels, features = kernel.shape
+    narrow = features <= _FEW_OUTPUTS and channels < _MANY_INPUTS and options.stride == 1
+    return (_in_one_product if narrow else _plain)(x, kernel, options=options)
+
+
+def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
+    """One matrix product for all taps, whose results are added up in their places; stride 1 only."""
+    kh, kw, channels, features = kernel.shape
+    _, height, width, _ = x.shape
+    (top, bottom), (left, right) = options.padding
+    rows, columns = height + top + bottom - kh + 1, width + left + right - kw + 1
+    side_by_side = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    taps = jnp.matmul(x, side_by_side, precision=options.precision, preferred_element_type=wide)
+    taps = jnp.pad(taps, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    places = []
+    for i, j in np.ndindex(kh, kw):
+        first = (i * kw + j) * features
+        places.append(taps[:, i : i + rows, j : j + columns, first : first + features])
+    return sum(places[1:], start=places[0]).astype(x.dtype)
+
+
 def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options: _Options) -> jax.Array:
-    """The library's."""
-    return jax.linear_transpose(lambda x: _plain(x, kernel, options=options), x.aval)(cotangent)[0]
+    """On CPUs through what is faster there, elsewhere the library's."""
+
+    def through(form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x.aval)(cotangent)[0]
+
+    on_cpu, elsewhere = (functools.partial(through, form) for form in (_on_cpu, _plain))
+    return lax.platform_dependent(kernel, cotangent, cpu=on_cpu, default=elsewhere)
 
 
 def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options: _Options) -> jax.Array:
@@ -93,7 +124,7 @@ def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options
 
 def _gradient_on_cpu(*, channels: int, features: int, stride: int) -> Callable[..., jax.Array]:
     """Chooses by measurement."""
-    narrow = features <= _FEW_OUTPUTS and channels >= _MANY_INPUTS
+    narrow = features <= _FEW_OUTPUTS and channels >= _ENOUGH_INPUTS
     if stride == 1 and (narrow or min(channels, features) >= _WIDE):
         return _by_products
     return _by_strips if channels * features >= _STRIP_PRODUCTS else _by_library
@@ -178,3 +209,4 @@ _conv_p.def_abstract_eval(_output)
 ad.defbilinear(_conv_p, _input_gradient, _kernel_gradient)
 batching.primitive_batchers[_conv_p] = _batched
 mlir.register_lowering(_conv_p, mlir.lower_fun(_plain, multiple_results=False))
+mlir.register_lowering(_conv_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
