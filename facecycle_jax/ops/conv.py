@@ -2,8 +2,8 @@
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
 
-It is a primitive of its own, since a rule for going backwards is all that differs from the library's: with
-`jax.custom_vjp` forward mode would be lost, with `jax.custom_jvp` that rule cannot be chosen.
+It is a primitive with rules of its own for compiling and for going backwards: with `jax.custom_vjp` forward
+mode would be lost, and with `jax.custom_jvp` how a derivative is transposed is not for us to choose.
 """
 
 import functools
@@ -116,10 +116,11 @@ def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options:
 def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options: _Options) -> jax.Array:
     """On CPUs what is fastest there, elsewhere the library's."""
     shape = kernel.aval.shape
-    on_cpu = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
-    forms = (functools.partial(form, shape=shape, options=options) for form in (on_cpu, _by_library))
-    ours, library = forms
-    return lax.platform_dependent(x, cotangent, cpu=ours, default=library)
+    fastest = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
+    on_cpu, elsewhere = (
+        functools.partial(form, shape=shape, options=options) for form in (fastest, _by_library)
+    )
+    return lax.platform_dependent(x, cotangent, cpu=on_cpu, default=elsewhere)
 
 
 def _gradient_on_cpu(*, channels: int, features: int, stride: int) -> Callable[..., jax.Array]:
