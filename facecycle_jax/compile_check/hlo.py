@@ -31,6 +31,7 @@ _CONTROL = frozenset(("while", "conditional", "call"))
 _FREE = _CONTROL | {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call"}
 _NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"\bchannel_id=\d+")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -77,8 +78,7 @@ def count_collectives(text: str) -> list[Collective]:
       ValueError: if the text is no HLO module.
     """
     runs = _runs(text, through=None)
-    number: collections.Counter[str] = collections.Counter()
-    size: collections.Counter[str] = collections.Counter()
+    found: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[str, int] = {}
     for here, name, definition in _instructions(text):
         opcode = _OPCODE.search(definition)
@@ -90,8 +90,15 @@ def count_collectives(text: str) -> list[Collective]:
             operands = sum(sizes.get(operand, 0) for operand in _NAME.findall(opcode[2]))
             # The result of a -start holds the operands too.
             given = operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
-            number[kind] += runs[here]
-            size[kind] += runs[here] * max(operands, sizes[name] - given)
+            channel = _CHANNEL.search(definition)
+            # One that a TPU runs beside other work stands in each of its parts: start, that work, end.
+            key = kind, channel[0] if channel else name
+            found[key] = max(found.get(key, (0, 0)), (runs[here], max(operands, sizes[name] - given)))
+    number: collections.Counter[str] = collections.Counter()
+    size: collections.Counter[str] = collections.Counter()
+    for (kind, _), (times, bytes_each) in found.items():
+        number[kind] += times
+        size[kind] += times * bytes_each
     return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()]
 
 

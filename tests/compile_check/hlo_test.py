@@ -74,6 +74,28 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
     ]
 
 
+def test_a_collective_beside_other_work_counts_once():
+    text = """
+%start (p: f32[8,128]) -> f32[64,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  ROOT %r = f32[64,128]{1,0} all-gather(%p), channel_id=4, dimensions={0}
+}
+
+%beside (q: f32[8,128]) -> f32[64,128] {
+  %q = f32[8,128]{1,0} parameter(0)
+  ROOT %s = f32[64,128]{1,0:S(1)} all-gather(%q), channel_id=4, dimensions={0}
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %a = f32[64,128]{1,0} fusion(%x), kind=kCustom, calls=%start
+  %b = f32[64,128]{1,0} fusion(%x), kind=kCustom, calls=%beside
+  ROOT %c = f32[64,128]{1,0} all-gather(%x), channel_id=5, dimensions={0}
+}
+"""
+    assert count_collectives(text) == [Collective("all-gather", 2, 2 * 4 * 64 * 128)]
+
+
 def test_what_stays_on_the_chip_is_not_moved():
     text = """
 %inside (p: f32[8,128]) -> f32[8,128] {
