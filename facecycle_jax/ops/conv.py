@@ -81,9 +81,14 @@ def _plain(x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
     """What is faster there."""
-    _, _, channels, features = kernel.shape
-    narrow = features <= _FEW_OUTPUTS and channels < _MANY_INPUTS and options.stride == 1
-    return (_in_one_product if narrow else _plain)(x, kernel, options=options)
+    return _form_on_cpu(kernel.shape, stride=options.stride)(x, kernel, options=options)
+
+
+def _form_on_cpu(shape: tuple[int, ...], *, stride: int) -> Callable[..., jax.Array]:
+    """Chooses by measurement."""
+    _, _, channels, features = shape
+    narrow = features <= _FEW_OUTPUTS and channels < _MANY_INPUTS and stride == 1
+    return _in_one_product if narrow else _plain
 
 
 def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
@@ -109,18 +114,22 @@ def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options:
     def through(form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda x: form(x, kernel, options=options), x.aval)(cotangent)[0]
 
-    on_cpu, elsewhere = (functools.partial(through, form) for form in (_on_cpu, _plain))
-    return lax.platform_dependent(kernel, cotangent, cpu=on_cpu, default=elsewhere)
+    on_cpu = _form_on_cpu(kernel.shape, stride=options.stride)
+    if on_cpu is _plain:
+        return through(_plain, kernel, cotangent)
+    ours, library = (functools.partial(through, form) for form in (on_cpu, _plain))
+    return lax.platform_dependent(kernel, cotangent, cpu=ours, default=library)
 
 
 def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options: _Options) -> jax.Array:
     """On CPUs what is fastest there, elsewhere the library's."""
     shape = kernel.aval.shape
-    fastest = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
-    on_cpu, elsewhere = (
-        functools.partial(form, shape=shape, options=options) for form in (fastest, _by_library)
-    )
-    return lax.platform_dependent(x, cotangent, cpu=on_cpu, default=elsewhere)
+    on_cpu = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
+    library = functools.partial(_by_library, shape=shape, options=options)
+    if on_cpu is _by_library:
+        return library(x, cotangent)
+    ours = functools.partial(on_cpu, shape=shape, options=options)
+    return lax.platform_dependent(x, cotangent, cpu=ours, default=library)
 
 
 def _gradient_on_cpu(*, channels: int, features: int, stride: int) -> Callable[..., jax.Array]:

@@ -41,6 +41,11 @@ CASES = {
 }
 
 
+IN_EVERY_FORM = pytest.mark.parametrize(
+    ("channels", "features"), [(64, 64), (128, 128), (16, 3)], ids=["strips", "products", "one product"]
+)
+
+
 @pytest.mark.parametrize("form", [_by_strips, _by_products, _by_library])
 @pytest.mark.parametrize("case", CASES)
 def test_every_form_is_the_library_s_gradient(form, case, monkeypatch):
@@ -94,9 +99,7 @@ def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(channels, fe
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max()))
 
 
-@pytest.mark.parametrize(
-    ("channels", "features"), [(64, 64), (128, 128), (16, 3)], ids=["strips", "products", "one product"]
-)
+@IN_EVERY_FORM
 def test_it_has_derivatives_of_both_modes_and_of_second_order(channels, features):
     x, kernel = operands(shape=(1, 9, 30, channels), features=features)
     kernel = kernel / channels
@@ -167,9 +170,7 @@ def test_frozen_parts_cost_nothing():
     assert convolutions(1) == 3
 
 
-@pytest.mark.parametrize(
-    ("channels", "features"), [(64, 64), (128, 128), (16, 3)], ids=["strips", "products", "one product"]
-)
+@IN_EVERY_FORM
 def test_devices_that_share_a_batch_send_sums_only(channels, features):
     mesh = training.make_mesh()
     x, kernel = operands(shape=(mesh.size, 16, 40, channels), features=features)
@@ -180,16 +181,14 @@ def test_devices_that_share_a_batch_send_sums_only(channels, features):
     np.testing.assert_allclose(compiled(kernel, x), gradient(kernel, x), rtol=1e-3, atol=0.5)
 
 
-@pytest.mark.parametrize(
-    ("channels", "features"), [(64, 64), (128, 128), (16, 3)], ids=["strips", "products", "one product"]
-)
+@IN_EVERY_FORM
 def test_bfloat16_stays(channels, features):
     x, kernel = (a.astype(jnp.bfloat16) for a in operands(shape=(2, 16, 40, channels), features=features))
     y, back = jax.vjp(functools.partial(ops.conv, padding=((1, 1), (1, 1))), x, kernel)
     assert {y.dtype, *(g.dtype for g in back(y))} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize(("channels", "features"), [(128, 128), (64, 64), (16, 3)])
+@IN_EVERY_FORM
 def test_other_backends_get_the_library_s_program(channels, features):
     x, kernel = operands(shape=(2, 16, 40, channels), features=features)
     arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
