@@ -1,15 +1,18 @@
 """The `facecycle` command.
 
-Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, told in one
-sentence; 130 interrupted.
+Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, reported in one
+sentence; 70 for a defect of the package, with its stack trace; 130 interrupted.
 """
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from facecycle_jax import cpu_devices
 from facecycle_jax.commands import convert, demo, evaluate, pictures, prepare
+from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.methods.batches import BATCH_SIZE
 
 
@@ -35,12 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cpu_devices.split_cpu({"batch_size": BATCH_SIZE})
     try:
         return parsed.run(parsed) or 0
-    except (ValueError, OSError, ImportError) as error:
+    except (UserError, OSError) as error:
+        if os.environ.get("FACECYCLE_TRACEBACK"):
+            traceback.print_exc()
         print(f"facecycle: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
         return 130
+    except Exception:
+        # A defect. Status 1 means "done but for some images", so it needs one of its own.
+        traceback.print_exc()
+        return DEFECT_EXIT
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from facecycle_jax.convert import read_model
 from facecycle_jax.convert.names import TRUNK_LAYERS
 from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.data.pictures import as_pictures
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods import inference
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.batches import BATCH_SIZE, Batches, Outputs
@@ -93,7 +94,7 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
             width = model["width"] if loss["vgg"] == "random" else 1.0
             model["vgg_width"] = loss.get("vgg_width") or width
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{workdir / 'config.json'} is no configuration of a run ({error}).") from None
+        raise UserError(f"{workdir / 'config.json'} is no configuration of a run ({error}).") from None
     trees = load_trees(checkpoint)
     if model["trunk"] == "learned":
         # The loss's alone.
@@ -267,17 +268,17 @@ class FaceCycle:
         array, _, problems = as_pictures(pictures, size=size or self.size)
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise ValueError(f"{problems[0]}{more}")
+            raise UserError(f"{problems[0]}{more}")
         return array
 
     def _need_identity(self, what: str) -> None:
         if not self.has_identity:
-            raise ValueError(f"This model has stage 1 alone; {what} need a model of both stages.")
+            raise UserError(f"This model has stage 1 alone; {what} need a model of both stages.")
 
     def _pair(self, source: Pictures, driver: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Reads two sides of equal length; one picture stands for as many as the other side has."""
         a, b = self.read(source), self.read(driver)
         if len(a) != len(b) and 1 not in (len(a), len(b)):
-            raise ValueError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
+            raise UserError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
         return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))

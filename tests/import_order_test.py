@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "facecycle_jax"
 FLOORS = {
     "_version": -1,
+    "errors": -1,
     "files": 0,
     "compilation_cache": 0,
     "cpu_devices": 0,

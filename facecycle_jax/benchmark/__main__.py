@@ -13,6 +13,7 @@ import jax
 
 from facecycle_jax import training
 from facecycle_jax.benchmark import breakdown, cases, ours, suites, timing
+from facecycle_jax.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _split(options.cases, cases.CASES, "--cases")
         modes = cases.torch_modes(_split(options.torch, cases.MODES, "--torch"))
         if options.batch < 1 or options.repeats < 1 or not options.width > 0:
-            raise ValueError("--batch and --repeats must be at least 1 and --width above 0.")
+            raise UserError("--batch and --repeats must be at least 1 and --width above 0.")
         json = pathlib.Path(options.json) if options.json else None
         if json:
             timing.check_json_path(json)
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.profile:
             stage = next((cases.STAGES[case] for case in chosen if case in cases.STAGES), None)
             if stage is None:
-                raise ValueError("--profile takes a train step: --cases train-motion or train-identity.")
+                raise UserError("--profile takes a train step: --cases train-motion or train-identity.")
             print(breakdown.profile(stage, setting, pathlib.Path(options.profile), steps=options.repeats))
             return 0
         plan = suites.plan(options.suite, setting, chosen, modes, repeats=options.repeats)
@@ -127,7 +128,7 @@ def _split(text: str, known: Sequence[str], option: str) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     for part in chosen:
         if part not in known:
-            raise ValueError(f"{option} takes {', '.join(known)}, got {part!r}.")
+            raise UserError(f"{option} takes {', '.join(known)}, got {part!r}.")
     return chosen
 
 

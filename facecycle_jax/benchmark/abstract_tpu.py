@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from facecycle_jax import compile_check, ops, training
 from facecycle_jax.benchmark import cases, hardware, ours
+from facecycle_jax.errors import UserError
 
 
 class Estimate(NamedTuple):
@@ -71,7 +72,7 @@ def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) ->
     """
     sheet, tpu = hardware.sheet(device.device_kind, precision), compile_check.chip_of(device.device_kind)
     if sheet is None or tpu is None:
-        raise ValueError(f"no data sheet of {device.device_kind} in compile_check/chips.py.")
+        raise UserError(f"no data sheet of {device.device_kind} in compile_check/chips.py.")
     compiled: Any = lowered.compile()
     cost = compiled.cost_analysis()
     text = compiled.as_text()

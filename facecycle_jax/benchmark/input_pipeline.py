@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from facecycle_jax.benchmark.input_programs import OURS, TORCH, Setting
 from facecycle_jax.benchmark.timing import check_json_path
+from facecycle_jax.errors import UserError
 
 
 class Target(NamedTuple):
@@ -96,17 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace) -> dict[str, Setting]:
     """Builds the settings of the chosen programs."""
     if min(options.batch, options.size, options.pictures, options.repeats) < 1 or options.workers < 0:
-        raise ValueError(
-            "--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0."
-        )
+        raise UserError("--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0.")
     for name in ("data", "records"):
         path = getattr(options, name)
         if path and not os.path.isdir(path):
-            raise ValueError(f"--{name}: there is no folder {path}.")
+            raise UserError(f"--{name}: there is no folder {path}.")
     chosen = [part.strip() for part in options.programs.split(";") if part.strip()]
     for name in chosen:
         if name not in (*OURS, *TORCH):
-            raise ValueError(f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}.")
+            raise UserError(f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}.")
     names = [
         name
         for name in chosen or (*OURS, *TORCH)
@@ -133,7 +132,7 @@ def _targets(text: str) -> list[Target]:
             name, cores, steps, pictures = part.split(":")
             found.append(Target(name, int(cores), float(steps), int(pictures)))
         except ValueError:
-            raise ValueError(f"--targets takes name:cores:steps/s:pictures, got {part!r}.") from None
+            raise UserError(f"--targets takes name:cores:steps/s:pictures, got {part!r}.") from None
     return found
 
 
@@ -146,7 +145,7 @@ def _run(setting: Setting) -> dict[str, Any]:
     )  # fmt: skip
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
-        raise ValueError(f"the program {setting.program!r} failed: {lines[-1]}")
+        raise UserError(f"the program {setting.program!r} failed: {lines[-1]}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from facecycle_jax import methods, ops, training
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.batches import devices_for
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.models import random_vgg
@@ -60,7 +61,7 @@ def device_of(kind: str) -> jax.Device:
     try:
         return jax.devices(kind)[0]
     except RuntimeError:
-        raise ValueError(f"JAX finds no {kind} here; choose another --device.") from None
+        raise UserError(f"JAX finds no {kind} here; choose another --device.") from None
 
 
 def devices_of(setting: Setting) -> list[jax.Device]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from facecycle_jax.benchmark import flops, hardware
 from facecycle_jax.benchmark.cases import STAGES
+from facecycle_jax.errors import UserError
 
 # Utterances of VoxCeleb1 (153,516) and VoxCeleb2 (1,128,246), by their authors' tables.
 TRACKS = 153_516 + 1_128_246
@@ -43,7 +44,7 @@ def step_seconds(
     """
     sheet = hardware.sheet(kind, precision)
     if sheet is None:
-        raise ValueError(f"no data sheet of {kind} in benchmark/hardware.py.")
+        raise UserError(f"no data sheet of {kind} in benchmark/hardware.py.")
     item_bytes = 2 if precision == "bfloat16" else 4
     count = flops.train_step(stage, batch=batch // chips, item_bytes=item_bytes)
     sums = 2 * 4 * TRAINED_PARAMETERS[stage] * (chips - 1) / chips

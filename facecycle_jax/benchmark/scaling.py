@@ -18,6 +18,7 @@ import jax
 
 from facecycle_jax import methods, training
 from facecycle_jax.benchmark import ours, timing
+from facecycle_jax.errors import UserError
 
 PARTS = ("weak", "size")
 DEVICES = (1, 2, 4, 8)
@@ -55,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = [part.strip() for part in options.parts.split(",") if part.strip()]
         for part in parts:
             if part not in PARTS:
-                raise ValueError(f"--parts takes {', '.join(PARTS)}, got {part!r}.")
+                raise UserError(f"--parts takes {', '.join(PARTS)}, got {part!r}.")
         sizes = _sizes(options.sizes)
         if options.per_device < 1 or options.repeats < 1 or not options.width > 0:
-            raise ValueError("--per-device and --repeats must be at least 1 and --width above 0.")
+            raise UserError("--per-device and --repeats must be at least 1 and --width above 0.")
         if options.json:
             timing.check_json_path(pathlib.Path(options.json))
         _make_devices(max(DEVICES) if "weak" in parts else 1)
@@ -141,7 +142,7 @@ def _sizes(text: str) -> list[int]:
     chosen = [part.strip() for part in text.split(",")]
     for part in chosen:
         if part not in known:
-            raise ValueError(f"--sizes takes {', '.join(known)}, got {part!r}.")
+            raise UserError(f"--sizes takes {', '.join(known)}, got {part!r}.")
     return [int(part) for part in chosen]
 
 
@@ -152,7 +153,7 @@ def _make_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         if jax.local_device_count("cpu") < count:
-            raise ValueError(f"JAX is in use already, with fewer than {count} CPU devices.") from None
+            raise UserError(f"JAX is in use already, with fewer than {count} CPU devices.") from None
 
 
 if __name__ == "__main__":

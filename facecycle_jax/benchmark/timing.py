@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
 Program = Callable[[], Any]
@@ -172,9 +173,9 @@ def check_json_path(path: pathlib.Path) -> None:
       ValueError: if it exists, or its folder does not.
     """
     if path.exists():
-        raise ValueError(f"{path} exists; choose another name for --json.")
+        raise UserError(f"{path} exists; choose another name for --json.")
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is no folder; create it for --json {path.name}.")
+        raise UserError(f"{path.parent} is no folder; create it for --json {path.name}.")
 
 
 def write_json(rows: list[Row], machine: Mapping[str, Any], path: pathlib.Path) -> None:

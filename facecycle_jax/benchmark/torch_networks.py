@@ -6,6 +6,7 @@ Pictures [N, 3, H, W], normalised; flows [N, h, w, 2].
 
 from collections.abc import Callable
 
+from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.models.blocks import scaled
 from facecycle_jax.models.vgg import LAYERS as VGG_LAYERS
 
@@ -14,7 +15,7 @@ try:
     import torch.nn.functional as F
     from torch import Tensor, nn
 except ImportError:
-    raise ImportError(
+    raise MissingExtraError(
         "the PyTorch side of the benchmark needs PyTorch: pip install 'facecycle_jax[torch]'."
     ) from None
 

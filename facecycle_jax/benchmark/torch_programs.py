@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from facecycle_jax.benchmark.ours import ADAM, Setting
 from facecycle_jax.benchmark.torch_reference import Reference, load_trees
+from facecycle_jax.errors import UserError
 
 MODES = ("eager", "channels_last", "compile")
 
@@ -30,7 +31,7 @@ def torch_device(kind: str) -> torch.device:
         return torch.device("cpu")
     if kind == "gpu" and torch.cuda.is_available():
         return torch.device("cuda")
-    raise ValueError(f"PyTorch {torch.__version__} finds no {kind} here")
+    raise UserError(f"PyTorch {torch.__version__} finds no {kind} here")
 
 
 def release() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from facecycle_jax.commands import demo_page, inputs
 from facecycle_jax.data import read_picture, synthetic_tracks
 from facecycle_jax.data.pictures import square
+from facecycle_jax.errors import UserError
 from facecycle_jax.model import FaceCycle, load
 from facecycle_jax.probes.verification import cosine_scores
 from facecycle_jax.viz import flow_to_rgb, save_png
@@ -141,7 +142,7 @@ def compare(
 def _read(path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bool) -> np.ndarray:
     """Reads one face uint8 [size, size, 3]; faults name the picture by its place, not its temporary file."""
     if not path:
-        raise ValueError(f"{name} is missing: upload one, or take one with the webcam.")
+        raise UserError(f"{name} is missing: upload one, or take one with the webcam.")
     try:
         picture = read_picture(path)
         if crop:
@@ -150,7 +151,7 @@ def _read(path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bo
             picture = crop_face(picture).crop
     except (ValueError, FileNotFoundError) as error:
         text = str(error).replace(str(path), name)
-        raise ValueError(text if name in text else f"{name}: {text}") from None
+        raise UserError(text if name in text else f"{name}: {text}") from None
     return square(picture, size=size)
 
 

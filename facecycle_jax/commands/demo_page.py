@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError
+
 _ADDRESS = "127.0.0.1"
 # Seconds between clean-ups, and the age at which uploads and results are removed while the page is open.
 _CLEAN_EVERY, _KEEP_FOR = 60, 600
@@ -49,7 +51,7 @@ Compare = Callable[[str | None, str | None, bool], Shown]
 def require_gradio() -> None:
     """Raises ImportError, in one sentence, if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
-        raise ImportError("The demo needs gradio: pip install 'facecycle_jax[demo]'.")
+        raise MissingExtraError("The demo needs gradio: pip install 'facecycle_jax[demo]'.")
 
 
 def serve(

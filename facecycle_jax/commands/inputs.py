@@ -10,6 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from facecycle_jax.data.pictures import list_pictures, read_picture, square
+from facecycle_jax.errors import UserError
 from facecycle_jax.model import DEFAULT_MODEL
 
 # Pictures read before they are computed together.
@@ -47,7 +48,7 @@ def _which(text: str) -> str | int:
         return text
     place = int(text)
     if place < 0:
-        raise ValueError(text)
+        raise UserError(text)
     return place
 
 
@@ -107,7 +108,7 @@ def read_face(path: epath.Path, *, size: int, crop: bool, which: str | int) -> n
         try:
             picture = crop_face(picture, which=which).crop
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise UserError(f"{path}: {error}") from None
     return square(picture, size=size)
 
 
@@ -142,13 +143,13 @@ def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) ->
             if box is None and len(waiting) < CHUNK:
                 continue
             if box is None:
-                raise ValueError(f"{name}, first {CHUNK} frames: {error} Try without --crop.") from None
+                raise UserError(f"{name}, first {CHUNK} frames: {error} Try without --crop.") from None
         left, top = (round(edge) for edge in box[:2].tolist())
         side = round(float(box[2] - box[0]))
         yield from (cut(early, (left, top, left + side, top + side)) for early in waiting)
         waiting = []
     if waiting:
-        raise ValueError(f"{name}: no face was found in any frame. Try without --crop.")
+        raise UserError(f"{name}: no face was found in any frame. Try without --crop.")
 
 
 def chunks(

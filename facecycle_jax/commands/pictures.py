@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.model import FaceCycle, load
 from facecycle_jax.viz import grid, save_png, translation_panel
@@ -87,7 +88,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     """Writes codes of pictures: path, motion_code and, with stage 2, identity_code."""
     out = epath.Path(arguments.out)
     if out.suffix != ".npz":
-        raise ValueError(f"--out must end in .npz, got {out}.")
+        raise UserError(f"--out must end in .npz, got {out}.")
     paths = inputs.find(arguments.pictures)
     inputs.check_free([out], overwrite=arguments.overwrite)
     model, problems = load(arguments.model), inputs.Problems()
@@ -149,11 +150,11 @@ def _reenact(arguments: argparse.Namespace) -> int:
 
     out = epath.Path(arguments.out)
     if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}.")
+        raise UserError(f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}.")
     inputs.check_free([out], overwrite=arguments.overwrite)
     sources = inputs.find([arguments.source])
     if len(sources) != 1:
-        raise ValueError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
+        raise UserError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
     model = load(arguments.model)
     source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
     video = read_video(arguments.driver, max_frames=arguments.max_frames)

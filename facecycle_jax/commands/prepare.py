@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from facecycle_jax.data.record_index import FRAMES, LEFT_OUT, TRACKS, read_index, verify
 from facecycle_jax.data.records import find_set
+from facecycle_jax.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.set != "synthetic" and not (arguments.data and os.path.isdir(arguments.data)):
         raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
     if arguments.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {arguments.workers}.")
+        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
     builder = _builder(arguments)
     folder = pathlib.Path(builder.data_path)
     if _is_complete(folder, arguments.set):
@@ -122,7 +123,7 @@ def _builder(arguments: argparse.Namespace) -> Any:
     try:
         module = importlib.import_module(f"facecycle_jax.data.builders.{SETS[arguments.set][0]}")
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"Preparing records needs TensorFlow Datasets ({error}): pip install 'facecycle_jax[tf]'."
         ) from error
     builder = getattr(module, SETS[arguments.set][1])

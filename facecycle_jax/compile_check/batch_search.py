@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from facecycle_jax.errors import UserError
+
 Trial = Callable[[int], tuple[bool, int]]
 
 
@@ -24,7 +26,7 @@ def largest_batch(trial: Trial, *, start: int, limit: int, precision: float = 0.
       ValueError: if `start` is below 1.
     """
     if start < 1:
-        raise ValueError(f"the first batch to try must be at least 1, got {start}.")
+        raise UserError(f"the first batch to try must be at least 1, got {start}.")
     fits, size = trial(start)
     low, high = (start, 0) if fits else (0, start)
     guess = max(1, start * limit // size) if size else start // 2

@@ -13,6 +13,7 @@ from facecycle_jax import data, training
 from facecycle_jax.compile_check.hlo import count_collectives, memory_bytes
 from facecycle_jax.compile_check.report import Report
 from facecycle_jax.compile_check.topology import Topology, abstract_devices
+from facecycle_jax.errors import UserError
 
 # XLA's effort, -1 to 1: the least makes it several times as fast, and the program somewhat worse.
 EFFORTS: dict[str, dict[str, Any]] = {
@@ -77,7 +78,7 @@ def read_compiled(
     """
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if memory is None or cost is None or text is None:
-        raise ValueError(f"this XLA tells nothing of programs compiled for {topology}.")
+        raise UserError(f"this XLA tells nothing of programs compiled for {topology}.")
     # XLA counts the body of the loop over micro-batches once; nearly everything is in it.
     times = settings["accumulate"]
     report = Report(
@@ -132,7 +133,7 @@ def check(config: Mapping[str, Any], topology: Topology, *, effort: str = "full"
       ValueError: for values out of range, a batch that the chips do not divide, or want of libtpu.
     """
     if effort not in EFFORTS:
-        raise ValueError(f"effort must be one of {sorted(EFFORTS)}, got {effort!r}.")
+        raise UserError(f"effort must be one of {sorted(EFFORTS)}, got {effort!r}.")
     settings = settings_of(config, effort=effort)
     lowered = lower_train_step(config, abstract_devices(topology))
     start = time.monotonic()

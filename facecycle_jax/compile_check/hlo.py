@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from facecycle_jax.errors import UserError
+
 KINDS = (
     "all-reduce",
     "all-gather",
@@ -185,7 +187,7 @@ def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[s
     """
     entries = [match[2] for match in map(_COMPUTATION.match, text.splitlines()) if match and match[1]]
     if not entries:
-        raise ValueError("the text has no ENTRY computation, so it is no HLO module.")
+        raise UserError("the text has no ENTRY computation, so it is no HLO module.")
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     for here, _, definition in _instructions(text):
         opcode = _OPCODE.search(definition)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jax.experimental import topologies
 
 from facecycle_jax.compile_check.chips import CHIPS, Chip
+from facecycle_jax.errors import UserError
 
 # libtpu looks for the machine it is on: it is told that there is none, and that no chip is opened, so
 # another process may be using libtpu at the same time.
@@ -55,14 +56,14 @@ def parse_topology(text: str) -> Topology:
     """
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
     if not match or match[1] not in CHIPS:
-        raise ValueError(
+        raise UserError(
             f"topology must be one of {', '.join(CHIPS)}, a colon and the chips along each dimension, "
             f"e.g. v5e:4x4 or v4:2x2x4, got {text!r}."
         )
     chip, shape = CHIPS[match[1]], tuple(int(n) for n in match[2].split("x"))
     if len(shape) != chip.dimensions:
         example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
-        raise ValueError(
+        raise UserError(
             f"topology {text!r} has {len(shape)} dimensions, {chip.name} has {chip.dimensions}: {example}."
         )
     return Topology(chip, shape)
@@ -81,7 +82,7 @@ def abstract_devices(topology: Topology) -> list[Any]:
       ValueError: if libtpu is not installed, or knows no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
+        raise UserError(
             "compiling for TPU needs libtpu, which runs without one: pip install "
             "'facecycle_jax[compile-check]' (Linux)."
         )
@@ -100,5 +101,5 @@ def abstract_devices(topology: Topology) -> list[Any]:
     except Exception as error:
         # What libtpu raises is of no one class; its first line says what it does not like.
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"libtpu does not compile for {topology}: {reason}") from error
+        raise UserError(f"libtpu does not compile for {topology}: {reason}") from error
     return list(description.devices)

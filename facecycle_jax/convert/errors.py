@@ -1,7 +1,9 @@
 """The one exception of the converters."""
 
+from facecycle_jax.errors import UserError
 
-class ConversionError(ValueError):
+
+class ConversionError(UserError):
     """A file cannot be converted; the message is one sentence naming the file and the reason."""
 
 

@@ -38,6 +38,7 @@ from facecycle_jax.convert.model_spec import (
     nest,
     weight_shapes,
 )
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Tree
 
 CARD = "README.md"
@@ -89,10 +90,10 @@ def write_model(
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists already; choose another name or remove it.")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+        raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     for name, text in (("licence", licence), ("source", source)):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} must be a text that is not blank, got {shorten(text)}.")
+            raise UserError(f"{name} must be a text that is not blank, got {shorten(text)}.")
     checked = check_model(model)
     stages = _stages(trees)
     shapes = weight_shapes(checked, stages)
@@ -143,7 +144,7 @@ def _stages(names: Mapping[str, Any]) -> list[str]:
     known = {name for stage in STAGES.values() for name in stage} | {"vgg", "trunk"}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}.")
+        raise UserError(f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}.")
     identity = any(name in names for name in STAGES["identity"])
     return ["motion", "identity"] if identity else ["motion"]
 

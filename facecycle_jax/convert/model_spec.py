@@ -12,6 +12,7 @@ import jax
 
 from facecycle_jax.convert.errors import shorten
 from facecycle_jax.convert.names import TRUNK_LAYERS
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
 from facecycle_jax.models.vgg import VGG19
 
@@ -49,13 +50,13 @@ def check_model(model: Any) -> dict[str, Any]:
       ValueError: naming the field that is missing, unknown or out of range.
     """
     if not isinstance(model, Mapping):
-        raise ValueError(f"model must be a mapping of fields, got {shorten(model)}.")
+        raise UserError(f"model must be a mapping of fields, got {shorten(model)}.")
     fields = {str(name): value for name, value in model.items()}
     missing = [name for name in ORIGINAL_MODEL if name not in fields]
     unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")]
     if missing or unknown:
         what = f"lacks {missing[0]!r}" if missing else f"has the unknown field {shorten(unknown[0])}"
-        raise ValueError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
+        raise UserError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
     checked: dict[str, Any] = {
         "width": _number(fields, "width"),
         "image_size": _whole(fields, "image_size"),
@@ -74,20 +75,20 @@ def check_model(model: Any) -> dict[str, Any]:
 def _number(fields: Mapping[str, Any], name: str) -> float:
     value = fields[name]
     if type(value) not in (int, float) or not 0 < value <= MAX_WIDTH:
-        raise ValueError(f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}.")
+        raise UserError(f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}.")
     return float(value)
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:
     value = fields[name]
     if type(value) is not int or not 1 <= value <= MAX_CODE:
-        raise ValueError(f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}.")
+        raise UserError(f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}.")
     return value
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     if type(fields[name]) is not str:
-        raise ValueError(f"model.{name} must be a string, got {shorten(fields[name])}.")
+        raise UserError(f"model.{name} must be a string, got {shorten(fields[name])}.")
     return fields[name]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 # Modules of the checkpoint -> our networks. The order is that of the file.
 MODULES = {
     "codegeneration": "motion_encoder",
@@ -141,7 +143,7 @@ def from_torch(state: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     trees: dict[str, Any] = {}
     for module, arrays in state.items():
         if module not in MODULES:
-            raise ValueError(f"unknown module {module!r}; the original has {sorted(MODULES)}.")
+            raise UserError(f"unknown module {module!r}; the original has {sorted(MODULES)}.")
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
             layer, kind = split_name(name)
@@ -151,7 +153,7 @@ def from_torch(state: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
                     _put(trees.setdefault("vgg", {}), f"{stem}/{kind}", _to_ours(array, stem))
                 continue
             if layer not in LAYERS[module]:
-                raise ValueError(f"unknown layer {module}.{name}.")
+                raise UserError(f"unknown layer {module}.{name}.")
             path = LAYERS[module][layer]
             _put(tree, f"{path}/{kind}", np.ascontiguousarray(_to_ours(array, path)))
         trees[MODULES[module]] = tree

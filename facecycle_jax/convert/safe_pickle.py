@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from facecycle_jax.convert.errors import ConversionError, shorten
+from facecycle_jax.errors import UserError
 
 MAX_INSTRUCTIONS = 2_000_000
 MAX_LINE = 1 << 16
@@ -139,7 +140,7 @@ class _Machine:
         while self._stack[index] is not _MARK:
             index -= 1
             if index < 0:
-                raise ValueError("no mark")
+                raise UserError("no mark")
         items = self._stack[index + 1 :]
         del self._stack[index:]
         return items
@@ -165,19 +166,19 @@ class _Machine:
     def _tuple_n(self, count: int) -> None:
         items = tuple(self._stack[-count:])
         if len(items) < count:
-            raise ValueError("stack is empty")
+            raise UserError("stack is empty")
         del self._stack[-count:]
         self._stack.append(items)
 
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise ValueError("appends to what is no list")
+            raise UserError("appends to what is no list")
         target.extend(items)
 
     def _set_items(self, items: list[Any], target: Any) -> None:
         if type(target) is not dict or len(items) % 2:
-            raise ValueError("sets items of what is no dict")
+            raise UserError("sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
                 raise ConversionError("its pickle has a dict with keys that are no names")
@@ -191,7 +192,7 @@ class _Machine:
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if type(name) is not str or type(module) is not str:
-            raise ValueError("a global without a name")
+            raise UserError("a global without a name")
         self._global(f"{module}.{name}")
 
     def _reduce(self, _: Any) -> None:
@@ -199,7 +200,7 @@ class _Machine:
         if not isinstance(function, Builder) or function.build is None:
             raise ConversionError("its pickle calls something that is no known builder")
         if type(arguments) is not tuple:
-            raise ValueError("a call without arguments")
+            raise UserError("a call without arguments")
         self._stack.append(function.build(*arguments))
 
     def _build(self, _: Any) -> None:

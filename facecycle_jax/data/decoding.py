@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from facecycle_jax.data.pictures import MAX_PIXELS, read_picture, square
+from facecycle_jax.errors import UserError
 
 Decoder = Callable[[bytes], np.ndarray]
 DECODERS = ("pillow", "opencv")
@@ -32,13 +33,13 @@ def make_decoder(name: str, *, size: int) -> Decoder:
       ValueError: if there is no such decoder, or OpenCV is not installed.
     """
     if name not in DECODERS:
-        raise ValueError(f"data.decoder must be one of {DECODERS}, got {name!r}.")
+        raise UserError(f"data.decoder must be one of {DECODERS}, got {name!r}.")
     if name == "pillow":
         return lambda content: decode_pillow(content, size=size)
     try:
         import cv2
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "data.decoder='opencv' needs OpenCV: pip install 'facecycle_jax[fast]', or set "
             "data.decoder='pillow'."
         ) from None
@@ -85,9 +86,9 @@ def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        raise ValueError("no known picture format.") from None
+        raise UserError("no known picture format.") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"it cannot be read as a picture: {error}") from None
+        raise UserError(f"it cannot be read as a picture: {error}") from None
     return square(read_picture(image), size=size)
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from facecycle_jax.errors import MissingExtraError, UserError
+
 Box = tuple[int, int, int, int]
 Detector = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
 
@@ -22,7 +24,7 @@ _SIDES = (480, 960, 1920)
 _SURE, _UNSURE = 0.0, -0.3
 
 
-class NoFaceError(ValueError):
+class NoFaceError(UserError):
     """There is no face in the picture, or not as many as asked for."""
 
 
@@ -67,12 +69,12 @@ def crop_face(
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
+        raise UserError(f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
     by_place = isinstance(which, int) and not isinstance(which, bool) and which >= 0
     if not by_place and which not in ("largest", "centre"):
-        raise ValueError(f"which must be 'largest', 'centre' or a place from 0 on, got {which!r}.")
+        raise UserError(f"which must be 'largest', 'centre' or a place from 0 on, got {which!r}.")
     if not margin > -1:
-        raise ValueError(f"margin must be above -1, got {margin}.")
+        raise UserError(f"margin must be above -1, got {margin}.")
     faces = list((detector or find_faces)(image))
     height, width = image.shape[:2]
     if not faces:
@@ -122,7 +124,7 @@ def _dlib_detector():  # type: ignore[no-untyped-def]  # dlib has no types
     try:
         import dlib
     except ImportError as error:
-        raise ImportError("Finding faces needs dlib: pip install 'facecycle_jax[face]'.") from error
+        raise MissingExtraError("Finding faces needs dlib: pip install 'facecycle_jax[face]'.") from error
     return dlib.get_frontal_face_detector()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from facecycle_jax.data.folder import SUFFIXES
 from facecycle_jax.data.labelled import LabelledPictures
+from facecycle_jax.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
@@ -29,7 +30,7 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
       ValueError: for a corrupt row, with its number, or an unknown class.
     """
     if split not in OFFICIAL:
-        raise ValueError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
+        raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
     for file in (path, os.path.join(path, "fer2013.csv"), os.path.join(path, "icml_face_data.csv")):
         if os.path.isfile(file):
             return _read_csv(file, split)
@@ -46,26 +47,26 @@ def _read_csv(path: str, split: str) -> LabelledPictures:
         rows = csv.reader(file)
         header = [name.strip() for name in next(rows, [])]
         if sorted(header) != ["Usage", "emotion", "pixels"]:
-            raise ValueError(f"{path}, row 1: expected the columns emotion, pixels and Usage, got {header}.")
+            raise UserError(f"{path}, row 1: expected the columns emotion, pixels and Usage, got {header}.")
         places = [header.index(name) for name in ("emotion", "pixels", "Usage")]
         for number, row in enumerate(rows, start=2):
             if not row:
                 continue
             if len(row) != 3:
-                raise ValueError(f"{path}, row {number}: expected 3 columns, got {len(row)}.")
+                raise UserError(f"{path}, row {number}: expected 3 columns, got {len(row)}.")
             emotion, pixels, usage = (row[place].strip() for place in places)
             if usage not in OFFICIAL:
-                raise ValueError(
+                raise UserError(
                     f"{path}, row {number}: Usage must be one of {tuple(OFFICIAL)}, got {usage!r}."
                 )
             if usage != split:
                 continue
             if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
-                raise ValueError(f"{path}, row {number}: emotion must be 0 to 6, got {emotion!r}.")
+                raise UserError(f"{path}, row {number}: emotion must be 0 to 6, got {emotion!r}.")
             pictures.append(_pixels(pixels, f"{path}, row {number}"))
             labels.append(int(emotion))
     if not labels:
-        raise ValueError(f"{path} has no row of {split}; has the file been cut?")
+        raise UserError(f"{path} has no row of {split}; has the file been cut?")
     return LabelledPictures(np.stack(pictures), np.array(labels, np.int32), CLASSES, f"{path} ({split})")
 
 
@@ -74,9 +75,9 @@ def _pixels(text: str, where: str) -> np.ndarray:
     try:
         values = np.array(text.split(), np.int64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: pixels must be whole numbers.") from error
+        raise UserError(f"{where}: pixels must be whole numbers.") from error
     if values.size != _SIDE * _SIDE or values.min(initial=0) < 0 or values.max(initial=0) > 255:
-        raise ValueError(f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} values.")
+        raise UserError(f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} values.")
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 
 
@@ -86,7 +87,7 @@ def _read_folders(folder: str) -> LabelledPictures:
     unknown = [name for name in found if name.lower() not in CLASSES]
     missing = sorted(set(CLASSES) - {name.lower() for name in found})
     if unknown or missing:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the class folders must be {', '.join(CLASSES)}; unknown: {unknown}, "
             f"missing: {missing}."
         )
@@ -98,5 +99,5 @@ def _read_folders(folder: str) -> LabelledPictures:
         pictures += files
         labels += [CLASSES.index(name.lower())] * len(files)
     if not pictures:
-        raise ValueError(f"{folder}: the class folders hold no pictures.")
+        raise UserError(f"{folder}: the class folders hold no pictures.")
     return LabelledPictures(pictures, np.array(labels, np.int32), CLASSES, folder)

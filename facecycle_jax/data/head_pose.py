@@ -16,6 +16,7 @@ import numpy as np
 
 from facecycle_jax.data.labelled import CroppedFile, Pictures, select_pictures
 from facecycle_jax.data.pose_mat import read_mat
+from facecycle_jax.errors import UserError
 
 ANGLES = ("yaw", "pitch", "roll")
 # XM2VTS, the fifth part of 300W-LP, is not used by this protocol.
@@ -143,7 +144,7 @@ def _read_folder(folder: str) -> _Part:
     files = sorted(f for f in os.listdir(folder) if f.endswith(".jpg"))
     labels = {f for f in os.listdir(folder) if f.endswith(".mat")}
     if not files:
-        raise ValueError(f"{folder} holds no .jpg pictures.")
+        raise UserError(f"{folder} holds no .jpg pictures.")
     lonely = sorted({f"{f[:-4]}.mat" for f in files} ^ labels)
     if lonely:
         there, other = (".mat", ".jpg") if lonely[0] in labels else (".jpg", ".mat")
@@ -167,19 +168,19 @@ def _read_npz(file: str) -> _Part:
         with np.load(file, allow_pickle=False) as content:
             image, pose = content["image"], np.asarray(content["pose"], np.float64)
     except KeyError as error:
-        raise ValueError(
+        raise UserError(
             f"{file} lacks the array {error.args[0].split()[0]}; image and pose are needed."
         ) from None
     except Exception as error:  # a damaged archive raises BadZipFile, EOFError, zlib.error and others
-        raise ValueError(f"{file} cannot be read as .npz ({type(error).__name__}).") from None
+        raise UserError(f"{file} cannot be read as .npz ({type(error).__name__}).") from None
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3 or pose.shape != (len(image), 3):
-        raise ValueError(
+        raise UserError(
             f"{file}: expected image uint8 [N, S, S, 3] and pose [N, 3], got {image.dtype} {image.shape} and "
             f"{pose.shape}."
         )
     bad = np.flatnonzero(~np.isfinite(pose).all(axis=1) | (np.abs(pose) > 360).any(axis=1))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"{file}, row {bad[0]}: yaw, pitch and roll must be degrees, got {pose[bad[0]].tolist()}."
         )
     base = os.path.basename(file)[:-4].removesuffix(_FLIP)
@@ -192,7 +193,7 @@ def _join(parts: list[_Part], origin: str) -> PosePictures:
     if isinstance(parts[0].pictures, np.ndarray):
         sizes = {part.pictures.shape[1:] for part in parts if isinstance(part.pictures, np.ndarray)}
         if len(sizes) > 1:
-            raise ValueError(f"the .npz files in {origin} have pictures of different sizes: {sorted(sizes)}.")
+            raise UserError(f"the .npz files in {origin} have pictures of different sizes: {sorted(sizes)}.")
         pictures: Pictures = np.concatenate([np.asarray(part.pictures) for part in parts])
     else:
         pictures = [picture for part in parts for picture in part.pictures]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facecycle_jax.data.pictures import read_picture, square
+from facecycle_jax.errors import UserError
 
 
 class CroppedFile(NamedTuple):
@@ -87,7 +88,7 @@ def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.nda
       FileNotFoundError: if a file is missing.
     """
     if not 0 < crop <= 1:
-        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+        raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
     batch = np.empty((len(pictures), size, size, 3), np.uint8)
     for index, item in enumerate(pictures):
         picture = _read(item)
@@ -114,7 +115,7 @@ def _read(item: str | CroppedFile | np.ndarray) -> np.ndarray:
     left, top, right, bottom = item.box
     part = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not part.size:
-        raise ValueError(f"{item.path}: the landmarks lie outside the picture.")
+        raise UserError(f"{item.path}: the landmarks lie outside the picture.")
     return part
 
 
@@ -133,7 +134,7 @@ def choose(count: int, *, limit: int, seed: int = 0) -> np.ndarray:
       ValueError: if `limit` is below 0.
     """
     if limit < 0:
-        raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
+        raise UserError(f"a limit must be 0 (all) or more, got {limit}.")
     if not limit or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])

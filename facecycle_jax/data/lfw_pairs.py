@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from facecycle_jax.data.labelled import choose, require_file
+from facecycle_jax.errors import UserError
 
 _SUBFOLDERS = ("", "lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "images", "aligned images")
 # Pairs of the published lists: (same, different).
@@ -58,7 +59,7 @@ class Pairs:
         kept = np.array([not people & set(pair) for pair in self.people], bool)
         same = self.same[kept]
         if not same.any() or same.all():
-            raise ValueError(
+            raise UserError(
                 f"{self.origin}: without the {len(people)} people to leave out, {int(same.sum())} pairs of "
                 f"one person and {int((~same).sum())} of two are left; both are needed."
             )
@@ -114,7 +115,7 @@ def _find_picture(root: str, relative: str, *, line: str) -> str:
 def _number(text: str, line: str) -> int:
     """Reads a picture's number, 1 and up."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{line}: a picture's number must be 1 or more, got {text!r}.")
+        raise UserError(f"{line}: a picture's number must be 1 or more, got {text!r}.")
     return int(text)
 
 
@@ -143,10 +144,10 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
         lines.pop()
     header = lines[0].split() if lines else []
     if len(header) not in (1, 2) or not all(h.isascii() and h.isdigit() and int(h) > 0 for h in header):
-        raise ValueError(f"{path}, line 1: expected '<pairs>' or '<folds> <pairs>', got {lines[:1]}.")
+        raise UserError(f"{path}, line 1: expected '<pairs>' or '<folds> <pairs>', got {lines[:1]}.")
     folds, count = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
     if len(lines) - 1 != 2 * folds * count:
-        raise ValueError(
+        raise UserError(
             f"{path} declares {folds} x 2 x {count} pairs and has {len(lines) - 1} lines of them; "
             "is it cut off?"
         )
@@ -158,11 +159,11 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
         columns = [column.strip() for column in columns]
         if len(columns) != (3 if same else 4):
             expected = "name, number, number" if same else "name, number, name, number"
-            raise ValueError(f"{where}: expected {expected}, got {line!r}.")
+            raise UserError(f"{where}: expected {expected}, got {line!r}.")
         one, first = columns[0], _number(columns[1], where)
         other, second = (one if same else columns[2]), _number(columns[-1], where)
         if not same and one == other:
-            raise ValueError(f"{where}: a pair of different people names {one!r} twice.")
+            raise UserError(f"{where}: a pair of different people names {one!r} twice.")
         left = _find_picture(root, f"{one}/{one}_{first:04d}.jpg", line=where)
         right = _find_picture(root, f"{other}/{other}_{second:04d}.jpg", line=where)
         rows.append((left, right, same, index // (2 * count), (one, other)))
@@ -191,10 +192,10 @@ def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 1
     with open(path, encoding="utf-8") as file:
         lines = [line.split() for line in file if line.strip()]
     if not lines or len(lines) % 2:
-        raise ValueError(f"{path} has {len(lines)} lines; CPLFW has two lines for each pair.")
+        raise UserError(f"{path} has {len(lines)} lines; CPLFW has two lines for each pair.")
     for index, columns in enumerate(lines):
         if len(columns) != 2 or not columns[1].isascii() or not columns[1].isdigit():
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {index + 1}: expected '<picture> <answer>', got {' '.join(columns)!r}."
             )
     same = [int(one[1]) > 0 for one in lines[0::2]]
@@ -203,7 +204,7 @@ def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 1
     for index, (one, other) in enumerate(zip(lines[0::2], lines[1::2], strict=True)):
         where = f"{path}, line {2 * index + 1}"
         if one[1] != other[1]:
-            raise ValueError(
+            raise UserError(
                 f"{where}: both lines of a pair must have one answer, got {one[1]} and {other[1]}."
             )
         answer = same[index]

@@ -21,6 +21,7 @@ from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tf_pipeline import tf_batches
 from facecycle_jax.data.thread_pipeline import thread_batches
 from facecycle_jax.data.tracks import Tracks, split_people
+from facecycle_jax.errors import UserError
 
 FILE_SOURCES = {"folder": scan_folder, "list": read_list}
 SOURCES = (*FILE_SOURCES, "records", "synthetic")
@@ -144,7 +145,7 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     options = config["data"]
     backend = options["backend"]
     if backend not in BACKENDS:
-        raise ValueError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
+        raise UserError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
     pairing, size, report = _pairing(config), options["decode_size"], Report()
     frames, read = None, None
     if options["source"] == "synthetic":
@@ -173,9 +174,9 @@ def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame
     """Opens a source on disk: its tracks and what reads their frames."""
     source, decoder = options["source"], options.get("decoder", "pillow")
     if source not in SOURCES:
-        raise ValueError(f"data.source must be one of {SOURCES}, got {source!r}.")
+        raise UserError(f"data.source must be one of {SOURCES}, got {source!r}.")
     if not options["path"]:
-        raise ValueError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
+        raise UserError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
     limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
     if source == "records":
         tracks, records = open_records(options["path"], **limits)
@@ -194,12 +195,12 @@ def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
     """Says how often each track's frames are paired with their own mirror image."""
     values = np.atleast_1d(np.asarray(options.get("mirror_pair_probability", 0.5), np.float64))
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
+        raise UserError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
     if len(values) == 1:
         return np.full(len(tracks), values[0])
     roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
     if len(values) != roots:
-        raise ValueError(
+        raise UserError(
             f"data.mirror_pair_probability has {len(values)} numbers and data.path {roots} folders: give "
             "one number for all, or one for each folder."
         )

@@ -8,13 +8,14 @@ import numpy as np
 from facecycle_jax.data.reading import ReadFrame, Report
 from facecycle_jax.data.records import DamagedSetError
 from facecycle_jax.data.tracks import Frame, Tracks, make_tracks
+from facecycle_jax.errors import UserError
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
     """Raises ValueError if the decoded frames would not fit into `limit_gb` gigabytes."""
     needed = sum(len(frames) for frames in tracks.frames) * size * size * 3 / 1e9
     if needed > limit_gb:
-        raise ValueError(
+        raise UserError(
             f"{tracks.origin} needs {needed:.1f} GB decoded at {size} pixels, more than "
             f"data.memory_gb={limit_gb}; set data.backend='tf' or 'threads', data.max_tracks, or allow more."
         )
@@ -52,7 +53,7 @@ def decode_all(
         decoded = dict(zip(paths, pool.map(attempt, paths), strict=True))
     if not any(frame is not None for frame in decoded.values()):
         reason = next(iter(report.unreadable.values()), "there is none")
-        raise ValueError(f"{tracks.origin}: none of its {len(paths)} pictures can be read; one: {reason}")
+        raise UserError(f"{tracks.origin}: none of its {len(paths)} pictures can be read; one: {reason}")
     kept = make_tracks(
         [
             (person, name, [path for path in frames if decoded[path] is not None])

@@ -13,6 +13,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
+from facecycle_jax.errors import UserError
+
 # A decompressed picture above this is refused unread; 100 megapixels are above any camera's.
 MAX_PIXELS = 100_000_000
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -42,7 +44,7 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
       FileNotFoundError: if the one path given does not exist.
     """
     if size < 1 or fit not in FITS:
-        raise ValueError(f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}.")
+        raise UserError(f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}.")
     pictures, names, problems = [], [], []
     alone = _is_single(inputs)
     for name, item in _items(inputs):
@@ -82,7 +84,7 @@ def read_picture(source: epath.PathLike | Image.Image) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a picture.")
+        raise UserError(f"{path} is a folder, not a picture.")
     with _one_sentence(str(path)), path.open("rb") as file, Image.open(file) as image:
         return _to_rgb(image)
 
@@ -99,18 +101,18 @@ def _one_sentence(name: str) -> Iterator[None]:
     except (FileNotFoundError, MemoryError):
         raise
     except PermissionError as error:
-        raise ValueError(f"{name} may not be read: permission denied.") from error
+        raise UserError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # decoders raise SyntaxError, struct.error, IndexError and others
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known picture format"
-        raise ValueError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
+        raise UserError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Decodes a PIL picture of any mode, uint8 [H, W, 3]."""
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; shrink it first")
+        raise UserError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; shrink it first")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return array_to_rgb(_deep_to_uint8(image))
@@ -125,7 +127,7 @@ def _deep_to_uint8(image: Image.Image) -> np.ndarray:
     """Scales a grey picture of more than 8 bits to uint8 [H, W]."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("it has values that are not finite")
+        raise UserError("it has values that are not finite")
     if image.mode == "F":
         # Files do not say the range of floating-point values: 0..1 or 0..255, by the largest.
         top = 1.0 if values.max() <= 1.0 else 255.0
@@ -150,14 +152,14 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
       ValueError: if it is of another type or shape, or empty.
     """
     if array.dtype != np.uint8:
-        raise ValueError(
+        raise UserError(
             f"Pictures as arrays must be uint8 0..255, got {array.dtype}: convert them first, e.g. "
             "(x * 255).round().astype('uint8') for values in 0..1."
         )
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
-        raise ValueError(f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}.")
+        raise UserError(f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}.")
     if array.shape[-1] in (2, 4):
         alpha = array[..., -1:].astype(np.uint16)
         colour = array[..., :-1].astype(np.uint16)
@@ -202,7 +204,7 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
         yield "picture 0", inputs
     elif isinstance(inputs, np.ndarray):
         if inputs.ndim != 4:
-            raise ValueError(f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}.")
+            raise UserError(f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}.")
         if inputs.dtype != np.uint8:
             array_to_rgb(inputs)  # says what to do
         yield from ((f"picture {index}", picture) for index, picture in enumerate(inputs))
@@ -215,11 +217,11 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
             elif hasattr(item, "__array__"):
                 yield f"picture {index}", np.asarray(item)
             else:
-                raise ValueError(_WANTED.format(f"{type(item).__name__} at place {index}"))
+                raise UserError(_WANTED.format(f"{type(item).__name__} at place {index}"))
     elif hasattr(inputs, "__array__"):
         yield from _items(np.asarray(inputs))
     else:
-        raise ValueError(_WANTED.format(type(inputs).__name__))
+        raise UserError(_WANTED.format(type(inputs).__name__))
 
 
 _WANTED = "Pictures are paths, PIL pictures, uint8 arrays or a list of these, got {}."
@@ -242,7 +244,7 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
         return
     found = sorted(f for f in _walk(path, frozenset()) if f.suffix.lower() in SUFFIXES)
     if not found:
-        raise ValueError(f"The folder {path} has no picture file ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The folder {path} has no picture file ({', '.join(SUFFIXES)}).")
     yield from ((str(file), file) for file in found)
 
 

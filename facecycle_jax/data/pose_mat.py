@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError, UserError
+
 # Added on each side, in parts of the landmarks' extent, as FSA-Net's crops have it.
 MARGIN = 0.6
 Box = tuple[int, int, int, int]
@@ -29,21 +31,23 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError("Reading .mat files needs scipy: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Reading .mat files needs scipy: pip install 'facecycle_jax[eval]'."
+        ) from error
     try:
         content = loadmat(path, variable_names=("Pose_Para", "pt2d", "pt3d_68"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except Exception as error:  # scipy raises ValueError, TypeError, zlib.error, struct.error and others
-        raise ValueError(f"{path} cannot be read as a .mat file ({type(error).__name__}).") from None
+        raise UserError(f"{path} cannot be read as a .mat file ({type(error).__name__}).") from None
     if "Pose_Para" not in content:
-        raise ValueError(f"{path} has no Pose_Para.")
+        raise UserError(f"{path} has no Pose_Para.")
     pose = np.asarray(content["Pose_Para"]).ravel()
     if pose.size < 3 or pose.dtype.kind not in "fiu" or not np.isfinite(pose[:3]).all():
-        raise ValueError(f"{path}: Pose_Para must start with three finite angles, got {pose[:3].tolist()}.")
+        raise UserError(f"{path}: Pose_Para must start with three finite angles, got {pose[:3].tolist()}.")
     # Two turns are beyond any label and nearly always degrees.
     if np.abs(pose[:3]).max() > 4 * np.pi:
-        raise ValueError(f"{path}: Pose_Para must be in radians, got {pose[:3].tolist()}.")
+        raise UserError(f"{path}: Pose_Para must be in radians, got {pose[:3].tolist()}.")
     pitch, yaw, roll = np.rad2deg(pose[:3].astype(np.float64))
     return np.array([yaw, pitch, roll]), _box(content, path, margin)
 
@@ -56,7 +60,7 @@ def _box(content: dict[str, Any], path: str, margin: float) -> Box | None:
         return None
     points = np.asarray(content[name])
     if points.ndim != 2 or points.shape[0] not in (2, 3) or points.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: {name} must be [2 or 3, points], got {points.dtype} {points.shape}.")
+        raise UserError(f"{path}: {name} must be [2 or 3, points], got {points.dtype} {points.shape}.")
     # Points that cannot be seen are marked by negative places.
     seen = points[:2, np.isfinite(points[:2]).all(axis=0) & (points[:2] > 0).all(axis=0)].astype(np.float64)
     if seen.shape[1] < 2:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from facecycle_jax.data.folder import SUFFIXES, scan_folder
 from facecycle_jax.data.pictures import read_picture, square
+from facecycle_jax.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv")
 _QUALITY = 95
@@ -52,7 +53,7 @@ class FrameOptions:
 
     def __post_init__(self) -> None:
         if not self.fps > 0 or self.max_frames < 0 or self.size < 0:
-            raise ValueError(
+            raise UserError(
                 f"fps must be above 0, max_frames and size at least 0, got {self.fps}, {self.max_frames} and "
                 f"{self.size}."
             )
@@ -94,7 +95,7 @@ def picture_sources(
     for person, name in zip(tracks.identities, tracks.names, strict=True):
         relative = name.removeprefix(f"{root}/")
         if pattern and not re.fullmatch(pattern, relative):
-            raise ValueError(f"{root} must hold {layout}, and has pictures in {relative!r}.")
+            raise UserError(f"{root} must hold {layout}, and has pictures in {relative!r}.")
         path = os.path.join(root, relative)
         sources.append(Source(person.removeprefix(f"{root}/"), relative, path))
     return sources
@@ -124,10 +125,10 @@ def video_sources(root: str) -> list[Source]:
             path = os.path.join(folder, file)
             parts = os.path.relpath(path, root).split(os.sep)
             if len(parts) != 3:
-                raise ValueError(f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}.")
+                raise UserError(f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}.")
             sources.append(Source(parts[0], "/".join(parts), path))
     if not sources:
-        raise ValueError(f"{root} holds no videos <identity>/<video>/*.mp4.")
+        raise UserError(f"{root} holds no videos <identity>/<video>/*.mp4.")
     return sources
 
 
@@ -188,7 +189,7 @@ def _picture(path: str, options: FrameOptions) -> bytes:
             image.draft("RGB", (64, 64))
             read_picture(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"it cannot be read as a picture: {error}.") from None
+        raise UserError(f"it cannot be read as a picture: {error}.") from None
     return content
 
 

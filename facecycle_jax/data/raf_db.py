@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from facecycle_jax.data.labelled import LabelledPictures, require_file
+from facecycle_jax.errors import UserError
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 OFFICIAL = {"train": 12_271, "test": 3_068}
@@ -25,7 +26,7 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
       ValueError: for a line of another form or an unknown label, with its number.
     """
     if split not in OFFICIAL:
-        raise ValueError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
+        raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
     root = path
     if os.path.isdir(os.path.join(path, "basic")):
         root = os.path.join(path, "basic")
@@ -40,12 +41,12 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
                 continue
             stem, suffix = os.path.splitext(columns[0])
             if len(columns) != 2 or suffix != ".jpg" or stem.split("_")[0] not in OFFICIAL:
-                raise ValueError(
+                raise UserError(
                     f"{name}, line {number}: expected 'train_00001.jpg 5' or 'test_0001.jpg 7', got "
                     f"{line.strip()!r}."
                 )
             if columns[1] not in ("1", "2", "3", "4", "5", "6", "7"):
-                raise ValueError(f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}.")
+                raise UserError(f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}.")
             if stem.split("_")[0] != split:
                 continue
             picture = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
@@ -53,5 +54,5 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
             pictures.append(picture)
             labels.append(int(columns[1]) - 1)
     if not labels:
-        raise ValueError(f"{name} names no picture of the split {split}.")
+        raise UserError(f"{name} names no picture of the split {split}.")
     return LabelledPictures(pictures, np.array(labels, np.int32), CLASSES, f"{name} ({split})")

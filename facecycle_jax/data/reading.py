@@ -10,6 +10,7 @@ from facecycle_jax.data.decoding import make_decoder
 from facecycle_jax.data.pictures import read_picture, square
 from facecycle_jax.data.records import DamagedSetError, RecordFrames
 from facecycle_jax.data.tracks import Frame, Tracks
+from facecycle_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 # Frame -> uint8 [S, S, 3]; raises ValueError for a picture that cannot be read.
@@ -58,7 +59,7 @@ def read_frame(path: str, *, size: int) -> np.ndarray:
     try:
         return square(read_picture(path), size=size)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
+        raise UserError(f"{path}: {error.strerror or error}") from None
 
 
 def file_reader(decoder: str, *, size: int) -> ReadFrame:
@@ -84,9 +85,9 @@ def file_reader(decoder: str, *, size: int) -> ReadFrame:
                 content = file.read()
             return decode(content)
         except OSError as error:
-            raise ValueError(f"{frame}: {error.strerror or error}") from None
+            raise UserError(f"{frame}: {error.strerror or error}") from None
         except ValueError as error:
-            raise ValueError(f"{frame}: {error}") from None
+            raise UserError(f"{frame}: {error}") from None
 
     return read
 
@@ -112,7 +113,7 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
         try:
             return decode(content)
         except ValueError as error:
-            raise ValueError(f"{records.describe(int(frame))}: {error}") from None
+            raise UserError(f"{records.describe(int(frame))}: {error}") from None
 
     return read
 
@@ -145,7 +146,7 @@ def read_or_replace(tracks: Tracks, track: int, place: int, *, read: ReadFrame, 
             raise
         except ValueError as error:
             report.add(frame, str(error))
-    raise ValueError(
+    raise UserError(
         f"No picture of the track {tracks.names[track]} can be read; remove it from {tracks.origin}."
     )
 

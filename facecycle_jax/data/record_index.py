@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
 
 FORMAT = "facecycle tracks 1"
@@ -61,7 +62,7 @@ def write_index(
     tracks = sorted((t for found, _ in read for t in found), key=lambda t: (t.identity, t.name))
     for one, two in itertools.pairwise(tracks):
         if (one.identity, one.name) == (two.identity, two.name):
-            raise ValueError(f"{folder} has two records of the track {one.name}; prepare the set again.")
+            raise UserError(f"{folder} has two records of the track {one.name}; prepare the set again.")
     frames = np.concatenate([t.frames for t in tracks]) if tracks else np.zeros(0, FRAME)
     counts = {
         "shards": len(shards),
@@ -109,15 +110,15 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
         counted = sum(content["count"])
         form = content["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and prepare the set again.") from None
+        raise UserError(f"{path} is damaged ({error}); remove it and prepare the set again.") from None
     if form != FORMAT:
-        raise ValueError(f"{path} is of the format {form!r}, this program reads {FORMAT!r}.")
+        raise UserError(f"{path} is of the format {form!r}, this program reads {FORMAT!r}.")
     try:
         frames = np.load(folder / FRAMES, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{folder / FRAMES} is damaged ({error}); prepare the set again.") from None
+        raise UserError(f"{folder / FRAMES} is damaged ({error}); prepare the set again.") from None
     if frames.dtype != FRAME or len(frames) != counted:
-        raise ValueError(
+        raise UserError(
             f"{folder / FRAMES} lists {len(frames)} frames and {TRACKS} {counted}: they are not of one set."
         )
     for shard in content["shards"]:
@@ -126,7 +127,7 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
             raise FileNotFoundError(f"The shard {file} is missing; copy it again or prepare the set again.")
         size = file.stat().st_size
         if size != shard["bytes"]:
-            raise ValueError(
+            raise UserError(
                 f"The shard {file} has {size} bytes and had {shard['bytes']} when it was written: it is cut "
                 "off or another file; copy it again or prepare the set again."
             )
@@ -191,7 +192,7 @@ def _records(view: memoryview, where: str) -> Iterator[Span]:
         stop = start + int.from_bytes(view[place : place + 8], "little")
         place = stop + _TAIL
         if place > len(view):
-            raise ValueError(f"The shard {where} is cut off: its last record ends after the file.")
+            raise UserError(f"The shard {where} is cut off: its last record ends after the file.")
         yield start, stop
 
 
@@ -202,7 +203,7 @@ def _track(view: memoryview, start: int, stop: int, *, shard: int, where: str) -
         identity, name = (bytes(view[slice(*features[key][0])]).decode() for key in ("identity", "track"))
         spans = features["frames"]
     except (KeyError, IndexError, ValueError):
-        raise ValueError(
+        raise UserError(
             f"The shard {where} holds a record at byte {start} that is no track (identity, track, frames)."
         ) from None
     frames = np.array([(a, b - a, zlib.crc32(view[a:b])) for a, b in spans], FRAME)
@@ -245,7 +246,7 @@ def _fields(view: memoryview, start: int, stop: int, wanted: int) -> Iterator[Sp
         if kind == 2:
             length, start = _varint(view, start, stop)
             if start + length > stop:
-                raise ValueError("a field ends after its message")
+                raise UserError("a field ends after its message")
             if tag >> 3 == wanted:
                 yield start, start + length
             start += length
@@ -254,7 +255,7 @@ def _fields(view: memoryview, start: int, stop: int, wanted: int) -> Iterator[Sp
         elif kind in (1, 5):
             start += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"a field of the unknown kind {kind}")
+            raise UserError(f"a field of the unknown kind {kind}")
 
 
 def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
@@ -267,4 +268,4 @@ def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
         if byte < 128:
             return value, start
         shift += 7
-    raise ValueError("a number is cut off")
+    raise UserError("a number is cut off")

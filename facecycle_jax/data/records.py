@@ -16,12 +16,13 @@ import numpy as np
 
 from facecycle_jax.data.record_index import TRACKS, read_index
 from facecycle_jax.data.tracks import Tracks, make_tracks
+from facecycle_jax.errors import UserError
 
 # Folders below data.path in which a set is looked for: <name>/<config>/<version>.
 _DEPTH = 3
 
 
-class DamagedSetError(ValueError):
+class DamagedSetError(UserError):
     """A set on disk is not what its index says; unlike one unreadable picture this ends a run."""
 
 
@@ -172,9 +173,7 @@ def find_set(path: str) -> pathlib.Path:
         found = sorted(root.glob("/".join(["*"] * depth + [TRACKS])))
         if len(found) > 1:
             names = ", ".join(str(file.parent) for file in found)
-            raise ValueError(
-                f"{path} holds several prepared sets: {names}; name one, or several with commas."
-            )
+            raise UserError(f"{path} holds several prepared sets: {names}; name one, or several with commas.")
         if found:
             return found[0].parent
     raise FileNotFoundError(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.data.tracks import Tracks
+from facecycle_jax.errors import UserError
 
 PAIRINGS = ("same", "different")
 
@@ -152,9 +153,9 @@ def draw_pairs(
 def check_pairing(tracks: Tracks, *, pairing: str) -> None:
     """Raises ValueError for an unknown pairing, or one person where two are needed."""
     if pairing not in PAIRINGS:
-        raise ValueError(f"pairing must be one of {PAIRINGS}, got {pairing!r}.")
+        raise UserError(f"pairing must be one of {PAIRINGS}, got {pairing!r}.")
     if pairing == "different" and len(set(tracks.identities)) < 2:
-        raise ValueError(
+        raise UserError(
             f"{tracks.origin} shows one person, {tracks.identities[0]!r}; stage 2 pairs two people. "
             f"See data.identity_depth."
         )

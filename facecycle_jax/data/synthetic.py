@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.data.synthetic_render import render_float
+from facecycle_jax.errors import UserError
 
 Parameters = dict[str, jax.Array]
 
@@ -152,7 +153,7 @@ def synthetic_tracks(seed: int, *, identities: int, frames_per_track: int, size:
       ValueError: if a count is below 1.
     """
     if identities < 1 or frames_per_track < 1:
-        raise ValueError(
+        raise UserError(
             f"synthetic faces need data.identities and data.frames_per_track of at least 1, got "
             f"{identities} and {frames_per_track}."
         )

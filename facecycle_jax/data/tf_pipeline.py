@@ -11,6 +11,7 @@ import numpy as np
 
 from facecycle_jax.data.reading import ReadFrame, Report, read_rows
 from facecycle_jax.data.tracks import Tracks
+from facecycle_jax.errors import UserError
 
 Draw = Callable[[int], dict[str, np.ndarray]]
 
@@ -45,7 +46,7 @@ def tf_batches(
     try:
         import tensorflow as tf
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "data.backend='tf' needs tensorflow: pip install 'facecycle_jax[tf]', or set "
             "data.backend='threads', which needs nothing."
         ) from None

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 Frame = str | int
 
 
@@ -63,7 +65,7 @@ def make_tracks(
     if not kept:
         longest = max((len(track[2]) for track in tracks), default=0)
         found = f"{len(tracks)} tracks, the longest of {longest} frames"
-        raise ValueError(
+        raise UserError(
             f"{origin} has no track of at least {min_frames} frames"
             f" ({found if tracks else 'no pictures at all'}); see data.path and data.min_frames."
         )
@@ -86,13 +88,13 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
       ValueError: if fewer than two people would be left to train on.
     """
     if not 0 <= eval_fraction < 1:
-        raise ValueError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
+        raise UserError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
     if eval_fraction == 0:
         return tracks, tracks
     people = sorted(set(tracks.identities), key=lambda p: hashlib.sha256(p.encode()).digest())
     count = max(2, round(eval_fraction * len(people)))
     if len(people) - count < 2:
-        raise ValueError(
+        raise UserError(
             f"{tracks.origin} has {len(people)} people, too few to hold {count} out; set "
             f"data.eval_fraction to 0 to evaluate on the training people."
         )

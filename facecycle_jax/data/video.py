@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from facecycle_jax.errors import MissingExtraError, UserError
+
 # What a file's ending stands for; all are written as H.264, which every player knows.
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
@@ -45,7 +47,7 @@ def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: floa
       ImportError: if PyAV is not installed.
     """
     if (max_frames is not None and max_frames < 1) or (fps is not None and not fps > 0):
-        raise ValueError(f"max_frames and fps must be above 0, got {max_frames} and {fps}.")
+        raise UserError(f"max_frames and fps must be above 0, got {max_frames} and {fps}.")
     av = _load_av()
     path = epath.Path(path)
     if not path.is_file():
@@ -53,16 +55,16 @@ def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: floa
     try:
         container = av.open(str(path))
     except (av.FFmpegError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {_reason(error)}.") from error
+        raise UserError(f"{path} cannot be read as a video: {_reason(error)}.") from error
     if not container.streams.video:
         container.close()
-        raise ValueError(f"{path} has no pictures, only other streams.")
+        raise UserError(f"{path} has no pictures, only other streams.")
     rate = container.streams.video[0].average_rate or Fraction(25)
     timed = _decode(av, container, str(path), rate)
     frames = (frame for _, frame in timed) if fps is None else _resample(timed, fps)
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{path} has no frames.")
+        raise UserError(f"{path} has no frames.")
     chained = itertools.chain([first], frames)
     return Video(itertools.islice(chained, max_frames), float(rate if fps is None else fps))
 
@@ -83,14 +85,14 @@ def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: floa
     """
     path = epath.Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"A video ends in {', '.join(FORMATS)}, got {path.name}.")
+        raise UserError(f"A video ends in {', '.join(FORMATS)}, got {path.name}.")
     if not fps > 0:
-        raise ValueError(f"fps must be above 0, got {fps}.")
+        raise UserError(f"fps must be above 0, got {fps}.")
     av = _load_av()
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
-        raise ValueError(f"There are no frames to write to {path}.")
+        raise UserError(f"There are no frames to write to {path}.")
     _check_frame(first, 0, np.shape(first))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
@@ -126,7 +128,7 @@ def _check_frame(frame: np.ndarray, index: int, shape: tuple[int, ...]) -> None:
     fits = frame.ndim == 3 and frame.shape[-1] == 3 and 0 not in frame.shape
     if frame.dtype != np.uint8 or not fits or frame.shape != shape:
         wanted = f"uint8 {list(shape)} as the first" if index else "uint8 [H, W, 3]"
-        raise ValueError(f"Frame {index} must be {wanted}, got {frame.dtype} {list(frame.shape)}.")
+        raise UserError(f"Frame {index} must be {wanted}, got {frame.dtype} {list(frame.shape)}.")
 
 
 def _load_av() -> ModuleType:
@@ -134,7 +136,7 @@ def _load_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ImportError("Videos need PyAV: pip install 'facecycle_jax[video]'.") from error
+        raise MissingExtraError("Videos need PyAV: pip install 'facecycle_jax[video]'.") from error
     return av
 
 
@@ -159,7 +161,7 @@ def _decode(av: ModuleType, container: Any, name: str, rate: Fraction) -> Iterat
                 count += 1
         except av.FFmpegError as error:
             reason = f"{name} is damaged after frame {count}: {_reason(error)}."
-            raise ValueError(reason) from error
+            raise UserError(reason) from error
 
 
 def _resample(timed: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from facecycle_jax.data.labelled import choose
 from facecycle_jax.data.pictures import as_pictures
+from facecycle_jax.errors import UserError
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.neighbours import PROJECTIONS, nearest, project
 from facecycle_jax.probes.report import Evaluation
@@ -46,15 +47,15 @@ def draw_gallery(
       FaceCycle (ICCV 2021), sections 4.4 and 4.5.
     """
     if projection not in PROJECTIONS:
-        raise ValueError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}.")
+        raise UserError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}.")
     if not 0 < crop <= 1:
-        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+        raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
     side = round(model.size / crop)
     faces, names, problems = as_pictures(pictures, size=side)
     edge = (side - model.size) // 2
     faces = faces[:, edge : edge + model.size, edge : edge + model.size]
     if len(faces) < 3:
-        raise ValueError(f"a gallery needs at least three pictures, got {len(faces)}.")
+        raise UserError(f"a gallery needs at least three pictures, got {len(faces)}.")
     kept = choose(len(faces), limit=max(limit, 3) if limit else 0, seed=seed)
     faces, names = faces[kept], [names[i] for i in kept]
     shown = np.random.default_rng(seed).permutation(len(faces))[:ROWS]

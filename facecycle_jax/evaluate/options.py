@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 
 TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "synthetic", "gallery")
@@ -54,20 +55,20 @@ def check_options(
       ValueError: naming the option and what it may be.
     """
     if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+        raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
     if probe not in PROBES:
-        raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
+        raise UserError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
     if test_split not in (None, *TEST_SPLITS):
-        raise ValueError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
+        raise UserError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
     if crop is not None and not 0 < crop <= 1:
-        raise ValueError(f"crop must be above 0 and at most 1, got {crop}.")
+        raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
     check_layer(layer)
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise ValueError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}.")
+        raise UserError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}.")
     if not 0 <= light <= 1:
-        raise ValueError(f"light must be 0 to 1, got {light}.")
+        raise UserError(f"light must be 0 to 1, got {light}.")
     if limit < 0:
-        raise ValueError(f"a limit must be 0 (all) or more, got {limit}.")
+        raise UserError(f"a limit must be 0 (all) or more, got {limit}.")
     for name, given, tasks in (
         ("probe linear", probe == "linear", ("fer2013", "raf-db")),
         ("test_split", test_split is not None, ("fer2013",)),
@@ -79,7 +80,7 @@ def check_options(
         ("light", light > 0, _OF_LABELS),
     ):
         if given and task not in tasks:
-            raise ValueError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
+            raise UserError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
 
 
 def departures(*, layer: str, size: int, flip: bool, light: float) -> str:

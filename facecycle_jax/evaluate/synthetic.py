@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled import load_pictures
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.baselines import BASELINES
@@ -73,7 +74,7 @@ def evaluate_synthetic(
     """
     people = people or PEOPLE
     if model is None and not baselines:
-        raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
+        raise UserError("there is nothing to evaluate: give a model, baselines, or both.")
     size = model.size if model is not None else SMALL["image_size"]
     data = probe_set(seed, people=people, frames=FRAMES, size=size)
     judged: dict[str, dict[str, Figure]] = {}

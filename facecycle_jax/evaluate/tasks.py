@@ -17,6 +17,7 @@ from facecycle_jax.data.lfw_pairs import OFFICIAL as PAIR_COUNTS
 from facecycle_jax.data.lfw_pairs import Pairs, read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.raf_db import read_raf_db
+from facecycle_jax.errors import UserError
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.options import FEATURES, check_options, departures
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
@@ -63,7 +64,7 @@ def feature_sets(
       ValueError: for an unknown baseline or task, or nothing to evaluate.
     """
     if task not in FEATURES:
-        raise ValueError(f"task must be one of {', '.join(FEATURES)}, got {task!r}.")
+        raise UserError(f"task must be one of {', '.join(FEATURES)}, got {task!r}.")
     _check_baselines(baselines)
     found: dict[str, FeatureSet] = {}
     if model is not None:
@@ -78,7 +79,7 @@ def feature_sets(
     options |= {"layer": layer, "size": size}
     found |= {name: BASELINES[name](options) for name in baselines}
     if not found:
-        raise ValueError("there is nothing to evaluate: give a model, baselines, or both.")
+        raise UserError("there is nothing to evaluate: give a model, baselines, or both.")
     if light:
         found = {name: with_even_light(kind, light) for name, kind in found.items()}
     return {name: with_mirror_image(kind) for name, kind in found.items()} if flip else found
@@ -144,12 +145,12 @@ def evaluate(
         result = evaluate_synthetic(model, baselines, people=limit, seed=seed)
     elif task == "gallery":
         if model is None or not path:
-            raise ValueError("task gallery needs a model and a folder of pictures.")
+            raise UserError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
     else:
         features = feature_sets(model, baselines, task=task, layer=layer, size=size, flip=flip, light=light)
         if not path:
-            raise ValueError(f"task {task} needs the data set's path.")
+            raise UserError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
             result = _verification(task, path, features, frozenset(without), crop, limit, seed)
         elif task == "pose":
@@ -171,7 +172,7 @@ def evaluate(
 def _check_baselines(baselines: Sequence[str]) -> None:
     unknown = [name for name in baselines if name not in BASELINES]
     if unknown:
-        raise ValueError(f"baselines are {', '.join(BASELINES)}, got {unknown[0]!r}.")
+        raise UserError(f"baselines are {', '.join(BASELINES)}, got {unknown[0]!r}.")
 
 
 def _emotion(

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.evaluate.options import TASKS
 from facecycle_jax.evaluate.synthetic import PEOPLE
 from facecycle_jax.evaluate.tasks import evaluate
@@ -67,11 +68,11 @@ def check_probe(config: Mapping[str, Any]) -> None:
         return
     known = [name for name in TASKS if name != "gallery"]
     if task not in known:
-        raise ValueError(f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}.")
+        raise UserError(f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}.")
     if task != "synthetic" and not os.path.exists(path or ""):
         raise FileNotFoundError(f"probe.path: there is no {path!r}, which probe.task={task} needs.")
     if config["fsdp"] and jax.process_count() > 1:
-        raise ValueError("probe.task needs whole parameters in each process: set fsdp or probe.task to none.")
+        raise UserError("probe.task needs whole parameters in each process: set fsdp or probe.task to none.")
 
 
 def headlines(evaluation: Evaluation) -> dict[str, float]:

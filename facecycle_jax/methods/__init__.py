@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.methods.identity_cycle import identity_cycle
@@ -51,7 +52,7 @@ def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[
         width = width or model["width"]
         return (jax.tree.map(np.asarray, random_vgg(width=width)) if weights else _zeros(width)), width
     if width not in (0.0, 1.0):
-        raise ValueError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
+        raise UserError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
     return (read_vgg_npz(loss["vgg"]) if weights else _zeros(1.0)), 1.0
 
 
@@ -78,7 +79,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
       FileNotFoundError: if the VGG-19 file is missing.
     """
     if config["method"] not in METHODS:
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
+        raise UserError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
     options = LossOptions.from_config(config["loss"])
     vgg, vgg_width = vgg_parameters(config, weights=weights)
     forward = make_forward(
@@ -99,7 +100,7 @@ def _freeze(method: Method, names: tuple[str, ...]) -> Method:
         params, frozen = method.init(key)
         unknown = [name for name in names if name not in params]
         if unknown or len(set(names)) == len(params):
-            raise ValueError(
+            raise UserError(
                 f"freeze must name some, not all, of {', '.join(sorted(params))}, got {', '.join(names)}."
             )
         kept = {name: params[name] for name in params if name not in names}

@@ -7,6 +7,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
+
 Tree = dict[str, Any]
 
 
@@ -101,7 +103,7 @@ class LossOptions(NamedTuple):
         options = cls(**{name: config[name] for name in cls._fields if name in config})
         kinds = ("gram", "feature", "none")
         if options.perceptual not in kinds:
-            raise ValueError(f"loss.perceptual must be one of {kinds}, got {options.perceptual!r}.")
+            raise UserError(f"loss.perceptual must be one of {kinds}, got {options.perceptual!r}.")
         return options
 
 
@@ -119,5 +121,5 @@ def weighted_total(terms: Mapping[str, jax.Array], weights: Mapping[str, float])
       ValueError: if the names differ, so that no term is dropped silently.
     """
     if set(terms) != set(weights):
-        raise ValueError(f"terms and weights differ in {sorted(set(terms) ^ set(weights))}.")
+        raise UserError(f"terms and weights differ in {sorted(set(terms) ^ set(weights))}.")
     return sum((terms[name] * weights[name] for name in sorted(terms)), start=jax.numpy.zeros(()))

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from facecycle_jax.cpu_devices import cpu_devices_for
+from facecycle_jax.errors import UserError
 from facecycle_jax.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward
@@ -43,7 +44,7 @@ class Batches:
     ) -> None:
         """Puts the parameters on the first device; others get them when there are pictures enough."""
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}.")
         found = jax.device_get(dict(trees))
         if devices is None:
             # Bound to no device, so that `trees` goes along with arrays that are anywhere.
@@ -54,7 +55,7 @@ class Batches:
             first = jax.device_put(found, devices[0])
             self._devices = list(devices)
         else:
-            raise ValueError("devices must name one at least.")
+            raise UserError("devices must name one at least.")
         self._forward, self._batch_size = forward, batch_size
         self._copies = [first]
         self._placed: dict[int, tuple[dict[str, Tree], NamedSharding]] = {}
@@ -80,7 +81,7 @@ class Batches:
         """
         count = len(pictures[0])
         if not count:
-            raise ValueError("There is no picture to work on.")
+            raise UserError("There is no picture to work on.")
         parts = []
         for start in range(0, count, self._batch_size):
             chunk = [x[start : start + self._batch_size] for x in pictures]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.models import LAYERS, LOSS_TAPS, TRUNK_TAPS, VGG19, Networks
 from facecycle_jax.models.networks import DTYPES, build_networks
 from facecycle_jax.ops import backward_flow
@@ -109,7 +110,7 @@ class Forward(NamedTuple):
 
     def _vgg_maps(self, trees: Trees, images: jax.Array, taps: tuple[str, ...]) -> Features:
         if self.vgg is None:
-            raise ValueError("these networks were built without a VGG-19, so it has no maps.")
+            raise UserError("these networks were built without a VGG-19, so it has no maps.")
         return self._apply(self.vgg, trees["vgg"], images, taps=taps)
 
 
@@ -136,7 +137,7 @@ def make_forward(
       ValueError: for values out of range.
     """
     if model["trunk"] not in ("vgg", "learned"):
-        raise ValueError(f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}.")
+        raise UserError(f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}.")
     networks = build_networks(
         width=model["width"],
         image_size=model["image_size"],

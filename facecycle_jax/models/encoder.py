@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.models.blocks import (
     ChannelAttention,
     Dtype,
@@ -27,13 +28,13 @@ FEATURE_SIZE, FEATURE_SIDE = 100, 7
 def check_image_size(image_size: int) -> None:
     """Raises ValueError unless the networks are defined for this picture size in pixels."""
     if image_size not in IMAGE_SIZES:
-        raise ValueError(f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}.")
+        raise UserError(f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}.")
 
 
 def check_layer(layer: str) -> None:
     """Raises ValueError unless the encoder has this layer to read."""
     if layer not in LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
+        raise UserError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
 
 
 class EncoderFeatures(nn.Module):
@@ -124,7 +125,7 @@ class CodeEncoder(nn.Module):
           ValueError: if the pictures have another size.
         """
         if x.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(
+            raise UserError(
                 f"the encoder was built for {self.image_size}x{self.image_size} pictures, got "
                 f"{x.shape[1]}x{x.shape[2]}; resize them, or use feature_map, which takes any size."
             )

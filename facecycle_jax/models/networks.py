@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.models.blocks import Dtype
 from facecycle_jax.models.encoder import CodeEncoder, check_image_size
 from facecycle_jax.models.flow_decoder import FlowDecoder
@@ -58,13 +59,13 @@ def build_networks(
     """
     check_image_size(image_size)
     if width <= 0:
-        raise ValueError(f"width must be above 0, got {width}.")
+        raise UserError(f"width must be above 0, got {width}.")
     if encoder_width < 0:
-        raise ValueError(f"encoder_width must not be negative, got {encoder_width}.")
+        raise UserError(f"encoder_width must not be negative, got {encoder_width}.")
     if code_dim < 1:
-        raise ValueError(f"code_dim must be at least 1, got {code_dim}.")
+        raise UserError(f"code_dim must be at least 1, got {code_dim}.")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+        raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     kind: Dtype = DTYPES[dtype]
     return Networks(
         encoder=CodeEncoder(encoder_width or width, image_size, code_dim, kind),

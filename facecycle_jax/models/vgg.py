@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.models.blocks import Dtype, scaled
 from facecycle_jax.ops import max_pool
 
@@ -68,7 +69,7 @@ class VGG19(nn.Module):
         reachable = names[: names.index(self.last) + 1]
         unknown = [tap for tap in taps if tap not in reachable]
         if unknown:
-            raise ValueError(f"VGG19 up to {self.last} has no layer {unknown[0]!r}.")
+            raise UserError(f"VGG19 up to {self.last} has no layer {unknown[0]!r}.")
         # During initialisation all layers are built, whatever is asked for.
         end = self.last if self.is_initializing() else max(taps, key=names.index)
         x = x.astype(self.dtype)
@@ -117,7 +118,7 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, *_ZIP_ERRORS) as error:
-        raise ValueError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
+        raise UserError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
     tree: dict[str, dict[str, np.ndarray]] = {}
     incoming = 3
     for name, channels, _ in LAYERS:
@@ -131,13 +132,13 @@ def _checked(
     arrays: dict[str, np.ndarray], path: pathlib.Path, key: str, shape: tuple[int, ...]
 ) -> np.ndarray:
     if key not in arrays:
-        raise ValueError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")
+        raise UserError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")
     value = arrays[key]
     if value.shape != shape:
-        raise ValueError(f"{path}: {key} has shape {value.shape}, VGG-19 needs {shape}.")
+        raise UserError(f"{path}: {key} has shape {value.shape}, VGG-19 needs {shape}.")
     value = value.astype(np.float32)
     if not np.isfinite(value).all():
-        raise ValueError(f"{path}: {key} holds values that are not finite.")
+        raise UserError(f"{path}: {key} holds values that are not finite.")
     return value
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.models.networks import build_networks
 from facecycle_jax.ops import normalise
@@ -39,10 +40,10 @@ def lbp_features(pictures: np.ndarray, *, cell: int = 10) -> np.ndarray:
     try:
         from skimage.feature import local_binary_pattern
     except ImportError as error:
-        raise ImportError(_NEEDS) from error
+        raise MissingExtraError(_NEEDS) from error
     side = pictures.shape[1] // cell
     if side < 1:
-        raise ValueError(f"pictures of {pictures.shape[1]} pixels have no cell of {cell} pixels.")
+        raise UserError(f"pictures of {pictures.shape[1]} pixels have no cell of {cell} pixels.")
     rows, bins, used = [], 59, side * cell
     places = np.kron(np.arange(side * side).reshape(side, side), np.ones((cell, cell), np.int64))
     for picture in np.round(_grey(pictures)).astype(np.uint8):
@@ -72,7 +73,7 @@ def hog_features(pictures: np.ndarray, *, cell: int = 8) -> np.ndarray:
     try:
         from skimage.feature import hog
     except ImportError as error:
-        raise ImportError(_NEEDS) from error
+        raise MissingExtraError(_NEEDS) from error
     rows = [
         hog(
             picture / 255,
@@ -118,7 +119,7 @@ def fit_pca(pictures: np.ndarray, *, components: int = 200, seed: int = 0) -> Fe
     try:
         from sklearn.decomposition import PCA
     except ImportError as error:
-        raise ImportError("Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError("Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
     values = pixel_features(pictures)
     count = min(components, values.shape[0] - 1, values.shape[1])
     pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed).fit(values)
@@ -153,7 +154,7 @@ def random_encoder(
       ValueError: for another kind of features.
     """
     if features not in ("map", "code"):
-        raise ValueError(f"features must be 'map' or 'code', got {features!r}.")
+        raise UserError(f"features must be 'map' or 'code', got {features!r}.")
     encoder = build_networks(**options).encoder
     start = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
     parameters = encoder.init(jax.random.key(seed), start)

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 
 class Classification(NamedTuple):
     """Figures of one test.
@@ -51,12 +53,12 @@ def classification(predicted: np.ndarray, labels: np.ndarray, *, classes: int) -
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(
+        raise UserError(
             f"predictions and labels must be [N] with N above 0, got {predicted.shape}, {labels.shape}."
         )
     for name, values in (("predictions", predicted), ("labels", labels)):
         if values.min() < 0 or values.max() >= classes:
-            raise ValueError(f"{name} must be 0 to {classes - 1}, got {values.min()} to {values.max()}.")
+            raise UserError(f"{name} must be 0 to {classes - 1}, got {values.min()} to {values.max()}.")
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     hits, actual, claimed = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     occurs = actual > 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from facecycle_jax.data.synthetic import MOTION
 from facecycle_jax.data.synthetic_sets import synthetic_labelled
+from facecycle_jax.errors import UserError
 from facecycle_jax.probes.features import FeatureFunction
 from facecycle_jax.probes.ground_truth import UNSEEN
 from facecycle_jax.probes.logistic import fit_logistic
@@ -53,7 +54,7 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
       ValueError: if there are too few for training and test.
     """
     if people < 8 or frames < 6:
-        raise ValueError(f"the probes need at least 8 people with 6 frames each, got {people} with {frames}.")
+        raise UserError(f"the probes need at least 8 people with 6 frames each, got {people} with {frames}.")
     drawn = synthetic_labelled(seed + UNSEEN + 3, people=people, frames=frames, size=size)
     return ProbeSet(drawn["frames"], drawn["identity"], drawn["motion"])
 

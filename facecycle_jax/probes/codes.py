@@ -6,6 +6,7 @@ they are, so what this module makes is a row of its own. Codes float32 [N, D].
 
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.probes.features import FeatureFunction, FeatureSet
 
 
@@ -40,7 +41,9 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
     try:
         from sklearn.covariance import LedoitWolf
     except ImportError as error:
-        raise ImportError("Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'."
+        ) from error
     fitted = LedoitWolf().fit(codes.astype(np.float64))
     values, directions = np.linalg.eigh(fitted.covariance_)
     # Of very few codes the shrunk covariance may still be singular.

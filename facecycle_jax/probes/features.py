@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled import Pictures, load_pictures
+from facecycle_jax.errors import UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.ops import denormalise, even_light, normalise
 
@@ -141,7 +142,7 @@ def extract(
       ValueError: if there are no pictures.
     """
     if not len(pictures):
-        raise ValueError("there are no pictures to compute features of.")
+        raise UserError("there are no pictures to compute features of.")
     rows = []
     for start in range(0, len(pictures), batch):
         loaded = load_pictures(pictures[start : start + batch], size=size, crop=crop)

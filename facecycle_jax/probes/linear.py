@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.ops import normalise
 from facecycle_jax.probes.features import Encode
 
@@ -158,7 +159,7 @@ def fit_linear(
     labels = np.asarray(labels, np.int32)
     steps = len(inputs) // options.batch
     if steps < 1 or labels.shape != (len(inputs),):
-        raise ValueError(
+        raise UserError(
             f"the linear protocol needs at least one batch of {options.batch} labelled pictures, got "
             f"{len(inputs)} pictures and {labels.shape} labels."
         )
@@ -173,7 +174,7 @@ def fit_linear(
         parameters, state, loss = epoch(parameters, state, data, jax.random.fold_in(epoch_key, number))
         losses.append(float(loss))
         if not math.isfinite(losses[-1]):
-            raise ValueError(
+            raise UserError(
                 f"the linear protocol diverged in epoch {number} at a learning rate of "
                 f"{options.learning_rate}; these features are too large for it, use the logistic probe."
             )

@@ -15,6 +15,8 @@ import numpy as np
 import optax
 import scipy.linalg
 
+from facecycle_jax.errors import UserError
+
 log = logging.getLogger(__name__)
 
 # The penalty is strength / 2 |W|^2 beside the mean cross-entropy.
@@ -135,7 +137,7 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray
       ValueError: if there are fewer examples than folds.
     """
     if not 2 <= folds <= len(labels):
-        raise ValueError(f"cross-validation needs 2 to {len(labels)} folds, got {folds}.")
+        raise UserError(f"cross-validation needs 2 to {len(labels)} folds, got {folds}.")
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     numbers = np.empty(len(labels), np.int64)
@@ -174,11 +176,11 @@ def fit_logistic(
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
     if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
-        raise ValueError(f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}.")
+        raise UserError(f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}.")
     if not np.isfinite(features).all():
-        raise ValueError("features have values that are not finite; the model that made them is broken.")
+        raise UserError("features have values that are not finite; the model that made them is broken.")
     if labels.min() < 0 or labels.max() >= classes or not strengths or min(strengths) <= 0:
-        raise ValueError(
+        raise UserError(
             f"labels must be 0 to {classes - 1} and penalties above 0, got labels {labels.min()} to "
             f"{labels.max()} and penalties {tuple(strengths)}."
         )

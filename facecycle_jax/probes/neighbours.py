@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError, UserError
+
 PROJECTIONS = ("pca", "tsne")
 
 
@@ -20,7 +22,7 @@ def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or len(codes) < 2 or not np.isfinite(codes).all():
-        raise ValueError(f"neighbours need at least two finite codes [N, D], got {codes.shape}.")
+        raise UserError(f"neighbours need at least two finite codes [N, D], got {codes.shape}.")
     unit = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
@@ -44,15 +46,17 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
       ImportError: if scikit-learn is missing.
     """
     if method not in PROJECTIONS:
-        raise ValueError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {method!r}.")
+        raise UserError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {method!r}.")
     if len(codes) < 3:
-        raise ValueError(f"a map needs at least three codes, got {len(codes)}.")
+        raise UserError(f"a map needs at least three codes, got {len(codes)}.")
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise ImportError("Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'."
+        ) from error
     values = np.asarray(codes, np.float64)
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.probes.classification import Classification
 from facecycle_jax.probes.verification import Verification
 
@@ -15,7 +16,7 @@ def figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Reports need matplotlib: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError("Reports need matplotlib: pip install 'facecycle_jax[eval]'.") from error
     return Figure
 
 

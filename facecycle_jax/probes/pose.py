@@ -13,6 +13,7 @@ import numpy as np
 
 from facecycle_jax.data.head_pose import ANGLES, LIMIT, OFFICIAL, PosePictures
 from facecycle_jax.data.labelled import Pictures, load_pictures
+from facecycle_jax.errors import UserError
 from facecycle_jax.probes.features import FeatureSet, extract
 from facecycle_jax.probes.report import Evaluation
 from facecycle_jax.probes.ridge import fit_ridge
@@ -80,11 +81,11 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
     """
     predicted, true = np.asarray(predicted), np.asarray(true, np.float64)
     if predicted.shape != true.shape or true.ndim != 2 or true.shape[1] != 3:
-        raise ValueError(f"predicted and true angles must be [N, 3], got {predicted.shape}, {true.shape}.")
+        raise UserError(f"predicted and true angles must be [N, 3], got {predicted.shape}, {true.shape}.")
     error = np.abs(predicted - true)
     within = np.all(np.abs(true) <= LIMIT, axis=1)
     if not within.any():
-        raise ValueError(f"no test picture has all its angles within {LIMIT:g} degrees.")
+        raise UserError(f"no test picture has all its angles within {LIMIT:g} degrees.")
     yaw = np.abs(true[:, 0])
     by_yaw = {}
     for low, high in itertools.pairwise(YAW_RANGES):

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from facecycle_jax.errors import UserError
+
 
 class Figure(NamedTuple):
     """One figure and its reference.
@@ -48,5 +50,5 @@ class Quantity(NamedTuple):
     def _some(self) -> Figure:
         some = self.model or self.random
         if some is None:
-            raise ValueError("a quantity needs a figure.")
+            raise UserError("a quantity needs a figure.")
         return some

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
+from facecycle_jax.errors import UserError
+
 # The penalty is strength |W|^2 beside the mean squared error.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 _CHUNK = 8192
@@ -105,7 +107,7 @@ def group_folds(group: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
     """
     names, number = np.unique(group, return_inverse=True)
     if not 2 <= folds <= len(names):
-        raise ValueError(f"{folds} folds need as many groups of pictures at least, got {len(names)}.")
+        raise UserError(f"{folds} folds need as many groups of pictures at least, got {len(names)}.")
     dealt = np.empty(len(names), np.int64)
     dealt[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % folds
     return dealt[number]
@@ -138,13 +140,13 @@ def fit_ridge(
     """
     features, targets = np.asarray(features, np.float32), np.asarray(targets, np.float64)
     if features.ndim != 2 or targets.ndim != 2 or len(targets) != len(features) or len(targets) < 2:
-        raise ValueError(
+        raise UserError(
             f"features [N, D] and targets [N, K] are needed, got {features.shape}, {targets.shape}."
         )
     if not (np.isfinite(features).all() and np.isfinite(targets).all()):
-        raise ValueError("features or targets have values that are not finite; what made them is broken.")
+        raise UserError("features or targets have values that are not finite; what made them is broken.")
     if not strengths or min(strengths) <= 0:
-        raise ValueError(f"penalties must be above 0, got {tuple(strengths)}.")
+        raise UserError(f"penalties must be above 0, got {tuple(strengths)}.")
     mean, deviation = _moments(features)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 FALSE_ACCEPT_RATES = (0.001, 0.01, 0.1)
 
 
@@ -74,9 +76,9 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     if left.shape != right.shape or left.ndim != 2:
-        raise ValueError(f"cosine_scores needs two arrays [P, D], got {left.shape} and {right.shape}.")
+        raise UserError(f"cosine_scores needs two arrays [P, D], got {left.shape} and {right.shape}.")
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise ValueError("codes have values that are not finite; the model that made them is broken.")
+        raise UserError("codes have values that are not finite; the model that made them is broken.")
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return np.sum(left * right, axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
 
@@ -122,9 +124,7 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     scores, same = _checked(scores, same)
     if same.all() or not same.any():
-        raise ValueError(
-            f"a ROC curve needs pairs of one and of two people, got {same.sum()} of {len(same)}."
-        )
+        raise UserError(f"a ROC curve needs pairs of one and of two people, got {same.sum()} of {len(same)}.")
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     true, false = np.cumsum(same[order])[last], np.cumsum(~same[order])[last]
@@ -165,7 +165,7 @@ def verify_folds(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
     """
     folds = np.unique(fold)
     if len(folds) < 2:
-        raise ValueError(f"fold by fold needs at least two folds, got {len(folds)}; use verify_split.")
+        raise UserError(f"fold by fold needs at least two folds, got {len(folds)}; use verify_split.")
     rows = np.asarray(scores, np.float64)
     rows = np.broadcast_to(rows, (len(folds), rows.shape[0])) if rows.ndim == 1 else rows
     thresholds, accuracies, own = [], [], np.empty(len(fold))
@@ -228,9 +228,9 @@ def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Brings both to arrays of one length."""
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
     if scores.shape != same.shape or scores.ndim != 1 or not len(scores):
-        raise ValueError(
+        raise UserError(
             f"scores and answers must be [P] with P above 0, got {scores.shape} and {same.shape}."
         )
     if not np.isfinite(scores).all():
-        raise ValueError("scores have values that are not finite; the model that made them is broken.")
+        raise UserError("scores have values that are not finite; the model that made them is broken.")
     return scores, same

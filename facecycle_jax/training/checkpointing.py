@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.training import processes
 from facecycle_jax.training.digests import check_digests, digests
@@ -56,7 +57,7 @@ class Checkpointer:
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 3) -> None:
         if keep_last < 1:
-            raise ValueError(f"keep_last must be at least 1, got {keep_last}.")
+            raise UserError(f"keep_last must be at least 1, got {keep_last}.")
         # Orbax wants absolute paths; a URL is one already.
         self._workdir = absolute(workdir)
         self._losses = _read_losses(self._workdir)
@@ -201,7 +202,7 @@ class Checkpointer:
     def _check_any(self, steps: Sequence[int]) -> None:
         """Raises ValueError if there were checkpoints, all of them unreadable."""
         if steps:
-            raise ValueError(
+            raise UserError(
                 f"none of the checkpoints {sorted(steps)} could be read; they are in "
                 f"{self._workdir / UNREADABLE} now. Start anew elsewhere, or move one back."
             )

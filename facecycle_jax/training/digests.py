@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -53,6 +55,6 @@ def check_digests(tree: Any, expected: dict[str, int]) -> None:
     """
     for name, value in digests(tree).items():
         if value != expected.get(name):
-            raise ValueError(
+            raise UserError(
                 f"the checksum of {name} is {value} and was {expected.get(name)} when it was saved"
             )

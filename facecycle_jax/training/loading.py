@@ -12,6 +12,7 @@ from etils import epath
 
 from facecycle_jax.convert import read_model
 from facecycle_jax.convert.shipped import find_model_folder, shipped_models
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.training.digests import check_digests
 
@@ -105,7 +106,7 @@ def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
         return trees
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]
-        raise ValueError(f"cannot read {checkpoint} ({type(error).__name__}: {reason}).") from error
+        raise UserError(f"cannot read {checkpoint} ({type(error).__name__}: {reason}).") from error
 
 
 def copy_trees(
@@ -131,7 +132,7 @@ def copy_trees(
             continue
         if name not in source:
             if name in required:
-                raise ValueError(
+                raise UserError(
                     f"init_from has the networks {sorted(source)} and lacks {name!r}: start from a "
                     "run of configs/motion_cycle.py, or a model, with the same config.model."
                 )
@@ -139,7 +140,7 @@ def copy_trees(
         shapes, found = _shapes(tree), _shapes(source[name])
         for key in sorted({*shapes, *found}):
             if shapes.get(key) != found.get(key):
-                raise ValueError(
+                raise UserError(
                     f"init_from: {name}{key} has shape {found.get(key, 'none')} there and "
                     f"{shapes.get(key, 'none')} here: config.model must be the same there and here."
                 )
@@ -163,7 +164,7 @@ def check_same_vgg(own: Tree, source: Tree) -> None:
     here, there = (np.asarray(tree["conv1_1"]["kernel"]) for tree in (own, source))
     # Model folders may be of half precision. Shapes are compared, and told, by `copy_trees`.
     if here.shape == there.shape and np.abs(here - there).max() > 1e-2 * np.abs(there).max():
-        raise ValueError(
+        raise UserError(
             "init_from has the first layers of another VGG-19 than loss.vgg: set --config.loss.vgg to the "
             "file that model was trained with, or --config.loss.perceptual=none."
         )

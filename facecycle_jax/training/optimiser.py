@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Tree
 
 
@@ -28,16 +29,16 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
     epochs = tuple(config["schedule_epochs"])
     rates = tuple(float(rate) for rate in config["schedule_rates"])
     if len(epochs) != len(rates) or not epochs:
-        raise ValueError(
+        raise UserError(
             f"optimiser.schedule_epochs has {len(epochs)} entries, schedule_rates {len(rates)}: "
             "give one rate for each first epoch."
         )
     if epochs[0] != 0 or any(a >= b for a, b in itertools.pairwise(epochs)):
-        raise ValueError(f"optimiser.schedule_epochs must rise from 0, got {epochs}.")
+        raise UserError(f"optimiser.schedule_epochs must rise from 0, got {epochs}.")
     if min(rates) < 0:
-        raise ValueError(f"optimiser.schedule_rates must not be negative, got {rates}.")
+        raise UserError(f"optimiser.schedule_rates must not be negative, got {rates}.")
     if steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
+        raise UserError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
     return optax.join_schedules(
         [optax.constant_schedule(rate) for rate in rates],
         [round(epoch * steps_per_epoch) for epoch in epochs[1:]],
@@ -59,10 +60,10 @@ def make_optimiser(config: Mapping[str, Any], schedule: optax.Schedule) -> optax
     """
     for name in ("b1", "b2"):
         if not 0 <= config[name] < 1:
-            raise ValueError(f"optimiser.{name} must be in [0, 1), got {config[name]}.")
+            raise UserError(f"optimiser.{name} must be in [0, 1), got {config[name]}.")
     clip = config["clip_norm"]
     if clip < 0:
-        raise ValueError(f"optimiser.clip_norm must not be negative, got {clip}.")
+        raise UserError(f"optimiser.clip_norm must not be negative, got {clip}.")
     adam = optax.adam(schedule, b1=config["b1"], b2=config["b2"])
     return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
 

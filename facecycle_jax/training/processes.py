@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.training.stopping import DIVERGED_EXIT, PEER_LOST_EXIT, PREEMPTED_EXIT
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
       ValueError: if a time is too short, or the environment does not name the processes rightly.
     """
     if peer_timeout < 2 or start_timeout < 2:
-        raise ValueError(
+        raise UserError(
             f"--peer_timeout is {peer_timeout} and --start_timeout {start_timeout}: both must be at least 2."
         )
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
@@ -53,7 +54,7 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
     named: tuple[str | None, int | None, int | None] = (None, None, None)
     if address and count and index:
         if not (count.isdecimal() and index.isdecimal()):
-            raise ValueError(
+            raise UserError(
                 f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {index!r} must be whole numbers."
             )
         named = (address, int(count), int(index))
@@ -68,7 +69,7 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:300]
-        raise ValueError(
+        raise UserError(
             f"cannot join the other processes ({reason}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID, or start under a cluster that JAX knows (TPU pod, SLURM, GKE)."
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.training.processes import wait_for_all
 
@@ -60,7 +61,7 @@ def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bo
             if name not in FREE and now[name] != before[name]
         ]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Use the "
                 "old values to continue it, or another workdir to start anew."
             )
@@ -89,7 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     try:
         flat = dict(json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is broken ({error}).") from error
+        raise UserError(f"{path} is broken ({error}).") from error
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split(".")

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import data
+from facecycle_jax.errors import UserError
 from facecycle_jax.mesh import make_mesh
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
@@ -140,7 +141,7 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     needed = [name for name in state.frozen if name != "vgg"]
     if not config["init_from"]:
         if needed:
-            raise ValueError(
+            raise UserError(
                 f"{config['method']} keeps {', '.join(sorted(needed))} as they are and so needs them: "
                 "set --config.init_from to the workdir of a run of configs/motion_cycle.py, or to a model."
             )
@@ -164,7 +165,7 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
-        raise ValueError(f"init_from={','.join(places)} has no network of {config['method']}.")
+        raise UserError(f"init_from={','.join(places)} has no network of {config['method']}.")
     log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
     # A copy: two donated arguments must not share one buffer.
     average = None if state.ema is None else jax.tree.map(_copy, params)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.mesh import batch_sharding, replicated
 from facecycle_jax.training.processes import host_names
 
@@ -54,17 +55,17 @@ def check_batch(batch_size: int, *, accumulate: int, mesh: Mesh) -> None:
       ValueError: naming the numbers that do not fit.
     """
     if batch_size < 1 or accumulate < 1:
-        raise ValueError(
+        raise UserError(
             f"batch_size is {batch_size} and optimiser.accumulate {accumulate}: both must be at least 1."
         )
     if batch_size % (accumulate * mesh.size):
-        raise ValueError(
+        raise UserError(
             f"batch_size {batch_size} must be a multiple of optimiser.accumulate {accumulate} "
             f"times the {mesh.size} devices."
         )
     counts = collections.Counter(device.process_index for device in mesh.devices.flat)
     if len(set(counts.values())) > 1:
-        raise ValueError(
+        raise UserError(
             "every process must have as many devices as the others, and they have "
             + ", ".join(f"{counts[process]} (process {process})" for process in sorted(counts))
             + "."

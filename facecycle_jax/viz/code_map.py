@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from facecycle_jax.errors import UserError
+
 
 def thumbnail_map(
     points: np.ndarray, pictures: np.ndarray, *, side: int = 1000, thumbnail: int = 40
@@ -23,12 +25,12 @@ def thumbnail_map(
     """
     points, pictures = np.asarray(points, np.float64), np.asarray(pictures)
     if points.shape != (len(pictures), 2) or not len(pictures) or not np.isfinite(points).all():
-        raise ValueError(
+        raise UserError(
             f"a map needs finite points [N, 2] of N pictures, got {points.shape} and "
             f"{len(pictures)} pictures."
         )
     if not 1 <= thumbnail <= side:
-        raise ValueError(f"thumbnails must be 1 to {side} pixels, the map's side, got {thumbnail}.")
+        raise UserError(f"thumbnails must be 1 to {side} pixels, the map's side, got {thumbnail}.")
     low, extent = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-12)
     places = np.round((points - low) / extent * (side - thumbnail)).astype(int)
     canvas = Image.new("RGB", (side, side), "white")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import write_whole
 
 
@@ -34,14 +35,12 @@ def curves(
     """
     lengths = {name: (len(steps), len(values)) for name, (steps, values) in series.items()}
     if not lengths or any(steps != values for steps, values in lengths.values()):
-        raise ValueError(
-            f"curves needs lines with as many steps as values, got (steps, values) of {lengths}."
-        )
+        raise UserError(f"curves needs lines with as many steps as values, got (steps, values) of {lengths}.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError("Plots need matplotlib: pip install 'facecycle_jax[eval]'.") from error
     # A figure of its own: pyplot's global state and window backends stay out of training processes.
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)

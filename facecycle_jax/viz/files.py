@@ -6,6 +6,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
 
@@ -21,7 +22,7 @@ def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
     """
     picture = np.asarray(picture)
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
-        raise ValueError(
+        raise UserError(
             f"save_png takes uint8 [H, W, 3] or [H, W], got {picture.dtype} {list(picture.shape)}."
         )
     buffer = io.BytesIO()

@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from facecycle_jax.errors import UserError
+
 # Steps of the wheel between its six colours: red-yellow, -green, -cyan, -blue, -magenta, -red.
 _STEPS = (15, 6, 4, 11, 13, 6)
 _EPSILON = 1e-5
@@ -48,12 +50,12 @@ def flow_to_rgb(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarra
     """
     flow = np.asarray(flow, np.float64)
     if flow.ndim < 3 or flow.shape[-1] != 2:
-        raise ValueError(f"flow_to_rgb takes flow [..., H, W, 2], got shape {flow.shape}.")
+        raise UserError(f"flow_to_rgb takes flow [..., H, W, 2], got shape {flow.shape}.")
     if not np.isfinite(flow).all():
         bad = int((~np.isfinite(flow)).sum())
-        raise ValueError(f"flow_to_rgb takes finite flow, got {bad} of {flow.size} values that are not.")
+        raise UserError(f"flow_to_rgb takes finite flow, got {bad} of {flow.size} values that are not.")
     if max_flow is not None and not max_flow > 0:
-        raise ValueError(f"max_flow must be above 0, got {max_flow}.")
+        raise UserError(f"max_flow must be above 0, got {max_flow}.")
     length = np.linalg.norm(flow, axis=-1, keepdims=True)
     if max_flow is None:
         longest = length.max(axis=(-3, -2), keepdims=True, initial=0.0) + _EPSILON
@@ -86,7 +88,7 @@ def flow_legend(size: int) -> np.ndarray:
       ValueError: if `size` is below 1.
     """
     if size < 1:
-        raise ValueError(f"flow_legend needs a size of at least 1 pixel, got {size}.")
+        raise UserError(f"flow_legend needs a size of at least 1 pixel, got {size}.")
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     flow = np.stack(np.meshgrid(axis, axis), axis=-1)
     outside = np.linalg.norm(flow, axis=-1) > 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.viz.flow import flow_to_rgb
 
 Cells = Sequence[Sequence[np.ndarray | None]]
@@ -42,7 +43,7 @@ def _picture(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
     if cell.ndim == 3 and cell.shape[-1] == 2 and np.issubdtype(cell.dtype, np.floating):
         cell = flow_to_rgb(cell)
     if cell.dtype != np.uint8 or not (cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] == 3)):
-        raise ValueError(
+        raise UserError(
             "A panel takes uint8 pictures [H, W, 3] or [H, W] and floating-point flows [H, W, 2], "
             f"got {cell.dtype} {list(cell.shape)}."
         )
@@ -78,9 +79,9 @@ def _write(draw: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], font: An
 def _check_captions(rows: Cells, captions: Any, row_captions: Any) -> list[list[str]]:
     """Brings captions into one string per cell."""
     if not rows or not any(len(row) for row in rows):
-        raise ValueError(f"A panel needs at least one picture, got rows of {[len(r) for r in rows]}.")
+        raise UserError(f"A panel needs at least one picture, got rows of {[len(r) for r in rows]}.")
     if row_captions is not None and len(row_captions) != len(rows):
-        raise ValueError(f"{len(rows)} rows need as many row captions, got {len(row_captions)}.")
+        raise UserError(f"{len(rows)} rows need as many row captions, got {len(row_captions)}.")
     if captions is None:
         return [[""] * len(row) for row in rows]
     if all(isinstance(caption, str) for caption in captions):
@@ -88,7 +89,7 @@ def _check_captions(rows: Cells, captions: Any, row_captions: Any) -> list[list[
         captions = [captions] + [[""] * len(row) for row in rows[1:]]
     shape, wanted = [len(c) for c in captions], [len(row) for row in rows]
     if shape != wanted:
-        raise ValueError(f"Rows of {wanted} pictures need as many captions, got {shape}.")
+        raise UserError(f"Rows of {wanted} pictures need as many captions, got {shape}.")
     return [list(row) for row in captions]
 
 
@@ -124,7 +125,7 @@ def grid(
     """
     texts = _check_captions(rows, captions, row_captions)
     if side < 1 or padding < 0 or (scale is not None and not scale > 0):
-        raise ValueError(
+        raise UserError(
             f"side and scale must be above 0 and padding 0 or more, got {side}, {scale}, {padding}."
         )
     font = ImageFont.load_default(size=font_size)
@@ -194,7 +195,7 @@ def training_panel(
     drawn = {n: np.asarray(p) for n, p in pictures.items() if np.ndim(p) == 4}
     counts = {name: len(array) for name, array in drawn.items()}
     if not drawn or len(set(counts.values())) != 1 or max_rows < 1 or 0 in counts.values():
-        raise ValueError(
+        raise UserError(
             "training_panel needs pictures [N, H, W, 3] with one N of at least 1 and max_rows of "
             f"at least 1, got N of {counts} and max_rows {max_rows}."
         )
@@ -236,7 +237,7 @@ def translation_panel(
     keys = ("input", "flow", "neutral", "reexpressed", "mean_face", "reidentified_reexpressed")
     found = {key: len(result[key]) for key in keys if key in result}
     if any(found.get(key) != 2 for key in keys):
-        raise ValueError(f"translation_panel needs {', '.join(keys)} of two faces, got {found}.")
+        raise UserError(f"translation_panel needs {', '.join(keys)} of two faces, got {found}.")
     captions = [_NAMES[key] for key in keys]
     rows = [[np.asarray(result[key][face]) for key in keys] for face in range(2)]
     return grid(rows, captions=captions, row_captions=names, side=side)

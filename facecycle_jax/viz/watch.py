@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from facecycle_jax.errors import UserError
+
 
 def new_panels(
     workdir: epath.PathLike, *, running: Callable[[], bool], interval: float = 1.0
@@ -25,7 +27,7 @@ def new_panels(
       ValueError: if the interval is not above 0.
     """
     if not interval > 0:
-        raise ValueError(f"interval must be above 0 seconds, got {interval}.")
+        raise UserError(f"interval must be above 0 seconds, got {interval}.")
     seen = set(_panels(workdir))
     going = True
     while going:
