@@ -5,20 +5,41 @@ set -euo pipefail
 # Where the repository is, from wherever a launcher is called.
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 DRY_RUN=0
-# What a process ends with after SIGTERM, its state saved: the same command continues.
-# shellcheck disable=SC2034  # used by the launchers
-PREEMPTED_EXIT=75
+
+# A cron job or a container may have no HOME; the shell then finds the home directory of
+# the user itself.
+if [[ -z "${HOME:-}" ]]; then
+  unset HOME
+  HOME=~
+  export HOME
+fi
 
 if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=python3
   [[ ! -x "$ROOT/.venv/bin/python" ]] || PYTHON="$ROOT/.venv/bin/python"
 fi
-# Compiled programs are kept here, so that a restart does not compile again; empty: they are not kept.
+
+# Launchers stay in the caller's folder, so that --config, --workdir and data paths mean
+# what they mean there. PYTHONPATH finds the package and its configurations; -P keeps what
+# lies in the caller's folder from being imported in their place.
+# shellcheck disable=SC2034  # used by the launchers
+IMPORTS="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+# shellcheck disable=SC2034  # used by the launchers
+TRAINING=("$PYTHON" -P -m facecycle_jax.main)
+
+# Compiled programs are kept here, so that a restart does not compile again; empty: they
+# are not kept.
 # shellcheck disable=SC2034  # used by the launchers
 CACHE="${JAX_COMPILATION_CACHE_DIR-${XDG_CACHE_HOME:-$HOME/.cache}/facecycle_jax/xla}"
 
-die() {
+# Says something about the launch itself; stdout belongs to the training.
+say() {
   echo "${0##*/}: $*" >&2
+}
+
+# Ends the launcher because of a mistake in the command.
+die() {
+  say "$@"
   exit 2
 }
 
@@ -28,7 +49,7 @@ help() {
   exit 0
 }
 
-# One line that can be pasted into a shell.
+# Prints words as one line that can be pasted into a shell.
 quoted() {
   local word line=""
   for word in "$@"; do line+="$(printf '%q' "$word") "; done
@@ -44,7 +65,17 @@ run() {
   fi
 }
 
-# The value of --name=value.
+# Runs a launcher's last command in its own place, so that SIGTERM reaches the training;
+# with --dry-run only prints it.
+run_in_place() {
+  if ((DRY_RUN)); then
+    quoted "$@"
+  else
+    exec "$@"
+  fi
+}
+
+# Prints the value of --name=value.
 value() {
   echo "${1#*=}"
 }
@@ -55,6 +86,37 @@ check_flags() {
   [[ " $* " == *" --workdir="* ]] || die "--workdir=DIR is missing."
 }
 
+# Finds the file of --config=FILE.py[:NAME]: sets `config_file`, empty if a configuration is
+# named in another way. Dies if the caller's folder has no such file.
+find_config() {
+  local flag config=""
+  for flag in "$@"; do
+    [[ "$flag" != --config=* ]] || config="$(value "$flag")"
+  done
+
+  case "$config" in
+    *.py) config_file="$config" ;;
+    *.py:*) config_file="${config%%.py:*}.py" ;;
+    *) config_file="" ;;
+  esac
+  if [[ -n "$config_file" && ! -f "$config_file" ]]; then
+    die "there is no file '$config_file' in $PWD (--config)."
+  fi
+}
+
+# Whether a word is a whole number above 0.
 is_number() {
   [[ "$1" =~ ^[1-9][0-9]*$ ]]
+}
+
+# Takes --mount=gs://BUCKET[/PREFIX]:/DIR apart: sets `bucket`, `prefix` (may be empty)
+# and `directory`.
+# shellcheck disable=SC2034  # used by the launchers
+parse_mount() {
+  local form='^gs://([a-z0-9][a-z0-9._-]+)(/([^:,"\\]*))?:(/[^:,"\\]+)$'
+  [[ "$1" =~ $form ]] || die "--mount must be gs://BUCKET[/PREFIX]:/DIR, got '$1'."
+
+  bucket="${BASH_REMATCH[1]}"
+  prefix="${BASH_REMATCH[3]%/}"
+  directory="${BASH_REMATCH[4]%/}"
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of this machine, driven by one process: JAX needs no more for one machine.
+# Trains on the GPUs of this machine, driven by one process: JAX needs no more for one
+# machine.
 #
 #   launch/gpu_host.sh [--gpus=0,1,2] [--memory=0.9] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
@@ -22,16 +23,17 @@ for argument in "$@"; do
   esac
 done
 check_flags "${flags[@]}"
+find_config "${flags[@]}"
 [[ -z "$gpus" || "$gpus" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--gpus must be numbers with commas, got '$gpus'."
 [[ "$memory" =~ ^0?\.[0-9]+$ ]] || die "--memory must be between 0 and 1, got '$memory'."
 if ! ((DRY_RUN)) && ! command -v nvidia-smi > /dev/null; then
   die "no nvidia-smi here: this machine has no NVIDIA GPU, or no driver for it; launch/local.sh runs anywhere."
 fi
 settings=(
+  PYTHONPATH="$IMPORTS"
   JAX_PLATFORMS=cuda
   JAX_COMPILATION_CACHE_DIR="$CACHE"
   XLA_PYTHON_CLIENT_MEM_FRACTION="$memory"
 )
 [[ -z "$gpus" ]] || settings+=(CUDA_VISIBLE_DEVICES="$gpus")
-cd "$ROOT"
-run env "${settings[@]}" "$PYTHON" -m facecycle_jax.main "${flags[@]}"
+run_in_place env "${settings[@]}" "${TRAINING[@]}" "${flags[@]}"

@@ -3,17 +3,20 @@
 #
 #   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
-# PYTHON names the interpreter (else .venv's, else python3), JAX_COMPILATION_CACHE_DIR where compiled programs
-# are kept (else ~/.cache/facecycle_jax/xla; empty: nowhere), FACECYCLE_ALLOCATOR the library that hands out memory
-# (else tcmalloc where it is installed, which makes steps on a CPU faster, see docs/performance.md; empty: the C
-# library). LD_PRELOAD, where it is set, is left as it is. The exit status is that of the training.
+# PYTHON names the interpreter (else .venv's, else python3), JAX_COMPILATION_CACHE_DIR
+# where compiled programs are kept (else ~/.cache/facecycle_jax/xla; empty: nowhere),
+# FACECYCLE_ALLOCATOR the library that hands out memory (else tcmalloc where it is
+# installed, which makes steps on a CPU faster, see docs/performance.md; empty: the C
+# library). LD_PRELOAD, where it is set, is left as it is. The exit status is that of
+# the training.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TCMALLOC=libtcmalloc_minimal.so.4
 
-# Whether programs start with this library in place of the C library's functions: else the loader says why not.
+# Whether programs start with this library in place of the C library's functions: else
+# the loader says why not.
 can_preload() {
   [[ "$(uname)" == Linux ]] && [[ -z "$(LD_PRELOAD="$1" env true 2>&1)" ]]
 }
@@ -27,7 +30,8 @@ for argument in "$@"; do
   esac
 done
 check_flags "${flags[@]}"
-settings=(JAX_COMPILATION_CACHE_DIR="$CACHE")
+find_config "${flags[@]}"
+settings=(PYTHONPATH="$IMPORTS" JAX_COMPILATION_CACHE_DIR="$CACHE")
 allocator="${FACECYCLE_ALLOCATOR-$TCMALLOC}"
 if [[ -n "$allocator" && -z "${LD_PRELOAD:-}" ]]; then
   if can_preload "$allocator"; then
@@ -36,5 +40,4 @@ if [[ -n "$allocator" && -z "${LD_PRELOAD:-}" ]]; then
     die "FACECYCLE_ALLOCATOR=$allocator cannot be loaded; give a library's name or path, or leave it empty."
   fi
 fi
-cd "$ROOT"
-run env "${settings[@]}" "$PYTHON" -m facecycle_jax.main "${flags[@]}"
+run_in_place env "${settings[@]}" "${TRAINING[@]}" "${flags[@]}"

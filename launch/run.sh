@@ -10,7 +10,8 @@
 #         tpu           a Cloud TPU VM or pod slice
 #         gke           TPUs of a GKE cluster (JobSet, Kueue)
 #
-# Options of a place: launch/run.sh WHERE --help. With --dry-run nothing is done, only printed.
+# Options of a place: launch/run.sh WHERE --help. With --dry-run nothing is done, only
+# printed.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
