@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains in several processes on this machine, each with simulated CPU devices, joined over loopback: what a
-# cluster does, without one.
+# Trains in several processes on this machine, each with simulated CPU devices, joined
+# over loopback: what a cluster does, without one.
 #
 #   launch/local_multiprocess.sh [--processes=2] [--devices=4] [--port=PORT] [--logs=DIR] [--dry-run]
 #       --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
@@ -10,11 +10,14 @@
 # --port       of process 0 on loopback (a free one)
 # --logs       directory for process-<i>.log (WORKDIR/logs)
 #
-# SIGTERM and SIGINT go on to every process as SIGTERM. The exit status is 75 if any process ended with that,
-# else that of the first process that failed, else 0.
+# SIGTERM and SIGINT go on to every process as SIGTERM. The exit status is that of the
+# process with a mistake or a defect, if there is one; else 75 if a process ended with
+# that; else that of a lost process, or 0.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=launch/restarts.sh
+source "$ROOT/launch/restarts.sh"
 
 processes=2
 devices=4
@@ -37,6 +40,7 @@ for argument in "$@"; do
   esac
 done
 check_flags "${flags[@]}"
+find_config "${flags[@]}"
 is_number "$processes" || die "--processes must be a whole number above 0, got '$processes'."
 is_number "$devices" || die "--devices must be a whole number above 0, got '$devices'."
 [[ -n "$logs" || "$workdir" != *://* ]] || die "--logs=DIR is needed, as $workdir is no local directory."
@@ -45,15 +49,15 @@ free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s
 [[ -n "$port" ]] || port="$("$PYTHON" -c "$free_port")"
 is_number "$port" || die "--port must be a whole number above 0, got '$port'."
 
-cd "$ROOT"
 run mkdir -p "$logs"
 children=()
 for ((i = 0; i < processes; i++)); do
   command=(
-    env JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices" JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
-    JAX_COMPILATION_CACHE_DIR="$CACHE" FACECYCLE_DISTRIBUTED=1
+    env PYTHONPATH="$IMPORTS" JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices"
+    JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo JAX_COMPILATION_CACHE_DIR="$CACHE"
+    FACECYCLE_DISTRIBUTED=1
     JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$processes" JAX_PROCESS_ID="$i"
-    "$PYTHON" -m facecycle_jax.main "${flags[@]}"
+    "${TRAINING[@]}" "${flags[@]}"
   )
   if ((DRY_RUN)); then
     echo "$(quoted "${command[@]}") > $(quoted "$logs/process-$i.log") 2>&1 &"
@@ -66,14 +70,15 @@ if ((DRY_RUN)); then exit 0; fi
 trap 'kill -TERM "${children[@]}" 2> /dev/null || true' TERM INT
 echo "$processes processes with $devices devices each; their logs are $logs/process-*.log"
 
-code=0
+statuses=()
 for ((i = 0; i < processes; i++)); do
   status=0
   # A signal interrupts the wait; the process is still to be waited for.
   while wait "${children[i]}" || status=$?; kill -0 "${children[i]}" 2> /dev/null; do status=0; done
+
+  statuses+=("$status")
   if ((status)); then
     echo "process $i ended with $status: $(tail -n 1 "$logs/process-$i.log")" >&2
-    if ((code == 0 || status == PREEMPTED_EXIT)); then code=$status; fi
   fi
 done
-exit "$code"
+exit "$(worst_status "$processes" "${statuses[@]}")"

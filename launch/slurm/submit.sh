@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Submits a training run to SLURM: one process for each GPU, on one or several nodes, queued again after
-# preemption and at the time limit.
+# Submits a training run to SLURM: one process for each GPU, on one or several nodes,
+# queued again after preemption and at the time limit.
 #
 #   launch/slurm/submit.sh [--nodes=1] [--gpus-per-node=8] [--time=12:00:00] [--partition=P] [--account=A]
 #       [--sbatch=OPTION ...] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
@@ -11,8 +11,9 @@
 # --partition, --account  as for sbatch
 # --sbatch         any other option of sbatch, e.g. --sbatch=--constraint=a100; may be repeated
 #
-# WORKDIR, the repository and the Python environment must be the same on all nodes. config.batch_size must be a
-# multiple of all GPUs. The log is facecycle-<job>.log where this is called.
+# The job runs in the folder where this is called. That folder, WORKDIR, the repository
+# and the Python environment must be the same on all nodes. config.batch_size must be a
+# multiple of all GPUs. The log is facecycle-<job>.log there.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -35,6 +36,7 @@ for argument in "$@"; do
   esac
 done
 check_flags "${flags[@]}"
+find_config "${flags[@]}"
 is_number "$nodes" || die "--nodes must be a whole number above 0, got '$nodes'."
 [[ "$gpus" == 0 ]] || is_number "$gpus" || die "--gpus-per-node must be a whole number, got '$gpus'."
 if ((gpus)); then
@@ -45,10 +47,14 @@ else
   platform=cpu
 fi
 command -v sbatch > /dev/null || ((DRY_RUN)) || die "no sbatch here: call this on a login node of a SLURM cluster."
-export FACECYCLE_PYTHON="$PYTHON" JAX_COMPILATION_CACHE_DIR="$CACHE" JAX_PLATFORMS="${JAX_PLATFORMS:-$platform}"
-if ((DRY_RUN)); then
-  echo "export FACECYCLE_PYTHON=$(quoted "$PYTHON") JAX_COMPILATION_CACHE_DIR=$(quoted "$CACHE")" \
-    "JAX_PLATFORMS=$JAX_PLATFORMS"
-fi
-run sbatch --nodes="$nodes" --time="$limit" --chdir="$ROOT" --export=ALL "${options[@]}" \
+settings=(
+  FACECYCLE_PYTHON="$PYTHON"
+  FACECYCLE_ROOT="$ROOT"
+  PYTHONPATH="$IMPORTS"
+  JAX_COMPILATION_CACHE_DIR="$CACHE"
+  JAX_PLATFORMS="${JAX_PLATFORMS:-$platform}"
+)
+export "${settings[@]}"
+if ((DRY_RUN)); then quoted export "${settings[@]}"; fi
+run sbatch --nodes="$nodes" --time="$limit" --chdir="$PWD" --export=ALL "${options[@]}" \
   --output="$PWD/facecycle-%j.log" "$ROOT/launch/slurm/train.sbatch" "${flags[@]}"

@@ -19,7 +19,7 @@ pytestmark = [
 def submit(cluster, workdir, *flags):
     command = [
         ROOT / "launch" / "run.sh", "slurm", "--gpus-per-node=0", "--time=60", "--sbatch=--parsable",
-        "--config=configs/debug.py", f"--workdir={workdir}", *flags,
+        f"--config={ROOT}/configs/debug.py", f"--workdir={workdir}", *flags,
     ]  # fmt: skip
     env = {**cluster.env, "JAX_COMPILATION_CACHE_DIR": str(cluster.root / "xla")}
     result = subprocess.run(command, env=env, cwd=cluster.root, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,101 @@
+# When a training is started again; the launchers source it, it is not run by itself.
+# shellcheck shell=bash
+
+# A process of the job is lost, or there is no answer from it.
+LOST_EXIT=69
+# After SIGTERM, with the state saved.
+PREEMPTED_EXIT=75
+# So many restarts in a row may end without a new checkpoint.
+# shellcheck disable=SC2034  # used by the launchers
+MAX_FRUITLESS=3
+
+# Whether the same command may be started again after this exit status: a process was
+# lost, SIGTERM, or death by a signal, 128 + its number (134: the runtime's abort).
+# Everything else would come again, or is the end.
+can_restart() {
+  (($1 == LOST_EXIT || $1 == PREEMPTED_EXIT || ($1 > 128 && $1 <= 192)))
+}
+
+# Prints the exit status of a job from those of its processes.
+#
+#   worst_status PROCESSES STATUS...
+#
+# A mistake or a defect of one process is final, although the others then end with 69 or
+# 75, so it goes before these; of several the smallest number. Fewer statuses than
+# processes: the others are lost.
+worst_status() {
+  local processes="$1" status final=0 again=0
+  shift
+  (($# >= processes)) || again=$LOST_EXIT
+
+  for status in "$@"; do
+    if ((status == 0)); then
+      continue
+    elif ! can_restart "$status"; then
+      if ((final == 0 || status < final)); then final=$status; fi
+    elif ((again == 0 || status == PREEMPTED_EXIT)); then
+      again=$status
+    fi
+  done
+
+  if ((final)); then
+    echo "$final"
+  else
+    echo "$again"
+  fi
+}
+
+# Says how a process of the job ended, in the form that `reported_statuses` reads.
+report_status() {
+  echo "FACECYCLE_EXIT of=$1 status=$2"
+}
+
+# Prints the statuses that a file of output reports, one line for each process.
+reported_statuses() {
+  sed -n 's/.*FACECYCLE_EXIT of=\([^ ]*\) status=\([0-9][0-9]*\).*/\1 \2/p' "$1" |
+    sort -u | cut -d ' ' -f 2
+}
+
+# Lists the checkpoints of a workdir in a bucket, those of its stages included; fails if
+# that cannot be read.
+list_bucket() {
+  local errors listing known=1
+  errors="$(mktemp)"
+  listing="$(gcloud storage ls "$1/checkpoints/" "$1/*/checkpoints/" 2> "$errors")" || known=0
+
+  # Before the first checkpoint there is nothing to list, which gcloud calls an error.
+  if grep -q "matched no objects" "$errors"; then known=1; fi
+  rm -f "$errors"
+  echo "$listing"
+  ((known))
+}
+
+# Prints a number that grows with every new checkpoint in a workdir, whichever stage it
+# is of; nothing if the workdir cannot be read.
+checkpoint_progress() {
+  local workdir="${1%/}" listing
+  if [[ "$workdir" == gs://* ]]; then
+    listing="$(list_bucket "$workdir")" || return 0
+  else
+    listing="$(find "$workdir" -maxdepth 3 -path '*/checkpoints/*' 2> /dev/null)" || true
+  fi
+
+  # Lines FOLDER/STEP become FOLDER STEP. Of every folder the newest step counts, and 1,
+  # so that step 0 is more than no checkpoint.
+  sed -n 's#/*$##; s#/\([0-9][0-9]*\)$# \1#p' <<< "$listing" | awk '
+    {
+      step = $NF + 0
+      sub(/ [0-9]+$/, "")
+      if (!($0 in newest) || step > newest[$0]) newest[$0] = step
+    }
+    END {
+      for (folder in newest) total += newest[folder] + 1
+      print total + 0
+    }'
+}
+
+# Whether there is a new checkpoint, by two numbers of `checkpoint_progress`. Yes where
+# that is not known: it must not stop a training that goes well.
+reached_checkpoint() {
+  [[ -z "$1" || -z "$2" ]] || (($2 > $1))
+}
