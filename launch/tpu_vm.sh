@@ -1,22 +1,50 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or pod slice: makes it, installs the package on all its hosts, trains, starts again
-# after preemption, deletes it.
+# Trains on a Cloud TPU VM or pod slice: makes it, installs the package on all its
+# hosts, trains, starts again after preemption, deletes it.
 #
-#   launch/tpu_vm.sh [--action=all] [--name=facecycle] [--zone=us-central1-a] [--project=P] [--type=v5litepod-16]
-#       [--version=V] [--spot] [--restarts=20] [--dry-run]
+#   launch/tpu_vm.sh [--action=all] [--name=facecycle] [--zone=us-central1-a]
+#       [--project=P] [--type=v5litepod-16] [--version=V] [--spot]
+#       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=20] [--dry-run]
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
-# --action    create, install, train, delete, or all: the first three, again after each preemption, then delete
+# --action    create, install, train, delete, or all: the first three, again after each
+#             preemption, then delete
 # --type      accelerator type, e.g. v4-32, v5litepod-16, v5p-32, v6e-16
 # --version   software of the hosts (else the one that belongs to the type)
 # --spot      a cheaper machine that may be taken away
-# --restarts  how often to go on after a preemption or a lost host (20)
+# --mount     makes a bucket readable at /DIR on all hosts, for data and weights; may be
+#             repeated
+# --restarts  how often to go on after a preemption, a lost host, or a machine that could
+#             not be made (20); after 3 restarts in a row without a new checkpoint it ends
 #
-# Needs gcloud, logged in. What is committed is what is installed. Compiled programs are kept in
-# WORKDIR/xla_cache. `create` leaves a machine that costs money until `delete`; `all` deletes it, whatever the end.
+# Needs gcloud, logged in. What is committed is what is installed, and the file of
+# --config is copied to the hosts; all other paths are those of the hosts. Compiled
+# programs are kept in WORKDIR/xla_cache.
+#
+# A machine of this name that is there already is not touched: the launcher refuses.
+# `create` leaves a machine that costs money until `delete`; `all` deletes the one it
+# made, whatever the end. The training outlives a dropped ssh session, and
+# `--action=train` with the same flags finds it again. The exit status is that of the
+# training.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=launch/restarts.sh
+source "$ROOT/launch/restarts.sh"
+
+# Seconds between attempts: the first pause, doubled each time up to the longest.
+FIRST_PAUSE=30
+LONGEST_PAUSE=600
+# So many attempts to install in a row: ssh needs some minutes on a new machine, but it
+# costs money.
+MAX_INSTALLS=5
+# So many sessions in a row in which a host of a machine that is said to be ready does
+# not answer.
+MAX_SILENT=5
+# What Google says when it has no machine to give, or cannot serve the request now.
+NO_CAPACITY='RESOURCE_EXHAUSTED|no more capacity|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED'
+# Where the file of --config lies on the hosts, seen from ~/facecycle_jax.
+HOST_CONFIG=facecycle_config.py
 
 action=all
 name=facecycle
@@ -25,6 +53,7 @@ project=""
 type=v5litepod-16
 version=""
 spot=()
+mounts=()
 restarts=20
 workdir=""
 flags=()
@@ -39,6 +68,7 @@ for argument in "$@"; do
     --type=*) type="$(value "$argument")" ;;
     --version=*) version="$(value "$argument")" ;;
     --spot) spot=(--spot) ;;
+    --mount=*) mounts+=("$(value "$argument")") ;;
     --restarts=*) restarts="$(value "$argument")" ;;
     *)
       [[ "$argument" != --workdir=* ]] || workdir="$(value "$argument")"
@@ -46,7 +76,9 @@ for argument in "$@"; do
       ;;
   esac
 done
+
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
+for mount in "${mounts[@]}"; do parse_mount "$mount"; done
 if [[ -z "$version" ]]; then
   case "$type" in
     v4-*) version="tpu-ubuntu2204-base" ;;
@@ -68,73 +100,337 @@ case "$action" in
 esac
 ((DRY_RUN)) || command -v gcloud > /dev/null || die "no gcloud here: install the Google Cloud CLI and log in."
 
+# The hosts get the file of --config as it is now, and the flag its path there. What is no
+# file, e.g. the name of a configuration, is passed on.
+find_config "${flags[@]}"
+host_flags=()
+for flag in "${flags[@]}"; do
+  if [[ -n "$config_file" && "$flag" == --config="$config_file"* ]]; then
+    flag="--config=../$HOST_CONFIG${flag#--config="$config_file"}"
+  fi
+  host_flags+=("$flag")
+done
+
 tpu=(gcloud compute tpus tpu-vm)
 place=(--zone="$zone")
 [[ -z "$project" ]] || place+=(--project="$project")
+# A label by which the launcher knows its own machine.
+launch="$(date +%Y%m%d-%H%M%S)-$$-$RANDOM"
+# Whether this call has tried to make the machine, and whether it is there.
+tried=0
+made=0
+# Whether Google has made a machine for this very command before.
+proven=0
+status=0
 
+# Makes a folder that only this user can write to, for what is copied to the hosts.
+make_scratch() {
+  if ((DRY_RUN)); then
+    scratch="$(mktemp -u -d)"
+    run mkdir -m 700 "$scratch"
+  else
+    scratch="$(mktemp -d)"
+  fi
+}
+
+# Deletes the machine, if this call made it, and the folder; runs at the end, whatever
+# the end.
+clean_up() {
+  local attempt
+  if is_own; then
+    for attempt in 1 2 3; do
+      if delete; then break; fi
+      say "attempt $attempt to delete '$name' has failed;" \
+        "IT COSTS MONEY until --action=delete --zone=$zone."
+      sleep 10
+    done
+  fi
+  rm -rf "$scratch"
+}
+
+# Whether the machine is there by this call. If `create` was interrupted or gcloud did
+# not wait for its end, the label tells it from the machine of somebody else who took
+# the name.
+is_own() {
+  local label
+  if ((made)); then
+    return 0
+  fi
+  ((tried)) || return 1
+  label="$(describe labels.facecycle_launch 2> /dev/null)"
+  [[ "$label" == "$launch" ]]
+}
+
+# Runs a shell line on every host. A connection that is dead but not closed ends after 3
+# minutes.
 on_all_hosts() {
-  run "${tpu[@]}" ssh "$name" "${place[@]}" --worker=all --command="$1"
+  run "${tpu[@]}" ssh "$name" "${place[@]}" --quiet --worker=all \
+    --ssh-flag=-oServerAliveInterval=60 --command="$1"
 }
 
+# Copies a file of the scratch folder to the home folder on every host.
+copy_to_hosts() {
+  run "${tpu[@]}" scp "$scratch/$1" "$name:" "${place[@]}" --quiet --worker=all
+}
+
+# Prints one property of the machine.
+describe() {
+  run "${tpu[@]}" describe "$name" "${place[@]}" --format="value($1)"
+}
+
+# Prints the state of the machine: READY, another word of Google's, MISSING, or UNKNOWN
+# if there is no answer.
+machine_state() {
+  local state
+  if state="$(describe state 2> "$scratch/describe")"; then
+    echo "$state"
+  elif grep -qi "NOT_FOUND\|not found" "$scratch/describe"; then
+    echo MISSING
+  else
+    echo UNKNOWN
+  fi
+}
+
+# Dies if there is a machine of this name: it may be that of another training.
+refuse_taken_name() {
+  if ((DRY_RUN)); then
+    describe state
+    echo "# ends here with exit status 2 if there is such a machine"
+    return
+  fi
+
+  # Without an answer `create` is tried, which refuses a name that is taken, too.
+  case "$(machine_state)" in
+    MISSING | UNKNOWN) ;;
+    *)
+      die "there is a machine '$name' in $zone already: choose another --name, or delete" \
+        "it with --action=delete."
+      ;;
+  esac
+}
+
+# Makes the machine. Returns 1 if it may be made later; dies if the command is mistaken.
 create() {
-  run "${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" --version="$version" "${spot[@]}"
+  local command=(
+    "${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" --version="$version"
+    --labels=facecycle_launch="$launch" "${spot[@]}"
+  )
+  if ((DRY_RUN)); then
+    run "${command[@]}"
+    return
+  fi
+
+  tried=1
+  if "${command[@]}" 2>&1 | tee "$scratch/create"; then
+    made=1
+    proven=1
+    return
+  fi
+
+  if is_own; then delete || true; fi
+  if ! ((proven)) && ! grep -Eq "$NO_CAPACITY" "$scratch/create"; then
+    die "the machine cannot be made, see above."
+  fi
+  return 1
 }
 
+# Deletes the machine.
 delete() {
-  run "${tpu[@]}" delete "$name" "${place[@]}" --quiet
+  run "${tpu[@]}" delete "$name" "${place[@]}" --quiet || return 1
+  made=0
+  tried=0
 }
 
+# Packs what is committed now: a restart installs the same, whatever is committed
+# meanwhile.
+pack() {
+  run git -C "$ROOT" archive --format=tar.gz --prefix=facecycle_jax/ \
+    --output="$scratch/facecycle_jax.tar.gz" HEAD
+}
+
+# Copies the configuration as it is now; a restart uses the same.
+keep_config() {
+  [[ -z "$config_file" ]] || run cp "$config_file" "$scratch/$HOST_CONFIG"
+}
+
+# Installs the package on all hosts and mounts the buckets; fails if a host does not
+# take ssh yet.
 install() {
-  local archive=facecycle_jax.tar.gz
-  run git -C "$ROOT" archive --format=tar.gz --prefix=facecycle_jax/ --output="/tmp/$archive" HEAD
-  run "${tpu[@]}" scp "/tmp/$archive" "$name:" "${place[@]}" --worker=all
+  copy_to_hosts facecycle_jax.tar.gz || return 1
   # The hosts' own Python may be older than the package needs; uv brings one.
-  on_all_hosts "tar xzf $archive && cd facecycle_jax && python3 -m pip install --quiet --user uv &&
+  on_all_hosts "tar xzf facecycle_jax.tar.gz && cd facecycle_jax &&
+ python3 -m pip install --quiet --user uv &&
  ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 .venv &&
- ~/.local/bin/uv pip install --quiet --python .venv '.[tpu,tf]' gcsfs"
+ ~/.local/bin/uv pip install --quiet --python .venv '.[tpu,tf]' gcsfs" || return 1
+  mount_buckets
 }
 
-# Trains; sets `status` to the exit status of the training, 1 where a host was lost before it could tell.
+# Mounts the buckets on all hosts, where they are not mounted yet.
+mount_buckets() {
+  local mount words
+  for mount in "${mounts[@]}"; do
+    parse_mount "$mount"
+    words="$(quoted "$bucket" "$prefix" "$directory")"
+    on_all_hosts "facecycle_jax/launch/tpu_host.sh mount $words" || return 1
+  done
+}
+
+# Copies the configuration to all hosts.
+send_config() {
+  [[ -z "$config_file" ]] || copy_to_hosts "$HOST_CONFIG"
+}
+
+# Trains, through dropped ssh sessions; sets `status` to how it ended.
+#
+#   train RUN
+#
+# gcloud does not pass on how a command ended on the hosts: each host prints that. As
+# long as answers are missing and the machine is there, the hosts are asked again.
 train() {
-  local command output
-  command="cd facecycle_jax && FACECYCLE_DISTRIBUTED=1 JAX_COMPILATION_CACHE_DIR=$(quoted "$workdir/xla_cache")"
-  command+=" .venv/bin/python -m facecycle_jax.main $(quoted "${flags[@]}"); echo EXIT_STATUS=\$?"
-  status=0
+  local command hosts="" contacts silent=0 answers=()
+  command="facecycle_jax/launch/tpu_host.sh train"
+  command+=" $(quoted "$1" "$workdir/xla_cache" "${host_flags[@]}")"
   if ((DRY_RUN)); then
     on_all_hosts "$command"
     return
   fi
-  output="$(mktemp)"
-  on_all_hosts "$command" 2>&1 | tee "$output" || status=1
-  # gcloud does not pass on how the command ended on the hosts; the worst of what they printed counts.
-  local printed
-  printed="$(sed -n 's/.*EXIT_STATUS=\([0-9]*\).*/\1/p' "$output" | sort -n | tail -n 1)"
-  rm -f "$output"
-  status="${printed:-1}"
+
+  : > "$scratch/answers"
+  while true; do
+    is_number "$hosts" || hosts="$(describe 'networkEndpoints.len()' 2> /dev/null)" || true
+    on_all_hosts "$command" 2>&1 | tee "$scratch/session" || true
+    sed -n '/FACECYCLE_EXIT/p' "$scratch/session" >> "$scratch/answers"
+    contacts="$(sed -n 's/.*FACECYCLE_CONTACT of=//p' "$scratch/session" | sort -u | wc -l)"
+    is_number "$hosts" || hosts=$((contacts > 0 ? contacts : 1))
+
+    # One host's mistake or defect is final; the others need not be waited for.
+    mapfile -t answers < <(reported_statuses "$scratch/answers")
+    status="$(worst_status "$hosts" "${answers[@]}")"
+    if ((${#answers[@]} >= hosts)) || ! can_restart "$status"; then
+      return
+    fi
+
+    case "$(machine_state)" in
+      READY)
+        silent=$((contacts >= hosts ? 0 : silent + 1))
+        ((silent < MAX_SILENT)) || return 0
+        ;;
+      # Google does not answer either: nothing can be said of the machine, nor done.
+      UNKNOWN) ;;
+      # Taken away, or stopped.
+      *) return ;;
+    esac
+    say "the session with the hosts has ended, but not the training; connecting again"
+    wait_longer "$silent"
+  done
 }
 
+# Sleeps, the longer the more attempts have failed in a row (0, 1, ...).
+wait_longer() {
+  local pause=$FIRST_PAUSE i
+  for ((i = 0; i < $1 && pause < LONGEST_PAUSE; i++)); do pause=$((pause * 2)); done
+  sleep "$((pause < LONGEST_PAUSE ? pause : LONGEST_PAUSE))"
+}
+
+# Trains to the end, on a new machine after each loss; sets `status`.
+train_through_losses() {
+  local start no_machine=0 no_install=0 fruitless=0 trained=0 before after
+  for ((start = 0; start <= restarts; start++)); do
+    if ((no_machine + no_install)); then
+      say "trying again after a pause"
+      wait_longer "$((no_machine + no_install - 1))"
+    fi
+    status=$LOST_EXIT
+
+    # No capacity, or ssh not ready: that counts as a start, too, so that it comes to an
+    # end.
+    if ! { ((made)) || create; }; then
+      say "there is no machine yet"
+      no_machine=$((no_machine + 1))
+      continue
+    fi
+    no_machine=0
+    if ! { install && send_config; }; then
+      no_install=$((no_install + 1))
+      say "the hosts could not be set up, attempt $no_install of $MAX_INSTALLS"
+      ((no_install < MAX_INSTALLS)) || return 0
+      continue
+    fi
+    no_install=0
+
+    before="$(checkpoint_progress "$workdir")"
+    train "$launch-$start"
+    if ! can_restart "$status"; then
+      return
+    fi
+
+    # The first start may fail before any checkpoint. Restarts that bring none would go
+    # on like that.
+    after="$(checkpoint_progress "$workdir")"
+    if reached_checkpoint "$before" "$after"; then
+      fruitless=0
+    else
+      fruitless=$((fruitless + trained))
+    fi
+    trained=1
+    if ((fruitless >= MAX_FRUITLESS)); then
+      say "the training ended with $status, and $fruitless restarts in a row reached no" \
+        "new checkpoint: this is the end"
+      return
+    fi
+    say "the training ended with $status; machine and training are started again"
+    # What was taken away may be there still, or not: the next `create` or the end sees
+    # to it.
+    delete || made=0
+  done
+}
+
+# Prints what `all` does.
+print_all() {
+  create
+  install
+  send_config
+  echo "# for the newest checkpoint: gcloud storage ls $workdir/checkpoints/ $workdir/*/checkpoints/"
+  train "$launch-0"
+  echo "# the same again"
+  delete
+  echo "# again from 'create' on after 69, 75, 134 or death by a signal, at most" \
+    "$restarts times, and at most $MAX_FRUITLESS times in a row without a new checkpoint"
+  echo "# 'create' and 'install' again, after a pause, if they fail"
+}
+
+make_scratch
+((DRY_RUN)) || trap clean_up EXIT
 case "$action" in
-  create) create ;;
-  install) install ;;
-  delete) delete ;;
+  create)
+    refuse_taken_name
+    create || exit "$LOST_EXIT"
+    # It stays.
+    made=0
+    tried=0
+    ;;
+  install)
+    pack
+    install || exit "$LOST_EXIT"
+    ;;
+  delete)
+    delete || die "'$name' could not be deleted, see above."
+    ;;
   train)
-    train
+    keep_config
+    send_config || exit "$LOST_EXIT"
+    mount_buckets || exit "$LOST_EXIT"
+    train "$launch"
     exit "$status"
     ;;
   all)
-    trap delete EXIT
-    for ((start = 0; start <= restarts; start++)); do
-      create
-      install
-      train
-      case "$status" in
-        0 | 2 | 3) break ;;
-      esac
-      echo "${0##*/}: the training ended with $status; machine and training are started again" >&2
-      delete || true
-    done
+    pack
+    keep_config
+    refuse_taken_name
     if ((DRY_RUN)); then
-      echo "# again from the first command on while the training ends otherwise than with 0, 2 or 3, at most $restarts times"
+      print_all
+    else
+      train_through_losses
     fi
     exit "$status"
     ;;

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# What launch/tpu_vm.sh runs on every host of a TPU, where the repository is
+# ~/facecycle_jax.
+#
+#   launch/tpu_host.sh mount BUCKET PREFIX DIR
+#   launch/tpu_host.sh train RUN CACHE FLAG...
+#
+# mount  makes a bucket, or what lies under PREFIX in it, readable at DIR; installs
+#        gcsfuse where it is missing
+# train  starts the training of this name unless it has been started, shows its log until
+#        it ends, and says how it ended; compiled programs are kept in CACHE
+#
+# The training does not hang on the ssh session that starts it: after a dropped session
+# the same `train` finds it again. What is known of it lies in ~/facecycle_run: its
+# name, flags and log, the process that waits for it, and, when it has ended, its exit
+# status. The training before it lies in ~/facecycle_run.before.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/restarts.sh
+source launch/restarts.sh
+
+RUN="$HOME/facecycle_run"
+HOST="$(hostname)"
+# Killed with the process that should have noted its exit status, or the host was
+# started anew: 128 + SIGKILL.
+KILLED_EXIT=137
+
+# Installs gcsfuse from Google's package archive; waits while the first boot holds apt's
+# lock.
+install_gcsfuse() {
+  local archive=https://packages.cloud.google.com/apt
+  local key=/usr/share/keyrings/cloud.google.asc
+  curl -fsSL "$archive/doc/apt-key.gpg" | sudo tee "$key" > /dev/null
+  echo "deb [signed-by=$key] $archive gcsfuse-$(lsb_release -cs) main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
+
+  sudo apt-get -o DPkg::Lock::Timeout=300 -qq update
+  sudo apt-get -o DPkg::Lock::Timeout=300 -qq install gcsfuse
+}
+
+# Mounts a bucket for reading, unless that has been done.
+mount_bucket() {
+  local bucket="$1" prefix="$2" directory="$3"
+  local options=(--implicit-dirs -o ro)
+  if mountpoint -q "$directory"; then
+    return
+  fi
+
+  command -v gcsfuse > /dev/null || install_gcsfuse
+  sudo mkdir -p "$directory"
+  sudo chown "$(id -u)" "$directory"
+  [[ -z "$prefix" ]] || options+=(--only-dir "$prefix")
+  gcsfuse "${options[@]}" "$bucket" "$directory"
+}
+
+# Whether the process that waits for the training is there. Its number alone does not
+# prove that: after a restart of the host it may be that of another program.
+is_training() {
+  local pid
+  pid="$(cat "$RUN/pid" 2> /dev/null)" || return 1
+  grep -qs tpu_host.sh "/proc/$pid/cmdline"
+}
+
+# Trains, and notes the exit status, in a process of its own.
+attend() {
+  local cache="$1" status=0
+  shift
+  echo $$ > "$RUN/pid"
+  # When the host shuts down, everything gets SIGTERM; the training saves first.
+  trap 'echo "tpu_host.sh: asked to stop, the training saves first"' TERM
+
+  FACECYCLE_DISTRIBUTED=1 JAX_COMPILATION_CACHE_DIR="$cache" \
+    .venv/bin/python -m facecycle_jax.main "$@" || status=$?
+
+  echo "$status" > "$RUN/exit_status.part"
+  mv "$RUN/exit_status.part" "$RUN/exit_status"
+}
+
+# Starts the training in the background, without a terminal or a session.
+start() {
+  local name="$1" cache="$2" i
+  shift 2
+  rm -rf "$RUN.before"
+  [[ ! -d "$RUN" ]] || mv "$RUN" "$RUN.before"
+  mkdir "$RUN"
+  echo "$name" > "$RUN/name"
+  printf '%s\n' "$@" > "$RUN/flags"
+
+  setsid nohup launch/tpu_host.sh attend "$cache" "$@" > "$RUN/log" 2>&1 < /dev/null &
+  for ((i = 0; i < 100; i++)); do
+    if [[ -s "$RUN/pid" ]]; then return; fi
+    sleep 0.1
+  done
+  echo "tpu_host.sh: the training could not be started: $(tail -n 1 "$RUN/log")"
+  return 1
+}
+
+# Finds or starts the training, and follows it to its end.
+train() {
+  local name="$1" cache="$2" lines="+1"
+  shift 2
+  if is_training; then
+    # Also one that another call of the launcher has started.
+    if [[ "$(cat "$RUN/flags")" != "$(printf '%s\n' "$@")" ]]; then
+      echo "tpu_host.sh: another training runs on this host already," \
+        "with $(tr '\n' ' ' < "$RUN/flags")"
+      report_status "$HOST" 2
+      return
+    fi
+    lines=20
+  elif [[ "$(cat "$RUN/name" 2> /dev/null)" == "$name" ]]; then
+    lines=20
+  else
+    start "$name" "$cache" "$@"
+  fi
+
+  # From here on the host answers. `tail` ends with the process whose number it is given.
+  echo "FACECYCLE_CONTACT of=$HOST"
+  if is_training; then
+    tail --lines="$lines" --pid="$(cat "$RUN/pid")" -f "$RUN/log" || true
+  else
+    tail --lines="$lines" "$RUN/log" || true
+  fi
+  report_status "$HOST" "$(cat "$RUN/exit_status" 2> /dev/null || echo "$KILLED_EXIT")"
+}
+
+action="$1"
+shift
+case "$action" in
+  mount) mount_bucket "$@" ;;
+  attend) attend "$@" ;;
+  train) train "$@" ;;
+esac

@@ -1,0 +1,226 @@
+"""The TPU launcher against a stand-in for gcloud."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from launch_stand_ins import FLAGS, LAUNCH, NO_CAPACITY, Cloud, launch, session
+
+
+def test_the_machine_is_made_set_up_used_and_deleted(tmp_path):
+    cloud = Cloud(tmp_path, hosts=2)
+    result = cloud.train()
+    assert result.returncode == 0, result.stderr
+    assert cloud.calls == ["create", "scp", "ssh", "scp", "train", "delete"]
+    assert cloud.pauses == []
+
+
+def test_a_machine_that_was_there_before_is_never_deleted(tmp_path):
+    cloud = Cloud(tmp_path, there=True)
+    result = cloud.train()
+    assert result.returncode == 2
+    assert "there is a machine 'facecycle' in us-central1-a already" in result.stderr
+    assert cloud.calls == []
+    assert cloud.is_there
+
+
+def test_a_machine_that_appears_before_ours_is_made_is_not_deleted(tmp_path):
+    cloud = Cloud(tmp_path)
+    # `describe` knows no machine yet, and `create` finds that of somebody else.
+    plan = json.loads((tmp_path / "cloud.json").read_text())
+    (tmp_path / "cloud.json").write_text(json.dumps({**plan, "appears": True}))
+    result = cloud.train()
+    assert result.returncode == 2
+    assert "ALREADY_EXISTS" in result.stdout + result.stderr
+    assert cloud.calls == ["create"]
+    assert cloud.is_there
+
+
+def test_a_machine_that_gcloud_did_not_wait_for_is_deleted(tmp_path):
+    cloud = Cloud(tmp_path, create=["TIMEOUT: DEADLINE_EXCEEDED"])
+    assert cloud.train().returncode == 0
+    assert cloud.calls[:3] == ["create", "delete", "create"]
+    assert not cloud.is_there
+
+
+def test_the_machine_is_deleted_when_the_launcher_is_stopped(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(contacts=0)] * 1000)
+    (tmp_path / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.5\n")
+    process = subprocess.Popen(
+        [LAUNCH / "run.sh", "tpu", *FLAGS],
+        cwd=LAUNCH.parent,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while "train" not in cloud.calls and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) != 0
+    assert cloud.calls[-1] == "delete"
+    assert not cloud.is_there
+
+
+@pytest.mark.parametrize("status", [1, 2, 74])
+def test_what_would_come_again_is_final(tmp_path, status):
+    cloud = Cloud(tmp_path, train=[session(status)])
+    assert cloud.train().returncode == status
+    assert cloud.calls.count("create") == 1
+    assert not cloud.is_there
+
+
+@pytest.mark.parametrize("status", [69, 134])
+def test_what_may_go_well_next_time_is_started_again(tmp_path, status):
+    cloud = Cloud(tmp_path, train=[session(status)])
+    assert cloud.train().returncode == 0
+    assert cloud.calls.count("create") == 2
+    assert not cloud.is_there
+
+
+def test_one_host_s_mistake_wins_over_the_others_69(tmp_path):
+    cloud = Cloud(tmp_path, hosts=3, train=[session(69, 2, 69)])
+    assert cloud.train().returncode == 2
+    assert cloud.calls.count("create") == 1
+
+
+def test_one_host_s_mistake_is_enough_while_the_others_are_silent(tmp_path):
+    cloud = Cloud(tmp_path, hosts=3, train=[session(2)])
+    assert cloud.train().returncode == 2
+    assert cloud.calls.count("create") == 1
+
+
+def test_a_machine_that_is_taken_away_is_made_again(tmp_path):
+    lost = session(contacts=0, state="PREEMPTED")
+    cloud = Cloud(tmp_path, hosts=2, train=[session(75, 75, checkpoint=100), lost])
+    assert cloud.train().returncode == 0
+    assert cloud.calls.count("create") == 3
+    assert cloud.calls.count("delete") == 3
+
+
+def test_restarts_are_counted(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(75, checkpoint=step) for step in range(9)])
+    assert cloud.train("--restarts=2").returncode == 75
+    assert cloud.calls.count("create") == 3
+    assert not cloud.is_there
+
+
+def test_three_restarts_without_a_new_checkpoint_are_the_last(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(69)] * 30)
+    result = cloud.train()
+    assert result.returncode == 69
+    assert "3 restarts in a row reached no new checkpoint" in result.stderr
+    assert cloud.calls.count("create") == 4
+
+
+def test_a_new_checkpoint_allows_three_more_restarts(tmp_path):
+    fruitless = session(69)
+    progress = session(69, checkpoint=100)
+    sessions = [fruitless, fruitless, progress, fruitless, fruitless, fruitless]
+    cloud = Cloud(tmp_path, train=[*sessions, session(0)])
+    assert cloud.train().returncode == 69
+    assert cloud.calls.count("create") == 6
+
+
+def test_a_dropped_session_is_not_a_lost_machine(tmp_path):
+    cloud = Cloud(tmp_path, hosts=2, train=[session(), session(0)])
+    result = cloud.train()
+    assert result.returncode == 0, result.stderr
+    assert "connecting again" in result.stderr
+    assert cloud.calls.count("create") == 1
+    assert cloud.calls.count("train") == 3
+
+
+def test_hosts_that_stay_silent_are_lost_in_the_end(tmp_path):
+    cloud = Cloud(tmp_path, hosts=2, train=[session(69, contacts=1)] * 5)
+    assert cloud.train().returncode == 0
+    assert cloud.calls.count("train") == 6
+    assert cloud.calls.count("create") == 2
+
+
+def test_lack_of_capacity_is_waited_out_with_growing_pauses(tmp_path):
+    cloud = Cloud(tmp_path, create=[NO_CAPACITY] * 7)
+    assert cloud.train().returncode == 0
+    assert cloud.pauses == [30, 60, 120, 240, 480, 600, 600]
+    assert not cloud.is_there
+
+
+def test_attempts_without_capacity_count_as_starts(tmp_path):
+    cloud = Cloud(tmp_path, create=[NO_CAPACITY] * 30)
+    assert cloud.train("--restarts=3").returncode == 69
+    assert cloud.calls == ["create"] * 4
+
+
+def test_a_create_that_is_mistaken_is_not_repeated(tmp_path):
+    cloud = Cloud(tmp_path, create=["ERROR: PERMISSION_DENIED: no such zone"])
+    assert cloud.train().returncode == 2
+    assert cloud.calls == ["create"]
+
+
+def test_any_error_of_create_is_waited_out_once_the_command_has_proved_right(tmp_path):
+    cloud = Cloud(tmp_path, create=[None, "ERROR: something else"], train=[session(75)])
+    assert cloud.train().returncode == 0
+    assert cloud.calls.count("create") == 3
+
+
+def test_hosts_that_do_not_take_ssh_yet_are_waited_for(tmp_path):
+    cloud = Cloud(tmp_path, scp=[255, 255])
+    assert cloud.train().returncode == 0
+    assert cloud.calls.count("create") == 1
+    assert cloud.pauses == [30, 60]
+
+
+def test_hosts_that_never_take_ssh_are_given_up(tmp_path):
+    cloud = Cloud(tmp_path, scp=[255] * 30)
+    assert cloud.train().returncode == 69
+    assert cloud.calls.count("scp") == 5
+    assert not cloud.is_there
+
+
+def test_the_configuration_is_that_of_the_caller_s_folder(tmp_path):
+    cloud = Cloud(tmp_path)
+    (tmp_path / "my.py").write_text("mine")
+    flags = ["--config=my.py:big", "--workdir=gs://bucket/run"]
+    result = launch("tpu", "--dry-run", *flags, path=tmp_path, cwd=tmp_path)
+    copied = [line for line in result.stdout.splitlines() if line.startswith("cp ")]
+    assert len(copied) == 1
+    assert copied[0].startswith("cp my.py ")
+    assert "--config=../facecycle_config.py:big" in result.stdout
+
+    missing = launch("tpu", "--config=none.py", flags[1], path=tmp_path, cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "there is no file 'none.py'" in missing.stderr
+    assert cloud.calls == []
+
+
+def test_a_dry_run_shows_every_command_and_runs_none(tmp_path):
+    cloud = Cloud(tmp_path)
+    mounts = ["--mount=gs://faces/frames/small:/frames", "--mount=gs://weights:/vgg"]
+    result = cloud.train("--type=v6e-16", "--spot", *mounts, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("gcloud")]
+    verbs = [line.split()[4] for line in lines]
+    steps = ["describe", "create", "scp", "ssh", "ssh", "ssh", "scp", "ssh", "delete"]
+    assert verbs == steps
+    assert "--version=v2-alpha-tpuv6e" in lines[1]
+    assert "--spot" in lines[1]
+    assert "mount\\ faces\\ frames/small\\ /frames" in lines[4]
+    assert "mount\\ weights\\ \\'\\'\\ /vgg" in lines[5]
+    assert cloud.calls == []
+
+
+def test_files_for_the_hosts_lie_in_a_new_private_folder(tmp_path):
+    first, second = (Cloud(tmp_path).train("--dry-run").stdout for _ in range(2))
+    folder = first.splitlines()[0].split()[-1]
+    assert first.startswith("mkdir -m 700 ")
+    assert f"--output={folder}/facecycle_jax.tar.gz" in first
+    assert folder not in second
+
+
+def test_buckets_are_mounted_again_after_a_preemption(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(75, checkpoint=1)])
+    assert cloud.train("--mount=gs://faces:/frames").returncode == 0
+    once = ["create", "scp", "ssh", "ssh", "scp", "train", "delete"]
+    assert cloud.calls == once * 2
