@@ -1,17 +1,31 @@
 #!/usr/bin/env bash
-# Runs training on the TPUs of a GKE cluster: a JobSet, queued by Kueue, started again after preemption.
+# Runs training on the TPUs of a GKE cluster: a JobSet, queued by Kueue, started again
+# after preemption.
 #
-#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--queue=multislice-queue] [--name=facecycle]
-#       [--restarts=100] [--dry-run] --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
+#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--machine=TYPE]
+#       [--queue=multislice-queue] [--name=facecycle] [--service-account=default]
+#       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=100] [--dry-run]
+#       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
-# --image     container image with the package, see launch/gke/Dockerfile
-# --topology  slice, as launch/compile_check.py names it: v4, v5e, v5p or v6e and the chips along each side
-# --queue     Kueue's LocalQueue
-# --name      of the JobSet
-# --restarts  how often to start again; exit codes 2 and 3, which would come again, are not
+# --image            container image with the package, see launch/gke/Dockerfile
+# --topology         slice, as launch/compile_check.py names it: v4, v5e, v5p or v6e and
+#                    the chips along each side
+# --machine          machine type of the nodes. Only a 2x4 slice leaves a choice: one host
+#                    of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of 4
+#                    (ct5lp-hightpu-4t, ct6e-standard-4t)
+# --queue            Kueue's LocalQueue
+# --name             of the JobSet
+# --service-account  Kubernetes service account that may use the buckets
+# --mount            makes a bucket readable at /DIR in all pods, for data and weights; may
+#                    be repeated
+# --restarts         how often to start again after a lost host, preemption or death by a
+#                    signal; an exit code that would come again, such as 2 for a mistake,
+#                    ends the JobSet
 #
-# --config is a file of the image, e.g. configs/motion_cycle.py. Needs kubectl, and in the cluster JobSet and
-# Kueue. Compiled programs are kept in WORKDIR/xla_cache. With --dry-run the manifest is printed.
+# --config is a file of the image, e.g. configs/motion_cycle.py, and so are all other
+# paths. Needs kubectl, and in the cluster JobSet and Kueue, and for --mount the Cloud
+# Storage FUSE CSI driver. Compiled programs are kept in WORKDIR/xla_cache. With --dry-run
+# the manifest is printed.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -21,6 +35,9 @@ queue=multislice-queue
 name=facecycle
 restarts=100
 image=""
+machine=""
+account=default
+mounts=()
 workdir=""
 flags=()
 for argument in "$@"; do
@@ -32,6 +49,9 @@ for argument in "$@"; do
     --name=*) name="$(value "$argument")" ;;
     --restarts=*) restarts="$(value "$argument")" ;;
     --image=*) image="$(value "$argument")" ;;
+    --machine=*) machine="$(value "$argument")" ;;
+    --service-account=*) account="$(value "$argument")" ;;
+    --mount=*) mounts+=("$(value "$argument")") ;;
     *)
       [[ "$argument" != --workdir=* ]] || workdir="$(value "$argument")"
       flags+=("$argument")
@@ -45,36 +65,99 @@ is_number "$restarts" || die "--restarts must be a whole number above 0, got '$r
 label='^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'
 [[ "$name" =~ $label ]] || die "--name must be small letters, digits and dashes, at most 40, got '$name'."
 [[ "$queue" =~ $label ]] || die "--queue must be small letters, digits and dashes, at most 40, got '$queue'."
-[[ "$topology" =~ ^(v4|v5p):([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)$ ]] ||
-  [[ "$topology" =~ ^(v5e|v6e):([1-9][0-9]*)x([1-9][0-9]*)$ ]] ||
-  die "--topology must be e.g. v5e:4x4, v6e:4x4, v4:2x2x2 or v5p:2x2x2, got '$topology'."
-total=$((BASH_REMATCH[2] * BASH_REMATCH[3] * ${BASH_REMATCH[4]:-1}))
-# Four chips on a host, but for smaller slices.
-chips=$((total < 4 ? total : 4))
-declare -A accelerators=(
-  [v4]=tpu-v4-podslice [v5e]=tpu-v5-lite-podslice [v5p]=tpu-v5p-slice [v6e]=tpu-v6e-slice
-)
+[[ "$account" =~ $label ]] || die "--service-account must be small letters, digits and dashes, got '$account'."
 
-# A word as YAML in double quotes.
+# The chips of the slice, and the family of its machines.
+[[ "$topology" =~ ^(v4|v5p):([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)$ ]] ||
+  [[ "$topology" =~ ^(v5e|v6e):(1)x(1)$ ]] ||
+  [[ "$topology" =~ ^(v5e|v6e):(2|4)x(4)$ ]] ||
+  [[ "$topology" =~ ^(v5e|v6e):(2)x(2)$ ]] ||
+  [[ "$topology" =~ ^(v5e|v6e):(4|8)x(8)$ ]] ||
+  [[ "$topology" =~ ^(v5e|v6e):(8|16)x(16)$ ]] ||
+  die "--topology must be e.g. v4:2x2x2 or v5p:2x2x2; for v5e and v6e 1x1, 2x2, 2x4," \
+    "4x4, 4x8, 8x8, 8x16 or 16x16; got '$topology'."
+generation="${BASH_REMATCH[1]}"
+total=$((BASH_REMATCH[2] * BASH_REMATCH[3] * ${BASH_REMATCH[4]:-1}))
+case "$generation" in
+  v4) accelerator=tpu-v4-podslice family=ct4p-hightpu ;;
+  v5e) accelerator=tpu-v5-lite-podslice family=ct5lp-hightpu ;;
+  v5p) accelerator=tpu-v5p-slice family=ct5p-hightpu ;;
+  v6e) accelerator=tpu-v6e-slice family=ct6e-standard ;;
+esac
+
+# A host has four chips, but for 1x1, which is one chip of a host, and 2x4, where hosts
+# of 8 and of 4 carry the same topology label: there the machine type says which nodes
+# are meant.
+machine_label=""
+case "$generation:$total" in
+  v5e:1 | v6e:1) fitting=("$family-1t") ;;
+  v5e:8 | v6e:8)
+    fitting=("$family-8t" "$family-4t")
+    machine_label="node.kubernetes.io/instance-type"
+    ;;
+  *) fitting=("$family-4t") ;;
+esac
+machine="${machine:-${fitting[0]}}"
+[[ " ${fitting[*]} " == *" $machine "* ]] ||
+  die "--machine for $topology must be one of: ${fitting[*]}; got '$machine'."
+chips="${machine##*-}"
+chips="${chips%t}"
+((total % chips == 0)) || die "--topology=$topology has $total chips, which are not whole hosts of $chips."
+hosts=$((total / chips))
+
+# Prints a word as YAML in double quotes.
 yaml() {
   local word="${1//\\/\\\\}"
   printf '"%s"' "${word//\"/\\\"}"
 }
 
+# Puts a text in the place of @NAME@ in the manifest.
+fill() {
+  manifest="${manifest//@$1@/"$2"}"
+}
+
 arguments=""
 for flag in "${flags[@]}"; do arguments+="                    - $(yaml "$flag")"$'\n'; done
+
+# Each bucket is a volume of the pod, mounted in the container of the training; lists
+# are empty without any.
+has_mounts=false
+volumes=""
+volume_mounts=""
+for i in "${!mounts[@]}"; do
+  parse_mount "${mounts[i]}"
+  has_mounts=true
+  volume_mounts+="
+                    - name: bucket-$i
+                      mountPath: $(yaml "$directory")
+                      readOnly: true"
+  volumes+="
+                - name: bucket-$i
+                  csi:
+                    driver: gcsfuse.csi.storage.gke.io
+                    readOnly: true
+                    volumeAttributes:
+                      bucketName: $(yaml "$bucket")
+                      mountOptions: $(yaml "implicit-dirs${prefix:+,only-dir=$prefix}")"
+done
+
 manifest="$(< "$ROOT/launch/gke/jobset.yaml")"
-manifest="${manifest//@NAME@/"$name"}"
-manifest="${manifest//@QUEUE@/"$queue"}"
-manifest="${manifest//@RESTARTS@/"$restarts"}"
-manifest="${manifest//@HOSTS@/"$((total / chips))"}"
-manifest="${manifest//@CHIPS@/"$chips"}"
-manifest="${manifest//@DISTRIBUTED@/"$((total > chips ? 1 : 0))"}"
-manifest="${manifest//@ACCELERATOR@/"${accelerators[${BASH_REMATCH[1]}]}"}"
-manifest="${manifest//@TOPOLOGY@/"$(yaml "${topology#*:}")"}"
-manifest="${manifest//@IMAGE@/"$(yaml "$image")"}"
-manifest="${manifest//@CACHE@/"$(yaml "$workdir/xla_cache")"}"
-manifest="${manifest//@ARGS@/"${arguments%$'\n'}"}"
+fill NAME "$name"
+fill QUEUE "$queue"
+fill RESTARTS "$restarts"
+fill HOSTS "$hosts"
+fill CHIPS "$chips"
+fill DISTRIBUTED "$((hosts > 1 ? 1 : 0))"
+fill ACCELERATOR "$accelerator"
+fill TOPOLOGY "$(yaml "${topology#*:}")"
+fill MACHINE_LABEL "${machine_label:+$'\n'                $machine_label: $machine}"
+fill IMAGE "$(yaml "$image")"
+fill SERVICE_ACCOUNT "$account"
+fill HAS_MOUNTS "$has_mounts"
+fill VOLUME_MOUNTS "${volume_mounts:- []}"
+fill VOLUMES "${volumes:- []}"
+fill CACHE "$(yaml "$workdir/xla_cache")"
+fill ARGS "${arguments%$'\n'}"
 
 if ((DRY_RUN)); then
   echo "# kubectl apply -f - <<EOF"
@@ -83,4 +166,4 @@ if ((DRY_RUN)); then
 fi
 command -v kubectl > /dev/null || die "no kubectl here, or not on the PATH."
 kubectl apply -f - <<< "$manifest"
-echo "logs: kubectl logs --prefix --follow --max-log-requests=$((total / chips)) -l jobset.sigs.k8s.io/jobset-name=$name"
+echo "logs: kubectl logs --prefix --follow --max-log-requests=$hosts -l jobset.sigs.k8s.io/jobset-name=$name"

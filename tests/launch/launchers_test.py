@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import subprocess
 import sys
@@ -10,21 +11,11 @@ import sys
 import jsonschema
 import pytest
 import yaml
+from launch_stand_ins import FLAGS, LAUNCH, ROOT, launch, stand_in
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
-FLAGS = ["--config=configs/debug.py", "--workdir=gs://bucket/run", "--config.data.path=/data/my faces"]
-
-
-def launch(*arguments, path="", cwd=ROOT, **env):
-    environment = {
-        **os.environ, "PYTHON": "python3", "JAX_COMPILATION_CACHE_DIR": "/cache",
-        "PATH": f"{path}:{os.environ['PATH']}", **env,
-    }  # fmt: skip
-    return subprocess.run(
-        [LAUNCH / "run.sh", *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=60
-    )
+# Read by the others, not run.
+SOURCED = ("common.sh", "restarts.sh")
 
 
 def dry(*arguments, **env):
@@ -52,7 +43,7 @@ def test_shellcheck_has_nothing_to_say():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(LAUNCH)))
 def test_every_script_can_be_parsed_and_run(script):
     subprocess.run(["bash", "-n", script], check=True)
-    assert script.name == "common.sh" or os.access(script, os.X_OK)
+    assert script.name in SOURCED or os.access(script, os.X_OK)
 
 
 @pytest.mark.parametrize("place", ["local", "multiprocess", "gpu", "slurm", "tpu", "gke"])
@@ -119,11 +110,94 @@ def test_slurm_starts_a_process_for_each_gpu():
                          "--config.data.path=/data/my\\ faces")  # fmt: skip
 
 
-def test_tpu_makes_installs_trains_and_deletes():
-    lines = dry("tpu", "--type=v6e-16", "--spot")
-    verbs = [line.split()[4] for line in lines if line.startswith("gcloud")]
-    assert verbs == ["create", "scp", "ssh", "ssh", "delete"]
-    assert "--version=v2-alpha-tpuv6e --spot" in lines[0]
+@pytest.mark.parametrize("place", ["local", "gpu", "multiprocess"])
+def test_paths_are_those_of_the_caller_s_folder(place, tmp_path):
+    """A program that stands for Python says where it is and what it is to do."""
+    stand_in(tmp_path, "nvidia-smi", "true")
+    stand_in(
+        tmp_path,
+        "seeing",
+        '[[ "$1" != -c ]] || { echo 1234; exit; }; echo "$PWD|$PYTHONPATH|$*" >> seen',
+    )
+    (tmp_path / "my.py").touch()
+    env = {"PYTHON": "./seeing", "PYTHONPATH": "mine"}
+    flags = ["--config=my.py", "--workdir=out"]
+    result = launch(place, *flags, path=tmp_path, cwd=tmp_path, **env)
+    assert result.returncode == 0, result.stderr
+    command = "-P -m facecycle_jax.main --config=my.py --workdir=out"
+    expected = f"{tmp_path}|{ROOT}:mine|{command}"
+    assert set((tmp_path / "seen").read_text().splitlines()) == {expected}
+    assert (tmp_path / "out").exists() == (place == "multiprocess")
+
+
+def pasted(line, cwd):
+    """Runs a line of a dry run; returns its output."""
+    command = ["bash", "-c", line]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_sigterm_to_the_launcher_reaches_the_training(tmp_path):
+    python = tmp_path / "training"
+    stand_in(
+        tmp_path,
+        "training",
+        "trap 'exit 75' TERM; echo started; while true; do sleep 0.1; done",
+    )
+    process = subprocess.Popen(
+        [LAUNCH / "run.sh", "local", *FLAGS],
+        env={**os.environ, "PYTHON": str(python)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "started\n"
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 75
+
+
+def test_a_dry_run_prints_a_line_that_does_the_same(tmp_path):
+    stand_in(tmp_path, "seeing", 'echo "$PWD|$PYTHONPATH|$JAX_COMPILATION_CACHE_DIR|$*"')
+    (tmp_path / "my.py").touch()
+    arguments = ["--config=my.py:a b", "--workdir=my out", "--config.x=$HOME;'"]
+    python = str(tmp_path / "seeing")
+    line = launch("local", "--dry-run", *arguments, cwd=tmp_path, PYTHON=python).stdout
+    real = launch("local", *arguments, cwd=tmp_path, PYTHON=python).stdout
+    assert pasted(line, tmp_path) == real != ""
+
+
+def test_a_configuration_of_the_repository_is_imported_from_anywhere(tmp_path):
+    """What lies in the caller's folder under the package's name is not."""
+    (tmp_path / "facecycle_jax").mkdir()
+    (tmp_path / "facecycle_jax" / "__init__.py").write_text("raise SystemExit(1)")
+    python = sys.executable
+    flags = [f"--config={ROOT}/configs/debug.py", "--workdir=out"]
+    line = launch("local", "--dry-run", *flags, cwd=tmp_path, PYTHON=python).stdout
+    start = line.split(" -m facecycle_jax.main ")[0]
+    where = "-c 'import configs, facecycle_jax; print(facecycle_jax.__file__)'"
+    found = pasted(f"{start} {where}", tmp_path)
+    assert found.strip() == str(ROOT / "facecycle_jax" / "__init__.py")
+
+
+def test_a_mistake_of_one_process_is_the_end_of_all(tmp_path):
+    stand_in(
+        tmp_path,
+        "ending",
+        'case "$JAX_PROCESS_ID" in 1) exit 2 ;; 2) exit 75 ;; *) exit 69 ;; esac',
+    )
+    options = ["--processes=3", "--port=1234"]
+    flags = ["--config=configs/debug.py", f"--workdir={tmp_path}/run"]
+    result = launch("multiprocess", *options, *flags, PYTHON=str(tmp_path / "ending"))
+    assert result.returncode == 2
+
+
+def test_no_home_is_needed():
+    names = ("HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+    result = launch("local", "--dry-run", *FLAGS, without=names)
+    assert result.returncode == 0, result.stderr
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert f"JAX_COMPILATION_CACHE_DIR={home}/.cache/" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -131,14 +205,25 @@ def test_tpu_makes_installs_trains_and_deletes():
     [
         (["nowhere"], "unknown place 'nowhere'"),
         (["local", "--workdir=w"], "--config=FILE is missing"),
+        (["local", "--config=no.py", "--workdir=w"], "there is no file 'no.py' in"),
+        (["slurm", "--config=no.py:a", "--workdir=w"], "there is no file 'no.py' in"),
         (["multiprocess", "--processes=0", *FLAGS], "--processes must be a whole number above 0, got '0'"),
         (["multiprocess", *FLAGS], "--logs=DIR is needed"),
         (["gpu", "--gpus=all", *FLAGS], "--gpus must be numbers"),
         (["slurm", "--nodes=two", *FLAGS], "--nodes must be a whole number above 0, got 'two'"),
         (["tpu", "--type=h100", *FLAGS], "unknown --type 'h100'"),
         (["tpu", "--config=c", "--workdir=here"], "--workdir must be gs://"),
+        (["tpu", "--mount=gs://data", *FLAGS], "--mount must be gs://BUCKET[/PREFIX]:/DIR"),
+        (["tpu", "--mount=gs://data:frames", *FLAGS], "--mount must be gs://BUCKET[/PREFIX]:/DIR"),
         (["gke", *FLAGS], "--image=IMAGE is missing"),
-        (["gke", "--image=i", "--topology=v5e:4", *FLAGS], "--topology must be e.g. v5e:4x4"),
+        (["gke", "--image=i", "--topology=v5e:4", *FLAGS], "--topology must be e.g. v4:2x2x2"),
+        (["gke", "--image=i", "--topology=v5e:2x8", *FLAGS], "--topology must be e.g. v4:2x2x2"),
+        (["gke", "--image=i", "--topology=v4:1x1x2", *FLAGS], "not whole hosts of 4"),
+        (
+            ["gke", "--image=i", "--topology=v6e:4x4", "--machine=ct6e-standard-8t", *FLAGS],
+            "--machine for v6e:4x4 must be one of: ct6e-standard-4t",
+        ),
+        (["gke", "--image=i", "--mount=/data:/data", *FLAGS], "--mount must be gs://"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence):
@@ -146,36 +231,6 @@ def test_a_mistake_is_one_sentence(arguments, sentence):
     assert result.returncode == 2
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def stand_in(folder, name, script):
-    path = folder / name
-    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("ends", "machines", "code"),
-    [(["75", "", "0"], 3, 0), (["2"], 1, 2), (["3"], 1, 3), (["75", "75", "75"], 3, 75)],
-)
-def test_a_tpu_that_is_taken_away_is_made_again(tmp_path, ends, machines, code):
-    """gcloud stands for hosts that end as listed; '' is a host lost before it can tell."""
-    (tmp_path / "ends").write_text("\n".join(ends) + "\n")
-    stand_in(tmp_path, "git", "true")
-    stand_in(
-        tmp_path, "gcloud",
-        f'cd {tmp_path}; echo "$4" >> calls\n'
-        'if [[ "$*" == *facecycle_jax.main* ]]; then\n'
-        "  end=$(head -n 1 ends); sed -i 1d ends\n"
-        '  [[ -n "$end" ]] || exit 1\n'
-        '  echo "EXIT_STATUS=0"; echo "EXIT_STATUS=$end"\n'
-        "fi",
-    )  # fmt: skip
-    result = launch("tpu", "--restarts=2", *FLAGS, path=tmp_path)
-    assert result.returncode == code, result.stderr
-    calls = (tmp_path / "calls").read_text().split()
-    assert calls.count("create") == machines
-    assert calls[-1] == "delete"
 
 
 def manifest(*options):
@@ -198,23 +253,82 @@ def test_the_manifest_is_a_jobset():
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == container["name"]
 
 
+def test_the_jobset_starts_again_after_the_same_statuses_as_the_other_launchers():
+    job = manifest()["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    codes = rule["onExitCodes"]
+    assert codes["operator"] == "NotIn"
+    values = " ".join(str(value) for value in codes["values"])
+    script = f"source launch/restarts.sh; for i in {values}; do can_restart $i || exit; done"
+    subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
+    assert {69, 75, 134, 137, 139, 143} <= set(codes["values"])
+    assert not {0, 1, 2, 3, 70, 74} & set(codes["values"])
+
+
+def test_buckets_are_volumes_of_the_pods():
+    mounts = ["--mount=gs://faces/frames/small/:/frames", "--mount=gs://weights:/vgg"]
+    document = manifest(*mounts, "--service-account=trainer")
+    schema = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+    jsonschema.validate(document, schema)
+    template = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    pod = template["spec"]
+    assert pod["serviceAccountName"] == "trainer"
+
+    volumes = {volume["name"]: volume["csi"] for volume in pod["volumes"]}
+    mounted = {
+        mount["mountPath"]: volumes[mount["name"]]["volumeAttributes"]
+        for mount in pod["containers"][0]["volumeMounts"]
+    }
+    assert mounted == {
+        "/frames": {"bucketName": "faces", "mountOptions": "implicit-dirs,only-dir=frames/small"},
+        "/vgg": {"bucketName": "weights", "mountOptions": "implicit-dirs"},
+    }
+    assert {csi["driver"] for csi in volumes.values()} == {"gcsfuse.csi.storage.gke.io"}
+
+
+def test_kubectl_gets_the_manifest_of_the_dry_run(tmp_path):
+    stand_in(tmp_path, "kubectl", f'[[ "$*" == "apply -f -" ]] && cat > {tmp_path}/applied')
+    options = ["--image=i", "--mount=gs://faces:/frames", *FLAGS]
+    result = launch("gke", *options, path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    expected = yaml.safe_load(launch("gke", "--dry-run", *options).stdout)
+    assert yaml.safe_load((tmp_path / "applied").read_text()) == expected
+
+
 @pytest.mark.parametrize(
-    ("topology", "hosts", "chips", "accelerator"),
+    ("options", "hosts", "chips", "accelerator", "machine"),
     [
-        ("v4:2x2x4", 4, 4, "tpu-v4-podslice"),
-        ("v5p:2x2x1", 1, 4, "tpu-v5p-slice"),
-        ("v6e:1x1", 1, 1, "tpu-v6e-slice"),
+        (["--topology=v4:2x2x4"], 4, 4, "tpu-v4-podslice", None),
+        (["--topology=v5p:2x2x1"], 1, 4, "tpu-v5p-slice", None),
+        (["--topology=v6e:1x1"], 1, 1, "tpu-v6e-slice", None),
+        (["--topology=v5e:2x2"], 1, 4, "tpu-v5-lite-podslice", None),
+        (["--topology=v5e:8x16"], 32, 4, "tpu-v5-lite-podslice", None),
+        # Hosts of 8 and of 4 chips carry the same labels but for the machine type.
+        (["--topology=v5e:2x4"], 1, 8, "tpu-v5-lite-podslice", "ct5lp-hightpu-8t"),
+        (["--topology=v6e:2x4"], 1, 8, "tpu-v6e-slice", "ct6e-standard-8t"),
+        (
+            ["--topology=v6e:2x4", "--machine=ct6e-standard-4t"],
+            2,
+            4,
+            "tpu-v6e-slice",
+            "ct6e-standard-4t",
+        ),
     ],
 )
-def test_hosts_follow_from_the_topology(topology, hosts, chips, accelerator):
-    job = manifest(f"--topology={topology}")["spec"]["replicatedJobs"][0]["template"]["spec"]
+def test_hosts_follow_from_the_topology(options, hosts, chips, accelerator, machine):
+    job = manifest(*options)["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     assert job["parallelism"] == hosts
     assert pod["containers"][0]["resources"]["requests"] == {"google.com/tpu": chips}
-    assert pod["nodeSelector"] == {
+    labels = {
         "cloud.google.com/gke-tpu-accelerator": accelerator,
-        "cloud.google.com/gke-tpu-topology": topology.split(":")[1],
+        "cloud.google.com/gke-tpu-topology": options[0].split(":")[1],
     }
+    if machine:
+        labels["node.kubernetes.io/instance-type"] = machine
+    assert pod["nodeSelector"] == labels
     assert pod["containers"][0]["env"][0]["value"] == ("1" if hosts > 1 else "0")
 
 
