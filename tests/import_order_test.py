@@ -12,6 +12,7 @@ PACKAGE = ROOT / "facecycle_jax"
 FLOORS = {
     "_version": -1,
     "errors": -1,
+    "jax_names": -1,
     "files": 0,
     "compilation_cache": 0,
     "cpu_devices": 0,

@@ -63,7 +63,13 @@ def _position(
         # Beyond 2^24 pixels float32 cannot tell odd from even reflections.
         valid &= jnp.abs(x) * scale < 2.0**24
     x = jnp.where(valid, x, 0.0)
-    raw = x * scale + (size - 1) / 2
+    if scale == 0:
+        # One pixel with aligned corners: every finite coordinate is its centre. Infinite ones stay outside,
+        # where 0 * inf would be NaN.
+        raw = jnp.where(jnp.isinf(x), x, 0.0)
+    else:
+        raw = x * scale + (size - 1) / 2
+
     if padding == "reflection":
         low, span = (0.0, size - 1.0) if align_corners else (-0.5, float(size))
         position, sign = _reflect(raw, low=low, span=span)
