@@ -47,9 +47,11 @@ def grid_sample(
 
     A coordinate that is NaN, and with reflection also one farther than 2^24 pixels, gives zeros for its
     sample and no gradient, to neither side. Other infinite or huge coordinates lie outside: zeros, or the
-    edge with border padding. (With aligned corners every finite coordinate along an axis of one pixel is the
-    centre of that pixel, and only infinite ones lie outside.) Other samples are never touched. A NaN in the image reaches every sample
-    with a tap on it, also a tap of weight zero; with 'matmul' every sample of that picture.
+    edge with border padding. Other samples are never touched. With aligned
+    corners every finite coordinate along an axis of one pixel is the centre of that pixel.
+
+    A NaN in the image reaches every sample with a tap on it, also a tap of weight zero; with 'matmul' every
+    sample of that image.
 
     Args:
       image: [..., H, W, C], float32 or bfloat16.
