@@ -5,7 +5,7 @@ square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's 
 [N, D] in (-1, 1). Flows are float32 [N, S/4, S/4, 2], (x, y) in units of half a picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +17,25 @@ from facecycle_jax.convert.names import TRUNK_LAYERS
 from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods import inference
+from facecycle_jax.methods import inference, vgg_width
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.batches import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods.forward import Forward, make_forward
+from facecycle_jax.methods.inference import FACE_OUTPUTS, PAIR_OUTPUTS
 from facecycle_jax.models import FEATURE_SIZE, LAYERS
 
 # Models that come with the package, and the one that commands take where none is named.
 DEFAULT_MODEL = "facecycle-small"
 Pictures = Any
+_TRANSLATED = (
+    "input",
+    "flow",
+    "neutral",
+    "reexpressed",
+    "mean_face",
+    "reidentified",
+    "reidentified_reexpressed",
+)
 
 
 def load(
@@ -60,7 +70,12 @@ def load(
         )
     folder = read_model(found)
     return FaceCycle(
-        folder.trees, model=folder.model, info=folder.info, batch_size=batch_size, devices=devices
+        folder.trees,
+        model=folder.model,
+        info=folder.info,
+        batch_size=batch_size,
+        devices=devices,
+        forward=folder.forward,
     )
 
 
@@ -88,21 +103,57 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     checkpoint = find_checkpoint(path)
     workdir = checkpoint.parent.parent
     config = read_config(workdir)
+    trees = load_trees(checkpoint)
     try:
-        model, loss, method = dict(config["model"]), config["loss"], config["method"]
-        if model["trunk"] == "vgg":
-            width = model["width"] if loss["vgg"] == "random" else 1.0
-            model["vgg_width"] = loss.get("vgg_width") or width
+        trees, model = _networks_of_state(config, trees)
+        method = config["method"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{workdir / 'config.json'} is no configuration of a run ({error}).") from None
-    trees = load_trees(checkpoint)
-    if model["trunk"] == "learned":
-        # The loss's alone.
-        trees.pop("vgg", None)
-    elif "vgg" in trees:
-        trees["vgg"] = {layer: trees["vgg"][layer] for layer in TRUNK_LAYERS if layer in trees["vgg"]}
+
     source = f"training run {workdir.name} of facecycle_jax, {method}, step {checkpoint.name}"
     return trees, model, source
+
+
+def model_from_state(
+    config: Mapping[str, Any],
+    trees: Mapping[str, Tree],
+    *,
+    info: Mapping[str, Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    devices: Sequence[jax.Device] | None = None,
+) -> "FaceCycle":
+    """Makes a model of what a training run has in memory.
+
+    Args:
+      config: of the run, with `model` and `loss`.
+      trees: parameters by network name, those of the state's `frozen` and `eval_params` together.
+      info: what is known of the model, for reading.
+      batch_size: see `load`.
+      devices: see `load`.
+
+    Returns:
+      The model; it copies the parameters.
+    """
+    kept, model = _networks_of_state(config, trees)
+    return FaceCycle(kept, model=model, info=info, batch_size=batch_size, devices=devices)
+
+
+def _networks_of_state(
+    config: Mapping[str, Any], trees: Mapping[str, Tree]
+) -> tuple[dict[str, Tree], dict[str, Any]]:
+    """Picks what a model needs of a run: parameters without those of the loss alone, and configuration."""
+    kept = dict(trees)
+    model = dict(config["model"])
+
+    if model["trunk"] == "learned":
+        # A VGG-19 is the loss's alone.
+        kept.pop("vgg", None)
+    else:
+        model["vgg_width"] = vgg_width(config)
+        if "vgg" in kept:
+            # Layers beyond these are the loss's alone.
+            kept["vgg"] = {layer: kept["vgg"][layer] for layer in TRUNK_LAYERS if layer in kept["vgg"]}
+    return kept, model
 
 
 class FaceCycle:
@@ -115,6 +166,7 @@ class FaceCycle:
       info: what is known of the model, for reading.
       batch_size: pictures computed at once, at most, on all devices together.
       devices: see `load`.
+      forward: the networks, where they are built already; None builds them from `model`.
 
     Attributes:
       model: configuration of the networks.
@@ -134,13 +186,18 @@ class FaceCycle:
         info: Mapping[str, Any] | None = None,
         batch_size: int = BATCH_SIZE,
         devices: Sequence[jax.Device] | None = None,
+        forward: Forward | None = None,
     ) -> None:
         """Builds the networks."""
-        self.model, self.info = dict(model), dict(info or {})
+        self.model = dict(model)
+        self.info = dict(info or {})
         self.has_identity = "normaliser" in trees and "identity_encoder" in trees
         self.size = int(model["image_size"])
-        self._forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
-        self._batches = Batches(self._forward, trees, batch_size=batch_size, devices=devices)
+
+        if forward is None:
+            forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
+        self._forward = forward
+        self._batches = Batches(forward, trees, batch_size=batch_size, devices=devices)
 
     @property
     def forward(self) -> Forward:
@@ -151,6 +208,49 @@ class FaceCycle:
     def trees(self) -> dict[str, Tree]:
         """The parameters by network name."""
         return self._batches.trees
+
+    def outputs(self, pictures: Pictures, names: Iterable[str]) -> Outputs:
+        """Computes several outputs of the same faces in one pass, and nothing else.
+
+        Args:
+          pictures: one image or several, see the top of this module.
+          names: any of input, motion_code, flow, backward_flow, neutral, reconstruction and, with stage 2,
+            identity_code and mean_face.
+
+        Returns:
+          Arrays by name, in the order of `names`: codes float32 [N, D] in (-1, 1), flows float32 [N, S/4,
+          S/4, 2], images uint8 [N, S, S, 3].
+
+        Raises:
+          ValueError: If a name is unknown or needs stage 2, or an image cannot be read.
+          FileNotFoundError: If a file is not there.
+        """
+        known = ("input", *FACE_OUTPUTS)
+        wanted = inference.check_outputs(names, known, has_identity=self.has_identity)
+        images = self.read(pictures)
+
+        found = {"input": np.array(images)}
+        computed = tuple(name for name in wanted if name != "input")
+        if computed:
+            found |= self._batches.run(inference.face_outputs, images, outputs=computed)
+        return {name: found[name] for name in wanted}
+
+    def lower(self, names: Iterable[str], *, count: int = 1) -> jax.stages.Lowered:
+        """Lowers the program with which `outputs` computes, for its cost, its text or to export it.
+
+        Args:
+          names: as of `outputs`, without input.
+          count: images in the batch.
+
+        Returns:
+          The program of (trees, images uint8 [n, S, S, 3]), n the next power of two, before optimisation.
+
+        Raises:
+          ValueError: If a name is unknown or needs stage 2.
+        """
+        wanted = inference.check_outputs(names, FACE_OUTPUTS, has_identity=self.has_identity)
+        blank = np.zeros((count, self.size, self.size, 3), np.uint8)
+        return self._batches.lower(inference.face_outputs, blank, outputs=wanted)
 
     def motion_code(self, pictures: Pictures) -> np.ndarray:
         """Computes motion codes: expression and head pose.
@@ -165,12 +265,11 @@ class FaceCycle:
           ValueError: if a picture cannot be read.
           FileNotFoundError: if a file is not there.
         """
-        return self._batches.run(inference.motion_code, self.read(pictures))["code"]
+        return self._one("motion_code", pictures)
 
     def identity_code(self, pictures: Pictures) -> np.ndarray:
         """Computes identity codes float32 [N, D] in (-1, 1); ValueError for a model of stage 1 alone."""
-        self._need_identity("identity codes")
-        return self._batches.run(inference.identity_code, self.read(pictures))["code"]
+        return self._one("identity_code", pictures)
 
     def feature_map(
         self, pictures: Pictures, *, size: int = FEATURE_SIZE, layer: str = LAYERS[-1], side: int = 0
@@ -202,20 +301,19 @@ class FaceCycle:
 
     def flow(self, pictures: Pictures) -> np.ndarray:
         """Computes the flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
-        return self._batches.run(inference.neutral, self.read(pictures))["flow"]
+        return self._one("flow", pictures)
 
     def neutral(self, pictures: Pictures) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3]: the same people without expression, from the front."""
-        return self._batches.run(inference.neutral, self.read(pictures))["neutral"]
+        return self._one("neutral", pictures)
 
     def mean_face(self, pictures: Pictures) -> np.ndarray:
         """Draws mean faces uint8 [N, S, S, 3]: neutral faces without identity."""
-        self._need_identity("mean faces")
-        return self._batches.run(inference.faces, self.read(pictures))["mean_face"]
+        return self._one("mean_face", pictures)
 
     def reconstruct(self, pictures: Pictures) -> np.ndarray:
         """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion, the motion cycle."""
-        return self._batches.run(inference.neutral, self.read(pictures))["reconstruction"]
+        return self._one("reconstruction", pictures)
 
     def reexpress(self, source: Pictures, driver: Pictures) -> np.ndarray:
         """Draws source faces with the motion of driver faces.
@@ -235,33 +333,44 @@ class FaceCycle:
 
     def reidentify(self, source: Pictures, driver: Pictures) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3] of the source's identity on the driver's mean face."""
-        self._need_identity("exchanged identities")
-        a, b = self._pair(source, driver)
-        return self._batches.run(inference.translate, a, b)["reidentified"][:, 0]
+        return self.translate(source, driver, outputs=("reidentified",))["reidentified"][:, 0]
 
-    def translate(self, source: Pictures, driver: Pictures) -> Outputs:
+    def translate(
+        self, source: Pictures, driver: Pictures, *, outputs: Iterable[str] | None = None
+    ) -> Outputs:
         """Exchanges motion and identity between pairs of faces.
 
         Args:
           source: one picture or N.
           driver: one picture or N.
+          outputs: what to compute; None: all named below but backward_flow and codes, of a model of stage 1
+            alone input, flow, neutral and reexpressed.
 
         Returns:
-          Arrays [N, 2, ...], second axis source and driver: input, neutral, reexpressed (the face with
-          the other's motion), mean_face, reidentified (the identity on the other's mean face),
-          reidentified_reexpressed (that with the other's motion), all uint8 [N, 2, S, S, 3]; flow float32
-          [N, 2, S/4, S/4, 2]. A model of stage 1 alone gives input, flow, neutral and reexpressed.
+          Arrays [N, 2, ...] by name, second axis source and driver: input, neutral, reexpressed (the face
+          with the other's motion), mean_face, reidentified (the identity on the other's mean face),
+          reidentified_reexpressed (that with the other's motion), all uint8 [N, 2, S, S, 3]; flow and
+          backward_flow float32 [N, 2, S/4, S/4, 2]; motion_code and identity_code float32 [N, 2, D].
 
         Raises:
-          ValueError: if the numbers of pictures differ and neither is one, or one cannot be read.
+          ValueError: If the numbers of images differ and neither is one, one cannot be read, or an output is
+            unknown or needs stage 2.
 
         References:
           FaceCycle (ICCV 2021), section 4.5.
         """
+        if outputs is None:
+            left_out = () if self.has_identity else inference.IDENTITY_OUTPUTS
+            outputs = [name for name in _TRANSLATED if name not in left_out]
+        known = ("input", *PAIR_OUTPUTS)
+        wanted = inference.check_outputs(outputs, known, has_identity=self.has_identity)
         a, b = self._pair(source, driver)
-        return self._batches.run(
-            inference.translate if self.has_identity else inference.exchange_motion, a, b
-        )
+
+        found = {"input": np.stack([a, b], axis=1)}
+        computed = tuple(name for name in wanted if name != "input")
+        if computed:
+            found |= self._batches.run(inference.pair_outputs, a, b, outputs=computed)
+        return {name: found[name] for name in wanted}
 
     def read(self, pictures: Pictures, *, size: int | None = None) -> np.ndarray:
         """Reads pictures uint8 [N, size, size, 3]; ValueError names every one that cannot be read."""
@@ -271,9 +380,9 @@ class FaceCycle:
             raise UserError(f"{problems[0]}{more}")
         return array
 
-    def _need_identity(self, what: str) -> None:
-        if not self.has_identity:
-            raise UserError(f"This model has stage 1 alone; {what} need a model of both stages.")
+    def _one(self, name: str, pictures: Pictures) -> np.ndarray:
+        """Computes one output."""
+        return self.outputs(pictures, (name,))[name]
 
     def _pair(self, source: Pictures, driver: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Reads two sides of equal length; one picture stands for as many as the other side has."""

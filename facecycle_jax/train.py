@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.methods import inference, make_forward
 from facecycle_jax.methods.base import Tree
+from facecycle_jax.model import model_from_state
 from facecycle_jax.ops import denormalise
 from facecycle_jax.probes.ground_truth import compare_with_truth, describe_truth
 from facecycle_jax.training import Averages, TrainState
@@ -214,15 +214,14 @@ def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
     """Says how near the last checkpoint comes to the truth of synthetic faces, and draws it."""
     if jax.process_index() != 0:
         return
-    config, trees = run.config, training.load_trees(run.workdir)
-    width = trees["vgg"]["conv1_1"]["bias"].shape[0] / 64 if "vgg" in trees else None
-    forward = make_forward(config["model"], vgg_width=width, vgg_for_loss=False)
-    draw = jax.jit(
-        functools.partial(inference.faces if "normaliser" in trees else inference.neutral, forward)
-    )
+
+    config = run.config
+    model = model_from_state(config, training.load_trees(run.workdir))
+    names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
     figures, pictures = compare_with_truth(
-        functools.partial(draw, trees), seed=config["seed"], size=config["model"]["image_size"]
+        functools.partial(model.outputs, names=names), seed=config["seed"], size=model.size
     )
+
     writer.scalars(run.total_steps, {f"truth/{name}": value for name, value in figures.items()})
     rows = [[picture[row] for picture in pictures.values()] for row in range(config["panel_rows"])]
     path = run.workdir / "truth.png"

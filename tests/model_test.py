@@ -1,6 +1,8 @@
 """A model in two lines: what it takes, what it returns, and that it computes what the methods compute."""
 
+import contextlib
 import functools
+import sys
 
 import jax
 import numpy as np
@@ -10,7 +12,11 @@ from PIL import Image
 import facecycle_jax
 from facecycle_jax import model as model_module
 from facecycle_jax.convert import write_model
+from facecycle_jax.convert.model_spec import build_model
+from facecycle_jax.errors import UserError
+from facecycle_jax.methods import vgg_parameters
 from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
+from facecycle_jax.models.networks import build_networks
 from facecycle_jax.ops import denormalise, normalise
 
 MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
@@ -89,6 +95,116 @@ def test_it_computes_the_cycle(model, faces):
     np.testing.assert_allclose(model.flow(faces), flow, atol=1e-5)
 
 
+def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces):
+    single = {
+        "reconstruction": model.reconstruct,
+        "neutral": model.neutral,
+        "flow": model.flow,
+        "mean_face": model.mean_face,
+        "identity_code": model.identity_code,
+        "motion_code": model.motion_code,
+    }
+    found = model.outputs(faces, ("input", *single))
+    assert list(found) == ["input", *single]
+    np.testing.assert_array_equal(found["input"], faces)
+    for name, call in single.items():
+        np.testing.assert_allclose(found[name].astype(float), call(faces), atol=1e-5)
+
+    pairs = model.translate(faces[:2], faces[2:4], outputs=("identity_code", "reidentified", "input"))
+    assert list(pairs) == ["identity_code", "reidentified", "input"]
+    np.testing.assert_allclose(pairs["identity_code"][:, 1], found["identity_code"][2:4], atol=1e-5)
+    np.testing.assert_array_equal(pairs["reidentified"][:, 0], model.reidentify(faces[:2], faces[2:4]))
+
+
+class Recorder(model_module.FaceCycle):
+    """Notes which outputs the other methods ask for."""
+
+    def outputs(self, pictures, names):
+        self.asked = tuple(names)
+        return super().outputs(pictures, names)
+
+
+def test_a_call_costs_what_it_returns(model, faces):
+    recorder = Recorder(model.trees, model=model.model)
+
+    def cost(call):
+        call(faces[:1])
+        return recorder.lower(recorder.asked).cost_analysis()["flops"]
+
+    code, flow = cost(recorder.motion_code), cost(recorder.flow)
+    neutral, reconstruction = cost(recorder.neutral), cost(recorder.reconstruct)
+    # The flow decoder is smaller than the encoder; two images are drawn for a reconstruction, one for a
+    # neutral face.
+    assert code < flow < 2 * code
+    assert flow < neutral < 0.6 * reconstruction
+    several = recorder.lower(("flow", "neutral", "reconstruction", "motion_code")).cost_analysis()["flops"]
+    assert several < 1.01 * reconstruction
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("age",), "outputs must be among input, motion_code, .* got 'age'"),
+        ((), "got none"),
+        ("neutral", "must be several names"),
+    ],
+)
+def test_outputs_that_there_are_none_of(model, faces, names, words):
+    with pytest.raises(UserError, match=words):
+        model.outputs(faces, names)
+    with pytest.raises(UserError, match=words):
+        model.translate(faces, faces, outputs=names)
+
+
+@contextlib.contextmanager
+def calls_of(*functions):
+    """Counts calls of Python functions by name, wherever they were imported to."""
+    codes = {function.__code__: function.__name__ for function in functions}
+    counts = dict.fromkeys(codes.values(), 0)
+
+    def profile(frame, event, _):
+        if event == "call" and frame.f_code in codes:
+            counts[codes[frame.f_code]] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(before)
+
+
+def test_loading_checks_the_configuration_and_builds_the_networks_once(folder):
+    with calls_of(build_model, build_networks) as counts:
+        facecycle_jax.load(folder)
+    assert counts == {"build_model": 1, "build_networks": 1}
+
+
+# 64 * 0.1 channels are rounded to 6, from which the width cannot be told.
+@pytest.mark.parametrize(("asked", "width"), [(0.0, 0.0625), (0.1, 0.1)])
+def test_a_model_of_a_training_state(faces, asked, width):
+    config = {
+        "model": {**MODEL, "trunk": "vgg"},
+        "loss": {"vgg": "random", "vgg_width": asked, "perceptual": "gram"},
+    }
+    forward = make_forward(config["model"], vgg_width=width)
+    trees = jax.device_get(jax.jit(functools.partial(init_motion, forward))(jax.random.key(0)))
+    trees["vgg"], _ = vgg_parameters(config)
+    model = model_module.model_from_state(config, trees)
+    assert model.model["vgg_width"] == width
+    assert not model.has_identity
+    assert "conv4_1" not in model.trees["vgg"]
+    assert model.neutral(faces[:1]).shape == (1, 64, 64, 3)
+
+
+def test_a_learned_trunk_leaves_the_vgg_of_the_loss_out():
+    config = {"model": MODEL, "loss": {"vgg": "vgg19.npz", "perceptual": "gram"}}
+    model = model_module.model_from_state(config, {"vgg": {}, "trunk": {}}, info={"source": "a test"})
+    assert set(model.trees) == {"trunk"}
+    assert model.info == {"source": "a test"}
+    assert "vgg_width" not in model.model
+
+
 def test_source_and_driver_change_places(model, faces):
     one, other = model.translate(faces[0], faces[1]), model.translate(faces[1], faces[0])
     for name, value in one.items():
@@ -108,11 +224,11 @@ def test_new_numbers_of_pictures_seldom_compile(model, faces):
     from facecycle_jax.methods import batches, inference
 
     # Models of one configuration share what is compiled: others may have been here before.
-    batches._compiled.cache_clear()
+    batches._cached_program.cache_clear()
     for count in range(1, 30):
         model.motion_code(np.concatenate([faces] * 6)[:count])
-    compiled = batches._compiled(inference.motion_code, model.forward)
-    assert compiled._cache_size() <= 4
+    program = batches._program(inference.face_outputs, model.forward, outputs=("motion_code",))
+    assert program.jitted._cache_size() <= 4
 
 
 def test_all_kinds_of_pictures(model, faces, tmp_path):
@@ -134,7 +250,7 @@ def test_pictures_that_cannot_be_used(model, faces, tmp_path):
         model.motion_code([faces[0], broken])
     with pytest.raises(ValueError, match="source has 2 pictures and driver 3"):
         model.translate(faces[:2], faces[:3])
-    with pytest.raises(ValueError, match="There is no picture"):
+    with pytest.raises(ValueError, match="There is no image"):
         model.motion_code(faces[:0])
 
 

@@ -6,6 +6,8 @@ import pathlib
 import tempfile
 from typing import Any
 
+import numpy as np
+
 from facecycle_jax.benchmark import flops, hardware, layers, ours, timing
 
 CASES = ("train-motion", "train-identity", "inference", "grid-sample", "layers", "input", "start")
@@ -14,6 +16,7 @@ SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
 # Pairs of pictures up to which both sides' losses are compared; larger batches compute the same.
 _CHECKED = 16
+_ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
 STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
 
 
@@ -38,7 +41,9 @@ def measure(case: str, setting: ours.Setting, modes: list[str], *, repeats: int)
         return _start(setting, modes, repeats)
     if case == "input":
         return _input(setting, repeats)
-    return _networks(case, setting, modes, repeats)
+    if case == "inference":
+        return [row for call in ours.CALLS for row in _inference(call, setting, modes, repeats)]
+    return _train(case, setting, modes, repeats)
 
 
 def prepare(case: str, setting: ours.Setting) -> None:
@@ -72,42 +77,94 @@ def _peak(precision: str, device: str) -> float:
     return hardware.product_speed(ours.Setting(1, 1.0, precision, device))
 
 
-def _networks(case: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
-    """Measures train steps and inference."""
-    shape: dict[str, Any] = {"batch": setting.batch, "width": setting.width, "size": setting.size}
-    if case == "inference":
-        mine: Any = ours.Inference(setting)
-        count = flops.inference(**shape)
-    else:
-        mine = _train_step(STAGES[case], setting)
-        count = flops.train_step(STAGES[case], **shape)
+def _inference(call: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
+    """Measures one public call of a loaded model: its first call compiles, the others are warm."""
+    mine = ours.Inference(call, setting)
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
-        programs[f"torch {mode}"] = _torch_program(case, setting, mine, mode)
-    work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
-    rows = timing.measure(case, programs, settings=describe(setting), repeats=repeats, work=work)
-    memory = mine.compile().memory_analysis() if case in STAGES else None
-    if memory:
-        note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
-        rows[0] = dataclasses.replace(rows[0], note=note)
-    if modes:
-        from facecycle_jax.benchmark import torch_programs
+        programs[f"torch {mode}"] = _torch_inference(call, setting, mine, mode)
 
-        programs.clear()
-        torch_programs.release()
+    count = flops.inference(call, batch=setting.batch, width=setting.width, size=setting.size)
+    work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
+    rows = timing.measure(
+        f"inference {call}",
+        programs,
+        settings=describe(setting),
+        repeats=repeats,
+        work=work,
+    )
+
+    # Compared afterwards, so that the first call measured is the first one made.
+    for program in list(programs.values())[1:]:
+        if not isinstance(program, str):
+            _check_same_output(mine(), program(), setting)
+    _release_torch(programs)
     return rows
 
 
-def _torch_program(case: str, setting: ours.Setting, mine: Any, mode: str) -> timing.Program | str:
-    """Builds PyTorch's program of the same, or says why there is none."""
+def _train(case: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
+    """Measures a train step."""
+    mine = _train_step(STAGES[case], setting)
+    programs: dict[str, timing.Program | str] = {"ours": mine}
+    for mode in modes:
+        programs[f"torch {mode}"] = _torch_train_step(case, setting, mine, mode)
+
+    shape: dict[str, Any] = {"batch": setting.batch, "width": setting.width, "size": setting.size}
+    count = flops.train_step(STAGES[case], **shape)
+    work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
+    rows = timing.measure(case, programs, settings=describe(setting), repeats=repeats, work=work)
+
+    memory = mine.compile().memory_analysis()
+    if memory:
+        note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
+        rows[0] = dataclasses.replace(rows[0], note=note)
+    _release_torch(programs)
+    return rows
+
+
+def _release_torch(programs: dict[str, timing.Program | str]) -> None:
+    """Lets PyTorch's programs go, and gives their memory back."""
+    has_torch = len(programs) > 1
+    programs.clear()
+    if has_torch:
+        from facecycle_jax.benchmark import torch_programs
+
+        torch_programs.release()
+
+
+def _torch_inference(
+    call: str, setting: ours.Setting, mine: ours.Inference, mode: str
+) -> timing.Program | str:
+    """Builds PyTorch's program of the same call, or says why there is none."""
     from facecycle_jax.benchmark import torch_programs
 
     if setting.size != 64:
-        return "the plain rendering takes 64-pixel pictures only"
+        return _ONE_SIZE
+    try:
+        return torch_programs.TorchInference(call, setting, mine.trees, mine.images, mode=mode)
+    except ValueError as error:
+        return str(error)
+
+
+def _check_same_output(mine: np.ndarray, other: np.ndarray, setting: ours.Setting) -> None:
+    """Raises RuntimeError if the sides compute different outputs: then their times mean nothing."""
+    mine, other = mine.astype(np.float64), other.astype(np.float64)
+    tolerance = 1e-2 if setting.precision == "float32" else 1e-1
+    difference = np.abs(mine - other).mean()
+    if mine.shape != other.shape or difference > tolerance * max(np.abs(other).mean(), 1e-3):
+        raise RuntimeError(f"the two programs differ by {difference} on average.")
+
+
+def _torch_train_step(
+    case: str, setting: ours.Setting, mine: ours.TrainStep, mode: str
+) -> timing.Program | str:
+    """Builds PyTorch's program of the same step, or says why there is none."""
+    from facecycle_jax.benchmark import torch_programs
+
+    if setting.size != 64:
+        return _ONE_SIZE
     pictures = ours.pictures(setting.batch)
     try:
-        if case == "inference":
-            return torch_programs.TorchInference(setting, mine.trees, pictures, mode=mode)
         other = torch_programs.TorchTrainStep(STAGES[case], setting, mine.trees, pictures, mode=mode)
         if mine.untouched and setting.batch <= _CHECKED:
             _check_same(mine.total(), other.total(), setting)

@@ -253,9 +253,23 @@ def train_step(
     return Count(flops, moved + updated)
 
 
-def inference(*, batch: int, width: float = 1.0, size: int = 64) -> Count:
-    """Counts drawing the neutral faces of `batch` pairs; arguments as of `train_step`."""
-    layers = [*encoder(size, width), *flow_decoder(size, width), *vgg(size, width, "conv3_1")]
-    layers += generator(size, width, flow=True)
+def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> Count:
+    """Counts one call on the images of `batch` pairs.
+
+    Args:
+      call: 'motion_code', 'flow' or 'neutral'.
+      batch: pairs of images.
+      width: multiplier on all channels.
+      size: side of the images, pixels.
+
+    Returns:
+      Operations, and bytes of every product's activations and weights.
+    """
+    layers = [*encoder(size, width)]
+    if call != "motion_code":
+        layers += flow_decoder(size, width)
+    if call == "neutral":
+        layers += [*vgg(size, width, "conv3_1"), *generator(size, width, flow=True)]
+
     flops = 2 * batch * sum(layer.flops for layer in layers)
     return Count(flops, sum(4 * (2 * batch * layer.moved + layer.weights) for layer in layers))

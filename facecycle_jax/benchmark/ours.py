@@ -11,8 +11,8 @@ import optax
 
 from facecycle_jax import methods, ops, training
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.batches import devices_for
 from facecycle_jax.methods.forward import Forward, make_forward
+from facecycle_jax.model import FaceCycle
 from facecycle_jax.models import random_vgg
 from facecycle_jax.training.state import TrainState, init_state
 
@@ -22,6 +22,8 @@ PRECISIONS = {
     "tf32": ("float32", "tensorfloat32"),
     "bfloat16": ("bfloat16", "default"),
 }
+# Methods of `FaceCycle` that are timed.
+CALLS = ("neutral", "flow", "motion_code")
 # Learning rate and decays of both stages, as everywhere in the paper's schedule in size.
 ADAM = {"motion_cycle": (5e-5, 0.5, 0.999), "identity_cycle": (1e-4, 0.5, 0.9)}
 
@@ -79,11 +81,21 @@ def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
         return np.asarray(ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)))
 
 
+def model_of(setting: Setting) -> dict[str, Any]:
+    """Returns the model configuration of a setting."""
+    return {
+        "width": setting.width,
+        "image_size": setting.size,
+        "code_dim": 256,
+        "dtype": PRECISIONS[setting.precision][0],
+        "trunk": "vgg",
+        "vgg_width": setting.width,
+    }
+
+
 def forward_of(setting: Setting) -> Forward:
     """Builds the networks of a setting."""
-    model = {"width": setting.width, "image_size": setting.size, "code_dim": 256, "trunk": "vgg"}
-    model["dtype"] = PRECISIONS[setting.precision][0]
-    return make_forward(model, vgg_width=setting.width, remat=setting.remat)
+    return make_forward(model_of(setting), vgg_width=setting.width, remat=setting.remat)
 
 
 def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[str, Any]]:
@@ -194,29 +206,45 @@ def lower_step(stage: str, setting: Setting, mesh: jax.sharding.Mesh) -> jax.sta
 
 
 class Inference:
-    """Neutral faces of pictures: encoder, flow, trunk and generator."""
+    """One of the calls that a user makes on a loaded model, uint8 arrays in and arrays out.
 
-    def __init__(self, setting: Setting) -> None:
-        """Draws parameters and puts everything on the device, a CPU's split as `FaceCycle` splits it."""
-        forward = forward_of(setting)
+    Attributes:
+      trees: the parameters, by network name.
+      images: uint8 [2B, size, size, 3], what it is called with.
+    """
+
+    def __init__(self, call: str, setting: Setting) -> None:
+        """Draws parameters and makes a `FaceCycle` of them; the first call compiles.
+
+        Args:
+          call: one of `CALLS`.
+          setting: what is measured.
+        """
         self._precision = PRECISIONS[setting.precision][1]
         _, self.trees = initial_trees("motion_cycle", setting)
+        self.images = to_bytes(pictures(setting.batch, size=setting.size))
 
-        def neutral(trees: dict[str, Any], x: jax.Array) -> jax.Array:
-            _, flow, _ = forward.motion(trees, x)
-            return forward.draw(trees, forward.features(trees, x), flow)
-
-        x = pictures(setting.batch, size=setting.size).reshape(-1, setting.size, setting.size, 3)
+        # A CPU's devices are all given: the model splits them as it does for a user.
         devices = jax.devices("cpu") if setting.device == "cpu" else [device_of(setting.device)]
-        mesh = training.make_mesh(devices[: devices_for(len(x), devices)])
-        places = training.replicated(mesh), training.batch_sharding(mesh)
-        self._arguments = jax.device_put((self.trees, x), places)
-        self._neutral = jax.jit(neutral)
+        model = FaceCycle(
+            self.trees,
+            model=model_of(setting),
+            batch_size=len(self.images),
+            devices=devices,
+        )
+        self._call = getattr(model, call)
 
-    def __call__(self) -> jax.Array:
-        """Draws all pictures' neutral faces [2B, size, size, 3]."""
+    def __call__(self) -> np.ndarray:
+        """Computes the output of all images."""
         with jax.default_matmul_precision(self._precision):
-            return jax.block_until_ready(self._neutral(*self._arguments))
+            return self._call(self.images)
+
+
+def to_bytes(pairs: np.ndarray) -> np.ndarray:
+    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images [x0; x1], [2B, size, size, 3]."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        images = np.asarray(ops.denormalise(jnp.asarray(pairs)))
+    return np.concatenate([images[:, 0], images[:, 1]])
 
 
 def sampling_arrays(shape: tuple[int, int, int, int], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

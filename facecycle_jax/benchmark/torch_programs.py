@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from facecycle_jax.benchmark.ours import ADAM, Setting
 from facecycle_jax.benchmark.torch_reference import Reference, load_trees
 from facecycle_jax.errors import UserError
+from facecycle_jax.ops.normalise import MEAN, STD
 
 MODES = ("eager", "channels_last", "compile")
 
@@ -116,22 +117,56 @@ class TorchTrainStep:
 
 
 class TorchInference:
-    """Neutral faces of pictures by the plain rendering."""
+    """What `ours.Inference` computes, by the plain rendering: uint8 arrays in and arrays out."""
 
     def __init__(
-        self, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, *, mode: str
+        self,
+        call: str,
+        setting: Setting,
+        trees: Mapping[str, Any],
+        images: np.ndarray,
+        *,
+        mode: str,
     ) -> None:
-        """Builds the networks from our weights; arguments as of `TorchTrainStep`."""
-        self._setting = setting
-        self._model, self._x, self._device = _prepared("motion_cycle", setting, trees, pictures, mode)
-        self._neutral = torch.compile(self._model.neutral) if mode == "compile" else self._model.neutral
+        """Builds the networks from our weights.
 
-    def __call__(self) -> torch.Tensor:
-        """Draws all pictures' neutral faces [2B, 3, 64, 64], [x0; x1]."""
+        Args:
+          call: 'neutral', 'flow' or 'motion_code'.
+          setting: what is measured.
+          trees: our parameter trees.
+          images: uint8 [2B, 64, 64, 3].
+          mode: one of `MODES`.
+        """
+        self._setting = setting
+        self._images = images
+        self._device = torch_device(setting.device)
+        self._layout = torch.channels_last if mode == "channels_last" else torch.contiguous_format
+        model = Reference("motion_cycle", width=setting.width)
+        load_trees(model, trees)
+        # Any: torch's own types do not know this call.
+        model = cast(Any, model).to(self._device, memory_format=self._layout)
+
+        networks: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "motion_code": model.codegeneration,
+            "flow": lambda x: model.exptoflow(model.codegeneration(x)),
+            "neutral": model.neutral,
+        }
+        self._is_image = call == "neutral"
+        self._network = torch.compile(networks[call]) if mode == "compile" else networks[call]
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device).reshape(1, 3, 1, 1) for values in (MEAN, STD)
+        )
+
+    def __call__(self) -> np.ndarray:
+        """Computes the output of all images, in our layout."""
         with torch.inference_mode(), _precision(self._setting, self._device):
-            out = self._neutral(self._x)
-        _wait(self._device)
-        return out
+            x = torch.from_numpy(self._images).to(self._device).permute(0, 3, 1, 2)
+            x = ((x.float() / 255 - self._mean) / self._std).contiguous(memory_format=self._layout)
+            y = self._network(x).float()
+            if self._is_image:
+                y = ((y * self._std + self._mean).clamp(0, 1) * 255).round().to(torch.uint8)
+            out = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+            return np.ascontiguousarray(out.cpu().numpy())
 
 
 def grid_sample_program(

@@ -122,7 +122,11 @@ def compare(
             for name, path in (("The first picture", first), ("The second picture", second))
         ]
     )
-    drawn = model.translate(faces[0], faces[1])
+
+    # Images and codes in one pass.
+    codes = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
+    drawn = model.translate(faces[0], faces[1], outputs=(*_shown(model), *codes))
+
     pictures = {}
     for name in _shown(model):
         pair = flow_to_rgb(drawn[name][0]) if name == "flow" else drawn[name][0]
@@ -130,12 +134,15 @@ def compare(
         method = Image.Resampling.NEAREST if name == "flow" else Image.Resampling.LANCZOS
         larger = [Image.fromarray(picture).resize((_SIDE, _SIDE), method) for picture in pair]
         pictures[name] = np.stack([np.asarray(picture) for picture in larger])
-    motion = model.motion_code(faces)
-    identity = model.identity_code(faces) if model.has_identity else None
+
+    def similarity(name: str) -> float:
+        source, driver = drawn[name][0]
+        return float(cosine_scores(source[None], driver[None])[0])
+
     return Comparison(
         pictures,
-        float(cosine_scores(motion[:1], motion[1:])[0]),
-        None if identity is None else float(cosine_scores(identity[:1], identity[1:])[0]),
+        similarity("motion_code"),
+        similarity("identity_code") if model.has_identity else None,
     )
 
 

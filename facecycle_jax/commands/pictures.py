@@ -47,8 +47,9 @@ def run_frontalize(arguments: argparse.Namespace) -> int:
     """Writes a panel of input, neutral and, with stage 2, mean face for each picture."""
 
     def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = {"input": pictures, "neutral": model.neutral(pictures)}
-        return drawn | ({"mean face": model.mean_face(pictures)} if model.has_identity else {})
+        names = ("input", "neutral", "mean_face") if model.has_identity else ("input", "neutral")
+        drawn = model.outputs(pictures, names)
+        return {name.replace("_", " "): value for name, value in drawn.items()}
 
     return _each(arguments, draw)
 
@@ -57,12 +58,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
     """Writes a panel of input, flow, neutral face and reconstruction for each picture."""
 
     def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            "input": pictures,
-            "flow": model.flow(pictures),
-            "neutral": model.neutral(pictures),
-            "reconstruction": model.reconstruct(pictures),
-        }
+        return model.outputs(pictures, ("input", "flow", "neutral", "reconstruction"))
 
     return _each(arguments, draw)
 
@@ -92,13 +88,13 @@ def run_encode(arguments: argparse.Namespace) -> int:
     paths = inputs.find(arguments.pictures)
     inputs.check_free([out], overwrite=arguments.overwrite)
     model, problems = load(arguments.model), inputs.Problems()
-    codes: dict[str, list[np.ndarray]] = {"motion_code": [], "identity_code": []}
+    wanted = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     names: list[str] = []
     for kept, pictures in _chunks(arguments, paths, problems, model):
         names += [str(path) for path in kept]
-        codes["motion_code"].append(model.motion_code(pictures))
-        if model.has_identity:
-            codes["identity_code"].append(model.identity_code(pictures))
+        for name, values in model.outputs(pictures, wanted).items():
+            codes[name].append(values)
     if names:
         buffer = io.BytesIO()
         arrays = {name: np.concatenate(parts) for name, parts in codes.items() if parts}

@@ -3,12 +3,12 @@
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from facecycle_jax.convert.errors import ConversionError, shorten
-from facecycle_jax.convert.model_spec import check_model
+from facecycle_jax.convert.model_spec import Built, build_model
 from facecycle_jax.ops.normalise import MEAN, STD
 
 FORMAT = "facecycle_jax model"
@@ -37,14 +37,26 @@ def input_spec(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+class FolderConfig(NamedTuple):
+    """The content of config.json.
+
+    Attributes:
+      info: all of it; `model` is completed.
+      built: the model configuration and its networks.
+    """
+
+    info: dict[str, Any]
+    built: Built
+
+
+def read_config(folder: pathlib.Path) -> FolderConfig:
     """Reads config.json and checks every field that the program uses.
 
     Args:
       folder: the model folder.
 
     Returns:
-      Its content; `model` is completed.
+      Its content, and the networks that it describes.
 
     Raises:
       FileNotFoundError: if there is no such folder, or no config.json in it.
@@ -71,14 +83,14 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
         if type(config) is not dict or config.get("format") != FORMAT:
             raise ConversionError(f"its format is not {FORMAT!r}")
-        _check_config(config)
+        built = _check_config(config)
     except (ConversionError, OSError, ValueError, RecursionError) as error:
         reason = str(error).rstrip(".").replace("\n", " ")[:300]
         raise ConversionError(f"{path} does not describe a model: {reason}.") from None
-    return {**config, "model": check_model(config["model"])}
+    return FolderConfig({**config, "model": built.model}, built)
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
+def _check_config(config: Mapping[str, Any]) -> Built:
     version = config.get("format_version")
     if type(version) is not int or version < 1:
         raise ConversionError(f"its format_version is {shorten(version)}")
@@ -86,10 +98,11 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise ConversionError(
             f"its format_version is {version}, newer than {FORMAT_VERSION}: update the package"
         )
-    model = check_model(config.get("model"))
+
+    built = build_model(config.get("model"))
     if config.get("stages") not in (["motion"], ["motion", "identity"]):
         raise ConversionError("its stages are neither ['motion'] nor ['motion', 'identity']")
-    expected = input_spec(model)
+    expected = input_spec(built.model)
     pictures = config.get("input")
     if type(pictures) is not dict:
         raise ConversionError("it has no input specification")
@@ -110,3 +123,4 @@ def _check_config(config: Mapping[str, Any]) -> None:
     ):
         if type(text) is not str or not text:
             raise ConversionError(f"{name} is {shorten(text)}, not a text")
+    return built

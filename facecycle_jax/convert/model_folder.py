@@ -32,14 +32,15 @@ from facecycle_jax.convert.model_card import model_card
 from facecycle_jax.convert.model_spec import (
     STAGES,
     Shapes,
-    check_model,
+    build_model,
     count_parameters,
     flatten,
     nest,
-    weight_shapes,
+    network_shapes,
 )
 from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Tree
+from facecycle_jax.methods.forward import Forward
 
 CARD = "README.md"
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16"}
@@ -53,11 +54,13 @@ class ModelFolder(NamedTuple):
         a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
       info: the whole of config.json: also stages, input, licence, source, weights, package_version.
+      forward: the networks that the configuration describes.
     """
 
     model: dict[str, Any]
     trees: dict[str, Tree]
     info: dict[str, Any]
+    forward: Forward
 
 
 def write_model(
@@ -94,9 +97,10 @@ def write_model(
     for name, text in (("licence", licence), ("source", source)):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{name} must be a text that is not blank, got {shorten(text)}.")
-    checked = check_model(model)
+
+    checked, forward = build_model(model)
     stages = _stages(trees)
-    shapes = weight_shapes(checked, stages)
+    shapes = network_shapes(forward, stages)
     weights = _select(trees, shapes, DTYPES[dtype])
     data = safetensors.numpy.save(weights, {"format": "np"})
     config = {
@@ -194,7 +198,7 @@ def read_model(folder: str | os.PathLike[str]) -> ModelFolder:
       ValueError: in one sentence that names the file and what is wrong with it.
     """
     folder = pathlib.Path(folder)
-    info = read_config(folder)
+    info, built = read_config(folder)
     path = folder / WEIGHTS
     try:
         data = path.read_bytes()
@@ -207,19 +211,18 @@ def read_model(folder: str | os.PathLike[str]) -> ModelFolder:
         expected = shorten(info["weights"]["sha256"])
         raise ConversionError(f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}.")
     try:
-        weights = _parse_weights(data, info)
+        weights = _parse_weights(data, info, network_shapes(built.forward, info["stages"]))
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
-    return ModelFolder(info["model"], nest(weights), info)
+    return ModelFolder(model=built.model, trees=nest(weights), info=info, forward=built.forward)
 
 
-def _parse_weights(data: bytes, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _parse_weights(data: bytes, info: Mapping[str, Any], shapes: Shapes) -> dict[str, np.ndarray]:
     """Turns the bytes of a safetensors file into the model's arrays."""
     try:
         found = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ConversionError(f"it is no safetensors file ({shorten(str(error))}).") from None
-    shapes = weight_shapes(info["model"], info["stages"])
     _compare({name: tuple(part["shape"]) for name, part in found.items()}, shapes)
     weights = {}
     for name, shape in shapes.items():

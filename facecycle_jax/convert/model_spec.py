@@ -6,15 +6,14 @@ Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are array
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from facecycle_jax.convert.errors import shorten
 from facecycle_jax.convert.names import TRUNK_LAYERS
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
-from facecycle_jax.models.vgg import VGG19
+from facecycle_jax.methods.forward import Forward, init_identity, init_motion, make_forward
 
 # The networks of the paper, as the original program has them.
 ORIGINAL_MODEL: Mapping[str, Any] = {
@@ -34,8 +33,25 @@ MAX_CODE = 1 << 16
 Shapes = dict[str, tuple[int, ...]]
 
 
+class Built(NamedTuple):
+    """A model configuration that has been checked, and its networks.
+
+    Attributes:
+      model: the configuration, completed.
+      forward: the forward passes, without a VGG-19 that only a loss would need.
+    """
+
+    model: dict[str, Any]
+    forward: Forward
+
+
 def check_model(model: Any) -> dict[str, Any]:
-    """Checks a model configuration and completes it.
+    """Checks a model configuration and completes it; see `build_model`."""
+    return build_model(model).model
+
+
+def build_model(model: Any) -> Built:
+    """Checks and completes a model configuration, and builds its networks.
 
     Args:
       model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and the trunk is
@@ -43,8 +59,8 @@ def check_model(model: Any) -> dict[str, Any]:
         of the encoders (0 or not given: width).
 
     Returns:
-      The same as plain numbers and strings; vgg_width is there exactly if the trunk is 'vgg',
-      encoder_width if it is above 0.
+      The networks, and the configuration as plain numbers and strings; vgg_width is there exactly if the
+      trunk is 'vgg', encoder_width if it is above 0.
 
     Raises:
       ValueError: naming the field that is missing, unknown or out of range.
@@ -63,13 +79,15 @@ def check_model(model: Any) -> dict[str, Any]:
         "code_dim": _whole(fields, "code_dim"),
         **{name: _text(fields, name) for name in ("dtype", "trunk")},
     }
+
     if checked["trunk"] == "vgg":
         checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
     if fields.get("encoder_width", 0) != 0:
         checked["encoder_width"] = _number(fields, "encoder_width")
-    # Checks what is left: known sizes, dtypes and trunks.
-    make_forward(checked, vgg_width=checked.get("vgg_width"))
-    return checked
+
+    # Building checks what is left: known sizes, dtypes and trunks.
+    forward = make_forward(checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False)
+    return Built(checked, forward)
 
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
@@ -92,12 +110,6 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return fields[name]
 
 
-def networks_of(model: Mapping[str, Any], stages: Iterable[str]) -> tuple[str, ...]:
-    """Lists the networks of a model in their order, its trunk ('vgg' or 'trunk') last."""
-    trunk = "vgg" if model["trunk"] == "vgg" else "trunk"
-    return (*(name for stage in STAGES if stage in stages for name in STAGES[stage]), trunk)
-
-
 def weight_shapes(model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES)) -> Shapes:
     """Computes the names and shapes of a model's weights, without computing any weight.
 
@@ -111,21 +123,25 @@ def weight_shapes(model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES
     Raises:
       ValueError: for a configuration out of range.
     """
-    wanted = networks_of(model, stages)
-    shapes = _all_shapes(tuple(check_model(model).items()))
+    return network_shapes(build_model(model).forward, stages)
+
+
+def network_shapes(forward: Forward, stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+    """Computes the names and shapes of built networks' weights; see `weight_shapes`."""
+    stages = tuple(stages)
+    wanted = [name for stage in STAGES if stage in stages for name in STAGES[stage]]
+    wanted.append("trunk" if forward.learned_trunk else "vgg")
+    shapes = _all_shapes(forward)
     return {name: shape for network in wanted for name, shape in shapes[network].items()}
 
 
 @functools.lru_cache(maxsize=8)
-def _all_shapes(items: tuple[tuple[str, Any], ...]) -> dict[str, Shapes]:
-    model = dict(items)
-    forward = make_forward(model, vgg_width=model.get("vgg_width"))
-
+def _all_shapes(forward: Forward) -> dict[str, Shapes]:
     def init(key: jax.Array) -> dict[str, Any]:
         trees = {**init_motion(forward, key), **init_identity(forward, key)}
-        if model["trunk"] == "vgg":
-            size = model["image_size"]
-            trunk = VGG19(TRUNK_LAYERS[-1], model["vgg_width"])
+        if forward.vgg is not None:
+            size = forward.networks.encoder.image_size
+            trunk = forward.vgg.clone(last=TRUNK_LAYERS[-1])
             trees["vgg"] = trunk.init(key, jax.numpy.zeros((1, size, size, 3)), taps=())["params"]
         return trees
 

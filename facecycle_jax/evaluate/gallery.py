@@ -63,10 +63,8 @@ def draw_gallery(
     for number, start in enumerate(range(0, min(2 * PAIRS, len(shown) - 1), 2), start=1):
         panels[f"translation_{number}"] = _translation(model, *faces[shown[start : start + 2]])
     details: dict[str, Any] = {"files": names, "shown": shown.tolist(), "maps": {}}
-    codes = {"motion_code": model.motion_code}
-    codes |= {"identity_code": model.identity_code} if model.has_identity else {}
-    for name, function in codes.items():
-        values = function(faces)
+    codes = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
+    for name, values in model.outputs(faces, codes).items():
         panels[f"neighbours_{name}"] = _neighbours(values, faces, shown, name.replace("_", " "))
         places = project(values, method=projection, seed=seed)
         # The last pasted lie on top: those shown elsewhere last.
@@ -84,8 +82,12 @@ def draw_gallery(
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:
     """Draws input, flow, neutral face and, with stage 2, mean face, one row for each face."""
-    columns = {"input": faces, "flow": model.flow(faces), "neutral": model.neutral(faces)}
-    columns |= {"mean face": model.mean_face(faces)} if model.has_identity else {}
+    names = ["input", "flow", "neutral"]
+    if model.has_identity:
+        names.append("mean_face")
+    drawn = model.outputs(faces, names)
+
+    columns = {name.replace("_", " "): value for name, value in drawn.items()}
     rows = [[column[row] for column in columns.values()] for row in range(len(faces))]
     return grid(rows, captions=list(columns), side=96)
 

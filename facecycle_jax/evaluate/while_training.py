@@ -10,7 +10,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.evaluate.options import TASKS
 from facecycle_jax.evaluate.synthetic import PEOPLE
 from facecycle_jax.evaluate.tasks import evaluate
-from facecycle_jax.model import FaceCycle
+from facecycle_jax.model import model_from_state
 from facecycle_jax.probes.classification import Classification
 from facecycle_jax.probes.pose import PoseErrors
 from facecycle_jax.probes.quantity import Quantity
@@ -36,14 +36,8 @@ def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) ->
     block = config.get("probe") or {}
     if not block.get("task"):
         return {}
-    model = dict(config["model"])
-    kept = dict(jax.device_get(dict(trees)))
-    if model["trunk"] == "vgg":
-        model["vgg_width"] = kept["vgg"]["conv1_1"]["bias"].shape[0] / 64
-    else:
-        # The loss's alone.
-        kept.pop("vgg", None)
-    loaded = FaceCycle(kept, model=model)
+
+    loaded = model_from_state(config, trees)
     limit = block["limit"]
     if block["task"] == "synthetic":
         limit = min(limit or PEOPLE, PEOPLE)

@@ -26,15 +26,37 @@ __all__ = [
     "make_forward",
     "motion_cycle",
     "vgg_parameters",
+    "vgg_width",
 ]
+
+
+def vgg_width(config: Mapping[str, Any]) -> float:
+    """Returns the channel multiplier of the VGG-19 that a configuration asks for.
+
+    Args:
+      config: with `loss.vgg` ('random' or a .npz path), perhaps `loss.vgg_width` (0: 1 for a file, the
+        model's width for 'random') and `model.width`.
+
+    Returns:
+      The multiplier.
+
+    Raises:
+      ValueError: If a width is asked for that the file does not have.
+    """
+    loss = config["loss"]
+    width = loss.get("vgg_width") or 0.0
+    if loss["vgg"] == "random":
+        return width or config["model"]["width"]
+    if width not in (0.0, 1.0):
+        raise UserError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
+    return 1.0
 
 
 def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[dict[str, Any] | None, float]:
     """Loads or draws the VGG-19 that a configuration asks for.
 
     Args:
-      config: with `loss.vgg` ('random' or a .npz path), `loss.vgg_width` (0: 1 for a file, the model's
-        width for 'random'), `loss.perceptual`, `model.trunk` and `model.width`.
+      config: with `loss.perceptual`, `model.trunk` and what `vgg_width` needs.
       weights: whether to read or draw them; if not, zeros of the same shapes are returned.
 
     Returns:
@@ -47,13 +69,13 @@ def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[
     loss, model = config["loss"], config["model"]
     if model["trunk"] == "learned" and loss["perceptual"] == "none":
         return None, 1.0
-    width = loss.get("vgg_width", 0.0)
+
+    width = vgg_width(config)
+    if not weights:
+        return _zeros(width), width
     if loss["vgg"] == "random":
-        width = width or model["width"]
-        return (jax.tree.map(np.asarray, random_vgg(width=width)) if weights else _zeros(width)), width
-    if width not in (0.0, 1.0):
-        raise UserError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
-    return (read_vgg_npz(loss["vgg"]) if weights else _zeros(1.0)), 1.0
+        return jax.tree.map(np.asarray, random_vgg(width=width)), width
+    return read_vgg_npz(loss["vgg"]), width
 
 
 def _zeros(width: float) -> dict[str, Any]:
@@ -81,10 +103,10 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     if config["method"] not in METHODS:
         raise UserError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
     options = LossOptions.from_config(config["loss"])
-    vgg, vgg_width = vgg_parameters(config, weights=weights)
+    vgg, width = vgg_parameters(config, weights=weights)
     forward = make_forward(
         config["model"],
-        vgg_width=vgg_width,
+        vgg_width=width,
         vgg_for_loss=options.perceptual != "none",
         remat=config.get("remat", False),
     )

@@ -49,9 +49,17 @@ class Forward(NamedTuple):
 
     def motion(self, trees: Trees, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Computes motion codes [N, D], flows and backward flows [N, h, w, 2] of pictures."""
-        code = self._apply(self.networks.encoder, trees["motion_encoder"], images)
-        flow = self._apply(self.networks.flow_decoder, trees["flow_decoder"], code)
+        code = self.motion_code(trees, images)
+        flow = self.flow(trees, code)
         return code, flow, backward_flow(flow)
+
+    def motion_code(self, trees: Trees, images: jax.Array) -> jax.Array:
+        """Computes motion codes [N, D]."""
+        return self._apply(self.networks.encoder, trees["motion_encoder"], images)
+
+    def flow(self, trees: Trees, code: jax.Array) -> jax.Array:
+        """Computes the flows [N, h, w, 2] of motion codes."""
+        return self._apply(self.networks.flow_decoder, trees["flow_decoder"], code)
 
     def feature_map(
         self, trees: Trees, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0

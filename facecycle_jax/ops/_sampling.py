@@ -63,7 +63,13 @@ def _position(
         # Beyond 2^24 pixels float32 cannot tell odd from even reflections.
         valid &= jnp.abs(x) * scale < 2.0**24
     x = jnp.where(valid, x, 0.0)
-    raw = x * scale + (size - 1) / 2
+    if scale == 0:
+        # One pixel with aligned corners: every finite coordinate is its centre. Infinite ones stay outside,
+        # where 0 * inf would be NaN.
+        raw = jnp.where(jnp.isinf(x), x, 0.0)
+    else:
+        raw = x * scale + (size - 1) / 2
+
     if padding == "reflection":
         low, span = (0.0, size - 1.0) if align_corners else (-0.5, float(size))
         position, sign = _reflect(raw, low=low, span=span)
@@ -116,7 +122,8 @@ def _gather(image: jax.Array, index: jax.Array, inside: jax.Array) -> jax.Array:
     """Fetches all corners at once: [N, P, 4, C], zeros outside."""
     n, height, width, channels = image.shape
     flat = image.reshape(n, height * width, channels)
-    values = jnp.take_along_axis(flat, index.reshape(n, -1, 1), axis=1)
+    places = 4 * index.shape[1]
+    values = jnp.take_along_axis(flat, index.reshape(n, places, 1), axis=1)
     return jnp.where(inside[..., None], values.reshape(*index.shape, channels), 0)
 
 
@@ -133,11 +140,13 @@ def gather_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     n, height, width, channels = image.shape
     index, inside = _corners(taps, height, width)
+    places = 4 * index.shape[1]
+
     cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
     spread = cotangent[:, :, None, :] * _corner_weights(taps)[..., None]
-    spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, -1, channels)
+    spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, places, channels)
     add = jax.vmap(lambda i, v: jnp.zeros((height * width, channels), v.dtype).at[i].add(v))
-    d_image = add(index.reshape(n, -1), spread).reshape(image.shape)
+    d_image = add(index.reshape(n, places), spread).reshape(image.shape)
     dots = jnp.einsum(
         "npkc,npc->npk",
         _gather(image, index, inside).astype(jnp.float32),

@@ -2,20 +2,20 @@
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
 
-It is a primitive with rules of its own for compiling and for going backwards: with `jax.custom_vjp` forward
-mode would be lost, and with `jax.custom_jvp` how a derivative is transposed is not for us to choose.
+It is a primitive with its own rules for compiling and for transposition: `jax.custom_vjp` would lose forward
+mode, and `jax.custom_jvp` does not let us choose how the derivative is transposed.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+
+from facecycle_jax.jax_names import bilinear_primitive, default_matmul_precision, is_placed_by_type
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -46,13 +46,15 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) 
     """Applies a convolution (cross-correlation, without bias).
 
     Values and derivatives, of every order and in both modes, are those of `jax.lax.conv_general_dilated`;
-    what is computed for them on other backends than the CPU is the same too.
+    what is computed for them on other backends than the CPU is the same too. Where our forms do not apply it
+    is that function: inside `jax.shard_map`, on meshes with explicit axes, for an empty batch, for symbolic
+    shapes and for negative padding.
 
     Args:
       x: [N, H, W, C].
       kernel: [kh, kw, C, F].
       stride: step in both directions.
-      padding: zeros before and after the rows, and before and after the columns.
+      padding: zeros before and after the rows, and before and after the columns; negative numbers cut.
 
     Returns:
       [N, H', W', F] with H' = floor((H + padding of rows - kh) / stride) + 1, and W' likewise.
@@ -63,8 +65,23 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) 
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}.")
     # The precision in force here, as the library does it, not that when the program is compiled.
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return _conv_p.bind(x, kernel, options=_Options(stride, padding, precision))
+    options = _Options(stride, padding, default_matmul_precision())
+
+    if not _has_own_form(x, kernel, options):
+        return _plain(x, kernel, options=options)
+    return _bind(x, kernel, options=options)
+
+
+def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
+    """Whether the forms below apply: they count positions, slice rows, and know of no sharded types."""
+    sizes = (*x.shape, *kernel.shape)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return False
+
+    margins = np.asarray(options.padding)
+    if margins.min() < 0:
+        return False
+    return not (is_placed_by_type(x) or is_placed_by_type(kernel))
 
 
 def _plain(x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO") -> jax.Array:
@@ -108,11 +125,13 @@ def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> ja
     return sum(places[1:], start=places[0]).astype(x.dtype)
 
 
-def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options: _Options) -> jax.Array:
+def _input_gradient(
+    cotangent: jax.Array, x: jax.ShapeDtypeStruct, kernel: jax.Array, *, options: _Options
+) -> jax.Array:
     """On CPUs through what is faster there, elsewhere the library's."""
 
     def through(form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x.aval)(cotangent)[0]
+        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x)(cotangent)[0]
 
     on_cpu = _form_on_cpu(kernel.shape, stride=options.stride)
     if on_cpu is _plain:
@@ -121,9 +140,11 @@ def _input_gradient(cotangent: jax.Array, x: Any, kernel: jax.Array, *, options:
     return lax.platform_dependent(kernel, cotangent, cpu=ours, default=library)
 
 
-def _kernel_gradient(cotangent: jax.Array, x: jax.Array, kernel: Any, *, options: _Options) -> jax.Array:
+def _kernel_gradient(
+    cotangent: jax.Array, x: jax.Array, kernel: jax.ShapeDtypeStruct, *, options: _Options
+) -> jax.Array:
     """On CPUs what is fastest there, elsewhere the library's."""
-    shape = kernel.aval.shape
+    shape = kernel.shape
     on_cpu = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
     library = functools.partial(_by_library, shape=shape, options=options)
     if on_cpu is _by_library:
@@ -202,21 +223,9 @@ def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Arr
     return jnp.concatenate(strips, axis=1)
 
 
-def _output(x: Any, kernel: Any, *, options: _Options) -> Any:
-    """The abstract value of the result."""
-    y = jax.eval_shape(functools.partial(_plain, options=options), x, kernel)
-    return x.update(shape=y.shape, dtype=y.dtype, weak_type=False)
-
-
-def _batched(arrays: tuple[Any, Any], axes: tuple[Any, Any], *, options: _Options) -> tuple[jax.Array, int]:
-    """The rule of `jax.vmap`."""
-    return jax.vmap(functools.partial(_plain, options=options), in_axes=axes)(*arrays), 0
-
-
-_conv_p = Primitive("facecycle_conv")
-_conv_p.def_impl(_plain)
-_conv_p.def_abstract_eval(_output)
-ad.defbilinear(_conv_p, _input_gradient, _kernel_gradient)
-batching.primitive_batchers[_conv_p] = _batched
-mlir.register_lowering(_conv_p, mlir.lower_fun(_plain, multiple_results=False))
-mlir.register_lowering(_conv_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+_bind = bilinear_primitive(
+    "facecycle_conv",
+    library=_plain,
+    on_cpu=_on_cpu,
+    gradients=(_input_gradient, _kernel_gradient),
+)

@@ -5,6 +5,7 @@ last pixel of a row or column: their centres with `align_corners`, else their ou
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,8 +47,11 @@ def grid_sample(
 
     A coordinate that is NaN, and with reflection also one farther than 2^24 pixels, gives zeros for its
     sample and no gradient, to neither side. Other infinite or huge coordinates lie outside: zeros, or the
-    edge with border padding. Other samples are never touched. A NaN in the image reaches every sample
-    with a tap on it, also a tap of weight zero; with 'matmul' every sample of that picture.
+    edge with border padding. Other samples are never touched. With aligned
+    corners every finite coordinate along an axis of one pixel is the centre of that pixel.
+
+    A NaN in the image reaches every sample with a tap on it, also a tap of weight zero; with 'matmul' every
+    sample of that image.
 
     Args:
       image: [..., H, W, C], float32 or bfloat16.
@@ -74,8 +78,13 @@ def grid_sample(
     image = jnp.broadcast_to(image, lead + image.shape[-3:])
     grid = jnp.broadcast_to(grid, lead + grid.shape[-3:])
     options = _Options(align_corners, padding, mode, implementation)
-    flat_image = image.reshape(-1, *image.shape[-3:])
-    flat_grid = grid.reshape(flat_image.shape[0], -1, 2)
+
+    # One axis of images and one of samples. The sizes are spelled out, because -1 is undefined where
+    # there is no image or no sample.
+    count = math.prod(lead)
+    flat_image = image.reshape(count, *image.shape[-3:])
+    flat_grid = grid.reshape(count, grid.shape[-3] * grid.shape[-2], 2)
+
     sample = _sample_plain if implementation == "autodiff" else _sample
     out = sample(flat_image, flat_grid, options)
     return out.reshape(*lead, *grid.shape[-3:-1], image.shape[-1])

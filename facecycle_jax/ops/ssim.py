@@ -21,13 +21,31 @@ def _blur_matrix(size: int, window: int, sigma: float) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+@functools.cache
+def _missing_weight(height: int, width: int, window: int, sigma: float) -> np.ndarray:
+    """Weight [height, width, 1] of the window that lies beyond the border, where the image counts as zero."""
+    rows = _blur_matrix(height, window, sigma).astype(np.float64).sum(axis=1)
+    columns = _blur_matrix(width, window, sigma).astype(np.float64).sum(axis=1)
+    missing = 1.0 - rows[:, None] * columns[None, :]
+
+    # Inside, where nothing is missing, rounding of the matrices is all that is left.
+    missing[missing < 1e-6] = 0.0
+    return missing[..., None].astype(np.float32)
+
+
 def _blur(x: jax.Array, *, window: int, sigma: float) -> jax.Array:
     rows = jnp.asarray(_blur_matrix(x.shape[-3], window, sigma))
     columns = jnp.asarray(_blur_matrix(x.shape[-2], window, sigma))
+
     # The variances below are differences of close numbers: a TPU's or a GPU's default reduced precision
     # would make them negative.
     x = jnp.einsum("hi,...iwc->...hwc", rows, x, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("wj,...hjc->...hwc", columns, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _level(x: jax.Array) -> jax.Array:
+    """The mean [..., 1, 1, C] of an image; results do not depend on it, so it has no gradient."""
+    return jax.lax.stop_gradient(jnp.mean(x, axis=(-3, -2), keepdims=True))
 
 
 def ssim(
@@ -66,12 +84,37 @@ def ssim(
     if window % 2 == 0:
         raise ValueError(f"ssim needs an odd window, got {window}.")
     blur = functools.partial(_blur, window=window, sigma=sigma)
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
-    mean_a, mean_b = blur(a), blur(b)
-    variance_a = blur(a * a) - mean_a**2
-    variance_b = blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    a = a.astype(jnp.float32)
+    b = b.astype(jnp.float32)
+    c1 = (0.01 * value_range) ** 2
+    c2 = (0.03 * value_range) ** 2
+
+    # Local moments are taken about each image's own level: the difference E[x^2] - E[x]^2 of a nearly flat
+    # image far from zero would otherwise be all rounding.
+    level_a = _level(a)
+    level_b = _level(b)
+    rest_a = a - level_a
+    rest_b = b - level_b
+    blurred_a = blur(rest_a)
+    blurred_b = blur(rest_b)
+
+    # The window's weights sum to 1 - missing, so a level contributes to the local variance at the border:
+    # with x = level + rest, E[x^2] - E[x]^2 is that of the rest and, for m = missing,
+    # m * level * ((1 - m) * level + 2 * E[rest]).
+    missing = jnp.asarray(_missing_weight(a.shape[-3], a.shape[-2], window, sigma))
+
+    def variance(rest: jax.Array, blurred: jax.Array, level: jax.Array) -> jax.Array:
+        at_border = missing * level * ((1 - missing) * level + 2 * blurred)
+        return blur(rest**2) - blurred**2 + at_border
+
+    # Moments of a - b stand in for the covariance, and each factor is written as 1 minus what the images
+    # differ in: for equal images that is exactly 0.
+    difference = variance(rest_a - rest_b, blurred_a - blurred_b, level_a - level_b)
+    variances = variance(rest_a, blurred_a, level_a) + variance(rest_b, blurred_b, level_b)
+    mean_a = (1 - missing) * level_a + blurred_a
+    mean_b = (1 - missing) * level_b + blurred_b
+    mean_difference = (1 - missing) * (level_a - level_b) + (blurred_a - blurred_b)
+
+    luminance = 1 - mean_difference**2 / (mean_a**2 + mean_b**2 + c1)
+    structure = 1 - jnp.maximum(difference, 0) / (variances + c2)
     return jnp.mean(luminance * structure, axis=(-3, -2, -1))

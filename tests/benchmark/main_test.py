@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from facecycle_jax.benchmark import timing
+from facecycle_jax import model
+from facecycle_jax.benchmark import ours, timing
 from facecycle_jax.benchmark.__main__ import main
 
 TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu")
@@ -14,13 +16,30 @@ def test_table_and_json(tmp_path, capsys):
     file = tmp_path / "figures.json"
     assert main([*TINY, "--cases", "inference", "--torch", "eager", "--json", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "| inference |" in out
+    for call in ("neutral", "flow", "motion_code"):
+        assert f"| inference {call} |" in out
     rows = json.loads(file.read_text())["rows"]
     assert rows[0]["program"] == "ours"
     assert rows[0]["ratio"] == 1
-    assert all(row["median_ms"] > 0 for row in rows)
+    # Cold and warm: the first call compiles.
+    assert all(row["median_ms"] > 0 and row["first_call_s"] > 0 for row in rows)
     assert main([*TINY, "--cases", "inference", "--json", str(file)]) == 2
     assert "exists; choose another name" in capsys.readouterr().err
+
+
+def test_inference_times_the_calls_of_a_loaded_model(monkeypatch):
+    called = []
+
+    def record(self, pictures, names):
+        called.append(tuple(names))
+        return outputs(self, pictures, names)
+
+    outputs = model.FaceCycle.outputs
+    monkeypatch.setattr(model.FaceCycle, "outputs", record)
+    setting = ours.Setting(batch=1, width=0.0625, precision="float32", device="cpu")
+    for call in ours.CALLS:
+        assert isinstance(ours.Inference(call, setting)(), np.ndarray)
+    assert called == [(call,) for call in ours.CALLS]
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Batches of pictures: split over devices where that pays, and the same numbers however they are split."""
 
+import concurrent.futures
+import threading
+import time
 import types
 
 import jax
@@ -76,10 +79,51 @@ def test_parameters_go_along_with_arrays_that_are_elsewhere():
     assert chosen.trees["net"]["kernel"].devices() == {jax.local_devices()[2]}
 
 
+def test_threads_that_ask_at_once_compile_once():
+    batches = Batches(None, TREES, batch_size=8)
+    x = pictures(8)
+    traced, compiled = [], []
+    together = threading.Barrier(4)
+
+    def slow(forward, trees, images):
+        traced.append(threading.get_ident())
+        time.sleep(0.2)
+        return {"sum": images.sum(axis=(1, 2)) @ trees["net"]["kernel"]}
+
+    def ask():
+        together.wait()
+        return batches.run(slow, x)["sum"]
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(ask) for _ in range(4)]
+            for answer in answers:
+                expected = x.sum((1, 2)) @ TREES["net"]["kernel"]
+                np.testing.assert_allclose(answer.result(), expected, rtol=1e-5)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert len(traced) == 1
+    assert len(compiled) == 1
+    # The parameters went to each device once.
+    assert len(batches._copies) == devices_for(8, jax.local_devices())
+
+
+def test_lowering_tells_the_program_that_runs():
+    batches = Batches(None, TREES, batch_size=8)
+    lowered = batches.lower(scaled, pictures(3), by=2.0)
+    assert lowered.out_info["sum"].shape == (4, 2)
+    assert lowered.cost_analysis()["flops"] > 0
+
+
 def test_what_cannot_be_run_is_told():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Batches(None, TREES, batch_size=0)
     with pytest.raises(ValueError, match="devices must name one"):
         Batches(None, TREES, batch_size=1, devices=[])
-    with pytest.raises(ValueError, match="There is no picture"):
+    with pytest.raises(ValueError, match="There is no image"):
         Batches(None, TREES, batch_size=1).run(scaled, pictures(0))

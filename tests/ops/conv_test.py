@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from facecycle_jax import compile_check, ops, training
 from facecycle_jax.ops.conv import (
@@ -207,3 +209,84 @@ def test_a_kernel_that_does_not_fit_is_named():
     x, kernel = operands()
     with pytest.raises(ValueError, match=r"kernel must be \[kh, kw, 3, F\] for x \(2, 33, 20, 3\)"):
         ops.conv(x, kernel[:, :, :2], padding=((1, 1), (1, 1)))
+
+
+IN_ALL_FORMS = pytest.mark.parametrize(
+    ("channels", "features"),
+    [(4, 4), (64, 64), (128, 128), (16, 3)],
+    ids=["library", "strips", "products", "one product"],
+)
+
+
+def value_and_gradients(f, padding=((1, 1), (1, 1))):
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(f(x, kernel, stride=1, padding=padding)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))
+
+
+def assert_same_as_library(ours, theirs):
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        scale = float(jnp.abs(other).max()) if other.size else 0.0
+        np.testing.assert_allclose(mine, other, atol=1e-3 * scale)
+
+
+@IN_ALL_FORMS
+@pytest.mark.parametrize("padding", [((-1, 1), (1, 1)), ((1, -1), (0, -2))])
+def test_negative_padding_cuts(channels, features, padding):
+    operands_ = operands(shape=(2, 9, 8, channels), features=features)
+    ours, theirs = (value_and_gradients(f, padding)(*operands_) for f in (ops.conv, library))
+    assert_same_as_library(ours, theirs)
+
+
+@IN_ALL_FORMS
+def test_an_empty_batch_has_gradients(channels, features):
+    x, kernel = operands(shape=(0, 9, 8, channels), features=features)
+    value, (of_x, of_kernel) = value_and_gradients(ops.conv)(x, kernel)
+    assert value == 0
+    assert of_x.shape == x.shape
+    np.testing.assert_array_equal(of_kernel, jnp.zeros_like(kernel))
+
+
+@IN_ALL_FORMS
+def test_gradients_are_exported_with_a_symbolic_batch(channels, features):
+    x, kernel = operands(shape=(3, 9, 8, channels), features=features)
+    (batch,) = jax.export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = jax.export.export(value_and_gradients(ops.conv))(shape, kernel)
+    assert_same_as_library(exported.call(x, kernel), value_and_gradients(library)(x, kernel))
+
+
+@IN_ALL_FORMS
+@pytest.mark.parametrize("varying", ["x", "kernel", "both"])
+def test_gradients_inside_shard_map(channels, features, varying):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    x, kernel = operands(shape=(2, 9, 8, channels), kernel=(6, 3), features=features)
+    specs = (P("d") if varying != "kernel" else P(), P("d") if varying != "x" else P())
+
+    def gradients(f):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(f(x, kernel, stride=1, padding=((1, 1), (1, 1)))))
+
+        inner = jax.shard_map(jax.grad(loss, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs)
+        return jax.jit(inner)(x, kernel)
+
+    assert_same_as_library(gradients(ops.conv), gradients(library))
+
+
+def test_a_result_that_varies_between_devices_says_so():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    x, kernel = operands(shape=(2, 9, 8, 4), kernel=(6, 3))
+    conv = functools.partial(ops.conv, padding=((1, 1), (1, 1)))
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.shard_map(conv, mesh=mesh, in_specs=(P(), P("d")), out_specs=P())(x, kernel)
+
+
+@IN_ALL_FORMS
+def test_gradients_on_a_mesh_with_explicit_axes(channels, features):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    x, kernel = operands(shape=(2, 9, 8, channels), features=features)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put((x, kernel), (NamedSharding(mesh, P("d")), NamedSharding(mesh, P())))
+        ours, theirs = (value_and_gradients(f)(*placed) for f in (ops.conv, library))
+        assert_same_as_library(ours, theirs)

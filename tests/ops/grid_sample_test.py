@@ -204,3 +204,33 @@ def test_wrong_arguments_are_named():
         sample(image.astype(jnp.int32), grid)
     with pytest.raises(ValueError, match="no pixels"):
         sample(image[:, :0], grid)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("shape", [(1, 5, 2), (5, 1, 2), (1, 1, 2)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, -3e38])
+def test_odd_coordinates_along_an_axis_of_one_pixel_stay_finite(implementation, padding, shape, value):
+    image = 1 + jnp.abs(random(1, *shape))
+    grid = jnp.zeros((1, 2, 3, 2)).at[0, 1, 2].set(value)
+    sample = sampler(implementation, padding=padding)
+    out, vjp = jax.vjp(sample, image, grid)
+    d_image, d_grid = vjp(jnp.ones_like(out))
+    for array in (out, d_image, d_grid):
+        assert np.isfinite(array).all()
+    if padding == "border":
+        assert (out[0, 1, 2] >= 1).all()
+    elif np.isinf(value):
+        np.testing.assert_array_equal(out[0, 1, 2], 0.0)
+    np.testing.assert_array_equal(d_grid[0, 1, 2], 0.0)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize(("images", "places"), [((0,), (3, 4)), ((2, 0), (3, 4)), ((2,), (0, 4))])
+def test_nothing_to_sample_gives_nothing(implementation, images, places):
+    image, grid = jnp.ones((*images, 5, 7, 3)), jnp.zeros((*images, *places, 2))
+    out, vjp = jax.vjp(sampler(implementation), image, grid)
+    assert out.shape == (*images, *places, 3)
+    d_image, d_grid = vjp(out)
+    np.testing.assert_array_equal(d_image, jnp.zeros_like(image))
+    assert d_grid.shape == grid.shape

@@ -145,6 +145,38 @@ def test_ssim_bounds_symmetry_and_equality():
         ops.ssim(a, b, window=10)
 
 
+def ssim_in_float64(a, b):
+    """The formula as it stands in the paper, with zero padding, in double precision."""
+    offsets = np.arange(11) - 5
+    weights = np.exp(-(offsets**2) / 4.5)
+    weights /= weights.sum()
+
+    def blur(x):
+        for axis in (-3, -2):
+            x = np.apply_along_axis(np.convolve, axis, x, weights, "same")
+        return x
+
+    a, b = np.float64(a), np.float64(b)
+    mean_a, mean_b = blur(a), blur(b)
+    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+    structure = (2 * covariance + 9e-4) / (variances + 9e-4)
+    return (luminance * structure).mean(axis=(-3, -2, -1))
+
+
+@pytest.mark.parametrize("level", [0.0, 2.6, 100.0, 1000.0])
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 0.3])
+def test_ssim_is_exact_far_from_zero_and_at_most_one(level, noise):
+    rng = np.random.default_rng(0)
+    a, b = (np.float32(level + noise * rng.standard_normal((2, 20, 17, 3))) for _ in range(2))
+    b += np.float32(1e-3)
+    found = np.asarray(ops.ssim(a, b))
+    assert found.max() <= 1.0
+    np.testing.assert_allclose(found, ssim_in_float64(a, b), atol=2e-6)
+    assert np.isfinite(jax.grad(lambda a: ops.ssim(a, b).sum())(a)).all()
+
+
 def test_ssim_agrees_with_scikit_image_away_from_the_border():
     metrics = pytest.importorskip("skimage.metrics")
     a = np.clip(np.random.default_rng(0).random((40, 40)), 0, 1)

@@ -1,0 +1,91 @@
+"""Names of JAX whose stability JAX does not promise, in one place.
+
+Everything else in the package uses JAX's public names alone. `tests/jax_names_test.py` tries each of these on
+the JAX that is installed; a release that moves one is followed here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Function = Callable[..., jax.Array]
+
+
+def default_matmul_precision() -> str | None:
+    """Returns the precision of matrix products in force here, as `jax.default_matmul_precision` sets it."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
+def default_device() -> Any:
+    """Returns what `jax.default_device` or the option of that name has set here; None if nothing has."""
+    return jax.config.jax_default_device  # type: ignore[attr-defined]
+
+
+def is_placed_by_type(x: jax.Array) -> bool:
+    """Whether the type of an array says how it is spread over devices.
+
+    Args:
+      x: array or tracer.
+
+    Returns:
+      True inside `jax.shard_map` and on a mesh with explicit axes.
+    """
+    mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
+    kinds = getattr(mesh, "axis_types", None) or ()
+    return any(kind != jax.sharding.AxisType.Auto for kind in kinds)
+
+
+def bilinear_primitive(
+    name: str,
+    *,
+    library: Function,
+    on_cpu: Function,
+    gradients: tuple[Function, Function],
+) -> Callable[..., jax.Array]:
+    """Makes a function of two arrays an operation of its own, linear in each.
+
+    JAX then keeps it whole in a traced program. How it is computed is chosen when the program is compiled
+    for a platform, and how it is transposed is given here.
+
+    Args:
+      name: of the operation, in printed programs.
+      library: the function of (x, y, **options) of two arrays; gives its value everywhere but on CPUs, its
+        shapes, and what it is under `jax.vmap`.
+      on_cpu: the same function in the form that CPUs compute.
+      gradients: functions of (cotangent, shape of x, y, **options) and (cotangent, x, shape of y, **options)
+        that return the cotangents of x and of y; a shape is a `jax.ShapeDtypeStruct`.
+
+    Returns:
+      The operation, a function of (x, y, **options) with hashable options.
+    """
+    primitive = Primitive(name)
+
+    def abstract(x: Any, y: Any, **options: Any) -> Any:
+        traced = jax.make_jaxpr(lambda x, y: library(x, y, **options))(x, y)
+        return traced.out_avals[0]
+
+    def batched(arrays: Any, axes: Any, **options: Any) -> tuple[jax.Array, int]:
+        mapped = jax.vmap(lambda x, y: library(x, y, **options), in_axes=axes)
+        return mapped(*arrays), 0
+
+    def to_x(cotangent: jax.Array, x: Any, y: jax.Array, **options: Any) -> jax.Array:
+        return gradients[0](cotangent, _shape_of(x), y, **options)
+
+    def to_y(cotangent: jax.Array, x: jax.Array, y: Any, **options: Any) -> jax.Array:
+        return gradients[1](cotangent, x, _shape_of(y), **options)
+
+    primitive.def_impl(library)
+    primitive.def_abstract_eval(abstract)
+    ad.defbilinear(primitive, to_x, to_y)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(library, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    return primitive.bind
+
+
+def _shape_of(missing: Any) -> jax.ShapeDtypeStruct:
+    """The shape of an operand that a transposition leaves out."""
+    return jax.ShapeDtypeStruct(missing.aval.shape, missing.aval.dtype)
