@@ -5,6 +5,7 @@ built-in drawn faces, disentanglement ('synthetic'); and pictures to look at ('g
 """
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -226,13 +227,12 @@ def _verification(
         test, crop = read_cplfw_pairs(path), crop or 1.0
     else:
         crop = crop or LFW_CROP
-        try:
+        # View 1 stands in only where the list of view 2 itself is missing: a list with an error is refused.
+        if os.path.isfile(os.path.join(path, "pairs.txt")):
             test = read_lfw_pairs(path, name="pairs.txt")
-        except FileNotFoundError as error:
-            # View 1 stands in only where the list itself is missing.
-            if "pairs.txt" not in str(error).split(":")[0]:
-                raise
-            train, test = (read_lfw_pairs(path, name=f"pairsDev{part}.txt") for part in ("Train", "Test"))
+        else:
+            train = read_lfw_pairs(path, name="pairsDevTrain.txt")
+            test = read_lfw_pairs(path, name="pairsDevTest.txt")
     test = test.limited(limit, seed=seed)
     train = train.limited(limit, seed=seed) if train is not None else None
     warnings = []
