@@ -102,7 +102,7 @@ def serve(
 
 
 def _private(folder: str) -> None:
-    """Sets what Gradio reads from the environment, before it is imported; the user's settings do not count."""
+    """Replaces all that Gradio reads from the environment, before it is imported."""
     for name in list(os.environ):
         if name.startswith("GRADIO_"):
             del os.environ[name]

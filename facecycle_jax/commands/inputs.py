@@ -185,9 +185,7 @@ def chunks(
             bar.update(min(CHUNK, len(paths) - start))
 
 
-def check_free(
-    paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()
-) -> None:
+def check_free(paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()) -> None:
     """Checks, before any work, that outputs may be written.
 
     Args:

@@ -121,9 +121,7 @@ def run_translate(arguments: argparse.Namespace) -> int:
     pairs = [(source, driver) for source in sources for driver in drivers]
     joined = inputs.unique([f"{of_source[source]}_{of_driver[driver]}" for source, driver in pairs])
     names = {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
-    inputs.check_free(
-        list(names.values()), overwrite=arguments.overwrite, sources=[*sources, *drivers]
-    )
+    inputs.check_free(list(names.values()), overwrite=arguments.overwrite, sources=[*sources, *drivers])
 
     model, problems, done = load(arguments.model), inputs.Problems(), 0
     with_pictures = list(_chunks(arguments, drivers, problems, model))

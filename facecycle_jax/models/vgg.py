@@ -133,9 +133,7 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
     return tree
 
 
-def _read_array(
-    archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]
-) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
     """Reads one array of a .npz as float32; shape and type are compared before its content is read."""
     if f"{key}.npy" not in archive.namelist():
         raise UserError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")

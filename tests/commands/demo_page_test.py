@@ -216,7 +216,9 @@ def exchange(server, paths):
     """What the page answers to two paths, as its own script would ask."""
     _, config = request(server, "GET", "/config")
     dependencies = json.loads(config)["dependencies"]
-    (chosen,) = (d for d in dependencies if any(target[1] == "click" for target in d["targets"]) and d["queue"])
+    (chosen,) = (
+        d for d in dependencies if any(target[1] == "click" for target in d["targets"]) and d["queue"]
+    )
     data = [{"path": path, "orig_name": "x.png"} for path in paths] + [False] * (len(chosen["inputs"]) - 2)
     body = json.dumps({"data": data, "fn_index": chosen["id"], "session_hash": "s"})
     headers = {"Content-Type": "application/json", "Origin": f"http://{server}"}
