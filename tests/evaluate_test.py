@@ -2,6 +2,7 @@
 
 import json
 
+import fake_bucket
 import numpy as np
 import pytest
 from lfw_files import lfw
@@ -110,6 +111,28 @@ def test_the_command_writes_a_report(tmp_path, capsys):
         picture.verify()
     assert cli.main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_report_in_a_bucket(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    data = lfw(tmp_path / "data")
+    arguments = [
+        "evaluate",
+        "--task",
+        "lfw",
+        "--data",
+        data,
+        "--out",
+        "gs://b/report",
+        "--baselines",
+        "pixels",
+    ]
+    with fake_bucket.bucket(tmp_path / "cloud"):
+        assert cli.main(arguments) == 0
+        found = sorted(path.name for path in (tmp_path / "cloud" / "b" / "report").iterdir())
+        assert found == ["results.json", "results.md", "roc.png"]
+        assert cli.main(arguments) == 2
+    assert "gs://b/report exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from etils import epath
 from facecycle_jax.convert.errors import ConversionError, shorten
 from facecycle_jax.convert.torch_file import read_torch
 from facecycle_jax.errors import MissingExtraError
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import check_new, write_whole
 from facecycle_jax.models.vgg import LAYERS
 from facecycle_jax.ops.normalise import MEAN, STD
 
@@ -191,9 +191,7 @@ def write_vgg(tree: Vgg, path: epath.PathLike) -> None:
     Raises:
       FileExistsError: if the file is there already.
     """
-    path = epath.Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; choose another name or remove it.")
+    check_new(path)
     named = {f"{layer}/{kind}": a for layer, parts in tree.items() for kind, a in parts.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **named)
