@@ -8,7 +8,6 @@ end.
 
 import importlib.util
 import os
-import pathlib
 import signal
 import tempfile
 import threading
@@ -17,17 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploaded
+from facecycle_jax.errors import MissingExtraError
 
 _ADDRESS = "127.0.0.1"
 # Seconds between clean-ups, and the age at which uploads and results are removed while the page is open.
 _CLEAN_EVERY, _KEEP_FOR = 60, 600
-# Bytes of one request, and bytes and number of the files that are kept at a time, uploads and results.
-_MAX_REQUEST = 64 << 20
-_MAX_KEPT, _MAX_FILES = 512 << 20, 2000
-# What the page's own requests are sent to; the server's other doors stay shut.
-_OPEN_PATHS = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
-_OPEN_FOLDER = "/gradio_api/run/"
 _TEXT = """# FaceCycle
 Two pictures that a face fills. The model removes the motion of each (expression and head pose), then the
 identity, and puts both back exchanged.
@@ -35,11 +29,6 @@ identity, and puts both back exchanged.
 _PRIVACY = (
     "Runs on this computer only. Pictures are kept in a temporary folder for at most "
     f"{(_KEEP_FOR + _CLEAN_EVERY) // 60} minutes, and are removed when the program ends."
-)
-# The page's own server and nothing else; Gradio needs inline scripts and styles.
-_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
 )
 
 
@@ -118,28 +107,6 @@ def _private(folder: str) -> None:
     # A proxy must not be asked for this computer's own address.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
-
-
-def only_uploaded(path: str | None, *, folder: str, name: str) -> str | None:
-    """Refuses a path that a request made up, whether or not there is such a file.
-
-    Args:
-      path: of the image as the request has it, or None.
-      folder: temporary folder of uploads.
-      name: of the image, for the message.
-
-    Returns:
-      The path.
-
-    Raises:
-      UserError: if the file, links resolved, is not below the folder.
-    """
-    if path is None:
-        return None
-    inside = pathlib.Path(os.path.realpath(folder))
-    if inside not in pathlib.Path(os.path.realpath(path)).parents:
-        raise UserError(f"{name} was not uploaded to this page.")
-    return path
 
 
 def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], folder: str) -> Any:
@@ -234,7 +201,7 @@ def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
         # Otherwise the browser keeps every upload and result.
         run_history=False,
         footer_links=[],
-        max_file_size=_MAX_REQUEST,
+        max_file_size=MAX_REQUEST,
         allowed_paths=[],
         # Fonts that need no download.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
@@ -247,92 +214,3 @@ def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
             "redoc_url": None,
         },
     )
-
-
-class OwnOnly:
-    """Keeps the page to itself: refuses requests of other pages, and what would fill the disk.
-
-    Its answers also carry the policy that keeps browsers from loading anything from elsewhere.
-    """
-
-    def __init__(self, app: Any, *, folder: str) -> None:
-        """Wraps an ASGI application whose uploads and results are kept in a folder."""
-        self._app = app
-        self._folder = folder
-        # Bytes announced by requests that are being read now.
-        self._coming = 0
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Passes a request on, or refuses it."""
-
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                policy = [
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-                message = {**message, "headers": [*message.get("headers", ()), *policy]}
-            await send(message)
-
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-            await self._app(scope, receive, with_policy)
-            return
-
-        headers = dict(scope["headers"])
-        length = _content_length(headers)
-        status, reason = self._refusal(scope["path"], headers, length)
-        if status:
-            await _answer(with_policy, status, reason)
-            return
-
-        self._coming += length
-        try:
-            await self._app(scope, receive, with_policy)
-        finally:
-            self._coming -= length
-
-    def _refusal(self, path: str, headers: dict[bytes, bytes], length: int) -> tuple[int, str]:
-        """Says with which status and words a request is refused; (0, '') where it is not."""
-        # Browsers name the page that a request comes from; other pages may not send any.
-        if headers.get(b"origin", b"") != b"http://" + headers.get(b"host", b""):
-            return 403, "Only the page of this server may send this."
-        if path.rstrip("/") not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDER):
-            return 404, "There is nothing here."
-        if length < 0:
-            return 411, "The length of the request is missing."
-        if length > _MAX_REQUEST:
-            return 413, f"Images may have {_MAX_REQUEST >> 20} MB."
-
-        size, files = _kept(self._folder)
-        if size + self._coming + length > _MAX_KEPT or files >= _MAX_FILES:
-            return 507, "Too many images are kept; try again in some minutes."
-        return 0, ""
-
-
-def _content_length(headers: dict[bytes, bytes]) -> int:
-    """Reads the announced number of bytes of a request's body; -1 where it may be of any length."""
-    if b"transfer-encoding" in headers:
-        return -1
-    text = headers.get(b"content-length", b"")
-    return int(text) if text.isdigit() and len(text) < 20 else -1
-
-
-def _kept(folder: str) -> tuple[int, int]:
-    """Adds up the bytes of the files below a folder, and counts them."""
-    size = files = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                size += os.lstat(os.path.join(place, name)).st_size
-            except FileNotFoundError:
-                # Cleaned up meanwhile.
-                continue
-            files += 1
-    return size, files
-
-
-async def _answer(send: Any, status: int, reason: str) -> None:
-    """Sends a short answer in words."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": reason.encode()})

@@ -164,9 +164,6 @@ class _Machine:
     def _pop_mark(self, _: Any) -> None:
         self._pop_to_mark()
 
-    def _dup(self, _: Any) -> None:
-        self._stack.append(self._stack[-1])
-
     def _put(self, index: int | None) -> None:
         self._memo[len(self._memo) if index is None else index] = self._stack[-1]
 
@@ -276,7 +273,7 @@ _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "STOP": _Machine._stop,
     "POP": _Machine._pop,
     "POP_MARK": _Machine._pop_mark,
-    "DUP": _Machine._dup,
+    "DUP": lambda self, _: self._stack.append(self._stack[-1]),
     "PUT": _Machine._put,
     "BINPUT": _Machine._put,
     "LONG_BINPUT": _Machine._put,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facecycle_jax.commands import demo_page
+from facecycle_jax.commands import demo_guard, demo_page
 from facecycle_jax.errors import UserError
 
 # Serves the page with a function in place of a model: it says how large the first image is.
@@ -56,7 +56,7 @@ def asgi(folder, method, path, headers):
 
     scope = {"type": "http", "method": method, "path": path}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(demo_page.OwnOnly(application, folder=str(folder))(scope, None, send))
+    asyncio.run(demo_guard.OwnOnly(application, folder=str(folder))(scope, None, send))
     assert b"content-security-policy" in dict(sent[0]["headers"])
     return sent[0]["status"]
 
@@ -84,9 +84,9 @@ def test_uploads_are_bounded(tmp_path, monkeypatch):
     def status(**headers):
         return asgi(tmp_path, "POST", "/gradio_api/upload", own | headers)
 
-    monkeypatch.setattr(demo_page, "_MAX_REQUEST", 1000)
-    monkeypatch.setattr(demo_page, "_MAX_KEPT", 2000)
-    monkeypatch.setattr(demo_page, "_MAX_FILES", 3)
+    monkeypatch.setattr(demo_guard, "MAX_REQUEST", 1000)
+    monkeypatch.setattr(demo_guard, "MAX_KEPT", 2000)
+    monkeypatch.setattr(demo_guard, "MAX_FILES", 3)
     assert status() == 411
     assert status(**{"content-length": "10", "transfer-encoding": "chunked"}) == 411
     assert status(**{"content-length": "1001"}) == 413
@@ -100,7 +100,7 @@ def test_uploads_are_bounded(tmp_path, monkeypatch):
 
 
 def test_uploads_that_come_at_once_are_bounded_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_page, "_MAX_KEPT", 1500)
+    monkeypatch.setattr(demo_guard, "MAX_KEPT", 1500)
     headers = {"host": HOST, "origin": f"http://{HOST}", "content-length": "1000"}
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
     scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -117,7 +117,7 @@ def test_uploads_that_come_at_once_are_bounded_together(tmp_path, monkeypatch):
             if "status" in message:
                 statuses.append(message["status"])
 
-        guard = demo_page.OwnOnly(application, folder=str(tmp_path))
+        guard = demo_guard.OwnOnly(application, folder=str(tmp_path))
         first = asyncio.create_task(guard(scope, None, send))
         await asyncio.sleep(0)
         await guard(scope, None, send)
@@ -139,11 +139,11 @@ def test_paths_outside_the_folder_of_uploads_are_refused_alike(tmp_path):
 
     def words(path):
         with pytest.raises(UserError) as info:
-            demo_page.only_uploaded(str(path), folder=str(folder), name="The first image")
+            demo_guard.only_uploaded(str(path), folder=str(folder), name="The first image")
         return str(info.value)
 
-    assert demo_page.only_uploaded(str(inside), folder=str(folder), name="It") == str(inside)
-    assert demo_page.only_uploaded(None, folder=str(folder), name="It") is None
+    assert demo_guard.only_uploaded(str(inside), folder=str(folder), name="It") == str(inside)
+    assert demo_guard.only_uploaded(None, folder=str(folder), name="It") is None
     # What is there, what is not, a folder, a link and a path with dots all get the same answer.
     paths = ["private.png", "nothing.png", ".", "uploads", "uploads/link.png", "uploads/../private.png"]
     assert {words(tmp_path / path) for path in paths} == {"The first image was not uploaded to this page."}
