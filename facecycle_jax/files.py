@@ -1,6 +1,10 @@
 """Files that appear whole or not at all, local or in the cloud (anything `epath` opens)."""
 
 import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -37,3 +41,64 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     """
     with under_another_name(path) as partial:
         partial.write_bytes(content)
+
+
+def check_new(path: epath.PathLike) -> None:
+    """Refuses a path where something is, a dangling link too.
+
+    Args:
+      path: local or in the cloud.
+
+    Raises:
+      FileExistsError: if it exists.
+    """
+    if os.path.lexists(path) or epath.Path(path).exists():
+        raise FileExistsError(f"{path} exists already; choose another name or remove it.")
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
+    """Makes a folder that appears whole or not at all.
+
+    Buckets cannot rename a folder at once. There its files are copied one by one, and `last`, without which
+    the folder means nothing, comes last.
+
+    Args:
+      path: the folder to make, local or in the cloud; missing folders above are made.
+      last: name of the file that says what the folder is.
+
+    Yields:
+      A local folder to write to; after an error nothing is left.
+
+    Raises:
+      FileExistsError: if the path exists.
+    """
+    check_new(path)
+    target = epath.Path(path)
+    if "://" in str(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield pathlib.Path(scratch)
+            _copy_files(pathlib.Path(scratch), target, last=last)
+        return
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(target.parent) / f".{uuid.uuid4().hex[:12]}.part"
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(pathlib.Path(target))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_files(source: pathlib.Path, target: epath.Path, *, last: str) -> None:
+    """Copies the files of a folder, `last` at the end; after an error it removes those copied."""
+    names = sorted((file.name for file in source.iterdir()), key=lambda name: (name == last, name))
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in names:
+            (target / name).write_bytes((source / name).read_bytes())
+    except BaseException:
+        for name in names:
+            (target / name).unlink(missing_ok=True)
+        raise

@@ -1,20 +1,27 @@
 """Evaluations of a whole, tiny model: rows for its codes, galleries, drawn faces, probes while it trains."""
 
+import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from lfw_files import lfw
+from PIL import Image
 
 from facecycle_jax import cli
+from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.evaluate import (
+    EvaluationOptions,
     check_probe,
     draw_gallery,
     evaluate,
     feature_sets,
+    gallery,
     headlines,
     probe_while_training,
     random_model,
+    run_evaluation,
 )
 from facecycle_jax.evaluate import synthetic as synthetic_module
 from facecycle_jax.ops import even_light, normalise
@@ -27,6 +34,10 @@ TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "
 @pytest.fixture(scope="module")
 def model():
     return random_model(TINY)
+
+
+def sets(model, baselines, **options):
+    return feature_sets(EvaluationOptions(baselines=baselines, **options), model)
 
 
 def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
@@ -42,8 +53,8 @@ def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
 
 
 def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
-    of_model = feature_sets(model, ["random"], task="fer2013")
-    alone = feature_sets(None, ["random"], task="fer2013")
+    of_model = sets(model, ["random"], task="fer2013")
+    alone = sets(None, ["random"], task="fer2013")
     picture = np.zeros((1, 100, 100, 3), np.uint8)
     size = {name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()}
     assert size["random"] == size["feature_map"] == 7 * 7 * 8
@@ -51,7 +62,7 @@ def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
 
 
 def test_earlier_layers_are_averaged_to_as_many_places(model):
-    kinds = feature_sets(model, ["random"], task="fer2013", layer="conv2_2")
+    kinds = sets(model, ["random"], task="fer2013", layer="conv2_2")
     picture = np.full((1, 100, 100, 3), 200, np.uint8)
     values = {name: kind.fit(np.zeros(0))(picture) for name, kind in kinds.items()}
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 4
@@ -61,7 +72,7 @@ def test_earlier_layers_are_averaged_to_as_many_places(model):
 
 
 def test_maps_of_larger_pictures_are_averaged_to_as_many_places(model):
-    kinds = feature_sets(model, ["random", "pixels"], task="fer2013", layer="residual2", size=160)
+    kinds = sets(model, ["random", "pixels"], task="fer2013", layer="residual2", size=160)
     # The floors that are no encoder's keep their own sizes.
     assert {name: kind.size for name, kind in kinds.items()} == {
         "feature_map": 160, "motion_code": 64, "random": 160, "pixels": 32,
@@ -78,8 +89,8 @@ def test_maps_of_larger_pictures_are_averaged_to_as_many_places(model):
 
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
 def test_features_averaged_with_those_of_the_mirror_image(model, task):
-    plain = feature_sets(model, ["random", "pixels"], task=task)
-    averaged = feature_sets(model, ["random", "pixels"], task=task, flip=True)
+    plain = sets(model, ["random", "pixels"], task=task)
+    averaged = sets(model, ["random", "pixels"], task=task, flip=True)
     assert list(plain) == list(averaged)
     for name, kind in averaged.items():
         faces = np.random.default_rng(0).integers(0, 256, (2, kind.size, kind.size, 3), np.uint8)
@@ -106,9 +117,9 @@ def test_the_report_says_that_features_were_averaged(tmp_path):
 
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
 def test_features_of_pictures_of_even_light(model, task):
-    plain = feature_sets(model, ["random", "pixels"], task=task)
-    even = feature_sets(model, ["random", "pixels"], task=task, light=1.0)
-    both = feature_sets(model, ["random", "pixels"], task=task, light=1.0, flip=True)
+    plain = sets(model, ["random", "pixels"], task=task)
+    even = sets(model, ["random", "pixels"], task=task, light=1.0)
+    both = sets(model, ["random", "pixels"], task=task, light=1.0, flip=True)
     assert list(plain) == list(even)
     for name, kind in even.items():
         faces = np.random.default_rng(0).integers(60, 200, (2, kind.size, kind.size, 3), np.uint8)
@@ -166,6 +177,32 @@ def test_a_gallery(tmp_path, model, capsys):
     assert "needs a model and a folder of pictures" in capsys.readouterr().err
 
 
+def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path, model):
+    """However small the part that is kept, no image larger than the file is made."""
+    faces = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    tracemalloc.start()
+    kept, names, problems = gallery._read(faces, size=64, crop=0.0005)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Before, four images with sides of 128,000 pixels.
+    assert peak < 10e6
+    assert kept.shape == (4, 64, 64, 3)
+    assert len(names) == 4
+    assert not problems
+
+    half, _, _ = gallery._read(faces, size=64, crop=0.5)
+    expected, _, _ = as_pictures(faces[:, 24:72, 24:72], size=64)
+    np.testing.assert_array_equal(half, expected)
+
+    (tmp_path / "letter.png").write_text("no image")
+    Image.fromarray(faces[0]).save(tmp_path / "face.png")
+    kept, names, problems = gallery._read(tmp_path, size=64, crop=0.5)
+    np.testing.assert_array_equal(kept[0], expected[0])
+    assert names == [str(tmp_path / "face.png")]
+    assert len(problems) == 1
+    assert "letter.png" in problems[0]
+
+
 def test_probes_while_training(tmp_path, model):
     config = {"fsdp": False, "seed": 0, "model": TINY, "probe": {"task": "", "path": "", "limit": 8}}
     trees = model.trees
@@ -212,6 +249,24 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
 def test_options_that_would_be_ignored_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         evaluate(path="x", baselines=["pixels"], **options)
+
+
+def test_options_are_whole_in_the_report_but_for_names_of_people(tmp_path):
+    options = EvaluationOptions(
+        "lfw", lfw(tmp_path), baselines=["pixels"], without=["P7", "P7"], crop=0.9, flip=True, seed=3
+    )
+    settings = run_evaluation(options).settings
+    assert settings["baselines"] == ["pixels"]
+    assert (settings["crop"], settings["flip"], settings["seed"]) == (0.9, True, 3)
+    assert settings["people_left_out"] == 1
+    assert "P7" not in json.dumps(settings)
+    fields = {field.name for field in dataclasses.fields(EvaluationOptions)} - {"task", "without"}
+    assert set(settings) == fields | {"version", "people_left_out", "model"}
+
+
+def test_an_unknown_option_is_a_defect_of_the_caller():
+    with pytest.raises(TypeError, match="colour"):
+        evaluate("lfw", "x", colour=1)
 
 
 def test_drawn_faces(tmp_path, monkeypatch, model):

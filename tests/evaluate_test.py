@@ -2,6 +2,7 @@
 
 import json
 
+import fake_bucket
 import numpy as np
 import pytest
 from lfw_files import lfw
@@ -78,6 +79,23 @@ def test_view_1_stands_in_for_view_2(tmp_path):
     assert any("3 of 8 test pairs are left out" in warning for warning in result.warnings)
 
 
+def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):
+    for part in ("Train", "Test"):
+        lfw(tmp_path, name=f"pairsDev{part}.txt", header="4")
+    path = lfw(tmp_path)
+    (tmp_path / "lfw" / "P3" / "P3_0002.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"pairs\.txt, line 5: there is no picture P3/P3_0002\.jpg"):
+        evaluate("lfw", path, baselines=["pixels"])
+
+
+def test_view_1_stands_in_below_a_path_with_a_colon(tmp_path):
+    folder = tmp_path / "sets: all"
+    folder.mkdir()
+    for part in ("Train", "Test"):
+        path = lfw(folder, name=f"pairsDev{part}.txt", header="4")
+    assert "view 1" in evaluate("lfw", path, baselines=["pixels"]).protocol
+
+
 def test_the_command_writes_a_report(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     data, out = lfw(tmp_path / "data"), tmp_path / "report"
@@ -93,6 +111,28 @@ def test_the_command_writes_a_report(tmp_path, capsys):
         picture.verify()
     assert cli.main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_report_in_a_bucket(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    data = lfw(tmp_path / "data")
+    arguments = [
+        "evaluate",
+        "--task",
+        "lfw",
+        "--data",
+        data,
+        "--out",
+        "gs://b/report",
+        "--baselines",
+        "pixels",
+    ]
+    with fake_bucket.bucket(tmp_path / "cloud"):
+        assert cli.main(arguments) == 0
+        found = sorted(path.name for path in (tmp_path / "cloud" / "b" / "report").iterdir())
+        assert found == ["results.json", "results.md", "roc.png"]
+        assert cli.main(arguments) == 2
+    assert "gs://b/report exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

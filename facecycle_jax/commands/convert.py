@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from facecycle_jax.convert.model_folder import DTYPES, write_model
 from facecycle_jax.convert.model_spec import ORIGINAL_MODEL
 from facecycle_jax.convert.original import read_original
 from facecycle_jax.convert.vgg import vgg_from_keras, vgg_from_torchvision, write_vgg
+from facecycle_jax.files import check_new
 from facecycle_jax.model import model_from_run
 from facecycle_jax.models.vgg import read_vgg_npz
 
@@ -48,12 +48,6 @@ def _add_options(parser: argparse.ArgumentParser, *, licence: str) -> None:
     parser.add_argument("--licence", default=licence, help="of the weights, in words (default: %(default)s)")
 
 
-def _check_new(out: str) -> None:
-    """Refuses an existing folder before any work is done."""
-    if os.path.lexists(out):
-        raise FileExistsError(f"{out} exists already; choose another name or remove it.")
-
-
 def import_torch(arguments: argparse.Namespace) -> None:
     """Converts a checkpoint of the original program to a model folder.
 
@@ -64,7 +58,7 @@ def import_torch(arguments: argparse.Namespace) -> None:
       ValueError: if the file is no such checkpoint, or has no trunk and none is given.
       FileExistsError: if the folder is there already.
     """
-    _check_new(arguments.out)
+    check_new(arguments.out)
     trees = read_original(arguments.file)
     if "vgg" not in trees:
         if not arguments.vgg:
@@ -98,7 +92,7 @@ def export_run(arguments: argparse.Namespace) -> None:
       ValueError: if it cannot be read.
       FileExistsError: if the folder is there already.
     """
-    _check_new(arguments.out)
+    check_new(arguments.out)
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
     write_model(
         arguments.out, trees, model=model, licence=arguments.licence, source=source, dtype=arguments.dtype
@@ -116,6 +110,8 @@ def import_vgg(arguments: argparse.Namespace) -> None:
       ValueError: if the file holds no VGG-19.
       FileExistsError: if the .npz is there already.
     """
+    # Before minutes of reading.
+    check_new(arguments.out)
     is_keras = pathlib.Path(arguments.file).suffix.lower() in (".h5", ".hdf5")
     read = vgg_from_keras if is_keras else vgg_from_torchvision
     write_vgg(read(arguments.file), arguments.out)

@@ -1,7 +1,9 @@
 """The page of `facecycle demo`, made with Gradio, which is imported only when it is served.
 
 Nothing leaves the computer: the server listens on 127.0.0.1, answers no other host name, and tells the
-browser to load nothing from elsewhere. Uploads live in a temporary folder that is removed at the end.
+browser to load nothing from elsewhere. It accepts requests of its own page only, reads no file but those
+uploaded to it, and bounds their size and number. Uploads live in a temporary folder that is removed at the
+end.
 """
 
 import importlib.util
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploaded
 from facecycle_jax.errors import MissingExtraError
 
 _ADDRESS = "127.0.0.1"
@@ -26,11 +29,6 @@ identity, and puts both back exchanged.
 _PRIVACY = (
     "Runs on this computer only. Pictures are kept in a temporary folder for at most "
     f"{(_KEEP_FOR + _CLEAN_EVERY) // 60} minutes, and are removed when the program ends."
-)
-# The page's own server and nothing else; Gradio needs inline scripts and styles.
-_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
 )
 
 
@@ -85,7 +83,7 @@ def serve(
         page = build(compare, shown=shown, pairs=pairs, folder=folder)
         try:
             if not stop.is_set():
-                _launch(page, port=port, browser=browser)
+                _launch(page, port=port, browser=browser, folder=folder)
                 print(f"The demo is at {page.local_url}; stop it with Ctrl-C", flush=True)
                 stop.wait()
         finally:
@@ -93,7 +91,11 @@ def serve(
 
 
 def _private(folder: str) -> None:
-    """Sets what Gradio reads from the environment, before it is imported."""
+    """Replaces all that Gradio reads from the environment, before it is imported."""
+    for name in list(os.environ):
+        if name.startswith("GRADIO_"):
+            del os.environ[name]
+
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": folder,
@@ -101,6 +103,7 @@ def _private(folder: str) -> None:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+
     # A proxy must not be asked for this computer's own address.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
@@ -133,6 +136,8 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
 
     def answer(first: str | None, second: str | None, crop: bool = False) -> list[Any]:
         try:
+            first = only_uploaded(first, folder=folder, name="The first image")
+            second = only_uploaded(second, folder=folder, name="The second image")
             result = compare(first, second, crop)
         except ValueError as error:
             # In the place of a result, and without the pictures of an earlier one.
@@ -174,7 +179,7 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
     return page
 
 
-def _launch(page: Any, *, port: int | None, browser: bool) -> None:
+def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
     """Starts the server in the background."""
     import gradio as gr
     from starlette.middleware import Middleware
@@ -196,36 +201,16 @@ def _launch(page: Any, *, port: int | None, browser: bool) -> None:
         # Otherwise the browser keeps every upload and result.
         run_history=False,
         footer_links=[],
-        max_file_size="64mb",
+        max_file_size=MAX_REQUEST,
+        allowed_paths=[],
         # Fonts that need no download.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         app_kwargs={
             "middleware": [
                 Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]),
-                Middleware(_OwnOnly),
+                Middleware(OwnOnly, folder=folder),
             ],
             "docs_url": None,
             "redoc_url": None,
         },
     )
-
-
-class _OwnOnly:
-    """Adds the policy that keeps browsers from loading anything from elsewhere."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Passes a request on; its answer carries the policy."""
-
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                policy = [
-                    (b"content-security-policy", _POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-                message = {**message, "headers": [*message.get("headers", ()), *policy]}
-            await send(message)
-
-        await self._app(scope, receive, with_policy)

@@ -1,8 +1,9 @@
 """`facecycle evaluate`: a model, baselines or both on a data set, as a report folder."""
 
 import argparse
-import pathlib
 from typing import TYPE_CHECKING
+
+from etils import epath
 
 from facecycle_jax import evaluate as evaluation
 from facecycle_jax.model import load
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
-    command = commands.add_parser("evaluate", help="judge a model and baselines on a data set")
+    command = commands.add_parser("evaluate", help="evaluate a model and baselines on a data set")
     command.add_argument("--task", required=True, choices=evaluation.TASKS)
     command.add_argument("--data", default="", help="the data set as published, see docs/evaluate.md")
     command.add_argument("--out", required=True, help="the report folder to make; must not exist")
@@ -45,12 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = list(BASELINES) if arguments.baselines == "all" else _words(arguments.baselines)
     without = []
     if arguments.without:
-        lines = pathlib.Path(arguments.without).read_text(encoding="utf-8").splitlines()
+        lines = epath.Path(arguments.without).read_text(encoding="utf-8").splitlines()
         without = [line.strip() for line in lines if line.strip()]
-    result = evaluation.evaluate(
-        arguments.task,
-        arguments.data,
-        model=load(arguments.model) if arguments.model else None,
+    options = evaluation.EvaluationOptions(
+        task=arguments.task,
+        path=arguments.data,
         baselines=chosen,
         probe=arguments.probe,
         without=without,
@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         light=arguments.light,
         seed=arguments.seed,
     )
+    model = load(arguments.model) if arguments.model else None
+    result = evaluation.run_evaluation(options, model)
     write_report(result, arguments.out)
     print(markdown(result))
     print(f"Wrote {arguments.out}")

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,6 +18,8 @@ from facecycle_jax.model import DEFAULT_MODEL
 CHUNK = 64
 # Part of the way that the square around a face goes to where the face is found, each frame.
 _FOLLOW = 0.6
+# Most folders that precede the name of an output.
+_DEPTH = 8
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -182,8 +185,23 @@ def chunks(
             bar.update(min(CHUNK, len(paths) - start))
 
 
-def check_free(paths: Sequence[epath.Path], *, overwrite: bool) -> None:
-    """Raises FileExistsError, before any work, if an output is there already and may not be replaced."""
+def check_free(paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()) -> None:
+    """Checks, before any work, that outputs may be written.
+
+    Args:
+      paths: the outputs.
+      overwrite: whether files that exist may be replaced.
+      sources: the inputs, which are never replaced, whatever `overwrite` says.
+
+    Raises:
+      UserError: if an output is an input.
+      FileExistsError: if an output exists and `overwrite` is not set.
+    """
+    read = {os.path.realpath(source) for source in sources}
+    for path in paths:
+        if os.path.realpath(path) in read:
+            raise UserError(f"{path} would replace an input; choose another --out.")
+
     taken = [path for path in paths if path.exists()]
     if taken and not overwrite:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
@@ -191,12 +209,43 @@ def check_free(paths: Sequence[epath.Path], *, overwrite: bool) -> None:
 
 
 def output_names(paths: Sequence[epath.Path]) -> list[str]:
-    """Names outputs after their inputs; equal names get their folders before them."""
-    names = [path.stem for path in paths]
-    depth = 1
-    while len(set(names)) < len(names) and depth < 8:
-        depth += 1
+    """Names outputs after their inputs; equal names are preceded by their folders, or numbered.
+
+    Args:
+      paths: the inputs.
+
+    Returns:
+      As many names, without suffix, no two of them equal.
+    """
+    best: list[str] = []
+    for depth in range(1, _DEPTH + 1):
         names = ["_".join((*path.parts[-depth:-1], path.stem)).strip("/_") for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{name}_{number:05}" for number, name in enumerate(names)]
-    return names
+        # The fewest folders that tell most names apart.
+        if len(set(names)) > len(set(best)):
+            best = names
+    return unique(best)
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Numbers repeated names: the second 'ann' becomes 'ann_2', unless another one is called so.
+
+    Names that differ only by case count as equal, as some file systems treat them.
+
+    Args:
+      names: file names without suffix.
+
+    Returns:
+      As many names, no two of them equal.
+    """
+    given = {name.casefold() for name in names}
+    used: set[str] = set()
+    result = []
+    for name in names:
+        candidate = name
+        number = 1
+        while candidate.casefold() in used or (number > 1 and candidate.casefold() in given):
+            number += 1
+            candidate = f"{name}_{number}"
+        used.add(candidate.casefold())
+        result.append(candidate)
+    return result

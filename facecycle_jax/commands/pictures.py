@@ -68,7 +68,7 @@ def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untype
     paths = inputs.find(arguments.pictures)
     out = epath.Path(arguments.out)
     files = {path: out / f"{name}.png" for path, name in zip(paths, inputs.output_names(paths), strict=True)}
-    inputs.check_free(list(files.values()), overwrite=arguments.overwrite)
+    inputs.check_free(list(files.values()), overwrite=arguments.overwrite, sources=paths)
     model, problems, done = load(arguments.model), inputs.Problems(), 0
     for kept, pictures in _chunks(arguments, paths, problems, model):
         drawn = draw(model, pictures)
@@ -86,7 +86,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     if out.suffix != ".npz":
         raise UserError(f"--out must end in .npz, got {out}.")
     paths = inputs.find(arguments.pictures)
-    inputs.check_free([out], overwrite=arguments.overwrite)
+    inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
     model, problems = load(arguments.model), inputs.Problems()
     wanted = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
     codes: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
@@ -109,13 +109,16 @@ def run_translate(arguments: argparse.Namespace) -> int:
     if epath.Path(arguments.driver).suffix.lower() in VIDEOS:
         return _reenact(arguments)
     sources, drivers = inputs.find([arguments.source]), inputs.find([arguments.driver])
-    out, names = epath.Path(arguments.out), {}
+    out = epath.Path(arguments.out)
     of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
     of_driver = dict(zip(drivers, inputs.output_names(drivers), strict=True))
-    for source in sources:
-        for driver in drivers:
-            names[source, driver] = out / f"{of_source[source]}_{of_driver[driver]}.png"
-    inputs.check_free(list(names.values()), overwrite=arguments.overwrite)
+
+    # Two pairs may join to one name: a + b_c and a_b + c.
+    pairs = [(source, driver) for source in sources for driver in drivers]
+    joined = inputs.unique([f"{of_source[source]}_{of_driver[driver]}" for source, driver in pairs])
+    names = {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
+    inputs.check_free(list(names.values()), overwrite=arguments.overwrite, sources=[*sources, *drivers])
+
     model, problems, done = load(arguments.model), inputs.Problems(), 0
     with_pictures = list(_chunks(arguments, drivers, problems, model))
     for kept, pictures in _chunks(arguments, sources, problems, model):

@@ -1,11 +1,11 @@
 """The config.json of a model folder: what the folder says of itself, checked field by field."""
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from facecycle_jax.convert.errors import ConversionError, shorten
 from facecycle_jax.convert.model_spec import Built, build_model
@@ -49,7 +49,7 @@ class FolderConfig(NamedTuple):
     built: Built
 
 
-def read_config(folder: pathlib.Path) -> FolderConfig:
+def read_config(folder: epath.Path) -> FolderConfig:
     """Reads config.json and checks every field that the program uses.
 
     Args:
@@ -78,9 +78,11 @@ def read_config(folder: pathlib.Path) -> FolderConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}, so it is no model folder.")
     try:
-        if path.stat().st_size > _MAX_CONFIG:
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG + 1)
+        if len(content) > _MAX_CONFIG:
             raise ConversionError(f"it is larger than {_MAX_CONFIG} bytes")
-        config = json.loads(path.read_bytes())
+        config = json.loads(content)
         if type(config) is not dict or config.get("format") != FORMAT:
             raise ConversionError(f"its format is not {FORMAT!r}")
         built = _check_config(config)

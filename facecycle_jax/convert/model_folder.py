@@ -7,15 +7,13 @@ are read as float32. Of a VGG-19 only what the networks need is in the folder, c
 import hashlib
 import json
 import os
-import pathlib
-import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
 from facecycle_jax._version import __version__
 from facecycle_jax.convert.errors import ConversionError, shorten
@@ -39,6 +37,7 @@ from facecycle_jax.convert.model_spec import (
     network_shapes,
 )
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.forward import Forward
 
@@ -64,7 +63,7 @@ class ModelFolder(NamedTuple):
 
 
 def write_model(
-    folder: str | os.PathLike[str],
+    folder: epath.PathLike,
     trees: Mapping[str, Tree],
     *,
     model: Mapping[str, Any],
@@ -75,7 +74,7 @@ def write_model(
     """Writes a model folder; it appears whole or not at all.
 
     Args:
-      folder: the folder to make.
+      folder: the folder to make, local or in the cloud (gs://).
       trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder and normaliser,
         and 'vgg' or 'trunk' as the model has it; layers of the VGG-19 beyond conv3_1 are left out.
       model: configuration of the networks: width, image_size, code_dim, dtype, trunk and perhaps
@@ -89,9 +88,7 @@ def write_model(
       ValueError: if the configuration is out of range, or a weight is missing, unknown, misshapen, not
         finite or too large for float16.
     """
-    folder = pathlib.Path(folder)
-    if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists already; choose another name or remove it.")
+    check_new(folder)
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     for name, text in (("licence", licence), ("source", source)):
@@ -124,23 +121,12 @@ def write_model(
         CARD: model_card(config).encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
     }
-    _write_folder(folder, files)
-
-
-def _write_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a folder beside the wanted one, then renames it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.mkdir()
+    with new_folder(folder, last=CONFIG) as partial:
         for name, content in files.items():
-            with (part / name).open("wb") as file:
+            with (partial / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _stages(names: Mapping[str, Any]) -> list[str]:
@@ -184,11 +170,11 @@ def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
             raise ConversionError(f"{shorten(name)} is no weight of the model.")
 
 
-def read_model(folder: str | os.PathLike[str]) -> ModelFolder:
+def read_model(folder: epath.PathLike) -> ModelFolder:
     """Reads a model folder and checks it: checksum, names and shapes.
 
     Args:
-      folder: as `write_model` makes it.
+      folder: as `write_model` makes it, local or in the cloud (gs://).
 
     Returns:
       Configuration, weights and what else the folder says of itself.
@@ -197,7 +183,7 @@ def read_model(folder: str | os.PathLike[str]) -> ModelFolder:
       FileNotFoundError: if there is no such folder or it lacks a file.
       ValueError: in one sentence that names the file and what is wrong with it.
     """
-    folder = pathlib.Path(folder)
+    folder = epath.Path(folder)
     info, built = read_config(folder)
     path = folder / WEIGHTS
     try:

@@ -14,6 +14,8 @@ from facecycle_jax.convert.errors import ConversionError, shorten
 from facecycle_jax.errors import UserError
 
 MAX_INSTRUCTIONS = 2_000_000
+# Over all containers that are built: a call can copy a list that another instruction only names.
+MAX_ENTRIES = 2_000_000
 MAX_LINE = 1 << 16
 MAX_BITS = 128
 MAX_KEY = 256
@@ -117,6 +119,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._count = 0
+        self._entries = 0
         self.result: Any = None
 
     def step(self, name: str, argument: Any) -> None:
@@ -135,6 +138,12 @@ class _Machine:
         elif name not in ("PROTO", "FRAME"):
             raise ConversionError(f"its pickle builds objects ({name}), which is not allowed")
 
+    def _grow(self, entries: int) -> None:
+        """Counts entries of containers before they are built."""
+        self._entries += entries
+        if self._entries > MAX_ENTRIES:
+            raise ConversionError(f"its pickle builds containers of more than {MAX_ENTRIES} entries")
+
     def _pop_to_mark(self) -> list[Any]:
         index = len(self._stack) - 1
         while self._stack[index] is not _MARK:
@@ -143,6 +152,7 @@ class _Machine:
                 raise UserError("no mark")
         items = self._stack[index + 1 :]
         del self._stack[index:]
+        self._grow(len(items))
         return items
 
     def _stop(self, _: Any) -> None:
@@ -153,9 +163,6 @@ class _Machine:
 
     def _pop_mark(self, _: Any) -> None:
         self._pop_to_mark()
-
-    def _dup(self, _: Any) -> None:
-        self._stack.append(self._stack[-1])
 
     def _put(self, index: int | None) -> None:
         self._memo[len(self._memo) if index is None else index] = self._stack[-1]
@@ -201,6 +208,8 @@ class _Machine:
             raise ConversionError("its pickle calls something that is no known builder")
         if type(arguments) is not tuple:
             raise UserError("a call without arguments")
+        # What is built is at most as large as what it is built from.
+        self._grow(sum(len(part) for part in arguments if isinstance(part, list | tuple | dict)))
         self._stack.append(function.build(*arguments))
 
     def _build(self, _: Any) -> None:
@@ -264,7 +273,7 @@ _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "STOP": _Machine._stop,
     "POP": _Machine._pop,
     "POP_MARK": _Machine._pop_mark,
-    "DUP": _Machine._dup,
+    "DUP": lambda self, _: self._stack.append(self._stack[-1]),
     "PUT": _Machine._put,
     "BINPUT": _Machine._put,
     "LONG_BINPUT": _Machine._put,

@@ -224,6 +224,21 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
         raise UserError(_WANTED.format(type(inputs).__name__))
 
 
+def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
+    """Lists everything in `inputs`, see `as_pictures`, unread.
+
+    Args:
+      inputs: as `as_pictures` takes them.
+
+    Yields:
+      Name, and the path, PIL image or array.
+
+    Raises:
+      UserError: if a folder has no image file, or `inputs` is of another kind.
+    """
+    yield from _items(inputs)
+
+
 _WANTED = "Pictures are paths, PIL pictures, uint8 arrays or a list of these, got {}."
 
 

@@ -1,15 +1,16 @@
 """Evaluation of models: tables of the paper by their protocols, drawn faces against the truth, galleries."""
 
 from facecycle_jax.evaluate.gallery import draw_gallery
-from facecycle_jax.evaluate.options import PROBES, TASKS, TEST_SPLITS
+from facecycle_jax.evaluate.options import PROBES, TASKS, TEST_SPLITS, EvaluationOptions
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic, random_model
-from facecycle_jax.evaluate.tasks import evaluate, feature_sets
+from facecycle_jax.evaluate.tasks import evaluate, feature_sets, run_evaluation
 from facecycle_jax.evaluate.while_training import check_probe, headlines, probe_while_training
 
 __all__ = [
     "PROBES",
     "TASKS",
     "TEST_SPLITS",
+    "EvaluationOptions",
     "check_probe",
     "draw_gallery",
     "evaluate",
@@ -18,4 +19,5 @@ __all__ = [
     "headlines",
     "probe_while_training",
     "random_model",
+    "run_evaluation",
 ]

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.data.labelled import choose
-from facecycle_jax.data.pictures import as_pictures
+from facecycle_jax.data.labelled import choose, load_pictures
+from facecycle_jax.data.pictures import array_to_rgb, as_pictures, list_inputs, read_picture
 from facecycle_jax.errors import UserError
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.neighbours import PROJECTIONS, nearest, project
@@ -50,10 +50,7 @@ def draw_gallery(
         raise UserError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}.")
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
-    side = round(model.size / crop)
-    faces, names, problems = as_pictures(pictures, size=side)
-    edge = (side - model.size) // 2
-    faces = faces[:, edge : edge + model.size, edge : edge + model.size]
+    faces, names, problems = _read(pictures, size=model.size, crop=crop)
     if len(faces) < 3:
         raise UserError(f"a gallery needs at least three pictures, got {len(faces)}.")
     kept = choose(len(faces), limit=max(limit, 3) if limit else 0, seed=seed)
@@ -76,8 +73,35 @@ def draw_gallery(
         f"{'principal components' if projection == 'pca' else 't-SNE'}, each axis stretched to the picture."
     )
     return Evaluation(
-        "gallery", protocol, {}, details, (), {"pictures": len(faces)}, tuple(problems), panels=panels
+        task="gallery",
+        protocol=protocol,
+        rows={},
+        details=details,
+        classes=(),
+        counts={"pictures": len(faces)},
+        warnings=tuple(problems),
+        panels=panels,
     )
+
+
+def _read(pictures: Any, *, size: int, crop: float) -> tuple[np.ndarray, list[str], list[str]]:
+    """Reads the middle of images, uint8 [N, size, size, 3]; also their names and those left out.
+
+    The middle is cut out before it is resized: the memory that is needed does not depend on `crop`.
+    """
+    if crop == 1:
+        return as_pictures(pictures, size=size)
+
+    faces, names, problems = [], [], []
+    for name, item in list_inputs(pictures):
+        try:
+            image = item if isinstance(item, np.ndarray) else read_picture(item)
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(str(error) if name in str(error) else f"{name}: {error}")
+            continue
+        faces.append(load_pictures(array_to_rgb(image)[None], size=size, crop=crop)[0])
+        names.append(name)
+    return np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8), names, problems
 
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:

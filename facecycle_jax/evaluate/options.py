@@ -1,14 +1,17 @@
-"""What an evaluation can be asked for, and what it says of its protocol where that leaves the paper's."""
+"""The options of an evaluation, and what they mean for its protocol."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
+from facecycle_jax.probes.baselines import BASELINES
 
 TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "synthetic", "gallery")
 PROBES = ("logistic", "linear")
 TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
-# What is judged of a model, by task; identity codes need stage 2.
+# The features of a model by task; identity codes need stage 2.
 FEATURES = {
     "lfw": ("identity_code", "motion_code", "both"),
     "cplfw": ("identity_code", "motion_code", "both"),
@@ -16,91 +19,116 @@ FEATURES = {
     "raf-db": ("feature_map", "motion_code"),
     "pose": ("feature_map", "motion_code"),
 }
-# Tasks that judge a layer's map, and so may choose the layer and the pictures it is taken of.
+# Tasks that evaluate a layer's map, and so may choose the layer and the size of the images.
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
-# Tasks whose answer neither a mirror nor the light changes.
+# Tasks whose answer neither mirroring nor lighting changes.
 _OF_LABELS = ("lfw", "cplfw", "fer2013", "raf-db")
 # Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
 
-def check_options(
-    task: str,
-    *,
-    probe: str,
-    without: Sequence[str],
-    crop: float | None,
-    test_split: str | None,
-    limit: int,
-    layer: str,
-    size: int,
-    flip: bool,
-    light: float,
-) -> None:
-    """Refuses values out of range, and options that the task would ignore; arguments are `evaluate`'s.
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """What is evaluated and how, from the command line to the report.
 
-    Args:
-      task: one of `TASKS`.
-      probe: one of `PROBES`.
-      without: people.
-      crop: 0 to 1, or None.
-      test_split: one of `TEST_SPLITS`, or None.
-      limit: 0 or more.
-      layer: one of `facecycle_jax.models.LAYERS`.
-      size: pixels.
-      flip: whether to average.
-      light: 0 to 1.
+    Values out of range, and options that the task would ignore, raise a UserError at once.
+
+    Attributes:
+      task: one of `TASKS`: 'lfw' (view 2 if pairs.txt is there, else view 1), 'cplfw', 'fer2013', 'raf-db',
+        'pose', 'synthetic' or 'gallery'.
+      path: the data, as published; of 'gallery' a folder of images; 'synthetic' needs none.
+      baselines: names of `facecycle_jax.probes.baselines.BASELINES`.
+      probe: of emotion: 'logistic' (to convergence, nothing to tune) or 'linear' (the paper's).
+      without: people to leave out of verification, because a model was trained on them.
+      crop: central fraction of the images that is kept, above 0 to 1; None means 0.6 for LFW and 1 elsewhere.
+      test_split: of FER-2013: 'PublicTest' (the default), 'PrivateTest' or 'both'.
+      limit: most images, or pairs, of each split, drawn at random; of 'synthetic' the people; 0: all.
+      projection: of the maps of 'gallery': 'pca' or 'tsne'.
+      layer: of the motion encoder, whose map is evaluated for emotion and head pose, one of
+        `facecycle_jax.models.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
+      size: side those images are resized to, 32 to 512 pixels; 100 is the paper's.
+      flip: of verification and emotion: average all features over an image and its mirror image.
+      light: of the same: how far brightness and contrast of all images are normalised, 0 (not) to 1
+        (entirely), see `facecycle_jax.ops.even_light`.
+      seed: of folds, initial weights and draws.
 
     Raises:
-      ValueError: naming the option and what it may be.
+      UserError: naming the option and what it may be.
     """
-    if task not in TASKS:
-        raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    if probe not in PROBES:
-        raise UserError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}.")
-    if test_split not in (None, *TEST_SPLITS):
-        raise UserError(f"test_split must be one of {', '.join(TEST_SPLITS)}, got {test_split!r}.")
-    if crop is not None and not 0 < crop <= 1:
-        raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
-    check_layer(layer)
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise UserError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}.")
-    if not 0 <= light <= 1:
-        raise UserError(f"light must be 0 to 1, got {light}.")
-    if limit < 0:
-        raise UserError(f"a limit must be 0 (all) or more, got {limit}.")
-    for name, given, tasks in (
-        ("probe linear", probe == "linear", ("fer2013", "raf-db")),
-        ("test_split", test_split is not None, ("fer2013",)),
-        ("without", bool(without), ("lfw", "cplfw")),
-        ("crop", crop is not None, (*FEATURES, "gallery")),
-        ("layer", layer != LAYERS[-1], _OF_MAPS),
-        ("size", size != FEATURE_SIZE, _OF_MAPS),
-        ("flip", flip, _OF_LABELS),
-        ("light", light > 0, _OF_LABELS),
-    ):
-        if given and task not in tasks:
-            raise UserError(f"{name} is of {' and '.join(tasks)}, not of {task}.")
+
+    task: str
+    path: str = ""
+    baselines: Sequence[str] = ()
+    probe: str = "logistic"
+    without: Sequence[str] = ()
+    crop: float | None = None
+    test_split: str | None = None
+    limit: int = 0
+    projection: str = "pca"
+    layer: str = LAYERS[-1]
+    size: int = FEATURE_SIZE
+    flip: bool = False
+    light: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        self._check_values()
+
+        # Options that are given, and the tasks that use them.
+        for name, given, tasks in (
+            ("probe linear", self.probe == "linear", ("fer2013", "raf-db")),
+            ("test_split", self.test_split is not None, ("fer2013",)),
+            ("without", bool(self.without), ("lfw", "cplfw")),
+            ("crop", self.crop is not None, (*FEATURES, "gallery")),
+            ("layer", self.layer != LAYERS[-1], _OF_MAPS),
+            ("size", self.size != FEATURE_SIZE, _OF_MAPS),
+            ("flip", self.flip, _OF_LABELS),
+            ("light", self.light > 0, _OF_LABELS),
+        ):
+            if given and self.task not in tasks:
+                raise UserError(f"{name} is of {' and '.join(tasks)}, not of {self.task}.")
+
+    def _check_values(self) -> None:
+        """Refuses values that no task may have."""
+        _one_of("task", self.task, TASKS)
+        _one_of("probe", self.probe, PROBES)
+        if self.test_split is not None:
+            _one_of("test_split", self.test_split, TEST_SPLITS)
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise UserError(f"crop must be above 0 and at most 1, got {self.crop}.")
+        check_layer(self.layer)
+        if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
+            raise UserError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {self.size}.")
+        if not 0 <= self.light <= 1:
+            raise UserError(f"light must be 0 to 1, got {self.light}.")
+        if self.limit < 0:
+            raise UserError(f"a limit must be 0 (all) or more, got {self.limit}.")
+        unknown = [name for name in self.baselines if name not in BASELINES]
+        if unknown:
+            raise UserError(f"baselines are {', '.join(BASELINES)}, got {unknown[0]!r}.")
+
+    def departures(self) -> str:
+        """Words where a protocol departs from the paper's: sentences, each after a space, or ''."""
+        words = ""
+        if (self.layer, self.size) != (LAYERS[-1], FEATURE_SIZE):
+            areas = f"{FEATURE_SIDE}x{FEATURE_SIDE}"
+            words += f" Maps of layer {self.layer} from pictures of {self.size} pixels, averaged to {areas}."
+        if self.flip:
+            words += " Features averaged over a picture and its mirror image."
+        if self.light:
+            words += f" Brightness and contrast of all pictures evened out by {self.light:g}."
+        return words
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the options as JSON values for the report; of the people left out only their number."""
+        values = dataclasses.asdict(self)
+        del values["task"], values["without"]
+        values["baselines"] = list(self.baselines)
+        return values | {"people_left_out": len(set(self.without))}
 
 
-def departures(*, layer: str, size: int, flip: bool, light: float) -> str:
-    """Says what a protocol leaves the paper's by; arguments are `evaluate`'s.
-
-    Args:
-      layer: whose map is taken.
-      size: side of the pictures it is taken of, pixels.
-      flip: whether features are averaged with the mirror image's.
-      light: how far brightness and contrast are evened out.
-
-    Returns:
-      Sentences, each after a space; '' for the paper's.
-    """
-    said = ""
-    if (layer, size) != (LAYERS[-1], FEATURE_SIZE):
-        places = f"{FEATURE_SIDE}x{FEATURE_SIDE}"
-        said += f" Maps of layer {layer} from pictures of {size} pixels, averaged to {places}."
-    if flip:
-        said += " Features averaged over a picture and its mirror image."
-    if light:
-        said += f" Brightness and contrast of all pictures evened out by {light:g}."
-    return said
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuses a value that is not among those known."""
+    if value not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

@@ -108,7 +108,16 @@ def evaluate_synthetic(
         protocol += f" Random weights at width {(model.model if model is not None else SMALL)['width']:g}."
     counts = {"people": people, "frames": len(data.frames)}
     counts |= {"people of the pictures": people // 2} if judged else {}
-    return Evaluation("synthetic", protocol, rows, {}, (), counts, (), panels=panels)
+    return Evaluation(
+        task="synthetic",
+        protocol=protocol,
+        rows=rows,
+        details={},
+        classes=(),
+        counts=counts,
+        warnings=(),
+        panels=panels,
+    )
 
 
 def _judge(

@@ -3,10 +3,11 @@
 Pictures [N, H, W, 3], normalised; maps are rectified, so 0 or more.
 """
 
+import math
 import pathlib
 import zipfile
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -114,29 +115,43 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
             f"notop .h5, convert with `facecycle import-vgg FILE --out {path}`, or set "
             f"config.loss.vgg='random'."
         )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, *_ZIP_ERRORS) as error:
-        raise UserError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
     tree: dict[str, dict[str, np.ndarray]] = {}
     incoming = 3
-    for name, channels, _ in LAYERS:
-        shapes = {"kernel": (3, 3, incoming, channels), "bias": (channels,)}
-        tree[name] = {part: _checked(arrays, path, f"{name}/{part}", shape) for part, shape in shapes.items()}
-        incoming = channels
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, channels, _ in LAYERS:
+                shapes = {"kernel": (3, 3, incoming, channels), "bias": (channels,)}
+                tree[name] = {
+                    part: _read_array(archive, path, f"{name}/{part}", shape)
+                    for part, shape in shapes.items()
+                }
+                incoming = channels
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, SyntaxError, *_ZIP_ERRORS) as error:
+        raise UserError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
     return tree
 
 
-def _checked(
-    arrays: dict[str, np.ndarray], path: pathlib.Path, key: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    if key not in arrays:
+def _read_array(archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads one array of a .npz as float32; shape and type are compared before its content is read."""
+    if f"{key}.npy" not in archive.namelist():
         raise UserError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")
-    value = arrays[key]
-    if value.shape != shape:
-        raise UserError(f"{path}: {key} has shape {value.shape}, VGG-19 needs {shape}.")
-    value = value.astype(np.float32)
+    with archive.open(f"{key}.npy") as member:
+        # The only version that numpy writes for plain numbers, and one whose header is short.
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(f"{key} is in an unknown version of the format")
+        found, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+        if found != shape:
+            raise UserError(f"{path}: {key} has shape {found}, VGG-19 needs {shape}.")
+        if dtype.kind != "f":
+            raise UserError(f"{path}: {key} holds {dtype}, not floating-point numbers.")
+        data = member.read(math.prod(shape) * dtype.itemsize)
+
+    order: Literal["F", "C"] = "F" if by_columns else "C"
+    value = np.frombuffer(data, dtype).reshape(shape, order=order)
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32, order="C")
     if not np.isfinite(value).all():
         raise UserError(f"{path}: {key} holds values that are not finite.")
     return value

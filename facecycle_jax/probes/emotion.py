@@ -15,6 +15,7 @@ from facecycle_jax.probes.classification import classification
 from facecycle_jax.probes.features import FeatureSet, extract
 from facecycle_jax.probes.linear import LinearOptions, fit_linear, predict_linear
 from facecycle_jax.probes.logistic import fit_logistic
+from facecycle_jax.probes.penalties import edge_warnings
 from facecycle_jax.probes.report import Evaluation
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def judge_emotion(
         for split, count in found.items()
         if counts and counts.get(split) not in (None, count)
     ]
+    warnings += edge_warnings({name: details[name] for name in features})
     other = [name for name, kind in features.items() if kind.encode is None]
     if probe == "linear" and other:
         warnings.append(
@@ -81,13 +83,13 @@ def judge_emotion(
         "the paper.",
     }
     return Evaluation(
-        task,
-        f"{words[probe]} Seed {seed}. Accuracy over {names[1]} where no other split is named.",
-        rows,
-        details,
-        test.classes,
-        found,
-        tuple(warnings),
+        task=task,
+        protocol=f"{words[probe]} Seed {seed}. Accuracy over {names[1]} where no other split is named.",
+        rows=rows,
+        details=details,
+        classes=test.classes,
+        counts=found,
+        warnings=tuple(warnings),
     )
 
 
@@ -124,6 +126,7 @@ def _predict(
     chosen: dict[str, object] = {
         "strength": fitted_logistic.strength,
         "validation": {str(k): v for k, v in fitted_logistic.validation.items()},
+        "at_edge": fitted_logistic.at_edge,
         "gradient_norm": fitted_logistic.gradient_norm,
         "dimensions": values.shape[1],
     }

@@ -70,7 +70,15 @@ def judge_pairs(
             " Rows 'centred' and 'whitened' are not the published protocol: their statistics come from the "
             "unlabelled pictures of the other folds or of the development pairs."
         )
-    return Evaluation(task, protocol, rows, {}, (), counts, warnings)
+    return Evaluation(
+        task=task,
+        protocol=protocol,
+        rows=rows,
+        details={},
+        classes=(),
+        counts=counts,
+        warnings=warnings,
+    )
 
 
 class _Computed:

@@ -15,6 +15,7 @@ from facecycle_jax.data.head_pose import ANGLES, LIMIT, OFFICIAL, PosePictures
 from facecycle_jax.data.labelled import Pictures, load_pictures
 from facecycle_jax.errors import UserError
 from facecycle_jax.probes.features import FeatureSet, extract
+from facecycle_jax.probes.penalties import edge_warnings
 from facecycle_jax.probes.report import Evaluation
 from facecycle_jax.probes.ridge import fit_ridge
 
@@ -156,8 +157,15 @@ def judge_pose(
         "tested on AFLW2000-3D. Mean absolute errors over the test pictures with all angles within 99 "
         f"degrees, and unfiltered. Seed {seed}."
     )
-    counts = {**found, "train within limit": len(train)}
-    return Evaluation("pose", protocol, rows, details, (), counts, (*warnings, *notes))
+    return Evaluation(
+        task="pose",
+        protocol=protocol,
+        rows=rows,
+        details=details,
+        classes=(),
+        counts={**found, "train within limit": len(train)},
+        warnings=(*warnings, *notes, *edge_warnings(details)),
+    )
 
 
 def _predict(
@@ -171,6 +179,7 @@ def _predict(
     chosen = {
         "strength": fitted.strength,
         "validation": {str(k): v for k, v in fitted.validation.items()},
+        "at_edge": fitted.at_edge,
         "dimensions": values.shape[1],
     }
     return fitted.predict(extract(function, test, size=kind.size, crop=crop)), chosen

@@ -1,16 +1,14 @@
 """An evaluation as a folder: results.json, results.md with published rows beside one's own, and plots."""
 
 import json
-import os
-import pathlib
-import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from facecycle_jax import files
 from facecycle_jax.probes.plots import figure_class, plot
 from facecycle_jax.probes.published import PUBLISHED
 
@@ -51,19 +49,18 @@ class Evaluation(NamedTuple):
     panels: Mapping[str, np.ndarray] = {}
 
 
-def check_new(folder: str | os.PathLike[str]) -> None:
-    """Says, before anything is computed, why a report could not be written.
+def check_new(folder: epath.PathLike) -> None:
+    """Checks, before anything is computed, that a report can be written.
 
     Args:
-      folder: the report's.
+      folder: the report's, local or in the cloud (gs://).
 
     Raises:
       FileExistsError: if it exists.
-      ImportError: if matplotlib is not installed.
+      MissingExtraError: if matplotlib is not installed.
     """
     figure_class()
-    if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists already; choose another --out or remove it.")
+    files.check_new(folder)
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -109,36 +106,31 @@ def _table(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:
+def write_report(evaluation: Evaluation, folder: epath.PathLike) -> None:
     """Writes the report's folder; it appears whole or not at all.
 
     Args:
       evaluation: the figures.
-      folder: to make.
+      folder: to make, local or in the cloud (gs://).
 
     Raises:
       FileExistsError: if it exists.
-      ImportError: if matplotlib is not installed.
+      MissingExtraError: if matplotlib is not installed.
     """
     check_new(folder)
-    path = pathlib.Path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.mkdir()
-        rows = {
-            name: row.figures() | {"details": evaluation.details.get(name, {})}
-            for name, row in evaluation.rows.items()
-        }
-        content = {**evaluation._asdict(), "rows": rows, "published": PUBLISHED.get(evaluation.task, {})}
-        content["panels"] = [f"{name}.png" for name in evaluation.panels]
-        # Details of the whole run have no row.
-        content["details"] = {k: v for k, v in evaluation.details.items() if k not in rows}
-        (part / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (part / "results.md").write_text(markdown(evaluation), encoding="utf-8")
-        plot(evaluation.task, evaluation.rows, evaluation.classes, part)
+    rows = {
+        name: row.figures() | {"details": evaluation.details.get(name, {})}
+        for name, row in evaluation.rows.items()
+    }
+    content = {**evaluation._asdict(), "rows": rows, "published": PUBLISHED.get(evaluation.task, {})}
+    content["panels"] = [f"{name}.png" for name in evaluation.panels]
+    # Details of the whole run have no row.
+    content["details"] = {k: v for k, v in evaluation.details.items() if k not in rows}
+
+    with files.new_folder(folder, last="results.json") as partial:
+        text = json.dumps(content, indent=1) + "\n"
+        (partial / "results.json").write_text(text, encoding="utf-8")
+        (partial / "results.md").write_text(markdown(evaluation), encoding="utf-8")
+        plot(evaluation.task, evaluation.rows, evaluation.classes, partial)
         for name, picture in evaluation.panels.items():
-            Image.fromarray(picture).save(part / f"{name}.png")
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            Image.fromarray(picture).save(partial / f"{name}.png")

@@ -5,6 +5,7 @@ choice, the strength of the penalty, is made by cross-validation on the training
 at a time.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,11 @@ import numpy as np
 import scipy.linalg
 
 from facecycle_jax.errors import UserError
+from facecycle_jax.probes.penalties import choose_penalty
 
-# The penalty is strength |W|^2 beside the mean squared error.
+log = logging.getLogger(__name__)
+
+# The penalty is strength |W|^2 in addition to the mean squared error. The grid grows where it must.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 _CHUNK = 8192
 
@@ -28,6 +32,7 @@ class Ridge(NamedTuple):
       bias: float32 [K].
       strength: the penalty chosen.
       validation: mean absolute error of the cross-validation by strength; empty where there was no choice.
+      at_edge: whether the penalty is an end of those tried, so that one beyond it may be better.
     """
 
     mean: np.ndarray
@@ -36,6 +41,7 @@ class Ridge(NamedTuple):
     bias: np.ndarray
     strength: float
     validation: dict[float, float]
+    at_edge: bool
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Predicts float32 [N, K] of features [N, D]."""
@@ -128,7 +134,8 @@ def fit_ridge(
       features: [N, D], training set only.
       targets: [N, K].
       group: int [N], examples that the cross-validation keeps together; None: each on its own.
-      strengths: penalties to choose from, above 0; with one there is no choice to make.
+      strengths: penalties to choose from, above 0, and ten times stronger or weaker ones while an end of
+        them is the best; with one there is no choice to make.
       folds: of the cross-validation.
       seed: of the folds.
 
@@ -145,8 +152,6 @@ def fit_ridge(
         )
     if not (np.isfinite(features).all() and np.isfinite(targets).all()):
         raise UserError("features or targets have values that are not finite; what made them is broken.")
-    if not strengths or min(strengths) <= 0:
-        raise UserError(f"penalties must be above 0, got {tuple(strengths)}.")
     mean, deviation = _moments(features)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
@@ -159,15 +164,28 @@ def fit_ridge(
         basis = np.linalg.qr(values.T.astype(np.float64))[0]
         values = (values @ basis).astype(np.float32)
     every = _sums(values, targets)
-    path = sorted(strengths, reverse=True)
-    validation = {}
-    if len(path) > 1:
-        fold = group_folds(np.arange(len(values)) if group is None else group, folds=folds, seed=seed)
-        validation = _validate(values, targets, every, fold, path)
-    best = max(path, key=lambda strength: -validation.get(strength, 0.0))
-    weights, bias = _solve(every, best)
+    groups = np.arange(len(values)) if group is None else group
+
+    def scores(path: Sequence[float]) -> dict[float, float]:
+        """Computes the negative error over left-out groups for each penalty."""
+        fold = group_folds(groups, folds=folds, seed=seed)
+        errors = _validate(values, targets, every, fold, path)
+        return {strength: -error for strength, error in errors.items()}
+
+    choice = choose_penalty(strengths, scores)
+    if choice.at_edge:
+        log.warning("The penalty chosen, %g, is at an end of those tried.", choice.strength)
+    weights, bias = _solve(every, choice.strength)
     weights = weights if basis is None else basis @ weights
-    return Ridge(mean, scale, weights.astype(np.float32), bias.astype(np.float32), best, validation)
+    return Ridge(
+        mean=mean,
+        scale=scale,
+        weights=weights.astype(np.float32),
+        bias=bias.astype(np.float32),
+        strength=choice.strength,
+        validation={strength: -score for strength, score in choice.validation.items()},
+        at_edge=choice.at_edge,
+    )
 
 
 def _validate(

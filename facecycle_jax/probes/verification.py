@@ -24,7 +24,7 @@ class Verification(NamedTuple):
       thresholds: the threshold used for each fold, chosen without it.
       auc: area under the ROC curve.
       eer: equal error rate.
-      tar_at_far: true accept rate by false accept rate.
+      tar_at_far: true accept rate by the false accept rate it is allowed, both fractions.
       false_accept: ROC curve, horizontal axis.
       true_accept: ROC curve, vertical axis.
       same: pairs of one person judged.
@@ -52,7 +52,8 @@ class Verification(NamedTuple):
 
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
-        rates = {f"TAR at FAR {far:g} %": f"{100 * tar:.2f}" for far, tar in self.tar_at_far.items()}
+        # The true accept rate is a percentage, the false accept rate a fraction.
+        rates = {f"TAR % at FAR {far:g}": f"{100 * tar:.2f}" for far, tar in self.tar_at_far.items()}
         return {
             "accuracy %": f"{100 * self.accuracy:.2f} ± {100 * self.standard_error:.2f}",
             "AUC": f"{self.auc:.4f}",

@@ -97,5 +97,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
         target = nested
         for parent in parents:
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"{path} is broken: {parent} is both a value and a block of fields.")
         target[leaf] = value
     return nested

@@ -70,3 +70,20 @@ def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
     assert refused > 50
     # Nothing else is left behind.
     assert {p.name.rstrip("0123456789") for p in tmp_path.iterdir()} <= {"file.tar", "model"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"model": 1, "model.width": 2}', "model is both a value and a block of fields"),
+        ('{"model.width": 2, "model": 1}', "is no configuration of a run"),
+        ("[1, 2]", "is broken"),
+    ],
+)
+def test_a_broken_configuration_of_a_run_is_one_sentence(tmp_path, capsys, content, words):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(content)
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

@@ -2,10 +2,12 @@
 
 import io
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from facecycle_jax import cli, load
@@ -79,6 +81,61 @@ def test_translate_pairs(model, faces, tmp_path):
     assert [p.name for p in out.iterdir()] == ["a_b.png"]
     assert run("translate", faces, "--driver", faces / "b.png", "--model", model, "--out", out) == 0
     assert len(list(out.iterdir())) == 4
+
+
+def test_pairs_that_join_to_one_name_have_panels_of_their_own(model, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("sources/a.png", "sources/a_b.png", "drivers/b_c.png", "drivers/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name)
+    sources, drivers, out = (tmp_path / name for name in ("sources", "drivers", "out"))
+    assert run("translate", sources, "--driver", drivers, "--model", model, "--out", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a_b_b_c.png", "a_b_c.png", "a_b_c_2.png", "a_c.png"]
+    assert (out / "a_b_c.png").read_bytes() != (out / "a_b_c_2.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a", "a", "a"], ["a", "a_2", "a_3"]),
+        (["a", "a", "a_2"], ["a", "a_3", "a_2"]),
+        (["a_2", "a", "a"], ["a_2", "a", "a_3"]),
+        (["Ann", "ann"], ["Ann", "ann_2"]),
+    ],
+)
+def test_repeated_names_are_numbered(names, expected):
+    assert inputs.unique(names) == expected
+
+
+def test_outputs_are_named_after_their_inputs_apart_by_folder_or_number():
+    def names(*paths):
+        return inputs.output_names([epath.Path(path) for path in paths])
+
+    assert names("/x/a.png", "/x/b.png") == ["a", "b"]
+    assert names("/x/a.png", "/y/a.png") == ["x_a", "y_a"]
+    # No folder tells these apart.
+    assert names("/x/a.png", "/x/a.jpg") == ["a", "a_2"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frontalize", "{faces}", "--out", "{faces}"],
+        ["frontalize", "{faces}/a.png", "--out", "{faces}/../faces"],
+        ["translate", "{faces}/a.png", "--driver", "{faces}", "--out", "{faces}"],
+        ["encode", "{faces}/codes.npz", "--out", "{faces}/codes.npz"],
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
+    shutil.rmtree(faces / "more")
+    # The panel of a.png and b.png, and an image whose name fits what is written.
+    shutil.copy(faces / "a.png", faces / "a_b.png")
+    shutil.copy(faces / "a.png", faces / "codes.npz")
+    before = {path.name: path.read_bytes() for path in faces.iterdir()}
+    filled = [part.format(faces=faces) for part in arguments]
+    assert run(*filled, "--model", model, "--overwrite") == 2
+    assert "would replace an input; choose another --out" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in faces.iterdir()} == before
 
 
 def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys):

@@ -5,13 +5,17 @@ import functools
 import json
 import random
 
+import fake_bucket
 import golden as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_files
+from etils import epath
+from etils.epath import gpath
 
+import facecycle_jax
 from facecycle_jax.commands.convert import add
 from facecycle_jax.convert import ORIGINAL_MODEL, read_model, write_model
 from facecycle_jax.convert.model_spec import check_model, nest, weight_shapes
@@ -79,6 +83,41 @@ def test_names_and_shapes_are_those_of_the_networks(model):
     paths = jax.tree_util.tree_leaves_with_path(trees)
     expected = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in paths}
     assert weight_shapes(model) == expected
+
+
+def test_a_model_folder_in_a_bucket(tmp_path):
+    trees = drawn(LEARNED, ("motion",))
+    with fake_bucket.bucket(tmp_path):
+        write("gs://models/tiny", trees, LEARNED)
+        assert_same(read_model("gs://models/tiny").trees, trees)
+        assert_same(read_model(epath.Path("gs://models") / "tiny").trees, trees)
+        loaded = facecycle_jax.load("gs://models/tiny")
+        assert loaded.info["licence"] == "CC0"
+        with pytest.raises(FileExistsError, match="gs://models/tiny exists already"):
+            write("gs://models/tiny", trees, LEARNED)
+        with pytest.raises(FileNotFoundError, match="no model 'gs://models/none'"):
+            facecycle_jax.load("gs://models/none")
+    # The same bytes as in a local folder.
+    assert_same(read_model(tmp_path / "models" / "tiny").trees, trees)
+    write(epath.Path(tmp_path) / "local", trees, LEARNED)
+    assert_same(read_model(epath.Path(tmp_path) / "local").trees, trees)
+
+
+def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(tmp_path, monkeypatch):
+    order = []
+    written = epath.Path.write_bytes
+
+    def breaks(path, content):
+        order.append(path.name)
+        if path.name == "config.json":
+            raise OSError("the connection is gone")
+        return written(path, content)
+
+    monkeypatch.setattr(gpath._GPath, "write_bytes", breaks)
+    with fake_bucket.bucket(tmp_path), pytest.raises(OSError, match="connection"):
+        write("gs://models/tiny", drawn(LEARNED, ("motion",)), LEARNED)
+    assert order[-1] == "config.json"
+    assert not list((tmp_path / "models" / "tiny").iterdir())
 
 
 def test_only_the_vgg_layers_a_model_needs_are_written(tmp_path):

@@ -5,13 +5,14 @@ import functools
 import os
 import pickle
 import random
+import tracemalloc
 
 import golden as reference
 import numpy as np
 import pytest
 import torch_files
 
-from facecycle_jax.convert import ConversionError, read_original
+from facecycle_jax.convert import ConversionError, read_original, safe_pickle
 from facecycle_jax.convert.model_spec import nest, weight_shapes
 from facecycle_jax.convert.names import TRUNK_LAYERS, from_torch, to_torch
 from facecycle_jax.convert.torch_file import read_torch
@@ -254,3 +255,25 @@ def test_unwanted_tensors_are_not_read(tmp_path):
     (tmp_path / "file.tar").write_bytes(torch_files.checkpoint(state, legacy=False))
     tree = read_torch(tmp_path / "file.tar", wanted=lambda name: not name.startswith("optimizer"))
     assert tree["optimizer"] == {"momentum": None}
+
+
+def test_a_small_pickle_does_not_grow_without_bound(tmp_path, monkeypatch):
+    """One list of pairs, named again and again: each call would build a dict of it."""
+    monkeypatch.setattr(safe_pickle, "MAX_ENTRIES", 100_000, raising=False)
+    pairs, calls = 2000, 500
+    out = [b"\x80\x02(", b"]q\x00("]
+    for number in range(pairs):
+        out.append(b"X\x05\x00\x00\x00%05dK\x00\x86" % number)
+    out.append(b"e")
+    out += [b"ccollections\nOrderedDict\nh\x00\x85R"] * calls
+    out.append(b"l.")
+    path = tmp_path / "bomb.tar"
+    path.write_bytes(torch_files.pack_zip(b"".join(out)))
+    assert path.stat().st_size < 50_000
+    tracemalloc.start()
+    with pytest.raises(ConversionError, match="containers of more than 100000 entries"):
+        read_torch(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 500 such dicts have more than 70 MB.
+    assert peak < 20e6

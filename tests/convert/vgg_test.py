@@ -5,8 +5,10 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_files
 
 from facecycle_jax.cli import main
+from facecycle_jax.convert import ConversionError, torch_file
 from facecycle_jax.convert.vgg import vgg_from_keras, vgg_from_torchvision, write_vgg
 from facecycle_jax.models import VGG19, read_vgg_npz
 from facecycle_jax.models.vgg import LAYERS
@@ -55,6 +57,107 @@ def test_keras_file_computes_what_keras_does_inside_the_picture(tmp_path, nested
     inner = np.s_[:, 1:-1, 1:-1]
     np.testing.assert_allclose(actual[inner], expected[inner], rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(ours["conv2_1"]["kernel"], tree["conv2_1"]["kernel"])
+
+
+def torchvision_file(changes, *, legacy=False):
+    """The bytes of a file of torchvision's names, its dense layers too, with some arrays replaced."""
+    state = {}
+    for layer, (index, _) in reference.VGG_LAYERS.items():
+        part = reference.vgg()[layer]
+        state[f"features.{index}.weight"] = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
+        state[f"features.{index}.bias"] = part["bias"]
+    state["classifier.0.weight"] = np.zeros((4, 4), np.float32)
+    return torch_files.checkpoint(state | changes, legacy=legacy)
+
+
+def test_only_the_layers_of_torchvision_that_are_needed_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "vgg.pth"
+    path.write_bytes(torchvision_file({}))
+    kinds = []
+    decode = torch_file.decode
+
+    def counted(data, storage, **options):
+        kinds.append(storage.size)
+        return decode(data, storage, **options)
+
+    monkeypatch.setattr(torch_file, "decode", counted)
+    tree = vgg_from_torchvision(path)
+    np.testing.assert_array_equal(tree["conv4_1"]["kernel"], reference.vgg()["conv4_1"]["kernel"])
+    assert len(kinds) == 2 * len(LAYERS)
+    assert 16 not in kinds
+
+
+def test_values_of_torchvision_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "vgg.pth"
+    path.write_bytes(torchvision_file({"features.5.bias": np.full(128, np.nan, np.float32)}))
+    with pytest.raises(ConversionError, match=r"features\.5\.bias holds values that are not finite"):
+        vgg_from_torchvision(path)
+
+
+def keras_file(path, key, **options):
+    """A whole file of Keras but for one array, made with the given options of HDF5."""
+    write_keras(path, reference.vgg(), nested=True)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file.create_dataset(key, **options)
+    return path
+
+
+KERNEL = "block1_conv2/block1_conv2/kernel:0"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        # Never written, so the file is small whatever it claims.
+        ({"shape": (3, 3, 1 << 15, 1 << 15), "dtype": "f4"}, r"has shape \(3, 3, 32768, 32768\)"),
+        ({"shape": (3, 3, 64, 64), "dtype": "i8"}, "holds int64"),
+        (
+            {
+                "shape": (3, 3, 64, 64), "dtype": "f4", "chunks": (3, 3, 2048, 2048),
+                "maxshape": (3, 3, None, None),
+            },
+            "blocks larger than itself",
+        ),
+        (
+            {"shape": (3, 3, 64, 64), "dtype": "f4", "external": [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]},
+            "lies in another file",
+        ),
+        ({"data": np.full((3, 3, 64, 64), np.inf, np.float32)}, "not finite"),
+    ],
+    ids=["shape", "type", "blocks", "external", "infinite"],
+)  # fmt: skip
+def test_arrays_of_keras_are_compared_before_they_are_read(tmp_path, options, words):
+    path = keras_file(tmp_path / "vgg.h5", KERNEL, **options)
+    with pytest.raises(ConversionError, match=words):
+        vgg_from_keras(path)
+
+
+def test_virtual_arrays_of_keras_are_refused(tmp_path):
+    path = tmp_path / "vgg.h5"
+    write_keras(path, reference.vgg(), nested=True)
+    layout = h5py.VirtualLayout((3, 3, 64, 64), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "kernel", shape=(3, 3, 64, 64))
+    with h5py.File(path, "a") as file:
+        del file[KERNEL]
+        file.create_virtual_dataset(KERNEL, layout)
+    with pytest.raises(ConversionError, match="lies in another file"):
+        vgg_from_keras(path)
+
+
+def test_other_arrays_of_keras_are_not_read_and_none_counts_twice(tmp_path):
+    path = tmp_path / "vgg.h5"
+    write_keras(path, reference.vgg(), nested=True)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("block9_conv1/kernel:0", shape=(3, 3, 1 << 15, 1 << 15), dtype="f4")
+        file.create_dataset("optimizer_weights/block1_conv2/kernel:0", data=np.ones((3, 3, 64, 64)))
+    np.testing.assert_array_equal(
+        vgg_from_keras(path)["conv1_2"]["kernel"], reference.vgg()["conv1_2"]["kernel"]
+    )
+    with h5py.File(path, "a") as file:
+        file.create_dataset("more/block1_conv2/kernel:0", data=np.ones((3, 3, 64, 64)))
+    with pytest.raises(ConversionError, match="holds block1_conv2/kernel twice"):
+        vgg_from_keras(path)
 
 
 def test_wrong_files_are_told_in_a_sentence(tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Shapes, parameter counts, initial weights, noise, precision and sizes of the networks."""
 
+import io
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,4 +277,27 @@ def test_vgg_file_errors_are_one_sentence(tmp_path):
         read_vgg_npz(path)
     np.savez(path, **{"conv1_1/kernel": np.zeros((3, 3, 64, 3))})
     with pytest.raises(ValueError, match=r"\(3, 3, 64, 3\).*\(3, 3, 3, 64\)"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.zeros((3, 3, 3, 64), np.int64)})
+    with pytest.raises(ValueError, match="holds int64, not floating-point numbers"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.full((3, 3, 3, 64), np.nan)})
+    with pytest.raises(ValueError, match="not finite"):
+        read_vgg_npz(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable"):
+        read_vgg_npz(path)
+
+
+def test_vgg_arrays_of_any_claimed_size_are_refused_by_their_header(tmp_path):
+    """A few bytes claim a terabyte, and an array that nobody needs is not read at all."""
+    path = tmp_path / "vgg.npz"
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (3, 3, 3, 1 << 36)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("more.npy", header.getvalue())
+        archive.writestr("conv1_1/kernel.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"conv1_1/kernel has shape \(3, 3, 3, 68719476736\)"):
         read_vgg_npz(path)

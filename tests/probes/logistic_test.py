@@ -59,7 +59,19 @@ def test_noise_wants_a_stronger_penalty():
     noisy = np.concatenate([features, rng.normal(size=(120, 400)).astype(np.float32)], 1)
     chosen = fit_logistic(noisy, labels, classes=4)
     assert chosen.strength >= 0.1
-    assert set(chosen.validation) == {1.0, 0.1, 0.01, 0.001}
+    assert set(chosen.validation) >= {1.0, 0.1, 0.01, 0.001}
+
+
+def test_a_grid_that_ends_too_early_grows():
+    """With a grid of weak penalties alone, a noisy probe is fitted with a stronger one all the same."""
+    rng = np.random.default_rng(0)
+    features, labels = blobs(300, dimensions=4)
+    noisy = np.concatenate([features, rng.normal(size=(300, 60)).astype(np.float32)], 1)
+    chosen = fit_logistic(noisy, labels, classes=4, strengths=(0.01, 0.001))
+    assert chosen.strength > 0.01
+    assert not chosen.at_edge
+    assert chosen.strength < max(chosen.validation)
+    assert chosen.validation[chosen.strength] >= chosen.validation[0.01]
 
 
 def test_folds_hold_every_class():

@@ -40,6 +40,16 @@ def test_noise_wants_a_stronger_penalty():
     assert fit_ridge(noisy, targets).strength >= 0.1 > fit_ridge(features, targets).strength
 
 
+def test_a_grid_that_ends_too_early_grows():
+    features, targets = line(120, dimensions=3)
+    noisy = np.concatenate([features, np.random.default_rng(1).normal(size=(120, 70))], 1)
+    chosen = fit_ridge(noisy, targets, strengths=(0.01, 0.001))
+    assert 0.01 < chosen.strength < max(chosen.validation)
+    assert not chosen.at_edge
+    # Errors, so the smallest is the best.
+    assert chosen.validation[chosen.strength] == min(chosen.validation.values())
+
+
 def test_copies_in_one_group_do_not_hide_that_a_fit_does_not_carry_over():
     # Every example three times: by itself, its copies in the other folds give it away.
     rng = np.random.default_rng(0)

@@ -91,3 +91,11 @@ def test_one_kind_of_pairs_is_not_enough():
         roc(np.arange(3.0), np.ones(3, bool))
     with pytest.raises(ValueError, match="at least two folds"):
         verify_folds(np.arange(4.0), np.array([1, 0, 1, 0], bool), np.zeros(4, int))
+
+
+def test_true_accepts_are_percentages_at_a_false_accept_rate_that_is_a_fraction():
+    scores = np.array([4.0, 3.0, 2.0, 1.0])
+    figures = verify_split(scores, scores > 2.5, scores, np.array([True, False, True, False]))
+    # Without a false accept one of the two true pairs is found.
+    assert figures.cells()["TAR % at FAR 0.01"] == "50.00"
+    assert not any(column.startswith("TAR at") for column in figures.cells())
