@@ -63,7 +63,7 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.optimiser.ema_decay = 0.99  # decay of the weight average
 
     config.data.source = "synthetic"  # rendered when the run starts
-    config.data.backend = "device"  # no tensorflow, and nothing moves while training
+    config.data.backend = "memory"  # no tensorflow
     config.data.decode_size = 64  # pixels; crops are enlarged a little
     config.data.eval_fraction = 0.1  # of the people
     config.data.identities = 160  # people

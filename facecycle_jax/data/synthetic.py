@@ -69,13 +69,10 @@ NEUTRAL = {name: 1.0 if name == "eye_open" else 0.0 for name in MOTION}
 
 
 def _sample(
-    key: jax.Array, table: dict[str, tuple[float, float]], *, variation: float = 1.0
+    key: jax.Array, table: dict[str, tuple[float, float]], *, variation: float | jax.Array = 1.0
 ) -> Parameters:
     values = jax.random.truncated_normal(key, -2.0, 2.0, (len(table),))
-    return {
-        name: mean + variation * std * values[i]
-        for i, (name, (mean, std)) in enumerate(table.items())
-    }
+    return {name: mean + variation * std * values[i] for i, (name, (mean, std)) in enumerate(table.items())}
 
 
 def sample_identity(key: jax.Array) -> Parameters:
@@ -92,7 +89,7 @@ def sample_motion(key: jax.Array) -> Parameters:
     }
 
 
-def sample_scene(key: jax.Array, *, variation: float = 1.0) -> Parameters:
+def sample_scene(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
     """Draws light and background, with so much of the standard deviations of `SCENE`, 0 or more."""
     return _sample(key, SCENE, variation=variation)
 
@@ -123,8 +120,8 @@ def render(identity: Parameters, motion: Parameters, scene: Parameters, *, size:
     return jnp.round(jnp.clip(picture, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnames=("frames", "size", "scene_variation"))
-def _track(key: jax.Array, *, frames: int, size: int, scene_variation: float) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnames=("frames", "size"))
+def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array) -> dict[str, Any]:
     """Draws one person: frames, the neutral faces of the same scenes, and the labels."""
     keys = jax.random.split(key, 3)
     identity = sample_identity(keys[0])
@@ -182,7 +179,7 @@ def _all_tracks(
     """Renders the tracks; the arrays are read-only, because several callers share them."""
     keys = jax.random.split(jax.random.key(seed), identities)
     render_track = functools.partial(
-        _track, frames=frames_per_track, size=size, scene_variation=scene_variation
+        _track, frames=frames_per_track, size=size, scene_variation=np.float32(scene_variation)
     )
     tracks = [jax.device_get(render_track(key)) for key in keys]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)

@@ -147,5 +147,7 @@ def synthetic_one_scene(seed: int, *, scenes: int, people: int, size: int) -> di
     return {
         "frames": render_each(identity, motion, everyone, size=size).reshape(shape),
         "neutral": render_each(identity, still, everyone, size=size).reshape(shape),
-        "mean": render_each(_repeat(mean_identity(), scenes), _repeat(neutral_motion(), scenes), scene, size=size),
+        "mean": render_each(
+            _repeat(mean_identity(), scenes), _repeat(neutral_motion(), scenes), scene, size=size
+        ),
     }

@@ -60,9 +60,7 @@ def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
 
 
 def test_scenes_vary_as_asked():
-    _, images = compare_with_truth(
-        lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0
-    )
+    _, images = compare_with_truth(lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0)
     corners = images["input"][:, :3, :3].astype(int)
     np.testing.assert_allclose(corners, np.broadcast_to(corners[:1], corners.shape), atol=1)
 
