@@ -14,6 +14,7 @@ $(BIN)/python:
 
 # The core alone: training, tensorflow not needed.
 $(VENV)/.core: setup.cfg | $(BIN)/python
+	@echo "Installing facecycle_jax and JAX into $(VENV); a minute or two."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

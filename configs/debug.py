@@ -9,23 +9,28 @@ Stage 2: add --config.method=identity_cycle --config.init_from=/tmp/debug and an
 
 import ml_collections
 
-from configs import identity_cycle
+from configs import identity_cycle, motion_cycle
 
 
 def get_config() -> ml_collections.ConfigDict:
-    # The page of stage 2 has the fields of both stages.
     config = identity_cycle.get_config()
+    # One config for both stages: what stage 1 alone knows joins the fields of stage 2.
+    with config.unlocked():
+        for name, value in motion_cycle.get_config().loss.items():
+            if name not in config.loss:
+                config.loss[name] = value
+
     config.method = "motion_cycle"  # or 'identity_cycle'
     config.model.width = 0.0625  # 1
     config.model.code_dim = 16  # numbers in a code
     config.model.trunk = "learned"  # no VGG-19
     config.loss.perceptual = "none"  # no VGG-19
-    config.data.source = "synthetic"  # drawn faces
+    config.data.source = "synthetic"  # rendered when the run starts
     config.data.backend = "memory"  # no tensorflow
     config.data.eval_fraction = 0.25  # of the people
     config.data.identities = 8  # people
-    config.data.frames_per_track = 4  # pictures of each
-    config.batch_size = 2  # pairs of pictures
+    config.data.frames_per_track = 4  # images of each
+    config.batch_size = 2  # pairs of images
     config.num_steps = 6  # steps
     config.log_every = 2  # steps
     config.eval_every = 4  # steps

@@ -41,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.symmetry_weight = 1.5  # 1
     config.loss.ssim_weight = 5.0  # 1
     config.loss.margin_weight = 1.0  # 1
+    config.loss.consensus_weight = 0.0  # 1; above 0 keeps mean faces alike; not in the paper
     config.loss.margin = 0.1  # between mean face and neutral faces, normalised units
     config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
     config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
@@ -73,6 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_tracks = 0  # tracks used; 0: all
     config.data.identities = 0  # people drawn by the synthetic source
     config.data.frames_per_track = 0  # pictures of each by the synthetic source
+    config.data.scene_variation = 1.0  # of light and background of synthetic faces; 0: all the same
 
     # Augmentation, on the device.
     config.augment = ml_collections.ConfigDict()
@@ -91,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 20  # epochs
     config.num_steps = 0  # steps; 0: from num_epochs
     config.fsdp = False  # split parameters and optimiser state over devices, for large widths
+    config.compile_quickly = False  # on CPUs: optimise programs less, for short runs
     config.remat = False  # compute activations again in the backward pass: less memory, slower
 
     # Watching and keeping.

@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.ssim_range = 1.0  # L of the SSIM constants, normalised units
     config.loss.gram_normalise = False  # divide Gram matrices by the channels too
     config.loss.noise = True  # the generator's noise while training
+    config.loss.generator = True  # False: train flows alone, on warped images; not in the paper
 
     # Adam and its schedule.
     config.optimiser = ml_collections.ConfigDict()
@@ -70,6 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_tracks = 0  # tracks used; 0: all
     config.data.identities = 0  # people drawn by the synthetic source
     config.data.frames_per_track = 0  # pictures of each by the synthetic source
+    config.data.scene_variation = 1.0  # of light and background of synthetic faces; 0: all the same
 
     # Augmentation, on the device.
     config.augment = ml_collections.ConfigDict()
@@ -88,6 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 40  # epochs
     config.num_steps = 0  # steps; 0: from num_epochs
     config.fsdp = False  # split parameters and optimiser state over devices, for large widths
+    config.compile_quickly = False  # on CPUs: optimise programs less, for short runs
     config.remat = False  # compute activations again in the backward pass: less memory, slower
 
     # Watching and keeping.

@@ -55,28 +55,42 @@ def train_and_evaluate(
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     if "stages" not in config:
         return _train(config, workdir, probe)
+    if config.get("about"):
+        log.info("%s", config["about"])
+    stages = list(config["stages"])
     before: list[str] = []
-    for name in config["stages"]:
-        log.info("Stage %r in %s", name, workdir / name)
+    for number, name in enumerate(stages, start=1):
+        log.info("Stage %d of %d, %s, in %s", number, len(stages), name, workdir / name)
         stage = {**config[name], "init_from": before or config[name]["init_from"]}
-        state = _train(stage, workdir / name, probe)
+        # The last stage has the networks of all; only its faces are compared with the truth.
+        last = number == len(stages)
+        state = _train(stage, workdir / name, probe, name=name, compare=last)
         before = [*before, str(workdir / name)]
     return state
 
 
-def _train(config: Mapping[str, Any], workdir: epath.Path, probe: training.Probe | None) -> TrainState:
-    """Runs one stage."""
+def _train(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    probe: training.Probe | None,
+    *,
+    name: str = "",
+    compare: bool = True,
+) -> TrainState:
+    """Runs one stage; `compare` evaluates synthetic faces against the truth at its end."""
     workdir.mkdir(parents=True, exist_ok=True)
     run, state = training.prepare(config, workdir)
     run.probe = probe
     start = int(state.step)
     writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
-    progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
+    progress = training.Progress(
+        step=start, total=run.total_steps, pictures=2 * config["batch_size"], name=name or config["method"]
+    )
     alone = False
     try:
         with training.StopSignal() as stop, progress.showing():
             state = _loop(run, state, writer, progress, stop)
-        if config["data"]["source"] == "synthetic":
+        if compare and config["data"]["source"] == "synthetic":
             _report_truth(run, writer)
     except (training.PreemptedError, training.DivergedError):
         raise
@@ -198,7 +212,7 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
     terms = averages.compute() if averages is not None else {}
     writer.scalars(step, {f"eval/{name}": value for name, value in terms.items()})
     run.evaluated = (step, terms.get("total", float("nan")))
-    log.info("held out at step %d: total %.4g", *run.evaluated)
+    log.info("held-out people at step %d: loss %.4g", *run.evaluated)
     if run.probe is not None and jax.process_index() == 0:
         figures = run.probe(config, {**state.frozen, **state.eval_params})
         if figures:
@@ -211,23 +225,35 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
 
 
 def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
-    """Says how near the last checkpoint comes to the truth of synthetic faces, and draws it."""
+    """Compares the last checkpoint's synthetic faces with the truth: a table in the log, and an image."""
     if jax.process_index() != 0:
         return
 
     config = run.config
-    model = model_from_state(config, training.load_trees(run.workdir))
+    trees = training.load_trees(run.workdir)
+    if "generator" not in trees:
+        # Flows alone generate no faces.
+        return
+
+    model = model_from_state(config, trees)
     names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
-    figures, pictures = compare_with_truth(
-        functools.partial(model.outputs, names=names), seed=config["seed"], size=model.size
+    figures, images = compare_with_truth(
+        functools.partial(model.outputs, names=names),
+        seed=config["seed"],
+        size=model.size,
+        scene_variation=config["data"].get("scene_variation", 1.0),
+        reexpress=model.reexpress,
     )
 
     writer.scalars(run.total_steps, {f"truth/{name}": value for name, value in figures.items()})
-    rows = [[picture[row] for picture in pictures.values()] for row in range(config["panel_rows"])]
+
+    rows = [[image[row] for image in images.values()] for row in range(config["panel_rows"])]
     path = run.workdir / "truth.png"
-    save_png(path, grid(rows, captions=list(pictures), title="people not trained on"))
+    title = "Synthetic people not trained on; 'true' images are rendered, not generated"
+    save_png(path, grid(rows, captions=list(images), title=title, font_size=15))
     log.info(
-        "Faces of people not trained on (mean absolute differences, parts of 1):\n%s\nDrawn in %s",
+        "Synthetic people not trained on: mean absolute differences, fractions of full brightness; "
+        "lower is better.\n%s\nSee them in %s",
         describe_truth(figures), path,
     )  # fmt: skip
 

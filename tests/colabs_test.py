@@ -146,11 +146,12 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
         for number in range(4):
             picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(picture).save(frames / f"p{person}" / f"{number}.jpg")
-    small = {"WIDTH": 0.0625, "STEPS": (4, 3), "PEOPLE": 24, "PANEL_EVERY": 3}
+    small = {"WIDTH": 0.0625, "STEPS": (3, 4, 3), "PEOPLE": 24, "PANEL_EVERY": 3}
     text, pictures = execute(
         "training", tmp_path, **small, WORKDIR="runs/demo", FRAMES=str(frames), OWN_STEPS=2
     )
     assert "00000003.png" in text
+    assert "mean face, error" in text
     assert pictures >= 3
     assert (tmp_path / "runs/demo_own/identity/panels/00000002.png").is_file()
     text, pictures = execute("quickstart", tmp_path, MODEL="runs/demo/identity")

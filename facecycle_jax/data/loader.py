@@ -228,7 +228,11 @@ def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:
     """Draws faces; a track is one person, frames are numbers into the array."""
     drawn = synthetic_tracks(
-        seed, identities=options["identities"], frames_per_track=options["frames_per_track"], size=size
+        seed,
+        identities=options["identities"],
+        frames_per_track=options["frames_per_track"],
+        size=size,
+        scene_variation=options.get("scene_variation", 1.0),
     )
     people = np.unique(drawn["identity"])
     names = [f"synthetic-{person:06}" for person in people]

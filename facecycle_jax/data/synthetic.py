@@ -68,9 +68,11 @@ SCENE = {
 NEUTRAL = {name: 1.0 if name == "eye_open" else 0.0 for name in MOTION}
 
 
-def _sample(key: jax.Array, table: dict[str, tuple[float, float]]) -> Parameters:
+def _sample(
+    key: jax.Array, table: dict[str, tuple[float, float]], *, variation: float | jax.Array = 1.0
+) -> Parameters:
     values = jax.random.truncated_normal(key, -2.0, 2.0, (len(table),))
-    return {name: mean + std * values[i] for i, (name, (mean, std)) in enumerate(table.items())}
+    return {name: mean + variation * std * values[i] for i, (name, (mean, std)) in enumerate(table.items())}
 
 
 def sample_identity(key: jax.Array) -> Parameters:
@@ -87,9 +89,9 @@ def sample_motion(key: jax.Array) -> Parameters:
     }
 
 
-def sample_scene(key: jax.Array) -> Parameters:
-    """Draws light and background."""
-    return _sample(key, SCENE)
+def sample_scene(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
+    """Draws light and background, with so much of the standard deviations of `SCENE`, 0 or more."""
+    return _sample(key, SCENE, variation=variation)
 
 
 def neutral_motion() -> Parameters:
@@ -119,10 +121,11 @@ def render(identity: Parameters, motion: Parameters, scene: Parameters, *, size:
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "size"))
-def _track(key: jax.Array, *, frames: int, size: int) -> dict[str, Any]:
+def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array) -> dict[str, Any]:
     """Draws one person: frames, the neutral faces of the same scenes, and the labels."""
     keys = jax.random.split(key, 3)
-    identity, scene = sample_identity(keys[0]), sample_scene(keys[1])
+    identity = sample_identity(keys[0])
+    scene = sample_scene(keys[1], variation=scene_variation)
     motions = jax.vmap(sample_motion)(jax.random.split(keys[2], frames))
     draw = functools.partial(render, size=size)
     return {
@@ -135,7 +138,9 @@ def _track(key: jax.Array, *, frames: int, size: int) -> dict[str, Any]:
     }
 
 
-def synthetic_tracks(seed: int, *, identities: int, frames_per_track: int, size: int) -> dict[str, Any]:
+def synthetic_tracks(
+    seed: int, *, identities: int, frames_per_track: int, size: int, scene_variation: float = 1.0
+) -> dict[str, Any]:
     """Draws people, one track of one light and background each.
 
     Args:
@@ -143,24 +148,43 @@ def synthetic_tracks(seed: int, *, identities: int, frames_per_track: int, size:
       identities: people, at least 1.
       frames_per_track: pictures of each, at least 1.
       size: side in pixels.
+      scene_variation: how much light and background differ between people, 0 (not at all) or more; 1 is
+        that of `SCENE`.
 
     Returns:
       frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name: [F]};
       neutral, mean uint8 [people, S, S, 3]: the true neutral face of each person and the true mean face
-      in that person's scene; identity_parameters and scene {name: [people]}.
+      in that person's scene; identity_parameters and scene {name: [people]}. The arrays are read-only.
 
     Raises:
-      ValueError: if a count is below 1.
+      UserError: If a count is below 1 or the variation is negative.
     """
+    if scene_variation < 0:
+        raise UserError(f"data.scene_variation must be 0 or more, got {scene_variation}.")
     if identities < 1 or frames_per_track < 1:
         raise UserError(
             f"synthetic faces need data.identities and data.frames_per_track of at least 1, got "
             f"{identities} and {frames_per_track}."
         )
+    tracks = _all_tracks(seed, identities, frames_per_track, size, scene_variation)
+    # New dicts, so that a caller who adds to one changes it for nobody else.
+    return jax.tree.map(lambda leaf: leaf, tracks)
+
+
+# One set: the loaders of a run's training and held-out people, and its next stage, ask for the same one.
+@functools.lru_cache(maxsize=1)
+def _all_tracks(
+    seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
+) -> dict[str, Any]:
+    """Renders the tracks; the arrays are read-only, because several callers share them."""
     keys = jax.random.split(jax.random.key(seed), identities)
-    tracks = [jax.device_get(_track(k, frames=frames_per_track, size=size)) for k in keys]
+    render_track = functools.partial(
+        _track, frames=frames_per_track, size=size, scene_variation=np.float32(scene_variation)
+    )
+    tracks = [jax.device_get(render_track(key)) for key in keys]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)
-    return {
+
+    rendered = {
         "frames": stacked["frames"].reshape(-1, size, size, 3),
         "identity": np.repeat(np.arange(identities, dtype=np.int32), frames_per_track),
         "motion": {name: value.reshape(-1) for name, value in stacked["motion"].items()},
@@ -169,3 +193,6 @@ def synthetic_tracks(seed: int, *, identities: int, frames_per_track: int, size:
         "identity_parameters": stacked["identity_parameters"],
         "scene": stacked["scene"],
     }
+    for leaf in jax.tree.leaves(rendered):
+        leaf.setflags(write=False)
+    return rendered

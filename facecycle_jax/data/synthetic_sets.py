@@ -32,8 +32,8 @@ def _draw_batch(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Arr
     return jax.vmap(functools.partial(render, size=size))(identity, motion, scene)
 
 
-def _draw(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndarray:
-    """Draws one picture uint8 [N, S, S, 3] for each of N sets of parameters."""
+def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndarray:
+    """Renders one image uint8 [N, S, S, 3] for each of N sets of parameters (dicts of [N])."""
     parameters = jax.tree.map(np.asarray, (identity, motion, scene))
     count = len(jax.tree.leaves(parameters)[0])
     drawn = []
@@ -84,7 +84,7 @@ def synthetic_labelled(seed: int, *, people: int, frames: int, size: int) -> dic
     count = people * frames
     identity = _each(_sample(keys[0], kind="identity", count=people), frames)
     motion = _sample(keys[1], kind="motion", count=count)
-    drawn = _draw(identity, motion, _sample(keys[2], kind="scene", count=count), size=size)
+    drawn = render_each(identity, motion, _sample(keys[2], kind="scene", count=count), size=size)
     return {
         "frames": drawn,
         "identity": np.repeat(np.arange(people, dtype=np.int32), frames),
@@ -119,7 +119,7 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
         "reidentified": (identity, still, _others(scene)),
         "reidentified_reexpressed": (identity, _others(motion), _others(scene)),
     }
-    drawn = {name: _draw(*parameters, size=size) for name, parameters in wanted.items()}
+    drawn = {name: render_each(*parameters, size=size) for name, parameters in wanted.items()}
     return drawn | {"partner_neutral": np.roll(drawn["neutral"], pairs, axis=0)}
 
 
@@ -145,7 +145,9 @@ def synthetic_one_scene(seed: int, *, scenes: int, people: int, size: int) -> di
     shape = (scenes, people, size, size, 3)
     still = _repeat(neutral_motion(), count)
     return {
-        "frames": _draw(identity, motion, everyone, size=size).reshape(shape),
-        "neutral": _draw(identity, still, everyone, size=size).reshape(shape),
-        "mean": _draw(_repeat(mean_identity(), scenes), _repeat(neutral_motion(), scenes), scene, size=size),
+        "frames": render_each(identity, motion, everyone, size=size).reshape(shape),
+        "neutral": render_each(identity, still, everyone, size=size).reshape(shape),
+        "mean": render_each(
+            _repeat(mean_identity(), scenes), _repeat(neutral_motion(), scenes), scene, size=size
+        ),
     }

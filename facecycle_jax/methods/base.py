@@ -54,6 +54,8 @@ class LossOptions(NamedTuple):
       symmetry_weight: weight of the symmetry terms.
       ssim_weight: weight of the SSIM terms.
       margin_weight: weight of the margin (identity cycle).
+      consensus_weight: weight of the L1 distance of each mean face to the mean of the batch (identity
+        cycle), which nothing else makes alike. Not in the paper.
       folding_weight: weight of `losses.folding` (motion cycle), which keeps flows invertible. Not in the
         paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle), which keeps the tanh at
@@ -64,6 +66,9 @@ class LossOptions(NamedTuple):
         with a layer's width.
       noise: the generator draws with noise while training, as the paper's does. The noise has unit
         variance, whatever the maps have: beside those of a learned trunk it is large.
+      generator: (motion cycle) False leaves out the generator and every term of its images: the motion
+        encoder and the flow decoder are trained on warped images alone, at a fraction of the cost. A short
+        stage before the motion cycle, whose flows it prepares. Not in the paper.
       exchange_identity: (identity cycle) pairs are two pictures of one track instead of two people's, and
         each neutral face is made again from the other picture's code: the code can hold only what the
         two share, as stage 1 does it with neutral faces. Not in the paper.
@@ -77,11 +82,13 @@ class LossOptions(NamedTuple):
     symmetry_weight: float = 1.5
     ssim_weight: float = 5.0
     margin_weight: float = 1.0
+    consensus_weight: float = 0.0
     folding_weight: float = 0.0
     saturation_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False
     noise: bool = True
+    generator: bool = True
     exchange_identity: bool = False
     ssim_range: float = 1.0
     margin: float = 0.1

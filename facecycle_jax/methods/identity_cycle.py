@@ -114,6 +114,8 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
             "symmetry/restored": symmetry(p["restored"]),
             "margin": margin(p["batch_mean"], p["neutral"], width=options.margin, hinge=options.margin_hinge),
         }
+        if options.consensus_weight:
+            terms["l1/consensus"] = l1(p["mean_face"], p["batch_mean"])
         if options.perceptual != "none":
             sets = [p["restored_warped_back"], p["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
@@ -137,6 +139,8 @@ def _weights(options: LossOptions) -> dict[str, float]:
         "symmetry/restored": options.symmetry_weight,
         "margin": options.margin_weight,
     }
+    if options.consensus_weight:
+        weights["l1/consensus"] = options.consensus_weight
     if options.perceptual != "none":
         for tap in ("conv2_1", "conv3_1", "conv4_1"):
             weights[f"{options.perceptual}/{tap}"] = options.perceptual_weight

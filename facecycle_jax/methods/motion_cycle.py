@@ -17,6 +17,9 @@ from facecycle_jax.methods.forward import FaceFeatures, Forward, init_motion
 from facecycle_jax.methods.perceptual import perceptual_terms, stack_sets
 from facecycle_jax.ops import warp
 
+# What is trained without the generator.
+FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
+
 
 def motion_pictures(
     forward: Forward, trees: Mapping[str, Any], images: jax.Array, key: jax.Array | None
@@ -58,6 +61,29 @@ def motion_pictures(
     return pictures, of_images, of_neutral
 
 
+def flow_pictures(forward: Forward, trees: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
+    """Computes the images of the motion cycle that need no generator.
+
+    Args:
+      forward: the networks.
+      trees: parameters by network name; motion_encoder and flow_decoder are used.
+      images: X, [2B, H, W, 3].
+
+    Returns:
+      The images by name, as `motion_pictures` names them.
+    """
+    code, flow, back = forward.motion(trees, images)
+    warped = warp(images, flow, clamp=True)
+    return {
+        "input": images,
+        "code": code,
+        "flow": flow,
+        "backward_flow": back,
+        "warped": warped,
+        "warped_back": warp(exchange(warped), back, clamp=True),
+    }
+
+
 def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Method:
     """Builds the motion cycle.
 
@@ -67,11 +93,14 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
       options: loss weights and switches.
 
     Returns:
-      The method; trains motion_encoder, flow_decoder, generator and, if learned, trunk.
+      The method; trains motion_encoder, flow_decoder, generator and, if learned, trunk. Without
+      `options.generator` it trains the first two.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
     """
+    if not options.generator:
+        return _flow_cycle(forward, options)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         return init_motion(forward, key), {} if vgg is None else {"vgg": vgg}
@@ -106,6 +135,37 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
             terms |= perceptual_terms([of_neutral.loss, maps], of_x.loss, options)
         terms = {name: jnp.mean(value) for name, value in terms.items()}
         total = weighted_total(terms, _weights(options))
+        return total, Aux({**terms, "total": total}, p)
+
+    return Method(init, loss)
+
+
+def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
+    """Builds the part of the motion cycle that only warps: no generator, no trunk, no Gram loss."""
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        trees = init_motion(forward, key)
+        return {name: trees[name] for name in FLOW_NETWORKS}, {}
+
+    def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        del frozen, key
+        x = pictures.reshape(-1, *pictures.shape[2:])
+        p = flow_pictures(forward, params, x)
+
+        terms = {
+            "l1/warped_back": l1(p["warped_back"], x),
+            "ssim/warped_back": ssim_loss(x, p["warped_back"], value_range=options.ssim_range),
+            "symmetry/warped": symmetry(p["warped"]),
+        }
+        if options.folding_weight:
+            terms["folding/flow"] = folding(p["flow"])
+        if options.saturation_weight:
+            terms["saturation/code"] = saturation(p["code"])
+        terms = {name: jnp.mean(value) for name, value in terms.items()}
+
+        # The weights of the whole cycle, so that a later stage with the generator goes on from here.
+        weights = _weights(options)
+        total = weighted_total(terms, {name: weights[name] for name in terms})
         return total, Aux({**terms, "total": total}, p)
 
     return Method(init, loss)

@@ -76,11 +76,17 @@ def build_program(
         shardings,
     )
     size = config["model"]["image_size"]
+    quickly = config.get("compile_quickly", False)
     train_step = make_train_step(
         method,
         optimiser,
         augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
-        options=StepOptions(config["seed"], options["accumulate"], options["ema_decay"]),
+        options=StepOptions(
+            seed=config["seed"],
+            accumulate=options["accumulate"],
+            ema_decay=options["ema_decay"],
+            compile_quickly=quickly,
+        ),
         mesh=mesh,
         shardings=shardings,
     )
@@ -90,5 +96,6 @@ def build_program(
         mesh=mesh,
         shardings=shardings,
         rows=config["panel_rows"],
+        compile_quickly=quickly,
     )
     return Program(init, abstract, shardings, schedule, train_step, eval_step)

@@ -19,15 +19,25 @@ class Progress:
     Args:
       step: step the run continues from.
       total: step it ends at.
-      pictures: pictures per step, over all processes.
+      pictures: images per step, over all processes.
+      name: what the bar is headed with, e.g. the stage.
     """
 
-    def __init__(self, *, step: int, total: int, pictures: int) -> None:
-        self._total, self._pictures = total, pictures
-        self._step, self._time = step, time.perf_counter()
+    def __init__(self, *, step: int, total: int, pictures: int, name: str = "") -> None:
+        self._total = total
+        self._pictures = pictures
+        self._step = step
+        self._time = time.perf_counter()
         self._shown = jax.process_index() == 0 and sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            initial=step, total=total, unit="step", dynamic_ncols=True, disable=not self._shown
+            initial=step,
+            total=total,
+            desc=name or None,
+            # The unit stands without the rate, which compilation and evaluation would distort.
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
+            "[{elapsed}, {remaining} left, {postfix}]",
+            dynamic_ncols=True,
+            disable=not self._shown,
         )
 
     @contextlib.contextmanager
@@ -49,32 +59,38 @@ class Progress:
         self._bar.update()
 
     def report(self, step: int, terms: Mapping[str, float]) -> dict[str, float]:
-        """Logs a line of loss terms with the speed since the last, and the time left.
+        """Shows the loss, the speed since the last report and the time left.
+
+        A terminal has them in its bar. Elsewhere they are one plain line. All terms are in metrics.jsonl.
 
         Args:
           step: steps done.
-          terms: averages to show; 'total' first.
+          terms: averages of the loss terms; 'total' is shown.
 
         Returns:
           {'steps_per_second', 'pictures_per_second'}; empty if no step was measured.
         """
-        done, seconds = step - self._step, time.perf_counter() - self._time
+        done = step - self._step
+        seconds = time.perf_counter() - self._time
         self.restart(step)
-        shown = " ".join(f"{k} {terms[k]:.4g}" for k in sorted(terms, key=lambda k: (k != "total", k)))
-        if not done:
-            log.info("step %d/%d  %s", step, self._total, shown)
-            return {}
-        speed = done / seconds
-        self._bar.set_postfix(total=f"{terms.get('total', float('nan')):.4g}", refresh=False)
-        log.info(
-            "step %d/%d  %.3g steps/s  %.3g pictures/s  %s left  %s",
-            step, self._total, speed, speed * self._pictures,
-            _clock((self._total - step) / speed), shown,
-        )  # fmt: skip
-        return {"steps_per_second": speed, "pictures_per_second": speed * self._pictures}
+        loss = f"{terms.get('total', float('nan')):.4g}"
+        self._bar.set_postfix_str(f"loss {loss}", refresh=False)
+
+        percent = 100 * step // max(self._total, 1)
+        line = f"step {step}/{self._total} ({percent} %), loss {loss}"
+        speeds = {}
+        if done:
+            speed = done / seconds
+            speeds = {"steps_per_second": speed, "pictures_per_second": speed * self._pictures}
+            left = _clock((self._total - step) / speed)
+            line += f", {speed * self._pictures:.3g} images/s, {left} left"
+        if not self._shown:
+            log.info(line)
+        return speeds
 
 
 def _clock(seconds: float) -> str:
+    """Writes a duration as [hours:]minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

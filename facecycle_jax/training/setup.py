@@ -12,6 +12,7 @@ from etils import epath
 
 from facecycle_jax import data
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import write_whole
 from facecycle_jax.mesh import make_mesh
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
@@ -22,6 +23,8 @@ from facecycle_jax.training.sharding import check_batch, describe, put_batch
 from facecycle_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
+
+TABLES = "parameters.txt"
 
 
 class Loader(Protocol):
@@ -82,7 +85,8 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
     accumulate = config["optimiser"]["accumulate"]
     check_batch(config["batch_size"], accumulate=accumulate, mesh=mesh)
     table = describe(mesh, batch_size=config["batch_size"], accumulate=accumulate)
-    log.info("%s\n%s", config["method"], table)
+    if jax.process_count() > 1:
+        log.info("%s\n%s", config["method"], table)
     # 2. Data, which says how long an epoch is.
     train_data = data.make_loader(config, split="train")
     eval_data = data.make_loader(config, split="eval")
@@ -106,17 +110,27 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         state = _start_from(config, init(jax.random.key(config["seed"])), program.shardings)
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
-    # Only runs have use for it; the benchmark goes without.
-    from clu import parameter_overview
-
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    log.info("Trained parameters\n%s", overview)
+    _write_tables(config, workdir, state, devices=table)
     run = Run(
         config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
         lambda: {**eval_data.unreadable, **train_data.unreadable},
         program.train_step, program.eval_step, program.schedule, checkpointer, total_steps,
     )  # fmt: skip
     return run, state
+
+
+def _write_tables(config: Mapping[str, Any], workdir: epath.Path, state: TrainState, *, devices: str) -> None:
+    """Writes the tables of devices and parameters into the workdir; the log names the number alone."""
+    if jax.process_index():
+        return
+    # Only runs have use for it; the benchmark goes without.
+    from clu import parameter_overview
+
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    path = workdir / TABLES
+    write_whole(path, f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n".encode())
+    count = parameter_overview.count_parameters(state.params)
+    log.info("%s trained parameters, listed in %s", f"{count:,}", path)
 
 
 def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:

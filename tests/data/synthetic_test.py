@@ -96,6 +96,26 @@ def test_draws_stay_within_two_deviations():
     assert motions["eye_open"].max() <= 1.2
 
 
+def test_one_scene_for_everyone_where_scenes_do_not_vary():
+    tracks = synthetic_tracks(0, identities=3, frames_per_track=4, size=32, scene_variation=0.0)
+    for name, (mean, _) in synthetic.SCENE.items():
+        np.testing.assert_allclose(tracks["scene"][name], mean, rtol=1e-6)
+    people = tracks["identity_parameters"]["skin_tone"]
+    assert len(set(people.tolist())) == 3
+    with pytest.raises(ValueError, match="scene_variation must be 0 or more"):
+        synthetic_tracks(0, identities=3, frames_per_track=4, size=32, scene_variation=-1.0)
+
+
+def test_a_set_is_rendered_once_and_shared_read_only(monkeypatch):
+    first = synthetic_tracks(7, identities=2, frames_per_track=4, size=32)
+    monkeypatch.setattr(synthetic, "_track", None)
+    again = synthetic_tracks(7, identities=2, frames_per_track=4, size=32)
+    assert again["frames"] is first["frames"]
+    assert again is not first
+    with pytest.raises(ValueError, match="read-only"):
+        again["frames"][0] = 0
+
+
 def test_counts_below_one():
     with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
         synthetic_tracks(0, identities=0, frames_per_track=4, size=32)

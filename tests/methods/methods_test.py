@@ -214,6 +214,40 @@ def test_costs_of_flow_and_code_join_the_total_if_asked(name):
     assert float(cost) > 0 or name == "folding"  # flows do not fold at the start
 
 
+def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
+    options = {"perceptual": "none", "folding_weight": 2.0, "saturation_weight": 0.1}
+    alone = methods.make(config(loss={**options, "generator": False}))
+    whole = methods.make(config(loss=options))
+    params, frozen = jax.jit(whole.init)(jax.random.key(0))
+    flows, nothing = jax.jit(alone.init)(jax.random.key(0))
+    # The whole cycle goes on from these networks: same names, same shapes, same draw of a seed.
+    assert set(flows) == {"motion_encoder", "flow_decoder"}
+    assert nothing == {}
+    for name in flows:
+        jax.tree.map(np.testing.assert_array_equal, flows[name], params[name])
+
+    _, expected = jax.jit(whole.loss)(params, frozen, batch(), None)
+    (_, aux), gradients = jax.jit(jax.value_and_grad(alone.loss, has_aux=True))(flows, nothing, batch(), None)
+    assert not any("reconstruction" in name or "neutral" in name for name in aux.terms)
+    for name in set(aux.terms) - {"total"}:
+        np.testing.assert_allclose(aux.terms[name], expected.terms[name], rtol=1e-5)
+    assert optax.tree.norm(gradients) > 0
+
+
+def test_mean_faces_that_differ_cost_if_asked():
+    method = methods.make(config("identity_cycle", loss={"perceptual": "none", "consensus_weight": 2.0}))
+    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    mean_faces = aux.pictures["mean_face"]
+    apart = jnp.mean(jnp.abs(mean_faces - jnp.mean(mean_faces, axis=0)))
+    np.testing.assert_allclose(aux.terms["l1/consensus"], apart, rtol=1e-5)
+    assert apart > 0
+
+    plain, *_ = made("identity_cycle", perceptual="none")
+    total, _ = jax.jit(plain.loss)(params, frozen, batch(), None)
+    np.testing.assert_allclose(aux.terms["total"] - total, 2 * apart, rtol=1e-4)
+
+
 def test_the_generator_draws_without_noise_if_asked():
     _, params, frozen = made("motion_cycle")
     key = jax.random.key(1)

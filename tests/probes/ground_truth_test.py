@@ -27,9 +27,42 @@ def test_a_model_that_knows_the_truth_has_no_error():
     for name in ("neutral_after", "neutral_apart", "mean_after"):
         assert figures[name] == 0.0
     assert figures["mean_before"] == figures["mean_true_neutral"] > 0.01
-    words = describe_truth(figures)
-    assert "drawn 0.000" in words
-    assert "mean face" in words
+    table = describe_truth(figures).splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == [
+        "neutral face, error",
+        "neutral faces, difference",
+        "mean face, error",
+        "mean faces, difference",
+    ]
+    # Two numbers and a sentence in each row.
+    assert " 0.000  Distance to the person's true face" in table[1]
+    assert all(line.endswith(".") for line in table[1:])
+
+
+def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
+    _, images = compare_with_truth(
+        lambda x: {"neutral": x}, seed=0, size=32, people=3, reexpress=lambda source, driver: source
+    )
+    figures, _ = compare_with_truth(
+        lambda x: {"neutral": x},
+        seed=0,
+        size=32,
+        people=3,
+        reexpress=lambda source, driver: images["true other's motion"],
+    )
+    assert figures["exchange_after"] == 0.0
+    assert figures["exchange_before"] > 0.01
+    assert "exchanged motion, error" in describe_truth(figures)
+    np.testing.assert_array_equal(images["other"], np.roll(images["input"], -1, axis=0))
+    # The scene and the person stay: only the head moves, so the corners are those of the input.
+    true = images["true other's motion"]
+    np.testing.assert_allclose(true[:, :3, :3].astype(int), images["input"][:, :3, :3], atol=1)
+
+
+def test_scenes_vary_as_asked():
+    _, images = compare_with_truth(lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0)
+    corners = images["input"][:, :3, :3].astype(int)
+    np.testing.assert_allclose(corners, np.broadcast_to(corners[:1], corners.shape), atol=1)
 
 
 def test_people_are_others_than_those_of_training():
