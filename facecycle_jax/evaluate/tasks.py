@@ -31,6 +31,8 @@ from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
 
+# Names of people to leave out that are listed where no pair has them.
+_NAMED = 20
 # Of a deep-funneled picture the middle three fifths are the face, as in the training pictures.
 LFW_CROP = 0.6
 
@@ -246,6 +248,10 @@ def _verification(
                 f"{pairs.origin} has {count} pairs of one and of two people, officially {official}."
             )
     if without:
+        strangers = sorted(test.strangers(without))
+        warnings += [f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]]
+        if strangers[_NAMED:]:
+            warnings.append(f"{len(strangers[_NAMED:])} more names to be left out are in no pair.")
         kept = test.without(without)
         warnings.append(
             f"{len(test) - len(kept)} of {len(test)} test pairs are left out, which show people trained on."

@@ -16,7 +16,7 @@ from PIL import Image
 from record_files import png, write_set, write_shard
 
 from facecycle_jax.data import make_loader
-from facecycle_jax.data.record_index import FRAMES, TRACKS, index_shard, read_index, verify, write_index
+from facecycle_jax.data.record_index import FRAME, FRAMES, TRACKS, index_shard, read_index, verify, write_index
 from facecycle_jax.data.records import DamagedSetError, find_set, open_records
 
 pytest.importorskip("tensorflow")
@@ -193,7 +193,10 @@ def test_checksums_find_a_changed_bit(folder):
             "format 'x 9', this program reads",
         ),
         (lambda f: (f / FRAMES).write_bytes(b"no array"), r"frames\.npy is damaged"),
-        (lambda f: np.save(f / FRAMES, np.zeros(3)), "lists 3 frames and tracks.json 30"),
+        (lambda f: (f / FRAMES).write_bytes(b""), r"frames\.npy is damaged"),
+        (lambda f: (f / FRAMES).unlink(), r"frames\.npy is missing"),
+        (lambda f: np.save(f / FRAMES, np.zeros(3)), "lists something else than frames and tracks.json 30"),
+        (lambda f: np.save(f / FRAMES, np.zeros(3, FRAME)), "lists 3 frames and tracks.json 30"),
     ],
 )
 def test_a_spoilt_index_is_told(folder, spoil, words):
