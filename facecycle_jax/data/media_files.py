@@ -109,8 +109,8 @@ class Folder:
 def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     """Lists every folder below some roots, each once, whatever links lead to it.
 
-    Links are followed after everything else, and a link to a folder that is listed already is left out:
-    otherwise a link could show one person's images as another's, or lead in a circle. A root within another
+    Links are followed after everything else, and a link to a folder that is listed already or lies above a
+    root is left out: otherwise a link could show one person's images as another's, or lead in a circle. A root within another
     root counts as a root of its own. Hidden files and folders are left out.
 
     Args:
@@ -133,6 +133,10 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
             raise UserError(f"{root!r}, folder {place + 1} of {', '.join(roots)}, is named twice.")
         search.starts.add(key)
         search.seen.add(key)
+        above = os.path.dirname(os.path.realpath(root))
+        while (key := key_of(above)) not in search.above:
+            search.above.add(key)
+            above = os.path.dirname(above)
 
     while starts:
         for place, start in starts:
@@ -143,7 +147,7 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
         found = [search.without_repeated_links(folder) for folder in found]
     if search.left_out:
         log.warning(
-            "%d links lead to images or folders that are listed without them; they are left out, the "
+            "%d links are left out, because what they lead to is listed without them or lies above; the "
             "first is %s",
             len(search.left_out),
             search.left_out[0],
@@ -157,8 +161,10 @@ class _Search:
     def __init__(self) -> None:
         # Folders that a walk starts from: roots and targets of links.
         self.starts: set[Key] = set()
-        # All folders.
+        # All folders below them.
         self.seen: set[Key] = set()
+        # Folders above the roots. A link to one would take in the rest of the disk.
+        self.above: set[Key] = set()
         self.left_out: list[str] = []
         self._links: list[tuple[int, str]] = []
         self._linked_files: set[tuple[str, str]] = set()
@@ -208,7 +214,7 @@ class _Search:
             except OSError as error:
                 log.warning("The link %s is left out: %s", path, error.strerror)
                 continue
-            if key in self.seen:
+            if key in self.seen or key in self.above:
                 self.left_out.append(path)
                 continue
             self.starts.add(key)

@@ -16,7 +16,15 @@ from PIL import Image
 from record_files import png, write_set, write_shard
 
 from facecycle_jax.data import make_loader
-from facecycle_jax.data.record_index import FRAME, FRAMES, TRACKS, index_shard, read_index, verify, write_index
+from facecycle_jax.data.record_index import (
+    FRAME,
+    FRAMES,
+    TRACKS,
+    index_shard,
+    read_index,
+    verify,
+    write_index,
+)
 from facecycle_jax.data.records import DamagedSetError, find_set, open_records
 
 pytest.importorskip("tensorflow")
