@@ -235,9 +235,13 @@ def _verification(
             if "pairs.txt" not in str(error).split(":")[0]:
                 raise
             train, test = (read_lfw_pairs(path, name=f"pairsDev{part}.txt") for part in ("Train", "Test"))
+    strangers = test.strangers(sorted(without))
+    strangers = train.strangers(strangers) if train is not None else strangers
     test = test.limited(limit, seed=seed)
     train = train.limited(limit, seed=seed) if train is not None else None
-    warnings = []
+    warnings = [f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]]
+    if strangers[_NAMED:]:
+        warnings.append(f"{len(strangers[_NAMED:])} more names to be left out are in no pair.")
     for pairs in (train, test):
         if pairs is None:
             continue
@@ -248,10 +252,6 @@ def _verification(
                 f"{pairs.origin} has {count} pairs of one and of two people, officially {official}."
             )
     if without:
-        strangers = sorted(test.strangers(without))
-        warnings += [f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]]
-        if strangers[_NAMED:]:
-            warnings.append(f"{len(strangers[_NAMED:])} more names to be left out are in no pair.")
         kept = test.without(without)
         warnings.append(
             f"{len(test) - len(kept)} of {len(test)} test pairs are left out, which show people trained on."
