@@ -24,7 +24,7 @@ $(VENV)/.dev: setup.cfg | $(BIN)/python
 	@touch $@ $(VENV)/.core
 
 demo: $(VENV)/.core
-	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir=$(DEMO_DIR)
+	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir="$(DEMO_DIR)"
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
@@ -47,17 +47,17 @@ clean:
 # The results table of a model: make table LFW=DIR FER2013=DIR [WITHOUT=names.txt] [MODEL=...] [TABLE=DIR].
 MODEL ?= facecycle-small
 TABLE ?= runs/table
-EVALUATE = $(BIN)/facecycle evaluate --model $(MODEL) --baselines hog,pixels,pca,random
-VERIFY = $(EVALUATE),lbp --task lfw --data $(LFW) $(if $(WITHOUT),--without $(WITHOUT))
+EVALUATE = $(BIN)/facecycle evaluate --model "$(MODEL)" --baselines hog,pixels,pca,random
+VERIFY = $(EVALUATE),lbp --task lfw --data "$(LFW)" $(if $(WITHOUT),--without "$(WITHOUT)")
 table: $(VENV)/.dev
 	@test -n "$(LFW)" && test -n "$(FER2013)" || { echo "make table needs LFW=DIR and FER2013=DIR." >&2; exit 2; }
-	$(EVALUATE) --task synthetic --out $(TABLE)/synthetic
-	$(VERIFY) --out $(TABLE)/lfw
-	$(VERIFY) --light 0.5 --out $(TABLE)/lfw_light
-	$(EVALUATE) --task fer2013 --data $(FER2013) --out $(TABLE)/fer2013
-	$(BIN)/facecycle evaluate --model $(MODEL) --baselines random --layer residual2 --size 160 --task fer2013 --data $(FER2013) \
-		--out $(TABLE)/fer2013_residual2
-	@cat $(TABLE)/*/results.md
+	$(EVALUATE) --task synthetic --out "$(TABLE)/synthetic"
+	$(VERIFY) --out "$(TABLE)/lfw"
+	$(VERIFY) --light 0.5 --out "$(TABLE)/lfw_light"
+	$(EVALUATE) --task fer2013 --data "$(FER2013)" --out "$(TABLE)/fer2013"
+	$(BIN)/facecycle evaluate --model "$(MODEL)" --baselines random --layer residual2 --size 160 --task fer2013 --data "$(FER2013)" \
+		--out "$(TABLE)/fer2013_residual2"
+	@cat "$(TABLE)"/*/results.md
 
 # The API reference, of the docstrings, in docs/api.
 MODULES := $(addprefix facecycle_jax.,model ops losses models data methods training probes convert viz train evaluate)

@@ -23,7 +23,8 @@ def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
+    # A short name, whatever the file's: one that adds to a long name would be too long.
+    partial = path.parent / f".{uuid.uuid4().hex[:12]}.part"
     try:
         yield partial
         partial.replace(path)

@@ -77,6 +77,10 @@ def test_view_1_stands_in_for_view_2(tmp_path):
     assert result.counts["test pairs"] == 5
     assert any("officially (500, 500)" in warning for warning in result.warnings)
     assert any("3 of 8 test pairs are left out" in warning for warning in result.warnings)
+    assert not any("is in no pair" in warning for warning in result.warnings)
+    result = evaluate("lfw", path, baselines=["pixels"], without=["P0", "Nobody", "nobody else"])
+    named = [warning for warning in result.warnings if "is in no pair" in warning]
+    assert [warning.split("'")[1] for warning in named] == ["Nobody", "nobody else"]
 
 
 def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):

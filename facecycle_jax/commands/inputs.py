@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,7 +105,8 @@ def read_face(path: epath.Path, *, size: int, crop: bool, which: str | int) -> n
     Raises:
       ValueError: in one sentence, if it cannot be read or no such face is found.
     """
-    picture = read_picture(path)
+    # A face may be any part of the image, so it is looked for at full size.
+    picture = read_picture(path, at_least=0 if crop else size)
     if crop:
         from facecycle_jax.data.face_crop import crop_face
 
@@ -202,10 +204,20 @@ def check_free(paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterabl
         if os.path.realpath(path) in read:
             raise UserError(f"{path} would replace an input; choose another --out.")
 
-    taken = [path for path in paths if path.exists()]
+    taken = [path for path in paths if _exists(path)]
     if taken and not overwrite:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
         raise FileExistsError(f"{taken[0]} exists already{more}; use --overwrite or another --out.")
+
+
+def _exists(path: epath.Path) -> bool:
+    """Whether there is such a file; there is none of a name that the file system cannot have."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def output_names(paths: Sequence[epath.Path]) -> list[str]:

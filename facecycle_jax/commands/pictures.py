@@ -1,6 +1,7 @@
 """Pictures in, pictures or codes out: `facecycle translate`, `frontalize`, `reconstruct` and `encode`."""
 
 import argparse
+import errno
 import io
 import itertools
 import sys
@@ -13,6 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
+from facecycle_jax.data.media_files import VIDEO_SUFFIXES
+from facecycle_jax.data.pictures import square
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.model import FaceCycle, load
@@ -21,7 +24,8 @@ from facecycle_jax.viz import grid, save_png, translation_panel
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm")
+# Longer side of the frames of a driving video in which faces are followed.
+_FOLLOWED_SIDE = 1920
 
 
 def add(commands: "Subcommands") -> None:
@@ -74,8 +78,7 @@ def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untype
         drawn = draw(model, pictures)
         for row, path in enumerate(kept):
             panel = grid([[value[row] for value in drawn.values()]], captions=list(drawn))
-            save_png(files[path], panel)
-            done += 1
+            done += _save(files[path], panel, problems)
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
@@ -106,7 +109,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
 
 def run_translate(arguments: argparse.Namespace) -> int:
     """Writes a panel of twelve pictures for each pair of source and driver, or a re-enacted video."""
-    if epath.Path(arguments.driver).suffix.lower() in VIDEOS:
+    if epath.Path(arguments.driver).suffix.lower() in VIDEO_SUFFIXES:
         return _reenact(arguments)
     sources, drivers = inputs.find([arguments.source]), inputs.find([arguments.driver])
     out = epath.Path(arguments.out)
@@ -126,10 +129,21 @@ def run_translate(arguments: argparse.Namespace) -> int:
             for others, other_pictures in with_pictures:
                 result = model.translate(picture, other_pictures)
                 for row, driver in enumerate(others):
-                    save_png(names[source, driver], _pair_panel(model, result, row))
-                    done += 1
+                    done += _save(names[source, driver], _pair_panel(model, result, row), problems)
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
+
+
+def _save(file: epath.Path, panel: np.ndarray, problems: inputs.Problems) -> bool:
+    """Writes a panel; False, with a note, if its name is too long for the file system."""
+    try:
+        save_png(file, panel)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        problems.lines.append(f"{file}: the name of this output is too long for the file system.")
+        return False
+    return True
 
 
 def _pair_panel(model: FaceCycle, result: dict[str, np.ndarray], row: int) -> np.ndarray:
@@ -157,16 +171,19 @@ def _reenact(arguments: argparse.Namespace) -> int:
     model = load(arguments.model)
     source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
-    drivers: Iterable[np.ndarray] = video.frames
+    frames_read: Iterable[np.ndarray] = video.frames
     if arguments.crop:
-        drivers = inputs.follow_face(drivers, which=arguments.which, name=arguments.driver)
+        # Frames wait until a face is found, and detection uses no more pixels than this.
+        frames_read = (_within(frame, _FOLLOWED_SIDE) for frame in frames_read)
+        frames_read = inputs.follow_face(frames_read, which=arguments.which, name=arguments.driver)
+    # Shrunk one by one: a chunk of large frames takes gigabytes.
+    drivers = (square(frame, size=model.size) for frame in frames_read)
     count = 0
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal count
         with tqdm(unit="frame", disable=not sys.stderr.isatty()) as bar:
-            iterator = iter(drivers)
-            while held := list(itertools.islice(iterator, inputs.CHUNK)):
+            while held := list(itertools.islice(drivers, inputs.CHUNK)):
                 yield from _side_by_side(model, source, held)
                 count += len(held)
                 bar.update(len(held))
@@ -174,6 +191,15 @@ def _reenact(arguments: argparse.Namespace) -> int:
     write_video(out, frames(), fps=video.fps)
     print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
     return 0
+
+
+def _within(frame: np.ndarray, side: int) -> np.ndarray:
+    """Shrinks a frame uint8 [H, W, 3] whose longer side is above `side` pixels."""
+    if max(frame.shape[:2]) <= side:
+        return frame
+    image = Image.fromarray(frame)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def _side_by_side(model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]) -> Iterator[np.ndarray]:

@@ -66,7 +66,7 @@ def add(commands: "Subcommands") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepares a set; 1 if something was left out."""
+    """Prepares a set; 1 if something was left out or a split is empty."""
     if arguments.set != "synthetic" and not (arguments.data and os.path.isdir(arguments.data)):
         raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
     if arguments.workers < 1:
@@ -95,11 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if counts["left_out"]:
         print(f"{counts['left_out']} lines about what was left out are in {folder / LEFT_OUT}.")
-    return 1 if counts["left_out"] else 0
+    for split in builder.empty_splits:
+        print(f"There is no split {split}: none of its tracks has as many frames that can be read as needed.")
+    return 1 if counts["left_out"] or builder.empty_splits else 0
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Compares every shard with its checksum; 2 if one differs."""
+    """Compares shards and index with their checksums; 2 if one differs."""
     folder = find_set(arguments.data)
     problems = verify(folder)
     for problem in problems:

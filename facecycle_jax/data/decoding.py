@@ -1,4 +1,4 @@
-"""Encoded pictures in, uint8 [S, S, 3] RGB out: exactly with Pillow, or several times faster with OpenCV.
+"""Encoded images in, uint8 [S, S, 3] RGB out: exactly with Pillow, or several times faster with OpenCV.
 
 Which one is a setting of the run and not of the machine, because their pixels differ slightly.
 """
@@ -7,9 +7,8 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from facecycle_jax.data.pictures import MAX_PIXELS, read_picture, square
+from facecycle_jax.data.pictures import MAX_PIXELS, one_sentence, open_image, square, to_rgb
 from facecycle_jax.errors import UserError
 
 Decoder = Callable[[bytes], np.ndarray]
@@ -19,7 +18,7 @@ _REDUCED = {1: 1, 2: 17, 4: 33, 8: 65}
 
 
 def make_decoder(name: str, *, size: int) -> Decoder:
-    """Chooses how pictures are decoded.
+    """Chooses how images are decoded.
 
     Args:
       name: 'pillow' (whole, then Lanczos) or 'opencv' (JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 that is
@@ -27,10 +26,10 @@ def make_decoder(name: str, *, size: int) -> Decoder:
       size: side of the result in pixels; the middle square is kept.
 
     Returns:
-      Bytes of a picture file -> uint8 [size, size, 3]; raises ValueError, in one sentence, for others.
+      Bytes of an image file -> uint8 [size, size, 3]; raises `UnreadableError`, in one sentence, for others.
 
     Raises:
-      ValueError: if there is no such decoder, or OpenCV is not installed.
+      UserError: If there is no such decoder, or OpenCV is not installed.
     """
     if name not in DECODERS:
         raise UserError(f"data.decoder must be one of {DECODERS}, got {name!r}.")
@@ -47,16 +46,23 @@ def make_decoder(name: str, *, size: int) -> Decoder:
     cv2.setNumThreads(1)
 
     def decode(content: bytes) -> np.ndarray:
+        with one_sentence("it"):
+            return decode_fast(content)
+
+    def decode_fast(content: bytes) -> np.ndarray:
         height, width = jpeg_size(content)
         if not 0 < height * width <= MAX_PIXELS:
             return decode_pillow(content, size=size)
-        factor, side = 1, min(height, width)
+
+        factor = 1
+        side = min(height, width)
         while factor < 8 and side >= 2 * factor * size:
             factor *= 2
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[factor])
         if picture is None:
             return decode_pillow(content, size=size)
-        # The decoder turns pictures upright, so the sides are asked again.
+
+        # The decoder turns images upright, so the sides are read again.
         height, width = picture.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
@@ -71,25 +77,20 @@ def make_decoder(name: str, *, size: int) -> Decoder:
 
 
 def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
-    """Decodes a picture as `reading.read_frame` does a file.
+    """Decodes an image as `reading.read_frame` does a file.
 
     Args:
-      content: a picture file's bytes.
+      content: an image file's bytes.
       size: side in pixels.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      ValueError: in one sentence, if it is no picture or damaged.
+      UnreadableError: In one sentence, if it is no image or damaged.
     """
-    try:
-        image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:
-        raise UserError("no known picture format.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"it cannot be read as a picture: {error}") from None
-    return square(read_picture(image), size=size)
+    with one_sentence("it"), open_image(io.BytesIO(content)) as image:
+        return square(to_rgb(image, size), size=size)
 
 
 def jpeg_size(content: bytes) -> tuple[int, int]:

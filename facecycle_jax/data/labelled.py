@@ -140,6 +140,19 @@ def choose(count: int, *, limit: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
+def read_lines(path: str) -> list[str]:
+    """Reads the lines of a list in UTF-8; other bytes are kept as in names of files.
+
+    Args:
+      path: the list.
+
+    Returns:
+      The lines without their ends.
+    """
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        return [line.rstrip("\n") for line in file]
+
+
 def require_file(path: str, *, what: str) -> str:
     """Returns a path, or raises FileNotFoundError in one sentence if it is no file.
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
-from facecycle_jax.data.labelled import choose, require_file
+from facecycle_jax.data.labelled import choose, read_lines, require_file
 from facecycle_jax.errors import UserError
 
 _SUBFOLDERS = ("", "lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "images", "aligned images")
@@ -65,6 +66,11 @@ class Pairs:
             )
         return self.select(np.flatnonzero(kept))
 
+    def strangers(self, people: Iterable[str]) -> list[str]:
+        """Lists the names, of those given, that no pair has, in their order."""
+        known = {person for pair in self.people for person in pair}
+        return [person for person in people if person not in known]
+
     def select(self, chosen: np.ndarray) -> "Pairs":
         """Returns the pairs of these indices, in their order, with the pictures they show."""
         rows = [
@@ -112,9 +118,14 @@ def _find_picture(root: str, relative: str, *, line: str) -> str:
     raise FileNotFoundError(f"{line}: there is no picture {relative} in {root}.")
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number of at most nine digits."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def _number(text: str, line: str) -> int:
-    """Reads a picture's number, 1 and up."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    """Reads an image's number, 1 and up."""
+    if not _is_number(text) or int(text) < 1:
         raise UserError(f"{line}: a picture's number must be 1 or more, got {text!r}.")
     return int(text)
 
@@ -138,12 +149,11 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
       ValueError: for a line of another form, with its number, or another count of pairs than declared.
     """
     path = require_file(os.path.join(root, name), what="the list of pairs comes with LFW")
-    with open(path, encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
+    lines = read_lines(path)
     while lines and not lines[-1].strip():
         lines.pop()
     header = lines[0].split() if lines else []
-    if len(header) not in (1, 2) or not all(h.isascii() and h.isdigit() and int(h) > 0 for h in header):
+    if len(header) not in (1, 2) or not all(_is_number(h) and int(h) > 0 for h in header):
         raise UserError(f"{path}, line 1: expected '<pairs>' or '<folds> <pairs>', got {lines[:1]}.")
     folds, count = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
     if len(lines) - 1 != 2 * folds * count:
@@ -189,12 +199,11 @@ def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 1
       ValueError: for a line of another form, with its number.
     """
     path = require_file(os.path.join(root, name), what="the list of pairs comes with CPLFW")
-    with open(path, encoding="utf-8") as file:
-        lines = [line.split() for line in file if line.strip()]
+    lines = [line.split() for line in read_lines(path) if line.strip()]
     if not lines or len(lines) % 2:
         raise UserError(f"{path} has {len(lines)} lines; CPLFW has two lines for each pair.")
     for index, columns in enumerate(lines):
-        if len(columns) != 2 or not columns[1].isascii() or not columns[1].isdigit():
+        if len(columns) != 2 or not _is_number(columns[1]):
             raise UserError(
                 f"{path}, line {index + 1}: expected '<picture> <answer>', got {' '.join(columns)!r}."
             )

@@ -1,23 +1,37 @@
-"""Pictures of any kind as one batch: uint8 [N, size, size, 3], RGB, 0..255.
+"""Images of any kind as one batch: uint8 [N, size, size, 3], RGB, 0..255.
 
-Files are read with Pillow: what it can open and decode within the limits below counts as a picture.
+Files are read with Pillow: what it can open and decode within the limits below counts as an image.
 """
 
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
+from facecycle_jax.data.media_files import (
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    is_image_name,
+    is_remote,
+    open_image_file,
+    walk,
+)
 from facecycle_jax.errors import UserError
 
-# A decompressed picture above this is refused unread; 100 megapixels are above any camera's.
-MAX_PIXELS = 100_000_000
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# A decompressed image above this is refused unread. Cameras of telephones reach 50 megapixels. Decoding
+# takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
+MAX_PIXELS = 64_000_000
+# Above this an image is made smaller while it is decoded, where a caller needs only so much of it.
+REDUCE_ABOVE = 16_000_000
+# A reduced image keeps so many times the side that is needed, so that resizing still smooths.
+_SPARE = 4
+# Pixels converted at once; at most 24 bytes each are in use then.
+_STRIP_PIXELS = 1_000_000
 FITS = ("crop", "stretch")
 
 
@@ -49,7 +63,7 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
     alone = _is_single(inputs)
     for name, item in _items(inputs):
         try:
-            picture = item if isinstance(item, np.ndarray) else read_picture(item)
+            picture = item if isinstance(item, np.ndarray) else read_picture(item, at_least=size)
             picture = square(array_to_rgb(picture), size=size, fit=fit)
         except (ValueError, FileNotFoundError) as error:
             if alone or isinstance(item, np.ndarray):  # a wrong array is the caller's mistake
@@ -63,79 +77,180 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
     return np.stack(pictures), names, problems
 
 
-def read_picture(source: epath.PathLike | Image.Image) -> np.ndarray:
-    """Reads one picture file, or converts a PIL picture, to RGB at its own size.
+def read_picture(source: epath.PathLike | Image.Image, *, at_least: int = 0) -> np.ndarray:
+    """Reads one image file, or converts a PIL image, to RGB.
 
     Args:
-      source: a path, local or in the cloud, or a PIL picture.
+      source: a path, local or in the cloud, or a PIL image.
+      at_least: pixels of the shorter side that the caller needs, or 0 for the image's own size. An image of
+        more than `REDUCE_ABOVE` pixels is then reduced while decoding, to no less than four times as many.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: if it is not a picture, is damaged or is larger than `MAX_PIXELS`; one line that
-        names the file.
-      FileNotFoundError: if there is no such file.
+      UserError: If it is no image, is damaged or is larger than `MAX_PIXELS`; one line that names the file.
+      FileNotFoundError: If there is no such file.
     """
     if isinstance(source, Image.Image):
-        with _one_sentence("the picture"):
-            return _to_rgb(source)
-    path = epath.Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a picture.")
-    with _one_sentence(str(path)), path.open("rb") as file, Image.open(file) as image:
-        return _to_rgb(image)
+        with one_sentence("the picture"):
+            return to_rgb(source, at_least)
+    with open_image_file(source) as file, one_sentence(os.fspath(source)), open_image(file) as image:
+        return to_rgb(image, at_least)
+
+
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Opens an image in one of `IMAGE_FORMATS` with Pillow; anything may be raised for other files."""
+    Image.init()
+    # Older versions of Pillow do without some formats.
+    return Image.open(file, formats=[form for form in IMAGE_FORMATS if form in Image.OPEN])
+
+
+class UnreadableError(UserError):
+    """A file is no image, or is damaged."""
 
 
 @contextlib.contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
-    """Turns whatever a decoder raises on damaged data into one ValueError with the file's name."""
+def one_sentence(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises on damaged data into one `UnreadableError` with the file's name."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns about odd metadata and at half of its own limit; ours is checked in _to_rgb.
+            # Pillow warns about odd metadata and at half of its own limit; ours is checked in to_rgb.
             # Only Pillow's: filters belong to all threads, and one of them may leave this one behind.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
-    except (FileNotFoundError, MemoryError):
+    except UnreadableError:
         raise
-    except PermissionError as error:
-        raise UserError(f"{name} may not be read: permission denied.") from error
-    except Exception as error:  # decoders raise SyntaxError, struct.error, IndexError and others
+    except Exception as error:
+        # Decoders raise SyntaxError, struct.error, RuntimeError, cv2.error, Pillow's
+        # DecompressionBombError and others.
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known picture format"
-        raise UserError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
+        raise UnreadableError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Decodes a PIL picture of any mode, uint8 [H, W, 3]."""
-    if image.width * image.height > MAX_PIXELS:
-        raise UserError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; shrink it first")
-    image = ImageOps.exif_transpose(image)
+def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
+    """Decodes a PIL image of any mode.
+
+    Args:
+      image: the image, not read yet where it comes from a file.
+      at_least: as of `read_picture`.
+
+    Returns:
+      uint8 [H, W, 3]; anything may be raised for a damaged file.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}; shrink it first")
+
+    factor = _reduction(image.size, at_least)
+    if factor > 1:
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size; other formats ignore this.
+        image.draft(None, (width // factor, height // factor))
+        factor = _reduction(image.size, at_least)
+
+    # Only now are palette, transparency and EXIF data all there.
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    rgb = _in_strips(image, _converter(image), factor)
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else np.ascontiguousarray(turn(rgb))
+
+
+# How an image [H, W, 3] stored in each orientation of EXIF is brought upright.
+_UPRIGHT: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image, 1),
+}
+
+
+def _reduction(size: tuple[int, int], at_least: int) -> int:
+    """Chooses the whole number by which the sides of an image are divided."""
+    width, height = size
+    if not at_least or width * height <= REDUCE_ABOVE:
+        return 1
+    return max(1, min(width, height) // (_SPARE * at_least))
+
+
+def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
+    """Cuts an image across: (first row divided by `factor`, strip of a multiple of `factor` rows)."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
+    if rows >= height:
+        yield 0, image
+        return
+    for top in range(0, height, rows):
+        yield top // factor, image.crop((0, top, width, min(top + rows, height)))
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int) -> np.ndarray:
+    """Converts an image strip by strip, so that no second copy of a large one is made.
+
+    Args:
+      image: of any mode, decoded.
+      convert: strip -> strip in the mode RGB.
+      factor: whole number by which the sides are divided, by averaging.
+
+    Returns:
+      uint8 [ceil(H / factor), ceil(W / factor), 3].
+    """
+    width, height = image.size
+    rgb = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for row, strip in _strips(image, factor):
+        converted = convert(strip)
+        if factor > 1:
+            converted = converted.reduce(factor)
+        rgb[row : row + converted.height] = np.asarray(converted)
+    return rgb
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Chooses how strips of an image become RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return array_to_rgb(_deep_to_uint8(image))
+        top = _deep_top(image)
+        return lambda strip: _deep_to_rgb(strip, top)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+        return _on_white
+    if image.mode == "RGB":
+        return lambda strip: strip
+    return lambda strip: strip.convert("RGB")
 
 
-def _deep_to_uint8(image: Image.Image) -> np.ndarray:
-    """Scales a grey picture of more than 8 bits to uint8 [H, W]."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise UserError("it has values that are not finite")
+def _on_white(strip: Image.Image) -> Image.Image:
+    """Makes transparent parts white."""
+    strip = strip.convert("RGBA")
+    white = Image.new("RGBA", strip.size, "white")
+    return Image.alpha_composite(white, strip).convert("RGB")
+
+
+def _deep_top(image: Image.Image) -> float:
+    """Finds the value that is white in a grey image of more than 8 bits."""
+    largest = -np.inf
+    for _, strip in _strips(image, 1):
+        values = np.asarray(strip)
+        if not np.isfinite(values).all():
+            raise UserError("it has values that are not finite")
+        largest = max(largest, float(values.max()))
+
     if image.mode == "F":
         # Files do not say the range of floating-point values: 0..1 or 0..255, by the largest.
-        top = 1.0 if values.max() <= 1.0 else 255.0
-    else:
-        # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or 32.
-        tops = (255.0, 65535.0, 2.0**32 - 1) if image.mode == "I" else (65535.0,)
-        top = next((top for top in tops if values.max() <= top), tops[-1])
-    return np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8)
+        return 1.0 if largest <= 1.0 else 255.0
+    # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or 32.
+    tops = (255.0, 65535.0, 2.0**32 - 1) if image.mode == "I" else (65535.0,)
+    return next((top for top in tops if largest <= top), tops[-1])
+
+
+def _deep_to_rgb(strip: Image.Image, top: float) -> Image.Image:
+    """Scales values of 0 .. top to 8 bits."""
+    values = np.asarray(strip).astype(np.float64)
+    levels = np.round(np.clip(values / top, 0, 1) * 255)
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
 def array_to_rgb(array: np.ndarray) -> np.ndarray:
@@ -257,21 +372,26 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
     if not path.is_dir():
         yield str(path), path
         return
-    found = sorted(f for f in _walk(path, frozenset()) if f.suffix.lower() in SUFFIXES)
+    if is_remote(path):
+        found = sorted(file for file in _walk_remote(path) if is_image_name(file.name))
+    else:
+        found = sorted(
+            epath.Path(folder.path) / name
+            for folder in walk([os.fspath(path)], files_once=False)
+            for name in folder.files
+            if is_image_name(name)
+        )
     if not found:
-        raise UserError(f"The folder {path} has no picture file ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The folder {path} has no picture file ({', '.join(IMAGE_SUFFIXES)}).")
     yield from ((str(file), file) for file in found)
 
 
-def _walk(folder: epath.Path, above: frozenset[str]) -> Iterator[epath.Path]:
-    """Lists the files below a folder; hidden ones and links back to a folder above are left out."""
-    here = os.path.realpath(os.fspath(folder))
-    if here in above:
-        return
+def _walk_remote(folder: epath.Path) -> Iterator[epath.Path]:
+    """Lists the files below a folder of cloud storage, which has no links; hidden ones are left out."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path, above | {here})
+            yield from _walk_remote(path)
         else:
             yield path

@@ -1,8 +1,10 @@
 """Preparing many tracks: in several processes, going on where a stopped run was, noting what is left out."""
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,7 +16,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from facecycle_jax.data.preparing import FrameOptions, Prepared, Source, prepare_track
+from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
+
+# So many processes killed one after the other, each alone with its track, are not the fault of the tracks.
+_MOST_KILLED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +46,16 @@ class Work:
             prepared = prepare_track(source, self.options)
             if kept:
                 _save(kept, prepared)
+        self.note(source, prepared)
+        return prepared
+
+    def note(self, source: Source, prepared: Prepared) -> None:
+        """Writes down what is left out of a track."""
         if prepared.left_out:
-            name = hashlib.sha256(source.name.encode()).hexdigest()[:32]
+            # os.fsencode, because names of files may hold bytes that are not UTF-8.
+            name = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:32]
             content = json.dumps([source.name, prepared.left_out]).encode()
             write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
-        return prepared
 
     def _place(self, source: Source) -> pathlib.Path | None:
         """Names the file of a finished track after all that it depends on."""
@@ -92,6 +103,9 @@ def prepare_all(
 ) -> Iterator[tuple[Source, Prepared]]:
     """Prepares tracks in this process or in several, in order.
 
+    A track whose process is killed, for want of memory perhaps, is tried once more in a process that has
+    nothing else to do, and left out if that is killed too.
+
     Args:
       sources: the tracks.
       work: prepares one.
@@ -99,21 +113,70 @@ def prepare_all(
 
     Yields:
       Each source and what became of it.
+
+    Raises:
+      UserError: If several processes in a row are killed.
     """
     if workers <= 1:
         yield from ((source, work(source)) for source in sources)
         return
-    # Spawned, not forked: the parent has threads.
+
+    killed = 0
+    waiting = deque(sources)
+    while waiting:
+        done = 0
+        for source, prepared in _until_killed(waiting, work, workers):
+            done += 1
+            yield source, prepared
+        for _ in range(done):
+            waiting.popleft()
+
+        # One of these was in the process that was killed; which one, nobody knows.
+        for source in itertools.islice(tuple(waiting), _ahead(workers)):
+            try:
+                with _processes(1) as pool:
+                    prepared = pool.submit(work, source).result()
+                killed = 0
+            except concurrent.futures.process.BrokenProcessPool:
+                killed += 1
+                if killed == _MOST_KILLED:
+                    raise UserError(
+                        f"{killed} processes in a row were killed, the last one at the track {source.name}; "
+                        "is there enough memory? Try fewer --workers."
+                    ) from None
+                reason = "the process that read the track was killed, for want of memory perhaps."
+                prepared = Prepared((), (f"{source.path}: {reason}",))
+                work.note(source, prepared)
+            yield source, prepared
+            waiting.popleft()
+
+
+def _ahead(workers: int) -> int:
+    """Says how many tracks are given to processes at once."""
+    return 4 * workers
+
+
+def _processes(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Starts processes; spawned, not forked, because the parent has threads."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+
+
+def _until_killed(sources: Sequence[Source], work: Work, workers: int) -> Iterator[tuple[Source, Prepared]]:
+    """Prepares tracks in several processes, in order, until one of the processes is killed."""
+    with _processes(workers) as pool:
         waiting = deque(sources)
         running: deque[tuple[Source, concurrent.futures.Future[Prepared]]] = deque()
-        while waiting or running:
-            while waiting and len(running) < 4 * workers:
-                source = waiting.popleft()
-                running.append((source, pool.submit(work, source)))
-            source, future = running.popleft()
-            yield source, future.result()
+        try:
+            while waiting or running:
+                while waiting and len(running) < _ahead(workers):
+                    source = waiting.popleft()
+                    running.append((source, pool.submit(work, source)))
+                source, future = running.popleft()
+                prepared = future.result()
+                yield source, prepared
+        except concurrent.futures.process.BrokenProcessPool:
+            return
 
 
 def collect_left_out(folder: pathlib.Path) -> list[str]:

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from facecycle_jax.data.folder import SUFFIXES, scan_folder
-from facecycle_jax.data.pictures import read_picture, square
-from facecycle_jax.errors import UserError
+from facecycle_jax.data.folder import find_tracks
+from facecycle_jax.data.media_files import is_image_name, is_video_name, open_image_file, walk
+from facecycle_jax.data.pictures import one_sentence, open_image, read_picture, square, to_rgb
+from facecycle_jax.errors import MissingExtraError, UserError
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv")
 _QUALITY = 95
+# More makes no sense of any video, and a track would be without end.
+MAX_FPS = 1000.0
+# A track is one record, which TensorFlow limits to 2 GB. Frames beyond this are left out.
+MAX_TRACK_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Source:
     Attributes:
       identity: the person.
       name: the track's path below the root.
-      path: a folder of pictures, one picture, or a video.
+      path: a folder of images, one image, or a video.
+      left_out: names of links in the folder to images that are listed elsewhere.
     """
 
     identity: str
     name: str
     path: str
+    left_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +46,7 @@ class FrameOptions:
     """What becomes of the frames.
 
     Attributes:
-      fps: frames a second taken of videos, above 0.
+      fps: frames a second taken of videos, above 0 to 1000.
       max_frames: most frames of a track, evenly spread; 0: all.
       size: side in pixels to which frames are cut square and resized; 0: they stay as they are.
       crop: whether the face is found and cut out first.
@@ -52,15 +58,15 @@ class FrameOptions:
     crop: bool = False
 
     def __post_init__(self) -> None:
-        if not self.fps > 0 or self.max_frames < 0 or self.size < 0:
+        if not 0 < self.fps <= MAX_FPS or self.max_frames < 0 or self.size < 0:
             raise UserError(
-                f"fps must be above 0, max_frames and size at least 0, got {self.fps}, {self.max_frames} and "
-                f"{self.size}."
+                f"fps must be above 0 and at most {MAX_FPS:g}, max_frames and size at least 0, got "
+                f"{self.fps}, {self.max_frames} and {self.size}."
             )
 
     @property
     def reencodes(self) -> bool:
-        """Whether pictures are drawn anew; if not, their bytes are taken over as they are."""
+        """Whether images are encoded anew; if not, their bytes are taken over as they are."""
         return self.size > 0 or self.crop
 
 
@@ -90,14 +96,16 @@ def picture_sources(
       FileNotFoundError: if there is no such folder.
       ValueError: if nothing is found, or a folder does not match.
     """
-    tracks = scan_folder(root, identity_depth=identity_depth)
+    found = find_tracks([root], origin=root, identity_depth=identity_depth)
+    if not found:
+        raise UserError(f"{root} holds no images.")
+
     sources = []
-    for person, name in zip(tracks.identities, tracks.names, strict=True):
-        relative = name.removeprefix(f"{root}/")
-        if pattern and not re.fullmatch(pattern, relative):
-            raise UserError(f"{root} must hold {layout}, and has pictures in {relative!r}.")
-        path = os.path.join(root, relative)
-        sources.append(Source(person.removeprefix(f"{root}/"), relative, path))
+    for track in sorted(found, key=lambda track: (track.identity, track.name)):
+        if pattern and not re.fullmatch(pattern, track.name):
+            raise UserError(f"{root} must hold {layout}, and has pictures in {track.name!r}.")
+        source = Source(identity=track.identity, name=track.name, path=track.path, left_out=track.left_out)
+        sources.append(source)
     return sources
 
 
@@ -117,12 +125,11 @@ def video_sources(root: str) -> list[Source]:
     if not os.path.isdir(root):
         raise FileNotFoundError(f"There is no folder {root!r}.")
     sources = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
-        for file in sorted(files):
-            if not file.lower().endswith(VIDEOS) or file.startswith("."):
+    for folder in walk([root]):
+        for file in folder.files:
+            if not is_video_name(file):
                 continue
-            path = os.path.join(folder, file)
+            path = os.path.join(folder.path, file)
             parts = os.path.relpath(path, root).split(os.sep)
             if len(parts) != 3:
                 raise UserError(f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}.")
@@ -142,7 +149,7 @@ def prepare_track(source: Source, options: FrameOptions) -> Prepared:
     Returns:
       Its frames; what cannot be read is left out, with a line that names it and says why.
     """
-    if source.path.lower().endswith(VIDEOS):
+    if is_video_name(os.path.basename(source.path)) and not os.path.isdir(source.path):
         return _video(source, options)
     return _pictures(source, options)
 
@@ -154,63 +161,101 @@ def chosen(count: int, most: int) -> Sequence[int]:
     return [int((place + 0.5) * count / most) for place in range(most)]
 
 
+class _Frames:
+    """Frames of a track as they come, up to `MAX_TRACK_BYTES`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._bytes = 0
+        self.frames: list[bytes] = []
+        self.left_out: list[str] = []
+
+    def add(self, frame: bytes) -> bool:
+        """Keeps a frame; False if the track is full, of which a line is noted."""
+        if self._bytes + len(frame) > MAX_TRACK_BYTES:
+            self.left_out.append(
+                f"{self._path}: what follows frame {len(self.frames)} is left out, because a track may have "
+                f"{MAX_TRACK_BYTES:,} bytes; use --max-frames, --size or --fps."
+            )
+            return False
+        self.frames.append(frame)
+        self._bytes += len(frame)
+        return True
+
+    def prepared(self, noun: str) -> Prepared:
+        """Returns what was kept."""
+        if not self.frames:
+            self.left_out.append(f"{self._path}: the track has no {noun} left.")
+        return Prepared(tuple(self.frames), tuple(self.left_out))
+
+
 def _pictures(source: Source, options: FrameOptions) -> Prepared:
-    """Reads a folder of pictures, or one picture."""
+    """Reads a folder of images, or one image."""
     try:
         if os.path.isdir(source.path):
-            names = sorted(
-                f for f in os.listdir(source.path) if f.lower().endswith(SUFFIXES) and not f.startswith(".")
-            )
-            paths = [os.path.join(source.path, name) for name in names]
+            names = sorted(set(os.listdir(source.path)) - set(source.left_out))
+            paths = [os.path.join(source.path, name) for name in names if is_image_name(name)]
         else:
             paths = [source.path]
     except OSError as error:
         return Prepared((), (f"{source.path}: {error.strerror or error}.",))
-    frames, left_out = [], []
+
+    kept = _Frames(source.path)
     for index in chosen(len(paths), options.max_frames):
         try:
-            frames.append(_picture(paths[index], options))
-        except (ValueError, OSError) as error:
-            left_out.append(_line(paths[index], error))
-    if not frames:
-        left_out.append(f"{source.path}: the track has no picture left.")
-    return Prepared(tuple(frames), tuple(left_out))
+            frame = _picture(paths[index], options)
+        except MissingExtraError:
+            raise
+        except (UserError, OSError) as error:
+            kept.left_out.append(_line(paths[index], error))
+            continue
+        if not kept.add(frame):
+            break
+    return kept.prepared("picture")
 
 
 def _picture(path: str, options: FrameOptions) -> bytes:
-    """Reads one picture file, whole and decodable."""
+    """Reads one image file, whole and decodable."""
     if options.reencodes:
-        return _encode(_shaped(read_picture(path), options))
-    with open(path, "rb") as file:
+        # A face may be any part of the image, so it is looked for at full size.
+        needed = 0 if options.crop else options.size
+        return _encode(_shaped(read_picture(path, at_least=needed), options))
+
+    with open_image_file(path) as file:
         content = file.read()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            # A small decode reads all of a JPEG all the same, and so finds where it is cut off.
-            image.draft("RGB", (64, 64))
-            read_picture(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"it cannot be read as a picture: {error}.") from None
+    with one_sentence(path), open_image(io.BytesIO(content)) as image:
+        # A small decode reads all of a JPEG all the same, and so finds where it is cut off.
+        image.draft("RGB", (64, 64))
+        to_rgb(image, 64)
     return content
 
 
 def _video(source: Source, options: FrameOptions) -> Prepared:
     """Reads a video."""
-    from facecycle_jax.data.video import read_video
+    from facecycle_jax.data.video import count_frames, read_video
 
-    frames: list[bytes] = []
-    left_out: list[str] = []
+    kept = _Frames(source.path)
     try:
+        # Which frames are kept depends on how many there are. Counting first means that no others are held.
+        total = count_frames(source.path, fps=options.fps) if options.max_frames else 0
+        wanted = set(chosen(total, options.max_frames))
         for number, picture in enumerate(read_video(source.path, fps=options.fps).frames):
+            if options.max_frames and number not in wanted:
+                continue
             try:
-                frames.append(_encode(_shaped(picture, options)))
-            except ValueError as error:
-                left_out.append(f"{source.path}, frame {number}: {error}")
-    except (ValueError, OSError) as error:
-        left_out.append(_line(source.path, error))
-    if not frames:
-        left_out.append(f"{source.path}: the track has no frame left.")
-    kept = [frames[index] for index in chosen(len(frames), options.max_frames)]
-    return Prepared(tuple(kept), tuple(left_out))
+                frame = _encode(_shaped(picture, options))
+            except MissingExtraError:
+                raise
+            except UserError as error:
+                kept.left_out.append(f"{source.path}, frame {number}: {error}")
+                continue
+            if not kept.add(frame):
+                break
+    except MissingExtraError:
+        raise
+    except (UserError, OSError) as error:
+        kept.left_out.append(_line(source.path, error))
+    return kept.prepared("frame")
 
 
 def _shaped(picture: np.ndarray, options: FrameOptions) -> np.ndarray:

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from facecycle_jax.data.labelled import LabelledPictures, require_file
+from facecycle_jax.data.labelled import LabelledPictures, read_lines, require_file
 from facecycle_jax.errors import UserError
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
@@ -34,25 +34,24 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
     require_file(name, what="the labels of RAF-DB's basic emotions")
     pictures: list[str] = []
     labels: list[int] = []
-    with open(name, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            columns = line.split()
-            if not columns:
-                continue
-            stem, suffix = os.path.splitext(columns[0])
-            if len(columns) != 2 or suffix != ".jpg" or stem.split("_")[0] not in OFFICIAL:
-                raise UserError(
-                    f"{name}, line {number}: expected 'train_00001.jpg 5' or 'test_0001.jpg 7', got "
-                    f"{line.strip()!r}."
-                )
-            if columns[1] not in ("1", "2", "3", "4", "5", "6", "7"):
-                raise UserError(f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}.")
-            if stem.split("_")[0] != split:
-                continue
-            picture = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
-            require_file(picture, what=f"{name}, line {number}, names it")
-            pictures.append(picture)
-            labels.append(int(columns[1]) - 1)
+    for number, line in enumerate(read_lines(name), start=1):
+        columns = line.split()
+        if not columns:
+            continue
+        stem, suffix = os.path.splitext(columns[0])
+        if len(columns) != 2 or suffix != ".jpg" or stem.split("_")[0] not in OFFICIAL:
+            raise UserError(
+                f"{name}, line {number}: expected 'train_00001.jpg 5' or 'test_0001.jpg 7', got "
+                f"{line.strip()!r}."
+            )
+        if columns[1] not in ("1", "2", "3", "4", "5", "6", "7"):
+            raise UserError(f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}.")
+        if stem.split("_")[0] != split:
+            continue
+        picture = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
+        require_file(picture, what=f"{name}, line {number}, names it")
+        pictures.append(picture)
+        labels.append(int(columns[1]) - 1)
     if not labels:
         raise UserError(f"{name} names no picture of the split {split}.")
     return LabelledPictures(pictures, np.array(labels, np.int32), CLASSES, f"{name} ({split})")

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from facecycle_jax.data.decoding import make_decoder
+from facecycle_jax.data.media_files import open_image_file
 from facecycle_jax.data.pictures import read_picture, square
 from facecycle_jax.data.records import DamagedSetError, RecordFrames
 from facecycle_jax.data.tracks import Frame, Tracks
 from facecycle_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-# Frame -> uint8 [S, S, 3]; raises ValueError for a picture that cannot be read.
+# Frame -> uint8 [S, S, 3]; raises UserError for an image that cannot be read.
 ReadFrame = Callable[[Frame], np.ndarray]
 
 
@@ -57,9 +58,9 @@ def read_frame(path: str, *, size: int) -> np.ndarray:
       ValueError: in one sentence, if it cannot be read.
     """
     try:
-        return square(read_picture(path), size=size)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        return square(read_picture(path, at_least=size), size=size)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
 
 
 def file_reader(decoder: str, *, size: int) -> ReadFrame:
@@ -81,12 +82,16 @@ def file_reader(decoder: str, *, size: int) -> ReadFrame:
 
     def read(frame: Frame) -> np.ndarray:
         try:
-            with open(frame, "rb") as file:
+            with open_image_file(str(frame)) as file:
                 content = file.read()
-            return decode(content)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from None
         except OSError as error:
-            raise UserError(f"{frame}: {error.strerror or error}") from None
-        except ValueError as error:
+            raise UserError(f"{frame} cannot be read: {error.strerror or error}.") from None
+
+        try:
+            return decode(content)
+        except UserError as error:
             raise UserError(f"{frame}: {error}") from None
 
     return read
@@ -112,7 +117,7 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
         content = records.read(int(frame))
         try:
             return decode(content)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{records.describe(int(frame))}: {error}") from None
 
     return read
@@ -144,7 +149,7 @@ def read_or_replace(tracks: Tracks, track: int, place: int, *, read: ReadFrame, 
             return read(frame)
         except DamagedSetError:
             raise
-        except ValueError as error:
+        except UserError as error:
             report.add(frame, str(error))
     raise UserError(
         f"No picture of the track {tracks.names[track]} can be read; remove it from {tracks.origin}."

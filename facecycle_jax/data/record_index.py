@@ -1,9 +1,10 @@
 """Where each frame lies in TFRecord shards of tracks: indexed once, then any frame is one read of its bytes.
 
 A shard is a row of records, each a length (uint64), four bytes of checksum, a tf.train.Example and four bytes
-of checksum. The Examples have `identity`, `track` and `frames`, encoded pictures. A set's folder then holds,
-beside the shards, `tracks.json` (shards with sizes and SHA-256, tracks sorted by person) and `frames.npy`, of
-FRAME.
+of checksum. The Examples have `identity`, `track` and `frames`, encoded images. A set's folder then holds,
+in addition to the shards, `tracks.json` (shards with sizes and SHA-256, tracks sorted by person) and
+`frames.npy`, of FRAME. `tracks.json` has the SHA-256 of `frames.npy` and its own, of the file with zeros in
+the place of that.
 """
 
 import concurrent.futures
@@ -28,6 +29,8 @@ TRACKS, FRAMES, LEFT_OUT = "tracks.json", "frames.npy", "left_out.txt"
 # Place and length of a frame's bytes in its shard, and their CRC-32.
 FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
 _HEAD, _TAIL = 12, 4
+# Stands in tracks.json where its own SHA-256 is to be.
+_NO_DIGEST = "0" * 64
 Span = tuple[int, int]
 
 
@@ -72,8 +75,16 @@ def write_index(
         "bytes": sum(described["bytes"] for _, described in read),
         "left_out": len(left_out),
     }
+    # Names of files may hold bytes that are not UTF-8.
+    lines = "".join(f"{line}\n" for line in left_out)
+    write_whole(folder / LEFT_OUT, lines.encode(errors="backslashreplace"))
+    with under_another_name(folder / FRAMES) as partial, open(partial, "wb") as file:
+        np.save(file, frames, allow_pickle=False)
+
     content = {
         "format": FORMAT,
+        "sha256": _NO_DIGEST,
+        "frames_sha256": _sha256(folder / FRAMES),
         "counts": counts,
         "shards": [described for _, described in read],
         "identity": [t.identity for t in tracks],
@@ -81,12 +92,17 @@ def write_index(
         "shard": [t.shard for t in tracks],
         "count": [len(t.frames) for t in tracks],
     }
-    write_whole(folder / LEFT_OUT, "".join(f"{line}\n" for line in left_out).encode())
-    with under_another_name(folder / FRAMES) as partial, open(partial, "wb") as file:
-        np.save(file, frames, allow_pickle=False)
+    unsigned = json.dumps(content).encode()
+    digest = hashlib.sha256(unsigned).hexdigest()
     # Last: its presence says that the set is complete.
-    write_whole(folder / TRACKS, json.dumps(content).encode())
+    write_whole(folder / TRACKS, unsigned.replace(_NO_DIGEST.encode(), digest.encode(), 1))
     return counts
+
+
+def _sha256(path: pathlib.Path) -> str:
+    """Computes the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -99,28 +115,31 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
       The content of tracks.json, and all frames, [frames] of FRAME, mapped from the file.
 
     Raises:
-      FileNotFoundError: if index or a shard is missing.
-      ValueError: if they do not belong together, or a shard has another size than when it was written.
+      FileNotFoundError: If index or a shard is missing.
+      UserError: If they do not belong together, tracks.json is damaged, or a shard has another size than
+        when it was written.
     """
     path = folder / TRACKS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {TRACKS}: `facecycle prepare` did not finish there.")
+    content = _read_tracks(path)
+    counted = sum(content["count"])
+
+    file = folder / FRAMES
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; copy it again or prepare the set again.")
     try:
-        content = json.loads(path.read_bytes())
-        counted = sum(content["count"])
-        form = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and prepare the set again.") from None
-    if form != FORMAT:
-        raise UserError(f"{path} is of the format {form!r}, this program reads {FORMAT!r}.")
-    try:
-        frames = np.load(folder / FRAMES, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / FRAMES} is damaged ({error}); prepare the set again.") from None
-    if frames.dtype != FRAME or len(frames) != counted:
-        raise UserError(
-            f"{folder / FRAMES} lists {len(frames)} frames and {TRACKS} {counted}: they are not of one set."
-        )
+        frames = np.load(file, mmap_mode="r", allow_pickle=False)
+        fits = frames.dtype == FRAME and frames.ndim == 1
+    except Exception as error:
+        # Of a damaged header numpy raises ValueError, EOFError, SyntaxError, TypeError
+        # and others.
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        raise UserError(f"{file} is damaged ({reason}); copy it again or prepare the set again.") from None
+    if not fits or len(frames) != counted:
+        listed = f"{len(frames)} frames" if fits else "something else than frames"
+        raise UserError(f"{file} lists {listed} and {TRACKS} {counted} frames: they are not of one set.")
+
     for shard in content["shards"]:
         file = folder / shard["name"]
         if not file.is_file():
@@ -134,28 +153,87 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
     return content, frames
 
 
+def _read_tracks(path: pathlib.Path) -> dict[str, Any]:
+    """Reads tracks.json and compares it with its SHA-256, which sets of earlier versions lack."""
+    data = path.read_bytes()
+    try:
+        content = json.loads(data)
+        form = content["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    if form != FORMAT:
+        raise UserError(f"{path} is of the format {str(form)[:40]!r}, this program reads {FORMAT!r}.")
+
+    digest = content.get("sha256")
+    if digest is not None:
+        unsigned = data.replace(str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1)
+        if hashlib.sha256(unsigned).hexdigest() != digest:
+            raise _damaged(path, "it does not agree with its SHA-256")
+    _check_tracks(path, content)
+    return dict(content)
+
+
+def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Checks that everything in tracks.json has its type and range."""
+
+    def are(values: Any, kind: type, least: int | None = None) -> bool:
+        """Whether something is a list of one type, and its numbers are not below the least."""
+        if type(values) is not list or any(type(value) is not kind for value in values):
+            return False
+        return least is None or min(values, default=least) >= least
+
+    shards: Any = content.get("shards")
+    if not are(shards, dict):
+        raise _damaged(path, "its shards are no list")
+    for shard in shards:
+        if not are([shard.get("name"), shard.get("sha256")], str) or not are([shard.get("bytes")], int, 0):
+            raise _damaged(path, "a shard lacks its name, size or SHA-256")
+        if shard["name"] in ("", ".", "..") or "/" in shard["name"] or "\0" in shard["name"]:
+            raise _damaged(path, "a shard lies in another folder")
+
+    columns: list[Any] = [content.get(key) for key in ("identity", "track", "shard", "count")]
+    people, names, numbers, counts = columns
+    if not (are(people, str) and are(names, str) and are(numbers, int, 0) and are(counts, int, 1)):
+        raise _damaged(path, "its tracks lack names, shards or numbers of frames")
+    if not len(people) == len(names) == len(numbers) == len(counts):
+        raise _damaged(path, "its tracks are not as many everywhere")
+    if max(numbers, default=-1) >= len(shards):
+        raise _damaged(path, "a track lies in a shard that there is not")
+    if type(content.get("frames_sha256", "")) is not str:
+        raise _damaged(path, f"the SHA-256 of {FRAMES} is no text")
+
+
+def _damaged(path: pathlib.Path, reason: str) -> UserError:
+    """Says that tracks.json is damaged."""
+    reason = " ".join(reason.split())[:160]
+    return UserError(f"{path} is damaged ({reason}); copy it again or prepare the set again.")
+
+
 def verify(folder: pathlib.Path) -> list[str]:
-    """Reads every shard and compares its SHA-256 with the recorded one.
+    """Reads every shard and the index and compares their SHA-256 with the recorded ones.
 
     Args:
       folder: of a prepared set.
 
     Returns:
-      One sentence for each shard that differs.
+      One sentence for each file that differs.
 
     Raises:
-      FileNotFoundError, ValueError: as `read_index` does.
+      FileNotFoundError, UserError: As `read_index` does, which compares tracks.json.
     """
     content, _ = read_index(folder)
+    expected = [("The shard ", shard["name"], shard["sha256"]) for shard in content["shards"]]
+    # Sets of earlier versions have no SHA-256 of their index.
+    if "frames_sha256" in content:
+        expected.append(("The index ", FRAMES, content["frames_sha256"]))
 
-    def check(shard: dict[str, Any]) -> str:
-        with open(folder / shard["name"], "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        same = found == shard["sha256"]
-        return "" if same else f"The shard {folder / shard['name']} has changed: SHA-256 {found}."
+    def check(item: tuple[str, str, str]) -> str:
+        kind, name, digest = item
+        found = _sha256(folder / name)
+        return "" if found == digest else f"{kind}{folder / name} has changed: SHA-256 {found}."
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return [sentence for sentence in pool.map(check, content["shards"]) if sentence]
+        return [sentence for sentence in pool.map(check, expected) if sentence]
 
 
 def index_shard(path: pathlib.Path, *, number: int) -> tuple[list[IndexedTrack], dict[str, Any]]:
@@ -200,7 +278,8 @@ def _track(view: memoryview, start: int, stop: int, *, shard: int, where: str) -
     """Reads one record."""
     try:
         features = example_spans(view, start, stop)
-        identity, name = (bytes(view[slice(*features[key][0])]).decode() for key in ("identity", "track"))
+        # os.fsdecode, because names of folders may hold bytes that are not UTF-8.
+        identity, name = (os.fsdecode(bytes(view[slice(*features[key][0])])) for key in ("identity", "track"))
         spans = features["frames"]
     except (KeyError, IndexError, ValueError):
         raise UserError(
@@ -268,4 +347,6 @@ def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
         if byte < 128:
             return value, start
         shift += 7
+        if shift > 63:
+            raise UserError("a number has more than 64 bits")
     raise UserError("a number is cut off")

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.data.record_index import TRACKS, read_index
-from facecycle_jax.data.tracks import Tracks, make_tracks
+from facecycle_jax.data.media_files import is_image_name
+from facecycle_jax.data.record_index import FRAMES, TRACKS, read_index
+from facecycle_jax.data.tracks import Tracks, in_root, long_tracks
 from facecycle_jax.errors import UserError
 
 # Folders below data.path in which a set is looked for: <name>/<config>/<version>.
@@ -23,7 +24,7 @@ _DEPTH = 3
 
 
 class DamagedSetError(UserError):
-    """A set on disk is not what its index says; unlike one unreadable picture this ends a run."""
+    """A set on disk is not what its index says; unlike one unreadable image this ends a run."""
 
 
 class RecordFrames:
@@ -32,18 +33,18 @@ class RecordFrames:
     def __init__(self, sets: list[tuple[pathlib.Path, dict[str, Any], np.ndarray]]) -> None:
         """Takes the sets (folder, content of tracks.json, frames) in the order of their numbers."""
         self._frames = [frames for _, _, frames in sets]
-        # Tracks of all sets: the number of the first frame, the set, the file and the name.
+        # Tracks of all sets: the number of the first frame, the set, the file, its size and the name.
         self._first: list[int] = []
-        self._where: list[tuple[int, str, str]] = []
+        self._where: list[tuple[int, str, int, str]] = []
         self._starts: list[int] = []
         number = 0
         for index, (folder, content, frames) in enumerate(sets):
             self._starts.append(number)
-            files = [str(folder / shard["name"]) for shard in content["shards"]]
+            files = [(str(folder / shard["name"]), shard["bytes"]) for shard in content["shards"]]
             begins = itertools.accumulate(content["count"], initial=number)
             self._first += list(begins)[:-1]
             self._where += [
-                (index, files[shard], name)
+                (index, *files[shard], name)
                 for shard, name in zip(content["shard"], content["track"], strict=True)
             ]
             number += len(frames)
@@ -58,14 +59,19 @@ class RecordFrames:
           frame: its number.
 
         Returns:
-          The encoded picture, the bytes that were prepared, checked by their CRC-32.
+          The encoded image, the bytes that were prepared, checked by their CRC-32.
 
         Raises:
-          DamagedSetError: if the shard is gone, cut off or holds other bytes there.
+          DamagedSetError: If the shard is gone, cut off or holds other bytes there, or the index is damaged.
         """
         track = bisect.bisect_right(self._first, frame) - 1
-        index, file, name = self._where[track]
+        index, file, size, name = self._where[track]
         offset, length, crc32 = self._frames[index][frame - self._starts[index]].item()
+        if offset + length > size:
+            raise DamagedSetError(
+                f"{os.path.join(os.path.dirname(file), FRAMES)} is damaged: it places a frame of the track "
+                f"{name} after the end of {os.path.basename(file)}; copy it again or prepare the set again."
+            )
         try:
             content = os.pread(self._descriptor(file), length, offset)
         except OSError as error:
@@ -80,7 +86,8 @@ class RecordFrames:
         if zlib.crc32(content) != crc32:
             raise DamagedSetError(
                 f"The shard {file} does not hold at byte {offset} the picture of the track {name} that was "
-                "prepared: it is damaged or of another set; copy it again or prepare the set again."
+                f"prepared: it or {FRAMES} is damaged or of another set. `facecycle verify` says which; copy "
+                "it again or prepare the set again."
             )
         return content
 
@@ -97,7 +104,8 @@ class RecordFrames:
     def describe(self, frame: int) -> str:
         """Names a frame in messages."""
         track = bisect.bisect_right(self._first, frame) - 1
-        return f"{self._where[track][1]}, track {self._where[track][2]}, frame {frame - self._first[track]}"
+        _, file, _, name = self._where[track]
+        return f"{file}, track {name}, frame {frame - self._first[track]}"
 
 
 def _close(files: dict[str, int]) -> None:
@@ -109,10 +117,14 @@ def _close(files: dict[str, int]) -> None:
 def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tuple[Tracks, RecordFrames]:
     """Opens sets that `facecycle prepare` or `tfds build` made.
 
+    Names are those that `folder.scan_folder` gives to the same images: a name of one person in several sets
+    is one person, but single images of a root are people of their own in each set, and tracks of the second
+    set have `#2` at the end of their names, and so on.
+
     Args:
       path: the --out of `facecycle prepare`, or a folder of TFDS or a set's own folder below it; several
         are separated by commas.
-      min_frames: fewest frames of a track.
+      min_frames: fewest frames of a track; single images of a root are kept in any case.
       max_tracks: most tracks, the first by name; 0: all.
 
     Returns:
@@ -124,33 +136,23 @@ def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tupl
     """
     sets = []
     found: list[tuple[str, str, range]] = []
+    singles: list[bool] = []
     number = 0
-    for part in (part.strip() for part in path.split(",")):
-        folder = find_set(part)
+    for place, part in enumerate(path.split(",")):
+        folder = find_set(part.strip())
         content, frames = read_index(folder)
         sets.append((folder, content, frames))
         begins = itertools.accumulate(content["count"], initial=number)
-        found += [
-            (person, name, range(begin, begin + count))
-            for person, name, begin, count in zip(
-                content["identity"], content["track"], begins, content["count"], strict=False
-            )
-        ]
+        listed = zip(content["identity"], content["track"], begins, content["count"], strict=False)
+        for person, name, begin, count in listed:
+            # A track of one image in a root is named as its person is, after the file.
+            is_single = person == name and is_image_name(name)
+            person = in_root(person, place) if is_single else person
+            singles.append(is_single)
+            found.append((person, in_root(name, place), range(begin, begin + count)))
         number += len(frames)
-    tracks = make_tracks(_distinct(found), origin=path, min_frames=min_frames)
-    if 0 < max_tracks < len(tracks):
-        tracks = tracks.select(range(max_tracks))
+    tracks = long_tracks(found, singles, origin=path, min_frames=min_frames, max_tracks=max_tracks)
     return tracks, RecordFrames(sets)
-
-
-def _distinct(found: list[tuple[str, str, range]]) -> list[tuple[str, str, range]]:
-    """Gives equal names of tracks of several sets a number, for a fixed order."""
-    seen: dict[tuple[str, str], int] = {}
-    result = []
-    for person, name, frames in found:
-        count = seen[person, name] = seen.get((person, name), 0) + 1
-        result.append((person, name if count == 1 else f"{name}#{count}", frames))
-    return result
 
 
 def find_set(path: str) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""What a source of pictures is: tracks, each a set of frames of one person.
+"""What a source of images is: tracks, each a set of frames of one person.
 
 A frame is a file name or a number: of sources in memory an index into an array, of prepared sets a place in
 their index.
@@ -73,6 +73,50 @@ def make_tracks(
     return Tracks(frames, people, names, origin)
 
 
+def long_tracks(
+    tracks: Sequence[tuple[str, str, Sequence[Frame]]],
+    is_single: Sequence[bool],
+    *,
+    origin: str,
+    min_frames: int,
+    max_tracks: int,
+) -> Tracks:
+    """Sorts (person, track, frames) and leaves out short tracks, but not single images of a root.
+
+    Args:
+      tracks: in any order.
+      is_single: whether each is one image that lies in a root, to be paired with its mirror image.
+      origin: where they come from, for messages.
+      min_frames: fewest frames of a track.
+      max_tracks: most tracks, the first by name; 0: all.
+
+    Returns:
+      The tracks.
+
+    Raises:
+      UserError: If none is left.
+    """
+    kept = []
+    for track, single in zip(tracks, is_single, strict=True):
+        if single or len(track[2]) >= min_frames:
+            kept.append(track)
+    made = make_tracks(kept or tracks, origin=origin, min_frames=1 if kept else min_frames)
+    return made.select(range(max_tracks)) if 0 < max_tracks < len(made) else made
+
+
+def in_root(name: str, place: int) -> str:
+    """Names what lies in one of several roots or sets: in the first as it is, in the others numbered.
+
+    Args:
+      name: the path below the root.
+      place: the root's place, from 0.
+
+    Returns:
+      `name`, with #2 at its end in the second root, #3 in the third, and so on.
+    """
+    return name if place == 0 else f"{name}#{place + 1}"
+
+
 def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Tracks]:
     """Splits by person, the same way wherever and whenever, whatever other people there are.
 
@@ -91,7 +135,12 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
         raise UserError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
     if eval_fraction == 0:
         return tracks, tracks
-    people = sorted(set(tracks.identities), key=lambda p: hashlib.sha256(p.encode()).digest())
+
+    def order(person: str) -> bytes:
+        # Names of folders need not be UTF-8.
+        return hashlib.sha256(person.encode(errors="surrogateescape")).digest()
+
+    people = sorted(set(tracks.identities), key=order)
     count = max(2, round(eval_fraction * len(people)))
     if len(people) - count < 2:
         raise UserError(

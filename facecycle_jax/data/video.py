@@ -1,8 +1,8 @@
 """Frames of a video in, a video of frames out: uint8 [H, W, 3] RGB. Needs the extra `video`."""
 
 import itertools
-import uuid
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from facecycle_jax.data.media_files import VIDEO_FORMATS
+from facecycle_jax.data.pictures import MAX_PIXELS
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.files import under_another_name
 
-# What a file's ending stands for; all are written as H.264, which every player knows.
+# More makes no sense of any video.
+MAX_FPS = 1000.0
+# A frame is shown for so many seconds at most. Clocks of damaged or joined files jump by hours.
+_LONGEST_STILL = 10.0
+# What a written file's ending stands for; all are written as H.264, which every player knows.
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
@@ -32,41 +39,61 @@ def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: floa
     """Opens a video for reading frame by frame.
 
     Args:
-      path: the file, in any format that FFmpeg reads.
+      path: the file, a regular one: AVI, Matroska, MOV, MP4 or WebM, whatever its ending. Nothing else is
+        opened, whatever is in it.
       max_frames: stop after this many frames; None reads all.
-      fps: frames per second to bring the video to, repeating or leaving out frames by their time;
-        None keeps the frames as they are.
+      fps: frames per second to bring the video to, at most 1000, repeating or leaving out frames by their
+        time; None keeps the frames as they are. A frame that is shown for more than 10 seconds, or until
+        an earlier time, counts as shown for as long as the others.
 
     Returns:
-      The frames, and their number per second. Damage found while reading raises a ValueError from
+      The frames, and their number per second. Damage found while reading raises a UserError from
       the iterator, after the frames before it.
 
     Raises:
-      ValueError: if the file is no video, has no frame, or an option is not above 0.
-      FileNotFoundError: if there is no such file.
-      ImportError: if PyAV is not installed.
+      UserError: If the file is no video, has no frame or too large ones, or an option is out of range.
+      FileNotFoundError: If there is no such file.
+      MissingExtraError: If PyAV is not installed.
     """
-    if (max_frames is not None and max_frames < 1) or (fps is not None and not fps > 0):
-        raise UserError(f"max_frames and fps must be above 0, got {max_frames} and {fps}.")
+    if max_frames is not None and max_frames < 1:
+        raise UserError(f"max_frames must be above 0, got {max_frames}.")
     av = _load_av()
-    path = epath.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a video: {_reason(error)}.") from error
-    if not container.streams.video:
-        container.close()
-        raise UserError(f"{path} has no pictures, only other streams.")
-    rate = container.streams.video[0].average_rate or Fraction(25)
-    timed = _decode(av, container, str(path), rate)
-    frames = (frame for _, frame in timed) if fps is None else _resample(timed, fps)
+    container, rate = _open(av, path)
+    timed = _decode(av, container, os.fspath(path), rate, _to_array)
+    frames = (frame for _, frame in timed) if fps is None else _resample(timed, fps, rate)
     first = next(frames, None)
     if first is None:
         raise UserError(f"{path} has no frames.")
     chained = itertools.chain([first], frames)
     return Video(itertools.islice(chained, max_frames), float(rate if fps is None else fps))
+
+
+def count_frames(path: epath.PathLike, *, fps: float) -> int:
+    """Counts the frames that `read_video` would give, up to the first damage, holding none of them.
+
+    Args:
+      path: the file.
+      fps: frames per second to bring the video to.
+
+    Returns:
+      The number.
+
+    Raises:
+      UserError: If the file is no video, or `fps` is out of range.
+      FileNotFoundError: If there is no such file.
+      MissingExtraError: If PyAV is not installed.
+    """
+    av = _load_av()
+    container, rate = _open(av, path)
+    times = _decode(av, container, os.fspath(path), rate, lambda frame: True)
+    count = 0
+    try:
+        for _ in _resample(times, fps, rate):
+            count += 1
+    except UserError:
+        # Whoever reads the frames meets the damage again and reports it.
+        return count
+    return count
 
 
 def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: float) -> None:
@@ -94,15 +121,9 @@ def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: floa
     if first is None:
         raise UserError(f"There are no frames to write to {path}.")
     _check_frame(first, 0, np.shape(first))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        with av.open(str(partial), "w", format=FORMATS[path.suffix.lower()]) as container:
-            _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    form = FORMATS[path.suffix.lower()]
+    with under_another_name(path) as partial, av.open(str(partial), "w", format=form) as container:
+        _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
 
 
 def _encode(
@@ -145,32 +166,82 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def _decode(av: ModuleType, container: Any, name: str, rate: Fraction) -> Iterator[tuple[float, np.ndarray]]:
-    """Decodes (seconds from the first frame, upright frame) and closes the container at the end."""
-    count, start = 0, None
+def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
+    """Opens the video of a regular file; returns the container and the frames per second."""
+    name = os.fspath(path)
+    if not os.path.exists(name):
+        raise FileNotFoundError(f"There is no file {name}.")
+    if not os.path.isfile(name):
+        raise UserError(f"{name} is no regular file, so it is no video.")
+
+    # Some formats are lists of other files or addresses, so that only containers of frames are allowed;
+    # and without the prefix, FFmpeg could take a name for an address.
+    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
+    try:
+        container = av.open(f"file:{name}", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as a video: {_reason(error)}.") from error
+    if not container.streams.video:
+        container.close()
+        raise UserError(f"{name} has no pictures, only other streams.")
+    rate = container.streams.video[0].average_rate
+    return container, rate if rate is not None and rate > 0 else Fraction(25)
+
+
+def _decode(
+    av: ModuleType, container: Any, name: str, rate: Fraction, convert: Callable[[Any], Any]
+) -> Iterator[tuple[float, Any]]:
+    """Decodes (seconds from the first frame, `convert(frame)`) and closes the container at the end."""
+    count = 0
+    start = None
     with container:
         try:
             for frame in container.decode(video=0):
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{name} has frames of {frame.width}x{frame.height} pixels, more than {MAX_PIXELS:,}."
+                    )
                 start = frame.time if start is None else start
                 timed = frame.time is not None and start is not None
-                seconds = frame.time - start if timed else float(count / rate)
-                picture = frame.to_ndarray(format="rgb24")
-                # Telephones store how the camera was held; FFmpeg counts counter-clockwise.
-                turns = round(frame.rotation / 90) % 4
-                yield seconds, np.ascontiguousarray(np.rot90(picture, turns))
+                yield frame.time - start if timed else float(count / rate), convert(frame)
                 count += 1
-        except av.FFmpegError as error:
+        except UserError:
+            raise
+        except (av.FFmpegError, ValueError, MemoryError) as error:
             reason = f"{name} is damaged after frame {count}: {_reason(error)}."
             raise UserError(reason) from error
 
 
-def _resample(timed: Iterator[tuple[float, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
-    """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ... up to the last frame's."""
-    index, shown, seconds = 0, None, 0.0
+def _to_array(frame: Any) -> np.ndarray:
+    """Brings FFmpeg's frame to uint8 [H, W, 3], upright."""
+    picture = frame.to_ndarray(format="rgb24")
+    # Telephones store how the camera was held; FFmpeg counts counter-clockwise.
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _resample(timed: Iterator[tuple[float, Any]], fps: float, rate: Fraction) -> Iterator[Any]:
+    """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ... up to the last frame's.
+
+    Args:
+      timed: (seconds, frame) each.
+      fps: frames to yield per second.
+      rate: frames per second of the video, for steps of its clock that cannot be true.
+    """
+    if not 0 < fps <= MAX_FPS:
+        raise UserError(f"fps must be above 0 and at most {MAX_FPS:g}, got {fps}.")
+    index = 0
+    shown = None
+    # Our own clock, which follows the video's but for its jumps.
+    clock = 0.0
+    before = 0.0
     for seconds, frame in timed:
-        while shown is not None and index / fps < seconds - 1e-6:
+        step = seconds - before
+        clock += step if 0 <= step <= _LONGEST_STILL else float(1 / rate)
+        before = seconds
+        while shown is not None and index / fps < clock - 1e-6:
             yield shown
             index += 1
         shown = frame
-    if shown is not None and index / fps <= seconds + 1e-6:
+    if shown is not None and index / fps <= clock + 1e-6:
         yield shown

@@ -32,6 +32,8 @@ from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
 
+# Names of people to leave out that are listed where no pair has them.
+_NAMED = 20
 # Of a deep-funneled picture the middle three fifths are the face, as in the training pictures.
 LFW_CROP = 0.6
 
@@ -196,9 +198,14 @@ def _verification(options: EvaluationOptions, features: Mapping[str, FeatureSet]
 
     crop = options.crop or (1.0 if options.task == "cplfw" else LFW_CROP)
     without = frozenset(options.without)
+    # Names that no pair knows, looked for before pairs are limited.
+    strangers = test.strangers(sorted(without))
+    strangers = train.strangers(strangers) if train is not None else strangers
     test = test.limited(options.limit, seed=options.seed)
     train = train.limited(options.limit, seed=options.seed) if train is not None else None
-    warnings = []
+    warnings = [f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]]
+    if strangers[_NAMED:]:
+        warnings.append(f"{len(strangers[_NAMED:])} more names to be left out are in no pair.")
     for pairs in (train, test):
         if pairs is None:
             continue

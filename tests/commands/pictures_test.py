@@ -138,6 +138,21 @@ def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
     assert {path.name: path.read_bytes() for path in faces.iterdir()} == before
 
 
+def test_a_name_too_long_for_an_output_leaves_the_others(model, faces, tmp_path, capsys):
+    """The name of one image leaves no room, alone or with that of the driver."""
+    long = faces / f"{'x' * 248}.png"
+    (faces / "a.png").rename(long)
+    out = tmp_path / "out"
+    assert run("frontalize", long, faces / "b.png", "--model", model, "--out", out) == 0
+    assert len(list(out.iterdir())) == 2
+    pairs = tmp_path / "pairs"
+    assert run("translate", faces, "--driver", faces / "b.png", "--model", model, "--out", pairs) == 1
+    assert len(list(pairs.iterdir())) == 2
+    error = capsys.readouterr().err
+    assert error.count("the name of this output is too long for the file system") == 1
+    assert "1 picture left out, 2 done" in error
+
+
 def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys):
     (faces / "c.jpg").write_bytes(b"no picture")
     out = tmp_path / "out"

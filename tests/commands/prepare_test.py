@@ -1,6 +1,7 @@
 """`facecycle prepare` and `verify`: from a raw tree to batches by one command each."""
 
 import itertools
+import os
 import sys
 import unittest.mock
 
@@ -13,6 +14,7 @@ from facecycle_jax import cli
 from facecycle_jax.data import make_loader, prepare_work
 from facecycle_jax.data.record_index import LEFT_OUT, read_index
 from facecycle_jax.data.records import find_set
+from facecycle_jax.data.tracks import make_tracks, split_people
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -148,3 +150,43 @@ def test_beam_that_is_not_installed_is_named(raw, tmp_path, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     assert run("tracks", "--data", raw, "--out", tmp_path / "out", "--beam=--runner=DirectRunner") == 2
     assert "facecycle_jax[beam]" in capsys.readouterr().err
+
+
+def test_a_split_without_tracks_is_left_out_and_reported(tmp_path, capsys):
+    """The held-out people have one image each, the others three."""
+    raw = tmp_path / "raw"
+    people = [f"p{number}" for number in range(8)]
+    tracks = make_tracks([(person, person, ["x"]) for person in people], origin="the test")
+    held = set(split_people(tracks, eval_fraction=0.25)[1].identities)
+    for person in people:
+        (raw / person).mkdir(parents=True)
+        for frame in range(1 if person in held else 3):
+            Image.new("RGB", (16, 16)).save(raw / person / f"{frame}.png")
+    arguments = ("tracks", "--data", raw, "--min-frames", 2, "--eval-fraction", 0.25)
+    assert run(*arguments, "--out", tmp_path / "out") == 1
+    told = capsys.readouterr().out
+    assert "6 tracks of 6 people, 18 frames" in told
+    assert "There is no split eval" in told
+    assert len(make_loader(options(tmp_path / "out", min_frames=2), split="train").tracks) == 4
+    # Of nothing at all there is no set.
+    assert run(*arguments[:-4], "--min-frames", 9, "--out", tmp_path / "none") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no track of the train or the eval split has 9 or more frames that can be read" in error
+    assert not list((tmp_path / "none").rglob("*.tfrecord*"))
+
+
+def test_names_that_are_not_utf8_are_prepared(tmp_path):
+    raw = tmp_path / "raw"
+    names = [os.fsdecode(b"Ren\xe9"), "Zo\u00eb", "ann", "bob", "cy"]
+    for number, name in enumerate(names):
+        os.makedirs(raw / name)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(raw / name / "0.png")
+    # One of each is left out, with its name.
+    (raw / names[0] / "1.png").write_bytes(b"no image")
+    assert run("tracks", "--data", raw, "--out", tmp_path / "out") == 1
+    made, tree = (
+        make_loader(options(path, source=source, min_frames=1), split="train").tracks
+        for path, source in ((tmp_path / "out", "records"), (raw, "folder"))
+    )
+    assert made.identities == tree.identities
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0

@@ -8,6 +8,7 @@ from facecycle_jax.data.fer2013 import CLASSES, read_fer2013
 from facecycle_jax.data.labelled import load_pictures
 from facecycle_jax.data.lfw_pairs import read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import read_raf_db
+from facecycle_jax.errors import UserError
 
 
 def face(path, value=0):
@@ -42,12 +43,49 @@ def test_fer2013_csv(tmp_path):
         ("1,a b,Training", "row 3: pixels must be whole numbers"),
         ("1,1 2", "row 3: expected 3 columns, got 2"),
         ("1,1,Other", "row 3: Usage must be one of"),
+        ("1," + "1_0 " * 2304 + ",Training", "row 3: pixels must be whole numbers"),
+        ("1," + "+1 " * 2304 + ",Training", "row 3: pixels must be whole numbers"),
+        ("1," + "9" * 5000 + ",Training", "row 3: pixels must be whole numbers"),
+        ("1," + "1" * 200_000 + ",Training", "row 3: field larger than field limit"),
+        ('1,"' + "1 " * 2304 + ",Training\n" * 100_000, "row 3: field larger than field limit"),
+        ('1,"1 2 3,Training', "row 3: expected 3 columns, got 2"),
+        ("1,caf\u00e9,Training", "row 3: it holds other characters than ASCII"),
     ],
 )
 def test_fer2013_corrupt_rows(tmp_path, bad, words):
     write_csv(tmp_path / "fer2013.csv", row(3, "Training"), bad)
     with pytest.raises(ValueError, match=words):
         read_fer2013(str(tmp_path), split="Training")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\xff\xfee\0m\0o\0", "row 1: it holds other characters than ASCII"),
+        (b"", "row 1: expected the columns emotion, pixels and Usage, got \\[\\]"),
+        (b"a," * 1000, r"row 1: expected the columns emotion, pixels and Usage, got .{1,90}\.$"),
+    ],
+)
+def test_fer2013_other_files(tmp_path, start, words):
+    (tmp_path / "fer2013.csv").write_bytes(start)
+    with pytest.raises(UserError, match=words):
+        read_fer2013(str(tmp_path), split="Training")
+
+
+def test_fer2013_csv_with_a_byte_order_mark(tmp_path):
+    write_csv(tmp_path / "fer2013.csv", row(3, "Training", 5))
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_fer2013(str(tmp_path), split="Training")) == 1
+
+
+def test_lists_that_are_not_utf8_are_one_sentence(tmp_path):
+    (tmp_path / "pairs.txt").write_bytes(b"1\nRen\xe9\t1\t2\nann\t1\tbob\t1\n")
+    with pytest.raises(FileNotFoundError, match=r"line 2: there is no picture Ren"):
+        read_lfw_pairs(str(tmp_path))
+    (tmp_path / "pairs.txt").write_text("9" * 5000 + "\n")
+    with pytest.raises(UserError, match="line 1: expected"):
+        read_lfw_pairs(str(tmp_path))
 
 
 def test_fer2013_folders(tmp_path):
@@ -118,6 +156,7 @@ def test_lfw_view_1(tmp_path):
     assert len(set(pairs.files)) == len(pairs.files) == 6
     kept = pairs.without(frozenset({"Cy"}))
     assert len(kept) == 3
+    assert pairs.strangers(["Dee", "Cy", "Eve"]) == ["Dee", "Eve"]
     with pytest.raises(ValueError, match="both are needed"):
         pairs.without(frozenset({"Bob"}))
 

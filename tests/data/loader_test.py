@@ -49,7 +49,7 @@ def test_mirror_images_alone_for_one_root_of_two(tree):
     roots = f"{tree}, {tree / 'p1'}"
     for split in ("train", "eval"):
         loader = make_loader(config(roots, mirror_pair_probability=(0.0, 1.0)), split=split)
-        inner = np.array([name.startswith(f"{tree / 'p1'}/") for name in loader.tracks.names])
+        inner = np.array([frames[0].startswith(f"{tree / 'p1'}/") for frames in loader.tracks.frames])
         assert 0 < inner.sum() < len(inner)
         for batch in first(loader, 20):
             np.testing.assert_array_equal(batch["mirror"], inner[batch["track"][:, 0]])

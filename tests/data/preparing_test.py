@@ -1,6 +1,9 @@
 """From raw trees to encoded frames: layouts, what is left out, and going on after a stop."""
 
+import dataclasses
+import os
 import pathlib
+import signal
 import unittest.mock
 
 import numpy as np
@@ -18,6 +21,7 @@ from facecycle_jax.data.preparing import (
     prepare_track,
     video_sources,
 )
+from facecycle_jax.errors import UserError
 
 
 @pytest.fixture
@@ -162,3 +166,45 @@ def test_other_layouts_are_named(tmp_path):
 def test_options_out_of_range():
     with pytest.raises(ValueError, match="fps must be above 0"):
         FrameOptions(fps=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class KilledWork(Work):
+    """Is killed at some tracks, as by a system without memory."""
+
+    deadly: tuple[str, ...] = ()
+
+    def __call__(self, source):
+        if source.name in self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(source)
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_its_track_alone(tracks, tmp_path):
+    make_voxceleb1(tmp_path / "raw", tracks)
+    sources = picture_sources(str(tmp_path / "raw"))
+    plain = dict(prepare_all(sources, Work(FrameOptions(), str(tmp_path / "plain"))))
+    work = KilledWork(FrameOptions(), str(tmp_path / "left_out"), deadly=(sources[1].name,))
+    made = list(prepare_all(sources, work, workers=2))
+    assert [source for source, _ in made] == sources
+    for source, prepared in made:
+        if source is sources[1]:
+            assert prepared.frames == ()
+        else:
+            assert prepared == plain[source]
+    (line,) = collect_left_out(tmp_path / "left_out")
+    assert (
+        line == f"{sources[1].path}: the process that read the track was killed, for want of memory perhaps."
+    )
+
+
+@pytest.mark.slow
+def test_a_machine_that_kills_every_process_is_reported_with_the_track(tracks, tmp_path):
+    make_voxceleb1(tmp_path / "raw", tracks)
+    sources = picture_sources(str(tmp_path / "raw"))
+    work = KilledWork(FrameOptions(), str(tmp_path / "out"), deadly=tuple(s.name for s in sources))
+    with pytest.raises(
+        UserError, match=f"3 processes in a row were killed, the last one at the track {sources[2].name}"
+    ):
+        list(prepare_all(sources, work, workers=2))

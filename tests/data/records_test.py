@@ -16,8 +16,17 @@ from PIL import Image
 from record_files import png, write_set, write_shard
 
 from facecycle_jax.data import make_loader
-from facecycle_jax.data.record_index import FRAMES, TRACKS, index_shard, read_index, verify, write_index
+from facecycle_jax.data.record_index import (
+    FRAME,
+    FRAMES,
+    TRACKS,
+    index_shard,
+    read_index,
+    verify,
+    write_index,
+)
 from facecycle_jax.data.records import DamagedSetError, find_set, open_records
+from facecycle_jax.errors import UserError
 
 pytest.importorskip("tensorflow")
 SIZE = 8
@@ -193,7 +202,10 @@ def test_checksums_find_a_changed_bit(folder):
             "format 'x 9', this program reads",
         ),
         (lambda f: (f / FRAMES).write_bytes(b"no array"), r"frames\.npy is damaged"),
-        (lambda f: np.save(f / FRAMES, np.zeros(3)), "lists 3 frames and tracks.json 30"),
+        (lambda f: (f / FRAMES).write_bytes(b""), r"frames\.npy is damaged"),
+        (lambda f: (f / FRAMES).unlink(), r"frames\.npy is missing"),
+        (lambda f: np.save(f / FRAMES, np.zeros(3)), "lists something else than frames and tracks.json 30"),
+        (lambda f: np.save(f / FRAMES, np.zeros(3, FRAME)), "lists 3 frames and tracks.json 30"),
     ],
 )
 def test_a_spoilt_index_is_told(folder, spoil, words):
@@ -239,3 +251,67 @@ def test_records_are_read_without_tensorflow(folder, tmp_path):
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert result.stdout.strip() == "(4, 2, 8, 8, 3)", result.stderr
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_checksums_find_a_changed_bit_of_the_index(folder):
+    flip(folder / FRAMES, -20)
+    (problem,) = verify(folder)
+    assert problem.startswith(f"The index {folder / FRAMES} has changed: SHA-256")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_changed_bit_of_tracks_json_is_found_before_training(folder, part):
+    path = folder / TRACKS
+    flip(path, int(part * path.stat().st_size))
+    with pytest.raises(UserError, match=r"tracks\.json"):
+        verify(folder)
+    with pytest.raises(UserError, match=r"tracks\.json"):
+        make_loader(config(folder), split="train")
+
+
+def test_an_index_that_points_outside_a_shard_is_blamed_itself(folder):
+    frames = np.load(folder / FRAMES)
+    frames["length"] = 2**32 - 1
+    np.save(folder / FRAMES, frames)
+    with pytest.raises(DamagedSetError, match=r"frames\.npy is damaged: it places a frame of the track p"):
+        first(make_loader(config(folder), split="train"), 1)
+
+
+def unsigned(folder, change):
+    """Changes tracks.json as a set of an earlier version has it, without checksums of the index."""
+    content = json.loads((folder / TRACKS).read_text())
+    del content["sha256"], content["frames_sha256"]
+    change(content)
+    (folder / TRACKS).write_text(json.dumps(content))
+
+
+def test_sets_of_earlier_versions_are_read(folder):
+    expected = first(make_loader(config(folder), split="train"), 3)
+    unsigned(folder, lambda content: None)
+    assert verify(folder) == []
+    assert_same(first(make_loader(config(folder), split="train"), 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(shards=3), "its shards are no list"),
+        (lambda c: c["shards"][0].update(bytes=-1), "a shard lacks its name, size or SHA-256"),
+        (lambda c: c["shards"][0].update(name="../x"), "a shard lies in another folder"),
+        (lambda c: c["shard"].__setitem__(0, 2), "a track lies in a shard that there is not"),
+        (lambda c: c["shard"].pop(), "its tracks are not as many everywhere"),
+        (lambda c: c["track"].__setitem__(0, None), "its tracks lack names"),
+        (lambda c: c["count"].__setitem__(0, 0), "its tracks lack names, shards or numbers of frames"),
+        (lambda c: c["count"].__setitem__(0, "2"), "its tracks lack names, shards or numbers of frames"),
+    ],
+)
+def test_a_wrong_entry_of_tracks_json_is_named(folder, change, words):
+    unsigned(folder, change)
+    with pytest.raises(UserError, match=rf"tracks\.json is damaged \({words}"):
+        open_records(str(folder))

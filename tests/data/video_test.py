@@ -1,11 +1,14 @@
 import itertools
+import os
 import struct
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from facecycle_jax.data.video import read_video, write_video
+from facecycle_jax.data import preparing, video
+from facecycle_jax.data.video import count_frames, read_video, write_video
 
 
 def clip(count=12, height=48, width=64):
@@ -154,3 +157,106 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         read_video(tmp_path / "x.mp4")
     with pytest.raises(ImportError, match=r"facecycle_jax\[video\]"):
         write_video(tmp_path / "x.mp4", clip(1), fps=5)
+
+
+def jumping(path, jumps, *, count=5, av):
+    """A video of ten frames a second whose clock jumps by `jumps[i]` seconds before frame i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        clock = 0
+        for index, picture in enumerate(clip(count)):
+            clock += round(1000 * jumps.get(index, 0))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = clock, Fraction(1, 1000)
+            clock += 100
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("jump", [172_800, 3_600, 11])
+def test_a_jump_of_the_clock_counts_as_one_frame(tmp_path, jump):
+    """Two days, an hour, and just above what a still may last."""
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    path = jumping(tmp_path / "clip.mkv", {4: jump}, av=av)
+    assert levels(read_video(path, fps=10).frames) == [0, 1, 2, 3, 4]
+    assert count_frames(path, fps=10) == 5
+
+
+def test_a_still_is_repeated(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    path = jumping(tmp_path / "clip.mkv", {4: 2}, av=av)
+    shown = levels(read_video(path, fps=10).frames)
+    assert shown == [0, 1, 2, *[3] * 21, 4]
+    assert count_frames(path, fps=10) == len(shown)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e6])
+def test_rates_out_of_range(written, fps):
+    with pytest.raises(ValueError, match="fps must be above 0 and at most 1000"):
+        list(read_video(written, fps=fps).frames)
+
+
+def test_frames_counted_are_those_read(written, tmp_path):
+    for fps in (3, 5, 10, 24):
+        assert count_frames(written, fps=fps) == len(list(read_video(written, fps=fps).frames))
+    (tmp_path / "cut.mp4").write_bytes(written.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"cut\.mp4"):
+        count_frames(tmp_path / "cut.mp4", fps=5)
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_only_the_frames_that_are_kept_are_held(written, most, monkeypatch):
+    encoded = []
+    encode = preparing._encode
+    monkeypatch.setattr(preparing, "_encode", lambda picture: encoded.append(1) or encode(picture))
+    source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
+    every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
+    encoded.clear()
+    kept = preparing.prepare_track(source, preparing.FrameOptions(fps=10, max_frames=most)).frames
+    assert kept == tuple(every[place] for place in preparing.chosen(len(every), most))
+    assert len(encoded) == most
+
+
+def test_a_track_without_end_is_cut_off(written, monkeypatch):
+    source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
+    every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
+    monkeypatch.setattr(preparing, "MAX_TRACK_BYTES", sum(map(len, every[:4])))
+    prepared = preparing.prepare_track(source, preparing.FrameOptions(fps=10))
+    assert prepared.frames == every[:4]
+    (line,) = prepared.left_out
+    assert line.startswith(f"{written}: what follows frame 4 is left out")
+
+
+def test_a_video_opens_no_other_file(written, tmp_path):
+    """A list for FFmpeg's concat format, a playlist and a description of a session."""
+    scripts = {
+        "concat": "ffconcat version 1.0\nfile clip.mp4\n",
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    }
+    for name, content in scripts.items():
+        (tmp_path / f"{name}.mp4").write_text(content)
+        with pytest.raises(ValueError, match=rf"{name}\.mp4 cannot be read as a video"):
+            read_video(tmp_path / f"{name}.mp4")
+
+
+def test_names_that_look_like_addresses_are_files(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written.rename("concat:a|b.mp4")
+    assert len(list(read_video("concat:a|b.mp4").frames)) == 12
+
+
+def test_a_pipe_is_no_video(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    os.mkfifo(tmp_path / "x.mp4")
+    with pytest.raises(ValueError, match=r"x\.mp4 is no regular file"):
+        read_video(tmp_path / "x.mp4")
+
+
+def test_frames_too_large_are_refused(written, monkeypatch):
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(ValueError, match="has frames of 64x48 pixels, more than 3,071"):
+        read_video(written)

@@ -1,4 +1,4 @@
-"""Any folders of pictures, and drawn faces."""
+"""Any folders of images, and synthetic faces."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,4 +46,4 @@ class FacecycleSynthetic(TrackBuilder):
         for person in people:
             rows = np.flatnonzero(drawn["identity"] == int(person.rsplit("-", 1)[1]))
             frames = [encode_png(frame) for frame in drawn["frames"][rows]]
-            yield person, {"identity": person, "track": person, "frames": frames}
+            yield person.encode(), {"identity": person, "track": person, "frames": frames}

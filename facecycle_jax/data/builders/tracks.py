@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,10 +16,12 @@ from facecycle_jax.data.prepare_work import Work, collect_left_out, prepare_all
 from facecycle_jax.data.preparing import FrameOptions, Prepared, Source
 from facecycle_jax.data.record_index import TRACKS, write_index
 from facecycle_jax.data.tracks import make_tracks, split_people
+from facecycle_jax.errors import UserError
 
 # Beside the shards while they are made.
 _PARTS = "left_out.parts"
-Example = tuple[str, dict[str, Any]]
+# The key is bytes, because names of folders may hold bytes that are not UTF-8.
+Example = tuple[bytes, dict[str, Any]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,13 +56,18 @@ class TrackConfig(tfds.core.BuilderConfig):
 
     def frame_options(self) -> FrameOptions:
         """Collects what concerns single frames."""
-        return FrameOptions(self.fps, self.max_frames, self.size, self.crop)
+        return FrameOptions(fps=self.fps, max_frames=self.max_frames, size=self.size, crop=self.crop)
 
 
 class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes tracks as TFRecord and indexes them; subclasses list the tracks.
 
     With beam options in the DownloadConfig Apache Beam prepares the tracks, else `workers` processes do.
+
+    Attributes:
+      workers: processes that prepare tracks.
+      uses_beam: whether Apache Beam does.
+      empty_splits: names of the splits that are not written, because no track is left for them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -67,6 +76,7 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     builder_config_cls = TrackConfig
     workers = 1
     uses_beam = False
+    empty_splits: tuple[str, ...] = ()
 
     def _info(self) -> tfds.core.DatasetInfo:
         """Describes the examples."""
@@ -86,7 +96,13 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         """
         given = options.get("download_config")
         self.uses_beam = bool(given and (given.beam_runner or given.beam_options))
-        super().download_and_prepare(**options)
+        try:
+            super().download_and_prepare(**options)
+        except AssertionError as error:
+            # Beam's splits are not looked into before they are written.
+            if "No examples" not in str(error):
+                raise
+            raise self._nothing_left() from error
         folder = pathlib.Path(self.data_path)
         is_records = self.info.file_format == tfds.core.FileFormat.TFRECORD
         if is_records and not (folder / TRACKS).exists():
@@ -100,6 +116,14 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     def _finished(self) -> pathlib.Path:
         """Names the folder for tracks that a stopped run has finished."""
         return pathlib.Path(self.data_dir_root) / f".{self.name}.finished"
+
+    def _nothing_left(self) -> UserError:
+        """Says that a split, or the whole set, would be empty."""
+        config = self.builder_config
+        return UserError(
+            f"{self.name}: no track of the train or the eval split has {config.min_frames} "
+            "or more frames that can be read; see --min-frames and --eval-fraction."
+        )
 
     def _sources(self, root: str) -> list[Source]:
         """Lists the tracks of the raw data."""
@@ -118,10 +142,21 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         tracks = make_tracks(numbered, origin=f"{self.name}'s raw data")
         train, held = split_people(tracks, eval_fraction=self.builder_config.eval_fraction)
         splits = {"train": train, "eval": held} if held is not train else {"train": train}
-        return {
-            split: generate([items[int(frames[0])] for frames in chosen.frames])
-            for split, chosen in splits.items()
-        }
+
+        generators = {}
+        for split, chosen in splits.items():
+            examples = generate([items[int(frames[0])] for frames in chosen.frames])
+            # TFDS stops at the very end if a split turns out to be empty, so the first example is made now.
+            if isinstance(examples, Iterator):
+                first = next(examples, None)
+                if first is None:
+                    self.empty_splits += (split,)
+                    continue
+                examples = itertools.chain([first], examples)
+            generators[split] = examples
+        if not generators:
+            raise self._nothing_left()
+        return generators
 
     def _generate_examples(self, sources: list[Source]) -> Any:
         """Prepares tracks."""
@@ -151,9 +186,6 @@ def _example(source: Source, prepared: Prepared, min_frames: int) -> list[Exampl
     """Makes the example of a track; none if too little is left of it."""
     if len(prepared.frames) < max(1, min_frames):
         return []
-    return [
-        (
-            source.name,
-            {"identity": source.identity, "track": source.name, "frames": list(prepared.frames)},
-        )
-    ]
+    name = os.fsencode(source.name)
+    example = {"identity": os.fsencode(source.identity), "track": name, "frames": list(prepared.frames)}
+    return [(name, example)]

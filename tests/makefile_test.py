@@ -1,0 +1,29 @@
+"""Paths given to `make` may have blanks."""
+
+import pathlib
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_paths_with_blanks_stay_one_argument():
+    given = {"LFW": "my faces", "FER2013": "fer 2013", "WITHOUT": "some names.txt", "TABLE": "the table",
+             "MODEL": "a model", "DEMO_DIR": "a demo"}  # fmt: skip
+    printed = subprocess.run(
+        ["make", "--dry-run", "table", "demo", *(f"{name}={value}" for name, value in given.items())],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    commands = [shlex.split(line) for line in printed.replace("\\\n", " ").splitlines()]
+    evaluations = [words for words in commands if "evaluate" in words]
+    assert len(evaluations) == 5
+    for words in evaluations:
+        assert words[words.index("--model") + 1] == "a model"
+        assert words[words.index("--out") + 1].startswith("the table/")
+    assert sum("some names.txt" in words and "my faces" in words for words in evaluations) == 2
+    assert sum("fer 2013" in words for words in evaluations) == 2
+    assert any("--workdir=a demo" in words for words in commands)
