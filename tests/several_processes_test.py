@@ -60,7 +60,7 @@ def test_two_processes_end_where_one_does(one, two):
             assert value == pytest.approx(expected[step], rel=1e-5)
     panels = sorted(p.name for p in (workdir / "panels").iterdir())
     assert panels == [f"{n:08}.png" for n in (4, 8, 9)]
-    names = {"config.json", "checkpoints", "losses.json", "metrics.jsonl", "panels"}
+    names = {".lock", "config.json", "checkpoints", "losses.json", "metrics.jsonl", "panels"}
     assert {p.name for p in workdir.iterdir()} == names
 
 

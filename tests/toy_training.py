@@ -60,6 +60,9 @@ class ToyLoader:
     def __init__(self, batch_size, seed):
         self._batch_size, self._seed = batch_size, seed
 
+    def fingerprint(self):
+        return {}
+
     def on_devices(self, mesh):
         return None
 
@@ -83,7 +86,9 @@ class ToyLoader:
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
                 if step in asked("TOY_FAIL"):
-                    raise ValueError(f"the batch of step {step} cannot be read")
+                    from facecycle_jax.errors import UserError
+
+                    raise UserError(f"the batch of step {step} cannot be read")
                 if step in asked("TOY_KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if step in asked("TOY_TERM"):

@@ -91,7 +91,12 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
         raise UserError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
     if eval_fraction == 0:
         return tracks, tracks
-    people = sorted(set(tracks.identities), key=lambda p: hashlib.sha256(p.encode()).digest())
+
+    def order(person: str) -> bytes:
+        # Names of folders need not be UTF-8.
+        return hashlib.sha256(person.encode(errors="surrogateescape")).digest()
+
+    people = sorted(set(tracks.identities), key=order)
     count = max(2, round(eval_fraction * len(people)))
     if len(people) - count < 2:
         raise UserError(

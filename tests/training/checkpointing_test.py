@@ -118,8 +118,8 @@ def test_networks_are_loaded_by_run_and_by_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
         training.load_trees(tmp_path / "nowhere")
     damage(tmp_path, 2, "truncated")
-    with pytest.raises(ValueError, match="cannot read"):
-        training.load_trees(tmp_path)
+    with pytest.raises(ValueError, match="2 is damaged"):
+        training.load_trees(tmp_path / "checkpoints" / "2")
 
 
 def test_copying_networks_by_name():
