@@ -91,12 +91,12 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     try:
         rest = list(flags.FLAGS(list(argv)))
-        for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
-            if value is None:
+        for name in ("config", "workdir"):
+            if not flags.FLAGS[name].present:
                 raise UserError(f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR.")
         # A config that cannot be read is an object that raises OSError when it is used.
         if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
-            _CONFIG.value.lock()
+            getattr(_CONFIG.value, "lock", None)
             raise UserError(f"{_config_name(argv)}: get_config() must return a ConfigDict.")
     except SystemExit:
         # Help was printed.
@@ -129,7 +129,9 @@ def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
         given = [re.match(r"--?(?:no)?(config\.[\w.]+)", argument) for argument in argv]
         fields = [match[1] for match in given if match and match[1].rpartition(".")[2] in lines[0]]
         hint = " ".join(line.strip() for line in lines[1:])
-        return UserError(f"{config} has no field {' or '.join(fields) or lines[0]}. {hint}".strip())
+        if fields:
+            return UserError(f"{config} has no field {' or '.join(fields)}. {hint}".strip())
+        return UserError(f"{config}: {lines[0]}")
     # Of an error in the config that the flags have wrapped, its own text comes last.
     return UserError(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
 

@@ -27,11 +27,11 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
 
     try:
         before = path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
-        # One line each, whatever is in a file's name.
-        lines = {" ".join(reason.split()) for reason in reasons.values()} | set(before.splitlines())
-        text = "".join(f"{line}\n" for line in sorted(lines))
-        # Names of files need not be UTF-8; the list is.
-        write_whole(path, text.encode(errors="backslashreplace"))
+        # One line each, whatever is in a file's name. Names need not be UTF-8; the list is.
+        found = {" ".join(reason.split()) for reason in reasons.values()}
+        escaped = {line.encode(errors="backslashreplace").decode() for line in found}
+        lines = escaped | set(before.splitlines())
+        write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
     except OSError as error:
         log.warning("The list of unreadable images cannot be written to %s: %s", path, error)
         return

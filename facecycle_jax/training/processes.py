@@ -33,6 +33,8 @@ _MAX_DIFFERENCES = 4
 _LINGER_SECONDS = 5.0
 _HOST_BYTES = 64
 _sentence = ""
+# What an abort of the runtime ends this process with.
+_abort_code = PEER_LOST_EXIT
 # A reference, or the C function behind it would be freed.
 _handler: object = None
 
@@ -100,6 +102,10 @@ def leave(code: int) -> None:
     if code in _TOGETHER:
         jax.distributed.shutdown()
         return
+    # This process has said why it ends: the others' silence, found meanwhile, is no news.
+    global _abort_code, _sentence
+    _abort_code = code
+    _sentence = ""
     if jax.process_index() == 0:
         time.sleep(_LINGER_SECONDS)
     exit_now(code)
@@ -238,8 +244,9 @@ def _exit_on_abort(sentence: str) -> None:
 
 def _on_abort(number: int) -> None:
     del number
-    os.write(2, f"facecycle_jax: {_sentence}\n".encode())
-    os._exit(PEER_LOST_EXIT)
+    if _sentence:
+        os.write(2, f"facecycle_jax: {_sentence}\n".encode())
+    os._exit(_abort_code)
 
 
 def wait_for_abort(seconds: float) -> None:
