@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.source = "folder"  # kind of source: 'folder', 'list', 'records' (prepared) or 'synthetic'
     config.data.path = ""  # where it is
-    config.data.backend = "tf"  # 'tf' or 'threads' read while training, 'memory' or 'device' before it
+    config.data.backend = "threads"  # 'threads' or 'tf' read while training, 'memory' or 'device' before it
     config.data.decoder = "pillow"  # 'pillow', or 'opencv': faster, slightly other pixels (extra `fast`)
     config.data.memory_gb = 8.0  # gigabytes of decoded pictures that 'memory' and 'device' may take
     config.data.min_frames = 4  # frames; shorter tracks are left out

@@ -1,26 +1,34 @@
 """Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
 
-Exit codes: 0 done; 1 an error of the program, with its stack trace; 2 a mistake in the command,
-configuration or data; 3 the loss stayed not finite; 69 another process of the job is lost or never came; 74 a
-file cannot be read or written, e.g. because the disk is full; 75 stopped by SIGTERM with the state saved; 130
-interrupted. After 69, 74 (with room made), 75 and 130 the same command continues.
+The exit statuses are listed in docs/multi_process.md.
 """
 
 import logging
 import os
+import re
 import sys
+import traceback
+from collections.abc import Sequence
 
 import jax
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from facecycle_jax import compilation_cache, train, training
+from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.evaluate import check_probe, probe_while_training
 from facecycle_jax.training import processes
-from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
+# A mistake in the command, the configuration or the data.
+MISTAKE_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+# Files that are not there, or that are there in a folder's place: the command names another one than meant.
+_WRONG_PLACE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A config of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -33,6 +41,12 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
     "peer_timeout", 60, "Seconds without a sign of life after which a process counts as lost."
 )
 _START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for the others to start.")
+_START_ANEW = flags.DEFINE_bool(
+    "start_anew",
+    False,
+    "Start from scratch in a workdir of which every checkpoint was set aside as damaged. "
+    "A workdir with a sound checkpoint is continued all the same.",
+)
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     compilation_cache.default_directory(),
@@ -57,7 +71,78 @@ def _set_up_logging() -> None:
 
 
 def _prefix() -> str:
-    return f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
+    """Names this process where there are several; asks JAX for nothing before they have met."""
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return ""
+    return f"[{jax.process_index()}] "
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags and the config, or ends the process with a sentence.
+
+    Args:
+      argv: the command line, with the program's name.
+
+    Returns:
+      What is left of the command line, with the program's name.
+
+    Raises:
+      SystemExit: with status 2 for a mistake in the command or the config.
+    """
+    try:
+        rest = list(flags.FLAGS(list(argv)))
+        for name in ("config", "workdir"):
+            if not flags.FLAGS[name].present:
+                raise UserError(f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR.")
+        # A config that cannot be read is an object that raises OSError when it is used.
+        if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
+            getattr(_CONFIG.value, "lock", None)
+            raise UserError(f"{_config_name(argv)}: get_config() must return a ConfigDict.")
+    except SystemExit:
+        # Help was printed.
+        raise SystemExit(0) from None
+    except Exception as error:
+        # Nothing but the command line and the config is looked at here, so the mistake is in one of them.
+        raise SystemExit(_fail(MISTAKE_EXIT, _command_mistake(error, argv))) from None
+    return rest
+
+
+def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
+    """Says in a sentence what is wrong with a command line or a config."""
+    if isinstance(error, UserError):
+        return error
+    config = _config_name(argv)
+    lines = str(error).strip().splitlines() or [""]
+    path = config.partition(":")[0]
+
+    # An error that comes out of the config itself.
+    inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    if inside:
+        return UserError(f"{path}, line {inside[-1].lineno}: {type(error).__name__}: {lines[0]}")
+    if isinstance(error, OSError):
+        return UserError(f"--config={config} cannot be read: {lines[-1].strip()}")
+    if isinstance(error, SyntaxError):
+        return UserError(f"--config={config}: {error}")
+
+    # A field that the config does not have; the error names the last part of it.
+    if isinstance(error, AttributeError | KeyError):
+        given = [re.match(r"--?(?:no)?(config\.[\w.]+)", argument) for argument in argv]
+        fields = [match[1] for match in given if match and match[1].rpartition(".")[2] in lines[0]]
+        hint = " ".join(line.strip() for line in lines[1:])
+        if fields:
+            return UserError(f"{config} has no field {' or '.join(fields)}. {hint}".strip())
+        return UserError(f"{config}: {lines[0]}")
+    # Of an error in the config that the flags have wrapped, its own text comes last.
+    return UserError(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+
+
+def _config_name(argv: Sequence[str]) -> str:
+    """Finds the value of --config in a command line."""
+    for place, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else " ".join(argv[place + 1 : place + 2])
+    return ""
 
 
 def main(argv: list[str]) -> int:
@@ -67,20 +152,20 @@ def main(argv: list[str]) -> int:
       argv: the command line after flags are taken out.
 
     Returns:
-      The exit code.
+      The exit status.
     """
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}.")
     try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --.")
         if _DISTRIBUTED.value:
             processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)
         else:
             # First of all: whatever asks JAX for a device, as the log does, settles how many there are.
             training.split_cpu(_CONFIG.value)
-    except ValueError as error:
-        print(f"facecycle_jax: {error}", file=sys.stderr)
-        return 2
-    _set_up_logging()
+        _set_up_logging()
+    except Exception as error:
+        return _status(error)
+
     code = _train()
     if _DISTRIBUTED.value:
         processes.leave(code)
@@ -88,49 +173,62 @@ def main(argv: list[str]) -> int:
 
 
 def _train() -> int:
-    """Trains; every foreseen end is one line on stderr and a code."""
+    """Trains; every end has a status of its own."""
     try:
         compilation_cache.enable(_CACHE.value)
-        config = _CONFIG.value
-        if config.get("tensorboard") or config.get("data", {}).get("backend") == "tf":
-            hide_accelerators_from_tensorflow()
-        check_probe(config)
-        train.train_and_evaluate(config, _WORKDIR.value, probe=probe_while_training)
-    except (ValueError, FileNotFoundError) as error:
-        return _fail(2, error)
-    except training.DivergedError as error:
-        return _fail(training.DIVERGED_EXIT, error)
-    except training.PreemptedError as error:
-        return _fail(training.PREEMPTED_EXIT, error)
-    except KeyboardInterrupt:
-        print(
-            "facecycle_jax: interrupted; the same command continues from the last checkpoint.",
-            file=sys.stderr,
+        check_probe(_CONFIG.value)
+        train.train_and_evaluate(
+            _CONFIG.value, _WORKDIR.value, probe=probe_while_training, start_anew=_START_ANEW.value
         )
-        return 130
-    except training.StorageError as error:
-        return _fail(training.STORAGE_EXIT, error)
-    except OSError as error:
-        told = f"a file cannot be read or written ({error}). Checkpoints are intact; make room or repair the "
-        return _fail(training.STORAGE_EXIT, OSError(f"{told}storage, then the same command continues."))
-    except Exception:
-        if not _DISTRIBUTED.value:
-            raise
-        # A process that stayed in the job would keep the others waiting; but first: is it this one's fault?
-        logging.getLogger("facecycle_jax").exception("an error of the program, or of a lost process:")
-        processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
-        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        code = _status(error)
+        if code == DEFECT_EXIT and _DISTRIBUTED.value:
+            # A process that stayed in the job would keep the others waiting. But first the
+            # runtime may find that a lost process was the reason.
+            processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
+        return code
     return 0
 
 
-def _fail(code: int, error: Exception) -> int:
+def _status(error: BaseException) -> int:
+    """Reports the error that ends a run, and returns its exit status.
+
+    What the user can mend is one sentence; a defect of the program keeps its stack trace.
+    """
+    if isinstance(error, UserError):
+        return _fail(MISTAKE_EXIT, error)
+    if isinstance(error, training.DivergedError):
+        return _fail(training.DIVERGED_EXIT, error)
+    if isinstance(error, training.PreemptedError):
+        return _fail(training.PREEMPTED_EXIT, error)
+    if isinstance(error, training.StorageError):
+        return _fail(training.STORAGE_EXIT, error)
+
+    if isinstance(error, KeyboardInterrupt):
+        sentence = "interrupted; the same command continues from the last checkpoint."
+        return _fail(INTERRUPTED_EXIT, KeyboardInterrupt(sentence))
+    if isinstance(error, _WRONG_PLACE):
+        return _fail(MISTAKE_EXIT, error)
+    if isinstance(error, OSError):
+        sentence = (
+            f"a file cannot be read or written ({error}). Checkpoints are intact; make room or repair the "
+            "storage, then the same command continues."
+        )
+        return _fail(training.STORAGE_EXIT, OSError(sentence))
+
+    several = " or of a lost process" if _DISTRIBUTED.value else ""
+    print(f"{_prefix()}facecycle_jax: a defect of the program{several}:", file=sys.stderr)
+    traceback.print_exception(error)
+    return DEFECT_EXIT
+
+
+def _fail(code: int, error: BaseException) -> int:
     """Prints one line instead of a stack trace; FACECYCLE_TRACEBACK=1 brings that back."""
     if os.environ.get("FACECYCLE_TRACEBACK"):
-        logging.getLogger("facecycle_jax").exception("exit code %d", code)
+        traceback.print_exc()
     print(f"{_prefix()}facecycle_jax: {error}", file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

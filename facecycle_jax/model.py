@@ -87,7 +87,8 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     """Loads what a model folder needs from a training run.
 
     Args:
-      path: workdir of a run (its newest checkpoint is meant) or one checkpoint, WORKDIR/checkpoints/STEP.
+      path: workdir of a run (its newest checkpoint is meant, or the one before it if that is damaged) or one
+        checkpoint, WORKDIR/checkpoints/STEP.
 
     Returns:
       Trees by name (averaged weights where they were kept), model configuration, and the source in words.
@@ -97,13 +98,12 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       ValueError: if it cannot be read, or its config.json lacks a field.
     """
     # Orbax takes a second to import; model folders do without.
-    from facecycle_jax.training.loading import find_checkpoint, load_trees
+    from facecycle_jax.training.loading import load_newest
     from facecycle_jax.training.run_config import read_config
 
-    checkpoint = find_checkpoint(path)
+    checkpoint, trees = load_newest(path)
     workdir = checkpoint.parent.parent
     config = read_config(workdir)
-    trees = load_trees(checkpoint)
     try:
         trees, model = _networks_of_state(config, trees)
         method = config["method"]

@@ -16,11 +16,13 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.model import model_from_state
 from facecycle_jax.ops import denormalise
 from facecycle_jax.probes.ground_truth import compare_with_truth, describe_truth
 from facecycle_jax.training import Averages, TrainState
+from facecycle_jax.training.processes import agree
 from facecycle_jax.viz import grid, save_png, training_panel
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ def train_and_evaluate(
     workdir: epath.PathLike,
     *,
     probe: training.Probe | None = None,
+    start_anew: bool = False,
 ) -> TrainState:
     """Trains what a configuration describes, or continues where a workdir stands.
 
@@ -40,72 +43,145 @@ def train_and_evaluate(
       workdir: directory of the run; created, local or gs://.
       probe: takes a stage's configuration and the networks by name at every evaluation and returns further
         figures to write, such as `facecycle_jax.evaluate.probe_while_training`.
+      start_anew: whether a run of which every checkpoint was set aside as damaged starts
+        from scratch; without it such a run is refused.
 
     Returns:
       The last state.
 
     Raises:
-      ValueError: if the configuration is wrong, or not that of the run in `workdir`.
+      ValueError: if the configuration is wrong, or not that of the run in `workdir`, or another run is going
+        on there; in a job of several processes also if one of them has other data, weights or settings.
       FileNotFoundError: if data, weights or `init_from` are not there.
       PreemptedError: after SIGTERM, with the state saved.
       DivergedError: after `max_nonfinite` skipped updates in a row.
       StorageError: if a checkpoint cannot be written; those before it are intact.
+      OSError: if a file cannot be read or written.
     """
     workdir = epath.Path(workdir)
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+
+    # What is wrong with any stage is reported before the first one starts.
+    training.check_same(training.shared_fields(config))
+    training.check_ranges(config)
+    for stage in _stages(config).values():
+        _check_backend(stage)
+
     if "stages" not in config:
-        return _train(config, workdir, probe)
+        return _train(config, workdir, probe=probe, start_anew=start_anew)
+
     if config.get("about"):
         log.info("%s", config["about"])
-    stages = list(config["stages"])
     before: list[str] = []
-    for number, name in enumerate(stages, start=1):
+    stages = _stages(config)
+    for number, (name, stage) in enumerate(stages.items(), start=1):
         log.info("Stage %d of %d, %s, in %s", number, len(stages), name, workdir / name)
-        stage = {**config[name], "init_from": before or config[name]["init_from"]}
-        # The last stage has the networks of all; only its faces are compared with the truth.
-        last = number == len(stages)
-        state = _train(stage, workdir / name, probe, name=name, compare=last)
+        stage = {**stage, "init_from": before or stage["init_from"]}
+        state = _train(
+            stage,
+            workdir / name,
+            probe=probe,
+            start_anew=start_anew,
+            name=name,
+            # The last stage has the networks of all; only its faces are compared with the truth.
+            compare=number == len(stages),
+        )
         before = [*before, str(workdir / name)]
     return state
+
+
+def _stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Lists the configurations of a run's stages by name; '' is that of a run without stages."""
+    if "stages" not in config:
+        return {"": config}
+    return {name: config[name] for name in config["stages"]}
+
+
+def _check_backend(config: Mapping[str, Any]) -> None:
+    """Raises MissingExtraError if the data are to be read by TensorFlow and it is not installed."""
+    if config["data"]["backend"] != "tf":
+        return
+    reason = training.hide_accelerators_from_tensorflow()
+    if reason:
+        raise MissingExtraError(
+            f"data.backend='tf' needs tensorflow: {reason}, or set data.backend='threads', "
+            "which needs nothing."
+        )
+
+
+def _make_workdir(workdir: epath.Path) -> None:
+    """Makes the directory of a run."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(
+            f"--workdir={workdir} is a file, or lies below one: name a folder, which will be made."
+        ) from None
 
 
 def _train(
     config: Mapping[str, Any],
     workdir: epath.Path,
-    probe: training.Probe | None,
     *,
+    probe: training.Probe | None,
+    start_anew: bool,
     name: str = "",
     compare: bool = True,
 ) -> TrainState:
     """Runs one stage; `compare` evaluates synthetic faces against the truth at its end."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    run, state = training.prepare(config, workdir)
-    run.probe = probe
-    start = int(state.step)
-    writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
-    progress = training.Progress(
-        step=start, total=run.total_steps, pictures=2 * config["batch_size"], name=name or config["method"]
-    )
-    alone = False
-    try:
-        with training.StopSignal() as stop, progress.showing():
-            state = _loop(run, state, writer, progress, stop)
-        if compare and config["data"]["source"] == "synthetic":
-            _report_truth(run, writer)
-    except (training.PreemptedError, training.DivergedError):
-        raise
-    except Exception:
-        # The error of one process of several: finishing a save would wait for processes stuck in a step.
-        alone = jax.process_count() > 1
-        raise
-    finally:
-        writer.close()
-        # Whatever happened, a save in progress is finished: the last good checkpoint stays whole.
-        if not alone:
-            run.checkpointer.close()
-        training.report_unreadable(workdir, run.unreadable())
+    _make_workdir(workdir)
+
+    with training.locked(workdir):
+        run, state = training.prepare(config, workdir, start_anew=start_anew)
+        run.probe = probe
+        start = int(state.step)
+        writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
+        progress = training.Progress(
+            step=start,
+            total=run.total_steps,
+            pictures=2 * config["batch_size"],
+            name=name or config["method"],
+        )
+
+        reason: BaseException | None = None
+        try:
+            with training.StopSignal() as stop, progress.showing():
+                state = _loop(run, state, writer, progress, stop)
+            if compare and config["data"]["source"] == "synthetic":
+                _report_truth(run, writer)
+        except BaseException as error:
+            reason = error
+            raise
+        finally:
+            _finish(run, writer, reason)
+
     log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
     return state
+
+
+def _finish(run: training.Run, writer: training.MetricWriter, reason: BaseException | None) -> None:
+    """Closes what a run has open; an error of that never takes the place of the reason of the end."""
+    endings = [writer.close]
+
+    # Whatever happened, a save in progress is finished: the last good checkpoint stays whole. But after the
+    # error of one process of several it would wait for processes that are stuck in a step.
+    together = isinstance(reason, training.PreemptedError | training.DivergedError)
+    alone = jax.process_count() > 1 and isinstance(reason, Exception) and not together
+    if not alone:
+        endings.append(run.checkpointer.close)
+    endings.append(lambda: training.report_unreadable(run.workdir, run.unreadable()))
+
+    first: Exception | None = None
+    for ending in endings:
+        try:
+            ending()
+        except Exception as error:
+            if reason is not None or first is not None:
+                log.error("While ending, this went wrong too: %s", error, exc_info=error)
+            else:
+                first = error
+    if first is not None:
+        raise first
 
 
 def _loop(
@@ -116,13 +192,22 @@ def _loop(
     stop: training.StopSignal,
 ) -> TrainState:
     """Steps to the end; the order within a step is fixed, so that runs can be compared."""
-    config, start = run.config, int(state.step)
-    batches = run.train_batches(start)
+    config = run.config
+    start = int(state.step)
     merge = jax.jit(Averages.merge)
     averages: Averages | None = None
     logged = start
+
+    # A run that was stopped at a step to evaluate has saved that step first, and evaluates it now.
+    due = 0 < start <= run.total_steps and _evaluates(run, start)
+    if due and not agree(int(run.checkpointer.has_loss(start))):
+        _evaluate(run, state, start, writer)
+        run.checkpointer.record_loss(start, run.evaluated[1])
+
+    batches = run.train_batches(start)
     for step in range(start + 1, run.total_steps + 1):
         last = step == run.total_steps
+
         # 1. The update. Nothing may move between host and device unseen.
         batch = next(batches)
         with jax.transfer_guard("disallow"):
@@ -133,27 +218,42 @@ def _loop(
             # The first step compiles; the speed is that of the others.
             jax.block_until_ready(state)
             progress.restart(step)
+
         # 2. Averages since the last log; the only place that waits for the device each time.
         if step % config["log_every"] == 0 or last:
             _log(run, state, averages, writer, progress, between=(logged, step))
-            averages, logged = None, step
-        # 3. Held-out losses and panels, before the checkpoint that carries the loss.
-        if step % config["eval_every"] == 0 or step % config["panel_every"] == 0 or last:
-            _evaluate(run, state, step, writer)
-            progress.restart(step)
-        # 4. Checkpoint, also when asked to stop.
-        stopping = stop.reached()
-        if step % config["checkpoint_every"] == 0 or last or stopping:
+            averages = None
+            logged = step
+
+        # 3. Asked to stop, the state is saved at once: an evaluation may take longer than the grace.
+        if stop.reached():
             _check_finite(run, state, between=(logged, step))
-            run.checkpointer.save(step, state, loss=dict([run.evaluated]).get(step))
-        if stopping and not last:
+            run.checkpointer.save(step, state)
             run.checkpointer.wait()
             raise training.PreemptedError(
                 f"stopped by SIGTERM after step {step}, which is saved in {run.workdir}; the same "
                 "command continues it."
             )
+
+        # 4. Held-out losses and panels, before the checkpoint that carries the loss.
+        if _evaluates(run, step):
+            _evaluate(run, state, step, writer)
+            progress.restart(step)
+
+        # 5. Checkpoint.
+        if step % config["checkpoint_every"] == 0 or last:
+            _check_finite(run, state, between=(logged, step))
+            evaluated, loss = run.evaluated
+            run.checkpointer.save(step, state, loss=loss if evaluated == step else None)
+
     run.checkpointer.wait()
     return state
+
+
+def _evaluates(run: training.Run, step: int) -> bool:
+    """Whether held-out people are evaluated at a step; a panel needs that too."""
+    due = [step % run.config[name] == 0 for name in ("eval_every", "panel_every")]
+    return any(due) or step == run.total_steps
 
 
 def _log(

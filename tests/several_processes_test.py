@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import toy_training
+from PIL import Image
 from several import TOY, codes, start
 from training.checkpointing_test import damage
 
@@ -60,7 +61,7 @@ def test_two_processes_end_where_one_does(one, two):
             assert value == pytest.approx(expected[step], rel=1e-5)
     panels = sorted(p.name for p in (workdir / "panels").iterdir())
     assert panels == [f"{n:08}.png" for n in (4, 8, 9)]
-    names = {"config.json", "checkpoints", "losses.json", "metrics.jsonl", "panels"}
+    names = {".lock", "config.json", "checkpoints", "losses.json", "metrics.jsonl", "panels"}
     assert {p.name for p in workdir.iterdir()} == names
 
 
@@ -152,7 +153,68 @@ def test_a_mistake_ends_all_with_its_code(tmp_path):
     ended = run(tmp_path, "num_steps=2", "batch_size=6")
     assert codes(ended) == [2, 2], ended
     for index, process in enumerate(ended):
-        assert process.stderr.strip().splitlines()[-1].startswith(f"[{index}] facecycle_jax: batch_size 6")
+        (line,) = [line for line in process.stderr.splitlines() if "facecycle_jax: " in line]
+        assert line.startswith(f"[{index}] facecycle_jax: batch_size 6")
+
+
+def people(folder, count):
+    """People of three images of noise each; those of a longer count begin with those of a shorter one."""
+    rng = np.random.default_rng(0)
+    for person in range(count):
+        (folder / f"p{person:02}").mkdir(parents=True)
+        for frame in range(3):
+            noise = rng.integers(0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"p{person:02}" / f"{frame}.png")
+    return folder
+
+
+def assert_all_end_with(ended, sentence):
+    assert codes(ended) == [2, 2], ended
+    for index, process in enumerate(ended):
+        # The runtime of the last one to end may have noticed the others' end after that.
+        (line,) = [line for line in process.stderr.splitlines() if "facecycle_jax: " in line]
+        assert line.startswith(f"[{index}] facecycle_jax: process 1 ("), process.stderr
+        assert sentence in line
+
+
+def test_a_setting_that_differs_ends_all_and_is_named(tmp_path):
+    ended = run(tmp_path, TOY_WHO="1", TOY_FIELD="num_steps=12")
+    assert_all_end_with(ended, "differs from process 0 (")
+    assert_all_end_with(ended, "in config.num_steps (12, not 9). Give all processes the same command")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_data_that_differ_end_all_and_are_named(tmp_path):
+    whole = people(tmp_path / "whole", 12)
+    partial = people(tmp_path / "partial", 12)
+    shutil.rmtree(next(p for p in sorted(partial.iterdir()) if p.name == "p03"))
+    fields = (
+        "num_steps=2",
+        f"data.path={whole}",
+        "data.min_frames=1",
+        "data.eval_fraction=0.0",
+        "batch_size=4",
+    )
+    ended = run(tmp_path / "run", *fields, TOY_DATA="1", TOY_WHO="1", TOY_FIELD=f"data.path={partial}")
+    assert_all_end_with(ended, "tracks to train on (11, digest ")
+    assert_all_end_with(ended, "frames to train on (33, digest ")
+
+
+@pytest.mark.slow
+def test_the_same_data_in_another_folder_are_no_difference(tmp_path):
+    one, other = people(tmp_path / "one", 12), people(tmp_path / "other", 12)
+    fields = ("num_steps=2", f"data.path={one}", "data.min_frames=1", "batch_size=4")
+    ended = run(tmp_path / "run", *fields, TOY_DATA="1", TOY_WHO="1", TOY_FIELD=f"data.path={other}")
+    assert codes(ended) == [0, 0], ended
+
+
+def test_the_process_that_differs_from_most_is_named():
+    same, other = {"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}
+    assert processes.first_difference([same, same, same]) is None
+    assert processes.first_difference([same, same, other]) == (2, 0, ["b", "c"])
+    assert processes.first_difference([other, same, same]) == (0, 1, ["b", "c"])
+    # Of two, the first one is the reference.
+    assert processes.first_difference([same, other]) == (1, 0, ["b", "c"])
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite, TOY
 SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there, TOY_BLOCK=tensorflow makes
 that import fail. TOY_WHO=1 has that process alone do so; TOY_PAUSE=0.3 lets every step take so many seconds;
 TOY_DEVICES=4 gives the process so many devices; TOY_FAIL=N has it fail
-in step N; TOY_FLAGS holds more flags of the program.
+in step N; TOY_FLAGS holds more flags of the program; TOY_FIELD=field=value sets a field in that process
+alone; TOY_DATA=1 reads the data that the fields name.
 """
 
 import ast
@@ -60,6 +61,9 @@ class ToyLoader:
     def __init__(self, batch_size, seed):
         self._batch_size, self._seed = batch_size, seed
 
+    def fingerprint(self):
+        return {}
+
     def on_devices(self, mesh):
         return None
 
@@ -83,7 +87,9 @@ class ToyLoader:
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
                 if step in asked("TOY_FAIL"):
-                    raise ValueError(f"the batch of step {step} cannot be read")
+                    from facecycle_jax.errors import UserError
+
+                    raise UserError(f"the batch of step {step} cannot be read")
                 if step in asked("TOY_KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if step in asked("TOY_TERM"):
@@ -170,12 +176,14 @@ if __name__ == "__main__":
             return text
 
     given = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    if os.environ.get("TOY_FIELD") and os.environ.get("TOY_WHO") == os.environ.get("JAX_PROCESS_ID"):
+        given |= dict([os.environ["TOY_FIELD"].split("=", 1)])
     # All other flags are the program's own.
     flags.FLAGS([sys.argv[0], f"--workdir={sys.argv[1]}", *os.environ.get("TOY_FLAGS", "").split()])
     config = toy_config(**{name: value(text) for name, text in given.items()})
     a, b, c = patched()
     with (
-        a,
+        contextlib.nullcontext() if os.environ.get("TOY_DATA") else a,
         b,
         c,
         unittest.mock.patch.multiple(

@@ -1,6 +1,8 @@
 """The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
 
+import importlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -12,9 +14,11 @@ import jax
 import numpy as np
 import pytest
 import toy_training
+from etils import epath
 from PIL import Image
 
 from facecycle_jax import training
+from facecycle_jax.errors import MissingExtraError, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -251,3 +255,86 @@ def test_stages_run_one_after_the_other(tmp_path):
         train.train_and_evaluate(config, tmp_path)
     # The second starts from the first, and its learning rate is 0; the average of equal weights rounds.
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
+
+
+def stop_at(monkeypatch, step):
+    """Has SIGTERM arrive in a step, and returns the steps that are evaluated."""
+    from facecycle_jax import train as loop
+
+    asked = itertools.count(1)
+    monkeypatch.setattr(training.StopSignal, "reached", lambda self: next(asked) == step)
+    evaluated = []
+    evaluate = loop._evaluate
+
+    def noted(run, state, number, writer):
+        evaluated.append(number)
+        evaluate(run, state, number, writer)
+
+    monkeypatch.setattr(loop, "_evaluate", noted)
+    return evaluated
+
+
+def test_a_stop_saves_before_it_evaluates_and_the_next_start_evaluates(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        # Step 4 is one to evaluate.
+        evaluated = stop_at(patched, 4)
+        with pytest.raises(training.PreemptedError, match="after step 4, which is saved"):
+            toy_training.train(tmp_path, num_steps=6)
+        assert evaluated == []
+    assert training.find_checkpoint(tmp_path).name == "4"
+    assert not (tmp_path / "losses.json").exists()
+    toy_training.train(tmp_path, num_steps=6)
+    assert steps_of(tmp_path, "eval/total") == [4, 6]
+    assert sorted(json.loads((tmp_path / "losses.json").read_text())) == ["4", "6"]
+
+
+def test_nothing_that_fails_at_the_end_hides_why_a_run_ended(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("while closing")
+
+    close = training.MetricWriter.close
+    monkeypatch.setattr(training.MetricWriter, "close", lambda self: fail(close(self)))
+    monkeypatch.setattr(training, "report_unreadable", fail)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1)
+        with pytest.raises(training.PreemptedError):
+            toy_training.train(tmp_path, num_steps=2)
+    # Where there is no other reason, it is the reason.
+    with pytest.raises(ValueError, match="while closing"):
+        toy_training.train(tmp_path, num_steps=2)
+    assert training.find_checkpoint(tmp_path).name == "2"
+
+
+def test_unreadable_images_whose_names_are_no_utf8_are_listed(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    for _ in range(2):
+        training.report_unreadable(epath.Path(tmp_path), {name: f"{name}: broken"})
+    assert (tmp_path / "unreadable.txt").read_text("utf-8") == "caf\\udce9.png: broken\n"
+
+
+def test_a_list_of_unreadable_images_that_cannot_be_written_ends_no_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    training.report_unreadable(epath.Path(tmp_path / "file"), {"a": "a: broken"})
+
+
+def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(MissingExtraError, match=r"data\.backend='tf' needs tensorflow: .*threads"):
+        toy_training.train(
+            tmp_path / "run", toy_data=False, data__backend="tf", data__path=str(tmp_path / "nowhere")
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["motion_cycle", "identity_cycle"])
+def test_the_default_backend_needs_no_extra(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.data.backend == "threads"
+
+
+def test_a_workdir_that_is_a_file_is_a_mistake(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="is a file, or lies below one"):
+            toy_training.train(workdir, num_steps=2)
+    assert (tmp_path / "file").read_text() == "mine"

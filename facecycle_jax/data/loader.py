@@ -5,7 +5,9 @@ the second), track and identity int32 [B, 2].
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,6 +95,27 @@ class Loader:
         """Reasons, by frame, why pictures met so far were left out, of this process."""
         return {str(frame): reason for frame, reason in self.report.unreadable.items()}
 
+    def fingerprint(self) -> dict[str, str]:
+        """Describes the tracks that batches are drawn from, for a comparison between processes.
+
+        Returns:
+          Numbers and digests by 'tracks', 'people', 'frames' and 'mirrored'. They are equal if the same
+          batches are drawn; the folder that the data lie in does not count.
+        """
+        tracks = self.tracks
+        roots = roots_of(tracks.origin)
+        counts = [len(frames) for frames in tracks.frames]
+        files = ("/".join(os.path.basename(str(frame)) for frame in frames) for frames in tracks.frames)
+        mirrored = np.broadcast_to(np.asarray(self.mirrored, np.float64), len(tracks))
+
+        return {
+            "tracks": f"{len(tracks)}, digest {_digest(_below(name, roots) for name in tracks.names)}",
+            "people": f"{len(set(tracks.identities))}, digest "
+            + _digest(_below(name, roots) for name in tracks.identities),
+            "frames": f"{sum(counts)}, digest {_digest(files)}",
+            "mirrored": f"{mirrored.mean():g} on average, digest {_digest(map(str, mirrored.tolist()))}",
+        }
+
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
         table = make_table(self.tracks, mirrored=self.mirrored)
@@ -126,6 +149,22 @@ class Loader:
             drawn = draw(step)
             yield {"frames": self.frames[drawn.pop("frame")], **drawn}
             step += 1
+
+
+def _below(name: str, roots: Sequence[str]) -> str:
+    """Returns a name without the root it begins with, if it begins with one."""
+    for root in sorted(roots, key=len, reverse=True):
+        if root and name.startswith(f"{root}/"):
+            return name[len(root) + 1 :]
+    return name
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """Computes a short digest of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:

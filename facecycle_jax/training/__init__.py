@@ -5,11 +5,18 @@ from facecycle_jax.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.left_out import report_unreadable
 from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
-from facecycle_jax.training.metrics import Averages, MetricWriter, read_metrics
+from facecycle_jax.training.metrics import (
+    Averages,
+    MetricWriter,
+    hide_accelerators_from_tensorflow,
+    read_metrics,
+)
 from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
+from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.progress import Progress
-from facecycle_jax.training.run_config import check_config, flatten, read_config
+from facecycle_jax.training.ranges import check_ranges
+from facecycle_jax.training.run_config import check_config, flatten, read_config, shared_fields
 from facecycle_jax.training.setup import Loader, Probe, Run, prepare
 from facecycle_jax.training.sharding import check_batch, describe, put_batch, state_shardings
 from facecycle_jax.training.state import TrainState, init_state
@@ -24,6 +31,7 @@ from facecycle_jax.training.stopping import (
     StopSignal,
     StorageError,
 )
+from facecycle_jax.training.workdir_lock import locked
 
 __all__ = [
     "DIVERGED_EXIT",
@@ -49,13 +57,17 @@ __all__ = [
     "build_program",
     "check_batch",
     "check_config",
+    "check_ranges",
+    "check_same",
     "copy_trees",
     "cpu_devices_for",
     "describe",
     "find_checkpoint",
     "flatten",
+    "hide_accelerators_from_tensorflow",
     "init_state",
     "load_trees",
+    "locked",
     "make_eval_step",
     "make_mesh",
     "make_optimiser",
@@ -67,6 +79,7 @@ __all__ = [
     "read_metrics",
     "replicated",
     "report_unreadable",
+    "shared_fields",
     "split_cpu",
     "state_shardings",
 ]

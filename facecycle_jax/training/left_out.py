@@ -1,4 +1,4 @@
-"""The report of pictures a run could not read: one line each in the workdir, their number in the log."""
+"""The report of images a run could not read: one line each in the workdir, their number in the log."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
-    """Lists pictures in workdir/unreadable.txt, with those of earlier starts of the run, each once.
+    """Lists images in workdir/unreadable.txt, with those of earlier starts of the run, each once.
+
+    The list is a courtesy: if it cannot be written, a line of the log says so and the run ends as it would.
 
     Args:
       workdir: directory of the run; the processes after the first write unreadable-<process>.txt.
@@ -22,11 +24,21 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         return
     process = f"-{jax.process_index()}" if jax.process_index() else ""
     path = workdir / f"unreadable{process}.txt"
-    before = path.read_text().splitlines() if path.exists() else []
-    # One line each, whatever is in a file's name.
-    lines = {" ".join(reason.split()) for reason in reasons.values()} | set(before)
-    write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
+
+    try:
+        before = path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+        # One line each, whatever is in a file's name. Names need not be UTF-8; the list is.
+        found = {" ".join(reason.split()) for reason in reasons.values()}
+        escaped = {line.encode(errors="backslashreplace").decode() for line in found}
+        lines = escaped | set(before.splitlines())
+        write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
+    except OSError as error:
+        log.warning("The list of unreadable images cannot be written to %s: %s", path, error)
+        return
+
     log.warning(
-        "Left out so far: %d pictures that cannot be read (%d met since this start), listed in %s",
-        len(lines), len(reasons), path,
-    )  # fmt: skip
+        "Left out so far: %d images that cannot be read (%d met since this start), listed in %s",
+        len(lines),
+        len(reasons),
+        path,
+    )

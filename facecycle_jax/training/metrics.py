@@ -199,7 +199,8 @@ def _kept_lines(path: epath.Path, last: int | None) -> list[str]:
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text().splitlines():
+    # A torn write may end in the middle of a character.
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
             step = json.loads(line)["step"]
         except (json.JSONDecodeError, KeyError, TypeError):

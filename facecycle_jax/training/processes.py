@@ -4,13 +4,16 @@ JAX's runtime sends heartbeats between the processes. When one falls silent, die
 aborts the others; that abort is turned into one sentence and an exit code here.
 """
 
+import collections
 import ctypes
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import jax
@@ -24,10 +27,14 @@ log = logging.getLogger(__name__)
 
 # Ends that all processes come to at the same step.
 _TOGETHER = (0, DIVERGED_EXIT, PREEMPTED_EXIT)
+# A sentence stays readable.
+_MAX_DIFFERENCES = 4
 # Process 0 carries the service the others talk to: it leaves last.
 _LINGER_SECONDS = 5.0
 _HOST_BYTES = 64
 _sentence = ""
+# What an abort of the runtime ends this process with.
+_abort_code = PEER_LOST_EXIT
 # A reference, or the C function behind it would be freed.
 _handler: object = None
 
@@ -95,6 +102,10 @@ def leave(code: int) -> None:
     if code in _TOGETHER:
         jax.distributed.shutdown()
         return
+    # This process has said why it ends: the others' silence, found meanwhile, is no news.
+    global _abort_code, _sentence
+    _abort_code = code
+    _sentence = ""
     if jax.process_index() == 0:
         time.sleep(_LINGER_SECONDS)
     exit_now(code)
@@ -138,6 +149,77 @@ def agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def check_same(facts: Mapping[str, str]) -> None:
+    """Compares what must be equal in all processes, which all have to call this.
+
+    Processes that differ would train different weights, or wait for each other forever.
+
+    Args:
+      facts: values, or digests of them, by names for people to read.
+
+    Raises:
+      ValueError: in all processes, naming one that differs and in what.
+    """
+    if jax.process_count() == 1:
+        return
+    own = {"host": socket.gethostname(), "facts": dict(facts)}
+    everyone = [json.loads(text) for text in _gather(json.dumps(own))]
+
+    hosts = [one["host"] for one in everyone]
+    difference = first_difference([one["facts"] for one in everyone])
+    if difference is None:
+        return
+    odd, reference, names = difference
+
+    there = everyone[odd]["facts"]
+    here = everyone[reference]["facts"]
+    told = [
+        f"{name} ({there.get(name, 'nothing')}, not {here.get(name, 'nothing')})"
+        for name in names[:_MAX_DIFFERENCES]
+    ]
+    more = f" and {len(names) - len(told)} more" if len(names) > len(told) else ""
+    raise UserError(
+        f"process {odd} ({hosts[odd]}) differs from process {reference} ({hosts[reference]}) in "
+        f"{', '.join(told)}{more}. Give all processes the same command, data and weights, then start all of "
+        "them again."
+    )
+
+
+def first_difference(facts: Sequence[Mapping[str, str]]) -> tuple[int, int, list[str]] | None:
+    """Finds the first process that differs from most of the others.
+
+    Args:
+      facts: of each process.
+
+    Returns:
+      The process that differs, one that is as most are, and the names of what differs; None if all are equal.
+    """
+    texts = [json.dumps(dict(one), sort_keys=True) for one in facts]
+    # Of two equally common ones, the one seen first: that of the lower process.
+    common = collections.Counter(texts).most_common(1)[0][0]
+    reference = texts.index(common)
+
+    for process, text in enumerate(texts):
+        if text != common:
+            here, there = facts[reference], facts[process]
+            names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+            return process, reference, names
+    return None
+
+
+def _gather(text: str) -> list[str]:
+    """Collects a text of every process, in the order of processes."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(content.size))).reshape(-1)
+
+    # Arrays of one size are gathered: [processes, longest].
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: content.size] = content
+    rows = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
 def wait_for_all(point: str) -> None:
     """Waits until all processes have come to a point of the program, named for error messages."""
     if jax.process_count() > 1:
@@ -162,8 +244,9 @@ def _exit_on_abort(sentence: str) -> None:
 
 def _on_abort(number: int) -> None:
     del number
-    os.write(2, f"facecycle_jax: {_sentence}\n".encode())
-    os._exit(PEER_LOST_EXIT)
+    if _sentence:
+        os.write(2, f"facecycle_jax: {_sentence}\n".encode())
+    os._exit(_abort_code)
 
 
 def wait_for_abort(seconds: float) -> None:

@@ -20,9 +20,12 @@ FREE = frozenset(
     {
         "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches", "panel_every",
         "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite", "tensorboard", "init_from",
-        "fsdp", "remat", "data.path", "data.memory_gb", "probe.task", "probe.path", "probe.limit",
+        "fsdp", "remat", "data.path", "data.backend", "data.memory_gb",
+        "probe.task", "probe.path", "probe.limit",
     }
 )  # fmt: skip
+# Where things are may differ between the machines of a job; what is there must not.
+_PLACES = ("init_from", "loss.vgg", "data.path", "probe.path")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -34,6 +37,22 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
+    """Lists what all processes of a job must have in common.
+
+    Args:
+      config: a configuration, also one with `stages`.
+
+    Returns:
+      Values as JSON by 'config.' and the field, without the paths.
+    """
+    return {
+        f"config.{name}": json.dumps(value)
+        for name, value in flatten(config).items()
+        if not any(f".{name}".endswith(f".{place}") for place in _PLACES)
+    }
 
 
 def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bool) -> None:
@@ -50,7 +69,7 @@ def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bo
     path = workdir / FILE_NAME
     now = flatten(config)
     if resuming and path.exists():
-        before = json.loads(path.read_text())
+        before = _read_flat(path)
         # A field one of the versions does not know cannot be compared.
         unknown = sorted(set(now) ^ set(before))
         if unknown:
@@ -87,12 +106,8 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(workdir) / FILE_NAME
     if not path.exists():
         raise FileNotFoundError(f"no {FILE_NAME} in {workdir}: it is not the workdir of a run.")
-    try:
-        flat = dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is broken ({error}).") from error
     nested: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in _read_flat(path).items():
         *parents, leaf = name.split(".")
         target = nested
         for parent in parents:
@@ -101,3 +116,11 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
                 raise UserError(f"{path} is broken: {parent} is both a value and a block of fields.")
         target[leaf] = value
     return nested
+
+
+def _read_flat(path: epath.Path) -> dict[str, Any]:
+    """Reads the fields of a config.json by their dotted names."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is broken ({error}).") from error

@@ -1,6 +1,8 @@
 """From a configuration to everything the loop works with, in a fixed order."""
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -10,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from facecycle_jax import data
+from facecycle_jax import data, methods
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.mesh import make_mesh
 from facecycle_jax.training.checkpointing import Checkpointer
+from facecycle_jax.training.digests import host_digests
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
+from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.program import build_program
 from facecycle_jax.training.run_config import check_config
 from facecycle_jax.training.sharding import check_batch, describe, put_batch
@@ -42,6 +46,9 @@ class Loader(Protocol):
     @property
     def unreadable(self) -> dict[str, str]:
         """Reasons by file name."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Describes what batches are drawn from, by names, equal in all processes."""
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ... without end."""
@@ -78,8 +85,19 @@ class Run:
     probe: Probe | None = None
 
 
-def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:
-    """Builds everything in a fixed order: mesh, data, program (shapes, shardings, steps), state."""
+def prepare(
+    config: Mapping[str, Any], workdir: epath.Path, *, start_anew: bool = False
+) -> tuple[Run, TrainState]:
+    """Builds everything in a fixed order: mesh, data, program (shapes, shardings, steps), state.
+
+    Args:
+      config: of the run.
+      workdir: directory of the run.
+      start_anew: whether to start from scratch where all checkpoints were set aside as damaged.
+
+    Returns:
+      What the loop works with, and the state to begin with.
+    """
     # 1. Where: devices, and whether the batch fits them.
     mesh = make_mesh()
     accumulate = config["optimiser"]["accumulate"]
@@ -87,20 +105,32 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
     table = describe(mesh, batch_size=config["batch_size"], accumulate=accumulate)
     if jax.process_count() > 1:
         log.info("%s\n%s", config["method"], table)
+
     # 2. Data, which says how long an epoch is.
     train_data = data.make_loader(config, split="train")
     eval_data = data.make_loader(config, split="eval")
     steps_per_epoch = max(1, train_data.num_tracks // config["batch_size"])
-    total_steps = config["num_steps"] or round(config["num_epochs"] * steps_per_epoch)
+    total_steps = config["num_steps"] or max(1, round(config["num_epochs"] * steps_per_epoch))
     log.info(
         "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
-        train_data.num_tracks, eval_data.num_tracks, steps_per_epoch, total_steps,
-    )  # fmt: skip
+        train_data.num_tracks,
+        eval_data.num_tracks,
+        steps_per_epoch,
+        total_steps,
+    )
+
+    if jax.process_count() > 1:
+        # Processes that see different data would train different weights without an error.
+        trained_on = {f"{k} to train on": v for k, v in train_data.fingerprint().items()}
+        held_out = {f"{k} held out": v for k, v in eval_data.fingerprint().items()}
+        lengths = {"steps in an epoch": str(steps_per_epoch), "steps in all": str(total_steps)}
+        check_same({**trained_on, **held_out, **lengths, "weights in loss.vgg": _vgg_digest(config)})
+
     # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is compiled yet.
     program = build_program(config, mesh, steps_per_epoch=steps_per_epoch)
-    checkpointer = Checkpointer(workdir, keep_last=config["keep_last"])
-    resuming = checkpointer.latest_step is not None
-    check_config(config, workdir, resuming=resuming)
+    checkpointer = Checkpointer(workdir, keep_last=config["keep_last"], start_anew=start_anew)
+    check_config(config, workdir, resuming=checkpointer.has_history)
+
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
@@ -111,11 +141,20 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
     _write_tables(config, workdir, state, devices=table)
+
     run = Run(
-        config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
-        lambda: {**eval_data.unreadable, **train_data.unreadable},
-        program.train_step, program.eval_step, program.schedule, checkpointer, total_steps,
-    )  # fmt: skip
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        train_batches=_feed(train_data, mesh),
+        eval_batches=_feed(eval_data, mesh),
+        unreadable=lambda: {**eval_data.unreadable, **train_data.unreadable},
+        train_step=program.train_step,
+        eval_step=program.eval_step,
+        schedule=program.schedule,
+        checkpointer=checkpointer,
+        total_steps=total_steps,
+    )
     return run, state
 
 
@@ -131,6 +170,20 @@ def _write_tables(config: Mapping[str, Any], workdir: epath.Path, state: TrainSt
     write_whole(path, f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n".encode())
     count = parameter_overview.count_parameters(state.params)
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)
+
+
+def _vgg_digest(config: Mapping[str, Any]) -> str:
+    """Computes a digest of the VGG-19 that a file holds."""
+    if config["loss"]["vgg"] == "random":
+        return "none"
+    parameters, _ = methods.vgg_parameters(config)
+    return "none" if parameters is None else _tree_digest(parameters)
+
+
+def _tree_digest(tree: Any) -> str:
+    """Computes a short digest of the numpy arrays of a tree and their names."""
+    checksums = json.dumps(host_digests(tree), sort_keys=True)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:16]
 
 
 def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
@@ -168,6 +221,9 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     source: dict[str, Any] = {}
     for path in places:
         source |= load_trees(path)
+    if jax.process_count() > 1:
+        check_same({"weights in init_from": _tree_digest(source)})
+
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
     keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()

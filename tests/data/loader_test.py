@@ -1,8 +1,12 @@
 """Batches from files and from memory: equal, resumable, and plain about what cannot be read."""
 
+import errno
 import functools
 import itertools
 import logging
+import os
+import pathlib
+import shutil
 import unittest.mock
 
 import jax
@@ -13,9 +17,11 @@ from loader_batches import assert_same, first
 from PIL import Image
 
 from facecycle_jax.data import make_loader
+from facecycle_jax.data.decoding import decode_pillow
+from facecycle_jax.data.folder import scan_folder
 from facecycle_jax.data.memory import check_memory, decode_all
 from facecycle_jax.data.reading import Report, file_reader, read_frame, read_or_replace
-from facecycle_jax.data.tracks import make_tracks
+from facecycle_jax.data.tracks import make_tracks, split_people
 
 SIZE = 16
 config = functools.partial(loader_batches.config, size=SIZE)
@@ -189,7 +195,7 @@ def test_the_next_readable_frame_stands_in(tree):
 def test_nothing_readable_at_all(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "0.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of its 1 pictures can be read; one: .*0\.jpg"):
+    with pytest.raises(ValueError, match=r"none of its 1 images can be read; one: .*0\.jpg"):
         make_loader(config(tmp_path), split="train")
 
 
@@ -232,3 +238,66 @@ def test_synthetic_people_are_held_out_too():
     assert not any(frame.tobytes() in shown for frame in held.frames)
     assert len(train.frames) == 18
     assert len(held.frames) == 6
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Attempts follow each other at once."""
+    monkeypatch.setattr("facecycle_jax.data.memory._PAUSES", (0.0, 0.0, 0.0))
+
+
+def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
+    tracks = scan_folder(str(tree))
+    target = tracks.frames[0][0]
+    failures = itertools.count()
+    opening = open
+
+    def flaky(path, *arguments, **options):
+        if path == target and next(failures) < 3:
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opening(path, *arguments, **options)
+
+    # Reading through OpenCV's reader opens a file by name.
+    monkeypatch.setattr("builtins.open", flaky)
+    report = Report()
+
+    def read(frame):
+        try:
+            with open(frame, "rb") as file:
+                return decode_pillow(file.read(), size=SIZE)
+        except OSError as error:
+            raise ValueError(str(error)) from None
+
+    kept, frames = decode_all(tracks, read=read, report=report)
+    assert not report.unreadable
+    assert sum(map(len, kept.frames)) == sum(map(len, tracks.frames)) == len(frames)
+
+
+def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(tree, impatient):
+    tracks = scan_folder(str(tree))
+    gone = pathlib.Path(tracks.frames[1][0])
+    gone.unlink()
+    report = Report()
+    with pytest.raises(FileNotFoundError, match=gone.name):
+        decode_all(tracks, read=file_reader("pillow", size=SIZE), report=report)
+    assert not report.unreadable
+
+
+def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(tree, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(tree, copy)
+    own = make_loader(config(tree), split="train").fingerprint()
+    assert own == make_loader(config(copy), split="train").fingerprint()
+
+    # One frame fewer, in the middle of a track.
+    victim = make_loader(config(copy), split="train").tracks.frames[0][2]
+    pathlib.Path(victim).unlink()
+    fewer = make_loader(config(copy), split="train").fingerprint()
+    assert {name for name in own if own[name] != fewer[name]} == {"frames"}
+
+
+def test_people_whose_names_are_no_utf8_are_split_like_others():
+    names = [os.fsdecode(b"caf\xe9"), "anna", "bob", "carl", "dora", "emil"]
+    tracks = make_tracks([(name, name, ["0"]) for name in names], origin="here")
+    train, held = split_people(tracks, eval_fraction=0.4)
+    assert sorted([*train.identities, *held.identities]) == sorted(names)

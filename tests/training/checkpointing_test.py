@@ -1,13 +1,18 @@
 """Checkpoints: which are kept, what a damaged one does, what starting from another run copies."""
 
+import errno
 import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.errors import UserError
+from facecycle_jax.training.digests import digests, host_digests
+from facecycle_jax.training.loading import DamagedCheckpointError, check_whole, load_newest
 
 # Orbax leaves reads that fail beside the first one unawaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -118,8 +123,8 @@ def test_networks_are_loaded_by_run_and_by_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
         training.load_trees(tmp_path / "nowhere")
     damage(tmp_path, 2, "truncated")
-    with pytest.raises(ValueError, match="cannot read"):
-        training.load_trees(tmp_path)
+    with pytest.raises(ValueError, match="2 is damaged"):
+        training.load_trees(tmp_path / "checkpoints" / "2")
 
 
 def test_copying_networks_by_name():
@@ -146,3 +151,141 @@ def test_configurations_are_compared_field_by_field(tmp_path):
     training.check_config({**config, "seed": 2}, tmp_path, resuming=False)
     with pytest.raises(FileNotFoundError, match="not the workdir of a run"):
         training.read_config(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        MemoryError(),
+    ],
+)
+def test_an_error_that_is_no_damage_leaves_every_checkpoint_in_place(tmp_path, monkeypatch, error):
+    save(tmp_path, {1: None, 2: None})
+    checkpointer = training.Checkpointer(tmp_path)
+
+    def fail(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointer._manager, "restore", fail)
+        with pytest.raises(type(error)) as raised:
+            checkpointer.restore(abstract())
+    assert raised.value is error
+    assert steps(tmp_path) == [1, 2]
+    assert not (tmp_path / "checkpoints_unreadable").exists()
+    # The same start, the trouble over, goes on from the newest.
+    assert int(checkpointer.restore(abstract())["step"]) == 2
+    checkpointer.close()
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "PERMISSION_DENIED", "UNKNOWN", "RESOURCE_EXHAUSTED"])
+def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(tmp_path, monkeypatch, status):
+    save(tmp_path, {1: None})
+
+    def fail(*arguments, **options):
+        raise ValueError(f"{status}: Error reading local file [OS error 5: EIO Input/output error]")
+
+    monkeypatch.setattr("facecycle_jax.training.loading._read_arrays", fail)
+    with pytest.raises(OSError, match=status):
+        check_whole(epath.Path(tmp_path / "checkpoints" / "1"))
+    with pytest.raises(OSError, match=status):
+        training.load_trees(tmp_path)
+    assert steps(tmp_path) == [1]
+
+
+def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    checkpointer = training.Checkpointer(tmp_path)
+    other = abstract()
+    kernel = other["params"]["net"]["kernel"]
+    other["params"]["net"]["kernel"] = jax.ShapeDtypeStruct((32, 64), kernel.dtype, sharding=kernel.sharding)
+    sentence = r"params/net/kernel has shape \(64, 64\) there and \(32, 64\) here"
+    with pytest.raises(UserError, match=sentence):
+        checkpointer.restore(other)
+    # A network that is new here is as much another state.
+    other = abstract()
+    other["params"]["more"] = {"bias": kernel}
+    with pytest.raises(UserError, match=r"params/more/bias has shape none there and \(64, 64\) here"):
+        checkpointer.restore(other)
+    checkpointer.close()
+    assert steps(tmp_path) == [1, 2]
+    assert not (tmp_path / "checkpoints_unreadable").exists()
+
+
+def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, logs):
+    save(tmp_path, {1: None})
+    damage(tmp_path, 1, "truncated")
+    for _ in range(2):
+        # The second time there is no checkpoint left, which is no reason either.
+        checkpointer = training.Checkpointer(tmp_path)
+        with pytest.raises(UserError, match=r"1 were set aside in .* as damaged.*--start_anew"):
+            checkpointer.restore(abstract())
+        assert checkpointer.has_history
+        checkpointer.close()
+    checkpointer = training.Checkpointer(tmp_path, start_anew=True)
+    assert not checkpointer.has_history
+    assert checkpointer.restore(abstract()) is None
+    assert "Starting anew" in logs.text
+    checkpointer.close()
+    assert (tmp_path / "checkpoints_unreadable" / "1").is_dir()
+
+
+def test_a_checkpoint_set_aside_never_takes_the_place_of_another(tmp_path):
+    for _ in range(3):
+        save(tmp_path, {1: None, 2: None})
+        damage(tmp_path, 2, "truncated")
+        checkpointer = training.Checkpointer(tmp_path)
+        assert int(checkpointer.restore(abstract())["step"]) == 1
+        checkpointer.close()
+    assert {p.name for p in (tmp_path / "checkpoints_unreadable").iterdir()} == {"2", "2-2", "2-3"}
+
+
+def test_networks_come_from_the_checkpoint_before_a_damaged_one(tmp_path, logs):
+    save(tmp_path, {1: None, 2: None})
+    damage(tmp_path, 2, "flipped")
+    np.testing.assert_array_equal(training.load_trees(tmp_path)["net"]["kernel"], 1.0)
+    assert "Using the checkpoint before it" in logs.text
+    # Reading moves nothing.
+    assert steps(tmp_path) == [1, 2]
+    checkpoint, _ = load_newest(tmp_path)
+    assert checkpoint.name == "1"
+    damage(tmp_path, 1, "missing")
+    with pytest.raises(DamagedCheckpointError, match="1 is damaged"):
+        training.load_trees(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_complete_is_none(tmp_path, monkeypatch):
+    save(tmp_path, {1: None, 2: None})
+    # In a bucket a checkpoint is written under its own name, and a last file says that it is complete.
+    monkeypatch.setattr(
+        "orbax.checkpoint.utils.is_checkpoint_finalized", lambda path: (path / "commit_success.txt").exists()
+    )
+    for number in (1, 2):
+        (tmp_path / "checkpoints" / str(number) / "commit_success.txt").touch()
+    assert training.find_checkpoint(tmp_path).name == "2"
+    (tmp_path / "checkpoints" / "2" / "commit_success.txt").unlink()
+    assert training.find_checkpoint(tmp_path).name == "1"
+    np.testing.assert_array_equal(training.load_trees(tmp_path)["net"]["kernel"], 1.0)
+
+
+def test_checksums_of_the_host_are_those_of_the_devices(monkeypatch):
+    monkeypatch.setattr("facecycle_jax.training.digests._PART", 1000)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "float32": rng.normal(size=(70, 50)).astype(np.float32),
+        "float16": rng.normal(size=(3, 999)).astype(np.float16),
+        "bfloat16": jnp.asarray(rng.normal(size=(41, 53)), jnp.bfloat16),
+        "int32": rng.integers(-(2**31), 2**31, (2001,), dtype=np.int32),
+        "uint8": rng.integers(0, 256, (5, 7, 11), dtype=np.uint8),
+        "scalar": np.float32(3.5),
+        "transposed": rng.normal(size=(64, 33)).astype(np.float32).T,
+    }
+    assert host_digests(jax.tree.map(np.asarray, arrays)) == digests(jax.tree.map(jnp.asarray, arrays))
+
+
+def test_a_broken_configuration_file_of_a_run_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(UserError, match=r"config\.json is broken"):
+        training.check_config({"seed": 1}, tmp_path, resuming=True)

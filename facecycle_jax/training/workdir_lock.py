@@ -1,0 +1,98 @@
+"""One run at a time in a workdir.
+
+The lock is the operating system's, on an open file: it ends with the process that holds it, however that
+ends, so that no stale lock is left.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+import jax
+from etils import epath
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.training.processes import agree
+
+try:
+    import fcntl
+except ImportError:  # outside POSIX systems
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = ".lock"
+# What a file system answers that has no locks.
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir for as long as the context is active.
+
+    Process 0 holds the lock for all processes of its job, which all have to call this. Buckets and file
+    systems without locks are not locked, and the log says so.
+
+    Args:
+      workdir: directory of the run; must exist.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      ValueError: in all processes, if another run holds the lock; the first process names it.
+    """
+    file: TextIO | None = None
+    holder = ""
+    if jax.process_index() == 0:
+        file, holder = _take(workdir)
+
+    try:
+        if agree(int(bool(holder))):
+            raise UserError(
+                f"{workdir} is in use by another run ({holder or 'process 0 names it'}): wait "
+                "for its end, stop it, or use another --workdir."
+            )
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
+    """Takes the lock; returns the file that holds it, or who else does."""
+    if "://" in str(workdir):
+        log.info("%s is no local folder and cannot be locked: start no second run in it.", workdir)
+        return None, ""
+    if fcntl is None:
+        log.info("This system has no file locks: start no second run in %s.", workdir)
+        return None, ""
+
+    path = workdir / FILE_NAME
+    # "a+": the content, which names the holder, must outlive a second run's opening it.
+    file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "it has only just started"
+        file.close()
+        return None, holder
+    except OSError as error:
+        file.close()
+        if error.errno not in _UNSUPPORTED:
+            raise
+        log.warning("%s cannot be locked (%s): start no second run in it.", workdir, error)
+        return None, ""
+
+    file.seek(0)
+    file.truncate()
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+    file.flush()
+    return file, ""
