@@ -108,20 +108,23 @@ def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces)
     assert list(found) == ["input", *single]
     np.testing.assert_array_equal(found["input"], faces)
     for name, call in single.items():
-        np.testing.assert_allclose(found[name].astype(float), call(faces), atol=1e-5)
+        # A value half way between two levels may fall to either in another program.
+        tolerance = 1 if found[name].dtype == np.uint8 else 1e-5
+        np.testing.assert_allclose(found[name].astype(float), call(faces), atol=tolerance)
 
     pairs = model.translate(faces[:2], faces[2:4], outputs=("identity_code", "reidentified", "input"))
     assert list(pairs) == ["identity_code", "reidentified", "input"]
     np.testing.assert_allclose(pairs["identity_code"][:, 1], found["identity_code"][2:4], atol=1e-5)
-    np.testing.assert_array_equal(pairs["reidentified"][:, 0], model.reidentify(faces[:2], faces[2:4]))
+    alone = model.reidentify(faces[:2], faces[2:4])
+    np.testing.assert_allclose(pairs["reidentified"][:, 0].astype(float), alone, atol=1)
 
 
 class Recorder(model_module.FaceCycle):
-    """Notes which outputs the other methods ask for."""
+    """Notes which outputs the other methods ask for, and computes none."""
 
     def outputs(self, pictures, names):
         self.asked = tuple(names)
-        return super().outputs(pictures, names)
+        return dict.fromkeys(names)
 
 
 def test_a_call_costs_what_it_returns(model, faces):

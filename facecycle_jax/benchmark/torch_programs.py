@@ -165,8 +165,9 @@ class TorchInference:
             y = self._network(x).float()
             if self._is_image:
                 y = ((y * self._std + self._mean).clamp(0, 1) * 255).round().to(torch.uint8)
-            out = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
-            return np.ascontiguousarray(out.cpu().numpy())
+                y = y.permute(0, 2, 3, 1)
+            # Flows are [N, h, w, 2] there too.
+            return np.ascontiguousarray(y.cpu().numpy())
 
 
 def grid_sample_program(
