@@ -177,7 +177,7 @@ def test_a_gallery(tmp_path, model, capsys):
     assert "needs a model and a folder of pictures" in capsys.readouterr().err
 
 
-def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path, model):
+def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path):
     """However small the part that is kept, no image larger than the file is made."""
     faces = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
     tracemalloc.start()
