@@ -40,12 +40,14 @@ def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_
     """Finds tracks in trees: every folder that holds images is one.
 
     The person is named by the first `identity_depth` folders below the root:
-    `<identity>/<video>/<track>/*.jpg`, `<identity>/1.6/<video>/<track>/*.jpg`, `<identity>/*.jpg`. Images
-    that lie in the root itself are people of one image each, paired with their mirror image.
+    `<identity>/<video>/<track>/*.jpg`, `<identity>/1.6/<video>/<track>/*.jpg`,
+    `<identity>/*.jpg`. Images that lie in the root itself are people of one image each,
+    paired with their mirror image.
 
-    Names are paths below the root, so they do not depend on where the data lies. A name of one person in
-    several roots is one person, but images in the roots themselves are people of their own; what lies in
-    the second root has `#2` at the end of its name, and so on. Links are followed as `media_files.walk` says.
+    Names are paths below the root, so they do not depend on where the data lies. A name
+    of one person in several roots is one person, but images in the roots themselves are
+    people of their own; what lies in the second root has `#2` at the end of its name,
+    and so on. Links are followed as `media_files.walk` says.
 
     Args:
       path: the root; several roots are separated by commas.
@@ -129,7 +131,8 @@ def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
     Returns:
       float64 [tracks].
     """
-    # A root may lie in another one; its tracks are those whose files are below the longer name.
+    # A root may lie in another one; its tracks are those whose files are below the
+    # longer name.
     roots = sorted(zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0]))
     found = []
     for frames in tracks.frames:
@@ -141,10 +144,11 @@ def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
 def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:
     """Reads a text file that names one track folder a line, relative to the file or absolute.
 
-    Empty lines and those that start with # are passed over. The person is named by the line's first
-    `identity_depth` folders; for absolute lines, below the list's own folder if they lie in it. The person
-    of any other line is the folder's parent, named below the folder that all those parents share, so that
-    names do not depend on where the data lies.
+    Empty lines and those that start with # are passed over. The person is named by the
+    line's first `identity_depth` folders; for absolute lines, below the list's own
+    folder if they lie in it. The person of any other line is the folder's parent, named
+    below the folder that all those parents share, so that names do not depend on where
+    the data lies.
 
     Args:
       path: the list.
@@ -156,8 +160,10 @@ def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tr
       The tracks.
 
     Raises:
-      FileNotFoundError: If the list or a folder in it is missing, with the line's number.
-      UserError: If nothing usable is named, or two lines name one folder as two people's.
+      FileNotFoundError: If the list or a folder in it is missing, with the line's
+        number.
+      UserError: If nothing usable is named, or two lines name one folder as two
+        people's.
     """
     file = pathlib.Path(path)
     if not file.is_file():

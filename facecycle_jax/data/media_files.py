@@ -13,10 +13,11 @@ from facecycle_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Endings of image files, in small letters; the same for training, preparing and every command.
+# Endings of image files, in small letters; the same for training, preparing and every
+# command.
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Pillow's names of what may be inside, whatever the ending. A closed list: of others, Pillow hands
-# PostScript to Ghostscript, a program that files can attack.
+# Pillow's names of what may be inside, whatever the ending. A closed list: of others,
+# Pillow hands PostScript to Ghostscript, a program that files can attack.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # FFmpeg's names of the containers with these endings. None of them opens further files.
@@ -54,8 +55,8 @@ def open_image_file(path: epath.PathLike) -> BinaryIO:
 
     Raises:
       FileNotFoundError: If there is no such file.
-      UserError: If it is a folder, a pipe, a socket or a device, is larger than `MAX_FILE_BYTES`, or
-        cannot be opened.
+      UserError: If it is a folder, a pipe, a socket or a device, is larger than
+        `MAX_FILE_BYTES`, or cannot be opened.
     """
     if is_remote(path):
         remote = epath.Path(path)
@@ -97,7 +98,8 @@ class Folder:
       root: place of its root in the list of roots.
       path: the folder.
       files: names of everything in it that is neither hidden nor a folder, sorted.
-      left_out: names of links in it that are left out, because their files are listed without them.
+      left_out: names of links in it that are left out, because their files are listed
+        without them.
     """
 
     root: int
@@ -109,14 +111,15 @@ class Folder:
 def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     """Lists every folder below some roots, each once, whatever links lead to it.
 
-    Links are followed after everything else, and a link to a folder that is listed already or lies above a
-    root is left out: otherwise a link could show one person's images as another's, or lead in a circle. A root within another
-    root counts as a root of its own. Hidden files and folders are left out.
+    Links are followed after everything else, and a link to a folder that is listed
+    already or lies above a root is left out: otherwise a link could show one person's
+    images as another's, or lead in a circle. A root within another root counts as a
+    root of its own. Hidden files and folders are left out.
 
     Args:
       roots: existing folders.
-      files_once: also leave out links to files that are listed without them, and all but the first of
-        several links to one file.
+      files_once: also leave out links to files that are listed without them, and all
+        but the first of several links to one file.
 
     Returns:
       The folders, in the order of root and path.
@@ -184,8 +187,9 @@ class _Search:
                 log.warning("The folder %s is left out: %s", path, error.strerror)
                 continue
 
-            # A mount can show a folder above as one below. File systems without lasting numbers may give a
-            # number twice, so that real folders are compared with few others only.
+            # A mount can show a folder above as one below. File systems without lasting
+            # numbers may give a number twice, so that real folders are compared with
+            # few others only.
             if key in above or (above and key in self.starts):
                 continue
             self.seen.add(key)

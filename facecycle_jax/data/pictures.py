@@ -1,6 +1,7 @@
 """Images of any kind as one batch: uint8 [N, size, size, 3], RGB, 0..255.
 
-Files are read with Pillow: what it can open and decode within the limits below counts as an image.
+Files are read with Pillow: what it can open and decode within the limits below counts
+as an image.
 """
 
 import contextlib
@@ -23,12 +24,14 @@ from facecycle_jax.data.media_files import (
 )
 from facecycle_jax.errors import UserError
 
-# A decompressed image above this is refused unread. Cameras of telephones reach 50 megapixels. Decoding
-# takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
+# A decompressed image above this is refused unread. Cameras of telephones reach 50
+# megapixels. Decoding takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
 MAX_PIXELS = 64_000_000
-# Above this an image is made smaller while it is decoded, where a caller needs only so much of it.
+# Above this an image is made smaller while it is decoded, where a caller needs only so
+# much of it.
 REDUCE_ABOVE = 16_000_000
-# A reduced image keeps so many times the side that is needed, so that resizing still smooths.
+# A reduced image keeps so many times the side that is needed, so that resizing still
+# smooths.
 _SPARE = 4
 # Pixels converted at once; at most 24 bytes each are in use then.
 _STRIP_PIXELS = 1_000_000
@@ -39,22 +42,23 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
     """Brings pictures of any source, size and mode into one batch.
 
     Args:
-      inputs: a path of a picture, or of a folder (searched recursively for picture files, in the
-        order of their paths); a PIL picture; a uint8 array [H, W], [H, W, 1], [H, W, 3], [H, W, 4]
-        or [N, H, W, 3]; or a sequence of these. Transparent parts become white, 16-bit pictures are
-        scaled to 8, EXIF rotation is applied, and of an animation the first frame counts.
+      inputs: a path of a picture, or of a folder (searched recursively for picture
+        files, in the order of their paths); a PIL picture; a uint8 array [H, W], [H, W,
+        1], [H, W, 3], [H, W, 4] or [N, H, W, 3]; or a sequence of these. Transparent
+        parts become white, 16-bit pictures are scaled to 8, EXIF rotation is applied,
+        and of an animation the first frame counts.
       size: side of the result, in pixels.
-      fit: how a picture that is not square becomes so: 'crop' takes the middle, 'stretch' all of
-        it.
+      fit: how a picture that is not square becomes so: 'crop' takes the middle,
+        'stretch' all of it.
 
     Returns:
-      The pictures, uint8 [N, size, size, 3]; their names (the path, or `picture 3` by place); and
-      one line for each that could not be read and was left out.
+      The pictures, uint8 [N, size, size, 3]; their names (the path, or `picture 3` by
+      place); and one line for each that could not be read and was left out.
 
     Raises:
-      ValueError: if the one picture given cannot be read, a folder has no picture file, or `inputs`
-        is of another kind, or floating point; an array of a wrong type or shape is never left out
-        silently.
+      ValueError: if the one picture given cannot be read, a folder has no picture file,
+        or `inputs` is of another kind, or floating point; an array of a wrong type or
+        shape is never left out silently.
       FileNotFoundError: if the one path given does not exist.
     """
     if size < 1 or fit not in FITS:
@@ -82,14 +86,16 @@ def read_picture(source: epath.PathLike | Image.Image, *, at_least: int = 0) -> 
 
     Args:
       source: a path, local or in the cloud, or a PIL image.
-      at_least: pixels of the shorter side that the caller needs, or 0 for the image's own size. An image of
-        more than `REDUCE_ABOVE` pixels is then reduced while decoding, to no less than four times as many.
+      at_least: pixels of the shorter side that the caller needs, or 0 for the image's
+        own size. An image of more than `REDUCE_ABOVE` pixels is then reduced while
+        decoding, to no less than four times as many.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      UserError: If it is no image, is damaged or is larger than `MAX_PIXELS`; one line that names the file.
+      UserError: If it is no image, is damaged or is larger than `MAX_PIXELS`; one line
+        that names the file.
       FileNotFoundError: If there is no such file.
     """
     if isinstance(source, Image.Image):
@@ -115,8 +121,9 @@ def one_sentence(name: str) -> Iterator[None]:
     """Turns whatever a decoder raises on damaged data into one `UnreadableError` with the file's name."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns about odd metadata and at half of its own limit; ours is checked in to_rgb.
-            # Only Pillow's: filters belong to all threads, and one of them may leave this one behind.
+            # Pillow warns about odd metadata and at half of its own limit; ours is
+            # checked in to_rgb. Only Pillow's: filters belong to all threads, and one
+            # of them may leave this one behind.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     except UnreadableError:
@@ -146,7 +153,8 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
 
     factor = _reduction(image.size, at_least)
     if factor > 1:
-        # A JPEG can be decoded at a half, a quarter or an eighth of its size; other formats ignore this.
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size; other
+        # formats ignore this.
         image.draft(None, (width // factor, height // factor))
         factor = _reduction(image.size, at_least)
 
@@ -239,9 +247,11 @@ def _deep_top(image: Image.Image) -> float:
         largest = max(largest, float(values.max()))
 
     if image.mode == "F":
-        # Files do not say the range of floating-point values: 0..1 or 0..255, by the largest.
+        # Files do not say the range of floating-point values: 0..1 or 0..255, by the
+        # largest.
         return 1.0 if largest <= 1.0 else 255.0
-    # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or 32.
+    # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or
+    # 32.
     tops = (255.0, 65535.0, 2.0**32 - 1) if image.mode == "I" else (65535.0,)
     return next((top for top in tops if largest <= top), tops[-1])
 
@@ -257,8 +267,8 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
     """Brings one picture array to three channels.
 
     Args:
-      array: uint8 [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] (RGBA);
-        transparent parts become white.
+      array: uint8 [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4]
+        (RGBA); transparent parts become white.
 
     Returns:
       uint8 [H, W, 3].

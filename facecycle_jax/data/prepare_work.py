@@ -19,7 +19,8 @@ from facecycle_jax.data.preparing import FrameOptions, Prepared, Source, prepare
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
 
-# So many processes killed one after the other, each alone with its track, are not the fault of the tracks.
+# So many processes killed one after the other, each alone with its track, are not the
+# fault of the tracks.
 _MOST_KILLED = 3
 
 
@@ -29,9 +30,10 @@ class Work:
 
     Attributes:
       options: what becomes of frames.
-      left_out: folder for the lines about what is left out, one file for each track that has some.
-      finished: folder that keeps tracks which took decoding, so that a run that is started again need not
-        decode them again; '': none.
+      left_out: folder for the lines about what is left out, one file for each track
+        that has some.
+      finished: folder that keeps tracks which took decoding, so that a run that is
+        started again need not decode them again; '': none.
     """
 
     options: FrameOptions
@@ -103,8 +105,8 @@ def prepare_all(
 ) -> Iterator[tuple[Source, Prepared]]:
     """Prepares tracks in this process or in several, in order.
 
-    A track whose process is killed, for want of memory perhaps, is tried once more in a process that has
-    nothing else to do, and left out if that is killed too.
+    A track whose process is killed, for want of memory perhaps, is tried once more in a
+    process that has nothing else to do, and left out if that is killed too.
 
     Args:
       sources: the tracks.

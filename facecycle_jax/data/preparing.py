@@ -20,7 +20,8 @@ from facecycle_jax.errors import MissingExtraError, UserError
 _QUALITY = 95
 # More makes no sense of any video, and a track would be without end.
 MAX_FPS = 1000.0
-# A track is one record, which TensorFlow limits to 2 GB. Frames beyond this are left out.
+# A track is one record, which TensorFlow limits to 2 GB. Frames beyond this are left
+# out.
 MAX_TRACK_BYTES = 1 << 30
 
 
@@ -48,7 +49,8 @@ class FrameOptions:
     Attributes:
       fps: frames a second taken of videos, above 0 to 1000.
       max_frames: most frames of a track, evenly spread; 0: all.
-      size: side in pixels to which frames are cut square and resized; 0: they stay as they are.
+      size: side in pixels to which frames are cut square and resized; 0: they stay as
+        they are.
       crop: whether the face is found and cut out first.
     """
 
@@ -86,11 +88,13 @@ def picture_sources(
     Args:
       root: the root.
       identity_depth: folders below it that name a person.
-      pattern: a regular expression that every folder's path below the root must match; '': any.
+      pattern: a regular expression that every folder's path below the root must match;
+        '': any.
       layout: the pattern in words, for the message.
 
     Returns:
-      One source for each folder that holds pictures, and for each picture in the root itself.
+      One source for each folder that holds pictures, and for each picture in the root
+      itself.
 
     Raises:
       FileNotFoundError: if there is no such folder.
@@ -147,7 +151,8 @@ def prepare_track(source: Source, options: FrameOptions) -> Prepared:
       options: what becomes of its frames.
 
     Returns:
-      Its frames; what cannot be read is left out, with a line that names it and says why.
+      Its frames; what cannot be read is left out, with a line that names it and says
+      why.
     """
     if is_video_name(os.path.basename(source.path)) and not os.path.isdir(source.path):
         return _video(source, options)
@@ -224,7 +229,8 @@ def _picture(path: str, options: FrameOptions) -> bytes:
     with open_image_file(path) as file:
         content = file.read()
     with one_sentence(path), open_image(io.BytesIO(content)) as image:
-        # A small decode reads all of a JPEG all the same, and so finds where it is cut off.
+        # A small decode reads all of a JPEG all the same, and so finds where it is cut
+        # off.
         image.draft("RGB", (64, 64))
         to_rgb(image, 64)
     return content
@@ -236,7 +242,8 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
 
     kept = _Frames(source.path)
     try:
-        # Which frames are kept depends on how many there are. Counting first means that no others are held.
+        # Which frames are kept depends on how many there are. Counting first means that
+        # no others are held.
         total = count_frames(source.path, fps=options.fps) if options.max_frames else 0
         wanted = set(chosen(total, options.max_frames))
         for number, picture in enumerate(read_video(source.path, fps=options.fps).frames):

@@ -1,10 +1,11 @@
 """Where each frame lies in TFRecord shards of tracks: indexed once, then any frame is one read of its bytes.
 
-A shard is a row of records, each a length (uint64), four bytes of checksum, a tf.train.Example and four bytes
-of checksum. The Examples have `identity`, `track` and `frames`, encoded images. A set's folder then holds,
-in addition to the shards, `tracks.json` (shards with sizes and SHA-256, tracks sorted by person) and
-`frames.npy`, of FRAME. `tracks.json` has the SHA-256 of `frames.npy` and its own, of the file with zeros in
-the place of that.
+A shard is a row of records, each a length (uint64), four bytes of checksum, a
+tf.train.Example and four bytes of checksum. The Examples have `identity`, `track` and
+`frames`, encoded images. A set's folder then holds, in addition to the shards,
+`tracks.json` (shards with sizes and SHA-256, tracks sorted by person) and `frames.npy`,
+of FRAME. `tracks.json` has the SHA-256 of `frames.npy` and its own, of the file with
+zeros in the place of that.
 """
 
 import concurrent.futures
@@ -58,7 +59,8 @@ def write_index(
       Counts: shards, tracks, people, frames, bytes, left_out.
 
     Raises:
-      ValueError: if a shard is cut off, holds other records, or two records are of one track.
+      ValueError: if a shard is cut off, holds other records, or two records are of one
+        track.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         read = list(pool.map(lambda item: index_shard(folder / item[1], number=item[0]), enumerate(shards)))
@@ -112,12 +114,13 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
       folder: of a prepared set.
 
     Returns:
-      The content of tracks.json, and all frames, [frames] of FRAME, mapped from the file.
+      The content of tracks.json, and all frames, [frames] of FRAME, mapped from the
+      file.
 
     Raises:
       FileNotFoundError: If index or a shard is missing.
-      UserError: If they do not belong together, tracks.json is damaged, or a shard has another size than
-        when it was written.
+      UserError: If they do not belong together, tracks.json is damaged, or a shard has
+        another size than when it was written.
     """
     path = folder / TRACKS
     if not path.is_file():
@@ -304,8 +307,8 @@ def example_spans(view: memoryview, start: int, stop: int) -> dict[str, list[Spa
       ValueError: if it is no Example.
     """
     found: dict[str, list[Span]] = {}
-    # Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2), Feature.bytes_list = 1,
-    # BytesList.value = 1.
+    # Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2),
+    # Feature.bytes_list = 1, BytesList.value = 1.
     for features in _fields(view, start, stop, 1):
         for entry in _fields(view, *features, 1):
             keys = list(_fields(view, *entry, 1))

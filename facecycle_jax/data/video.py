@@ -17,9 +17,11 @@ from facecycle_jax.files import under_another_name
 
 # More makes no sense of any video.
 MAX_FPS = 1000.0
-# A frame is shown for so many seconds at most. Clocks of damaged or joined files jump by hours.
+# A frame is shown for so many seconds at most. Clocks of damaged or joined files jump
+# by hours.
 _LONGEST_STILL = 10.0
-# What a written file's ending stands for; all are written as H.264, which every player knows.
+# What a written file's ending stands for; all are written as H.264, which every player
+# knows.
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
@@ -27,7 +29,8 @@ class Video(NamedTuple):
     """The frames of a video file.
 
     Attributes:
-      frames: uint8 [H, W, 3] each, upright, decoded as they are asked for; once through only.
+      frames: uint8 [H, W, 3] each, upright, decoded as they are asked for; once through
+        only.
       fps: frames per second.
     """
 
@@ -39,19 +42,21 @@ def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: floa
     """Opens a video for reading frame by frame.
 
     Args:
-      path: the file, a regular one: AVI, Matroska, MOV, MP4 or WebM, whatever its ending. Nothing else is
-        opened, whatever is in it.
+      path: the file, a regular one: AVI, Matroska, MOV, MP4 or WebM, whatever its
+        ending. Nothing else is opened, whatever is in it.
       max_frames: stop after this many frames; None reads all.
-      fps: frames per second to bring the video to, at most 1000, repeating or leaving out frames by their
-        time; None keeps the frames as they are. A frame that is shown for more than 10 seconds, or until
-        an earlier time, counts as shown for as long as the others.
+      fps: frames per second to bring the video to, at most 1000, repeating or leaving
+        out frames by their time; None keeps the frames as they are. A frame that is
+        shown for more than 10 seconds, or until an earlier time, counts as shown for as
+        long as the others.
 
     Returns:
-      The frames, and their number per second. Damage found while reading raises a UserError from
-      the iterator, after the frames before it.
+      The frames, and their number per second. Damage found while reading raises a
+      UserError from the iterator, after the frames before it.
 
     Raises:
-      UserError: If the file is no video, has no frame or too large ones, or an option is out of range.
+      UserError: If the file is no video, has no frame or too large ones, or an option
+        is out of range.
       FileNotFoundError: If there is no such file.
       MissingExtraError: If PyAV is not installed.
     """
@@ -100,14 +105,15 @@ def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: floa
     """Writes frames as a video, whole or not at all.
 
     Args:
-      path: where to, on a local disk, ending in .mp4, .m4v, .mov or .mkv; an existing file is
-        replaced.
-      frames: uint8 [H, W, 3] each, of one size; an odd side grows by one repeated line, which the
-        format needs.
+      path: where to, on a local disk, ending in .mp4, .m4v, .mov or .mkv; an existing
+        file is replaced.
+      frames: uint8 [H, W, 3] each, of one size; an odd side grows by one repeated line,
+        which the format needs.
       fps: frames per second.
 
     Raises:
-      ValueError: if there is no frame, one is not like the first, or the ending or fps is wrong.
+      ValueError: if there is no frame, one is not like the first, or the ending or fps
+        is wrong.
       ImportError: if PyAV is not installed.
     """
     path = epath.Path(path)
@@ -174,8 +180,9 @@ def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
     if not os.path.isfile(name):
         raise UserError(f"{name} is no regular file, so it is no video.")
 
-    # Some formats are lists of other files or addresses, so that only containers of frames are allowed;
-    # and without the prefix, FFmpeg could take a name for an address.
+    # Some formats are lists of other files or addresses, so that only containers of
+    # frames are allowed; and without the prefix, FFmpeg could take a name for an
+    # address.
     options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
     try:
         container = av.open(f"file:{name}", options=options)

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -263,6 +264,36 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
     for count in (3, 100):
         with pytest.raises(ValueError, match=r"clip\.mp4.*without --crop"):
             list(inputs.follow_face([ramp] * count, which="largest", name="clip.mp4"))
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_large_frames_are_shrunk_before_they_are_collected(faces, tmp_path, monkeypatch, crop):
+    pytest.importorskip("av")
+    from facecycle_jax.data.video import write_video
+
+    write_video(tmp_path / "clip.mp4", [np.zeros((480, 640, 3), np.uint8)] * 3, fps=5)
+    monkeypatch.setattr(pictures, "load", lambda name: types.SimpleNamespace(size=16))
+    monkeypatch.setattr(pictures, "_FOLLOWED_SIDE", 320)
+    detected = []
+
+    def find_faces(image):
+        detected.append(max(image.shape))
+        return [((10, 10, 30, 30), 1.0)]
+
+    monkeypatch.setattr(face_crop, "find_faces", find_faces)
+    held = []
+
+    def side_by_side(model, source, frames):
+        held.extend(frame.shape for frame in frames)
+        yield from frames
+
+    monkeypatch.setattr(pictures, "_side_by_side", side_by_side)
+    options = ["--crop"] if crop else []
+    source = ("translate", faces / "a.png", "--driver", tmp_path / "clip.mp4")
+    assert run(*source, "--out", tmp_path / "out.mp4", *options) == 0
+    assert held == [(16, 16, 3)] * 3
+    # The source itself, and three frames.
+    assert detected[1:] == [320] * (3 * crop)
 
 
 def test_a_video_drives_a_picture(model, faces, tmp_path):
