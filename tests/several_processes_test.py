@@ -222,7 +222,8 @@ def test_the_fault_of_one_ends_all(tmp_path):
     ended = run(tmp_path, TOY_FAIL="6", TOY_WHO="1")
     assert codes(ended) == [69, 2], ended
     assert ended[1].stderr.strip().splitlines()[-1] == "[1] facecycle_jax: the batch of step 6 cannot be read"
-    assert training.find_checkpoint(tmp_path).name == "5"
+    # The save of step 4 may not have ended by then.
+    assert training.find_checkpoint(tmp_path).name in ("2", "4")
 
 
 def test_a_stop_asked_for_at_the_end_of_a_stage_reaches_the_next(monkeypatch):
