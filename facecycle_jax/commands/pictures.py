@@ -156,11 +156,19 @@ def _reenact(arguments: argparse.Namespace) -> int:
     if len(sources) != 1:
         raise UserError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
     model = load(arguments.model)
-    source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
+    source = inputs.read_face(
+        sources[0],
+        size=model.size,
+        crop=arguments.crop,
+        which=arguments.which,
+        framing=model.framing,
+    )
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
     drivers: Iterable[np.ndarray] = video.frames
     if arguments.crop:
-        drivers = inputs.follow_face(drivers, which=arguments.which, name=arguments.driver)
+        drivers = inputs.follow_face(
+            drivers, which=arguments.which, name=arguments.driver, framing=model.framing
+        )
     count = 0
 
     def frames() -> Iterator[np.ndarray]:
@@ -191,4 +199,11 @@ def _chunks(
     problems: inputs.Problems,
     model: FaceCycle,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
-    return inputs.chunks(paths, problems, size=model.size, crop=arguments.crop, which=arguments.which)
+    return inputs.chunks(
+        paths,
+        problems,
+        size=model.size,
+        crop=arguments.crop,
+        which=arguments.which,
+        framing=model.framing,
+    )

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from facecycle_jax.data.face_crop import frame_image
 from facecycle_jax.data.folder import SUFFIXES, scan_folder
+from facecycle_jax.data.framing import Cut, check_cut
 from facecycle_jax.data.pictures import read_picture, square
 from facecycle_jax.errors import UserError
 
@@ -44,12 +46,15 @@ class FrameOptions:
       max_frames: most frames of a track, evenly spread; 0: all.
       size: side in pixels to which frames are cut square and resized; 0: they stay as they are.
       crop: whether the face is found and cut out first.
+      cut: left, top and side of a square that is cut out, fractions of the shorter side; with `crop` only of
+        frames in which no face is found. None: no cut, and such frames are left out.
     """
 
     fps: float = 5.0
     max_frames: int = 0
     size: int = 0
     crop: bool = False
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         if not self.fps > 0 or self.max_frames < 0 or self.size < 0:
@@ -57,11 +62,13 @@ class FrameOptions:
                 f"fps must be above 0, max_frames and size at least 0, got {self.fps}, {self.max_frames} and "
                 f"{self.size}."
             )
+        if self.cut is not None:
+            check_cut(self.cut)
 
     @property
     def reencodes(self) -> bool:
         """Whether pictures are drawn anew; if not, their bytes are taken over as they are."""
-        return self.size > 0 or self.crop
+        return self.size > 0 or self.crop or self.cut is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +222,8 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
 
 def _shaped(picture: np.ndarray, options: FrameOptions) -> np.ndarray:
     """Finds the face and resizes, as the options say."""
-    if options.crop:
-        from facecycle_jax.data.face_crop import crop_face
-
-        picture = crop_face(picture).crop
+    if options.crop or options.cut is not None:
+        picture = frame_image(picture, crop=options.crop, cut=options.cut).image
     return square(picture, size=options.size) if options.size else picture
 
 
