@@ -57,7 +57,8 @@ class Job:
       size: side of the result, pixels.
       crop: whether the face is looked for.
       cut: fixed square, see `frame_image`.
-      most_beyond: fraction of the square's side that may lie beyond the image and be reflected.
+      most_beyond: fraction of the square's side that may lie beyond the image and be
+        reflected.
     """
 
     size: int
@@ -84,7 +85,9 @@ class Job:
             return Outcome("left out", text if source in text else f"{source}: {text}")
         if framed.beyond > self.most_beyond:
             return Outcome(
-                "left out", f"{source}: {framed.beyond:.0%} of the side would lie beyond the image.", framed.beyond
+                "left out",
+                f"{source}: {framed.beyond:.0%} of the side would lie beyond the image.",
+                framed.beyond,
             )
 
         buffer = io.BytesIO()
@@ -100,14 +103,16 @@ def add(commands: "Subcommands") -> None:
     command = commands.add_parser("frame", help="cut image files to the framing of the models")
     command.add_argument("data", help="folder of images; its folders are kept")
     command.add_argument("--out", required=True, help="folder for the framed JPEGs; must not exist")
-    command.add_argument("--crop", action="store_true", help="find faces and cut them out (extra `landmarks`)")
+    command.add_argument(
+        "--crop", action="store_true", help="find faces and cut them out (extra `landmarks`)"
+    )
     command.add_argument("--cut", help=CUT_HELP)
     command.add_argument(
         "--most-beyond",
         type=float,
         default=0.25,
-        help="leave out images that the square exceeds by more than this fraction of its side; what lies beyond "
-        "is reflected (default: %(default)s)",
+        help="leave out images that the square exceeds by more than this fraction of its "
+        "side; what lies beyond is reflected (default: %(default)s)",
     )
     command.add_argument("--size", type=int, default=80, help="side in pixels (default: %(default)s)")
     command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
@@ -122,16 +127,16 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise FileExistsError(f"{out} exists already; remove it or choose another --out.")
     if arguments.size < 1 or arguments.workers < 1:
-        raise UserError(f"--size and --workers must be at least 1, got {arguments.size}, {arguments.workers}.")
+        raise UserError(
+            f"--size and --workers must be at least 1, got {arguments.size}, {arguments.workers}."
+        )
     cut = read_cut(arguments.cut) if arguments.cut is not None else None
     if not arguments.crop and cut is None:
         raise UserError("give --crop, --cut, or both: how images are to be brought to the framing.")
 
     paths = [path for _, path in list_pictures(root)]
     pairs = _targets(root, paths, out)
-    job = Job(
-        size=arguments.size, crop=arguments.crop, cut=cut, most_beyond=arguments.most_beyond
-    )
+    job = Job(size=arguments.size, crop=arguments.crop, cut=cut, most_beyond=arguments.most_beyond)
     counts = {"face": 0, "cut": 0, "left out": 0}
     lines = []
     rows: list[tuple[str, str, str]] = []
@@ -162,7 +167,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(out / LEFT_OUT, ("\n".join(lines) + "\n").encode())
     write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     print(
-        f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), {counts['cut']} by the cut, "
+        f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
+        f"{counts['cut']} by the cut, "
         f"{counts['left out']} left out."
     )
     if not lines:
@@ -171,7 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _targets(root: epath.Path, paths: Sequence[epath.Path], out: epath.Path) -> list[tuple[str, str]]:
-    """Names the JPEG of each image; those that would share a name keep their endings in it."""
+    """Names the JPEG of each image; those of one name keep their endings in it."""
     names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
     taken = {name for name, count in Counter(names).items() if count > 1}
     pairs = []

@@ -15,8 +15,8 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.model import DEFAULT_MODEL
 
 CUT_HELP = (
-    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop where no face is found, which "
-    "is left out otherwise"
+    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop where no "
+    "face is found, which is left out otherwise"
 )
 # Pictures read before they are computed together.
 CHUNK = 64

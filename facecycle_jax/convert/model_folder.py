@@ -53,7 +53,8 @@ class ModelFolder(NamedTuple):
       model: configuration: width, image_size, code_dim, dtype, trunk, perhaps encoder_width and, of
         a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
-      info: the whole of config.json: also stages, input, perhaps framing, licence, source, weights, package_version.
+      info: the whole of config.json: also stages, input, perhaps framing, licence,
+        source, weights, package_version.
     """
 
     model: dict[str, Any]

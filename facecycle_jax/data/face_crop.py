@@ -1,8 +1,9 @@
 """Finds a face in a photograph and cuts it out in the framing of the training data.
 
-Images are uint8 [H, W, 3] RGB; boxes are (left, top, right, bottom) in pixels of the image. The
-detector is dlib's for frontal faces, whose model is part of dlib (extra `face`). With the extra `landmarks`
-the eyes decide the framing, without it the detector's box does, which is less exact.
+Images are uint8 [H, W, 3] RGB; boxes are (left, top, right, bottom) in pixels of the
+image. The detector is dlib's for frontal faces, whose model is part of dlib (extra
+`face`). With the extra `landmarks` the eyes decide the framing, without it the
+detector's box does, which is less exact.
 """
 
 import functools
@@ -29,13 +30,15 @@ Box = tuple[int, int, int, int]
 Detector = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
 Landmarker = Callable[[np.ndarray, Box], np.ndarray]
 
-# Where the eyes are in a box of the built-in detector: from its centre (x, y) and their distance, fractions of
-# its side; medians over LFW_COUNT images of LFW.
-_EYES_IN_BOX = (-0.011, -0.19)
-_EYE_DISTANCE_IN_BOX = 0.413
-# Longer sides at which faces are looked for, in this order; the detector needs about 70 pixels.
+# Where the eyes are in a box of the built-in detector: from its centre (x, y) and their
+# distance, fractions of its side; medians over 200 images of LFW.
+_EYES_IN_BOX = (-0.022, -0.227)
+_EYE_DISTANCE_IN_BOX = 0.396
+# Longer sides at which faces are looked for, in this order; the detector needs about 70
+# pixels.
 _SIDES = (480, 960, 1920)
-# Images are enlarged at most twice; where that finds no face in one smaller than half of this, to this.
+# Images are enlarged at most twice; where that finds no face in one smaller than half
+# of this, to this.
 _SMALLEST = 240
 _SURE, _UNSURE = 0.0, -0.3
 
@@ -48,9 +51,12 @@ class FaceCrop(NamedTuple):
     """A face cut out of an image.
 
     Attributes:
-      crop: uint8 [S, S, 3]; where the square reaches beyond the image, the image is reflected.
-      box: the square in the image (left, top, right, bottom), which may reach beyond it.
-      score: the detector's confidence; for the built-in one above 0 is sure, down to -0.3 is not.
+      crop: uint8 [S, S, 3]; where the square reaches beyond the image, the image is
+        reflected.
+      box: the square in the image (left, top, right, bottom), which may reach beyond
+        it.
+      score: the detector's confidence; for the built-in one above 0 is sure, down to
+        -0.3 is not.
     """
 
     crop: np.ndarray
@@ -71,22 +77,24 @@ def crop_face(
 
     Args:
       image: uint8 [H, W, 3].
-      which: the face to take: 'largest', 'centre' (nearest to the middle of the image), or its
-        place from left to right, from 0.
+      which: the face to take: 'largest', 'centre' (nearest to the middle of the image),
+        or its place from left to right, from 0.
       framing: where the eyes are to be in the crop.
-      margin: if given, the crop is the detected box with this much space around it, as a fraction of the box's
-        side, whatever the framing.
+      margin: if given, the crop is the detected box with this much space around it, as
+        a fraction of the box's side, whatever the framing.
       detector: another detector, image -> [(box, score), ...].
-      landmarks: finds the landmarks of a face, (image, box) -> float [68, 2] in the order of iBUG 300-W. None
-        takes dlib's predictor if the extra `landmarks` is installed and the detector is the built-in one.
-        Where there is none, the eyes are assumed at their usual places in the detected box.
+      landmarks: finds the landmarks of a face, (image, box) -> float [68, 2] in the
+        order of iBUG 300-W. None takes dlib's predictor if the extra `landmarks` is
+        installed and the detector is the built-in one. Where there is none, the eyes
+        are assumed at their usual places in the detected box.
 
     Returns:
       The crop, its box and the detector's score.
 
     Raises:
       NoFaceError: If no face is found, or fewer than `which` asks for.
-      UserError: If `image` is not an image, or `which` or `margin` is not one of the choices.
+      UserError: If `image` is not an image, or `which` or `margin` is not one of the
+        choices.
       MissingExtraError: If no detector is given and dlib is not installed.
     """
     image = np.asarray(image)
@@ -121,7 +129,8 @@ class Framed(NamedTuple):
     Attributes:
       image: uint8 [S, S, 3].
       found: whether a face decided where it is; if not, the fixed cut did.
-      beyond: how far the square reaches beyond the image, see `reach_beyond`; so much is reflected.
+      beyond: how far the square reaches beyond the image, see `reach_beyond`; so much
+        is reflected.
     """
 
     image: np.ndarray
@@ -132,7 +141,7 @@ class Framed(NamedTuple):
 def frame_image(
     image: np.ndarray, *, crop: bool, cut: Cut | None = None, framing: Framing = FRAMING
 ) -> Framed:
-    """Brings an image to a framing by its face, by a fixed cut, or by the cut where no face is found.
+    """Brings an image to a framing by its face, or by a fixed cut where none is found.
 
     Args:
       image: uint8 [H, W, 3].
@@ -168,8 +177,9 @@ def frame_image(
 def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
     """Finds the faces of a picture with dlib's frontal face detector.
 
-    Faces smaller than about a seventh of the longer side are looked for only where there is none
-    that is larger, and unsure finds count only where there is no sure one.
+    Faces smaller than about a seventh of the longer side are looked for only where
+    there is none that is larger, and unsure finds count only where there is no sure
+    one.
 
     Args:
       image: uint8 [H, W, 3].
@@ -229,12 +239,28 @@ def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
 
 
 def _square_of_box(box: Box, framing: Framing) -> Box:
-    """Computes the square in which a box of the built-in detector has its eyes in a framing, on average."""
+    """Computes the square that brings the eyes in a detected box to a framing."""
     left, top, right, bottom = box
     length = max(right - left, bottom - top)
     x = (left + right) / 2 + _EYES_IN_BOX[0] * length
     y = (top + bottom) / 2 + _EYES_IN_BOX[1] * length
     return square_of_eyes((x, y), _EYE_DISTANCE_IN_BOX * length, framing)
+
+
+def assumed_box(side: int, framing: Framing = FRAMING) -> Box:
+    """Computes where the built-in detector usually finds the face of a framed image.
+
+    Args:
+      side: of the image, pixels.
+      framing: of the image.
+
+    Returns:
+      The box in pixels.
+    """
+    length = framing.eye_distance * side / _EYE_DISTANCE_IN_BOX
+    left = round(framing.midpoint[0] * side - (_EYES_IN_BOX[0] + 0.5) * length)
+    top = round(framing.midpoint[1] * side - (_EYES_IN_BOX[1] + 0.5) * length)
+    return left, top, left + round(length), top + round(length)
 
 
 def _widen(box: Box, margin: float) -> Box:

@@ -1,7 +1,8 @@
-"""Where the eyes stand in a face image: the framing that a model is trained on and expects.
+"""Where the eyes are in a face image: the framing a model is trained on and expects.
 
-A framing is four numbers, the places of both eyes in a square image. Coordinates are fractions of the side,
-(x, y) from the top left corner; left and right are those of the image, not of the person.
+A framing is four numbers, the places of both eyes in a square image. Coordinates are
+fractions of the side, (x, y) from the top left corner; left and right are those of the
+image, not of the person.
 """
 
 import dataclasses
@@ -15,11 +16,13 @@ from facecycle_jax.errors import UserError
 
 # Square of pixels (left, top, right, bottom); right and bottom are excluded.
 Square = tuple[int, int, int, int]
-# Part of an image that stands for a face nobody found: left, top and side, as fractions of the shorter side.
+# Part of an image that stands for a face nobody found: left, top and side, as fractions
+# of the shorter side.
 Cut = tuple[float, float, float]
 
-# From the midpoint of the eyes to that of the mouth's corners, in distances of the eyes. In a frontal face the
-# ratio is near 1.05; above this, the head is turned and the eyes look closer than they are.
+# From the midpoint of the eyes to that of the mouth's corners, in distances of the
+# eyes. In a frontal face the ratio is near 1.05; above this, the head is turned and the
+# eyes look closer than they are.
 MOUTH_TO_EYES = 1.15
 # Index ranges of dlib's 68 landmarks.
 _LEFT_EYE = slice(36, 42)
@@ -32,7 +35,8 @@ class Framing:
     """Places of the eyes in a square image.
 
     Attributes:
-      left_eye: (x, y) of the centre of the eye on the left of the image, fractions of the side.
+      left_eye: (x, y) of the centre of the eye on the left of the image, fractions of
+        the side.
       right_eye: (x, y) of the other.
     """
 
@@ -43,7 +47,8 @@ class Framing:
         """Checks the numbers.
 
         Raises:
-          UserError: If an eye lies outside the image, or the left one is not left of the right one.
+          UserError: If an eye lies outside the image, or the left one is not left of
+            the right one.
         """
         for name in ("left_eye", "right_eye"):
             place = getattr(self, name)
@@ -86,7 +91,7 @@ class Framing:
           UserError: If a field is missing, unknown or out of range.
         """
         if not isinstance(content, Mapping) or set(content) != {"left_eye", "right_eye"}:
-            raise UserError(f"framing must have exactly left_eye and right_eye, got {str(content)[:80]}.")
+            raise UserError(f"framing must have left_eye and right_eye, got {str(content)[:80]}.")
         return cls(left_eye=content["left_eye"], right_eye=content["right_eye"])
 
 
@@ -94,15 +99,17 @@ def _is_fraction(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-# What the middle 0.6 of an LFW-deepfunneled image shows: midpoint (0.5, 0.41), eyes 0.28 apart.
+# What the middle 0.6 of an LFW-deepfunneled image shows: midpoint (0.5, 0.41), eyes
+# 0.28 apart.
 FRAMING = Framing()
 
 
 def square_of_landmarks(landmarks: np.ndarray, framing: Framing = FRAMING) -> Square:
-    """Computes the square that shows a face in a framing. The head's roll is kept: nothing is rotated.
+    """Computes the square that shows a face in a framing, without rotating anything.
 
-    The eyes of a turned head look closer than they are. The distance from the eyes to the mouth does not shrink
-    with yaw, so it decides the scale where it asks for a larger one.
+    The eyes of a turned head look closer than they are. The distance from the eyes to
+    the mouth does not shrink with yaw, so it decides the scale where it asks for a
+    larger one.
 
     Args:
       landmarks: float [68, 2], (x, y) in pixels, in the order of iBUG 300-W.
@@ -123,7 +130,7 @@ def square_of_landmarks(landmarks: np.ndarray, framing: Framing = FRAMING) -> Sq
 
 
 def square_of_eyes(midpoint: tuple[float, float], distance: float, framing: Framing = FRAMING) -> Square:
-    """Computes the square in which eyes of a known midpoint and distance stand in a framing.
+    """Computes the square that brings eyes of known midpoint and distance to a framing.
 
     Args:
       midpoint: (x, y) between the eyes, pixels of the image.
@@ -145,8 +152,9 @@ def square_of_cut(cut: Cut, *, height: int, width: int) -> Square:
     """Computes the square of a fixed cut in an image.
 
     Args:
-      cut: left, top and side, fractions of the shorter side of the image; left and top are measured from the
-        corner of the image's middle square. Parts beyond the image are allowed.
+      cut: left, top and side, fractions of the shorter side of the image; left and top
+        are measured from the corner of the image's middle square. Parts beyond the
+        image are allowed.
       height: of the image, pixels.
       width: of the image, pixels.
 
@@ -168,7 +176,8 @@ def read_framing(text: str) -> Framing:
     """Reads a framing as the command line gives it.
 
     Args:
-      text: four numbers with commas between: x and y of the left eye, then of the right one.
+      text: four numbers with commas between: x and y of the left eye, then of the right
+        one.
 
     Returns:
       The framing.
@@ -220,11 +229,11 @@ def check_cut(cut: Cut) -> None:
     """
     is_sane = all(math.isfinite(value) and abs(value) <= 10 for value in cut)
     if not is_sane or not cut[2] > 0:
-        raise UserError(f"a cut is left, top and side in fractions of the shorter side, above 0, got {cut}.")
+        raise UserError(f"a cut is left,top,side, fractions with side above 0, got {cut}.")
 
 
 def cut_square(image: np.ndarray, square: Square) -> np.ndarray:
-    """Cuts a square out of an image; where it reaches beyond, the image is reflected about its edge pixels.
+    """Cuts a square out of an image, which is reflected about its edge pixels beyond them.
 
     Args:
       image: uint8 [H, W, 3].
@@ -242,7 +251,7 @@ def cut_square(image: np.ndarray, square: Square) -> np.ndarray:
 
 
 def reach_beyond(square: Square, *, height: int, width: int) -> float:
-    """Computes how far a square reaches beyond an image, on the side where it does most.
+    """Computes how far a square reaches beyond an image, on the worst side.
 
     Args:
       square: left, top, right, bottom in pixels.
@@ -257,8 +266,9 @@ def reach_beyond(square: Square, *, height: int, width: int) -> float:
 
 
 def _reflected(places: np.ndarray, length: int) -> np.ndarray:
-    """Maps places beyond 0 .. length - 1 back inside, as numpy's padding mode 'reflect' does."""
-    # Going forth and back once takes so many steps; one pixel alone is its own reflection.
+    """Maps places beyond 0 .. length - 1 back inside, as numpy's mode 'reflect'."""
+    # Going forth and back once takes so many steps; one pixel alone is its own
+    # reflection.
     period = max(1, 2 * (length - 1))
     forth = places % period
     return np.minimum(forth, period - forth)

@@ -16,7 +16,8 @@ from facecycle_jax.errors import MissingExtraError
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
 _PACKAGE = "face_recognition_models"
-# Side to which a face is brought for the predictor, in pixels: below, its points are as coarse as the pixels.
+# Side to which a face is brought for the predictor, in pixels: below, its points are as
+# coarse as the pixels.
 _SIDE = 160
 # Space around the face that is enlarged with it, as a fraction of the face's side.
 _SURROUNDINGS = 0.4
@@ -25,7 +26,8 @@ _SURROUNDINGS = 0.4
 def model_file(name: str) -> pathlib.Path | None:
     """Finds a model of the package face_recognition_models without importing it.
 
-    The package itself imports pkg_resources, which current versions of setuptools no longer have.
+    The package itself imports pkg_resources, which current versions of setuptools no
+    longer have.
 
     Args:
       name: of the file, `PREDICTOR` or `RECOGNITION`.
@@ -81,7 +83,8 @@ def find_landmarks(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndar
     predictor = load_predictor()
     import dlib
 
-    # The predictor works in whole pixels, so a small face is enlarged first, with what is around it.
+    # The predictor works in whole pixels, so a small face is enlarged first, with what
+    # is around it.
     left, top, right, bottom = box
     length = max(1, right - left, bottom - top)
     space = round(_SURROUNDINGS * length)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from facecycle_jax.errors import UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 
-TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "synthetic", "gallery")
+TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "lights", "faces", "synthetic", "gallery")
 PROBES = ("logistic", "linear")
 TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
 # What is judged of a model, by task; identity codes need stage 2.
 FEATURES = {
     "lfw": ("identity_code", "motion_code", "both"),
     "cplfw": ("identity_code", "motion_code", "both"),
+    "lights": ("identity_code", "motion_code", "both"),
     "fer2013": ("feature_map", "motion_code"),
     "raf-db": ("feature_map", "motion_code"),
     "pose": ("feature_map", "motion_code"),
@@ -19,7 +20,7 @@ FEATURES = {
 # Tasks that judge a layer's map, and so may choose the layer and the pictures it is taken of.
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
 # Tasks whose answer neither a mirror nor the light changes.
-_OF_LABELS = ("lfw", "cplfw", "fer2013", "raf-db")
+_OF_LABELS = ("lfw", "cplfw", "lights", "fer2013", "raf-db")
 # Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
@@ -72,8 +73,8 @@ def check_options(
     for name, given, tasks in (
         ("probe linear", probe == "linear", ("fer2013", "raf-db")),
         ("test_split", test_split is not None, ("fer2013",)),
-        ("without", bool(without), ("lfw", "cplfw")),
-        ("crop", crop is not None, (*FEATURES, "gallery")),
+        ("without", bool(without), ("lfw", "cplfw", "faces")),
+        ("crop", crop is not None, (*FEATURES, "faces", "gallery")),
         ("layer", layer != LAYERS[-1], _OF_MAPS),
         ("size", size != FEATURE_SIZE, _OF_MAPS),
         ("flip", flip, _OF_LABELS),

@@ -17,7 +17,9 @@ from facecycle_jax.data.lfw_pairs import OFFICIAL as PAIR_COUNTS
 from facecycle_jax.data.lfw_pairs import Pairs, read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.raf_db import read_raf_db
+from facecycle_jax.data.yale_b import read_yale_b
 from facecycle_jax.errors import UserError
+from facecycle_jax.evaluate.faces import evaluate_faces
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.options import FEATURES, check_options, departures
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
@@ -27,6 +29,7 @@ from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
 from facecycle_jax.probes.features import FeatureSet, model_features, with_even_light, with_mirror_image
+from facecycle_jax.probes.lights import judge_lights
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
@@ -147,12 +150,18 @@ def evaluate(
         if model is None or not path:
             raise UserError("task gallery needs a model and a folder of pictures.")
         result = draw_gallery(model, path, projection=projection, crop=crop or 1.0, limit=limit, seed=seed)
+    elif task == "faces":
+        if model is None or not path:
+            raise UserError("task faces needs a model and a folder <person>/*.jpg.")
+        result = evaluate_faces(model, path, without=without, crop=crop or LFW_CROP, limit=limit)
     else:
         features = feature_sets(model, baselines, task=task, layer=layer, size=size, flip=flip, light=light)
         if not path:
             raise UserError(f"task {task} needs the data set's path.")
         if task in ("lfw", "cplfw"):
             result = _verification(task, path, features, frozenset(without), crop, limit, seed)
+        elif task == "lights":
+            result = judge_lights(features, read_yale_b(path), crop=crop or 1.0)
         elif task == "pose":
             result = _pose(path, features, crop or 1.0, limit, seed)
         else:

@@ -56,9 +56,7 @@ class TrackConfig(tfds.core.BuilderConfig):
     def frame_options(self) -> FrameOptions:
         """Collects what concerns single frames."""
         cut = read_cut(self.cut) if self.cut else None
-        return FrameOptions(
-            fps=self.fps, max_frames=self.max_frames, size=self.size, crop=self.crop, cut=cut
-        )
+        return FrameOptions(fps=self.fps, max_frames=self.max_frames, size=self.size, crop=self.crop, cut=cut)
 
 
 class TrackBuilder(tfds.core.GeneratorBasedBuilder):
