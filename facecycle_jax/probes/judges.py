@@ -17,9 +17,10 @@ from facecycle_jax.errors import MissingExtraError
 # Two images are of one person to the network where their codes are closer than this;
 # its author's threshold.
 SAME_PERSON = 0.6
-# Side to which images are enlarged, pixels: dlib's detector and network look for faces
-# of 80 to 150.
+# Side to which images are enlarged, pixels: the network looks at 150 pixels of a face.
 _SIDE = 256
+# Side for `find_faces`, which doubles it; a face is then large enough to be found.
+_DETECTOR_SIDE = 128
 
 
 class Judgement(NamedTuple):
@@ -71,12 +72,14 @@ def _judge(network: Any, images: np.ndarray) -> Judgement:
     import dlib
 
     found, landmarks, codes = [], [], []
+    scale = _SIDE // _DETECTOR_SIDE
     factor = _SIDE / images.shape[1]
     for image in images:
-        enlarged = np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
-        faces = find_faces(enlarged)
+        small, enlarged = (_resized(image, side) for side in (_DETECTOR_SIDE, _SIDE))
+        faces = find_faces(small)
         # The surest: the image shows one face.
-        box = faces[0][0] if faces else assumed_box(_SIDE)
+        left, top, right, bottom = faces[0][0] if faces else assumed_box(_DETECTOR_SIDE)
+        box = (scale * left, scale * top, scale * right, scale * bottom)
         points = find_landmarks(enlarged, box)
         found.append(bool(faces))
         landmarks.append((points + 0.5) / factor - 0.5)
@@ -85,3 +88,8 @@ def _judge(network: Any, images: np.ndarray) -> Judgement:
         shape = dlib.full_object_detection(dlib.rectangle(*box), parts)
         codes.append(np.array(network.compute_face_descriptor(enlarged, shape)))
     return Judgement(np.array(found), np.stack(landmarks), np.stack(codes))
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    """Resizes an image to a square of `side` pixels."""
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
