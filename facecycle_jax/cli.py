@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from facecycle_jax import cpu_devices
-from facecycle_jax.commands import convert, demo, evaluate, pictures, prepare
+from facecycle_jax.commands import convert, demo, evaluate, frame, pictures, prepare
 from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.methods.batches import BATCH_SIZE
 
@@ -19,7 +19,7 @@ from facecycle_jax.methods.batches import BATCH_SIZE
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (pictures, demo, prepare, evaluate, convert):
+    for family in (pictures, demo, prepare, frame, evaluate, convert):
         family.add(commands)
     return parser
 

@@ -15,6 +15,7 @@ from etils import epath
 from facecycle_jax.convert import read_model
 from facecycle_jax.convert.names import TRUNK_LAYERS
 from facecycle_jax.convert.shipped import find_model_folder, shipped_models
+from facecycle_jax.data.framing import FRAMING, Framing
 from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.errors import UserError
 from facecycle_jax.methods import inference, vgg_width
@@ -173,6 +174,7 @@ class FaceCycle:
       info: what is known of the model.
       has_identity: whether stage 2 is there: identity codes, mean faces and exchanged identities.
       size: side of the pictures it draws, in pixels.
+      framing: where the eyes are in the images it expects; `crop_face(image, framing=model.framing)`.
 
     References:
       FaceCycle (ICCV 2021), sections 3.1 and 3.2.
@@ -193,6 +195,7 @@ class FaceCycle:
         self.info = dict(info or {})
         self.has_identity = "normaliser" in trees and "identity_encoder" in trees
         self.size = int(model["image_size"])
+        self.framing = Framing.from_dict(self.info["framing"]) if "framing" in self.info else FRAMING
 
         if forward is None:
             forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)

@@ -39,6 +39,7 @@ NOT_RUN = {
     'python -c "import jax': "prints the devices of the machine",
     "python -m facecycle_jax.main": "minutes to days; tests/end_to_end_test.py trains by the same command",
     "python -m facecycle_jax.benchmark": "times the machine; tests/benchmark runs it",
+    "facecycle frame": "needs dlib; tests/commands/frame_test.py runs it on small images",
     "facecycle prepare": "needs the published sets; tests/commands and tests/data run it on small ones",
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",

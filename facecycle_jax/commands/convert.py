@@ -10,6 +10,7 @@ from facecycle_jax.convert.model_folder import DTYPES, write_model
 from facecycle_jax.convert.model_spec import ORIGINAL_MODEL
 from facecycle_jax.convert.original import read_original
 from facecycle_jax.convert.vgg import vgg_from_keras, vgg_from_torchvision, write_vgg
+from facecycle_jax.data.framing import FRAMING, Framing, read_framing
 from facecycle_jax.files import check_new
 from facecycle_jax.model import model_from_run
 from facecycle_jax.models.vgg import read_vgg_npz
@@ -46,6 +47,14 @@ def add(commands: "Subcommands") -> None:
 def _add_options(parser: argparse.ArgumentParser, *, licence: str) -> None:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the stored weights")
     parser.add_argument("--licence", default=licence, help="of the weights, in words (default: %(default)s)")
+    parser.add_argument(
+        "--framing",
+        help="eyes in the training images, LEFT_X,LEFT_Y,RIGHT_X,RIGHT_Y (default: 0.36,0.41,0.64,0.41)",
+    )
+
+
+def _framing(arguments: argparse.Namespace) -> Framing:
+    return read_framing(arguments.framing) if arguments.framing is not None else FRAMING
 
 
 def import_torch(arguments: argparse.Namespace) -> None:
@@ -77,6 +86,7 @@ def import_torch(arguments: argparse.Namespace) -> None:
         licence=arguments.licence,
         source=f"checkpoint {name} of the original PyTorch program, sha256 {digest}",
         dtype=arguments.dtype,
+        framing=_framing(arguments),
     )
     print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
 
@@ -95,7 +105,13 @@ def export_run(arguments: argparse.Namespace) -> None:
     check_new(arguments.out)
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
     write_model(
-        arguments.out, trees, model=model, licence=arguments.licence, source=source, dtype=arguments.dtype
+        arguments.out,
+        trees,
+        model=model,
+        licence=arguments.licence,
+        source=source,
+        dtype=arguments.dtype,
+        framing=_framing(arguments),
     )
     print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
 

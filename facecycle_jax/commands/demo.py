@@ -14,6 +14,7 @@ from PIL import Image
 
 from facecycle_jax.commands import demo_page, inputs
 from facecycle_jax.data import read_picture, synthetic_tracks
+from facecycle_jax.data.framing import Framing
 from facecycle_jax.data.pictures import square
 from facecycle_jax.errors import UserError
 from facecycle_jax.model import FaceCycle, load
@@ -118,7 +119,7 @@ def compare(
     """
     faces = np.stack(
         [
-            _read(path, name=name, size=model.size, crop=crop)
+            _read(path, name=name, size=model.size, crop=crop, framing=model.framing)
             for name, path in (("The first picture", first), ("The second picture", second))
         ]
     )
@@ -146,7 +147,9 @@ def compare(
     )
 
 
-def _read(path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bool) -> np.ndarray:
+def _read(
+    path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bool, framing: Framing
+) -> np.ndarray:
     """Reads one face uint8 [size, size, 3]; faults name the picture by its place, not its temporary file."""
     if not path:
         raise UserError(f"{name} is missing: upload one, or take one with the webcam.")
@@ -155,7 +158,7 @@ def _read(path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bo
         if crop:
             from facecycle_jax.data.face_crop import crop_face
 
-            picture = crop_face(picture).crop
+            picture = crop_face(picture, framing=framing).crop
     except (ValueError, FileNotFoundError) as error:
         text = str(error).replace(str(path), name)
         raise UserError(text if name in text else f"{name}: {text}") from None

@@ -11,10 +11,15 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from facecycle_jax.data.framing import FRAMING, Framing
 from facecycle_jax.data.pictures import list_pictures, read_picture, square
 from facecycle_jax.errors import UserError
 from facecycle_jax.model import DEFAULT_MODEL
 
+CUT_HELP = (
+    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop where no "
+    "face is found, which is left out otherwise"
+)
 # Pictures read before they are computed together.
 CHUNK = 64
 # Part of the way that the square around a face goes to where the face is found, each frame.
@@ -99,8 +104,10 @@ def find(inputs: Sequence[str]) -> list[epath.Path]:
     return list(found.values())
 
 
-def read_face(path: epath.Path, *, size: int, crop: bool, which: str | int) -> np.ndarray:
-    """Reads one picture uint8 [size, size, 3], cut about its middle or about the face found in it.
+def read_face(
+    path: epath.Path, *, size: int, crop: bool, which: str | int, framing: Framing = FRAMING
+) -> np.ndarray:
+    """Reads one picture uint8 [size, size, 3], cut about its middle or to the framing of its face.
 
     Raises:
       ValueError: in one sentence, if it cannot be read or no such face is found.
@@ -111,13 +118,15 @@ def read_face(path: epath.Path, *, size: int, crop: bool, which: str | int) -> n
         from facecycle_jax.data.face_crop import crop_face
 
         try:
-            picture = crop_face(picture, which=which).crop
+            picture = crop_face(picture, which=which, framing=framing).crop
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
     return square(picture, size=size)
 
 
-def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) -> Iterator[np.ndarray]:
+def follow_face(
+    frames: Iterable[np.ndarray], *, which: str | int, name: str, framing: Framing = FRAMING
+) -> Iterator[np.ndarray]:
     """Cuts a face out of every frame of a video.
 
     The square moves smoothly, so that the face does not tremble as its finds do; where no face is found it
@@ -127,6 +136,7 @@ def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) ->
       frames: uint8 [H, W, 3] each.
       which: which of several faces.
       name: of the video, for messages.
+      framing: where the eyes are to be.
 
     Yields:
       uint8 [S, S, 3] each; as many as there are frames.
@@ -134,7 +144,8 @@ def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) ->
     Raises:
       ValueError: if no face is found in the first frames.
     """
-    from facecycle_jax.data.face_crop import NoFaceError, crop_face, cut
+    from facecycle_jax.data.face_crop import NoFaceError, crop_face
+    from facecycle_jax.data.framing import cut_square
 
     iterator = iter(frames)
     waiting: list[np.ndarray] = []
@@ -142,7 +153,7 @@ def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) ->
     for frame in iterator:
         waiting.append(frame)
         try:
-            found = np.array(crop_face(frame, which=which).box, float)
+            found = np.array(crop_face(frame, which=which, framing=framing).box, float)
             box = found if box is None else box + _FOLLOW * (found - box)
         except NoFaceError as error:
             if box is None and len(waiting) < CHUNK:
@@ -151,14 +162,20 @@ def follow_face(frames: Iterable[np.ndarray], *, which: str | int, name: str) ->
                 raise UserError(f"{name}, first {CHUNK} frames: {error} Try without --crop.") from None
         left, top = (round(edge) for edge in box[:2].tolist())
         side = round(float(box[2] - box[0]))
-        yield from (cut(early, (left, top, left + side, top + side)) for early in waiting)
+        yield from (cut_square(early, (left, top, left + side, top + side)) for early in waiting)
         waiting = []
     if waiting:
         raise UserError(f"{name}: no face was found in any frame. Try without --crop.")
 
 
 def chunks(
-    paths: Sequence[epath.Path], problems: Problems, *, size: int, crop: bool, which: str
+    paths: Sequence[epath.Path],
+    problems: Problems,
+    *,
+    size: int,
+    crop: bool,
+    which: str,
+    framing: Framing = FRAMING,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
     """Reads pictures in chunks, with a progress bar.
 
@@ -168,6 +185,7 @@ def chunks(
       size: side in pixels.
       crop: whether to find the face.
       which: which of several faces.
+      framing: where the eyes are to be, with `crop`.
 
     Yields:
       Paths and pictures uint8 [N, size, size, 3], N at least 1.
@@ -177,7 +195,8 @@ def chunks(
             kept, pictures = [], []
             for path in paths[start : start + CHUNK]:
                 try:
-                    pictures.append(read_face(path, size=size, crop=crop, which=which))
+                    face = read_face(path, size=size, crop=crop, which=which, framing=framing)
+                    pictures.append(face)
                     kept.append(path)
                 except (ValueError, OSError) as error:
                     text = str(error)

@@ -169,13 +169,24 @@ def _reenact(arguments: argparse.Namespace) -> int:
     if len(sources) != 1:
         raise UserError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
     model = load(arguments.model)
-    source = inputs.read_face(sources[0], size=model.size, crop=arguments.crop, which=arguments.which)
+    source = inputs.read_face(
+        sources[0],
+        size=model.size,
+        crop=arguments.crop,
+        which=arguments.which,
+        framing=model.framing,
+    )
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
     frames_read: Iterable[np.ndarray] = video.frames
     if arguments.crop:
         # Frames wait until a face is found, and detection uses no more pixels than this.
         frames_read = (_within(frame, _FOLLOWED_SIDE) for frame in frames_read)
-        frames_read = inputs.follow_face(frames_read, which=arguments.which, name=arguments.driver)
+        frames_read = inputs.follow_face(
+            frames_read,
+            which=arguments.which,
+            name=arguments.driver,
+            framing=model.framing,
+        )
     # Shrunk one by one: a chunk of large frames takes gigabytes.
     drivers = (square(frame, size=model.size) for frame in frames_read)
     count = 0
@@ -216,4 +227,11 @@ def _chunks(
     problems: inputs.Problems,
     model: FaceCycle,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
-    return inputs.chunks(paths, problems, size=model.size, crop=arguments.crop, which=arguments.which)
+    return inputs.chunks(
+        paths,
+        problems,
+        size=model.size,
+        crop=arguments.crop,
+        which=arguments.which,
+        framing=model.framing,
+    )

@@ -8,6 +8,8 @@ import pathlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from facecycle_jax.commands.inputs import CUT_HELP
+from facecycle_jax.data.framing import read_cut
 from facecycle_jax.data.record_index import FRAMES, LEFT_OUT, TRACKS, read_index, verify
 from facecycle_jax.data.records import find_set
 from facecycle_jax.errors import MissingExtraError, UserError
@@ -57,6 +59,7 @@ def add(commands: "Subcommands") -> None:
         "--beam", help="prepare with Apache Beam and these options, e.g. '--runner=FlinkRunner'"
     )
     command.add_argument("--crop", action="store_true", help="find faces and cut them out (extra `face`)")
+    command.add_argument("--cut", help=CUT_HELP)
     for name, (kind, text, _) in _OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     command.set_defaults(run=run)
@@ -136,6 +139,9 @@ def _builder(arguments: argparse.Namespace) -> Any:
     if arguments.crop:
         given["crop"] = True
         words.append("crop")
+    if arguments.cut is not None:
+        given["cut"] = read_cut(arguments.cut)
+        words.append("cut" + "_".join(f"{value:g}" for value in given["cut"]))
     config = builder.builder_config_cls(name="-".join(words), **given)
     config.frame_options()  # says what is out of range
     built = builder(data_dir=arguments.out, config=config if words else None)

@@ -9,6 +9,7 @@ from etils import epath
 
 from facecycle_jax.convert.errors import ConversionError, shorten
 from facecycle_jax.convert.model_spec import Built, build_model
+from facecycle_jax.data.framing import Framing
 from facecycle_jax.ops.normalise import MEAN, STD
 
 FORMAT = "facecycle_jax model"
@@ -113,6 +114,9 @@ def _check_config(config: Mapping[str, Any]) -> Built:
             raise ConversionError(
                 f"input.{name} is {json.dumps(pictures.get(name))[:80]}, this program has {value}"
             )
+    # Folders of earlier versions have no framing.
+    if "framing" in config:
+        Framing.from_dict(config["framing"])
     weights = config.get("weights")
     if type(weights) is not dict or weights.get("file") != WEIGHTS:
         raise ConversionError(f"weights.file is not {WEIGHTS!r}")

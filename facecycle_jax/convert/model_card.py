@@ -19,6 +19,7 @@ arXiv 2108.03427.
 | network | width {width:g}{encoders}, codes of {code_dim} numbers, computed in {compute} |
 | trunk | {trunk} |
 | pictures | {size} x {size} pixels, {colour}, {low:g} to {high:g}, less {mean}, over {std} |
+| eyes in them | {left_eye} and {right_eye}, fractions of the side |
 | licence | {licence} |
 | source | {source} |
 | written by | facecycle_jax {version} |
@@ -65,6 +66,8 @@ def model_card(config: Mapping[str, Any]) -> str:
         high=high,
         mean=pictures["mean"],
         std=pictures["std"],
+        left_eye=tuple(config["framing"]["left_eye"]),
+        right_eye=tuple(config["framing"]["right_eye"]),
         licence=_cell(config["licence"]),
         source=_cell(config["source"]),
         version=config["package_version"],

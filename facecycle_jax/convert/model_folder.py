@@ -36,6 +36,7 @@ from facecycle_jax.convert.model_spec import (
     nest,
     network_shapes,
 )
+from facecycle_jax.data.framing import FRAMING, Framing
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.methods.base import Tree
@@ -52,7 +53,8 @@ class ModelFolder(NamedTuple):
       model: configuration: width, image_size, code_dim, dtype, trunk, perhaps encoder_width and, of
         a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
-      info: the whole of config.json: also stages, input, licence, source, weights, package_version.
+      info: the whole of config.json: also stages, input, perhaps framing, licence,
+        source, weights, package_version.
       forward: the networks that the configuration describes.
     """
 
@@ -70,6 +72,7 @@ def write_model(
     licence: str,
     source: str,
     dtype: str = "float32",
+    framing: Framing = FRAMING,
 ) -> None:
     """Writes a model folder; it appears whole or not at all.
 
@@ -82,6 +85,7 @@ def write_model(
       licence: under which the weights may be used, in words.
       source: where the weights come from, in words.
       dtype: 'float32' or 'float16' (half the size, three decimal digits).
+      framing: where the eyes are in the images that the model was trained on.
 
     Raises:
       FileExistsError: if the folder is there already.
@@ -107,6 +111,7 @@ def write_model(
         "model": checked,
         "stages": stages,
         "input": input_spec(checked),
+        "framing": framing.to_dict(),
         "weights": {
             "file": WEIGHTS,
             "dtype": dtype,

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from facecycle_jax.data.face_crop import frame_image
 from facecycle_jax.data.folder import find_tracks
+from facecycle_jax.data.framing import Cut, check_cut
 from facecycle_jax.data.media_files import is_image_name, is_video_name, open_image_file, walk
 from facecycle_jax.data.pictures import one_sentence, open_image, read_picture, square, to_rgb
 from facecycle_jax.errors import MissingExtraError, UserError
@@ -52,12 +54,15 @@ class FrameOptions:
       size: side in pixels to which frames are cut square and resized; 0: they stay as
         they are.
       crop: whether the face is found and cut out first.
+      cut: left, top and side of a square that is cut out, fractions of the shorter side; with `crop` only of
+        frames in which no face is found. None: no cut, and such frames are left out.
     """
 
     fps: float = 5.0
     max_frames: int = 0
     size: int = 0
     crop: bool = False
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fps <= MAX_FPS or self.max_frames < 0 or self.size < 0:
@@ -65,11 +70,13 @@ class FrameOptions:
                 f"fps must be above 0 and at most {MAX_FPS:g}, max_frames and size at least 0, got "
                 f"{self.fps}, {self.max_frames} and {self.size}."
             )
+        if self.cut is not None:
+            check_cut(self.cut)
 
     @property
     def reencodes(self) -> bool:
         """Whether images are encoded anew; if not, their bytes are taken over as they are."""
-        return self.size > 0 or self.crop
+        return self.size > 0 or self.crop or self.cut is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,10 +274,8 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
 
 def _shaped(picture: np.ndarray, options: FrameOptions) -> np.ndarray:
     """Finds the face and resizes, as the options say."""
-    if options.crop:
-        from facecycle_jax.data.face_crop import crop_face
-
-        picture = crop_face(picture).crop
+    if options.crop or options.cut is not None:
+        picture = frame_image(picture, crop=options.crop, cut=options.cut).image
     return square(picture, size=options.size) if options.size else picture
 
 

@@ -8,13 +8,14 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.models import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 from facecycle_jax.probes.baselines import BASELINES
 
-TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "synthetic", "gallery")
+TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "lights", "faces", "synthetic", "gallery")
 PROBES = ("logistic", "linear")
 TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
 # The features of a model by task; identity codes need stage 2.
 FEATURES = {
     "lfw": ("identity_code", "motion_code", "both"),
     "cplfw": ("identity_code", "motion_code", "both"),
+    "lights": ("identity_code", "motion_code", "both"),
     "fer2013": ("feature_map", "motion_code"),
     "raf-db": ("feature_map", "motion_code"),
     "pose": ("feature_map", "motion_code"),
@@ -22,7 +23,7 @@ FEATURES = {
 # Tasks that evaluate a layer's map, and so may choose the layer and the size of the images.
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
 # Tasks whose answer neither mirroring nor lighting changes.
-_OF_LABELS = ("lfw", "cplfw", "fer2013", "raf-db")
+_OF_LABELS = ("lfw", "cplfw", "lights", "fer2013", "raf-db")
 # Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
@@ -35,7 +36,7 @@ class EvaluationOptions:
 
     Attributes:
       task: one of `TASKS`: 'lfw' (view 2 if pairs.txt is there, else view 1), 'cplfw', 'fer2013', 'raf-db',
-        'pose', 'synthetic' or 'gallery'.
+        'pose', 'lights', 'faces', 'synthetic' or 'gallery'.
       path: the data, as published; of 'gallery' a folder of images; 'synthetic' needs none.
       baselines: names of `facecycle_jax.probes.baselines.BASELINES`.
       probe: of emotion: 'logistic' (to convergence, nothing to tune) or 'linear' (the paper's).
@@ -79,8 +80,8 @@ class EvaluationOptions:
         for name, given, tasks in (
             ("probe linear", self.probe == "linear", ("fer2013", "raf-db")),
             ("test_split", self.test_split is not None, ("fer2013",)),
-            ("without", bool(self.without), ("lfw", "cplfw")),
-            ("crop", self.crop is not None, (*FEATURES, "gallery")),
+            ("without", bool(self.without), ("lfw", "cplfw", "faces")),
+            ("crop", self.crop is not None, (*FEATURES, "faces", "gallery")),
             ("layer", self.layer != LAYERS[-1], _OF_MAPS),
             ("size", self.size != FEATURE_SIZE, _OF_MAPS),
             ("flip", self.flip, _OF_LABELS),

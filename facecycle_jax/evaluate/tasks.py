@@ -19,6 +19,7 @@ from facecycle_jax.data.lfw_pairs import Pairs, read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.raf_db import read_raf_db
 from facecycle_jax.errors import UserError
+from facecycle_jax.evaluate.faces import evaluate_faces
 from facecycle_jax.evaluate.gallery import draw_gallery
 from facecycle_jax.evaluate.options import FEATURES, EvaluationOptions
 from facecycle_jax.evaluate.synthetic import evaluate_synthetic
@@ -132,6 +133,16 @@ def run_evaluation(options: EvaluationOptions, model: FaceCycle | None = None) -
             limit=options.limit,
             seed=options.seed,
         )
+    elif options.task == "faces":
+        if model is None or not options.path:
+            raise UserError("task faces needs a model and a folder <person>/*.jpg.")
+        result = evaluate_faces(
+            model,
+            options.path,
+            without=options.without,
+            crop=options.crop or LFW_CROP,
+            limit=options.limit,
+        )
     else:
         features = feature_sets(options, model)
         if not options.path:
@@ -226,10 +237,16 @@ def _verification(options: EvaluationOptions, features: Mapping[str, FeatureSet]
 
 
 # Tasks on labelled images of others: what reads them and evaluates features on them.
+def _lights(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Evaluation:
+    """Reads the images of Extended Yale B and evaluates all features."""
+    return judge_lights(features, read_yale_b(options.path), crop=options.crop or 1.0)
+
+
 _LABELLED = {
     "lfw": _verification,
     "cplfw": _verification,
     "fer2013": _emotion,
     "raf-db": _emotion,
     "pose": _pose,
+    "lights": _lights,
 }

@@ -254,6 +254,7 @@ def test_hundreds_of_damaged_pictures(model, tmp_path, capsys):
 def test_a_face_is_followed_through_a_video(monkeypatch):
     finds = iter([[], [((10, 10, 30, 30), 1.0)], [((20, 10, 40, 30), 1.0)], [], [((20, 10, 40, 30), 1.0)]])
     monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
+    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
     ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
     crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
     lefts = [int(crop[20, 0, 0]) for crop in crops]

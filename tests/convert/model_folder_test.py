@@ -21,8 +21,10 @@ from facecycle_jax.convert import ORIGINAL_MODEL, read_model, write_model
 from facecycle_jax.convert.model_spec import check_model, nest, weight_shapes
 from facecycle_jax.convert.names import TRUNK_LAYERS
 from facecycle_jax.convert.vgg import write_vgg
+from facecycle_jax.data.framing import FRAMING, Framing
 from facecycle_jax.methods import make_forward
 from facecycle_jax.methods.forward import init_identity, init_motion
+from facecycle_jax.model import load
 from facecycle_jax.models import random_vgg
 from facecycle_jax.ops import normalise
 from facecycle_jax.training.checkpointing import Checkpointer
@@ -52,6 +54,35 @@ def run(*arguments):
     add(parser.add_subparsers(required=True))
     parsed = parser.parse_args([str(a) for a in arguments])
     parsed.run(parsed)
+
+
+def test_a_folder_records_the_framing_of_its_training_images(tmp_path):
+    trees = drawn(LEARNED, ("motion",))
+    write(tmp_path / "usual", trees, LEARNED)
+    assert read_model(tmp_path / "usual").info["framing"] == FRAMING.to_dict()
+    assert load(tmp_path / "usual").framing == FRAMING
+    other = Framing(left_eye=(0.3, 0.35), right_eye=(0.7, 0.35))
+    write(tmp_path / "other", trees, LEARNED, framing=other)
+    assert load(tmp_path / "other").framing == other
+    assert "(0.3, 0.35)" in (tmp_path / "other" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("framing", [None, {}, {"left_eye": [0.3, 0.4], "right_eye": [0.2, 0.4]}])
+def test_a_wrong_framing_of_a_folder_is_one_sentence(tmp_path, framing):
+    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"framing": framing}))
+    with pytest.raises(ValueError, match=r"does not describe a model: framing"):
+        read_model(tmp_path / "model")
+
+
+def test_folders_without_a_framing_are_read(tmp_path):
+    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    path = tmp_path / "model" / "config.json"
+    content = json.loads(path.read_text())
+    del content["framing"]
+    path.write_text(json.dumps(content))
+    assert load(tmp_path / "model").framing == FRAMING
 
 
 @pytest.mark.parametrize("stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"])

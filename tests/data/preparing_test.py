@@ -1,6 +1,7 @@
 """From raw trees to encoded frames: layouts, what is left out, and going on after a stop."""
 
 import dataclasses
+import io
 import os
 import pathlib
 import signal
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from voxceleb_tree import make_voxceleb1, make_voxceleb2
 
-from facecycle_jax.data import prepare_work
+from facecycle_jax.data import face_crop, prepare_work
 from facecycle_jax.data.prepare_work import Work, collect_left_out, prepare_all
 from facecycle_jax.data.preparing import (
     FrameOptions,
@@ -63,6 +64,22 @@ def test_pictures_may_be_fewer_and_smaller(tracks, tmp_path):
     assert [list(chosen(*c)) for c in ((5, 0), (3, 9), (10, 2), (7, 3))] == [
         [0, 1, 2, 3, 4], [0, 1, 2], [2, 7], [1, 3, 5],
     ]  # fmt: skip
+
+
+def test_frames_are_cut_where_no_face_is_found(tracks, tmp_path, monkeypatch):
+    make_voxceleb1(tmp_path / "raw", tracks)
+    source = picture_sources(str(tmp_path / "raw"))[0]
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
+    nothing = prepare_track(source, FrameOptions(crop=True))
+    assert not nothing.frames
+    assert "No face was found" in nothing.left_out[0]
+    prepared = prepare_track(source, FrameOptions(crop=True, cut=(0.25, 0.25, 0.5)))
+    assert len(prepared.frames) == 4
+    assert not prepared.left_out
+    with Image.open(io.BytesIO(prepared.frames[0])) as image:
+        assert image.size == (20, 20)
+    with pytest.raises(ValueError, match=r"^a cut is"):
+        FrameOptions(cut=(0.0, 0.0, 0.0))
 
 
 def test_frames_of_videos(tracks, tmp_path):

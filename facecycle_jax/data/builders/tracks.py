@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from facecycle_jax.data.framing import read_cut
 from facecycle_jax.data.prepare_work import Work, collect_left_out, prepare_all
 from facecycle_jax.data.preparing import FrameOptions, Prepared, Source
 from facecycle_jax.data.record_index import TRACKS, write_index
@@ -36,6 +37,7 @@ class TrackConfig(tfds.core.BuilderConfig):
       fps: frames a second taken of videos.
       size: side in pixels to which frames are cut square and resized; 0: as they are.
       crop: find the face and cut it out first (extra `face`).
+      cut: left, top and side of a square, see `FrameOptions`; () is none.
       identity_depth: folders that name a person, of the builder of folders.
       identities: people, of synthetic faces.
       frames_per_track: pictures of each, of synthetic faces.
@@ -49,6 +51,7 @@ class TrackConfig(tfds.core.BuilderConfig):
     fps: float = 5.0
     size: int = 0
     crop: bool = False
+    cut: tuple[float, ...] = ()
     identity_depth: int = 1
     identities: int = 64
     frames_per_track: int = 16
@@ -56,7 +59,14 @@ class TrackConfig(tfds.core.BuilderConfig):
 
     def frame_options(self) -> FrameOptions:
         """Collects what concerns single frames."""
-        return FrameOptions(fps=self.fps, max_frames=self.max_frames, size=self.size, crop=self.crop)
+        cut = read_cut(self.cut) if self.cut else None
+        return FrameOptions(
+            fps=self.fps,
+            max_frames=self.max_frames,
+            size=self.size,
+            crop=self.crop,
+            cut=cut,
+        )
 
 
 class TrackBuilder(tfds.core.GeneratorBasedBuilder):

@@ -1,0 +1,198 @@
+"""Brings image files to the framing of the models: `facecycle frame DATA --out OUT`."""
+
+import argparse
+import concurrent.futures
+import csv
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from etils import epath
+from PIL import Image
+from tqdm import tqdm
+
+from facecycle_jax.commands.inputs import CUT_HELP, counted
+from facecycle_jax.data.face_crop import frame_image
+from facecycle_jax.data.framing import FRAMING, Cut, read_cut
+from facecycle_jax.data.landmarks import has_landmarks
+from facecycle_jax.data.pictures import list_pictures, read_picture, square
+from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.files import write_whole
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# Written into the folder of the framed images.
+SUMMARY, LEFT_OUT, LIST = "framing.json", "left_out.txt", "frames.csv"
+_QUALITY = 95
+# Files handed to a process together.
+_CHUNK = 32
+
+
+class Outcome(NamedTuple):
+    """What became of one image.
+
+    Attributes:
+      kind: 'face' or 'cut', whichever decided; or 'left out'.
+      reason: why it was left out.
+      beyond: fraction of the square's side that lies beyond the image.
+    """
+
+    kind: str
+    reason: str = ""
+    beyond: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Frames one image file, in any process.
+
+    Attributes:
+      size: side of the result, pixels.
+      crop: whether the face is looked for.
+      cut: fixed square, see `frame_image`.
+      most_beyond: fraction of the square's side that may lie beyond the image and be
+        reflected.
+    """
+
+    size: int
+    crop: bool
+    cut: Cut | None
+    most_beyond: float
+
+    def __call__(self, files: tuple[str, str]) -> "Outcome":
+        """Reads, frames and writes one image.
+
+        Args:
+          files: the image to read and the JPEG to write.
+
+        Returns:
+          What became of it.
+        """
+        source, target = files
+        try:
+            framed = frame_image(read_picture(source), crop=self.crop, cut=self.cut, framing=FRAMING)
+        except MissingExtraError:
+            raise
+        except (UserError, OSError) as error:
+            text = str(error)
+            return Outcome("left out", text if source in text else f"{source}: {text}")
+        if framed.beyond > self.most_beyond:
+            return Outcome(
+                "left out",
+                f"{source}: {framed.beyond:.0%} of the side would lie beyond the image.",
+                framed.beyond,
+            )
+
+        buffer = io.BytesIO()
+        small = square(framed.image, size=self.size)
+        # Colours at full size: the images are small.
+        Image.fromarray(small).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+        write_whole(target, buffer.getvalue())
+        return Outcome("face" if framed.found else "cut", beyond=framed.beyond)
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser("frame", help="cut image files to the framing of the models")
+    command.add_argument("data", help="folder of images; its folders are kept")
+    command.add_argument("--out", required=True, help="folder for the framed JPEGs; must not exist")
+    command.add_argument(
+        "--crop", action="store_true", help="find faces and cut them out (extra `landmarks`)"
+    )
+    command.add_argument("--cut", help=CUT_HELP)
+    command.add_argument(
+        "--most-beyond",
+        type=float,
+        default=0.25,
+        help="leave out images that the square exceeds by more than this fraction of its "
+        "side; what lies beyond is reflected (default: %(default)s)",
+    )
+    command.add_argument("--size", type=int, default=80, help="side in pixels (default: %(default)s)")
+    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Frames every image of a folder; 1 if some were left out, 2 if all were."""
+    root, out = epath.Path(arguments.data), epath.Path(arguments.out)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}.")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; remove it or choose another --out.")
+    if arguments.size < 1 or arguments.workers < 1:
+        raise UserError(
+            f"--size and --workers must be at least 1, got {arguments.size}, {arguments.workers}."
+        )
+    cut = read_cut(arguments.cut) if arguments.cut is not None else None
+    if not arguments.crop and cut is None:
+        raise UserError("give --crop, --cut, or both: how images are to be brought to the framing.")
+
+    paths = [path for _, path in list_pictures(root)]
+    pairs = _targets(root, paths, out)
+    job = Job(size=arguments.size, crop=arguments.crop, cut=cut, most_beyond=arguments.most_beyond)
+    counts = {"face": 0, "cut": 0, "left out": 0}
+    lines = []
+    rows: list[tuple[str, str, str]] = []
+    with tqdm(total=len(pairs), unit="image", disable=not sys.stderr.isatty()) as bar:
+        outcomes = _run_all(job, pairs, workers=arguments.workers)
+        for (_, target), outcome in zip(pairs, outcomes, strict=True):
+            counts[outcome.kind] += 1
+            if outcome.reason:
+                lines.append(" ".join(outcome.reason.split()))
+            else:
+                name = os.path.relpath(target, os.fspath(out))
+                rows.append((name, outcome.kind, f"{outcome.beyond:.3f}"))
+            bar.update()
+
+    by = ("landmarks" if has_landmarks() else "detector") if arguments.crop else "cut"
+    summary = {
+        "framing": FRAMING.to_dict(),
+        "size": arguments.size,
+        "by": by,
+        "cut": cut,
+        "most_beyond": arguments.most_beyond,
+        "counts": counts,
+    }
+    listed = io.StringIO()
+    csv.writer(listed, lineterminator="\n").writerows([("file", "by", "beyond"), *rows])
+    write_whole(out / LIST, listed.getvalue().encode())
+    if lines:
+        write_whole(out / LEFT_OUT, ("\n".join(lines) + "\n").encode())
+    write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    print(
+        f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
+        f"{counts['cut']} by the cut, "
+        f"{counts['left out']} left out."
+    )
+    if not lines:
+        return 0
+    return 1 if len(lines) < len(pairs) else 2
+
+
+def _targets(root: epath.Path, paths: Sequence[epath.Path], out: epath.Path) -> list[tuple[str, str]]:
+    """Names the JPEG of each image; those of one name keep their endings in it."""
+    names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
+    taken = {name for name, count in Counter(names).items() if count > 1}
+    pairs = []
+    for path, name in zip(paths, names, strict=True):
+        full = f"{name}_{path.suffix[1:].lower()}" if name in taken else name
+        pairs.append((os.fspath(path), os.fspath(out / f"{full}.jpg")))
+    return pairs
+
+
+def _run_all(job: Job, pairs: Sequence[tuple[str, str]], *, workers: int) -> Iterator[Outcome]:
+    """Frames all files in this process or in several, in order."""
+    if workers == 1:
+        yield from map(job, pairs)
+        return
+    # Spawned, not forked: the parent has threads.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(job, pairs, chunksize=_CHUNK)

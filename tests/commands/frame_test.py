@@ -1,0 +1,90 @@
+"""`facecycle frame`: image files in, framed JPEGs of the same layout out."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecycle_jax import cli
+from facecycle_jax.commands import frame
+from facecycle_jax.data import face_crop
+from facecycle_jax.data.framing import FRAMING
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two people; the second has an image that cannot be read and two of one name."""
+    rng = np.random.default_rng(0)
+    for name in ("ann/clip/0.jpg", "ann/clip/1.png", "bob/0.png", "bob/0.jpg"):
+        file = tmp_path / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(file)
+    (tmp_path / "images/bob/broken.jpg").write_bytes(b"no image")
+    return tmp_path / "images"
+
+
+def run(*arguments):
+    return cli.main(["frame", *map(str, arguments), "--workers", "1"])
+
+
+def test_folders_are_kept_and_what_cannot_be_read_is_listed(images, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(images, "--out", out, "--cut", "0.2,0.2,0.6", "--size", 24) == 1
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
+    assert files == [
+        "ann/clip/0.jpg", "ann/clip/1.jpg", "bob/0_jpg.jpg", "bob/0_png.jpg", "frames.csv", "framing.json",
+        "left_out.txt",
+    ]  # fmt: skip
+    with Image.open(out / "bob/0_png.jpg") as image:
+        assert image.size == (24, 24)
+    assert "broken.jpg" in (out / frame.LEFT_OUT).read_text()
+    lines = (out / frame.LIST).read_text().splitlines()
+    assert lines[:2] == ["file,by,beyond", "ann/clip/0.jpg,cut,0.000"]
+    assert len(lines) == 5
+    summary = json.loads((out / frame.SUMMARY).read_text())
+    assert summary["counts"] == {"face": 0, "cut": 4, "left out": 1}
+    assert summary["framing"] == FRAMING.to_dict()
+    assert summary["by"] == "cut"
+    assert "4 by the cut, 1 left out" in capsys.readouterr().out
+
+
+def test_images_without_a_face_are_left_out_or_cut(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
+    assert run(images, "--out", tmp_path / "none", "--crop") == 2
+    assert len((tmp_path / "none" / frame.LEFT_OUT).read_text().splitlines()) == 5
+    assert run(images, "--out", tmp_path / "cut", "--crop", "--cut=-0.1,-0.1,1.2") == 1
+    summary = json.loads((tmp_path / "cut" / frame.SUMMARY).read_text())
+    assert summary["counts"] == {"face": 0, "cut": 4, "left out": 1}
+
+
+def test_squares_far_beyond_the_image_are_left_out(images, tmp_path):
+    out = tmp_path / "out"
+    assert run(images, "--out", out, "--cut=-0.5,-0.5,2", "--most-beyond", 0.2) == 2
+    assert "25% of the side would lie beyond" in (out / frame.LEFT_OUT).read_text()
+    assert run(images, "--out", tmp_path / "all", "--cut=-0.5,-0.5,2") == 1
+
+
+def test_several_processes_write_the_same(images, tmp_path):
+    assert run(images, "--out", tmp_path / "one", "--cut", "0,0,1") == 1
+    arguments = ["frame", str(images), "--out", str(tmp_path / "two"), "--cut", "0,0,1", "--workers", "2"]
+    assert cli.main(arguments) == 1
+    for path in (tmp_path / "one").rglob("*.*"):
+        assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--crop, --cut, or both"),
+        (("--cut", "1,2"), "a cut is"),
+        (("--cut", "0,0,1", "--size", "0"), "--size"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(images, tmp_path, capsys, arguments, message):
+    assert run(images, "--out", tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert run(tmp_path / "nowhere", "--out", tmp_path / "out", "--cut", "0,0,1") == 2
+    assert run(images, "--out", images, "--cut", "0,0,1") == 2
