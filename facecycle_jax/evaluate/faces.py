@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.data.folder import SUFFIXES
 from facecycle_jax.data.labelled import load_pictures
+from facecycle_jax.data.media_files import is_image_name
 from facecycle_jax.errors import UserError
 from facecycle_jax.model import FaceCycle
 from facecycle_jax.probes.face_figures import (
@@ -49,7 +49,7 @@ def first_images(path: str, *, without: Collection[str], limit: int) -> dict[str
         folder = os.path.join(path, person)
         if person in left_out or person.startswith(".") or not os.path.isdir(folder):
             continue
-        names = [name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES)]
+        names = [name for name in os.listdir(folder) if is_image_name(name)]
         names = sorted(name for name in names if not name.startswith("."))
         if names:
             people[person] = [os.path.join(folder, name) for name in names[:2]]

@@ -18,6 +18,7 @@ from facecycle_jax.data.lfw_pairs import OFFICIAL as PAIR_COUNTS
 from facecycle_jax.data.lfw_pairs import Pairs, read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.raf_db import read_raf_db
+from facecycle_jax.data.yale_b import read_yale_b
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluate.faces import evaluate_faces
 from facecycle_jax.evaluate.gallery import draw_gallery
@@ -29,6 +30,7 @@ from facecycle_jax.probes.baselines import BASELINES
 from facecycle_jax.probes.codes import with_adapted
 from facecycle_jax.probes.emotion import judge_emotion
 from facecycle_jax.probes.features import FeatureSet, model_features, with_even_light, with_mirror_image
+from facecycle_jax.probes.lights import judge_lights
 from facecycle_jax.probes.pairs import judge_pairs
 from facecycle_jax.probes.pose import judge_pose
 from facecycle_jax.probes.report import Evaluation
