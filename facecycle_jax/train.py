@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.methods import inference, make_forward
+from facecycle_jax.methods import METHODS, inference, make_forward
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.probes.ground_truth import compare_with_truth, describe_truth
@@ -71,12 +71,13 @@ def _train(config: Mapping[str, Any], workdir: epath.Path, probe: training.Probe
     run.probe = probe
     start = int(state.step)
     writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
-    progress = training.Progress(step=start, total=run.total_steps, pictures=2 * config["batch_size"])
+    images = config["batch_size"] * (config["data"].get("item_frames", 0) or 2)
+    progress = training.Progress(step=start, total=run.total_steps, pictures=images)
     alone = False
     try:
         with training.StopSignal() as stop, progress.showing():
             state = _loop(run, state, writer, progress, stop)
-        if config["data"]["source"] == "synthetic":
+        if config["data"]["source"] == "synthetic" and config["method"] in METHODS:
             _report_truth(run, writer)
     except (training.PreemptedError, training.DivergedError):
         raise
@@ -125,7 +126,7 @@ def _loop(
             averages, logged = None, step
         # 3. Held-out losses and panels, before the checkpoint that carries the loss.
         if step % config["eval_every"] == 0 or step % config["panel_every"] == 0 or last:
-            _evaluate(run, state, step, writer)
+            state = _evaluate(run, state, step, writer)
             progress.restart(step)
         # 4. Checkpoint, also when asked to stop.
         stopping = stop.reached()
@@ -184,8 +185,8 @@ def _check_finite(run: training.Run, state: TrainState, *, between: tuple[int, i
     )
 
 
-def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> None:
-    """Writes the losses of held-out people and, when due, a panel of them."""
+def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> TrainState:
+    """Writes the losses of held-out people and, when due, a panel; returns the state that follows."""
     config = run.config
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}
@@ -208,6 +209,9 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
         if jax.process_index() == 0:
             save_png(run.workdir / "panels" / f"{step:08}.png", panel)
         writer.picture(step, "held_out", panel)
+    if run.after_evaluation is None:
+        return state
+    return run.after_evaluation(state, jnp.float32(run.evaluated[1]))
 
 
 def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:

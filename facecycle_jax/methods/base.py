@@ -54,6 +54,18 @@ class Objective(NamedTuple):
     networks: tuple[str, ...] | None = None
 
 
+class Views(NamedTuple):
+    """How a method makes its images of a batch, where they are not FaceCycle's pairs.
+
+    Attributes:
+      augment: `augment(key, batch) -> images`, pure, for training.
+      plain: `plain(batch) -> images`, its deterministic counterpart, for evaluation.
+    """
+
+    augment: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+    plain: Callable[[Mapping[str, jax.Array]], Any]
+
+
 class Method(NamedTuple):
     """A training method.
 
@@ -67,12 +79,14 @@ class Method(NamedTuple):
         and statistics that the one before left. Empty: the update is one step, of `loss`.
       evaluated: where a schedule follows held-out losses: `evaluated(frozen, total) -> frozen`, called
         after every evaluation with its mean 'total'. None: nothing does.
+      views: how images are made of batches, or None for the pairs of `ops.augment_pairs`.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Loss
     objectives: tuple[Objective, ...] = ()
     evaluated: Callable[[Tree, jax.Array], Tree] | None = None
+    views: Views | None = None
 
     @property
     def steps(self) -> tuple[Objective, ...]:

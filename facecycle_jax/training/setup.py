@@ -13,6 +13,7 @@ from etils import epath
 from facecycle_jax import data
 from facecycle_jax.errors import UserError
 from facecycle_jax.mesh import make_mesh
+from facecycle_jax.methods.base import CARRIED, SCHEDULE
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
@@ -73,6 +74,7 @@ class Run:
     total_steps: int
     evaluated: tuple[int, float] = (-1, float("nan"))
     probe: Probe | None = None
+    after_evaluation: Callable[[TrainState, jax.Array], TrainState] | None = None
 
 
 def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainState]:
@@ -115,6 +117,7 @@ def prepare(config: Mapping[str, Any], workdir: epath.Path) -> tuple[Run, TrainS
         config, workdir, mesh, _feed(train_data, mesh), _feed(eval_data, mesh),
         lambda: {**eval_data.unreadable, **train_data.unreadable},
         program.train_step, program.eval_step, program.schedule, checkpointer, total_steps,
+        after_evaluation=program.evaluated,
     )  # fmt: skip
     return run, state
 
@@ -138,7 +141,7 @@ def _copy(x: Any) -> Any:
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
     """Copies networks by name from the runs and models named by `init_from`, if any is."""
-    needed = [name for name in state.frozen if name != "vgg"]
+    needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
     if not config["init_from"]:
         if needed:
             raise UserError(
@@ -156,8 +159,10 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
         source |= load_trees(path)
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
-    keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()
-    if not keep and "vgg" in source:
+    keep: tuple[str, ...] = (SCHEDULE,)
+    if "vgg" not in state.frozen or config["model"]["trunk"] == "learned":
+        keep = ("vgg", SCHEDULE)
+    if "vgg" not in keep and "vgg" in source:
         # A model folder holds the layers that networks need; those of losses alone stay the configuration's.
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])

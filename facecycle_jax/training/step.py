@@ -79,15 +79,15 @@ def make_train_step(
         # One gradient step for each objective, of what the one before left.
         params, frozen, opt_state = state.params, state.frozen, state.opt_state
         terms: dict[str, jax.Array] = {}
-        squares, finite = [], []
+        norms, finite = [], []
         for number, objective in enumerate(method.steps):
             key = jax.random.fold_in(noise_key, number) if number else noise_key
             found, gradients = _gradients(
                 objective.loss, params, frozen, images, key, options.accumulate, mesh
             )
-            square = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients))
+            norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
             # One NaN or infinity anywhere makes the norm so.
-            usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(jnp.sqrt(square))
+            usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
             # Where the update is not made its input does not matter, as long as it is finite.
             gradients = jax.tree.map(
                 lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)), gradients
@@ -98,10 +98,10 @@ def make_train_step(
             params = optax.apply_updates(params, updates)
             frozen = {**frozen, **found.carried}
             terms = _joined(terms, objective.name, found.terms)
-            squares.append(square)
+            norms.append(norm)
             finite.append(usable)
 
-        norm = jnp.sqrt(sum(squares[1:], start=squares[0]))
+        norm = norms[0] if len(norms) == 1 else jnp.sqrt(sum(jnp.square(n) for n in norms))
         all_finite = functools.reduce(jnp.logical_and, finite)
         ema = state.ema
         if ema is not None:

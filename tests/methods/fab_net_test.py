@@ -152,7 +152,7 @@ def test_three_sgd_steps_agree_with_reference(sources):
     images = inputs(sources)
 
     @jax.jit
-    def step(params, frozen, opt_state):
+    def step(params, frozen, opt_state, images):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
         if sources > 1:
             # The published program keeps the flow decoder, whose statistics move all the same.
@@ -162,7 +162,7 @@ def test_three_sgd_steps_agree_with_reference(sources):
 
     totals = []
     for _ in range(3):
-        params, frozen, opt_state, total = step(params, frozen, opt_state)
+        params, frozen, opt_state, total = step(params, frozen, opt_state, images)
         totals.append(float(total))
     np.testing.assert_allclose(totals, stored[f"{prefix}/sgd3_losses"], rtol=1e-4)
     changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)

@@ -153,14 +153,14 @@ def test_three_sgd_steps_agree_with_reference():
     opt_state = optimiser.init(params)
 
     @jax.jit
-    def step(params, frozen, opt_state):
+    def step(params, frozen, opt_state, images):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
         updates, opt_state = optimiser.update(grads, opt_state)
         return optax.apply_updates(params, updates), {**frozen, **aux.carried}, opt_state, total
 
     totals = []
     for _ in range(3):
-        params, frozen, opt_state, total = step(params, frozen, opt_state)
+        params, frozen, opt_state, total = step(params, frozen, opt_state, images)
         totals.append(float(total))
     np.testing.assert_allclose(totals, stored["up_align0/sgd3_lr1e-5_totals"], rtol=1e-3)
     changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)

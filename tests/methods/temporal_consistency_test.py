@@ -73,7 +73,7 @@ def test_gradients_and_three_sgd_steps_agree_with_reference():
     opt_state = optimiser.init(params)
 
     @jax.jit
-    def step(params, frozen, opt_state):
+    def step(params, frozen, opt_state, images):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
         updates, opt_state = optimiser.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
@@ -81,7 +81,7 @@ def test_gradients_and_three_sgd_steps_agree_with_reference():
 
     totals, first = [], None
     for _ in range(3):
-        params, frozen, opt_state, total, grads = step(params, frozen, opt_state)
+        params, frozen, opt_state, total, grads = step(params, frozen, opt_state, images)
         totals.append(float(total))
         first = first or grads
     reference.check_tensors(
