@@ -18,8 +18,9 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
     """Builds the learning rate as a function of the number of updates.
 
     Args:
-      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece, rising from 0)
-        and `schedule_rates` (learning rate of each piece).
+      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece, rising from 0),
+        `schedule_rates` (learning rate of each piece) and perhaps `cosine_epochs` (above 0: the rate is
+        multiplied by a cosine that falls from 1 to 0 in so many epochs).
       steps_per_epoch: updates in an epoch, at least 1.
 
     Returns:
@@ -41,10 +42,20 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
         raise UserError(f"optimiser.schedule_rates must not be negative, got {rates}.")
     if steps_per_epoch < 1:
         raise UserError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
-    return optax.join_schedules(
+    pieces = optax.join_schedules(
         [optax.constant_schedule(rate) for rate in rates],
         [round(epoch * steps_per_epoch) for epoch in epochs[1:]],
     )
+    cosine = config.get("cosine_epochs", 0)
+    if not cosine:
+        return pieces
+
+    # PyTorch's scheduler moves once an epoch, not with every step.
+    def falling(count: jax.Array) -> jax.Array:
+        epoch = jnp.minimum(count // steps_per_epoch, cosine)
+        return pieces(count) * 0.5 * (1 + jnp.cos(jnp.pi * epoch / cosine))
+
+    return falling
 
 
 def make_optimiser(config: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
