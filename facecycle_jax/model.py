@@ -6,7 +6,7 @@ square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,11 +18,12 @@ from facecycle_jax.convert.shipped import find_model_folder, shipped_models
 from facecycle_jax.data.framing import FRAMING, Framing
 from facecycle_jax.data.pictures import as_pictures
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods import inference, vgg_width
+from facecycle_jax.methods import PEERS, inference, vgg_width
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.methods.batches import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.methods.inference import FACE_OUTPUTS, PAIR_OUTPUTS
+from facecycle_jax.methods.peers import peer_features
 from facecycle_jax.models import FEATURE_SIZE, LAYERS
 
 # Models that come with the package, and the one that commands take where none is named.
@@ -53,7 +54,7 @@ def load(
         kind. Each holds the parameters once it is needed.
 
     Returns:
-      The model.
+      The model; of a run of a method that FaceCycle is compared with, a `PeerModel`.
 
     Raises:
       FileNotFoundError: if there is nothing of that name.
@@ -61,6 +62,10 @@ def load(
     """
     path = epath.Path(path_or_name).expanduser()
     if _is_run(path):
+        peer = _peer_from_run(path, batch_size=batch_size, devices=devices)
+        if peer is not None:
+            # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
+            return cast(FaceCycle, peer)
         trees, model, source = model_from_run(path)
         return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size, devices=devices)
     found = path if path.exists() else find_model_folder(path_or_name)
@@ -82,6 +87,23 @@ def load(
 
 def _is_run(path: epath.Path) -> bool:
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
+
+
+def _peer_from_run(
+    path: epath.PathLike, *, batch_size: int, devices: Sequence[jax.Device] | None
+) -> "PeerModel | None":
+    """Loads a run of one of `PEERS`; None if it is of another method."""
+    # Orbax takes a second to import; model folders do without.
+    from facecycle_jax.training.loading import find_checkpoint, load_trees
+    from facecycle_jax.training.run_config import read_config
+
+    checkpoint = find_checkpoint(path)
+    config = read_config(checkpoint.parent.parent)
+    if config.get("method") not in PEERS:
+        return None
+    trees = load_trees(checkpoint)
+    source = f"training run {checkpoint.parent.parent.name}, {config['method']}, step {checkpoint.name}"
+    return PeerModel(trees, config=config, info={"source": source}, batch_size=batch_size, devices=devices)
 
 
 def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -394,3 +416,69 @@ class FaceCycle:
             raise UserError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
         return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))
+
+
+def _features(function: Any, trees: Tree, images: jax.Array) -> dict[str, jax.Array]:
+    return {"features": function(trees, images)}
+
+
+class PeerModel:
+    """A trained model of a method that FaceCycle is compared with: its features, and nothing else.
+
+    Args:
+      trees: parameters by network name, and the running statistics.
+      config: the run's configuration: method and model.
+      info: what is known of the model, for reading.
+      batch_size: images computed at once, at most, on all devices together.
+      devices: see `load`.
+
+    Attributes:
+      method: the method's name.
+      info: what is known of the model.
+      size: side of the images that it was trained on, in pixels.
+    """
+
+    def __init__(
+        self,
+        trees: Mapping[str, Tree],
+        *,
+        config: Mapping[str, Any],
+        info: Mapping[str, Any] | None = None,
+        batch_size: int = BATCH_SIZE,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        """Builds the networks."""
+        self.method, self.info = str(config["method"]), dict(info or {})
+        self.size = int(config["model"]["image_size"])
+        networks: Any = peer_features(config)
+        self._batches = Batches(networks, trees, batch_size=batch_size, devices=devices)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuses what only FaceCycle's models can do, with a sentence."""
+        if not name.startswith("_") and hasattr(FaceCycle, name):
+            raise UserError(f"This is a model of {self.method}: it has features, and no {name}.")
+        raise AttributeError(name)
+
+    @property
+    def trees(self) -> dict[str, Tree]:
+        """The parameters by network name, and the running statistics."""
+        return self._batches.trees
+
+    def features(self, images: Pictures, *, size: int | None = None) -> np.ndarray:
+        """Computes the features that the method is evaluated with, see `methods.peers.peer_features`.
+
+        Args:
+          images: one image or several, see the top of this module. They are not cropped further.
+          size: side they are resized to, pixels; None: the one trained on. FAb-Net and TCAE accept no other.
+
+        Returns:
+          float32 [N, D].
+
+        Raises:
+          UserError: If an image cannot be read.
+          FileNotFoundError: If a file is not there.
+        """
+        array, _, problems = as_pictures(images, size=size or self.size)
+        if problems:
+            raise UserError(problems[0])
+        return self._batches.run(_features, array)["features"]

@@ -17,6 +17,7 @@ from etils import epath
 
 from facecycle_jax import training
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.methods import METHODS
 from facecycle_jax.methods.base import Tree
 from facecycle_jax.model import model_from_state
 from facecycle_jax.ops import denormalise
@@ -139,7 +140,7 @@ def _train(
         progress = training.Progress(
             step=start,
             total=run.total_steps,
-            pictures=2 * config["batch_size"],
+            pictures=config["batch_size"] * (config["data"].get("item_frames", 0) or 2),
             name=name or config["method"],
         )
 
@@ -147,7 +148,8 @@ def _train(
         try:
             with training.StopSignal() as stop, progress.showing():
                 state = _loop(run, state, writer, progress, stop)
-            if compare and config["data"]["source"] == "synthetic":
+            synthetic = config["data"]["source"] == "synthetic"
+            if compare and synthetic and config["method"] in METHODS:
                 _report_truth(run, writer)
         except BaseException as error:
             reason = error
@@ -201,7 +203,7 @@ def _loop(
     # A run that was stopped at a step to evaluate has saved that step first, and evaluates it now.
     due = 0 < start <= run.total_steps and _evaluates(run, start)
     if due and not agree(int(run.checkpointer.has_loss(start))):
-        _evaluate(run, state, start, writer)
+        state = _evaluate(run, state, start, writer)
         run.checkpointer.record_loss(start, run.evaluated[1])
 
     batches = run.train_batches(start)
@@ -237,7 +239,7 @@ def _loop(
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
         if _evaluates(run, step):
-            _evaluate(run, state, step, writer)
+            state = _evaluate(run, state, step, writer)
             progress.restart(step)
 
         # 5. Checkpoint.
@@ -298,8 +300,8 @@ def _check_finite(run: training.Run, state: TrainState, *, between: tuple[int, i
     )
 
 
-def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> None:
-    """Writes the losses of held-out people and, when due, a panel of them."""
+def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> TrainState:
+    """Writes the losses of held-out people and, when due, a panel; returns the state that follows."""
     config = run.config
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}
@@ -322,6 +324,9 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
         if jax.process_index() == 0:
             save_png(run.workdir / "panels" / f"{step:08}.png", panel)
         writer.picture(step, "held_out", panel)
+    if run.after_evaluation is None:
+        return state
+    return run.after_evaluation(state, jnp.float32(run.evaluated[1]))
 
 
 def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:

@@ -18,7 +18,15 @@ from facecycle_jax.data.memory import check_memory, decode_all
 from facecycle_jax.data.reading import ReadFrame, Report, file_reader, record_reader
 from facecycle_jax.data.records import open_records
 from facecycle_jax.data.resident import place_frames, resident_batches
-from facecycle_jax.data.sampling import check_pairing, draw_pairs, make_table
+from facecycle_jax.data.sampling import (
+    Items,
+    check_items,
+    check_pairing,
+    draw_items,
+    draw_pairs,
+    items_of,
+    make_table,
+)
 from facecycle_jax.data.synthetic import synthetic_tracks
 from facecycle_jax.data.tf_pipeline import tf_batches
 from facecycle_jax.data.thread_pipeline import thread_batches
@@ -47,6 +55,7 @@ class Loader:
       mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
       backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES` reads while training.
       read: reads a frame, where `frames` is None.
+      items: what an item is, where it is not a pair.
     """
 
     tracks: Tracks
@@ -59,6 +68,7 @@ class Loader:
     mirrored: np.ndarray | float = 0.0
     backend: str = "memory"
     read: ReadFrame | None = None
+    items: Items | None = None
 
     @property
     def num_tracks(self) -> int:
@@ -80,7 +90,13 @@ class Loader:
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         table = jax.device_put(make_table(self.tracks, mirrored=self.mirrored), whole)
         frames = place_frames(self.frames, mesh)
-        draw = resident_batches(mesh, batch_size=self.batch_size, pairing=self.pairing, seed=self.seed)
+        draw = resident_batches(
+            mesh,
+            batch_size=self.batch_size,
+            pairing=self.pairing,
+            seed=self.seed,
+            items=self.items,
+        )
 
         def batches(start: int) -> Iterator[dict[str, jax.Array]]:
             step = jax.device_put(np.uint32(start), whole)
@@ -125,13 +141,11 @@ class Loader:
 
         def draw(step: int) -> dict[str, np.ndarray]:
             with jax.default_device(cpu), jax.transfer_guard("allow"):
-                drawn = draw_pairs(
-                    np.uint32(step),
-                    table,
-                    batch_size=self.batch_size,
-                    pairing=self.pairing,
-                    seed=self.seed,
-                )
+                options = {"batch_size": self.batch_size, "seed": self.seed}
+                if self.items is None:
+                    drawn = draw_pairs(np.uint32(step), table, pairing=self.pairing, **options)
+                else:
+                    drawn = draw_items(np.uint32(step), table, items=self.items, **options)
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
         if self.frames is None and self.read is not None:
@@ -199,13 +213,27 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     elif backend not in PIPELINES:
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, read=read, report=report)
-    check_pairing(tracks, pairing=pairing)
+    items = items_of(options)
+    if items is None:
+        check_pairing(tracks, pairing=pairing)
+    else:
+        check_items(tracks, items)
     mirrored = _mirrored(tracks, options)
     if split == "eval":
         # Held-out pairs are of two frames wherever training ever pairs two.
         mirrored = np.floor(mirrored)
     return Loader(
-        tracks, frames, config["batch_size"], pairing, config["seed"], size, report, mirrored, backend, read
+        tracks,
+        frames,
+        config["batch_size"],
+        pairing,
+        config["seed"],
+        size,
+        report,
+        mirrored,
+        backend,
+        read,
+        items,
     )
 
 
@@ -256,11 +284,13 @@ def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
       Shape and type of every array of a batch, by name.
     """
     batch, size = config["batch_size"], config["data"]["decode_size"]
+    items = items_of(config["data"])
+    frames = 2 if items is None else items.frames
     return {
-        "frames": jax.ShapeDtypeStruct((batch, 2, size, size, 3), np.uint8),
+        "frames": jax.ShapeDtypeStruct((batch, frames, size, size, 3), np.uint8),
         "mirror": jax.ShapeDtypeStruct((batch,), np.bool_),
-        "track": jax.ShapeDtypeStruct((batch, 2), np.int32),
-        "identity": jax.ShapeDtypeStruct((batch, 2), np.int32),
+        "track": jax.ShapeDtypeStruct((batch, frames), np.int32),
+        "identity": jax.ShapeDtypeStruct((batch, frames), np.int32),
     }
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from facecycle_jax.data.sampling import Table, draw_pairs
+from facecycle_jax.data.sampling import Items, Table, draw_items, draw_pairs
 from facecycle_jax.mesh import batch_sharding
 
 Batch = dict[str, jax.Array]
@@ -39,7 +39,7 @@ def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
 
 
 def resident_batches(
-    mesh: Mesh, *, batch_size: int, pairing: str, seed: int
+    mesh: Mesh, *, batch_size: int, pairing: str, seed: int, items: Items | None = None
 ) -> Callable[[jax.Array, Table, jax.Array], tuple[jax.Array, Batch]]:
     """Builds the compiled function that makes a step's batch out of frames on the devices.
 
@@ -51,6 +51,7 @@ def resident_batches(
       batch_size: items over all devices, a multiple of them.
       pairing: 'same' or 'different'.
       seed: of the draws.
+      items: what an item is, where it is not a pair.
 
     Returns:
       `next_batch(step, table, frames) -> (step + 1, batch)` with step uint32 on the devices, the table of
@@ -60,7 +61,10 @@ def resident_batches(
     part = batch_size // mesh.size
 
     def on_device(step: jax.Array, table: Table, frames: jax.Array) -> tuple[jax.Array, Batch]:
-        drawn = draw_pairs(step, table, batch_size=batch_size, pairing=pairing, seed=seed)
+        if items is None:
+            drawn = draw_pairs(step, table, batch_size=batch_size, pairing=pairing, seed=seed)
+        else:
+            drawn = draw_items(step, table, batch_size=batch_size, items=items, seed=seed)
         device = jax.lax.axis_index("data")
         place = drawn.pop("frame") - device * len(frames)
         held = (place >= 0) & (place < len(frames))

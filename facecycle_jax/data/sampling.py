@@ -5,7 +5,8 @@ No state is carried, so that any step's batch is drawn at once, by any process, 
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,64 @@ from facecycle_jax.data.tracks import Tracks
 from facecycle_jax.errors import UserError
 
 PAIRINGS = ("same", "different")
+ORDERS = ("unordered", "ordered")
+
+
+class Items(NamedTuple):
+    """What an item of a batch is, where it is not a pair.
+
+    Attributes:
+      frames: of one track, n; 1 for methods that make several views of one image.
+      order: 'unordered' draws n different frames, with replacement from tracks of fewer; 'ordered' draws an
+        anchor, the frame after it, and then every `spacing`-th frame, in order of time.
+      spacing: frames from one to the next, of 'ordered'.
+    """
+
+    frames: int
+    order: str = "unordered"
+    spacing: int = 1
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Frames from the anchor to each frame of an ordered item."""
+        return (0, *(1 + self.spacing * place for place in range(self.frames - 1)))
+
+
+def items_of(options: Mapping[str, Any]) -> Items | None:
+    """Reads `config.data`: what items are, or None for pairs.
+
+    Args:
+      options: with `item_frames` (0: pairs), `item_order` and `item_spacing`, if at all.
+
+    Returns:
+      The items.
+
+    Raises:
+      UserError: If a value is out of range.
+    """
+    frames = options.get("item_frames", 0)
+    if not frames:
+        return None
+    items = Items(frames, options.get("item_order", "unordered"), options.get("item_spacing", 1))
+    if items.order not in ORDERS:
+        raise UserError(f"data.item_order must be one of {ORDERS}, got {items.order!r}.")
+    if items.frames < 1 or items.spacing < 1:
+        raise UserError(
+            f"data.item_frames is {items.frames} and data.item_spacing {items.spacing}: both must be at "
+            "least 1."
+        )
+    return items
+
+
+def check_items(tracks: Tracks, items: Items) -> None:
+    """Raises UserError if a track is too short for ordered items."""
+    needed = items.offsets[-1] + 1
+    shortest = min(len(frames) for frames in tracks.frames)
+    if items.order == "ordered" and shortest < needed:
+        raise UserError(
+            f"{tracks.origin} has a track of {shortest} frames, and ordered items span {needed}: set "
+            f"data.min_frames={needed}, or a smaller data.item_frames or data.item_spacing."
+        )
 
 
 class Table(NamedTuple):
@@ -98,6 +157,14 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
     return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, start)
 
 
+def _draw_tracks(step: jax.Array, *, size: int, batch_size: int, seed: int) -> jax.Array:
+    """Draws the tracks of a step's items, int32 [B]: each once an epoch, in an order of its own."""
+    item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
+    epoch, position = item // jnp.uint32(size), item % jnp.uint32(size)
+    order = jnp.uint32(seed & 0xFFFFFFFF) * jnp.uint32(0x85EBCA6B) + epoch
+    return permute(position, size=size, seed=order).astype(jnp.int32)
+
+
 @functools.partial(jax.jit, static_argnames=("batch_size", "pairing", "seed"))
 def draw_pairs(
     step: jax.Array, table: Table, *, batch_size: int, pairing: str, seed: int
@@ -119,10 +186,7 @@ def draw_pairs(
       FaceCycle (ICCV 2021), section 4.1.
     """
     size = table.first.shape[0]
-    item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
-    epoch, position = item // jnp.uint32(size), item % jnp.uint32(size)
-    order = jnp.uint32(seed & 0xFFFFFFFF) * jnp.uint32(0x85EBCA6B) + epoch
-    track = permute(position, size=size, seed=order).astype(jnp.int32)
+    track = _draw_tracks(step, size=size, batch_size=batch_size, seed=seed)
     base = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(base, i), 3))(jnp.arange(batch_size))
 
@@ -148,6 +212,54 @@ def draw_pairs(
     frame = jnp.asarray(table.first)[pair] + jnp.stack([one, two], axis=1)
     identity = jnp.asarray(table.identity)[pair]
     return {"frame": frame, "track": pair, "identity": identity, "mirror": mirror}
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "items", "seed"))
+def draw_items(
+    step: jax.Array, table: Table, *, batch_size: int, items: Items, seed: int
+) -> dict[str, jax.Array]:
+    """Draws the batch of a step: items of n frames of a track, tracks in the order of `draw_pairs`.
+
+    Args:
+      step: the step's number, 0 or more; exact while step * batch_size is below 2^32.
+      table: of all tracks.
+      batch_size: items, B.
+      items: what an item is.
+      seed: of the order and the frames.
+
+    Returns:
+      frame, track, identity int32 [B, n] and mirror bool [B], which is False.
+    """
+    track = _draw_tracks(step, size=table.first.shape[0], batch_size=batch_size, seed=seed)
+    count = jnp.asarray(table.frames)[track]
+    base = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(batch_size))
+
+    def ordered(key: jax.Array, count: jax.Array) -> jax.Array:
+        offsets = jnp.asarray(items.offsets)
+        return jax.random.randint(key, (), 0, count - offsets[-1]) + offsets
+
+    def unordered(key: jax.Array, count: jax.Array) -> jax.Array:
+        enough = count >= items.frames
+        chosen: list[jax.Array] = []
+        for place, own_key in enumerate(jax.random.split(key, items.frames)):
+            # Among those not chosen yet, then past every chosen one at or below it, lowest first.
+            left = jnp.where(enough, count - place, count)
+            drawn = jax.random.randint(own_key, (), 0, left)
+            if chosen:
+                for taken in jnp.sort(jnp.stack(chosen)):
+                    drawn = drawn + (enough & (drawn >= taken))
+            chosen.append(drawn)
+        return jnp.stack(chosen)
+
+    place = jax.vmap(ordered if items.order == "ordered" else unordered)(keys, count)
+    shape = (batch_size, items.frames)
+    return {
+        "frame": jnp.asarray(table.first)[track][:, None] + place,
+        "track": jnp.broadcast_to(track[:, None], shape),
+        "identity": jnp.broadcast_to(jnp.asarray(table.identity)[track][:, None], shape),
+        "mirror": jnp.zeros(batch_size, bool),
+    }
 
 
 def check_pairing(tracks: Tracks, *, pairing: str) -> None:

@@ -1,19 +1,36 @@
 """Pure loss functions, one value per example; the methods average and weigh them."""
 
 from facecycle_jax.losses.code import saturation
+from facecycle_jax.losses.contrast import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
 from facecycle_jax.losses.flow import folding
 from facecycle_jax.losses.perceptual import feature_loss, gram_loss, gram_matrix
 from facecycle_jax.losses.pixel import l1, margin, symmetry
 from facecycle_jax.losses.structural import ssim_loss
+from facecycle_jax.losses.windowed import (
+    Curriculum,
+    move_curriculum,
+    start_curriculum,
+    window_bounds,
+    windowed_mean,
+)
 
 __all__ = [
+    "Curriculum",
     "feature_loss",
     "folding",
     "gram_loss",
     "gram_matrix",
+    "info_nce",
     "l1",
     "margin",
+    "mixed_logits",
+    "mixed_logits_of_sets",
+    "move_curriculum",
+    "orthogonality",
     "saturation",
     "ssim_loss",
+    "start_curriculum",
     "symmetry",
+    "window_bounds",
+    "windowed_mean",
 ]

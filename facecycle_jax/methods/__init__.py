@@ -1,4 +1,4 @@
-"""The two training methods of FaceCycle, each a pair of pure functions (init, loss)."""
+"""Training methods as pure functions (init, loss): the two of FaceCycle, and those it is compared with."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,23 @@ import jax
 import numpy as np
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree
+from facecycle_jax.methods.base import Aux, LossOptions, Method, Objective, Tree
 from facecycle_jax.methods.forward import Forward, make_forward
 from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
+from facecycle_jax.methods.peers import PEERS
 from facecycle_jax.models import random_vgg, read_vgg_npz
 
 METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
 
 __all__ = [
     "METHODS",
+    "PEERS",
     "Aux",
     "Forward",
     "LossOptions",
     "Method",
+    "Objective",
     "identity_cycle",
     "make",
     "make_forward",
@@ -88,8 +91,8 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     """Builds the method that a configuration describes.
 
     Args:
-      config: with `method` ('motion_cycle' or 'identity_cycle'), `model`, `loss` and, optionally, `remat`
-        and `freeze`; see configs/motion_cycle.py for their fields.
+      config: with `method` (one of `METHODS` or `PEERS`), `model`, `loss` and, optionally, `remat` and
+        `freeze`; see configs/<method>.py for their fields.
       weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is good for
         shapes only.
 
@@ -100,8 +103,11 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
       ValueError: for values out of range.
       FileNotFoundError: if the VGG-19 file is missing.
     """
-    if config["method"] not in METHODS:
-        raise UserError(f"method must be one of {sorted(METHODS)}, got {config['method']!r}.")
+    name, freeze = config["method"], tuple(config.get("freeze", ()))
+    if name in PEERS:
+        return _freeze(PEERS[name](config, weights=weights), freeze)
+    if name not in METHODS:
+        raise UserError(f"method must be one of {sorted({**METHODS, **PEERS})}, got {name!r}.")
     options = LossOptions.from_config(config["loss"])
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_forward(
@@ -110,7 +116,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         vgg_for_loss=options.perceptual != "none",
         remat=config.get("remat", False),
     )
-    return _freeze(METHODS[config["method"]](forward, vgg, options), tuple(config.get("freeze", ())))
+    return _freeze(METHODS[name](forward, vgg, options), freeze)
 
 
 def _freeze(method: Method, names: tuple[str, ...]) -> Method:
@@ -128,4 +134,4 @@ def _freeze(method: Method, names: tuple[str, ...]) -> Method:
         kept = {name: params[name] for name in params if name not in names}
         return kept, {**frozen, **{name: params[name] for name in names}}
 
-    return Method(init, method.loss)
+    return method._replace(init=init)

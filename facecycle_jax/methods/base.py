@@ -14,16 +14,56 @@ Tree = dict[str, Any]
 
 @flax.struct.dataclass
 class Aux:
-    """What a loss reports beside its total.
+    """What a loss reports in addition to its total.
 
     Attributes:
       terms: scalars by name, before weighting, and 'total'.
-      pictures: normalised pictures and flows [2B, h, w, 3 or 2] by name, the two pictures of an item
-        next to each other. Unused ones cost nothing under jit.
+      pictures: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the two images of an
+        item next to each other, or [B, ...]. Unused ones cost nothing under jit.
+      carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`): batch statistics,
+        curricula and the like, which change from step to step but not by gradients.
+      rate: factor of this step's learning rate, or None for 1.
     """
 
     terms: dict[str, jax.Array]
     pictures: dict[str, jax.Array]
+    carried: Tree = flax.struct.field(default_factory=dict)
+    rate: jax.Array | None = None
+
+
+# Entries of `frozen` that are no networks but state which losses renew: the running statistics of batch
+# normalisation by network name, and what a method counts to schedule its own weights.
+BATCH_STATS, SCHEDULE = "batch_stats", "schedule"
+CARRIED = (BATCH_STATS, SCHEDULE)
+
+Loss = Callable[[Tree, Tree, Any, jax.Array | None], tuple[jax.Array, Aux]]
+
+
+class Objective(NamedTuple):
+    """One gradient step of an update.
+
+    Attributes:
+      name: put before the names of its terms, with a slash; '' for none.
+      loss: as `Method.loss`.
+      networks: names of the networks that the loss uses, or None for all. Optimisers that count steps for
+        each network need them.
+    """
+
+    name: str
+    loss: Loss
+    networks: tuple[str, ...] | None = None
+
+
+class Views(NamedTuple):
+    """How a method makes its images of a batch, where they are not FaceCycle's pairs.
+
+    Attributes:
+      augment: `augment(key, batch) -> images`, pure, for training.
+      plain: `plain(batch) -> images`, its deterministic counterpart, for evaluation.
+    """
+
+    augment: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+    plain: Callable[[Mapping[str, jax.Array]], Any]
 
 
 class Method(NamedTuple):
@@ -31,13 +71,77 @@ class Method(NamedTuple):
 
     Attributes:
       init: `init(key) -> (params, frozen)`, two trees by network name: what is trained, and what is
-        only used.
-      loss: `loss(params, frozen, pictures, key) -> (total, Aux)`; pictures float32 [B, 2, H, W, 3],
-        normalised; a key of None draws without noise.
+        not trained: networks that are only used, and the entries in `CARRIED`.
+      loss: `loss(params, frozen, images, key) -> (total, Aux)`; images float32 [B, n, H, W, 3], or what
+        the method's views make of a batch. A key of None is evaluation: without noise, and with running
+        statistics instead of the batch's.
+      objectives: where an update is several gradient steps: their losses, in order, each of the parameters
+        and statistics that the one before left. Empty: the update is one step, of `loss`.
+      evaluated: where a schedule follows held-out losses: `evaluated(frozen, total) -> frozen`, called
+        after every evaluation with its mean 'total'. None: nothing does.
+      views: how images are made of batches, or None for the pairs of `ops.augment_pairs`.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
-    loss: Callable[[Tree, Tree, jax.Array, jax.Array | None], tuple[jax.Array, Aux]]
+    loss: Loss
+    objectives: tuple[Objective, ...] = ()
+    evaluated: Callable[[Tree, jax.Array], Tree] | None = None
+    views: Views | None = None
+
+    @property
+    def steps(self) -> tuple[Objective, ...]:
+        """The gradient steps of an update, one at least."""
+        return self.objectives or (Objective("", self.loss),)
+
+
+def apply_plain(module: Any, params: Tree, *arguments: Any) -> Any:
+    """Applies a module that has parameters alone."""
+    return module.apply({"params": params}, *arguments)
+
+
+def apply_with_stats(
+    module: Any, name: str, trees: Tree, stats: Tree, *arguments: Any, train: bool, **options: Any
+) -> tuple[Any, Tree]:
+    """Applies a module that has batch normalisation.
+
+    Args:
+      module: the Linen module.
+      name: the network's name.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      *arguments: of the module.
+      train: whether the batch's statistics are used and the running ones moved.
+      **options: of the module.
+
+    Returns:
+      What the module returns, and the statistics by network name after it.
+    """
+    variables = {"params": trees[name], "batch_stats": stats[name]}
+    if not train:
+        return module.apply(variables, *arguments, train=False, **options), stats
+
+    result, changed = module.apply(variables, *arguments, train=True, mutable=["batch_stats"], **options)
+    return result, {**stats, name: changed["batch_stats"]}
+
+
+def init_with_stats(modules: Mapping[str, tuple[Any, ...]], key: jax.Array) -> tuple[Tree, Tree]:
+    """Draws parameters and fresh statistics of several networks.
+
+    Args:
+      modules: (module, argument, ...) by network name.
+      key: random key.
+
+    Returns:
+      Parameters and running statistics, each by network name.
+    """
+    params: Tree = {}
+    stats: Tree = {}
+    keys = jax.random.split(key, len(modules))
+    for network_key, (name, (module, *arguments)) in zip(keys, modules.items(), strict=True):
+        variables = module.init(network_key, *arguments, train=False)
+        params[name] = variables["params"]
+        stats[name] = variables["batch_stats"]
+    return params, stats
 
 
 def exchange(x: jax.Array) -> jax.Array:

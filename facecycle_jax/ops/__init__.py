@@ -6,7 +6,7 @@ from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalise import denormalise, even_light, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
 from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
-from facecycle_jax.ops.resize import resize_bilinear
+from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
@@ -17,6 +17,7 @@ __all__ = [
     "backward_flow",
     "conv",
     "denormalise",
+    "double_bilinear",
     "even_light",
     "grid_sample",
     "identity_grid",

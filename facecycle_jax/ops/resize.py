@@ -1,4 +1,7 @@
-"""Bilinear resizing with aligned corners, as two matrix products. Layout [..., H, W, C], any value range."""
+"""Bilinear resizing: to any size with aligned corners, and doubling with or without.
+
+Layout [..., H, W, C], any value range.
+"""
 
 import functools
 
@@ -42,3 +45,35 @@ def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
         columns = jnp.asarray(_interpolation_matrix(source_width, width), images.dtype)
         images = jnp.einsum("wj,...hjc->...hwc", columns, images)
     return images
+
+
+def double_bilinear(images: jax.Array, *, align_corners: bool = False) -> jax.Array:
+    """Doubles height and width bilinearly.
+
+    Args:
+      images: [..., H, W, C] floating point.
+      align_corners: whether corner samples coincide (see `resize_bilinear`) or outer edges do; samples
+        beyond an edge are those on it.
+
+    Returns:
+      [..., 2 H, 2 W, C], dtype of `images`.
+    """
+    if align_corners:
+        height, width = images.shape[-3:-1]
+        return resize_bilinear(images, height=2 * height, width=2 * width)
+    return _double_axis(_double_axis(images, axis=images.ndim - 3), axis=images.ndim - 2)
+
+
+def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
+    """Doubles one axis: new samples lie a quarter of a step on either side of the old ones."""
+    size = x.shape[axis]
+    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
+    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis)
+    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis=axis)
+
+    # Even samples lie towards the neighbour before, odd ones towards that after.
+    even = 0.75 * x + 0.25 * before
+    odd = 0.75 * x + 0.25 * after
+    doubled = jnp.stack([even, odd], axis=axis + 1)
+    return doubled.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

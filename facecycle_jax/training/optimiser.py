@@ -1,8 +1,8 @@
-"""Adam with a learning rate that is constant by pieces, given in epochs as the paper gives it."""
+"""Adam or SGD with a learning rate by epoch, and the average of the weights."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,16 @@ import optax
 from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import Tree
 
+KINDS = ("adam", "adam_by_network", "sgd")
+
 
 def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.Schedule:
     """Builds the learning rate as a function of the number of updates.
 
     Args:
-      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece, rising from 0)
-        and `schedule_rates` (learning rate of each piece).
+      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece, rising from 0),
+        `schedule_rates` (learning rate of each piece) and perhaps `cosine_epochs` (above 0: the rate is
+        multiplied by a cosine that falls from 1 to 0 in so many epochs).
       steps_per_epoch: updates in an epoch, at least 1.
 
     Returns:
@@ -39,33 +42,182 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
         raise UserError(f"optimiser.schedule_rates must not be negative, got {rates}.")
     if steps_per_epoch < 1:
         raise UserError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
-    return optax.join_schedules(
+    pieces = optax.join_schedules(
         [optax.constant_schedule(rate) for rate in rates],
         [round(epoch * steps_per_epoch) for epoch in epochs[1:]],
     )
+    cosine = config.get("cosine_epochs", 0)
+    if not cosine:
+        return pieces
+
+    # PyTorch's scheduler moves once an epoch, not with every step.
+    def falling(count: jax.Array) -> jax.Array:
+        epoch = jnp.minimum(count // steps_per_epoch, cosine)
+        return pieces(count) * 0.5 * (1 + jnp.cos(jnp.pi * epoch / cosine))
+
+    return falling
 
 
 def make_optimiser(config: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Builds Adam with the schedule and, if asked for, clipping by the global norm.
+    """Builds the optimiser with the schedule and, if requested, clipping by the global norm.
 
     Args:
-      config: `config.optimiser`, with `b1`, `b2` and `clip_norm` (0: none).
+      config: `config.optimiser`, with `b1`, `b2` and `clip_norm` (0: none); perhaps `kind`: 'adam' (the
+        default), 'sgd' (with `momentum`), or 'adam_by_network', see `adam_with_own_counts`; perhaps
+        `weight_decay`, which is added to the gradient.
       schedule: the learning rate by update; skipped updates do not count.
 
     Returns:
       The optimiser.
 
     Raises:
-      ValueError: if a value is out of range.
+      UserError: If a value is out of range.
     """
-    for name in ("b1", "b2"):
-        if not 0 <= config[name] < 1:
+    kind = config.get("kind", "adam")
+    if kind not in KINDS:
+        raise UserError(f"optimiser.kind must be one of {KINDS}, got {kind!r}.")
+    for name in ("b1", "b2", "momentum"):
+        if not 0 <= config.get(name, 0.0) < 1:
             raise UserError(f"optimiser.{name} must be in [0, 1), got {config[name]}.")
-    clip = config["clip_norm"]
-    if clip < 0:
-        raise UserError(f"optimiser.clip_norm must not be negative, got {clip}.")
-    adam = optax.adam(schedule, b1=config["b1"], b2=config["b2"])
-    return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
+    clip, decay = config["clip_norm"], config.get("weight_decay", 0.0)
+    for name, value in {"clip_norm": clip, "weight_decay": decay}.items():
+        if value < 0:
+            raise UserError(f"optimiser.{name} must not be negative, got {value}.")
+
+    made: optax.GradientTransformation
+    if kind == "adam_by_network":
+        made = adam_with_own_counts(
+            schedule,
+            b1=config["b1"],
+            b2=config["b2"],
+            weight_decay=decay,
+            skip_unused=config.get("skip_unused", False),
+        )
+    elif kind == "sgd":
+        made = optax.sgd(schedule, momentum=config.get("momentum", 0.0) or None)
+    else:
+        made = optax.adam(schedule, b1=config["b1"], b2=config["b2"])
+
+    # PyTorch's decay is part of the gradient that moments are taken of.
+    if decay and kind != "adam_by_network":
+        made = optax.chain(optax.add_decayed_weights(decay), made)
+    return optax.chain(optax.clip_by_global_norm(clip), made) if clip else made
+
+
+class OwnCounts(NamedTuple):
+    """State of `adam_with_own_counts`.
+
+    Attributes:
+      updates: int32 scalar, updates so far, of which the schedule is a function.
+      steps: int32 scalar by network, steps so far.
+      first: mean gradients.
+      second: mean squares of gradients.
+    """
+
+    updates: jax.Array
+    steps: dict[str, jax.Array]
+    first: Tree
+    second: Tree
+
+
+def adam_with_own_counts(
+    schedule: Callable[[jax.Array], Any],
+    *,
+    b1: float,
+    b2: float,
+    weight_decay: float = 0.0,
+    skip_unused: bool = False,
+    epsilon: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """Builds Adam that counts the steps of every network, for losses that use some networks each.
+
+    Its `update` takes `networks`, the names that the loss used, or None for all. A network that has never
+    been used stands still. One that has been, but is not this time, has a gradient of zero: it moves by its
+    momentum and its decay, as in PyTorch 1, which zeroes gradients instead of dropping them.
+
+    Args:
+      schedule: the learning rate by update.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: times the weights, added to their gradients.
+      skip_unused: leave networks alone in all updates that do not use them, as PyTorch 2 does.
+      epsilon: added to the root of the second moment.
+
+    Returns:
+      The optimiser, of trees by network name.
+
+    References:
+      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
+    """
+
+    def init(params: Tree) -> OwnCounts:
+        return OwnCounts(
+            updates=jnp.zeros((), jnp.int32),
+            steps={name: jnp.zeros((), jnp.int32) for name in params},
+            first=jax.tree.map(jnp.zeros_like, params),
+            second=jax.tree.map(jnp.zeros_like, params),
+        )
+
+    def update(
+        gradients: Tree,
+        state: OwnCounts,
+        params: Tree | None = None,
+        *,
+        networks: Sequence[str] | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, OwnCounts]:
+        del extra
+        if params is None:
+            raise ValueError("adam_with_own_counts needs the parameters.")
+        rate = schedule(state.updates)
+        changes: Tree = {}
+        steps, first, second = {}, {}, {}
+        for name, gradient in gradients.items():
+            used = networks is None or name in networks
+            moves = jnp.asarray(used) if skip_unused else used | (state.steps[name] > 0)
+            step = state.steps[name] + moves.astype(jnp.int32)
+
+            decayed = jax.tree.map(lambda g, p: g + weight_decay * p, gradient, params[name])
+            mean, square, change = _adam_step(
+                decayed, state.first[name], state.second[name], step, b1=b1, b2=b2, epsilon=epsilon
+            )
+
+            # What does not move keeps its moments.
+            steps[name] = step
+            first[name] = _chosen(moves, mean, state.first[name])
+            second[name] = _chosen(moves, square, state.second[name])
+            scaled = jax.tree.map(lambda c: -rate * c, change)
+            changes[name] = _chosen(moves, scaled, jax.tree.map(jnp.zeros_like, change))
+        new = OwnCounts(updates=state.updates + 1, steps=steps, first=first, second=second)
+        return changes, new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _chosen(condition: jax.Array, new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _adam_step(
+    gradient: Tree,
+    first: Tree,
+    second: Tree,
+    step: jax.Array,
+    *,
+    b1: float,
+    b2: float,
+    epsilon: float,
+) -> tuple[Tree, Tree, Tree]:
+    """Computes both moments and the change, before the learning rate, of one network at its own step."""
+    mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, first, gradient)
+    square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, second, gradient)
+
+    # Before the first step there is nothing to correct.
+    age = jnp.maximum(step, 1)
+    of_mean = 1 - b1**age
+    root = jnp.sqrt(1 - b2**age)
+    change = jax.tree.map(lambda m, v: m / of_mean / (jnp.sqrt(v) / root + epsilon), mean, square)
+    return mean, square, change
 
 
 def average_weights(average: Tree, params: Tree, *, decay: float, step: jax.Array) -> Tree:

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from facecycle_jax import methods, ops
-from facecycle_jax.methods.base import Tree
+from facecycle_jax.methods.base import Tree, Views
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import make_optimiser, make_schedule
 from facecycle_jax.training.sharding import check_batch, state_shardings
@@ -32,6 +32,8 @@ class Program:
       schedule: learning rate by update.
       train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the state.
       eval_step: `eval_step(params, frozen, batch) -> (averages, pictures)`, jitted.
+      evaluated: `evaluated(state, total) -> state`, jitted: what follows from an evaluation's mean total, or
+        None where nothing does; donates the state.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -40,6 +42,27 @@ class Program:
     schedule: optax.Schedule
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Averages]]
     eval_step: Callable[[Tree, Tree, Batch], tuple[Averages, dict[str, jax.Array]]]
+    evaluated: Callable[[TrainState, jax.Array], TrainState] | None = None
+
+
+def _by_gradient_step(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """Lets an optimiser that counts the gradient steps of updates follow a schedule of updates."""
+    if steps == 1:
+        return schedule
+    return lambda count: schedule(count // steps)
+
+
+def _after_evaluation(
+    evaluated: Callable[[Tree, jax.Array], Tree] | None, shardings: Any
+) -> Callable[[TrainState, jax.Array], TrainState] | None:
+    """Compiles what a method makes of an evaluation."""
+    if evaluated is None:
+        return None
+
+    def apply(state: TrainState, total: jax.Array) -> TrainState:
+        return dataclasses.replace(state, frozen=evaluated(state.frozen, total))
+
+    return jax.jit(apply, out_shardings=shardings, donate_argnums=0)
 
 
 def build_program(
@@ -65,7 +88,7 @@ def build_program(
     check_batch(config["batch_size"], accumulate=options["accumulate"], mesh=mesh)
     method = methods.make(config, weights=weights)
     schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
-    optimiser = make_optimiser(options, schedule)
+    optimiser = make_optimiser(options, _by_gradient_step(schedule, len(method.steps)))
     # Abstract first: shapes, then shardings, then (the caller's) arrays.
     init = functools.partial(init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0)
     shapes = jax.eval_shape(init, jax.random.key(config["seed"]))
@@ -75,12 +98,18 @@ def build_program(
         shapes,
         shardings,
     )
-    size = config["model"]["image_size"]
+    views = method.views
+    if views is None:
+        size = config["model"]["image_size"]
+        views = Views(
+            augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+            plain=functools.partial(ops.plain_pairs, size=size),
+        )
     quickly = config.get("compile_quickly", False)
     train_step = make_train_step(
         method,
         optimiser,
-        augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+        augment=views.augment,
         options=StepOptions(
             seed=config["seed"],
             accumulate=options["accumulate"],
@@ -92,10 +121,18 @@ def build_program(
     )
     eval_step = make_eval_step(
         method,
-        prepare=functools.partial(ops.plain_pairs, size=size),
+        prepare=views.plain,
         mesh=mesh,
         shardings=shardings,
         rows=config["panel_rows"],
         compile_quickly=quickly,
     )
-    return Program(init, abstract, shardings, schedule, train_step, eval_step)
+    return Program(
+        init=init,
+        abstract=abstract,
+        shardings=shardings,
+        schedule=schedule,
+        train_step=train_step,
+        eval_step=eval_step,
+        evaluated=_after_evaluation(method.evaluated, shardings),
+    )

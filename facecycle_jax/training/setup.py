@@ -16,6 +16,7 @@ from facecycle_jax import data, methods
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.mesh import make_mesh
+from facecycle_jax.methods.base import CARRIED, SCHEDULE
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
 from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
@@ -83,6 +84,7 @@ class Run:
     total_steps: int
     evaluated: tuple[int, float] = (-1, float("nan"))
     probe: Probe | None = None
+    after_evaluation: Callable[[TrainState, jax.Array], TrainState] | None = None
 
 
 def prepare(
@@ -154,6 +156,7 @@ def prepare(
         schedule=program.schedule,
         checkpointer=checkpointer,
         total_steps=total_steps,
+        after_evaluation=program.evaluated,
     )
     return run, state
 
@@ -205,7 +208,7 @@ def _copy(x: Any) -> Any:
 
 def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
     """Copies networks by name from the runs and models named by `init_from`, if any is."""
-    needed = [name for name in state.frozen if name != "vgg"]
+    needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
     if not config["init_from"]:
         if needed:
             raise UserError(
@@ -226,8 +229,10 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
 
     # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
     # the VGG-19 is the loss's alone and the configuration's choice.
-    keep = ("vgg",) if config["model"]["trunk"] == "learned" else ()
-    if not keep and "vgg" in source:
+    keep: tuple[str, ...] = (SCHEDULE,)
+    if "vgg" not in state.frozen or config["model"]["trunk"] == "learned":
+        keep = ("vgg", SCHEDULE)
+    if "vgg" not in keep and "vgg" in source:
         # A model folder holds the layers that networks need; those of losses alone stay the configuration's.
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])

@@ -1,12 +1,13 @@
 """One update, and one evaluation, as pure functions compiled for a mesh.
 
-Batches as in `data` (frames uint8 [B, 2, S, S, 3] and more); pictures float32 [B, 2, H, W, 3],
-normalised.
+Batches as in `data` (frames uint8 [B, n, S, S, 3] and more); images float32 [B, n, H, W, 3], or what a
+method's views make of a batch, of arrays whose first axis is the batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from facecycle_jax.mesh import batch_sharding, replicated
 from facecycle_jax.methods import Aux, Method
-from facecycle_jax.methods.base import Tree
+from facecycle_jax.methods.base import CARRIED, Loss, Tree
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import average_weights
 from facecycle_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-Augment = Callable[[jax.Array, Batch], jax.Array]
+Augment = Callable[[jax.Array, Batch], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def make_train_step(
     Args:
       method: what is trained.
       optimiser: the optimiser.
-      augment: `augment(key, batch) -> pictures`, pure.
+      augment: `augment(key, batch) -> images`, pure.
       options: seed, micro-batches, weight average.
       mesh: the mesh.
       shardings: sharding of every array of the state.
@@ -66,41 +67,67 @@ def make_train_step(
       `step(state, batch) -> (state, averages)`; the state given is donated. An update whose loss or
       gradients are not finite is not made, and counted: parameters, optimiser state and weight
       average stay, the step number moves on. 'skipped' in the averages says so; the
-      terms leave it out.
+      terms leave it out. Where the method has several objectives, each is a gradient step of its own; their
+      terms have the objective's name before theirs, 'total' is the sum, 'gradient_norm' the root of the
+      summed squares, and one that is not finite has the whole update skipped.
     """
+    optimiser = optax.with_extra_args_support(optimiser)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Averages]:
         augment_key, noise_key = jax.random.split(
             jax.random.fold_in(jax.random.key(options.seed), state.step)
         )
-        pictures = augment(augment_key, batch)
-        terms, gradients = _gradients(method, state, pictures, noise_key, options.accumulate, mesh)
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
-        # One NaN or infinity anywhere makes the norm so.
-        finite = jnp.isfinite(terms["total"]) & jnp.isfinite(norm)
-        # Where the update is not made its input does not matter, as long as it is finite.
-        gradients = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), gradients)
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        images = augment(augment_key, batch)
+
+        # One gradient step for each objective, of what the one before left.
+        params, frozen, opt_state = state.params, state.frozen, state.opt_state
+        terms: dict[str, jax.Array] = {}
+        norms, finite = [], []
+        for number, objective in enumerate(method.steps):
+            key = jax.random.fold_in(noise_key, number) if number else noise_key
+            found, gradients = _gradients(
+                objective.loss, params, frozen, images, key, options.accumulate, mesh
+            )
+            norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
+            # One NaN or infinity anywhere makes the norm so.
+            usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
+            # Where the update is not made its input does not matter, as long as it is finite.
+            gradients = jax.tree.map(
+                lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)), gradients
+            )
+            updates, opt_state = optimiser.update(gradients, opt_state, params, networks=objective.networks)
+            if found.rate is not None:
+                updates = jax.tree.map(lambda u, rate=found.rate: rate * u, updates)
+            params = optax.apply_updates(params, updates)
+            frozen = {**frozen, **found.carried}
+            terms = _joined(terms, objective.name, found.terms)
+            norms.append(norm)
+            finite.append(usable)
+
+        norm = norms[0] if len(norms) == 1 else jnp.sqrt(sum(jnp.square(n) for n in norms))
+        all_finite = functools.reduce(jnp.logical_and, finite)
         ema = state.ema
         if ema is not None:
             ema = average_weights(ema, params, decay=options.ema_decay, step=state.step)
-        params, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state, ema),
-            (state.params, state.opt_state, state.ema),
+        carried = {name: frozen[name] for name in CARRIED if name in frozen}
+        params, opt_state, ema, carried = jax.tree.map(
+            lambda new, old: jnp.where(all_finite, new, old),
+            (params, opt_state, ema, carried),
+            (state.params, state.opt_state, state.ema, {name: state.frozen[name] for name in carried}),
         )
-        skipped = (~finite).astype(jnp.int32)
+
+        skipped = (~all_finite).astype(jnp.int32)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
+            frozen={**state.frozen, **carried},
             opt_state=opt_state,
             ema=ema,
             nonfinite_total=state.nonfinite_total + skipped,
             nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
         )
-        averages = Averages.of({**terms, "gradient_norm": norm}, mask=finite)
+        averages = Averages.of({**terms, "gradient_norm": norm}, mask=all_finite)
         return state, Averages({**averages.values, **Averages.of({"skipped": skipped}).values})
 
     return jax.jit(
@@ -115,7 +142,7 @@ def make_train_step(
 def make_eval_step(
     method: Method,
     *,
-    prepare: Callable[[Batch], jax.Array],
+    prepare: Callable[[Batch], Any],
     mesh: Mesh,
     shardings: Any,
     rows: int = 4,
@@ -154,34 +181,67 @@ def _cpu_options(mesh: Mesh, *, level: int) -> dict[str, int] | None:
     return {"xla_backend_optimization_level": level} if on_cpu else None
 
 
+def _joined(terms: dict[str, jax.Array], name: str, new: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Adds an objective's terms to those before it; 'total' is the sum of all."""
+    if not name:
+        return {**terms, **new}
+    total = terms["total"] + new["total"] if terms else new["total"]
+    named = {f"{name}/{term}": value for term, value in new.items()}
+    return {**terms, **named, "total": total}
+
+
+class _Found(NamedTuple):
+    """What a loss reports in addition to gradients; see `Aux`."""
+
+    terms: dict[str, jax.Array]
+    carried: Tree
+    rate: jax.Array | None
+
+
 def _gradients(
-    method: Method,
-    state: TrainState,
-    pictures: jax.Array,
+    loss: Loss,
+    params: Tree,
+    frozen: Tree,
+    images: Any,
     key: jax.Array,
     accumulate: int,
     mesh: Mesh,
-) -> tuple[dict[str, jax.Array], Tree]:
-    """Computes loss terms and gradients, averaged over micro-batches."""
+) -> tuple[_Found, Tree]:
+    """Computes loss terms and gradients, averaged over micro-batches; what is carried passes through all."""
 
-    def one(pictures: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], Tree]:
-        def loss(params: Tree) -> tuple[jax.Array, Aux]:
-            return method.loss(params, state.frozen, pictures, key)
+    def one(images: Any, key: jax.Array, carried: Tree) -> tuple[_Found, Tree]:
+        def of_params(params: Tree) -> tuple[jax.Array, Aux]:
+            return loss(params, {**frozen, **carried}, images, key)
 
-        (total, aux), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        return {**aux.terms, "total": total}, gradients
+        (total, aux), gradients = jax.value_and_grad(of_params, has_aux=True)(params)
+        return _Found({**aux.terms, "total": total}, aux.carried, aux.rate), gradients
 
     if accumulate == 1:
-        return one(pictures, key)
-    # Every accumulate-th item, so that each device keeps the items it has.
-    micro = pictures.reshape(-1, accumulate, *pictures.shape[1:]).swapaxes(0, 1)
-    split = NamedSharding(mesh, PartitionSpec(None, "data"))
-    micro = jax.lax.with_sharding_constraint(micro, split)
+        return one(images, key, {})
+
+    def split_items(x: jax.Array) -> jax.Array:
+        # Every accumulate-th item, so that each device keeps the items it has.
+        micro = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(micro, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+    micro = jax.tree.map(split_items, images)
     keys = jax.random.split(key, accumulate)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, micro[0], keys[0]))
+    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro), keys[0], {})
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    carried = {name: frozen[name] for name in shapes[0].carried}
 
-    def add(total: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(*inputs)), None
+    def add(before: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        total, carried = before
+        found, gradients = one(*inputs, carried)
+        # What is carried replaces; all else is added up.
+        summed = jax.tree.map(jnp.add, total, (found._replace(carried={}, rate=None), gradients))
+        return (summed, found.carried), None
 
-    total, _ = jax.lax.scan(add, zeros, (micro, keys))
-    return jax.tree.map(lambda x: x / accumulate, total)
+    start = ((zeros[0]._replace(carried={}, rate=None), zeros[1]), carried)
+    (total, carried), _ = jax.lax.scan(add, start, (micro, keys))
+    found, gradients = jax.tree.map(lambda x: x / accumulate, total)
+    rate = None
+    if shapes[0].rate is not None:
+        # It depends on the state alone, not on the micro-batch.
+        rate = loss(params, frozen, jax.tree.map(lambda x: x[0], micro), keys[0])[1].rate
+    return found._replace(carried=carried, rate=rate), gradients

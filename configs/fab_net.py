@@ -1,0 +1,43 @@
+"""FAb-Net: an embedding of faces from reconstructing one frame of a track by warping another.
+
+Reference: Wiles, Koepke, Zisserman, "Self-supervised learning of a facial attribute embedding from video",
+  BMVC 2018; the settings are those of the published program.
+Command:
+  python -m facecycle_jax.main --config=configs/fab_net.py --workdir=runs/fab_net --config.data.path=TRACKS
+  python -m facecycle_jax.main --config=configs/fab_net.py:small --workdir=runs/fab_net_small
+Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
+Expect: thousands of epochs of one draw a track. An evaluation counts as an epoch for the curriculum, so
+  set eval_every to the steps of an epoch. There are no trained weights of this implementation.
+Several sources: a second run with --config.data.item_frames=4 --config.init_from=runs/fab_net
+  --config.freeze="('flow_decoder',)".
+"""
+
+import ml_collections
+
+from configs import peer_base
+
+
+def get_config(size: str = "published") -> ml_collections.ConfigDict:
+    config = peer_base.get_config()
+    config.method = "fab_net"
+    config.model.image_size = 256  # pixels: 32, 64, 128 or 256
+    config.model.code_dim = 256  # numbers in an embedding
+    config.model.align_corners = False  # of the decoders' bilinear doubling; the original's is not known
+    config.loss.curriculum = True  # average a window of ranks that moves, see docs/peers.md
+    config.augment.left = 33  # region of crops, 256ths of the side
+    config.augment.top = 8  # 256ths
+    config.augment.side = 190  # 256ths
+    config.augment.smallest = 170  # side of crops, 256ths
+    config.augment.largest = 189  # 256ths
+    config.optimiser.schedule_rates = (1e-4,)  # learning rate
+    config.data.decode_size = 256  # pixels
+    config.batch_size = 128  # items
+    config.num_epochs = 3000  # epochs
+    config.eval_every = 33  # steps: an epoch of VoxCeleb2 by identity
+    if size == "small":
+        peer_base.make_small(config)
+        config.model.image_size = 64  # pixels
+        config.model.code_dim = 64  # numbers
+        config.optimiser.schedule_rates = (1e-2,)  # learning rate
+    config.lock()
+    return config

@@ -1,0 +1,40 @@
+"""TCAE: codes of expression and of pose from taking the change between two frames apart.
+
+Reference: Li, Zeng, Shan, Chen, "Self-supervised representation learning from videos for facial action unit
+  detection", CVPR 2019; the settings are those of the published program.
+Command:
+  python -m facecycle_jax.main --config=configs/tcae.py --workdir=runs/tcae --config.data.path=TRACKS
+  python -m facecycle_jax.main --config=configs/tcae.py:small --workdir=runs/tcae_small
+Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
+Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch for the curriculum, so
+  set eval_every to the steps of an epoch. There are no trained weights of this implementation.
+"""
+
+import ml_collections
+
+from configs import peer_base
+
+
+def get_config(size: str = "published") -> ml_collections.ConfigDict:
+    config = peer_base.get_config()
+    config.method = "tcae"
+    config.model.image_size = 256  # pixels: 32, 64, 128 or 256
+    config.model.code_dim = 256  # numbers in a code
+    config.model.align_corners = False  # of the decoders' bilinear doubling
+    config.loss.window = "each"  # 'each' term by its own ranks, 'common' (reconstruction's) or 'none'
+    config.augment.left = 16  # region of crops, 256ths of the side
+    config.augment.top = 16  # 256ths
+    config.augment.side = 224  # 256ths
+    config.augment.smallest = 200  # side of crops, 256ths
+    config.augment.largest = 223  # 256ths
+    config.optimiser.schedule_rates = (1e-3,)  # learning rate
+    config.data.decode_size = 256  # pixels
+    config.batch_size = 64  # items
+    config.num_epochs = 2000  # epochs
+    config.eval_every = 66  # steps
+    if size == "small":
+        peer_base.make_small(config)
+        config.model.image_size = 64  # pixels
+        config.model.code_dim = 64  # numbers
+    config.lock()
+    return config

@@ -1,0 +1,461 @@
+"""PCL: pose-disentangled contrastive learning, three gradient steps an update.
+
+The steps are reconstruction of an image and its mirror image, contrast of faces, and contrast of
+poses. Images are in 0..1; what a batch holds is in `PclViews`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.losses import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
+from facecycle_jax.methods.base import (
+    BATCH_STATS,
+    SCHEDULE,
+    Aux,
+    Method,
+    Objective,
+    Tree,
+    apply_plain,
+    apply_with_stats,
+    init_with_stats,
+)
+from facecycle_jax.models import Pcl
+from facecycle_jax.ops import normalise
+
+GROUPINGS = ("own", "published")
+
+# Networks that each step uses, and with that the only ones it has gradients for.
+_USED = {
+    "reconstruction": ("trunk", "face_head", "pose_head", "decoder"),
+    "face": ("trunk", "face_head", "face_projector"),
+    "pose": ("trunk", "pose_head", "pose_projector"),
+}
+
+
+class PclOptions(NamedTuple):
+    """Switches and weights of the losses.
+
+    Attributes:
+      noise: standard deviation of what is added to images before they are encoded to be reconstructed.
+      temperature: of both contrasts.
+      mix: parameter of the symmetric Beta distribution that negatives are mixed by; 0: they are not mixed.
+      grouping: 'own' compares each item with its own mirrored views, as the paper intends; 'published' with
+        the block of views that the published program takes, ten views of every item of the batch.
+      epoch_steps: steps that count as an epoch for the dynamic weights of the contrasts; 0: both weights
+        stay 1.
+    """
+
+    noise: float = 0.4
+    temperature: float = 0.07
+    mix: float = 1.6
+    grouping: str = "own"
+    epoch_steps: int = 0
+
+
+class PclViews(NamedTuple):
+    """What a batch holds; float32 in 0..1.
+
+    Attributes:
+      reconstruction: [B, H, W, 3], of the first step.
+      face: [B, 2, H, W, 3], two views of each of B images.
+      pose: [P, 2, H, W, 3], two views of each of P images.
+      pose_negatives: [P, K, H, W, 3], K views of the mirror images of the same.
+    """
+
+    reconstruction: jax.Array
+    face: jax.Array
+    pose: jax.Array
+    pose_negatives: jax.Array
+
+
+class Mixing(NamedTuple):
+    """How negatives are mixed with each other.
+
+    Attributes:
+      share: of the negative itself, in 0..1, [anchors, negatives].
+      permutation: int [negatives], of the others.
+    """
+
+    share: jax.Array
+    permutation: jax.Array
+
+
+class Reconstruction(NamedTuple):
+    """What the first step computes, of images x and their mirror images f; maps [B, h, w, C].
+
+    Attributes:
+      terms: six scalars by name; their sum is the loss.
+      trunk: maps of the trunk, x and f.
+      face: maps of the face head, x and f.
+      pose: maps of the pose head, x and f.
+      decoded: images by name, the face of the first and the pose of the second.
+    """
+
+    terms: dict[str, jax.Array]
+    trunk: tuple[jax.Array, jax.Array]
+    face: tuple[jax.Array, jax.Array]
+    pose: tuple[jax.Array, jax.Array]
+    decoded: dict[str, jax.Array]
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1)
+
+
+def _head(networks: Pcl, name: str, trees: Tree, images: jax.Array) -> jax.Array:
+    """Computes a head's maps of images."""
+    trunk = apply_plain(networks.trunk, trees["trunk"], images)
+    return apply_plain(networks.head, trees[name], trunk)
+
+
+def pcl_reconstruction(
+    networks: Pcl,
+    trees: Tree,
+    stats: Tree,
+    images: jax.Array,
+    noise: tuple[jax.Array, jax.Array] | None,
+    *,
+    train: bool,
+) -> tuple[Reconstruction, Tree]:
+    """Reconstructs images and their mirror images from the face of one and the pose of the other.
+
+    Args:
+      networks: the modules.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      images: x, [B, H, W, 3] in 0..1.
+      noise: what is added to x and to f before encoding, or None.
+      train: whether batch statistics are used and the running ones moved.
+
+    Returns:
+      What was computed, and the statistics after it.
+    """
+    mirrored = jnp.flip(images, axis=2)
+
+    def encode(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        trunk = apply_plain(networks.trunk, trees["trunk"], x)
+        face = apply_plain(networks.head, trees["face_head"], trunk)
+        pose = apply_plain(networks.head, trees["pose_head"], trunk)
+        return trunk, face, pose
+
+    trunk_x, face_x, pose_x = encode(images if noise is None else images + noise[0])
+    trunk_f, face_f, pose_f = encode(mirrored if noise is None else mirrored + noise[1])
+
+    # Four passes of the decoder, in the published program's order: running statistics depend on it.
+    decoded: dict[str, jax.Array] = {}
+    for name, features in {
+        "face_x_pose_f": face_x + pose_f,
+        "face_f_pose_x": face_f + pose_x,
+        "face_x_pose_x": face_x + pose_x,
+        "face_f_pose_f": face_f + pose_f,
+    }.items():
+        image, stats = apply_with_stats(networks.decoder, "decoder", trees, stats, features, train=train)
+        decoded[name] = image.astype(jnp.float32)
+
+    def error(name: str, target: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.abs(decoded[name] - target))
+
+    terms = {
+        "l1/face_of_mirrored": error("face_f_pose_x", images),
+        "l1/pose_of_mirrored": error("face_x_pose_f", mirrored),
+        "l1/own": error("face_x_pose_x", images),
+        "l1/own_of_mirrored": error("face_f_pose_f", mirrored),
+        "orthogonality/own": orthogonality(_flat(face_x), _flat(pose_x)),
+        "orthogonality/of_mirrored": orthogonality(_flat(face_f), _flat(pose_f)),
+    }
+    found = Reconstruction(
+        terms=terms,
+        trunk=(trunk_x, trunk_f),
+        face=(face_x, face_f),
+        pose=(pose_x, pose_f),
+        decoded=decoded,
+    )
+    return found, stats
+
+
+def pcl_face_logits(
+    networks: Pcl,
+    trees: Tree,
+    stats: Tree,
+    views: jax.Array,
+    mixing: Mixing | None,
+    *,
+    temperature: float,
+    train: bool,
+) -> tuple[jax.Array, Tree]:
+    """Compares faces with each other.
+
+    Args:
+      networks: the modules.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      views: [B, 2, H, W, 3] in 0..1.
+      mixing: of the [2 B, 2 B - 2] negatives, or None.
+      temperature: what cosines are divided by.
+      train: whether batch statistics are used and the running ones moved.
+
+    Returns:
+      Logits [2 B, 2 B - 1], the positive first, rows of first views before those of second ones; and the
+      statistics after it.
+    """
+    images = jnp.concatenate([views[:, 0], views[:, 1]])
+    head = _head(networks, "face_head", trees, images)
+    projected, stats = apply_with_stats(
+        networks.projector, "face_projector", trees, stats, _flat(head), train=train
+    )
+    logits = mixed_logits(
+        projected.astype(jnp.promote_types(projected.dtype, jnp.float32)),
+        temperature=temperature,
+        mix=None if mixing is None else mixing.share,
+        permutation=None if mixing is None else mixing.permutation,
+    )
+    return logits, stats
+
+
+def pcl_pose_logits(
+    networks: Pcl,
+    trees: Tree,
+    stats: Tree,
+    views: jax.Array,
+    negatives: jax.Array,
+    mixing: Mixing | None,
+    *,
+    temperature: float,
+    grouping: str,
+    train: bool,
+) -> tuple[jax.Array, Tree]:
+    """Compares poses with those of mirror images.
+
+    Positives and negatives pass the projector separately: each is a batch of its own to the normalisation.
+
+    Args:
+      networks: the modules.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      views: [P, 2, H, W, 3] in 0..1.
+      negatives: [P, K, H, W, 3], views of the mirror images.
+      mixing: of the [P, K] negatives, or None.
+      temperature: what cosines are divided by.
+      grouping: see `PclOptions`.
+      train: whether batch statistics are used and the running ones moved.
+
+    Returns:
+      Logits [2 P, 1 + K], the positive first; and the statistics after it.
+    """
+    items, count = negatives.shape[:2]
+
+    def project(images: jax.Array, stats: Tree) -> tuple[jax.Array, Tree]:
+        head = _head(networks, "pose_head", trees, images)
+        projected, stats = apply_with_stats(
+            networks.projector, "pose_projector", trees, stats, _flat(head), train=train
+        )
+        return projected.astype(jnp.promote_types(projected.dtype, jnp.float32)), stats
+
+    positive, stats = project(jnp.concatenate([views[:, 0], views[:, 1]]), stats)
+
+    # View by view, as the published program has them; each block of K rows there is taken for one item's.
+    rows = negatives.swapaxes(0, 1).reshape(-1, *negatives.shape[2:])
+    projected, stats = project(rows, stats)
+    if grouping == "published":
+        sets = projected.reshape(items, count, -1)
+    else:
+        sets = projected.reshape(count, items, -1).swapaxes(0, 1)
+
+    logits = mixed_logits_of_sets(
+        positive,
+        sets,
+        temperature=temperature,
+        mix=None if mixing is None else mixing.share,
+        permutation=None if mixing is None else mixing.permutation,
+    )
+    return logits, stats
+
+
+def fresh_weights() -> dict[str, jax.Array]:
+    """Returns the dynamic weights' state before the first step; of face and pose, in this order."""
+    return {
+        "sums": jnp.zeros(2, jnp.float32),
+        "steps": jnp.zeros((), jnp.int32),
+        "epochs": jnp.zeros((), jnp.int32),
+        "last": jnp.ones(2, jnp.float32),
+        "before": jnp.ones(2, jnp.float32),
+    }
+
+
+def dynamic_weights(state: Mapping[str, jax.Array]) -> jax.Array:
+    """Computes the weights [2] of both contrasts from the mean losses of the last two epochs.
+
+    References:
+      Liu, Johns and Davison, "End-to-end multi-task learning with attention", CVPR 2019, equation 7, with a
+      temperature of 2.
+    """
+    ratio = state["last"] / state["before"]
+    weights = 2.0 * jax.nn.softmax(ratio / 2.0)
+    return jnp.where(state["epochs"] >= 2, weights, jnp.ones(2))
+
+
+def count_losses(
+    state: Mapping[str, jax.Array], losses: jax.Array, *, ends_step: bool, epoch_steps: int
+) -> dict[str, jax.Array]:
+    """Adds losses [2] to an epoch's sums; where the step ends, and with it the epoch, begins another."""
+    sums = state["sums"] + losses
+    steps = state["steps"] + int(ends_step)
+    ends = steps == max(epoch_steps, 1)
+    return {
+        "sums": jnp.where(ends, jnp.zeros(2), sums),
+        "steps": jnp.where(ends, 0, steps).astype(jnp.int32),
+        "epochs": state["epochs"] + ends.astype(jnp.int32),
+        "last": jnp.where(ends, sums / max(epoch_steps, 1), state["last"]),
+        "before": jnp.where(ends, state["last"], state["before"]),
+    }
+
+
+def pcl(networks: Pcl, options: PclOptions) -> Method:
+    """Builds PCL.
+
+    Args:
+      networks: the modules.
+      options: switches and weights.
+
+    Returns:
+      The method; trains trunk, face_head, pose_head, face_projector, pose_projector and decoder, in three
+      gradient steps an update. Its batches are `PclViews`.
+
+    Raises:
+      UserError: If the grouping is unknown.
+
+    References:
+      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial representation",
+      CVPR 2023.
+    """
+    if options.grouping not in GROUPINGS:
+        raise UserError(f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}.")
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        keys = jax.random.split(key, 4)
+        image = jnp.zeros((1, 64, 64, 3))
+        trunk = networks.trunk.init(keys[0], image)["params"]
+        maps = jnp.zeros_like(apply_plain(networks.trunk, trunk, image))
+
+        params: Tree = {
+            "trunk": trunk,
+            "face_head": networks.head.init(keys[1], maps)["params"],
+            "pose_head": networks.head.init(keys[2], maps)["params"],
+        }
+        normed, stats = init_with_stats(
+            {
+                "face_projector": (networks.projector, _flat(maps)),
+                "pose_projector": (networks.projector, _flat(maps)),
+                "decoder": (networks.decoder, maps),
+            },
+            keys[3],
+        )
+        return {**params, **normed}, {BATCH_STATS: stats, SCHEDULE: fresh_weights()}
+
+    def mixing(key: jax.Array | None, rows: int, count: int) -> Mixing | None:
+        if key is None or not options.mix:
+            return None
+        keys = jax.random.split(key)
+        return Mixing(
+            share=jax.random.beta(keys[0], options.mix, options.mix, (rows, count)),
+            permutation=jax.random.permutation(keys[1], count),
+        )
+
+    def reconstruction(
+        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        train = key is not None
+        images = views.reconstruction
+        noise = None
+        if key is not None and options.noise:
+            drawn = options.noise * jax.random.normal(key, (2, *images.shape))
+            noise = (drawn[0], drawn[1])
+
+        found, stats = pcl_reconstruction(
+            networks, {**frozen, **params}, frozen[BATCH_STATS], images, noise, train=train
+        )
+        total = sum(found.terms.values(), start=jnp.zeros(()))
+        pictures = {
+            "input": normalise(images),
+            **{name: normalise(jnp.clip(x, 0.0, 1.0)) for name, x in found.decoded.items()},
+        }
+        carried = {BATCH_STATS: stats} if train else {}
+        return total, Aux({**found.terms, "total": total}, pictures, carried)
+
+    def contrast(
+        frozen: Tree, logits: jax.Array, stats: Tree, place: int, *, train: bool
+    ) -> tuple[jax.Array, Aux]:
+        """Weighs a contrast; `place` is 0 of faces and 1 of poses, the last step of an update."""
+        nce = jnp.mean(info_nce(logits))
+        first = jnp.argmax(logits, axis=1) == 0
+        terms = {"nce": nce, "accuracy": jnp.mean(first.astype(jnp.float32))}
+
+        total = nce
+        carried: Tree = {}
+        if train:
+            carried = {BATCH_STATS: stats}
+        if train and options.epoch_steps:
+            weight = dynamic_weights(frozen[SCHEDULE])[place]
+            total = weight * nce
+            terms["weight"] = weight
+            losses = jnp.zeros(2).at[place].set(jax.lax.stop_gradient(nce))
+            carried[SCHEDULE] = count_losses(
+                frozen[SCHEDULE], losses, ends_step=place == 1, epoch_steps=options.epoch_steps
+            )
+        return total, Aux({**terms, "total": total}, {}, carried)
+
+    def face(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        train = key is not None
+        rows = 2 * len(views.face)
+        logits, stats = pcl_face_logits(
+            networks,
+            {**frozen, **params},
+            frozen[BATCH_STATS],
+            views.face,
+            mixing(key, rows, rows - 2),
+            temperature=options.temperature,
+            train=train,
+        )
+        return contrast(frozen, logits, stats, 0, train=train)
+
+    def pose(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        train = key is not None
+        logits, stats = pcl_pose_logits(
+            networks,
+            {**frozen, **params},
+            frozen[BATCH_STATS],
+            views.pose,
+            views.pose_negatives,
+            mixing(key, *views.pose_negatives.shape[:2]),
+            temperature=options.temperature,
+            grouping=options.grouping,
+            train=train,
+        )
+        return contrast(frozen, logits, stats, 1, train=train)
+
+    objectives = (
+        Objective("reconstruction", reconstruction, _USED["reconstruction"]),
+        Objective("face", face, _USED["face"]),
+        Objective("pose", pose, _USED["pose"]),
+    )
+
+    def loss(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        """Adds all three up, of the same parameters; for evaluation."""
+        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+        total = jnp.zeros(())
+        terms: dict[str, jax.Array] = {}
+        pictures: dict[str, jax.Array] = {}
+        carried: Tree = {}
+        for objective, own_key in zip(objectives, keys, strict=True):
+            value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
+            total = total + value
+            terms |= {f"{objective.name}/{name}": term for name, term in aux.terms.items()}
+            pictures |= aux.pictures
+            carried |= aux.carried
+        return total, Aux({**terms, "total": total}, pictures, carried)
+
+    return Method(init, loss, objectives)

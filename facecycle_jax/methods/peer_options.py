@@ -1,0 +1,58 @@
+"""What the configurations of the methods that FaceCycle is compared with have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.losses import Curriculum, move_curriculum, start_curriculum, window_bounds
+from facecycle_jax.methods.base import SCHEDULE, Tree
+from facecycle_jax.models.networks import DTYPES
+
+
+def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Takes the options of a peer's networks from a configuration.
+
+    Args:
+      model: `config.model`.
+      *names: fields of it that are passed on, in addition to width and dtype; those it lacks keep their
+        default.
+
+    Returns:
+      Keywords of the function that builds the networks.
+
+    Raises:
+      UserError: If width or dtype is out of range.
+    """
+    if model["width"] <= 0:
+        raise UserError(f"model.width must be above 0, got {model['width']}.")
+    if model["dtype"] not in DTYPES:
+        raise UserError(f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}.")
+    given = {name: model[name] for name in names if name in model}
+    return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
+
+
+def curriculum_of(frozen: Tree) -> Curriculum:
+    """Reads the curriculum out of a state."""
+    return Curriculum(**frozen[SCHEDULE])
+
+
+def fresh_curriculum() -> Tree:
+    """Returns the entry of a state that holds the curriculum before the first evaluation."""
+    return {SCHEDULE: start_curriculum()._asdict()}
+
+
+def current_window(frozen: Tree, items: int) -> jax.Array:
+    """Returns the curriculum's window, int32 [2], for so many items."""
+    table = jnp.asarray(window_bounds(items))
+    return table[curriculum_of(frozen).window]
+
+
+def move_with_evaluation(frozen: Tree, total: jax.Array) -> Tree:
+    """Moves the curriculum in a state on after an evaluation with this held-out loss."""
+    # The number of windows does not depend on the batch.
+    windows = len(window_bounds(1))
+    moved = move_curriculum(curriculum_of(frozen), total, windows=windows)
+    return {**frozen, SCHEDULE: moved._asdict()}

@@ -1,0 +1,214 @@
+"""Builds the methods that FaceCycle is compared with: networks, losses, views and features."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax import ops
+from facecycle_jax.errors import UserError
+from facecycle_jax.methods.base import BATCH_STATS, Method, Tree, Views, apply_plain
+from facecycle_jax.methods.fab_net import FabNetOptions, fab_net
+from facecycle_jax.methods.pcl import PclOptions, PclViews, pcl
+from facecycle_jax.methods.peer_options import network_options
+from facecycle_jax.methods.simclr import SimclrOptions, simclr
+from facecycle_jax.methods.tcae import TcaeOptions, tcae
+from facecycle_jax.methods.temporal_consistency import TemporalOptions, temporal_consistency
+from facecycle_jax.models import (
+    TemporalEncoder,
+    build_fab_net,
+    build_pcl,
+    build_tcae,
+    read_resnet18_npz,
+)
+from facecycle_jax.models.batch_norm import Projector
+from facecycle_jax.models.blocks import scaled
+from facecycle_jax.models.encoder import EncoderFeatures
+from facecycle_jax.ops import views
+
+Config = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+
+
+def _record(kind: Any, fields: Mapping[str, Any]) -> Any:
+    """Builds an options record from the fields of its names; others keep their defaults."""
+    names: type[NamedTuple] = kind
+    return kind(**{name: fields[name] for name in names._fields if name in fields})
+
+
+# Networks and losses.
+
+
+def _fab_net(config: Config, *, weights: bool) -> Method:
+    del weights
+    options = network_options(config["model"], "image_size", "code_dim", "align_corners")
+    method = fab_net(build_fab_net(**options), _record(FabNetOptions, config["loss"]))
+    return method._replace(views=_crops(config, normalised=False))
+
+
+def _tcae(config: Config, *, weights: bool) -> Method:
+    del weights
+    options = network_options(config["model"], "image_size", "code_dim", "align_corners")
+    method = tcae(build_tcae(**options), _record(TcaeOptions, config["loss"]))
+    return method._replace(views=_crops(config, normalised=False))
+
+
+def _temporal_consistency(config: Config, *, weights: bool) -> Method:
+    encoder = TemporalEncoder(**network_options(config["model"], "code_dim"))
+    path = config["loss"].get("resnet", "random")
+
+    def trunk() -> tuple[Tree, Tree]:
+        return read_resnet18_npz(path)
+
+    from_file = weights and path != "random"
+    options = _record(TemporalOptions, config["loss"])
+    method = temporal_consistency(encoder, options, trunk=trunk if from_file else None)
+    return method._replace(views=_crops(config, normalised=True))
+
+
+def _pcl(config: Config, *, weights: bool) -> Method:
+    del weights
+    if config["model"].get("image_size", 64) != 64:
+        raise UserError(f"model.image_size must be 64 for PCL, got {config['model']['image_size']}.")
+    networks = build_pcl(**network_options(config["model"]))
+    method = pcl(networks, _record(PclOptions, config["loss"]))
+    return method._replace(views=_pcl_views(config))
+
+
+def _simclr_encoder(config: Config) -> EncoderFeatures:
+    return EncoderFeatures(**network_options(config["model"], "image_size"))
+
+
+def _simclr(config: Config, *, weights: bool) -> Method:
+    del weights
+    encoder = _simclr_encoder(config)
+    projector = Projector(scaled(2048, encoder.width), scaled(512, encoder.width), encoder.dtype)
+    method = simclr(encoder, projector, _record(SimclrOptions, config["loss"]))
+    return method._replace(views=_simclr_views(config))
+
+
+# Each builds a method from a configuration; without `weights` no file is read.
+PEERS: dict[str, Callable[..., Method]] = {
+    "fab_net": _fab_net,
+    "pcl": _pcl,
+    "simclr": _simclr,
+    "tcae": _tcae,
+    "temporal_consistency": _temporal_consistency,
+}
+
+
+# Views of batches.
+
+
+def _crops(config: Config, *, normalised: bool) -> Views:
+    """Random crops that share a side, as FAb-Net, TCAE and temporal consistency have them."""
+    options = {
+        "size": config["model"]["image_size"],
+        "crop": views.CropOptions(**config["augment"]),
+        "normalised": normalised,
+    }
+    return Views(
+        augment=functools.partial(views.crop_frames, **options),
+        plain=functools.partial(views.centre_crop_frames, **options),
+    )
+
+
+def _pcl_views(config: Config) -> Views:
+    """The first frame of an item is reconstructed, the second contrasted as a face, the third as a pose."""
+    options = config["augment"]
+    size = config["model"]["image_size"]
+    items, count = options["pose_items"], options["pose_negatives"]
+    colours = _record(views.ColourOptions, options)
+
+    def frames_of(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        frames = batch["frames"]
+        last = frames.shape[1] - 1
+        return frames[:, 0], frames[:, min(1, last)], frames[:items, min(2, last)]
+
+    def augment(key: jax.Array, batch: Batch) -> PclViews:
+        first, second, third = frames_of(batch)
+        keys = jax.random.split(key, 3)
+        recoloured = functools.partial(views.recoloured_views, size=size, colours=colours)
+        return PclViews(
+            reconstruction=views.whole_frames(first, size=size),
+            face=views.distant_views(keys[0], second, size=size, colours=colours),
+            pose=recoloured(keys[1], third, count=2),
+            pose_negatives=recoloured(keys[2], third, count=count, mirrored=True),
+        )
+
+    def plain(batch: Batch) -> PclViews:
+        # The same views at every evaluation: contrasts need some.
+        return augment(jax.random.key(0), batch)
+
+    return Views(augment, plain)
+
+
+def _simclr_views(config: Config) -> Views:
+    options, size = config["augment"], config["model"]["image_size"]
+    colours = _record(views.ColourOptions, options)
+
+    def augment(key: jax.Array, batch: Batch) -> jax.Array:
+        made = views.cropped_views(
+            key,
+            batch["frames"][:, 0],
+            size=size,
+            scale=tuple(options["scale"]),
+            mirror_probability=options["mirror_probability"],
+            colours=colours,
+        )
+        return ops.normalise(made)
+
+    def plain(batch: Batch) -> jax.Array:
+        return augment(jax.random.key(0), batch)
+
+    return Views(augment, plain)
+
+
+# What each method is evaluated with.
+
+
+def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
+    """Builds the function from images to the features that a method is evaluated with.
+
+    These are FAb-Net's embedding, TCAE's code of expression, temporal consistency's embedding of unit length,
+    and the flattened maps of PCL's trunk and of SimCLR's encoder.
+
+    Args:
+      config: a run's configuration: method and model.
+
+    Returns:
+      `features(trees, images) -> [N, D]` of trees by network name, statistics included, and uint8 images [N,
+      S, S, 3]; pure. Nothing is cropped.
+    """
+    name, model = config["method"], config["model"]
+
+    def encode(module: Any, trees: Tree, images: jax.Array) -> Any:
+        variables = {"params": trees["encoder"], "batch_stats": trees[BATCH_STATS]["encoder"]}
+        return module.apply(variables, images, train=False)
+
+    def flat(maps: jax.Array) -> jax.Array:
+        return maps.reshape(len(maps), -1)
+
+    def features(trees: Tree, images: jax.Array) -> jax.Array:
+        if name == "temporal_consistency":
+            encoder = TemporalEncoder(**network_options(model, "code_dim"))
+            found = encode(encoder, trees, ops.normalise(images))[0]
+        elif name == "simclr":
+            maps = apply_plain(_simclr_encoder(config), trees["encoder"], ops.normalise(images))
+            found = flat(maps)
+        else:
+            unit = images.astype(jnp.float32) / 255.0
+            if name == "pcl":
+                trunk = build_pcl(**network_options(model)).trunk
+                found = flat(apply_plain(trunk, trees["trunk"], unit))
+            else:
+                options = network_options(model, "image_size", "code_dim", "align_corners")
+                if name == "tcae":
+                    found = encode(build_tcae(**options).encoder, trees, unit)[1]
+                else:
+                    found = encode(build_fab_net(**options).encoder, trees, unit)
+        return found.astype(jnp.float32)
+
+    return features

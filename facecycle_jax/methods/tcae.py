@@ -1,0 +1,290 @@
+"""TCAE, the twin-cycle autoencoder: takes the change between two frames apart into pose and expression.
+
+A batch holds two frames per item, of one track: target t and source s. Images [B, 2, H, W, 3] in 0..1, the
+target first.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.losses import windowed_mean
+from facecycle_jax.methods.base import (
+    BATCH_STATS,
+    Aux,
+    Method,
+    Tree,
+    apply_with_stats,
+    init_with_stats,
+)
+from facecycle_jax.methods.fab_net import clipped_grid
+from facecycle_jax.methods.peer_options import (
+    current_window,
+    curriculum_of,
+    fresh_curriculum,
+    move_with_evaluation,
+)
+from facecycle_jax.models import Tcae
+from facecycle_jax.ops import grid_sample, identity_grid, normalise
+
+WINDOWS = ("each", "common", "none")
+
+# Weight of each term, in the order of the published program.
+WEIGHTS = {
+    "l1/reconstruction": 10.0,
+    "code/pose_of_posed": 1.0,
+    "code/expression_of_posed": 1.0,
+    "flow/expression": 0.1,
+    "code/pose_of_expressed": 1.0,
+    "code/expression_of_expressed": 1.0,
+    "code/pose_of_reconstruction": 1.0,
+    "code/expression_of_reconstruction": 1.0,
+    "l1/expressed_back": 1.0,
+    "l1/posed_back": 1.0,
+}
+
+
+class TcaeOptions(NamedTuple):
+    """Switches of the loss.
+
+    Attributes:
+      window: 'each' ranks and windows every term by itself, as the published program does, so that terms
+        average different items; 'common' windows all by the reconstruction error; 'none' averages all
+        items.
+    """
+
+    window: str = "each"
+
+
+class Codes(NamedTuple):
+    """Codes of one batch of images, [B, D] each."""
+
+    pose: jax.Array
+    expression: jax.Array
+
+
+class TcaeImages(NamedTuple):
+    """What one forward pass computes.
+
+    Attributes:
+      target: codes of t.
+      source: codes of s.
+      posed_codes: codes of I_p.
+      expressed_codes: codes of I_e.
+      reconstruction_codes: codes of I_o.
+      pose_flow: F_p, [B, H, W, 2] in (-1, 1).
+      expression_flow: F_e.
+      pose_mask: m_p, [B, H, W, 1] in (-1, 1).
+      expression_mask: m_e.
+      flow: F, the mean of both flows, weighted by a softmax of the masks.
+      posed: I_p, the source warped by F_p, [B, H, W, 3].
+      expressed: I_e, the source warped by F_e.
+      reconstruction: I_o, the source warped by F.
+      pose_flow_back: flow from I_p back to s.
+      expression_flow_back: flow from I_e back to s.
+      posed_back: I_p', I_p warped back.
+      expressed_back: I_e', I_e warped back.
+    """
+
+    target: Codes
+    source: Codes
+    posed_codes: Codes
+    expressed_codes: Codes
+    reconstruction_codes: Codes
+    pose_flow: jax.Array
+    expression_flow: jax.Array
+    pose_mask: jax.Array
+    expression_mask: jax.Array
+    flow: jax.Array
+    posed: jax.Array
+    expressed: jax.Array
+    reconstruction: jax.Array
+    pose_flow_back: jax.Array
+    expression_flow_back: jax.Array
+    posed_back: jax.Array
+    expressed_back: jax.Array
+
+
+def tcae_images(
+    networks: Tcae, trees: Tree, stats: Tree, images: jax.Array, *, train: bool
+) -> tuple[TcaeImages, Tree]:
+    """Runs both cycles.
+
+    The five sets of images pass the encoder separately, each a batch of its own to the normalisation, in the
+    order t, s, I_p, I_e, I_o.
+
+    Args:
+      networks: the modules.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      images: [B, 2, H, W, 3] in 0..1, target and source.
+      train: whether batch statistics are used and the running ones moved.
+
+    Returns:
+      The codes, maps and images, and the statistics after it.
+    """
+    target, source = images[:, 0], images[:, 1]
+
+    def encode(x: jax.Array, stats: Tree) -> tuple[Codes, Tree]:
+        codes, stats = apply_with_stats(networks.encoder, "encoder", trees, stats, x, train=train)
+        return Codes(*codes), stats
+
+    def decode(name: str, start: jax.Array, end: jax.Array, stats: Tree) -> tuple[jax.Array, jax.Array, Tree]:
+        both = jnp.concatenate([start, end], axis=-1)
+        maps, stats = apply_with_stats(getattr(networks, name), name, trees, stats, both, train=train)
+        maps = maps.astype(jnp.float32)
+        return maps[..., :2], maps[..., 2:], stats
+
+    def sample(x: jax.Array, flow: jax.Array) -> jax.Array:
+        return grid_sample(x, clipped_grid(flow), align_corners=True)
+
+    # 1. From the source to the target, by either branch and by both.
+    target_codes, stats = encode(target, stats)
+    source_codes, stats = encode(source, stats)
+    pose_flow, pose_mask, stats = decode("pose_decoder", source_codes.pose, target_codes.pose, stats)
+    expression_flow, expression_mask, stats = decode(
+        "expression_decoder", source_codes.expression, target_codes.expression, stats
+    )
+
+    # A softmax of two logits is a sigmoid of their difference.
+    share = jax.nn.sigmoid(pose_mask - expression_mask)
+    flow = share * pose_flow + (1 - share) * expression_flow
+    posed = sample(source, pose_flow)
+    expressed = sample(source, expression_flow)
+    reconstruction = sample(source, flow)
+
+    # 2. The codes of what came out.
+    posed_codes, stats = encode(posed, stats)
+    expressed_codes, stats = encode(expressed, stats)
+    reconstruction_codes, stats = encode(reconstruction, stats)
+
+    # 3. Back to the source. Only the pixels that are warped are detached; the codes are not.
+    pose_back, _, stats = decode("pose_decoder", posed_codes.pose, source_codes.pose, stats)
+    expression_back, _, stats = decode(
+        "expression_decoder", expressed_codes.expression, source_codes.expression, stats
+    )
+    found = TcaeImages(
+        target=target_codes,
+        source=source_codes,
+        posed_codes=posed_codes,
+        expressed_codes=expressed_codes,
+        reconstruction_codes=reconstruction_codes,
+        pose_flow=pose_flow,
+        expression_flow=expression_flow,
+        pose_mask=pose_mask,
+        expression_mask=expression_mask,
+        flow=flow,
+        posed=posed,
+        expressed=expressed,
+        reconstruction=reconstruction,
+        pose_flow_back=pose_back,
+        expression_flow_back=expression_back,
+        posed_back=sample(jax.lax.stop_gradient(posed), pose_back),
+        expressed_back=sample(jax.lax.stop_gradient(expressed), expression_back),
+    )
+    return found, stats
+
+
+def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
+    """Computes the ten terms, unweighted, [B] each, by the names of `WEIGHTS`.
+
+    The targets of the code terms are not detached, as in the published program.
+    """
+    target, source = images[:, 0], images[:, 1]
+
+    def pixels(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
+
+    def codes(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(a - b), axis=1)
+
+    # How far the expression moves pixels, after the grid is cut.
+    height, width = images.shape[2:4]
+    moved = clipped_grid(found.expression_flow) - identity_grid(height=height, width=width)
+    return {
+        "l1/reconstruction": pixels(found.reconstruction, target),
+        "code/pose_of_posed": codes(found.posed_codes.pose, found.target.pose),
+        "code/expression_of_posed": codes(found.posed_codes.expression, found.source.expression),
+        "flow/expression": jnp.mean(jnp.abs(moved), axis=(1, 2, 3)),
+        "code/pose_of_expressed": codes(found.expressed_codes.pose, found.source.pose),
+        "code/expression_of_expressed": codes(found.expressed_codes.expression, found.target.expression),
+        "code/pose_of_reconstruction": codes(found.reconstruction_codes.pose, found.target.pose),
+        "code/expression_of_reconstruction": codes(
+            found.reconstruction_codes.expression, found.target.expression
+        ),
+        "l1/expressed_back": pixels(found.expressed_back, source),
+        "l1/posed_back": pixels(found.posed_back, source),
+    }
+
+
+def tcae(networks: Tcae, options: TcaeOptions) -> Method:
+    """Builds TCAE.
+
+    Args:
+      networks: the modules.
+      options: switches of the loss.
+
+    Returns:
+      The method; trains encoder, pose_decoder and expression_decoder.
+
+    Raises:
+      UserError: If the kind of window is unknown.
+
+    References:
+      Li et al., "Self-supervised representation learning from videos for facial action unit detection",
+      CVPR 2019.
+    """
+    if options.window not in WINDOWS:
+        raise UserError(f"loss.window must be one of {WINDOWS}, got {options.window!r}.")
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        size, code_dim = networks.encoder.image_size, networks.encoder.code_dim
+        both = jnp.zeros((1, 2 * code_dim))
+        params, stats = init_with_stats(
+            {
+                "encoder": (networks.encoder, jnp.zeros((1, size, size, 3))),
+                "pose_decoder": (networks.pose_decoder, both),
+                "expression_decoder": (networks.expression_decoder, both),
+            },
+            key,
+        )
+        return params, {BATCH_STATS: stats, **fresh_curriculum()}
+
+    def reduction(
+        frozen: Tree, terms: dict[str, jax.Array], *, train: bool
+    ) -> Callable[[jax.Array], jax.Array]:
+        """Chooses how items are averaged."""
+        if not train or options.window == "none":
+            return jnp.mean
+        error = terms["l1/reconstruction"]
+        bounds = current_window(frozen, len(error))
+        ranking = error if options.window == "common" else None
+        return lambda losses: windowed_mean(losses, bounds, ranking=ranking)
+
+    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        train = key is not None
+        trees = {**frozen, **params}
+        found, stats = tcae_images(networks, trees, frozen[BATCH_STATS], images, train=train)
+
+        per_item = tcae_terms(found, images)
+        reduce = reduction(frozen, per_item, train=train)
+        terms = {name: reduce(values) for name, values in per_item.items()}
+        total = sum((terms[name] * weight for name, weight in WEIGHTS.items()), start=jnp.zeros(()))
+
+        pictures = {
+            "input": normalise(images[:, 0]),
+            "source": normalise(images[:, 1]),
+            "pose_flow": found.pose_flow,
+            "posed": normalise(found.posed),
+            "expression_flow": found.expression_flow,
+            "expressed": normalise(found.expressed),
+            "reconstruction": normalise(found.reconstruction),
+        }
+        carried = {BATCH_STATS: stats} if train else {}
+        rate = curriculum_of(frozen).rate
+        return total, Aux({**terms, "total": total}, pictures, carried, rate)
+
+    return Method(init, loss, evaluated=None if options.window == "none" else move_with_evaluation)

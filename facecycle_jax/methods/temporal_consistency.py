@@ -1,0 +1,129 @@
+"""Temporal consistency: the farther a frame in time, the farther its embedding from the anchor's.
+
+A batch holds n frames per item, in order of time: the anchor, its sibling and the followers. Images [B, n, H,
+W, 3], normalised by ImageNet's mean and standard deviation.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.methods.base import (
+    BATCH_STATS,
+    Aux,
+    Method,
+    Tree,
+    apply_with_stats,
+    init_with_stats,
+)
+from facecycle_jax.models import TemporalEncoder
+
+
+class TemporalOptions(NamedTuple):
+    """Switches of the loss.
+
+    Attributes:
+      margin: by which a frame is to be farther from the anchor than the frame before it, in squared
+        distances of unit vectors.
+    """
+
+    margin: float = 0.03
+
+
+def temporal_embeddings(
+    encoder: TemporalEncoder, trees: Tree, stats: Tree, images: jax.Array, *, train: bool
+) -> tuple[jax.Array, Tree]:
+    """Encodes anchors, siblings and followers.
+
+    These are three passes, each a batch of its own to the normalisation, as in the published program.
+
+    Args:
+      encoder: the network.
+      trees: parameters by network name.
+      stats: running statistics by network name.
+      images: [B, n, H, W, 3], normalised, in order of time.
+      train: whether batch statistics are used and the running ones moved.
+
+    Returns:
+      Embeddings [B, n, D] of unit length, and the statistics after it.
+    """
+    items, frames = images.shape[:2]
+    parts = []
+    for part in (images[:, :1], images[:, 1:2], images[:, 2:]):
+        flat = part.reshape(-1, *part.shape[2:])
+        (embedding, _), stats = apply_with_stats(encoder, "encoder", trees, stats, flat, train=train)
+        parts.append(embedding.reshape(items, -1, embedding.shape[-1]))
+    found = jnp.concatenate(parts, axis=1)
+    assert found.shape[1] == frames
+    return found, stats
+
+
+def temporal_hinges(embeddings: jax.Array, *, margin: float) -> tuple[jax.Array, jax.Array]:
+    """Compares each frame with the next.
+
+    Args:
+      embeddings: [B, n, D] of unit length, the anchor first.
+      margin: see `TemporalOptions`.
+
+    Returns:
+      Hinges [B, n - 2] and squared distances to the anchor [B, n - 1].
+    """
+    anchor = embeddings[:, :1]
+    distances = jnp.sum(jnp.square(embeddings[:, 1:] - anchor), axis=-1)
+    hinges = jnp.maximum(0.0, distances[:, :-1] - distances[:, 1:] + margin)
+    return hinges, distances
+
+
+def temporal_consistency(
+    encoder: TemporalEncoder,
+    options: TemporalOptions,
+    *,
+    trunk: Callable[[], tuple[Tree, Tree]] | None = None,
+) -> Method:
+    """Builds temporal consistency.
+
+    Args:
+      encoder: the network.
+      options: switches of the loss.
+      trunk: returns the parameters and statistics of ResNet-18 to start from, ImageNet's as published; None:
+        random ones.
+
+    Returns:
+      The method; trains encoder.
+
+    References:
+      Lu et al., "Self-supervised learning for facial action unit recognition through temporal consistency",
+      BMVC 2020.
+    """
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        params, stats = init_with_stats({"encoder": (encoder, jnp.zeros((1, 64, 64, 3)))}, key)
+        if trunk is not None:
+            given_params, given_stats = trunk()
+            params = {"encoder": {**params["encoder"], **given_params}}
+            stats = {"encoder": {**stats["encoder"], **given_stats}}
+        return params, {BATCH_STATS: stats}
+
+    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+        train = key is not None
+        trees = {**frozen, **params}
+        embeddings, stats = temporal_embeddings(encoder, trees, frozen[BATCH_STATS], images, train=train)
+
+        # The hinges of an item are added up, those of items averaged.
+        hinges, distances = temporal_hinges(embeddings, margin=options.margin)
+        total = jnp.mean(jnp.sum(hinges, axis=1))
+
+        right = distances[:, 1:] > distances[:, :-1]
+        terms = {"ranking_accuracy": jnp.mean(right.astype(jnp.float32)), "total": total}
+        frames = images.shape[1]
+        pictures = {
+            "input": images[:, 0],
+            "sibling": images[:, 1],
+            "middle": images[:, frames // 2],
+            "last": images[:, -1],
+        }
+        return total, Aux(terms, pictures, {BATCH_STATS: stats} if train else {})
+
+    return Method(init, loss)

@@ -1,0 +1,308 @@
+"""Views of images for the methods that FaceCycle is compared with, on the device, pure in key and batch.
+
+Batches hold frames uint8 [B, n, S, S, 3]. Randomness that is an item's comes from `fold_in(key, item)`.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.ops.augment import _jitter, _resample
+from facecycle_jax.ops.normalise import normalise
+
+_GREY = (0.299, 0.587, 0.114)
+# Luma of PCL's gradient maps.
+_EDGE_GREY = (65.738 / 256, 129.057 / 256, 25.064 / 256)
+_BLUR_TAPS = 7
+
+Batch = Mapping[str, jax.Array]
+
+
+class CropOptions(NamedTuple):
+    """Square crops, in 256ths of the side of an image, as the published programs count.
+
+    Attributes:
+      left: left edge of the region that crops lie in.
+      top: upper edge of it.
+      side: its side.
+      smallest: smallest side of a crop.
+      largest: largest side of a crop.
+    """
+
+    left: int
+    top: int
+    side: int
+    smallest: int
+    largest: int
+
+
+def _unit(frames: jax.Array) -> jax.Array:
+    return frames.astype(jnp.float32) / 255.0
+
+
+def crop_frames(key: jax.Array, batch: Batch, *, size: int, crop: CropOptions, normalised: bool) -> jax.Array:
+    """Crops every frame at a place of its own, by a side that all frames of the batch share.
+
+    The published programs draw the side once an epoch or a run; here each step draws one, which needs no
+    state.
+
+    Args:
+      key: random key.
+      batch: frames uint8 [B, n, S, S, 3].
+      size: side of the result in pixels.
+      crop: where and how large.
+      normalised: whether ImageNet's mean and standard deviation are applied.
+
+    Returns:
+      float32 [B, n, size, size, 3], in 0..1 unless `normalised`.
+    """
+    frames = batch["frames"]
+    side_key, place_key = jax.random.split(key)
+    side = jax.random.randint(side_key, (), crop.smallest, crop.largest + 1)
+
+    def one(key: jax.Array, frame: jax.Array) -> jax.Array:
+        # Whole 256ths, both ends included.
+        offset = jax.random.randint(key, (2,), 0, crop.side - side + 1)
+        low = jnp.array([crop.top, crop.left]) + offset
+        return _resample(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+
+    def item(index: jax.Array, frames: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(place_key, index), len(frames))
+        return jax.vmap(one)(keys, frames)
+
+    images = jax.vmap(item)(jnp.arange(len(frames)), frames)
+    return normalise(images) if normalised else images
+
+
+def centre_crop_frames(batch: Batch, *, size: int, crop: CropOptions, normalised: bool) -> jax.Array:
+    """Crops the centre of the region, by the mean side: the deterministic counterpart of `crop_frames`.
+
+    The published programs crop at random here too.
+    """
+    side = (crop.smallest + crop.largest) / 2
+    low = jnp.array([crop.top, crop.left]) + (crop.side - side) / 2
+
+    def one(frame: jax.Array) -> jax.Array:
+        return _resample(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+
+    images = jax.vmap(jax.vmap(one))(batch["frames"])
+    return normalise(images) if normalised else images
+
+
+def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
+    """Computes how fast the luma of an image changes, by central differences.
+
+    Outside lies zero, which gives bright images a bright frame, as in the published program.
+
+    Args:
+      image: [H, W, 3] in 0..1.
+      wrapped: cut values to bytes by dropping what lies above 255, as the published program does: the
+        steepest edges turn dark.
+
+    Returns:
+      [H, W, 1], up to about 1.2, or below 1 if `wrapped`.
+    """
+    luma = jnp.pad(image @ jnp.asarray(_EDGE_GREY), 1)
+    across = luma[1:-1, 2:] - luma[1:-1, :-2]
+    down = luma[2:, 1:-1] - luma[:-2, 1:-1]
+    magnitude = jnp.sqrt(across**2 + down**2 + 1e-6)[..., None]
+    if wrapped:
+        return jnp.mod(jnp.floor(magnitude * 255.0), 256.0) / 255.0
+    return magnitude
+
+
+def blur_kernel(sigma: jax.Array) -> jax.Array:
+    """Computes the seven weights of a Gaussian of this standard deviation in pixels; they add up to 1."""
+    distance = jnp.arange(_BLUR_TAPS) - _BLUR_TAPS // 2
+    weights = jnp.exp(-0.5 * jnp.square(distance / sigma))
+    return weights / jnp.sum(weights)
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Blurs an image [H, W, C] by a 7 x 7 Gaussian; outside lies the image reflected."""
+    kernel = blur_kernel(sigma)
+    half = _BLUR_TAPS // 2
+    for axis in (0, 1):
+        pad = [(half, half) if a == axis else (0, 0) for a in range(3)]
+        padded = jnp.pad(image, pad, mode="reflect")
+        size = image.shape[axis]
+        parts = [
+            kernel[tap] * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
+            for tap in range(_BLUR_TAPS)
+        ]
+        image = sum(parts[1:], start=parts[0])
+    return image
+
+
+class ColourOptions(NamedTuple):
+    """Changes of a view that leave its geometry alone.
+
+    Attributes:
+      strength: largest change of brightness, contrast and saturation.
+      hue: largest rotation, turns.
+      jitter_probability: of changing those four.
+      grey_probability: of dropping colours.
+      blur_probability: of a Gaussian blur, of a standard deviation of 0.1 to 2 pixels.
+      edge_probability: of replacing the image by its gradient magnitude.
+      wrapped_edges: see `gradient_magnitude`.
+    """
+
+    strength: float = 0.8
+    hue: float = 0.2
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    blur_probability: float = 0.8
+    edge_probability: float = 0.6
+    wrapped_edges: bool = False
+
+
+def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.Array:
+    """Changes colours, blurs and draws edges, in this order; image [H, W, 3] in 0..1."""
+    keys = jax.random.split(key, 6)
+    changed = _jitter(
+        keys[0],
+        image,
+        brightness=options.strength,
+        contrast=options.strength,
+        saturation=options.strength,
+        hue=options.hue,
+    )
+    image = jnp.where(jax.random.bernoulli(keys[1], options.jitter_probability), changed, image)
+
+    grey = jnp.broadcast_to((image @ jnp.asarray(_GREY))[..., None], image.shape)
+    image = jnp.where(jax.random.bernoulli(keys[2], options.grey_probability), grey, image)
+
+    sigma = jax.random.uniform(keys[3], minval=0.1, maxval=2.0)
+    blurred = gaussian_blur(image, sigma)
+    image = jnp.where(jax.random.bernoulli(keys[4], options.blur_probability), blurred, image)
+
+    edges = gradient_magnitude(image, wrapped=options.wrapped_edges)
+    return jnp.where(jax.random.bernoulli(keys[5], options.edge_probability), edges, image)
+
+
+def distant_windows(key: jax.Array) -> jax.Array:
+    """Draws the corners [2, 2] (y, x) of two crops of 0.4 of the side whose centres lie in two quadrants.
+
+    Crops of different quadrants do not overlap.
+    """
+    quadrant_key, place_key = jax.random.split(key)
+    quadrants = jax.random.choice(quadrant_key, 4, (2,), replace=False)
+    half = jnp.stack([quadrants // 2, quadrants % 2], axis=1)
+    # Corners 0 to 0.1 into their half.
+    return 0.5 * half + jax.random.uniform(place_key, (2, 2), maxval=0.1)
+
+
+def distant_views(key: jax.Array, frames: jax.Array, *, size: int, colours: ColourOptions) -> jax.Array:
+    """Makes two views of each image from crops that lie far apart.
+
+    Args:
+      key: random key.
+      frames: uint8 [B, S, S, 3].
+      size: side of the result in pixels.
+      colours: what else changes.
+
+    Returns:
+      float32 [B, 2, size, size, 3] in 0..1.
+
+    References:
+      Liu et al., "Pose-disentangled contrastive learning", CVPR 2023.
+    """
+
+    def item(index: jax.Array, frame: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(key, index), 3)
+        image = _unit(frame)
+
+        def view(key: jax.Array, low: jax.Array) -> jax.Array:
+            cropped = _resample(image, low, jnp.full(2, 0.4), size)
+            return _recolour(key, cropped, colours)
+
+        return jax.vmap(view)(keys[1:], distant_windows(keys[0]))
+
+    return jax.vmap(item)(jnp.arange(len(frames)), frames)
+
+
+def recoloured_views(
+    key: jax.Array,
+    frames: jax.Array,
+    *,
+    size: int,
+    count: int,
+    colours: ColourOptions,
+    mirrored: bool = False,
+) -> jax.Array:
+    """Makes several views of each whole image that differ in colours, blur and edges.
+
+    Args:
+      key: random key.
+      frames: uint8 [B, S, S, 3].
+      size: side of the result in pixels.
+      count: views of an image.
+      colours: what changes.
+      mirrored: whether they are of the mirror image.
+
+    Returns:
+      float32 [B, count, size, size, 3] in 0..1.
+    """
+
+    def item(index: jax.Array, frame: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(key, index), count)
+        image = _resample(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+        image = jnp.flip(image, axis=1) if mirrored else image
+        return jax.vmap(lambda key: _recolour(key, image, colours))(keys)
+
+    return jax.vmap(item)(jnp.arange(len(frames)), frames)
+
+
+def cropped_views(
+    key: jax.Array,
+    frames: jax.Array,
+    *,
+    size: int,
+    scale: tuple[float, float],
+    mirror_probability: float,
+    colours: ColourOptions,
+) -> jax.Array:
+    """Makes two views of each image by crops, mirroring and colours.
+
+    Args:
+      key: random key.
+      frames: uint8 [B, S, S, 3].
+      size: side of the result in pixels.
+      scale: range of a crop's area, as a fraction of the image.
+      mirror_probability: of mirroring a view.
+      colours: what else changes.
+
+    Returns:
+      float32 [B, 2, size, size, 3] in 0..1.
+
+    References:
+      Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020.
+    """
+
+    def item(index: jax.Array, frame: jax.Array) -> jax.Array:
+        image = _unit(frame)
+
+        def view(key: jax.Array) -> jax.Array:
+            keys = jax.random.split(key, 5)
+            area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
+            aspect = jnp.exp(jax.random.uniform(keys[1], minval=-1.0, maxval=1.0) * jnp.log(4 / 3))
+            extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
+            low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
+
+            cropped = _resample(image, low, extent, size)
+            mirrored = jax.random.bernoulli(keys[3], mirror_probability)
+            cropped = jnp.where(mirrored, jnp.flip(cropped, axis=1), cropped)
+            return _recolour(keys[4], cropped, colours)
+
+        return jax.vmap(view)(jax.random.split(jax.random.fold_in(key, index), 2))
+
+    return jax.vmap(item)(jnp.arange(len(frames)), frames)
+
+
+def whole_frames(frames: jax.Array, *, size: int) -> jax.Array:
+    """Resizes images uint8 [..., S, S, 3] to float32 [..., size, size, 3] in 0..1."""
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    resized = jax.vmap(lambda x: _resample(_unit(x), jnp.zeros(2), jnp.ones(2), size))(flat)
+    return resized.reshape(*frames.shape[:-3], size, size, frames.shape[-1])
