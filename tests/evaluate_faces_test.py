@@ -1,4 +1,4 @@
-"""`facecycle evaluate --task faces` on a tiny model: with stand-in judges, and with dlib's where installed."""
+"""`evaluate --task faces` on a tiny model: stand-in judges, and dlib's where installed."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from PIL import Image
 from facecycle_jax import cli
 from facecycle_jax.data import landmarks
 from facecycle_jax.data.landmarks import RECOGNITION, model_file
-from facecycle_jax.evaluate import evaluate, random_model
+from facecycle_jax.evaluate import evaluate, headlines, random_model
 from facecycle_jax.evaluate import faces as module
 from facecycle_jax.evaluate.faces import evaluate_faces, first_images
 from facecycle_jax.probes import head_angles, judges
@@ -39,9 +39,7 @@ def people(tmp_path):
 def stand_in(images):
     """Sees a face in all, identity in the mean colour, and heads turned as the image is blue."""
     colour = images.reshape(len(images), -1, 3).mean(axis=1) / 255
-    turned = [
-        head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T for blue in colour[:, 2]
-    ]
+    turned = [head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T for blue in colour[:, 2]]
     points = np.zeros((len(images), 68, 2))
     points[:, head_angles._INDICES] = np.stack(turned)[:, :, :2]
     return Judgement(np.ones(len(images), bool), points, colour)
@@ -74,6 +72,7 @@ def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
     assert result.rows["input"].turned == pytest.approx(expected[expected > 20].mean(), abs=0.5)
     assert result.rows["another image of the person"].identity.rank_1 == 1.0
     assert result.panels["faces"].ndim == 3
+    assert headlines(result)["neutral/rank_1"] == result.rows["neutral"].identity.rank_1
 
     write_report(result, tmp_path / "report")
     content = json.loads((tmp_path / "report/results.json").read_text())
