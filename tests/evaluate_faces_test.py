@@ -1,4 +1,4 @@
-"""`facecycle evaluate --task faces` on a tiny model: stand-in judges, and dlib's if installed."""
+"""`evaluate --task faces` on a tiny model: stand-in judges, and dlib's where installed."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from PIL import Image
 from facecycle_jax import cli
 from facecycle_jax.data import landmarks
 from facecycle_jax.data.landmarks import RECOGNITION, model_file
-from facecycle_jax.evaluate import evaluate, random_model
+from facecycle_jax.evaluate import evaluate, headlines, random_model
 from facecycle_jax.evaluate import faces as module
 from facecycle_jax.evaluate.faces import evaluate_faces, first_images
 from facecycle_jax.probes import head_angles, judges
@@ -72,6 +72,7 @@ def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
     assert result.rows["input"].turned == pytest.approx(expected[expected > 20].mean(), abs=0.5)
     assert result.rows["another image of the person"].identity.rank_1 == 1.0
     assert result.panels["faces"].ndim == 3
+    assert headlines(result)["neutral/rank_1"] == result.rows["neutral"].identity.rank_1
 
     write_report(result, tmp_path / "report")
     content = json.loads((tmp_path / "report/results.json").read_text())

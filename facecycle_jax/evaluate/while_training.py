@@ -12,6 +12,8 @@ from facecycle_jax.evaluate.synthetic import PEOPLE
 from facecycle_jax.evaluate.tasks import evaluate
 from facecycle_jax.model import model_from_state
 from facecycle_jax.probes.classification import Classification
+from facecycle_jax.probes.face_figures import FaceFigures
+from facecycle_jax.probes.lights import LightFigures
 from facecycle_jax.probes.pose import PoseErrors
 from facecycle_jax.probes.quantity import Quantity
 from facecycle_jax.probes.report import Evaluation
@@ -87,6 +89,10 @@ def headlines(evaluation: Evaluation) -> dict[str, float]:
             found |= {f"{key}/accuracy": row.accuracy, f"{key}/auc": row.auc}
         elif isinstance(row, PoseErrors):
             found[f"{key}/degrees"] = sum(row.errors) / 3
+        elif isinstance(row, LightFigures):
+            found[f"{key}/rank_1"] = row.rank_1
+        elif isinstance(row, FaceFigures) and row.identity is not None:
+            found[f"{key}/rank_1"] = row.identity.rank_1
         elif isinstance(row, Quantity) and row.model is not None:
             found[key] = row.model.value
     return found
