@@ -12,8 +12,7 @@ What differs from the paper: a stage before the first that trains flows alone; g
 """
 
 import ml_collections
-
-from configs import identity_cycle, motion_cycle
+from facecycle_jax.configs import identity_cycle, motion_cycle
 
 
 def get_config() -> ml_collections.ConfigDict:

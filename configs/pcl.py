@@ -10,8 +10,7 @@ Expect: each update is three gradient steps. Set loss.epoch_steps to the steps o
 """
 
 import ml_collections
-
-from configs import peer_base
+from facecycle_jax.configs import peer_base
 
 
 def get_config(size: str = "published") -> ml_collections.ConfigDict:

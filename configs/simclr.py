@@ -9,8 +9,7 @@ Hardware: any number of devices that divides batch_size; ':small' runs on two co
 """
 
 import ml_collections
-
-from configs import peer_base
+from facecycle_jax.configs import peer_base
 
 
 def get_config(size: str = "published") -> ml_collections.ConfigDict:

@@ -11,8 +11,7 @@ Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch
 """
 
 import ml_collections
-
-from configs import peer_base
+from facecycle_jax.configs import peer_base
 
 
 def get_config(size: str = "published") -> ml_collections.ConfigDict:

@@ -12,8 +12,7 @@ Expect: 50 epochs. The original starts from ImageNet's weights; loss.resnet is a
 """
 
 import ml_collections
-
-from configs import peer_base
+from facecycle_jax.configs import peer_base
 
 
 def get_config(size: str = "published") -> ml_collections.ConfigDict:

@@ -1,6 +1,6 @@
 """FaceCycle in JAX and Flax: face representations from the cycle-consistency of faces."""
 
 from facecycle_jax._version import __version__
-from facecycle_jax.model import FaceCycle, load
+from facecycle_jax.inference.face_cycle import FaceCycle, load
 
 __all__ = ["FaceCycle", "__version__", "load"]

@@ -10,10 +10,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from facecycle_jax import cpu_devices
-from facecycle_jax.commands import convert, demo, evaluate, frame, pictures, prepare
+from facecycle_jax.commands import (
+    demo,
+    evaluate,
+    frame,
+    prepare,
+)
+from facecycle_jax.commands import (
+    images as pictures,
+)
+from facecycle_jax.commands import (
+    weights as convert,
+)
+from facecycle_jax.devices import cpu as cpu_devices
 from facecycle_jax.errors import DEFECT_EXIT, UserError
-from facecycle_jax.methods.batches import BATCH_SIZE
+from facecycle_jax.inference.runner import BATCH_SIZE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,9 +16,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from facecycle_jax import compilation_cache, train, training
+from facecycle_jax import compilation_cache, training
+from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
-from facecycle_jax.evaluate import check_probe, probe_while_training
+from facecycle_jax.evaluation import check_probe, probe_while_training
+from facecycle_jax.training import loop as train
 from facecycle_jax.training import processes
 
 # A mistake in the command, the configuration or the data.
@@ -161,7 +163,7 @@ def main(argv: list[str]) -> int:
             processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)
         else:
             # First of all: whatever asks JAX for a device, as the log does, settles how many there are.
-            training.split_cpu(_CONFIG.value)
+            split_cpu(_CONFIG.value)
         _set_up_logging()
     except Exception as error:
         return _status(error)

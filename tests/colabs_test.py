@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 # One place says where the repository is; until it has an address, a placeholder.
 PLACEHOLDER = "https://github.com/OWNER/facecycle_jax"

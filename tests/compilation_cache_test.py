@@ -10,7 +10,7 @@ import pytest
 
 from facecycle_jax import compilation_cache
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 # A program of its own process: the cache is set before anything compiles.
 CODE = """
 import sys, jax, jax.numpy as jnp

@@ -38,18 +38,18 @@ NOT_RUN = {
     "pip install": "needs a network; make installs the extras of dev",
     'python -c "import jax': "prints the devices of the machine",
     "python -m facecycle_jax.main": "minutes to days; tests/end_to_end_test.py trains by the same command",
-    "python -m facecycle_jax.benchmark": "times the machine; tests/benchmark runs it",
+    "python -m benchmarks": "times the machine; tests/benchmarks runs it",
     "facecycle frame": "needs dlib; tests/commands/frame_test.py runs it on small images",
     "facecycle prepare": "needs the published sets; tests/commands and tests/data run it on small ones",
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",
     "python launch/": "compiles or starts elsewhere; tests of the compile check and the launch files",
-    "facecycle evaluate": "needs the published sets; tests/evaluate_test.py runs it on small ones",
-    "facecycle export": "needs a run; tests/train_test.py and tests/convert run it",
-    "facecycle import-torch": "needs the authors' weights; tests/convert/original_test.py runs it",
-    "facecycle import-vgg": "needs torchvision's weights; tests/convert/vgg_test.py runs it",
+    "facecycle evaluate": "needs the published sets; tests/evaluation/tasks_test.py runs it on small ones",
+    "facecycle export": "needs a run; tests/training/loop_test.py and tests/storage run it",
+    "facecycle import-torch": "needs the authors' weights; tests/interop/original_test.py runs it",
+    "facecycle import-vgg": "needs torchvision's weights; tests/interop/vgg_weights_test.py runs it",
     "facecycle demo": "serves until it is stopped; tests/commands/demo_browser_test.py runs it",
-    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; tests/commands/pictures_test.py",
+    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; tests/commands/images_test.py",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
 }
 # Options of other programs that pages speak of.
@@ -197,7 +197,7 @@ def test_the_api_reference_is_made(tmp_path):
     words = [*recipe.replace("docs/api", str(tmp_path)).split(), *(f"facecycle_jax.{name}" for name in names)]
     result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "translate" in (tmp_path / "facecycle_jax/model.html").read_text()
+    assert "translate" in (tmp_path / "facecycle_jax/inference/face_cycle.html").read_text()
     assert "grid_sample" in (tmp_path / "facecycle_jax/ops.html").read_text()
     for page in tmp_path.rglob("*.html"):
         for target in re.findall(r'href="([^"#]+\.html)', page.read_text()):

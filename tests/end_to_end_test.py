@@ -10,7 +10,7 @@ import numpy as np
 
 from facecycle_jax import training
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run(workdir, *flags):

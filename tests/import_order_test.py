@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "facecycle_jax"
 FLOORS = {
     "_version": -1,
@@ -138,7 +138,7 @@ def test_benchmark_runs_on_a_bare_machine():
         "        if name.split('.')[0] in ('tensorflow', 'torch', 'clu', 'ml_collections'):\n"
         "            raise ImportError(f'{name} is blocked')\n"
         "sys.meta_path.insert(0, Block())\n"
-        "import facecycle_jax.benchmark.__main__\n"
+        "import benchmarks.__main__\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr

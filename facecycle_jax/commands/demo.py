@@ -14,11 +14,11 @@ from PIL import Image
 
 from facecycle_jax.commands import demo_page, inputs
 from facecycle_jax.data import read_picture, synthetic_tracks
-from facecycle_jax.data.framing import Framing
-from facecycle_jax.data.pictures import square
+from facecycle_jax.data.images.framing import Framing
+from facecycle_jax.data.images.reading import square
 from facecycle_jax.errors import UserError
-from facecycle_jax.model import FaceCycle, load
-from facecycle_jax.probes.verification import cosine_scores
+from facecycle_jax.evaluation.probes.verification import cosine_scores
+from facecycle_jax.inference.face_cycle import FaceCycle, load
 from facecycle_jax.viz import flow_to_rgb, save_png
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _read(
     try:
         picture = read_picture(path)
         if crop:
-            from facecycle_jax.data.face_crop import crop_face
+            from facecycle_jax.data.images.face_crop import crop_face
 
             picture = crop_face(picture, framing=framing).crop
     except (ValueError, FileNotFoundError) as error:

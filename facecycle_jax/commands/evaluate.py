@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from facecycle_jax import evaluate as evaluation
-from facecycle_jax.model import load
-from facecycle_jax.models import FEATURE_SIZE, LAYERS
-from facecycle_jax.probes.baselines import BASELINES
-from facecycle_jax.probes.neighbours import PROJECTIONS
-from facecycle_jax.probes.report import check_new, markdown, write_report
+from facecycle_jax import evaluation
+from facecycle_jax.evaluation.baselines import BASELINES
+from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
+from facecycle_jax.evaluation.report import check_new, markdown, write_report
+from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.networks import FEATURE_SIZE, LAYERS
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -18,10 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.commands.inputs import CUT_HELP, counted
-from facecycle_jax.data.face_crop import frame_image
-from facecycle_jax.data.framing import FRAMING, Cut, read_cut
-from facecycle_jax.data.landmarks import has_landmarks
-from facecycle_jax.data.pictures import list_pictures, read_picture, square
+from facecycle_jax.data.images.face_crop import frame_image
+from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
+from facecycle_jax.data.images.landmarks import has_landmarks
+from facecycle_jax.data.images.reading import list_pictures, read_picture, square
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import write_whole
 

@@ -11,10 +11,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from facecycle_jax.data.framing import FRAMING, Framing
-from facecycle_jax.data.pictures import list_pictures, read_picture, square
+from facecycle_jax.data.images.framing import FRAMING, Framing
+from facecycle_jax.data.images.reading import list_pictures, read_picture, square
 from facecycle_jax.errors import UserError
-from facecycle_jax.model import DEFAULT_MODEL
+from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
 
 CUT_HELP = (
     "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop where no "
@@ -115,7 +115,7 @@ def read_face(
     # A face may be any part of the image, so it is looked for at full size.
     picture = read_picture(path, at_least=0 if crop else size)
     if crop:
-        from facecycle_jax.data.face_crop import crop_face
+        from facecycle_jax.data.images.face_crop import crop_face
 
         try:
             picture = crop_face(picture, which=which, framing=framing).crop
@@ -144,8 +144,8 @@ def follow_face(
     Raises:
       ValueError: if no face is found in the first frames.
     """
-    from facecycle_jax.data.face_crop import NoFaceError, crop_face
-    from facecycle_jax.data.framing import cut_square
+    from facecycle_jax.data.images.face_crop import NoFaceError, crop_face
+    from facecycle_jax.data.images.framing import cut_square
 
     iterator = iter(frames)
     waiting: list[np.ndarray] = []

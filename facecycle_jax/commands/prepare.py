@@ -9,9 +9,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from facecycle_jax.commands.inputs import CUT_HELP
-from facecycle_jax.data.framing import read_cut
-from facecycle_jax.data.record_index import FRAMES, LEFT_OUT, TRACKS, read_index, verify
-from facecycle_jax.data.records import find_set
+from facecycle_jax.data.images.framing import read_cut
+from facecycle_jax.data.sources.record_index import (
+    FRAMES,
+    LEFT_OUT,
+    TRACKS,
+    read_index,
+    verify,
+)
+from facecycle_jax.data.sources.records import find_set
 from facecycle_jax.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileExistsError(
             f"{folder} is complete; remove it to prepare it again, or choose another --out."
         )
-    options = importlib.import_module("facecycle_jax.data.builders.options")
+    options = importlib.import_module("facecycle_jax.data.prepare.builders.options")
     config = options.download_config(arguments.data, beam=arguments.beam)
     builder.download_and_prepare(download_config=config)
     for empty in ("downloads/extracted", "downloads"):  # TFDS makes them, nothing is downloaded
@@ -126,7 +132,7 @@ def _builder(arguments: argparse.Namespace) -> Any:
     # TensorFlow tells its build at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        module = importlib.import_module(f"facecycle_jax.data.builders.{SETS[arguments.set][0]}")
+        module = importlib.import_module(f"facecycle_jax.data.prepare.builders.{SETS[arguments.set][0]}")
     except ImportError as error:
         raise MissingExtraError(
             f"Preparing records needs TensorFlow Datasets ({error}): pip install 'facecycle_jax[tf]'."

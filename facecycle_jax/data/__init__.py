@@ -1,10 +1,10 @@
 """Pictures and tracks in, batches out. Only `data.backend='tf'` and `builders` need tensorflow."""
 
-from facecycle_jax.data.folder import read_list, scan_folder
-from facecycle_jax.data.loader import Loader, batch_shapes, make_loader
-from facecycle_jax.data.pictures import as_pictures, list_pictures, read_picture
-from facecycle_jax.data.synthetic import synthetic_tracks
-from facecycle_jax.data.tracks import Tracks, make_tracks, split_people
+from facecycle_jax.data.batches.loader import Loader, batch_shapes, make_loader
+from facecycle_jax.data.images.reading import as_pictures, list_pictures, read_picture
+from facecycle_jax.data.sources.folder import read_list, scan_folder
+from facecycle_jax.data.sources.synthetic import synthetic_tracks
+from facecycle_jax.data.sources.tracks import Tracks, make_tracks, split_people
 
 __all__ = [
     "Loader",

@@ -1,11 +1,17 @@
 """Pure loss functions, one value per example; the methods average and weigh them."""
 
-from facecycle_jax.losses.code import saturation
 from facecycle_jax.losses.contrast import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
-from facecycle_jax.losses.flow import folding
-from facecycle_jax.losses.perceptual import feature_loss, gram_loss, gram_matrix
-from facecycle_jax.losses.pixel import l1, margin, symmetry
-from facecycle_jax.losses.structural import ssim_loss
+from facecycle_jax.losses.cycle import (
+    feature_loss,
+    folding,
+    gram_loss,
+    gram_matrix,
+    l1,
+    margin,
+    saturation,
+    ssim_loss,
+    symmetry,
+)
 from facecycle_jax.losses.windowed import (
     Curriculum,
     move_curriculum,

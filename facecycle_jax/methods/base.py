@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-
-Tree = dict[str, Any]
+from facecycle_jax.networks import Tree
 
 
 @flax.struct.dataclass

@@ -12,9 +12,21 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.losses import l1, margin, ssim_loss, symmetry
-from facecycle_jax.methods.base import Aux, LossOptions, Method, Tree, exchange, weighted_total
-from facecycle_jax.methods.forward import FaceFeatures, Forward, init_identity, init_motion
-from facecycle_jax.methods.perceptual import perceptual_terms, stack_sets
+from facecycle_jax.methods.base import (
+    Aux,
+    LossOptions,
+    Method,
+    exchange,
+    weighted_total,
+)
+from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
+from facecycle_jax.networks import Tree
+from facecycle_jax.networks.face_networks import (
+    FaceFeatures,
+    Forward,
+    init_identity,
+    init_motion,
+)
 from facecycle_jax.ops import warp
 
 

@@ -18,12 +18,11 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     Objective,
-    Tree,
     apply_plain,
     apply_with_stats,
     init_with_stats,
 )
-from facecycle_jax.models import Pcl
+from facecycle_jax.networks import Pcl, Tree
 from facecycle_jax.ops import normalise
 
 GROUPINGS = ("own", "published")

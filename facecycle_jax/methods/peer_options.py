@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.losses import Curriculum, move_curriculum, start_curriculum, window_bounds
-from facecycle_jax.methods.base import SCHEDULE, Tree
-from facecycle_jax.models.networks import DTYPES
+from facecycle_jax.methods.base import SCHEDULE
+from facecycle_jax.networks import Tree
+from facecycle_jax.networks.build import DTYPES
 
 
 def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -9,23 +9,24 @@ import jax.numpy as jnp
 
 from facecycle_jax import ops
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import BATCH_STATS, Method, Tree, Views, apply_plain
+from facecycle_jax.methods.base import BATCH_STATS, Method, Views, apply_plain
 from facecycle_jax.methods.fab_net import FabNetOptions, fab_net
 from facecycle_jax.methods.pcl import PclOptions, PclViews, pcl
 from facecycle_jax.methods.peer_options import network_options
 from facecycle_jax.methods.simclr import SimclrOptions, simclr
 from facecycle_jax.methods.tcae import TcaeOptions, tcae
 from facecycle_jax.methods.temporal_consistency import TemporalOptions, temporal_consistency
-from facecycle_jax.models import (
+from facecycle_jax.networks import (
     TemporalEncoder,
+    Tree,
     build_fab_net,
     build_pcl,
     build_tcae,
     read_resnet18_npz,
 )
-from facecycle_jax.models.batch_norm import Projector
-from facecycle_jax.models.blocks import scaled
-from facecycle_jax.models.encoder import EncoderFeatures
+from facecycle_jax.networks.batch_norm import Projector
+from facecycle_jax.networks.blocks import scaled
+from facecycle_jax.networks.encoder import EncoderFeatures
 from facecycle_jax.ops import views
 
 Config = Mapping[str, Any]

@@ -13,13 +13,13 @@ from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
     Method,
-    Tree,
     apply_plain,
     apply_with_stats,
     init_with_stats,
 )
-from facecycle_jax.models.batch_norm import Projector
-from facecycle_jax.models.encoder import EncoderFeatures
+from facecycle_jax.networks import Tree
+from facecycle_jax.networks.batch_norm import Projector
+from facecycle_jax.networks.encoder import EncoderFeatures
 
 
 class SimclrOptions(NamedTuple):

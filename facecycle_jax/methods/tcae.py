@@ -16,7 +16,6 @@ from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
     Method,
-    Tree,
     apply_with_stats,
     init_with_stats,
 )
@@ -27,7 +26,7 @@ from facecycle_jax.methods.peer_options import (
     fresh_curriculum,
     move_with_evaluation,
 )
-from facecycle_jax.models import Tcae
+from facecycle_jax.networks import Tcae, Tree
 from facecycle_jax.ops import grid_sample, identity_grid, normalise
 
 WINDOWS = ("each", "common", "none")

@@ -14,11 +14,10 @@ from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
     Method,
-    Tree,
     apply_with_stats,
     init_with_stats,
 )
-from facecycle_jax.models import TemporalEncoder
+from facecycle_jax.networks import TemporalEncoder, Tree
 
 
 class TemporalOptions(NamedTuple):

@@ -3,7 +3,7 @@
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.conv import conv
 from facecycle_jax.ops.grid_sample import grid_sample
-from facecycle_jax.ops.normalise import denormalise, even_light, normalise
+from facecycle_jax.ops.normalisation import denormalise, even_light, normalise
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
 from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import double_bilinear, resize_bilinear

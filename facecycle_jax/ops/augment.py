@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.ops.grid_sample import grid_sample
-from facecycle_jax.ops.normalise import normalise
+from facecycle_jax.ops.normalisation import normalise
 from facecycle_jax.ops.warp import identity_grid
 
 _GREY = (0.299, 0.587, 0.114)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.ops.augment import _jitter, _resample
-from facecycle_jax.ops.normalise import normalise
+from facecycle_jax.ops.normalisation import normalise
 
 _GREY = (0.299, 0.587, 0.114)
 # Luma of PCL's gradient maps.

@@ -1,15 +1,18 @@
 """State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
 
-from facecycle_jax.cpu_devices import cpu_devices_for, split_cpu
-from facecycle_jax.mesh import batch_sharding, make_mesh, replicated
+from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
+from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.training.checkpointing import Checkpointer
-from facecycle_jax.training.left_out import report_unreadable
-from facecycle_jax.training.loading import copy_trees, find_checkpoint, load_trees
 from facecycle_jax.training.metrics import (
     Averages,
     MetricWriter,
     hide_accelerators_from_tensorflow,
     read_metrics,
+)
+from facecycle_jax.training.network_loading import (
+    copy_trees,
+    find_checkpoint,
+    load_trees,
 )
 from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
 from facecycle_jax.training.processes import check_same
@@ -31,6 +34,7 @@ from facecycle_jax.training.stopping import (
     StopSignal,
     StorageError,
 )
+from facecycle_jax.training.unreadable_report import report_unreadable
 from facecycle_jax.training.workdir_lock import locked
 
 __all__ = [

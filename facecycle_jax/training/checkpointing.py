@@ -21,7 +21,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.training import processes
 from facecycle_jax.training.digests import compare_digests, digests
-from facecycle_jax.training.loading import (
+from facecycle_jax.training.network_loading import (
     FOLDER,
     DamagedCheckpointError,
     absolute,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import Tree
+from facecycle_jax.networks import Tree
 
 KINDS = ("adam", "adam_by_network", "sgd")
 

@@ -13,7 +13,8 @@ import optax
 from jax.sharding import Mesh
 
 from facecycle_jax import methods, ops
-from facecycle_jax.methods.base import Tree, Views
+from facecycle_jax.methods.base import Views
+from facecycle_jax.networks import Tree
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import make_optimiser, make_schedule
 from facecycle_jax.training.sharding import check_batch, state_shardings

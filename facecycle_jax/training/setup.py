@@ -13,14 +13,18 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import data, methods
+from facecycle_jax.devices.mesh import make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
-from facecycle_jax.mesh import make_mesh
 from facecycle_jax.methods.base import CARRIED, SCHEDULE
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
-from facecycle_jax.training.loading import check_same_vgg, copy_trees, load_trees
 from facecycle_jax.training.metrics import Averages
+from facecycle_jax.training.network_loading import (
+    check_same_vgg,
+    copy_trees,
+    load_trees,
+)
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.program import build_program
 from facecycle_jax.training.run_config import check_config

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from facecycle_jax.devices.mesh import batch_sharding, replicated
 from facecycle_jax.errors import UserError
-from facecycle_jax.mesh import batch_sharding, replicated
 from facecycle_jax.training.processes import host_names
 
 # Below this number of elements a gather costs more than the memory saved.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from facecycle_jax.methods import Method
-from facecycle_jax.methods.base import Tree
+from facecycle_jax.networks import Tree
 
 
 @flax.struct.dataclass

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from facecycle_jax.mesh import batch_sharding, replicated
+from facecycle_jax.devices.mesh import batch_sharding, replicated
 from facecycle_jax.methods import Aux, Method
-from facecycle_jax.methods.base import CARRIED, Loss, Tree
+from facecycle_jax.methods.base import CARRIED, Loss
+from facecycle_jax.networks import Tree
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import average_weights
 from facecycle_jax.training.state import TrainState

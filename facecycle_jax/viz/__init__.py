@@ -2,8 +2,8 @@
 
 from facecycle_jax.viz.code_map import thumbnail_map
 from facecycle_jax.viz.curves import curves
-from facecycle_jax.viz.files import save_png
-from facecycle_jax.viz.flow import flow_legend, flow_to_rgb
+from facecycle_jax.viz.flow_colours import flow_legend, flow_to_rgb
+from facecycle_jax.viz.images import save_png
 from facecycle_jax.viz.panel import grid, training_panel, translation_panel
 from facecycle_jax.viz.watch import new_panels
 

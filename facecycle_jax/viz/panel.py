@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.viz.flow import flow_to_rgb
+from facecycle_jax.viz.flow_colours import flow_to_rgb
 
 Cells = Sequence[Sequence[np.ndarray | None]]
 _INK = (32, 32, 32)

@@ -8,7 +8,7 @@
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
 # --image            container image with the package, see launch/gke/Dockerfile
-# --topology         slice, as launch/compile_check.py names it: v4, v5e, v5p or v6e and
+# --topology         slice, as launch/compile_check names it: v4, v5e, v5p or v6e and
 #                    the chips along each side
 # --machine          machine type of the nodes. Only a 2x4 slice leaves a choice: one host
 #                    of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of 4

@@ -8,8 +8,8 @@ from PIL import Image
 
 from facecycle_jax import cli
 from facecycle_jax.commands import frame
-from facecycle_jax.data import face_crop
-from facecycle_jax.data.framing import FRAMING
+from facecycle_jax.data.images import face_crop
+from facecycle_jax.data.images.framing import FRAMING
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from PIL import Image
 from voxceleb_tree import make_voxceleb1
 
 from facecycle_jax import cli
-from facecycle_jax.data import make_loader, prepare_work
-from facecycle_jax.data.record_index import LEFT_OUT, read_index
-from facecycle_jax.data.records import find_set
-from facecycle_jax.data.tracks import make_tracks, split_people
+from facecycle_jax.data import make_loader
+from facecycle_jax.data.prepare import workers as prepare_work
+from facecycle_jax.data.sources.record_index import LEFT_OUT, read_index
+from facecycle_jax.data.sources.records import find_set
+from facecycle_jax.data.sources.tracks import make_tracks, split_people
 
 pytest.importorskip("tensorflow_datasets")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import pwd
 import shutil
 import subprocess
@@ -240,7 +239,7 @@ def manifest(*options):
 
 
 def test_the_manifest_is_a_jobset():
-    schema = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+    schema = json.loads((ROOT / "tests/golden/jobset_schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     document = manifest("--topology=v5e:16x16")
     jsonschema.validate(document, schema)
@@ -269,7 +268,7 @@ def test_the_jobset_starts_again_after_the_same_statuses_as_the_other_launchers(
 def test_buckets_are_volumes_of_the_pods():
     mounts = ["--mount=gs://faces/frames/small/:/frames", "--mount=gs://weights:/vgg"]
     document = manifest(*mounts, "--service-account=trainer")
-    schema = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+    schema = json.loads((ROOT / "tests/golden/jobset_schema.json").read_text())
     jsonschema.validate(document, schema)
     template = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
@@ -333,7 +332,7 @@ def test_hosts_follow_from_the_topology(options, hosts, chips, accelerator, mach
 
 
 def test_a_schema_violation_would_be_seen():
-    schema = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+    schema = json.loads((ROOT / "tests/golden/jobset_schema.json").read_text())
     document = manifest()
     document["spec"]["replicatedJobs"][0]["template"]["spec"]["podFailurePolicies"] = {}
     with pytest.raises(jsonschema.ValidationError, match="podFailurePolicies"):

@@ -19,7 +19,7 @@ from facecycle_jax.losses import window_bounds
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
 from facecycle_jax.methods.fab_net import FabNetOptions, fab_net, fab_net_images
 from facecycle_jax.methods.peer_options import fresh_curriculum
-from facecycle_jax.models import build_fab_net
+from facecycle_jax.networks import build_fab_net
 
 KEY = jax.random.key(0)
 SOURCES = [1, pytest.param(3, marks=pytest.mark.slow)]

@@ -18,8 +18,9 @@ import numpy as np
 import optax
 import pytest
 
-from facecycle_jax.convert.names import to_torch
-from facecycle_jax.methods import LossOptions, identity_cycle, make_forward, motion_cycle
+from facecycle_jax.interop.original_names import to_torch
+from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
+from facecycle_jax.networks import make_forward
 from facecycle_jax.ops import normalise
 
 MODEL = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from facecycle_jax import methods
 from facecycle_jax.methods.base import exchange, weighted_total
-from facecycle_jax.methods.forward import FaceFeatures, make_forward
+from facecycle_jax.networks.face_networks import FaceFeatures, make_forward
 from facecycle_jax.ops import normalise
 
 SHARED = pathlib.Path(os.environ.get("FACECYCLE_SHARED", pathlib.Path(__file__).parents[2].parent / "shared"))

@@ -27,7 +27,7 @@ from facecycle_jax.methods.pcl import (
     pcl_pose_logits,
     pcl_reconstruction,
 )
-from facecycle_jax.models import build_pcl
+from facecycle_jax.networks import build_pcl
 from facecycle_jax.training.optimiser import adam_with_own_counts
 
 NETWORKS = build_pcl()

@@ -18,7 +18,7 @@ import pytest
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
 from facecycle_jax.methods.peer_options import fresh_curriculum
 from facecycle_jax.methods.tcae import WEIGHTS, TcaeOptions, tcae, tcae_images, tcae_terms
-from facecycle_jax.models import build_tcae
+from facecycle_jax.networks import build_tcae
 
 KEY = jax.random.key(0)
 CODES = {

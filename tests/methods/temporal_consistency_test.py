@@ -20,7 +20,7 @@ from facecycle_jax.methods.temporal_consistency import (
     temporal_embeddings,
     temporal_hinges,
 )
-from facecycle_jax.models import TemporalEncoder, read_resnet18_npz, resnet18_trees
+from facecycle_jax.networks import TemporalEncoder, read_resnet18_npz, resnet18_trees
 from facecycle_jax.ops import normalise
 
 KEY = jax.random.key(0)

@@ -11,7 +11,8 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from facecycle_jax import compile_check, ops, training
+from facecycle_jax import ops
+from facecycle_jax.devices import batch_sharding, make_mesh, replicated
 from facecycle_jax.ops.conv import (
     _by_library,
     _by_products,
@@ -20,6 +21,7 @@ from facecycle_jax.ops.conv import (
     _in_one_product,
     _Options,
 )
+from launch import compile_check
 
 
 def library(x, kernel, *, stride, padding):
@@ -174,9 +176,9 @@ def test_frozen_parts_cost_nothing():
 
 @IN_EVERY_FORM
 def test_devices_that_share_a_batch_send_sums_only(channels, features):
-    mesh = training.make_mesh()
+    mesh = make_mesh()
     x, kernel = operands(shape=(mesh.size, 16, 40, channels), features=features)
-    split, whole = training.batch_sharding(mesh), training.replicated(mesh)
+    split, whole = batch_sharding(mesh), replicated(mesh)
     gradient = jax.grad(lambda kernel, x: jnp.sum(ops.conv(x, kernel, padding=((1, 1), (1, 1))) ** 2))
     compiled = jax.jit(gradient, in_shardings=(whole, split), out_shardings=whole).lower(kernel, x).compile()
     assert {c.kind for c in compile_check.count_collectives(compiled.as_text())} == {"all-reduce"}

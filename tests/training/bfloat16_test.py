@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from facecycle_jax import methods, ops, training
+from facecycle_jax.devices import make_mesh
 from facecycle_jax.training import StepOptions
 
 STEPS = 4
@@ -32,7 +33,7 @@ def train(method_name, dtype):
     }
     method = methods.make(config)
     optimiser = optax.sgd(0.01)
-    mesh = training.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     init = functools.partial(training.init_state, method=method, optimiser=optimiser, average=True)
     key = jax.random.key(0)
     shardings = training.state_shardings(mesh, jax.eval_shape(init, key))

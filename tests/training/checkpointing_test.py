@@ -7,12 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damage import damage
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.devices import make_mesh, replicated
 from facecycle_jax.errors import UserError
 from facecycle_jax.training.digests import digests, host_digests
-from facecycle_jax.training.loading import DamagedCheckpointError, check_whole, load_newest
+from facecycle_jax.training.network_loading import (
+    DamagedCheckpointError,
+    check_whole,
+    load_newest,
+)
 
 # Orbax leaves reads that fail beside the first one unawaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -35,7 +41,7 @@ def tree(value):
 
 
 def abstract():
-    sharding = training.replicated(training.make_mesh(jax.devices()[:1]))
+    sharding = replicated(make_mesh(jax.devices()[:1]))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree(0))
 
 
@@ -48,22 +54,6 @@ def save(workdir, losses, *, keep_last=2):
 
 def steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
-
-
-def damage(workdir, step, kind):
-    folder = workdir / "checkpoints" / str(step)
-    files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"]
-    assert files
-    if kind == "manifest":
-        (folder / "state" / "manifest.ocdbt").unlink()
-    for path in files:
-        content = path.read_bytes()
-        if kind == "truncated":
-            path.write_bytes(content[: len(content) // 2])
-        elif kind == "missing":
-            path.unlink()
-        elif kind == "flipped":
-            path.write_bytes(bytes(b ^ (i == len(content) // 2) for i, b in enumerate(content)))
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):
@@ -187,7 +177,7 @@ def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(tmp_path, mo
     def fail(*arguments, **options):
         raise ValueError(f"{status}: Error reading local file [OS error 5: EIO Input/output error]")
 
-    monkeypatch.setattr("facecycle_jax.training.loading._read_arrays", fail)
+    monkeypatch.setattr("facecycle_jax.training.network_loading._read_arrays", fail)
     with pytest.raises(OSError, match=status):
         check_whole(epath.Path(tmp_path / "checkpoints" / "1"))
     with pytest.raises(OSError, match=status):

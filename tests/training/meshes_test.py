@@ -56,7 +56,7 @@ def test_eight_devices_with_whole_parameters_give_the_numbers_of_one(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_with_four_devices_give_the_numbers_of_one(method, tmp_path):
     file = tmp_path / "arrays.npz"
-    ended = start(2, str(ROOT / "tests" / "one_update.py"), method, str(file))
+    ended = start(2, str(ROOT / "tests" / "helpers" / "one_update.py"), method, str(file))
     assert codes(ended) == [0, 0], ended
     found = dict(np.load(file))
     assert_same(found, on_one_device(method))

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from facecycle_jax import training
+from facecycle_jax.devices import make_mesh
 from facecycle_jax.losses import (
     move_curriculum,
     start_curriculum,
@@ -18,7 +19,7 @@ from facecycle_jax.losses import (
 )
 from facecycle_jax.methods import Aux, Method, Objective
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE, apply_with_stats, init_with_stats
-from facecycle_jax.models.batch_norm import BatchNorm
+from facecycle_jax.networks.batch_norm import BatchNorm
 
 
 class Normed(nn.Module):
@@ -64,7 +65,7 @@ def normed_method(*, rate=None):
 
 
 def make(method, *, devices=1, optimiser=None, **options):
-    mesh = training.make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(jax.devices()[:devices])
     optimiser = optimiser or optax.sgd(0.1)
     init = functools.partial(training.init_state, method=method, optimiser=optimiser)
     key = jax.random.key(0)

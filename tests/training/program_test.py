@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+from facecycle_jax.configs import debug
 
-from configs import debug
 from facecycle_jax import data, methods, training
+from facecycle_jax.devices import make_mesh
 
 
 def config(**fields):
@@ -17,7 +18,7 @@ def config(**fields):
 
 def test_shapes_without_weights_are_those_with_them():
     with_, without = (
-        training.build_program(config(), training.make_mesh(), steps_per_epoch=10, weights=w).abstract
+        training.build_program(config(), make_mesh(), steps_per_epoch=10, weights=w).abstract
         for w in (True, False)
     )
     assert jax.tree.structure(with_) == jax.tree.structure(without)

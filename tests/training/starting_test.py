@@ -8,9 +8,13 @@ import tiny_model
 
 import facecycle_jax
 from facecycle_jax import training
-from facecycle_jax.convert import write_model
-from facecycle_jax.methods.forward import init_identity, init_motion, make_forward
-from facecycle_jax.models import VGG19
+from facecycle_jax.networks import VGG19
+from facecycle_jax.networks.face_networks import (
+    init_identity,
+    init_motion,
+    make_forward,
+)
+from facecycle_jax.storage import write_model
 from facecycle_jax.training.setup import _start_from
 
 TRAINED = ("identity_encoder", "normaliser")

@@ -8,12 +8,13 @@ import pytest
 import toy_training
 
 from facecycle_jax import training
+from facecycle_jax.devices import make_mesh
 
 OPTIONS = {"b1": 0.5, "b2": 0.999, "clip_norm": 0.0}
 
 
 def make(*, devices=1, fsdp=False, optimiser=None, noise=0.0, **options):
-    mesh = training.make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(jax.devices()[:devices])
     method = toy_training.toy_method(noise=noise)
     optimiser = optimiser or optax.sgd(0.1)
     options = training.StepOptions(**options)
@@ -57,7 +58,7 @@ def test_the_whole_state_is_updated_in_place():
 
 
 def test_schedules_of_the_paper():
-    from configs import identity_cycle, motion_cycle
+    from facecycle_jax.configs import identity_cycle, motion_cycle
 
     stage1 = training.make_schedule(motion_cycle.get_config().optimiser, steps_per_epoch=7)
     stage2 = training.make_schedule(identity_cycle.get_config().optimiser, steps_per_epoch=7)
@@ -180,7 +181,7 @@ def test_noise_depends_on_the_step_and_the_seed_alone():
 
 
 def test_batches_that_cannot_be_split_are_refused():
-    mesh = training.make_mesh()
+    mesh = make_mesh()
     training.check_batch(16, accumulate=2, mesh=mesh)
     with pytest.raises(ValueError, match=r"batch_size 12 .*accumulate 1 times the 8 devices"):
         training.check_batch(12, accumulate=1, mesh=mesh)

@@ -1,0 +1,1 @@
+"""Measures the program against a plain PyTorch rendering: python -m benchmarks --help."""

@@ -1,0 +1,220 @@
+"""Times reading against PyTorch's DataLoader: python -m benchmarks.input_pipeline --help.
+
+Exit status 0, or 2 for a wrong argument, in one sentence. Linux only.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.input_programs import OURS, TORCH, Setting
+from benchmarks.timing import check_json_path
+from facecycle_jax.errors import UserError
+
+
+class Target(NamedTuple):
+    """A host that trains.
+
+    Attributes:
+      name: of the host.
+      cores: that read.
+      steps_per_s: the rate of its train step without waiting for data.
+      pictures: read for one step.
+    """
+
+    name: str
+    cores: int
+    steps_per_s: float
+    pictures: int
+
+
+# Rates are stated targets, not measurements; cores are those such hosts are rented with.
+TARGETS = ("one H200:16:40:32", "v5e host, 8 chips:112:20:256")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.input_pipeline",
+        description="Reads the same pictures with this program and with PyTorch's DataLoader and Pillow, "
+        "each in a process of its own, in turn; prints pictures per second and per core-second.",
+    )
+    parser.add_argument("--data", required=True, help="folder of pictures, <person>/.../*.jpg")
+    parser.add_argument(
+        "--records", default="", help="the same, prepared: facecycle prepare tracks --data DATA"
+    )
+    parser.add_argument("--programs", default="", help=f"some of {', '.join([*OURS, *TORCH])!r}, with ;")
+    parser.add_argument("--batch", type=int, default=16, help="pairs (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=72, help="side in pixels (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=6400, help="timed in a round (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of PyTorch (default: the cores)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--targets", default=";".join(TARGETS), help="name:cores:steps/s:pictures a step; ..."
+    )
+    parser.add_argument("--json", help="file for the figures; must not exist")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark.
+
+    Args:
+      arguments: command line without the program's name; None takes that of the process.
+
+    Returns:
+      The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        settings, targets = _settings(options), _targets(options.targets)
+        if options.json:
+            check_json_path(pathlib.Path(options.json))
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+        for _ in range(options.repeats):
+            for name, setting in settings.items():
+                rounds[name].append(_run(setting))
+    except ValueError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    medians = {name: _median(results) for name, results in rounds.items()}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(table(medians))
+    print("\n" + waiting_table(medians, targets))
+    if options.json:
+        content = {"options": vars(options), "rounds": rounds, "medians": medians}
+        pathlib.Path(options.json).write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Setting]:
+    """Builds the settings of the chosen programs."""
+    if min(options.batch, options.size, options.pictures, options.repeats) < 1 or options.workers < 0:
+        raise UserError("--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0.")
+    for name in ("data", "records"):
+        path = getattr(options, name)
+        if path and not os.path.isdir(path):
+            raise UserError(f"--{name}: there is no folder {path}.")
+    chosen = [part.strip() for part in options.programs.split(";") if part.strip()]
+    for name in chosen:
+        if name not in (*OURS, *TORCH):
+            raise UserError(f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}.")
+    names = [
+        name
+        for name in chosen or (*OURS, *TORCH)
+        if (options.records or not name.startswith("records")) and (name not in TORCH or _has_torch())
+    ]
+    fixed = (options.data, options.records, options.batch, options.size, options.pictures, options.workers)
+    return {name: Setting(name, *fixed) for name in names}
+
+
+def _has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _targets(text: str) -> list[Target]:
+    """Reads name:cores:steps/s:pictures; ..."""
+    found = []
+    for part in (part.strip() for part in text.split(";") if part.strip()):
+        try:
+            name, cores, steps, pictures = part.split(":")
+            found.append(Target(name, int(cores), float(steps), int(pictures)))
+        except ValueError:
+            raise UserError(f"--targets takes name:cores:steps/s:pictures, got {part!r}.") from None
+    return found
+
+
+def _run(setting: Setting) -> dict[str, Any]:
+    """Measures a program in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.input_programs"]
+    result = subprocess.run(
+        [*command, json.dumps(dataclasses.asdict(setting))],
+        capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        raise UserError(f"the program {setting.program!r} failed: {lines[-1]}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Takes the median of each figure over the rounds."""
+    median: dict[str, Any] = {}
+    for name, value in results[0].items():
+        if isinstance(value, dict):
+            median[name] = _median([result[name] for result in results])
+        else:
+            median[name] = statistics.median(result[name] for result in results)
+    return median
+
+
+def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lays the figures out as a Markdown table, PyTorch with Pillow being 1."""
+    base = medians.get(TORCH[0], {}).get("pictures_per_core_s")
+    lines = [
+        "| program | pictures per core-second | times torch | pictures/s | first batch s | memory MB | "
+        "first batch at step 0 / 1e6, ms | Python's part, us |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in medians.items():
+        ratio = f"{row['pictures_per_core_s'] / base:.2f}" if base else ""
+        resume = " / ".join(f"{value:.1f}" for value in row.get("resume_ms", {}).values())
+        own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
+        lines.append(
+            f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | {row['pictures_per_s']:.0f} | "
+            f"{row['first_batch_s']:.2f} | {row['memory_mb']:.0f} | {resume} | {own} |"
+        )
+    return "\n".join(lines)
+
+
+def highest_rate(row: Mapping[str, Any], target: Target) -> float:
+    """Computes the steps a second up to which reading keeps up on a host.
+
+    Args:
+      row: figures of a program: pictures_per_core_s and, of ours, interpreter_us.
+      target: the host.
+
+    Returns:
+      Steps a second. Cores are taken to add up, until the interpreter's lock is always held.
+    """
+    supply = row["pictures_per_core_s"] * target.cores
+    if row.get("interpreter_us"):
+        supply = min(supply, 1e6 / row["interpreter_us"])
+    return supply / target.pictures
+
+
+def waiting(row: Mapping[str, Any], target: Target) -> float:
+    """Computes the share of a train step that waits for data: 0 (reading keeps up) to below 1."""
+    return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
+
+
+def waiting_table(medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]) -> str:
+    """Lays out the shares of waiting, computed from measured rates and stated targets."""
+    lines = [
+        "| share of a step that waits for data (computed) | "
+        + " | ".join(
+            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.pictures} pictures/s" for t in targets
+        )
+        + " |",
+        "|---|" + "---:|" * len(targets),
+    ]
+    for name, row in medians.items():
+        cells = [f"{waiting(row, t):.0%} (from {highest_rate(row, t):.0f} steps/s on)" for t in targets]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

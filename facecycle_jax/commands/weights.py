@@ -1,0 +1,138 @@
+"""Weights in and out: `facecycle import-torch`, `export` and `import-vgg`."""
+
+import argparse
+import hashlib
+import pathlib
+from typing import TYPE_CHECKING
+
+from facecycle_jax.data.images.framing import FRAMING, Framing, read_framing
+from facecycle_jax.errors import ConversionError
+from facecycle_jax.files import check_new
+from facecycle_jax.inference.face_cycle import model_from_run
+from facecycle_jax.interop.original import read_original
+from facecycle_jax.interop.vgg_weights import (
+    vgg_from_keras,
+    vgg_from_torchvision,
+    write_vgg,
+)
+from facecycle_jax.networks.vgg import read_vgg_npz
+from facecycle_jax.storage.model_folder import DTYPES, write_model
+from facecycle_jax.storage.model_spec import ORIGINAL_MODEL
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommands.
+
+    Args:
+      commands: what `ArgumentParser.add_subparsers` returns.
+    """
+    torch = commands.add_parser("import-torch", help="convert a checkpoint of the original program")
+    torch.add_argument("file", help="the checkpoint (.tar), of stage 1 or both; nothing in it is run")
+    torch.add_argument("--out", required=True, help="the model folder to make; must not exist")
+    torch.add_argument("--vgg", help=".npz of import-vgg, for files without the frozen trunk")
+    _add_options(torch, licence="not stated; that of the original program's weights")
+    torch.set_defaults(run=import_torch)
+
+    export = commands.add_parser("export", help="make a model folder of a training run")
+    export.add_argument("run_or_checkpoint", help="workdir of a run, or WORKDIR/checkpoints/STEP")
+    export.add_argument("--out", required=True, help="the model folder to make; must not exist")
+    _add_options(export, licence="not stated")
+    export.set_defaults(run=export_run)
+
+    vgg = commands.add_parser("import-vgg", help="convert VGG-19 weights to the .npz training takes")
+    vgg.add_argument("file", help="vgg19-*.pth of torchvision or VGG19 .h5 of Keras")
+    vgg.add_argument("--out", required=True, help="the .npz to write; must not exist")
+    vgg.set_defaults(run=import_vgg)
+
+
+def _add_options(parser: argparse.ArgumentParser, *, licence: str) -> None:
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the stored weights")
+    parser.add_argument("--licence", default=licence, help="of the weights, in words (default: %(default)s)")
+    parser.add_argument(
+        "--framing",
+        help="eyes in the training images, LEFT_X,LEFT_Y,RIGHT_X,RIGHT_Y (default: 0.36,0.41,0.64,0.41)",
+    )
+
+
+def _framing(arguments: argparse.Namespace) -> Framing:
+    return read_framing(arguments.framing) if arguments.framing is not None else FRAMING
+
+
+def import_torch(arguments: argparse.Namespace) -> None:
+    """Converts a checkpoint of the original program to a model folder.
+
+    Args:
+      arguments: file, out, vgg, dtype, licence.
+
+    Raises:
+      ValueError: if the file is no such checkpoint, or has no trunk and none is given.
+      FileExistsError: if the folder is there already.
+    """
+    check_new(arguments.out)
+    trees = read_original(arguments.file)
+    if "vgg" not in trees:
+        if not arguments.vgg:
+            raise ConversionError(
+                f"{arguments.file} does not hold the VGG-19 layers that its generator needs; give them with "
+                f"--vgg FILE.npz, as `facecycle import-vgg` writes it."
+            )
+        trees["vgg"] = read_vgg_npz(arguments.vgg)
+    with open(arguments.file, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = pathlib.Path(arguments.file).name
+    write_model(
+        arguments.out,
+        trees,
+        model=ORIGINAL_MODEL,
+        licence=arguments.licence,
+        source=f"checkpoint {name} of the original PyTorch program, sha256 {digest}",
+        dtype=arguments.dtype,
+        framing=_framing(arguments),
+    )
+    print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
+
+
+def export_run(arguments: argparse.Namespace) -> None:
+    """Makes a model folder of a training run.
+
+    Args:
+      arguments: run_or_checkpoint, out, dtype, licence.
+
+    Raises:
+      FileNotFoundError: if there is no run or no checkpoint.
+      ValueError: if it cannot be read.
+      FileExistsError: if the folder is there already.
+    """
+    check_new(arguments.out)
+    trees, model, source = model_from_run(arguments.run_or_checkpoint)
+    write_model(
+        arguments.out,
+        trees,
+        model=model,
+        licence=arguments.licence,
+        source=source,
+        dtype=arguments.dtype,
+        framing=_framing(arguments),
+    )
+    print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
+
+
+def import_vgg(arguments: argparse.Namespace) -> None:
+    """Converts VGG-19 weights of torchvision or Keras to the .npz that training takes.
+
+    Args:
+      arguments: file, out.
+
+    Raises:
+      ValueError: if the file holds no VGG-19.
+      FileExistsError: if the .npz is there already.
+    """
+    # Before minutes of reading.
+    check_new(arguments.out)
+    is_keras = pathlib.Path(arguments.file).suffix.lower() in (".h5", ".hdf5")
+    read = vgg_from_keras if is_keras else vgg_from_torchvision
+    write_vgg(read(arguments.file), arguments.out)
+    print(f"Wrote {arguments.out}; use it with --config.loss.vgg={arguments.out}")

@@ -1,0 +1,1 @@
+"""Batches: sampling as a pure function of seed and step, and the backends that read them."""

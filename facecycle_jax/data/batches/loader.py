@@ -1,0 +1,314 @@
+"""From a configuration to batches.
+
+A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the first picture is to be
+the second), track and identity int32 [B, 2].
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from facecycle_jax.data.batches.device_memory import place_frames, resident_batches
+from facecycle_jax.data.batches.frame_reader import (
+    ReadFrame,
+    Report,
+    file_reader,
+    record_reader,
+)
+from facecycle_jax.data.batches.host_memory import check_memory, decode_all
+from facecycle_jax.data.batches.sampling import (
+    Items,
+    check_items,
+    check_pairing,
+    draw_items,
+    draw_pairs,
+    items_of,
+    make_table,
+)
+from facecycle_jax.data.batches.tf_pipeline import tf_batches
+from facecycle_jax.data.batches.thread_pipeline import thread_batches
+from facecycle_jax.data.sources.folder import by_root, read_list, roots_of, scan_folder
+from facecycle_jax.data.sources.records import open_records
+from facecycle_jax.data.sources.synthetic import synthetic_tracks
+from facecycle_jax.data.sources.tracks import Tracks, split_people
+from facecycle_jax.errors import UserError
+
+FILE_SOURCES = {"folder": scan_folder, "list": read_list}
+SOURCES = (*FILE_SOURCES, "records", "synthetic")
+# What reads while training.
+PIPELINES = {"tf": tf_batches, "threads": thread_batches}
+BACKENDS = ("memory", "device", *PIPELINES)
+
+
+@dataclasses.dataclass
+class Loader:
+    """Draws batches from tracks, each process its part.
+
+    Attributes:
+      tracks: all tracks.
+      frames: decoded frames uint8 [frames, S, S, 3], or None where they are read while training.
+      batch_size: items over all processes.
+      pairing: 'same' or 'different'.
+      seed: of the draws.
+      decode_size: S, pixels.
+      report: what could not be read.
+      mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
+      backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES` reads while training.
+      read: reads a frame, where `frames` is None.
+      items: what an item is, where it is not a pair.
+    """
+
+    tracks: Tracks
+    frames: np.ndarray | None
+    batch_size: int
+    pairing: str
+    seed: int
+    decode_size: int
+    report: Report
+    mirrored: np.ndarray | float = 0.0
+    backend: str = "memory"
+    read: ReadFrame | None = None
+    items: Items | None = None
+
+    @property
+    def num_tracks(self) -> int:
+        """Counts the tracks, of all processes."""
+        return len(self.tracks)
+
+    def on_devices(self, mesh: jax.sharding.Mesh) -> Callable[[int], Iterator[dict[str, jax.Array]]] | None:
+        """Puts the frames onto the devices, once, if they are to lie there.
+
+        Args:
+          mesh: with the one axis 'data'.
+
+        Returns:
+          None if they are not; else `batches(start)`, which yields the batches of steps start, start + 1,
+          ... of all processes without end, drawn and gathered on the devices.
+        """
+        if self.backend != "device" or self.frames is None:
+            return None
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        table = jax.device_put(make_table(self.tracks, mirrored=self.mirrored), whole)
+        frames = place_frames(self.frames, mesh)
+        draw = resident_batches(
+            mesh,
+            batch_size=self.batch_size,
+            pairing=self.pairing,
+            seed=self.seed,
+            items=self.items,
+        )
+
+        def batches(start: int) -> Iterator[dict[str, jax.Array]]:
+            step = jax.device_put(np.uint32(start), whole)
+            while True:
+                step, batch = draw(step, table, frames)
+                yield batch
+
+        return batches
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reasons, by frame, why pictures met so far were left out, of this process."""
+        return {str(frame): reason for frame, reason in self.report.unreadable.items()}
+
+    def fingerprint(self) -> dict[str, str]:
+        """Describes the tracks that batches are drawn from, for a comparison between processes.
+
+        Returns:
+          Numbers and digests by 'tracks', 'people', 'frames' and 'mirrored'. They are equal if the same
+          batches are drawn; the folder that the data lie in does not count.
+        """
+        tracks = self.tracks
+        roots = roots_of(tracks.origin)
+        counts = [len(frames) for frames in tracks.frames]
+        files = ("/".join(os.path.basename(str(frame)) for frame in frames) for frames in tracks.frames)
+        mirrored = np.broadcast_to(np.asarray(self.mirrored, np.float64), len(tracks))
+
+        return {
+            "tracks": f"{len(tracks)}, digest {_digest(_below(name, roots) for name in tracks.names)}",
+            "people": f"{len(set(tracks.identities))}, digest "
+            + _digest(_below(name, roots) for name in tracks.identities),
+            "frames": f"{sum(counts)}, digest {_digest(files)}",
+            "mirrored": f"{mirrored.mean():g} on average, digest {_digest(map(str, mirrored.tolist()))}",
+        }
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's part of the batches of steps start, start + 1, ... without end."""
+        table = make_table(self.tracks, mirrored=self.mirrored)
+        part = self.batch_size // jax.process_count()
+        mine = slice(part * jax.process_index(), part * (jax.process_index() + 1))
+        cpu = jax.local_devices(backend="cpu")[0]
+
+        def draw(step: int) -> dict[str, np.ndarray]:
+            with jax.default_device(cpu), jax.transfer_guard("allow"):
+                options = {"batch_size": self.batch_size, "seed": self.seed}
+                if self.items is None:
+                    drawn = draw_pairs(np.uint32(step), table, pairing=self.pairing, **options)
+                else:
+                    drawn = draw_items(np.uint32(step), table, items=self.items, **options)
+                return {name: np.asarray(value)[mine] for name, value in drawn.items()}
+
+        if self.frames is None and self.read is not None:
+            yield from PIPELINES[self.backend](
+                self.tracks,
+                draw,
+                start=start,
+                first=table.first,
+                size=self.decode_size,
+                read=self.read,
+                report=self.report,
+            )
+        step = start
+        while self.frames is not None:
+            drawn = draw(step)
+            yield {"frames": self.frames[drawn.pop("frame")], **drawn}
+            step += 1
+
+
+def _below(name: str, roots: Sequence[str]) -> str:
+    """Returns a name without the root it begins with, if it begins with one."""
+    for root in sorted(roots, key=len, reverse=True):
+        if root and name.startswith(f"{root}/"):
+            return name[len(root) + 1 :]
+    return name
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """Computes a short digest of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
+    """Builds the loader of a run's training or held-out people.
+
+    Args:
+      config: a run's configuration: method, batch_size, seed and data.
+      split: 'train' or 'eval'.
+
+    Returns:
+      The loader.
+
+    Raises:
+      ValueError: for values out of range, or data of which nothing can be used.
+      FileNotFoundError: if the data are not there.
+    """
+    options = config["data"]
+    backend = options["backend"]
+    if backend not in BACKENDS:
+        raise UserError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
+    pairing, size, report = _pairing(config), options["decode_size"], Report()
+    frames, read = None, None
+    if options["source"] == "synthetic":
+        tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
+    else:
+        tracks, read = _stored(options, size=size)
+    train, held = split_people(tracks, eval_fraction=options["eval_fraction"])
+    tracks = {"train": train, "eval": held}[split]
+    if read is None:
+        chosen = [int(frame) for track in tracks.frames for frame in track]
+        frames = all_frames[chosen]
+    elif backend not in PIPELINES:
+        check_memory(tracks, size=size, limit_gb=options["memory_gb"])
+        tracks, frames = decode_all(tracks, read=read, report=report)
+    items = items_of(options)
+    if items is None:
+        check_pairing(tracks, pairing=pairing)
+    else:
+        check_items(tracks, items)
+    mirrored = _mirrored(tracks, options)
+    if split == "eval":
+        # Held-out pairs are of two frames wherever training ever pairs two.
+        mirrored = np.floor(mirrored)
+    return Loader(
+        tracks,
+        frames,
+        config["batch_size"],
+        pairing,
+        config["seed"],
+        size,
+        report,
+        mirrored,
+        backend,
+        read,
+        items,
+    )
+
+
+def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:
+    """Opens a source on disk: its tracks and what reads their frames."""
+    source, decoder = options["source"], options.get("decoder", "pillow")
+    if source not in SOURCES:
+        raise UserError(f"data.source must be one of {SOURCES}, got {source!r}.")
+    if not options["path"]:
+        raise UserError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
+    limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
+    if source == "records":
+        tracks, records = open_records(options["path"], **limits)
+        return tracks, record_reader(records, decoder, size=size)
+    tracks = FILE_SOURCES[source](options["path"], identity_depth=options["identity_depth"], **limits)
+    return tracks, file_reader(decoder, size=size)
+
+
+def _pairing(config: Mapping[str, Any]) -> str:
+    """Says whose pictures a method pairs: those of one track, or of two people."""
+    of_one = config["method"] == "motion_cycle" or config.get("loss", {}).get("exchange_identity", False)
+    return "same" if of_one else "different"
+
+
+def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
+    """Says how often each track's frames are paired with their own mirror image."""
+    values = np.atleast_1d(np.asarray(options.get("mirror_pair_probability", 0.5), np.float64))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise UserError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
+    if len(values) == 1:
+        return np.full(len(tracks), values[0])
+    roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
+    if len(values) != roots:
+        raise UserError(
+            f"data.mirror_pair_probability has {len(values)} numbers and data.path {roots} folders: give "
+            "one number for all, or one for each folder."
+        )
+    return by_root(tracks, options["path"], values.tolist())
+
+
+def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Says what the batches of a configuration are, over all processes, without any data.
+
+    Args:
+      config: a run's configuration: batch_size and data.decode_size.
+
+    Returns:
+      Shape and type of every array of a batch, by name.
+    """
+    batch, size = config["batch_size"], config["data"]["decode_size"]
+    items = items_of(config["data"])
+    frames = 2 if items is None else items.frames
+    return {
+        "frames": jax.ShapeDtypeStruct((batch, frames, size, size, 3), np.uint8),
+        "mirror": jax.ShapeDtypeStruct((batch,), np.bool_),
+        "track": jax.ShapeDtypeStruct((batch, frames), np.int32),
+        "identity": jax.ShapeDtypeStruct((batch, frames), np.int32),
+    }
+
+
+def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:
+    """Draws faces; a track is one person, frames are numbers into the array."""
+    drawn = synthetic_tracks(
+        seed,
+        identities=options["identities"],
+        frames_per_track=options["frames_per_track"],
+        size=size,
+        scene_variation=options.get("scene_variation", 1.0),
+    )
+    people = np.unique(drawn["identity"])
+    names = [f"synthetic-{person:06}" for person in people]
+    frames = [[str(i) for i in np.flatnonzero(drawn["identity"] == person)] for person in people]
+    return Tracks(frames, names, names, "the synthetic source"), drawn["frames"]

@@ -1,0 +1,116 @@
+"""Encoded images in, uint8 [S, S, 3] RGB out: exactly with Pillow, or several times faster with OpenCV.
+
+Which one is a setting of the run and not of the machine, because their pixels differ slightly.
+"""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+
+from facecycle_jax.data.images.reading import (
+    MAX_PIXELS,
+    one_sentence,
+    open_image,
+    square,
+    to_rgb,
+)
+from facecycle_jax.errors import UserError
+
+Decoder = Callable[[bytes], np.ndarray]
+DECODERS = ("pillow", "opencv")
+# A JPEG decoded at 1/1, 1/2, 1/4 or 1/8 of its size: OpenCV's IMREAD_COLOR and IMREAD_REDUCED_COLOR_*.
+_REDUCED = {1: 1, 2: 17, 4: 33, 8: 65}
+
+
+def make_decoder(name: str, *, size: int) -> Decoder:
+    """Chooses how images are decoded.
+
+    Args:
+      name: 'pillow' (whole, then Lanczos) or 'opencv' (JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 that is
+        not below `size`, then bilinear; whatever is no whole JPEG goes to Pillow all the same).
+      size: side of the result in pixels; the middle square is kept.
+
+    Returns:
+      Bytes of an image file -> uint8 [size, size, 3]; raises `UnreadableError`, in one sentence, for others.
+
+    Raises:
+      UserError: If there is no such decoder, or OpenCV is not installed.
+    """
+    if name not in DECODERS:
+        raise UserError(f"data.decoder must be one of {DECODERS}, got {name!r}.")
+    if name == "pillow":
+        return lambda content: decode_pillow(content, size=size)
+    try:
+        import cv2
+    except ImportError:
+        raise UserError(
+            "data.decoder='opencv' needs OpenCV: pip install 'facecycle_jax[fast]', or set "
+            "data.decoder='pillow'."
+        ) from None
+    # Pictures are spread over threads by the caller; a second layer of threads only waits.
+    cv2.setNumThreads(1)
+
+    def decode(content: bytes) -> np.ndarray:
+        with one_sentence("it"):
+            return decode_fast(content)
+
+    def decode_fast(content: bytes) -> np.ndarray:
+        height, width = jpeg_size(content)
+        if not 0 < height * width <= MAX_PIXELS:
+            return decode_pillow(content, size=size)
+
+        factor = 1
+        side = min(height, width)
+        while factor < 8 and side >= 2 * factor * size:
+            factor *= 2
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[factor])
+        if picture is None:
+            return decode_pillow(content, size=size)
+
+        # The decoder turns images upright, so the sides are read again.
+        height, width = picture.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        picture = picture[top : top + side, left : left + side]
+        if side != size:
+            # Half the size is reached by decoding, so that two taps a side see every pixel of the rest.
+            way = cv2.INTER_LINEAR if side < 2 * size else cv2.INTER_AREA
+            picture = cv2.resize(picture, (size, size), interpolation=way)
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+    return decode
+
+
+def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
+    """Decodes an image as `reading.read_frame` does a file.
+
+    Args:
+      content: an image file's bytes.
+      size: side in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      UnreadableError: In one sentence, if it is no image or damaged.
+    """
+    with one_sentence("it"), open_image(io.BytesIO(content)) as image:
+        return square(to_rgb(image, size), size=size)
+
+
+def jpeg_size(content: bytes) -> tuple[int, int]:
+    """Finds (height, width) in a JPEG's header; (0, 0) for other files and JPEGs without an end.
+
+    A decoder fills what is missing of a cut-off file with grey; that must be told, not trained on.
+    """
+    if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
+        return 0, 0
+    place, end = 2, len(content) - 9
+    while place < end and content[place] == 0xFF:
+        marker = content[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = content[place + 5] << 8 | content[place + 6]
+            return height, content[place + 7] << 8 | content[place + 8]
+        place += 2 + (content[place + 2] << 8 | content[place + 3])
+    return 0, 0

@@ -1,0 +1,407 @@
+"""Images of any kind as one batch: uint8 [N, size, size, 3], RGB, 0..255.
+
+Files are read with Pillow: what it can open and decode within the limits below counts
+as an image.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from etils import epath
+from PIL import ExifTags, Image, ImageFile
+
+from facecycle_jax.data.images.media_files import (
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    is_image_name,
+    is_remote,
+    open_image_file,
+    walk,
+)
+from facecycle_jax.errors import UserError
+
+# A decompressed image above this is refused unread. Cameras of telephones reach 50
+# megapixels. Decoding takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
+MAX_PIXELS = 64_000_000
+# Above this an image is made smaller while it is decoded, where a caller needs only so
+# much of it.
+REDUCE_ABOVE = 16_000_000
+# A reduced image keeps so many times the side that is needed, so that resizing still
+# smooths.
+_SPARE = 4
+# Pixels converted at once; at most 24 bytes each are in use then.
+_STRIP_PIXELS = 1_000_000
+FITS = ("crop", "stretch")
+
+
+def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarray, list[str], list[str]]:
+    """Brings pictures of any source, size and mode into one batch.
+
+    Args:
+      inputs: a path of a picture, or of a folder (searched recursively for picture
+        files, in the order of their paths); a PIL picture; a uint8 array [H, W], [H, W,
+        1], [H, W, 3], [H, W, 4] or [N, H, W, 3]; or a sequence of these. Transparent
+        parts become white, 16-bit pictures are scaled to 8, EXIF rotation is applied,
+        and of an animation the first frame counts.
+      size: side of the result, in pixels.
+      fit: how a picture that is not square becomes so: 'crop' takes the middle,
+        'stretch' all of it.
+
+    Returns:
+      The pictures, uint8 [N, size, size, 3]; their names (the path, or `picture 3` by
+      place); and one line for each that could not be read and was left out.
+
+    Raises:
+      ValueError: if the one picture given cannot be read, a folder has no picture file,
+        or `inputs` is of another kind, or floating point; an array of a wrong type or
+        shape is never left out silently.
+      FileNotFoundError: if the one path given does not exist.
+    """
+    if size < 1 or fit not in FITS:
+        raise UserError(f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}.")
+    pictures, names, problems = [], [], []
+    alone = _is_single(inputs)
+    for name, item in _items(inputs):
+        try:
+            picture = item if isinstance(item, np.ndarray) else read_picture(item, at_least=size)
+            picture = square(array_to_rgb(picture), size=size, fit=fit)
+        except (ValueError, FileNotFoundError) as error:
+            if alone or isinstance(item, np.ndarray):  # a wrong array is the caller's mistake
+                raise
+            problems.append(f"{name}: {error}" if name not in str(error) else str(error))
+            continue
+        pictures.append(picture)
+        names.append(name)
+    if not pictures:
+        return np.zeros((0, size, size, 3), np.uint8), names, problems
+    return np.stack(pictures), names, problems
+
+
+def read_picture(source: epath.PathLike | Image.Image, *, at_least: int = 0) -> np.ndarray:
+    """Reads one image file, or converts a PIL image, to RGB.
+
+    Args:
+      source: a path, local or in the cloud, or a PIL image.
+      at_least: pixels of the shorter side that the caller needs, or 0 for the image's
+        own size. An image of more than `REDUCE_ABOVE` pixels is then reduced while
+        decoding, to no less than four times as many.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: If it is no image, is damaged or is larger than `MAX_PIXELS`; one line
+        that names the file.
+      FileNotFoundError: If there is no such file.
+    """
+    if isinstance(source, Image.Image):
+        with one_sentence("the picture"):
+            return to_rgb(source, at_least)
+    with open_image_file(source) as file, one_sentence(os.fspath(source)), open_image(file) as image:
+        return to_rgb(image, at_least)
+
+
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Opens an image in one of `IMAGE_FORMATS` with Pillow; anything may be raised for other files."""
+    Image.init()
+    # Older versions of Pillow do without some formats.
+    return Image.open(file, formats=[form for form in IMAGE_FORMATS if form in Image.OPEN])
+
+
+class UnreadableError(UserError):
+    """A file is no image, or is damaged."""
+
+
+@contextlib.contextmanager
+def one_sentence(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises on damaged data into one `UnreadableError` with the file's name."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about odd metadata and at half of its own limit; ours is
+            # checked in to_rgb. Only Pillow's: filters belong to all threads, and one
+            # of them may leave this one behind.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    except UnreadableError:
+        raise
+    except Exception as error:
+        # Decoders raise SyntaxError, struct.error, RuntimeError, cv2.error, Pillow's
+        # DecompressionBombError and others.
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "no known picture format"
+        raise UnreadableError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
+
+
+def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
+    """Decodes a PIL image of any mode.
+
+    Args:
+      image: the image, not read yet where it comes from a file.
+      at_least: as of `read_picture`.
+
+    Returns:
+      uint8 [H, W, 3]; anything may be raised for a damaged file.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}; shrink it first")
+
+    factor = _reduction(image.size, at_least)
+    if factor > 1:
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size; other
+        # formats ignore this.
+        image.draft(None, (width // factor, height // factor))
+        factor = _reduction(image.size, at_least)
+
+    # Only now are palette, transparency and EXIF data all there.
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    rgb = _in_strips(image, _converter(image), factor)
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else np.ascontiguousarray(turn(rgb))
+
+
+# How an image [H, W, 3] stored in each orientation of EXIF is brought upright.
+_UPRIGHT: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image, 1),
+}
+
+
+def _reduction(size: tuple[int, int], at_least: int) -> int:
+    """Chooses the whole number by which the sides of an image are divided."""
+    width, height = size
+    if not at_least or width * height <= REDUCE_ABOVE:
+        return 1
+    return max(1, min(width, height) // (_SPARE * at_least))
+
+
+def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
+    """Cuts an image across: (first row divided by `factor`, strip of a multiple of `factor` rows)."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
+    if rows >= height:
+        yield 0, image
+        return
+    for top in range(0, height, rows):
+        yield top // factor, image.crop((0, top, width, min(top + rows, height)))
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int) -> np.ndarray:
+    """Converts an image strip by strip, so that no second copy of a large one is made.
+
+    Args:
+      image: of any mode, decoded.
+      convert: strip -> strip in the mode RGB.
+      factor: whole number by which the sides are divided, by averaging.
+
+    Returns:
+      uint8 [ceil(H / factor), ceil(W / factor), 3].
+    """
+    width, height = image.size
+    rgb = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for row, strip in _strips(image, factor):
+        converted = convert(strip)
+        if factor > 1:
+            converted = converted.reduce(factor)
+        rgb[row : row + converted.height] = np.asarray(converted)
+    return rgb
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Chooses how strips of an image become RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        top = _deep_top(image)
+        return lambda strip: _deep_to_rgb(strip, top)
+    if image.has_transparency_data:
+        return _on_white
+    if image.mode == "RGB":
+        return lambda strip: strip
+    return lambda strip: strip.convert("RGB")
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    """Makes transparent parts white."""
+    strip = strip.convert("RGBA")
+    white = Image.new("RGBA", strip.size, "white")
+    return Image.alpha_composite(white, strip).convert("RGB")
+
+
+def _deep_top(image: Image.Image) -> float:
+    """Finds the value that is white in a grey image of more than 8 bits."""
+    largest = -np.inf
+    for _, strip in _strips(image, 1):
+        values = np.asarray(strip)
+        if not np.isfinite(values).all():
+            raise UserError("it has values that are not finite")
+        largest = max(largest, float(values.max()))
+
+    if image.mode == "F":
+        # Files do not say the range of floating-point values: 0..1 or 0..255, by the
+        # largest.
+        return 1.0 if largest <= 1.0 else 255.0
+    # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or
+    # 32.
+    tops = (255.0, 65535.0, 2.0**32 - 1) if image.mode == "I" else (65535.0,)
+    return next((top for top in tops if largest <= top), tops[-1])
+
+
+def _deep_to_rgb(strip: Image.Image, top: float) -> Image.Image:
+    """Scales values of 0 .. top to 8 bits."""
+    values = np.asarray(strip).astype(np.float64)
+    levels = np.round(np.clip(values / top, 0, 1) * 255)
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def array_to_rgb(array: np.ndarray) -> np.ndarray:
+    """Brings one picture array to three channels.
+
+    Args:
+      array: uint8 [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4]
+        (RGBA); transparent parts become white.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      ValueError: if it is of another type or shape, or empty.
+    """
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"Pictures as arrays must be uint8 0..255, got {array.dtype}: convert them first, e.g. "
+            "(x * 255).round().astype('uint8') for values in 0..1."
+        )
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
+        raise UserError(f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}.")
+    if array.shape[-1] in (2, 4):
+        alpha = array[..., -1:].astype(np.uint16)
+        colour = array[..., :-1].astype(np.uint16)
+        array = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.broadcast_to(array, (*array.shape[:2], 3))
+
+
+def square(picture: np.ndarray, *, size: int, fit: str = "crop") -> np.ndarray:
+    """Makes a picture square and resizes it with antialiasing.
+
+    Args:
+      picture: uint8 [H, W, 3].
+      size: side of the result, in pixels.
+      fit: 'crop' takes the middle square, 'stretch' the whole picture.
+
+    Returns:
+      uint8 [size, size, 3]; the picture itself where it already has this size.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(picture)
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        picture = picture[top : top + side, left : left + side]
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _is_single(inputs: Any) -> bool:
+    """Whether `inputs` is one picture rather than a folder or several."""
+    if isinstance(inputs, str | os.PathLike):
+        return not epath.Path(inputs).is_dir()
+    return isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4)
+
+
+def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
+    """Lists (name, path, PIL picture or array) of everything in `inputs`."""
+    if isinstance(inputs, str | os.PathLike):
+        yield from list_pictures(epath.Path(inputs))
+    elif isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4):
+        yield "picture 0", inputs
+    elif isinstance(inputs, np.ndarray):
+        if inputs.ndim != 4:
+            raise UserError(f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}.")
+        if inputs.dtype != np.uint8:
+            array_to_rgb(inputs)  # says what to do
+        yield from ((f"picture {index}", picture) for index, picture in enumerate(inputs))
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
+        for index, item in enumerate(inputs):
+            if isinstance(item, str | os.PathLike):
+                yield from list_pictures(epath.Path(item))
+            elif isinstance(item, Image.Image):
+                yield f"picture {index}", item
+            elif hasattr(item, "__array__"):
+                yield f"picture {index}", np.asarray(item)
+            else:
+                raise UserError(_WANTED.format(f"{type(item).__name__} at place {index}"))
+    elif hasattr(inputs, "__array__"):
+        yield from _items(np.asarray(inputs))
+    else:
+        raise UserError(_WANTED.format(type(inputs).__name__))
+
+
+def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
+    """Lists everything in `inputs`, see `as_pictures`, unread.
+
+    Args:
+      inputs: as `as_pictures` takes them.
+
+    Yields:
+      Name, and the path, PIL image or array.
+
+    Raises:
+      UserError: if a folder has no image file, or `inputs` is of another kind.
+    """
+    yield from _items(inputs)
+
+
+_WANTED = "Pictures are paths, PIL pictures, uint8 arrays or a list of these, got {}."
+
+
+def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+    """Lists a file, or the picture files below a folder in the order of their paths.
+
+    Args:
+      path: a file or a folder.
+
+    Yields:
+      Name and path of each.
+
+    Raises:
+      ValueError: if a folder has no picture file.
+    """
+    if not path.is_dir():
+        yield str(path), path
+        return
+    if is_remote(path):
+        found = sorted(file for file in _walk_remote(path) if is_image_name(file.name))
+    else:
+        found = sorted(
+            epath.Path(folder.path) / name
+            for folder in walk([os.fspath(path)], files_once=False)
+            for name in folder.files
+            if is_image_name(name)
+        )
+    if not found:
+        raise UserError(f"The folder {path} has no picture file ({', '.join(IMAGE_SUFFIXES)}).")
+    yield from ((str(file), file) for file in found)
+
+
+def _walk_remote(folder: epath.Path) -> Iterator[epath.Path]:
+    """Lists the files below a folder of cloud storage, which has no links; hidden ones are left out."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk_remote(path)
+        else:
+            yield path

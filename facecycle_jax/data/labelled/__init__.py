@@ -1,0 +1,1 @@
+"""Evaluation sets with labels, read as published."""

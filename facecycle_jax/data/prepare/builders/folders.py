@@ -1,0 +1,49 @@
+"""Any folders of images, and synthetic faces."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from facecycle_jax.data.prepare.builders.tracks import Example, TrackBuilder
+from facecycle_jax.data.prepare.encoding import Source, encode_png, picture_sources
+from facecycle_jax.data.sources.synthetic import synthetic_tracks
+
+
+class FacecycleTracks(TrackBuilder):
+    """Folders of pictures; every folder that holds some is a track."""
+
+    name = "facecycle_tracks"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    manual_dir holds <identity>/[.../]*.jpg: every folder that holds pictures is a track, its first folder
+    (identity_depth: so many) names the person; pictures in manual_dir itself are people of one picture each.
+    """
+
+    def _sources(self, root: str) -> list[Source]:
+        """Lists the folders."""
+        return picture_sources(root, identity_depth=self.builder_config.identity_depth)
+
+
+class FacecycleSynthetic(TrackBuilder):
+    """Drawn faces, one track a person, in PNG; nothing is downloaded."""
+
+    name = "facecycle_synthetic"
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        """Splits people by their names."""
+        del dl_manager
+        people = [f"synthetic-{number:06}" for number in range(self.builder_config.identities)]
+        return self._by_split(people, people, self._draw)
+
+    def _draw(self, people: list[str]) -> Iterator[Example]:
+        """Draws the tracks of some people; each is the same however many others there are."""
+        config = self.builder_config
+        size = config.size or 72
+        drawn = synthetic_tracks(
+            config.seed, identities=config.identities, frames_per_track=config.frames_per_track, size=size
+        )
+        for person in people:
+            rows = np.flatnonzero(drawn["identity"] == int(person.rsplit("-", 1)[1]))
+            frames = [encode_png(frame) for frame in drawn["frames"][rows]]
+            yield person.encode(), {"identity": person, "track": person, "frames": frames}

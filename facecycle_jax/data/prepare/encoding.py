@@ -1,0 +1,310 @@
+"""From raw files to the encoded frames of a track, one track at a time; any process can do any track.
+
+Nothing here needs tensorflow, so that workers of any engine run it.
+"""
+
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from facecycle_jax.data.images.face_crop import frame_image
+from facecycle_jax.data.images.framing import Cut, check_cut
+from facecycle_jax.data.images.media_files import (
+    is_image_name,
+    is_video_name,
+    open_image_file,
+    walk,
+)
+from facecycle_jax.data.images.reading import (
+    one_sentence,
+    open_image,
+    read_picture,
+    square,
+    to_rgb,
+)
+from facecycle_jax.data.sources.folder import find_tracks
+from facecycle_jax.errors import MissingExtraError, UserError
+
+_QUALITY = 95
+# More makes no sense of any video, and a track would be without end.
+MAX_FPS = 1000.0
+# A track is one record, which TensorFlow limits to 2 GB. Frames beyond this are left
+# out.
+MAX_TRACK_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One track before it is prepared.
+
+    Attributes:
+      identity: the person.
+      name: the track's path below the root.
+      path: a folder of images, one image, or a video.
+      left_out: names of links in the folder to images that are listed elsewhere.
+    """
+
+    identity: str
+    name: str
+    path: str
+    left_out: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameOptions:
+    """What becomes of the frames.
+
+    Attributes:
+      fps: frames a second taken of videos, above 0 to 1000.
+      max_frames: most frames of a track, evenly spread; 0: all.
+      size: side in pixels to which frames are cut square and resized; 0: they stay as
+        they are.
+      crop: whether the face is found and cut out first.
+      cut: left, top and side of a square that is cut out, fractions of the shorter side; with `crop` only of
+        frames in which no face is found. None: no cut, and such frames are left out.
+    """
+
+    fps: float = 5.0
+    max_frames: int = 0
+    size: int = 0
+    crop: bool = False
+    cut: Cut | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= MAX_FPS or self.max_frames < 0 or self.size < 0:
+            raise UserError(
+                f"fps must be above 0 and at most {MAX_FPS:g}, max_frames and size at least 0, got "
+                f"{self.fps}, {self.max_frames} and {self.size}."
+            )
+        if self.cut is not None:
+            check_cut(self.cut)
+
+    @property
+    def reencodes(self) -> bool:
+        """Whether images are encoded anew; if not, their bytes are taken over as they are."""
+        return self.size > 0 or self.crop or self.cut is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A track's encoded frames in their order, and one line for each file or frame left out."""
+
+    frames: tuple[bytes, ...]
+    left_out: tuple[str, ...]
+
+
+def picture_sources(
+    root: str, *, identity_depth: int = 1, pattern: str = "", layout: str = ""
+) -> list[Source]:
+    """Lists folders of pictures as `data.source='folder'` does.
+
+    Args:
+      root: the root.
+      identity_depth: folders below it that name a person.
+      pattern: a regular expression that every folder's path below the root must match;
+        '': any.
+      layout: the pattern in words, for the message.
+
+    Returns:
+      One source for each folder that holds pictures, and for each picture in the root
+      itself.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+      ValueError: if nothing is found, or a folder does not match.
+    """
+    found = find_tracks([root], origin=root, identity_depth=identity_depth)
+    if not found:
+        raise UserError(f"{root} holds no images.")
+
+    sources = []
+    for track in sorted(found, key=lambda track: (track.identity, track.name)):
+        if pattern and not re.fullmatch(pattern, track.name):
+            raise UserError(f"{root} must hold {layout}, and has pictures in {track.name!r}.")
+        source = Source(identity=track.identity, name=track.name, path=track.path, left_out=track.left_out)
+        sources.append(source)
+    return sources
+
+
+def video_sources(root: str) -> list[Source]:
+    """Lists videos in `<identity>/<video>/*.mp4`, one track each.
+
+    Args:
+      root: the root.
+
+    Returns:
+      One source for each video.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+      ValueError: if nothing is found, or a video lies elsewhere.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"There is no folder {root!r}.")
+    sources = []
+    for folder in walk([root]):
+        for file in folder.files:
+            if not is_video_name(file):
+                continue
+            path = os.path.join(folder.path, file)
+            parts = os.path.relpath(path, root).split(os.sep)
+            if len(parts) != 3:
+                raise UserError(f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}.")
+            sources.append(Source(parts[0], "/".join(parts), path))
+    if not sources:
+        raise UserError(f"{root} holds no videos <identity>/<video>/*.mp4.")
+    return sources
+
+
+def prepare_track(source: Source, options: FrameOptions) -> Prepared:
+    """Reads one track.
+
+    Args:
+      source: where it is.
+      options: what becomes of its frames.
+
+    Returns:
+      Its frames; what cannot be read is left out, with a line that names it and says
+      why.
+    """
+    if is_video_name(os.path.basename(source.path)) and not os.path.isdir(source.path):
+        return _video(source, options)
+    return _pictures(source, options)
+
+
+def chosen(count: int, most: int) -> Sequence[int]:
+    """Spreads `most` places evenly over 0 .. count - 1; 0 takes all."""
+    if not most or count <= most:
+        return range(count)
+    return [int((place + 0.5) * count / most) for place in range(most)]
+
+
+class _Frames:
+    """Frames of a track as they come, up to `MAX_TRACK_BYTES`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._bytes = 0
+        self.frames: list[bytes] = []
+        self.left_out: list[str] = []
+
+    def add(self, frame: bytes) -> bool:
+        """Keeps a frame; False if the track is full, of which a line is noted."""
+        if self._bytes + len(frame) > MAX_TRACK_BYTES:
+            self.left_out.append(
+                f"{self._path}: what follows frame {len(self.frames)} is left out, because a track may have "
+                f"{MAX_TRACK_BYTES:,} bytes; use --max-frames, --size or --fps."
+            )
+            return False
+        self.frames.append(frame)
+        self._bytes += len(frame)
+        return True
+
+    def prepared(self, noun: str) -> Prepared:
+        """Returns what was kept."""
+        if not self.frames:
+            self.left_out.append(f"{self._path}: the track has no {noun} left.")
+        return Prepared(tuple(self.frames), tuple(self.left_out))
+
+
+def _pictures(source: Source, options: FrameOptions) -> Prepared:
+    """Reads a folder of images, or one image."""
+    try:
+        if os.path.isdir(source.path):
+            names = sorted(set(os.listdir(source.path)) - set(source.left_out))
+            paths = [os.path.join(source.path, name) for name in names if is_image_name(name)]
+        else:
+            paths = [source.path]
+    except OSError as error:
+        return Prepared((), (f"{source.path}: {error.strerror or error}.",))
+
+    kept = _Frames(source.path)
+    for index in chosen(len(paths), options.max_frames):
+        try:
+            frame = _picture(paths[index], options)
+        except MissingExtraError:
+            raise
+        except (UserError, OSError) as error:
+            kept.left_out.append(_line(paths[index], error))
+            continue
+        if not kept.add(frame):
+            break
+    return kept.prepared("picture")
+
+
+def _picture(path: str, options: FrameOptions) -> bytes:
+    """Reads one image file, whole and decodable."""
+    if options.reencodes:
+        # A face may be any part of the image, so it is looked for at full size.
+        needed = 0 if options.crop else options.size
+        return _encode(_shaped(read_picture(path, at_least=needed), options))
+
+    with open_image_file(path) as file:
+        content = file.read()
+    with one_sentence(path), open_image(io.BytesIO(content)) as image:
+        # A small decode reads all of a JPEG all the same, and so finds where it is cut
+        # off.
+        image.draft("RGB", (64, 64))
+        to_rgb(image, 64)
+    return content
+
+
+def _video(source: Source, options: FrameOptions) -> Prepared:
+    """Reads a video."""
+    from facecycle_jax.data.images.video import count_frames, read_video
+
+    kept = _Frames(source.path)
+    try:
+        # Which frames are kept depends on how many there are. Counting first means that
+        # no others are held.
+        total = count_frames(source.path, fps=options.fps) if options.max_frames else 0
+        wanted = set(chosen(total, options.max_frames))
+        for number, picture in enumerate(read_video(source.path, fps=options.fps).frames):
+            if options.max_frames and number not in wanted:
+                continue
+            try:
+                frame = _encode(_shaped(picture, options))
+            except MissingExtraError:
+                raise
+            except UserError as error:
+                kept.left_out.append(f"{source.path}, frame {number}: {error}")
+                continue
+            if not kept.add(frame):
+                break
+    except MissingExtraError:
+        raise
+    except (UserError, OSError) as error:
+        kept.left_out.append(_line(source.path, error))
+    return kept.prepared("frame")
+
+
+def _shaped(picture: np.ndarray, options: FrameOptions) -> np.ndarray:
+    """Finds the face and resizes, as the options say."""
+    if options.crop or options.cut is not None:
+        picture = frame_image(picture, crop=options.crop, cut=options.cut).image
+    return square(picture, size=options.size) if options.size else picture
+
+
+def _encode(picture: np.ndarray) -> bytes:
+    """Encodes a picture as JPEG, colours at full size: the pictures are small."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encodes a picture uint8 [H, W, 3] without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _line(path: str, error: Exception) -> str:
+    """Says in one line why a file is left out."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return reason if path in reason else f"{path}: {reason}"

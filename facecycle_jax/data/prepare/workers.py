@@ -1,0 +1,201 @@
+"""Preparing many tracks: in several processes, going on where a stopped run was, noting what is left out."""
+
+import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from facecycle_jax.data.prepare.encoding import (
+    FrameOptions,
+    Prepared,
+    Source,
+    prepare_track,
+)
+from facecycle_jax.errors import UserError
+from facecycle_jax.files import under_another_name, write_whole
+
+# So many processes killed one after the other, each alone with its track, are not the
+# fault of the tracks.
+_MOST_KILLED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Prepares a track, wherever it is called; folders are shared by all workers.
+
+    Attributes:
+      options: what becomes of frames.
+      left_out: folder for the lines about what is left out, one file for each track
+        that has some.
+      finished: folder that keeps tracks which took decoding, so that a run that is
+        started again need not decode them again; '': none.
+    """
+
+    options: FrameOptions
+    left_out: str
+    finished: str = ""
+
+    def __call__(self, source: Source) -> Prepared:
+        """Prepares one track, or takes it from those finished before."""
+        kept = self._place(source)
+        prepared = _load(kept) if kept else None
+        if prepared is None:
+            prepared = prepare_track(source, self.options)
+            if kept:
+                _save(kept, prepared)
+        self.note(source, prepared)
+        return prepared
+
+    def note(self, source: Source, prepared: Prepared) -> None:
+        """Writes down what is left out of a track."""
+        if prepared.left_out:
+            # os.fsencode, because names of files may hold bytes that are not UTF-8.
+            name = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:32]
+            content = json.dumps([source.name, prepared.left_out]).encode()
+            write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
+
+    def _place(self, source: Source) -> pathlib.Path | None:
+        """Names the file of a finished track after all that it depends on."""
+        is_video = os.path.isfile(source.path) and not self.options.reencodes
+        if not self.finished or not (self.options.reencodes or is_video):
+            return None
+        try:
+            stat = os.stat(source.path)
+        except OSError:
+            return None
+        key = json.dumps(
+            [source.name, stat.st_size, stat.st_mtime_ns, dataclasses.astuple(self.options)]
+        ).encode()
+        name = hashlib.sha256(key).hexdigest()
+        return pathlib.Path(self.finished) / name[:2] / f"{name}.npz"
+
+
+def _save(path: pathlib.Path, prepared: Prepared) -> None:
+    """Keeps a finished track."""
+    with under_another_name(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            content=np.frombuffer(b"".join(prepared.frames), np.uint8),
+            lengths=np.array([len(frame) for frame in prepared.frames], np.int64),
+            left_out=np.frombuffer(json.dumps(prepared.left_out).encode(), np.uint8),
+        )
+
+
+def _load(path: pathlib.Path) -> Prepared | None:
+    """Takes up a finished track; None if there is none, or a broken one."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            content, ends = stored["content"].tobytes(), np.cumsum(stored["lengths"]).tolist()
+            left_out = json.loads(stored["left_out"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    starts = [0, *ends[:-1]]
+    frames = tuple(content[a:b] for a, b in zip(starts, ends, strict=False))
+    return Prepared(frames, tuple(left_out))
+
+
+def prepare_all(
+    sources: Sequence[Source], work: Work, *, workers: int = 1
+) -> Iterator[tuple[Source, Prepared]]:
+    """Prepares tracks in this process or in several, in order.
+
+    A track whose process is killed, for want of memory perhaps, is tried once more in a
+    process that has nothing else to do, and left out if that is killed too.
+
+    Args:
+      sources: the tracks.
+      work: prepares one.
+      workers: processes; 1: this one.
+
+    Yields:
+      Each source and what became of it.
+
+    Raises:
+      UserError: If several processes in a row are killed.
+    """
+    if workers <= 1:
+        yield from ((source, work(source)) for source in sources)
+        return
+
+    killed = 0
+    waiting = deque(sources)
+    while waiting:
+        done = 0
+        for source, prepared in _until_killed(waiting, work, workers):
+            done += 1
+            yield source, prepared
+        for _ in range(done):
+            waiting.popleft()
+
+        # One of these was in the process that was killed; which one, nobody knows.
+        for source in itertools.islice(tuple(waiting), _ahead(workers)):
+            try:
+                with _processes(1) as pool:
+                    prepared = pool.submit(work, source).result()
+                killed = 0
+            except concurrent.futures.process.BrokenProcessPool:
+                killed += 1
+                if killed == _MOST_KILLED:
+                    raise UserError(
+                        f"{killed} processes in a row were killed, the last one at the track {source.name}; "
+                        "is there enough memory? Try fewer --workers."
+                    ) from None
+                reason = "the process that read the track was killed, for want of memory perhaps."
+                prepared = Prepared((), (f"{source.path}: {reason}",))
+                work.note(source, prepared)
+            yield source, prepared
+            waiting.popleft()
+
+
+def _ahead(workers: int) -> int:
+    """Says how many tracks are given to processes at once."""
+    return 4 * workers
+
+
+def _processes(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Starts processes; spawned, not forked, because the parent has threads."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+
+
+def _until_killed(sources: Sequence[Source], work: Work, workers: int) -> Iterator[tuple[Source, Prepared]]:
+    """Prepares tracks in several processes, in order, until one of the processes is killed."""
+    with _processes(workers) as pool:
+        waiting = deque(sources)
+        running: deque[tuple[Source, concurrent.futures.Future[Prepared]]] = deque()
+        try:
+            while waiting or running:
+                while waiting and len(running) < _ahead(workers):
+                    source = waiting.popleft()
+                    running.append((source, pool.submit(work, source)))
+                source, future = running.popleft()
+                prepared = future.result()
+                yield source, prepared
+        except concurrent.futures.process.BrokenProcessPool:
+            return
+
+
+def collect_left_out(folder: pathlib.Path) -> list[str]:
+    """Reads the lines about what was left out, in the order of the tracks' names.
+
+    Args:
+      folder: `Work.left_out`.
+
+    Returns:
+      The lines.
+    """
+    if not folder.is_dir():
+        return []
+    noted = sorted(json.loads(file.read_bytes()) for file in folder.glob("*.json"))
+    return [" ".join(line.split()) for _, lines in noted for line in lines]

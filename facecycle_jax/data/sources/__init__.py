@@ -1,0 +1,1 @@
+"""Where tracks come from: folders, lists, records and synthetic faces."""

@@ -1,0 +1,209 @@
+"""Sources on disk: folder trees of images, and lists of track folders."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from facecycle_jax.data.images.media_files import Key, is_image_name, key_of, walk
+from facecycle_jax.data.sources.tracks import Tracks, in_root, long_tracks, make_tracks
+from facecycle_jax.errors import UserError
+
+
+class FoundTrack(NamedTuple):
+    """A track in a tree.
+
+    Attributes:
+      identity: the person.
+      name: the path below the root.
+      path: the folder of images, or the one image.
+      files: names of its images.
+      left_out: names of links in the folder that are no images of the track.
+      is_single: whether `path` is one image in a root, and no folder.
+    """
+
+    identity: str
+    name: str
+    path: str
+    files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    is_single: bool = False
+
+    def paths(self) -> list[str]:
+        """Returns the paths of the images."""
+        return [self.path] if self.is_single else [os.path.join(self.path, name) for name in self.files]
+
+
+def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:
+    """Finds tracks in trees: every folder that holds images is one.
+
+    The person is named by the first `identity_depth` folders below the root:
+    `<identity>/<video>/<track>/*.jpg`, `<identity>/1.6/<video>/<track>/*.jpg`,
+    `<identity>/*.jpg`. Images that lie in the root itself are people of one image each,
+    paired with their mirror image.
+
+    Names are paths below the root, so they do not depend on where the data lies. A name
+    of one person in several roots is one person, but images in the roots themselves are
+    people of their own; what lies in the second root has `#2` at the end of its name,
+    and so on. Links are followed as `media_files.walk` says.
+
+    Args:
+      path: the root; several roots are separated by commas.
+      identity_depth: folders below the root that name a person.
+      min_frames: fewest frames of a track; images in a root are kept in any case.
+      max_tracks: most tracks, the first by name; 0: all.
+
+    Returns:
+      The tracks.
+
+    Raises:
+      FileNotFoundError: If a root is no folder.
+      UserError: If nothing usable is found, or two roots are the same folder.
+    """
+    found = find_tracks(roots_of(path), origin=path, identity_depth=identity_depth)
+    return long_tracks(
+        [(track.identity, track.name, track.paths()) for track in found],
+        [track.is_single for track in found],
+        origin=path,
+        min_frames=min_frames,
+        max_tracks=max_tracks,
+    )
+
+
+def find_tracks(roots: Sequence[str], *, origin: str, identity_depth: int = 1) -> list[FoundTrack]:
+    """Lists the tracks below some roots, of any length.
+
+    Args:
+      roots: the roots.
+      origin: where the tracks come from, for messages.
+      identity_depth: folders below a root that name a person.
+
+    Returns:
+      The tracks, in the order of root and path.
+
+    Raises:
+      FileNotFoundError: If a root is no folder.
+      UserError: If two roots are the same folder.
+    """
+    for root in roots:
+        if not root or not os.path.isdir(root):
+            raise FileNotFoundError(f"data.path={origin!r}: there is no folder {root!r}.")
+
+    found = []
+    for folder in walk(roots):
+        images = tuple(name for name in folder.files if is_image_name(name))
+        relative = os.path.relpath(folder.path, roots[folder.root]).replace(os.sep, "/")
+        if relative == ".":
+            for image in images:
+                name = in_root(image, folder.root)
+                path = os.path.join(folder.path, image)
+                found.append(FoundTrack(identity=name, name=name, path=path, files=(image,), is_single=True))
+        elif images:
+            person = "/".join(relative.split("/")[:identity_depth])
+            found.append(
+                FoundTrack(
+                    identity=person,
+                    name=in_root(relative, folder.root),
+                    path=folder.path,
+                    files=images,
+                    left_out=folder.left_out,
+                )
+            )
+    return found
+
+
+def roots_of(path: str) -> list[str]:
+    """Splits `data.path` into its roots."""
+    parts = [part.strip() for part in path.split(",")]
+    return [part.rstrip("/") or part for part in parts]
+
+
+def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
+    """Gives every track the value of the root it was found in.
+
+    Args:
+      tracks: of `scan_folder`.
+      path: the roots.
+      values: one for each root, in the order of `path`.
+
+    Returns:
+      float64 [tracks].
+    """
+    # A root may lie in another one; its tracks are those whose files are below the
+    # longer name.
+    roots = sorted(zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0]))
+    found = []
+    for frames in tracks.frames:
+        first = str(frames[0])
+        found.append(next(value for root, value in roots if first.startswith(f"{root.rstrip('/')}/")))
+    return np.array(found)
+
+
+def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:
+    """Reads a text file that names one track folder a line, relative to the file or absolute.
+
+    Empty lines and those that start with # are passed over. The person is named by the
+    line's first `identity_depth` folders; for absolute lines, below the list's own
+    folder if they lie in it. The person of any other line is the folder's parent, named
+    below the folder that all those parents share, so that names do not depend on where
+    the data lies.
+
+    Args:
+      path: the list.
+      identity_depth: folders that name a person.
+      min_frames: fewest frames of a track.
+      max_tracks: most tracks; 0: all.
+
+    Returns:
+      The tracks.
+
+    Raises:
+      FileNotFoundError: If the list or a folder in it is missing, with the line's
+        number.
+      UserError: If nothing usable is named, or two lines name one folder as two
+        people's.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"data.path={path!r}: there is no such list file.")
+
+    base = pathlib.Path(os.path.abspath(file.parent))
+    lines: list[tuple[int, pathlib.Path]] = []
+    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        folder = pathlib.Path(os.path.normpath(base / line))
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{path}, line {number}: there is no folder {line!r}.")
+        lines.append((number, folder))
+
+    elsewhere = [str(folder.parent) for _, folder in lines if not folder.is_relative_to(base)]
+    shared = os.path.commonpath(elsewhere) if elsewhere else ""
+    if shared and all(parent == shared for parent in elsewhere):
+        # All are one person's, who still needs a name.
+        shared = os.path.dirname(shared)
+
+    found: list[tuple[str, str, list[str]]] = []
+    owners: dict[Key, tuple[str, int]] = {}
+    for number, folder in lines:
+        if folder.is_relative_to(base):
+            name = folder.relative_to(base).as_posix()
+            person = "/".join(name.split("/")[:identity_depth])
+        else:
+            name = os.path.relpath(folder, shared)
+            person = os.path.relpath(folder.parent, shared)
+        owner, first = owners.setdefault(key_of(str(folder)), (person, number))
+        if owner != person:
+            raise UserError(
+                f"{path}, lines {first} and {number} name the same folder as two people's, "
+                f"{owner!r} and {person!r}."
+            )
+        images = sorted(entry for entry in os.listdir(folder) if is_image_name(entry))
+        found.append((person, name, [str(folder / image) for image in images]))
+
+    tracks = make_tracks(found, origin=path, min_frames=min_frames)
+    return tracks.select(range(max_tracks)) if 0 < max_tracks < len(tracks) else tracks

@@ -1,0 +1,198 @@
+"""Drawn faces with exact labels: identity, motion and scene are separate parameters of one renderer.
+
+Pictures are uint8 [S, S, 3], RGB. Parameters are dicts of float32 scalars by name. Yaw above 0 turns the
+face to the picture's right, pitch above 0 down, roll above 0 clockwise, all in degrees.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facecycle_jax.data.sources.synthetic_renderer import render_float
+from facecycle_jax.errors import UserError
+
+Parameters = dict[str, jax.Array]
+
+# name: (mean, standard deviation); draws are cut at two standard deviations.
+IDENTITY = {
+    "skin_tone": (0.42, 0.24),
+    "skin_warmth": (0.0, 0.5),
+    "hair_tone": (0.35, 0.3),
+    "hair_red": (0.0, 0.4),
+    "hair_length": (0.3, 0.55),
+    "hair_volume": (0.11, 0.035),
+    "hairline": (-0.5, 0.07),
+    "parting": (0.0, 0.3),
+    "iris_hue": (0.5, 0.3),
+    "face_width": (0.6, 0.04),
+    "face_height": (0.8, 0.035),
+    "jaw": (0.2, 0.09),
+    "eye_spacing": (0.235, 0.02),
+    "eye_height": (-0.1, 0.025),
+    "eye_size": (0.105, 0.012),
+    "eye_tilt": (0.0, 0.12),
+    "brow_thickness": (0.03, 0.01),
+    "brow_gap": (0.15, 0.02),
+    "nose_length": (0.3, 0.035),
+    "nose_width": (0.1, 0.018),
+    "mouth_height": (0.4, 0.025),
+    "mouth_width": (0.2, 0.025),
+    "lip_thickness": (0.045, 0.012),
+    "lip_red": (0.5, 0.3),
+    "beard": (-0.3, 0.5),
+}
+MOTION = {
+    "smile": (0.15, 0.5),
+    "mouth_open": (0.25, 0.3),
+    "brow_raise": (0.0, 0.5),
+    "brow_frown": (0.0, 0.5),
+    "eye_open": (0.9, 0.25),
+    "gaze": (0.0, 0.4),
+    "yaw": (0.0, 22.0),
+    "pitch": (0.0, 10.0),
+    "roll": (0.0, 7.0),
+}
+SCENE = {
+    "light_x": (0.0, 0.45),
+    "light_y": (-0.35, 0.2),
+    "ambient": (0.6, 0.08),
+    "back_red": (0.5, 0.22),
+    "back_green": (0.5, 0.22),
+    "back_blue": (0.5, 0.22),
+    "back_slope": (0.0, 0.2),
+}
+# The face at rest, from the front. Everything else of a picture is identity or scene.
+NEUTRAL = {name: 1.0 if name == "eye_open" else 0.0 for name in MOTION}
+
+
+def _sample(
+    key: jax.Array, table: dict[str, tuple[float, float]], *, variation: float | jax.Array = 1.0
+) -> Parameters:
+    values = jax.random.truncated_normal(key, -2.0, 2.0, (len(table),))
+    return {name: mean + variation * std * values[i] for i, (name, (mean, std)) in enumerate(table.items())}
+
+
+def sample_identity(key: jax.Array) -> Parameters:
+    """Draws a person."""
+    return _sample(key, IDENTITY)
+
+
+def sample_motion(key: jax.Array) -> Parameters:
+    """Draws an expression and a head pose."""
+    motion = _sample(key, MOTION)
+    return motion | {
+        "mouth_open": jnp.maximum(motion["mouth_open"], 0.0),
+        "eye_open": jnp.clip(motion["eye_open"], 0.1, 1.2),
+    }
+
+
+def sample_scene(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
+    """Draws light and background, with so much of the standard deviations of `SCENE`, 0 or more."""
+    return _sample(key, SCENE, variation=variation)
+
+
+def neutral_motion() -> Parameters:
+    """Returns the motion of a neutral, frontal face."""
+    return {name: jnp.float32(value) for name, value in NEUTRAL.items()}
+
+
+def mean_identity() -> Parameters:
+    """Returns the mean of the people `sample_identity` draws."""
+    return {name: jnp.float32(mean) for name, (mean, _) in IDENTITY.items()}
+
+
+def render(identity: Parameters, motion: Parameters, scene: Parameters, *, size: int = 64) -> jax.Array:
+    """Draws a face.
+
+    Args:
+      identity: names of `IDENTITY`.
+      motion: names of `MOTION`.
+      scene: names of `SCENE`.
+      size: side in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    picture = render_float(identity, motion, scene, size=size)
+    return jnp.round(jnp.clip(picture, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnames=("frames", "size"))
+def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array) -> dict[str, Any]:
+    """Draws one person: frames, the neutral faces of the same scenes, and the labels."""
+    keys = jax.random.split(key, 3)
+    identity = sample_identity(keys[0])
+    scene = sample_scene(keys[1], variation=scene_variation)
+    motions = jax.vmap(sample_motion)(jax.random.split(keys[2], frames))
+    draw = functools.partial(render, size=size)
+    return {
+        "frames": jax.lax.map(lambda motion: draw(identity, motion, scene), motions, batch_size=8),
+        "neutral": draw(identity, neutral_motion(), scene),
+        "mean": draw(mean_identity(), neutral_motion(), scene),
+        "motion": motions,
+        "identity_parameters": identity,
+        "scene": scene,
+    }
+
+
+def synthetic_tracks(
+    seed: int, *, identities: int, frames_per_track: int, size: int, scene_variation: float = 1.0
+) -> dict[str, Any]:
+    """Draws people, one track of one light and background each.
+
+    Args:
+      seed: another seed gives other people; the same one gives the same bytes on one machine.
+      identities: people, at least 1.
+      frames_per_track: pictures of each, at least 1.
+      size: side in pixels.
+      scene_variation: how much light and background differ between people, 0 (not at all) or more; 1 is
+        that of `SCENE`.
+
+    Returns:
+      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name: [F]};
+      neutral, mean uint8 [people, S, S, 3]: the true neutral face of each person and the true mean face
+      in that person's scene; identity_parameters and scene {name: [people]}. The arrays are read-only.
+
+    Raises:
+      UserError: If a count is below 1 or the variation is negative.
+    """
+    if scene_variation < 0:
+        raise UserError(f"data.scene_variation must be 0 or more, got {scene_variation}.")
+    if identities < 1 or frames_per_track < 1:
+        raise UserError(
+            f"synthetic faces need data.identities and data.frames_per_track of at least 1, got "
+            f"{identities} and {frames_per_track}."
+        )
+    tracks = _all_tracks(seed, identities, frames_per_track, size, scene_variation)
+    # New dicts, so that a caller who adds to one changes it for nobody else.
+    return jax.tree.map(lambda leaf: leaf, tracks)
+
+
+# One set: the loaders of a run's training and held-out people, and its next stage, ask for the same one.
+@functools.lru_cache(maxsize=1)
+def _all_tracks(
+    seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
+) -> dict[str, Any]:
+    """Renders the tracks; the arrays are read-only, because several callers share them."""
+    keys = jax.random.split(jax.random.key(seed), identities)
+    render_track = functools.partial(
+        _track, frames=frames_per_track, size=size, scene_variation=np.float32(scene_variation)
+    )
+    tracks = [jax.device_get(render_track(key)) for key in keys]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)
+
+    rendered = {
+        "frames": stacked["frames"].reshape(-1, size, size, 3),
+        "identity": np.repeat(np.arange(identities, dtype=np.int32), frames_per_track),
+        "motion": {name: value.reshape(-1) for name, value in stacked["motion"].items()},
+        "neutral": stacked["neutral"],
+        "mean": stacked["mean"],
+        "identity_parameters": stacked["identity_parameters"],
+        "scene": stacked["scene"],
+    }
+    for leaf in jax.tree.leaves(rendered):
+        leaf.setflags(write=False)
+    return rendered

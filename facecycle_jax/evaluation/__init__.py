@@ -1,0 +1,32 @@
+"""Evaluation of models: tables of the paper by their protocols, drawn faces against the truth, galleries."""
+
+from facecycle_jax.evaluation.gallery import draw_gallery
+from facecycle_jax.evaluation.options import (
+    PROBES,
+    TASKS,
+    TEST_SPLITS,
+    EvaluationOptions,
+)
+from facecycle_jax.evaluation.synthetic import evaluate_synthetic, random_model
+from facecycle_jax.evaluation.tasks import evaluate, feature_sets, run_evaluation
+from facecycle_jax.evaluation.while_training import (
+    check_probe,
+    headlines,
+    probe_while_training,
+)
+
+__all__ = [
+    "PROBES",
+    "TASKS",
+    "TEST_SPLITS",
+    "EvaluationOptions",
+    "check_probe",
+    "draw_gallery",
+    "evaluate",
+    "evaluate_synthetic",
+    "feature_sets",
+    "headlines",
+    "probe_while_training",
+    "random_model",
+    "run_evaluation",
+]

@@ -1,0 +1,264 @@
+"""Multinomial logistic regression to convergence: a probe without a learning rate.
+
+Features [N, D] of any scale are standardised by their mean and deviation on the training set. The only
+choice, the strength of the L2 penalty, is made by cross-validation on the training set.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.linalg
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.evaluation.probes.penalties import choose_penalty
+
+log = logging.getLogger(__name__)
+
+# The penalty is strength / 2 |W|^2 in addition to the mean cross-entropy. The grid grows where it must.
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)
+
+
+class Logistic(NamedTuple):
+    """A fitted probe.
+
+    Attributes:
+      mean: float32 [D], of the training features.
+      scale: float32 [D], 1 over their deviation, 0 for constant ones.
+      weights: float32 [D, classes].
+      bias: float32 [classes].
+      strength: the L2 penalty chosen.
+      validation: cross-validated accuracy by strength; empty where there was no choice.
+      at_edge: whether the penalty is an end of those tried, so that one beyond it may be better.
+      gradient_norm: at the solution, of the mean objective in the solver's variables.
+      iterations: L-BFGS iterations of the last fit.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    strength: float
+    validation: dict[float, float]
+    at_edge: bool
+    gradient_norm: float
+    iterations: int
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predicts classes int32 [N] of features [N, D]."""
+        standard = (np.asarray(features, np.float32) - self.mean) * self.scale
+        return np.argmax(standard @ self.weights + self.bias, axis=1).astype(np.int32)
+
+
+def _preconditioner(covariance: np.ndarray, strength: float, *, classes: int) -> np.ndarray:
+    """Computes A [D, D] with A A' the inverse of the objective's curvature where classes are equally likely.
+
+    In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS tens of iterations
+    however features are correlated.
+    """
+    curvature = covariance.astype(np.float64) / classes
+    curvature[np.diag_indices_from(curvature)] += strength
+    factor = scipy.linalg.cholesky(curvature, lower=True, overwrite_a=True, check_finite=False)
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    return np.asarray(inverse.T, np.float32)
+
+
+def _objective(
+    parameters: dict[str, jax.Array],
+    round_to_weights: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    weight: jax.Array,
+    strength: jax.Array,
+) -> jax.Array:
+    """Weighted mean cross-entropy and the penalty; the bias is not penalised."""
+    weights = round_to_weights @ parameters["weights"]
+    logits = features @ weights + parameters["bias"]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    penalty = 0.5 * strength * jnp.sum(jnp.square(weights))
+    return jnp.sum(losses * weight) / jnp.sum(weight) + penalty
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "iterations"))
+def _minimise(
+    round_to_weights: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    weight: jax.Array,
+    strength: jax.Array,
+    *,
+    classes: int,
+    tolerance: jax.Array,
+    iterations: int,
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """Runs L-BFGS until the norm of the gradient in the solver's variables is below the tolerance."""
+    loss = functools.partial(
+        _objective,
+        round_to_weights=round_to_weights,
+        features=features,
+        labels=labels,
+        weight=weight,
+        strength=strength,
+    )
+    solver = optax.lbfgs(memory_size=10)
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: Any) -> Any:
+        parameters, state, _, count = carry
+        value, gradient = value_and_grad(parameters, state=state)
+        updates, state = solver.update(gradient, state, parameters, value=value, grad=gradient, value_fn=loss)
+        parameters = optax.apply_updates(parameters, updates)
+        return parameters, state, optax.tree.norm(optax.tree.get(state, "grad")), count + 1
+
+    def unfinished(carry: Any) -> jax.Array:
+        _, _, norm, count = carry
+        return (norm > tolerance) & (count < iterations)
+
+    start = {"weights": jnp.zeros((features.shape[1], classes)), "bias": jnp.zeros(classes)}
+    carry = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
+    parameters, _, norm, count = jax.lax.while_loop(unfinished, step, carry)
+    return {**parameters, "weights": round_to_weights @ parameters["weights"]}, norm, count
+
+
+def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
+    """Deals examples into folds with the same share of every class.
+
+    Args:
+      labels: int [N].
+      folds: number of folds, 2 or more.
+      seed: of the order within a class.
+
+    Returns:
+      int [N], 0 to folds - 1.
+
+    Raises:
+      ValueError: if there are fewer examples than folds.
+    """
+    if not 2 <= folds <= len(labels):
+        raise UserError(f"cross-validation needs 2 to {len(labels)} folds, got {folds}.")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    numbers = np.empty(len(labels), np.int64)
+    numbers[order] = np.arange(len(labels)) % folds
+    return numbers
+
+
+def fit_logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = 3,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    iterations: int = 1000,
+) -> Logistic:
+    """Fits the probe on a training set, the penalty chosen by cross-validation within it.
+
+    Args:
+      features: [N, D], training set only.
+      labels: int [N].
+      classes: number of classes.
+      strengths: penalties to choose from, above 0, and ten times stronger or weaker ones while an end of
+        them is the best; with one there is no choice to make.
+      folds: of the cross-validation.
+      seed: of the folds.
+      tolerance: gradient norm at which a fit has converged.
+      iterations: most iterations of one fit; a fit that ends there is reported in the log.
+
+    Returns:
+      The probe, fitted on all training examples.
+
+    Raises:
+      ValueError: for features that are not finite, labels out of range, or a penalty of 0 or less.
+    """
+    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
+    if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
+        raise UserError(f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}.")
+    if not np.isfinite(features).all():
+        raise UserError("features have values that are not finite; the model that made them is broken.")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
+
+    solve = functools.partial(
+        _fit_each, labels=labels, classes=classes, tolerance=tolerance, iterations=iterations
+    )
+
+    def accuracies(path: Sequence[float]) -> dict[float, float]:
+        """Computes the accuracy over left-out folds for each penalty."""
+        fold = fold_numbers(labels, folds=folds, seed=seed)
+        hits = dict.fromkeys(path, 0)
+        for k in range(folds):
+            left_out = fold == k
+            for fitted in solve(features, ~left_out, path):
+                right = fitted.predict(features[left_out]) == labels[left_out]
+                hits[fitted.strength] += int(np.sum(right))
+        return {strength: count / len(labels) for strength, count in hits.items()}
+
+    choice = choose_penalty(strengths, accuracies)
+    if choice.at_edge:
+        log.warning("The penalty chosen, %g, is at an end of those tried.", choice.strength)
+    last = solve(features, np.ones(len(labels), bool), [choice.strength])[0]
+    if last.gradient_norm > tolerance:
+        log.warning(
+            "Logistic regression stopped after %d iterations at a gradient norm of %.1e, above %.1e.",
+            last.iterations,
+            last.gradient_norm,
+            tolerance,
+        )
+    return last._replace(validation=choice.validation, at_edge=choice.at_edge)
+
+
+def _fit_each(
+    features: np.ndarray,
+    chosen: np.ndarray,
+    strengths: Sequence[float],
+    *,
+    labels: np.ndarray,
+    classes: int,
+    tolerance: float,
+    iterations: int,
+) -> list[Logistic]:
+    """Fits the chosen examples for each penalty."""
+    inside = features[chosen]
+    mean, deviation = inside.mean(0, dtype=np.float64), inside.std(0, dtype=np.float64)
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
+    mean = mean.astype(np.float32)
+    standard = (features - mean) * scale
+    # The product of one array with itself takes half the time of that of two copies.
+    inside = standard[chosen]
+    covariance = inside.T @ inside / len(inside)
+    # Left-out examples weigh nothing and stay in place: one shape, so one compilation, for all folds.
+    data = (jnp.asarray(standard), jnp.asarray(labels), jnp.asarray(chosen, jnp.float32))
+    fitted = []
+    for strength in strengths:
+        parameters, norm, count = _minimise(
+            jnp.asarray(_preconditioner(covariance, strength, classes=classes)),
+            *data,
+            jnp.float32(strength),
+            classes=classes,
+            tolerance=jnp.float32(tolerance),
+            iterations=iterations,
+        )
+        found = jax.device_get(parameters)
+        fitted.append(
+            Logistic(
+                mean=mean,
+                scale=scale,
+                weights=found["weights"],
+                bias=found["bias"],
+                strength=strength,
+                validation={},
+                at_edge=False,
+                gradient_norm=float(norm),
+                iterations=int(count),
+            )
+        )
+    return fitted

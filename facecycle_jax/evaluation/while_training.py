@@ -1,0 +1,98 @@
+"""Probes of a model that is being trained, on small sets: curves of what its features are worth."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.evaluation.judges.face_figures import FaceFigures
+from facecycle_jax.evaluation.options import TASKS
+from facecycle_jax.evaluation.probes.classification import Classification
+from facecycle_jax.evaluation.probes.lights import LightFigures
+from facecycle_jax.evaluation.probes.pose import PoseErrors
+from facecycle_jax.evaluation.probes.verification import Verification
+from facecycle_jax.evaluation.quantity import Quantity
+from facecycle_jax.evaluation.report import Evaluation
+from facecycle_jax.evaluation.synthetic import PEOPLE
+from facecycle_jax.evaluation.tasks import evaluate
+from facecycle_jax.inference.face_cycle import model_from_state
+
+
+def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) -> dict[str, float]:
+    """Runs the evaluation that a training configuration asks for; nothing by default.
+
+    Args:
+      config: of the run; `probe.task`, `probe.path` and `probe.limit` say what to run, see
+        configs/motion_cycle.py.
+      trees: networks by name.
+
+    Returns:
+      Figures by name; empty where `probe.task` is not set.
+
+    Raises:
+      ValueError: as `evaluate`.
+      FileNotFoundError: if data are missing.
+    """
+    block = config.get("probe") or {}
+    if not block.get("task"):
+        return {}
+
+    loaded = model_from_state(config, trees)
+    limit = block["limit"]
+    if block["task"] == "synthetic":
+        limit = min(limit or PEOPLE, PEOPLE)
+    return headlines(evaluate(block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]))
+
+
+def check_probe(config: Mapping[str, Any]) -> None:
+    """Refuses, before a run starts, a probe that would end it at its first evaluation.
+
+    Args:
+      config: of the run; with `stages`, each stage's is checked.
+
+    Raises:
+      ValueError: for a task there is none of, or parameters spread over several processes.
+      FileNotFoundError: if the data set is not there.
+    """
+    for stage in config.get("stages") or ():
+        check_probe(config[stage])
+    block = config.get("probe") or {}
+    task, path = block.get("task"), block.get("path")
+    if not task:
+        return
+    known = [name for name in TASKS if name != "gallery"]
+    if task not in known:
+        raise UserError(f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}.")
+    if task != "synthetic" and not os.path.exists(path or ""):
+        raise FileNotFoundError(f"probe.path: there is no {path!r}, which probe.task={task} needs.")
+    if config["fsdp"] and jax.process_count() > 1:
+        raise UserError("probe.task needs whole parameters in each process: set fsdp or probe.task to none.")
+
+
+def headlines(evaluation: Evaluation) -> dict[str, float]:
+    """Lists the one or two figures of each row that curves are drawn of.
+
+    Args:
+      evaluation: of any task.
+
+    Returns:
+      Figures by 'row' or 'row/figure', rates in parts of 1.
+    """
+    found: dict[str, float] = {}
+    for name, row in evaluation.rows.items():
+        key = name.replace(" ", "_")
+        if isinstance(row, Classification):
+            found[f"{key}/accuracy"] = row.accuracy
+        elif isinstance(row, Verification):
+            found |= {f"{key}/accuracy": row.accuracy, f"{key}/auc": row.auc}
+        elif isinstance(row, PoseErrors):
+            found[f"{key}/degrees"] = sum(row.errors) / 3
+        elif isinstance(row, LightFigures):
+            found[f"{key}/rank_1"] = row.rank_1
+        elif isinstance(row, FaceFigures) and row.identity is not None:
+            found[f"{key}/rank_1"] = row.identity.rank_1
+        elif isinstance(row, Quantity) and row.model is not None:
+            found[key] = row.model.value
+    return found

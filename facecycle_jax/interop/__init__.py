@@ -1,0 +1,5 @@
+"""Weights of other programs in: the original PyTorch program and ImageNet VGG-19 files."""
+
+from facecycle_jax.interop.original import read_original
+
+__all__ = ["read_original"]

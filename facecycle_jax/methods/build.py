@@ -1,0 +1,121 @@
+"""From a configuration to its training method."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.methods.base import LossOptions, Method
+from facecycle_jax.methods.identity_cycle import identity_cycle
+from facecycle_jax.methods.motion_cycle import motion_cycle
+from facecycle_jax.methods.peers import PEERS
+from facecycle_jax.networks import Tree, random_vgg, read_vgg_npz
+from facecycle_jax.networks.face_networks import make_forward
+
+METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
+
+
+def vgg_width(config: Mapping[str, Any]) -> float:
+    """Returns the channel multiplier of the VGG-19 that a configuration asks for.
+
+    Args:
+      config: with `loss.vgg` ('random' or a .npz path), perhaps `loss.vgg_width` (0: 1 for a file, the
+        model's width for 'random') and `model.width`.
+
+    Returns:
+      The multiplier.
+
+    Raises:
+      ValueError: If a width is asked for that the file does not have.
+    """
+    loss = config["loss"]
+    width = loss.get("vgg_width") or 0.0
+    if loss["vgg"] == "random":
+        return width or config["model"]["width"]
+    if width not in (0.0, 1.0):
+        raise UserError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
+    return 1.0
+
+
+def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[dict[str, Any] | None, float]:
+    """Loads or draws the VGG-19 that a configuration asks for.
+
+    Args:
+      config: with `loss.perceptual`, `model.trunk` and what `vgg_width` needs.
+      weights: whether to read or draw them; if not, zeros of the same shapes are returned.
+
+    Returns:
+      The parameters as numpy arrays, or None where no VGG is used, and the channel multiplier.
+
+    Raises:
+      FileNotFoundError: if the file is missing, saying how to get it.
+      ValueError: if the file is unusable or a width is asked for that it does not have.
+    """
+    loss, model = config["loss"], config["model"]
+    if model["trunk"] == "learned" and loss["perceptual"] == "none":
+        return None, 1.0
+
+    width = vgg_width(config)
+    if not weights:
+        return _zeros(width), width
+    if loss["vgg"] == "random":
+        return jax.tree.map(np.asarray, random_vgg(width=width)), width
+    return read_vgg_npz(loss["vgg"]), width
+
+
+def _zeros(width: float) -> dict[str, Any]:
+    """Zeros of the shapes of a VGG-19, which take no memory: every element is the same one."""
+    shapes = jax.eval_shape(lambda: random_vgg(width=width))
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+
+
+def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
+    """Builds the method that a configuration describes.
+
+    Args:
+      config: with `method` (one of `METHODS` or `PEERS`), `model`, `loss` and, optionally, `remat` and
+        `freeze`; see configs/<method>.py for their fields.
+      weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is good for
+        shapes only.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: for values out of range.
+      FileNotFoundError: if the VGG-19 file is missing.
+    """
+    name, freeze = config["method"], tuple(config.get("freeze", ()))
+    if name in PEERS:
+        return _freeze(PEERS[name](config, weights=weights), freeze)
+    if name not in METHODS:
+        raise UserError(f"method must be one of {sorted({**METHODS, **PEERS})}, got {name!r}.")
+    options = LossOptions.from_config(config["loss"])
+    vgg, width = vgg_parameters(config, weights=weights)
+    forward = make_forward(
+        config["model"],
+        vgg_width=width,
+        vgg_for_loss=options.perceptual != "none",
+        remat=config.get("remat", False),
+    )
+    return _freeze(METHODS[name](forward, vgg, options), freeze)
+
+
+def _freeze(method: Method, names: tuple[str, ...]) -> Method:
+    """Moves networks from what a method trains to what it only uses."""
+    if not names:
+        return method
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        params, frozen = method.init(key)
+        unknown = [name for name in names if name not in params]
+        if unknown or len(set(names)) == len(params):
+            raise UserError(
+                f"freeze must name some, not all, of {', '.join(sorted(params))}, got {', '.join(names)}."
+            )
+        kept = {name: params[name] for name in params if name not in names}
+        return kept, {**frozen, **{name: params[name] for name in names}}
+
+    return method._replace(init=init)

@@ -1,0 +1,76 @@
+"""The set of networks that one configuration describes."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.networks.blocks import Dtype
+from facecycle_jax.networks.encoder import CodeEncoder, check_image_size
+from facecycle_jax.networks.flow_decoder import FlowDecoder
+from facecycle_jax.networks.generator import Generator
+from facecycle_jax.networks.normaliser import Normaliser
+from facecycle_jax.networks.vgg import VGG19
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Networks(NamedTuple):
+    """Linen modules without parameters; both encoders are the same architecture.
+
+    Attributes:
+      encoder: pictures to codes (motion, and with other parameters identity).
+      flow_decoder: motion codes to flows.
+      generator: trunk maps and flow to pictures.
+      normaliser: trunk maps and identity code to mean and neutral faces.
+      trunk: the trunk of generator and normaliser when it is learned.
+    """
+
+    encoder: CodeEncoder
+    flow_decoder: FlowDecoder
+    generator: Generator
+    normaliser: Normaliser
+    trunk: VGG19
+
+
+def build_networks(
+    *,
+    width: float = 1.0,
+    image_size: int = 64,
+    code_dim: int = 256,
+    dtype: str = "float32",
+    encoder_width: float = 0.0,
+) -> Networks:
+    """Builds the modules.
+
+    Args:
+      width: multiplier on all channel counts, above 0; 1 is the paper's.
+      image_size: 64, 128 or 256 pixels.
+      code_dim: length of the codes.
+      dtype: 'float32' or 'bfloat16', the dtype computed in; parameters are float32.
+      encoder_width: multiplier of the encoders' channels, 0: `width`. They see a picture once where the
+        generator draws three, so a narrow model affords wider ones.
+
+    Returns:
+      The networks.
+
+    Raises:
+      ValueError: for a value outside these ranges.
+    """
+    check_image_size(image_size)
+    if width <= 0:
+        raise UserError(f"width must be above 0, got {width}.")
+    if encoder_width < 0:
+        raise UserError(f"encoder_width must not be negative, got {encoder_width}.")
+    if code_dim < 1:
+        raise UserError(f"code_dim must be at least 1, got {code_dim}.")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+    kind: Dtype = DTYPES[dtype]
+    return Networks(
+        encoder=CodeEncoder(encoder_width or width, image_size, code_dim, kind),
+        flow_decoder=FlowDecoder(width, image_size, kind),
+        generator=Generator(width, kind),
+        normaliser=Normaliser(width, kind),
+        trunk=VGG19("conv3_1", width, kind),
+    )

@@ -1,0 +1,120 @@
+"""The networks of FAb-Net: an encoder, and a decoder each for flow and mask.
+
+Images [N, S, S, 3] in 0..1, without mean and standard deviation; embeddings [N, D], unbounded.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.networks.batch_norm import BatchNorm
+from facecycle_jax.networks.blocks import Dtype, conv, scaled
+from facecycle_jax.networks.up_decoder import UpDecoder, decoder_channels
+
+# Channels of the strided convolutions of an encoder of 256 x 256, but for the last.
+_CHANNELS = (32, 64, 128, 256, 256, 256, 256)
+_SIZES = (32, 64, 128, 256)
+
+
+def check_peer_size(image_size: int) -> None:
+    """Raises UserError unless strided convolutions bring images of this size to one pixel."""
+    if image_size not in _SIZES:
+        raise UserError(f"model.image_size must be one of {_SIZES} pixels here, got {image_size}.")
+
+
+def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax.Array:
+    """Halves height and width inside a compact module: kernel 4, stride 2, padding 1."""
+    return conv(x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default")
+
+
+class FabNetEncoder(nn.Module):
+    """Encodes faces by strided convolutions until one pixel is left.
+
+    The first convolution has no normalisation; the last has neither normalisation nor activation.
+
+    Attributes:
+      width: multiplier on all channel counts; 1 is the published network (4.89 M parameters).
+      image_size: side of the images, 256 as published; each halving leaves out a convolution.
+      code_dim: length of the embedding; not scaled by `width`.
+      dtype: computation dtype.
+
+    References:
+      Wiles et al., BMVC 2018.
+    """
+
+    width: float = 1.0
+    image_size: int = 256
+    code_dim: int = 256
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps images [N, image_size, image_size, 3] in 0..1 to embeddings [N, code_dim]."""
+        check_peer_size(self.image_size)
+        layers = round(math.log2(self.image_size))
+
+        x = images.astype(self.dtype)
+        for number in range(1, layers):
+            features = scaled(_CHANNELS[number - 1], self.width)
+            x = strided_conv(x, features, name=f"conv{number}", dtype=self.dtype)
+            if number > 1:
+                x = BatchNorm(self.dtype, name=f"norm{number}")(x, train=train)
+            x = nn.leaky_relu(x, negative_slope=0.2)
+
+        x = strided_conv(x, self.code_dim, name=f"conv{layers}", dtype=self.dtype)
+        return x[:, 0, 0, :]
+
+
+class FabNet(NamedTuple):
+    """Linen modules without parameters.
+
+    Attributes:
+      encoder: images to embeddings.
+      flow_decoder: source and target embedding, concatenated, to a flow in (-1, 1).
+      mask_decoder: the same to mask logits in (-1, 1).
+    """
+
+    encoder: FabNetEncoder
+    flow_decoder: UpDecoder
+    mask_decoder: UpDecoder
+
+
+def build_fab_net(
+    *,
+    width: float = 1.0,
+    image_size: int = 256,
+    code_dim: int = 256,
+    align_corners: bool = False,
+    dtype: Dtype = jnp.float32,
+) -> FabNet:
+    """Builds the modules.
+
+    Args:
+      width: multiplier on channel counts, above 0.
+      image_size: side of the images.
+      code_dim: length of the embedding.
+      align_corners: of the decoders' bilinear doubling. The published program ran on an unreleased version
+        of PyTorch, so which one it used is not known; PyTorch 0.4.0 does not align.
+      dtype: computation dtype.
+
+    Returns:
+      The networks.
+
+    Raises:
+      UserError: If the image size is not supported.
+    """
+    check_peer_size(image_size)
+
+    def decoder(outputs: int) -> UpDecoder:
+        channels = decoder_channels(image_size=image_size, width=width, outputs=outputs)
+        return UpDecoder(channels, align_corners, dtype)
+
+    return FabNet(
+        encoder=FabNetEncoder(width, image_size, code_dim, dtype),
+        flow_decoder=decoder(2),
+        mask_decoder=decoder(1),
+    )

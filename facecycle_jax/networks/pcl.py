@@ -1,0 +1,141 @@
+"""The networks of PCL: a trunk, a head and a projector each for face and pose, and one decoder.
+
+Images [N, S, S, 3] in 0..1, without mean and standard deviation.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.networks.batch_norm import Dense, Projector
+from facecycle_jax.networks.blocks import (
+    ChannelAttention,
+    Dtype,
+    ResidualBlock,
+    conv,
+    leaky_relu,
+    scaled,
+)
+from facecycle_jax.networks.temporal_consistency import unit_length
+from facecycle_jax.networks.up_decoder import UpDecoder
+
+_DECODER_CHANNELS = (256, 256, 256, 256, 128)
+
+
+class PclTrunk(nn.Module):
+    """The convolutions of FaceCycle's encoder up to the last stride, with a narrower last layer.
+
+    Attributes:
+      width: multiplier on all channel counts; 1 is the published network (1.88 M parameters).
+      dtype: computation dtype.
+
+    References:
+      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial representation",
+      CVPR 2023.
+    """
+
+    width: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps images [N, H, W, 3] in 0..1, of any size, to [N, H/16, W/16, 128 width], rounded up."""
+        dtype = self.dtype
+
+        def layer(x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
+            features = scaled(channels, self.width)
+            return leaky_relu(
+                conv(x, features=features, kernel=kernel, stride=stride, name=name, dtype=dtype)
+            )
+
+        x = images.astype(dtype)
+        x = layer(x, "conv1_1", 64, kernel=7, stride=2)
+        x = layer(x, "conv1_2", 64)
+        x = layer(x, "conv2_1", 64)
+        x = ChannelAttention(dtype, name="attention2")(x)
+        x = layer(x, "conv2_2", 64)
+        x = layer(x, "conv3_1", 128, stride=2)
+        x = ChannelAttention(dtype, name="attention3")(x)
+        x = layer(x, "conv3_2", 128)
+        x = ResidualBlock(dtype=dtype, name="residual1")(x)
+        x = ResidualBlock(dtype=dtype, name="residual2")(x)
+        x = layer(x, "conv4_1", 128, stride=2)
+        x = layer(x, "conv4_2", 128)
+        x = layer(x, "conv5_1", 256, stride=2)
+        return layer(x, "conv5_2", 128)
+
+
+class PclHead(nn.Module):
+    """Two convolutions on the trunk's map, one head for the face and one for the pose.
+
+    Attributes:
+      dtype: computation dtype.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N, h, w, C] to the same shape."""
+        features = x.shape[-1]
+        for name in ("conv1", "conv2"):
+            x = leaky_relu(conv(x, features=features, kernel=3, name=name, dtype=self.dtype))
+        return x
+
+
+class PclDecoder(nn.Module):
+    """Decodes the sum of both heads into an image.
+
+    Its last activation is a tanh although images are in 0..1, as in the published program.
+
+    Attributes:
+      width: multiplier on all channel counts; 1 is the published network (4.30 M parameters).
+      dtype: computation dtype.
+    """
+
+    width: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
+        """Maps the sum of two heads' maps [N, 4, 4, C] to images [N, 64, 64, 3] in (-1, 1)."""
+        flat = features.reshape(len(features), -1)
+        code = Dense(scaled(512, self.width), self.dtype, name="code")(unit_length(flat))
+        channels = (*(scaled(channels, self.width) for channels in _DECODER_CHANNELS), 3)
+        return UpDecoder(channels, dtype=self.dtype, name="up")(code, train=train)
+
+
+class Pcl(NamedTuple):
+    """Linen modules without parameters; the two heads, and the two projectors, are alike.
+
+    Attributes:
+      trunk: images to maps; their flattened maps are the features that PCL is evaluated with.
+      head: trunk maps to maps of the face, or of the pose.
+      projector: flattened head maps to projections.
+      decoder: summed head maps to images.
+    """
+
+    trunk: PclTrunk
+    head: PclHead
+    projector: Projector
+    decoder: PclDecoder
+
+
+def build_pcl(*, width: float = 1.0, dtype: Dtype = jnp.float32) -> Pcl:
+    """Builds the modules for images of 64 x 64.
+
+    Args:
+      width: multiplier on channel counts, above 0.
+      dtype: computation dtype.
+
+    Returns:
+      The networks.
+    """
+    return Pcl(
+        trunk=PclTrunk(width, dtype),
+        head=PclHead(dtype),
+        projector=Projector(scaled(2048, width), scaled(512, width), dtype),
+        decoder=PclDecoder(width, dtype),
+    )

@@ -1,0 +1,194 @@
+"""The network of temporal consistency: ResNet-18, a dense layer, unit length.
+
+Images [N, H, W, 3], normalised by ImageNet's mean and standard deviation.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.networks.batch_norm import BatchNorm, Dense
+from facecycle_jax.networks.blocks import Dtype, conv, scaled
+
+_STAGES = (64, 128, 256, 512)
+_BLOCKS = 2
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, which is projected where the shape changes.
+
+    Attributes:
+      features: output channels.
+      stride: of the first convolution.
+      dtype: computation dtype.
+    """
+
+    features: int
+    stride: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
+
+        def layer(x: jax.Array, name: str, *, kernel: int, stride: int) -> jax.Array:
+            x = conv(
+                x,
+                features=self.features,
+                kernel=kernel,
+                stride=stride,
+                name=f"{name}_conv",
+                dtype=self.dtype,
+                use_bias=False,
+            )
+            return BatchNorm(self.dtype, name=f"{name}_norm")(x, train=train)
+
+        y = nn.relu(layer(x, "first", kernel=3, stride=self.stride))
+        y = layer(y, "second", kernel=3, stride=1)
+
+        shortcut = x
+        if self.stride > 1 or x.shape[-1] != self.features:
+            shortcut = layer(x, "shortcut", kernel=1, stride=self.stride)
+        return nn.relu(y + shortcut)
+
+
+class TemporalEncoder(nn.Module):
+    """Encodes faces into vectors of unit length.
+
+    Attributes:
+      width: multiplier on the channels of the trunk; 1 is the published network (11.3 M parameters).
+      code_dim: length of the embedding.
+      dtype: computation dtype.
+
+    References:
+      He et al., "Deep residual learning for image recognition", CVPR 2016, table 1; Lu et al.,
+      "Self-supervised learning for facial action unit recognition through temporal consistency", BMVC 2020.
+    """
+
+    width: float = 1.0
+    code_dim: int = 256
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: [N, H, W, 3], normalised, 256 x 256 as published.
+          train: whether batch statistics are used and the running ones moved.
+
+        Returns:
+          Embeddings [N, code_dim] of unit length, and pooled features [N, 512 width].
+        """
+        x = conv(
+            images.astype(self.dtype),
+            features=scaled(64, self.width),
+            kernel=7,
+            stride=2,
+            name="stem_conv",
+            dtype=self.dtype,
+            use_bias=False,
+        )
+        x = nn.relu(BatchNorm(self.dtype, name="stem_norm")(x, train=train))
+        # Padding never wins: activations are not negative here, and the padding is minus infinity.
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+        for stage, channels in enumerate(_STAGES, start=1):
+            for block in range(1, _BLOCKS + 1):
+                stride = 2 if stage > 1 and block == 1 else 1
+                module = _BasicBlock(
+                    scaled(channels, self.width),
+                    stride,
+                    self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )
+                x = module(x, train=train)
+
+        pooled = jnp.mean(x, axis=(1, 2))
+        embedding = Dense(self.code_dim, self.dtype, name="code")(pooled)
+        return unit_length(embedding), pooled
+
+
+def unit_length(x: jax.Array) -> jax.Array:
+    """Scales vectors [..., D] to length 1; zero stays zero, with a gradient of zero."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    # The lower bound is the square of PyTorch's, and keeps the gradient of the root finite.
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def resnet18_trees(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Converts arrays of torchvision's ResNet-18, without its last layer, to trees of `TemporalEncoder`.
+
+    Args:
+      state: arrays by torchvision's names ('conv1.weight', 'layer1.0.bn1.running_mean', ...), in its layout.
+
+    Returns:
+      Parameters and running statistics; 'code' is in neither.
+
+    Raises:
+      KeyError: If an array is missing.
+    """
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+
+    def put(conv_name: str, norm_name: str, path: tuple[str, ...], layer: str) -> None:
+        parents = {"params": params, "stats": stats}
+        for part in path:
+            parents = {kind: tree.setdefault(part, {}) for kind, tree in parents.items()}
+        kernel = np.asarray(state[f"{conv_name}.weight"], np.float32)
+        parents["params"][f"{layer}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
+        norm = {
+            field: np.asarray(state[f"{norm_name}.{field}"], np.float32)
+            for field in ("weight", "bias", "running_mean", "running_var")
+        }
+        parents["params"][f"{layer}_norm"] = {"scale": norm["weight"], "bias": norm["bias"]}
+        parents["stats"][f"{layer}_norm"] = {
+            "mean": norm["running_mean"],
+            "var": norm["running_var"],
+        }
+
+    put("conv1", "bn1", (), "stem")
+    for stage in range(1, len(_STAGES) + 1):
+        for block in range(_BLOCKS):
+            source = f"layer{stage}.{block}"
+            path = (f"stage{stage}_block{block + 1}",)
+            put(f"{source}.conv1", f"{source}.bn1", path, "first")
+            put(f"{source}.conv2", f"{source}.bn2", path, "second")
+            # Only blocks that change the shape project their shortcut.
+            if stage > 1 and block == 0:
+                put(f"{source}.downsample.0", f"{source}.downsample.1", path, "shortcut")
+    return params, stats
+
+
+def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads ResNet-18 from a .npz of torchvision's state dict, arrays by their names there.
+
+    Args:
+      path: the file.
+
+    Returns:
+      See `resnet18_trees`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      UserError: If an array is missing or has another shape.
+    """
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(
+            f"no ResNet-18 at {path}: save torchvision's state dict there with numpy.savez, arrays by their "
+            "names, or set loss.resnet='random'."
+        )
+    try:
+        with np.load(path) as file:
+            trees = resnet18_trees(file)
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a .npz of torchvision's ResNet-18 ({error}).") from None
+    if trees[0]["stem_conv"]["kernel"].shape != (7, 7, 3, 64):
+        raise UserError(f"{path} is not of ResNet-18: its first kernel has another shape.")
+    return trees

@@ -1,0 +1,175 @@
+"""The VGG-19 trunk up to conv4_1, and its weights as a file.
+
+Pictures [N, H, W, 3], normalised; maps are rectified, so 0 or more.
+"""
+
+import math
+import pathlib
+import zipfile
+import zlib
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.networks.blocks import Dtype, scaled
+from facecycle_jax.ops import max_pool
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+# (name, channels, pool before it), in order.
+LAYERS = (
+    ("conv1_1", 64, False),
+    ("conv1_2", 64, False),
+    ("conv2_1", 128, True),
+    ("conv2_2", 128, False),
+    ("conv3_1", 256, True),
+    ("conv3_2", 256, False),
+    ("conv3_3", 256, False),
+    ("conv3_4", 256, False),
+    ("conv4_1", 512, True),
+)
+# Taps of the generator and the normaliser, and those of the perceptual loss.
+TRUNK_TAPS = ("conv2_1", "conv3_1")
+# Layers that the trunk of generator and normaliser consists of.
+TRUNK_LAYERS = tuple(name for name, _, _ in LAYERS[:5])
+LOSS_TAPS = ("conv2_1", "conv3_1", "conv4_1")
+
+
+class VGG19(nn.Module):
+    """VGG-19 from conv1_1 up to `last`, each convolution rectified, 2x2 max pooling between groups.
+
+    Attributes:
+      last: name of the last layer, one of `LAYERS`.
+      width: multiplier on the channels; 1 for ImageNet weights.
+      dtype: computation dtype.
+
+    References:
+      Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015, configuration E.
+    """
+
+    last: str = "conv4_1"
+    width: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, taps: tuple[str, ...] = LOSS_TAPS) -> dict[str, jax.Array]:
+        """Computes rectified maps.
+
+        Args:
+          x: [N, H, W, 3], normalised.
+          taps: layers whose outputs are wanted; computation stops after the last of them.
+
+        Returns:
+          {name: [N, h, w, C]} for every tap.
+
+        Raises:
+          ValueError: if a tap lies beyond `last` or is no layer.
+        """
+        names = [name for name, _, _ in LAYERS]
+        reachable = names[: names.index(self.last) + 1]
+        unknown = [tap for tap in taps if tap not in reachable]
+        if unknown:
+            raise UserError(f"VGG19 up to {self.last} has no layer {unknown[0]!r}.")
+        # During initialisation all layers are built, whatever is asked for.
+        end = self.last if self.is_initializing() else max(taps, key=names.index)
+        x = x.astype(self.dtype)
+        outputs = {}
+        for name, channels, pool in LAYERS:
+            if pool:
+                x = max_pool(x)
+            x = nn.relu(
+                nn.Conv(
+                    scaled(channels, self.width),
+                    (3, 3),
+                    padding=((1, 1), (1, 1)),
+                    dtype=self.dtype,
+                    kernel_init=nn.initializers.he_normal(),
+                    name=name,
+                )(x)
+            )
+            if name in taps:
+                outputs[name] = x
+            if name == end:
+                break
+        return outputs
+
+
+def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
+    """Reads VGG-19 weights from a .npz with `convB_L/kernel` [3, 3, in, out] and `convB_L/bias` [out].
+
+    Args:
+      path: the file, as `facecycle import-vgg` writes it; any floating dtype.
+
+    Returns:
+      {layer: {'kernel', 'bias'}} in float32 for conv1_1 .. conv4_1: the parameters of `VGG19()`.
+
+    Raises:
+      FileNotFoundError: with a sentence that says how to make the file.
+      ValueError: if the file is no .npz, or an array is missing, misshapen or not finite.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No VGG-19 weights at {path}: download vgg19-dcbb9e9d.pth (torchvision) or Keras's VGG19 "
+            f"notop .h5, convert with `facecycle import-vgg FILE --out {path}`, or set "
+            f"config.loss.vgg='random'."
+        )
+    tree: dict[str, dict[str, np.ndarray]] = {}
+    incoming = 3
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, channels, _ in LAYERS:
+                shapes = {"kernel": (3, 3, incoming, channels), "bias": (channels,)}
+                tree[name] = {
+                    part: _read_array(archive, path, f"{name}/{part}", shape)
+                    for part, shape in shapes.items()
+                }
+                incoming = channels
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, SyntaxError, *_ZIP_ERRORS) as error:
+        raise UserError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
+    return tree
+
+
+def _read_array(archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads one array of a .npz as float32; shape and type are compared before its content is read."""
+    if f"{key}.npy" not in archive.namelist():
+        raise UserError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")
+    with archive.open(f"{key}.npy") as member:
+        # The only version that numpy writes for plain numbers, and one whose header is short.
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(f"{key} is in an unknown version of the format")
+        found, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+        if found != shape:
+            raise UserError(f"{path}: {key} has shape {found}, VGG-19 needs {shape}.")
+        if dtype.kind != "f":
+            raise UserError(f"{path}: {key} holds {dtype}, not floating-point numbers.")
+        data = member.read(math.prod(shape) * dtype.itemsize)
+
+    order: Literal["F", "C"] = "F" if by_columns else "C"
+    value = np.frombuffer(data, dtype).reshape(shape, order=order)
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32, order="C")
+    if not np.isfinite(value).all():
+        raise UserError(f"{path}: {key} holds values that are not finite.")
+    return value
+
+
+def random_vgg(*, width: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """Draws VGG-19 weights (He initialisation) that are the same on every machine for one seed.
+
+    Random features still compare textures; they stand in where no ImageNet weights can be had.
+
+    Args:
+      width: multiplier on the channels.
+      seed: seed of the draw.
+
+    Returns:
+      The parameters of `VGG19(width=width)`.
+    """
+    model = VGG19(width=width)
+    return model.init(jax.random.key(seed), jnp.zeros((1, 16, 16, 3)))["params"]

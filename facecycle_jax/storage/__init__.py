@@ -1,0 +1,6 @@
+"""Model folders: config.json, weights.safetensors and README.md, and the bundled models."""
+
+from facecycle_jax.storage.model_folder import ModelFolder, read_model, write_model
+from facecycle_jax.storage.model_spec import ORIGINAL_MODEL
+
+__all__ = ["ORIGINAL_MODEL", "ModelFolder", "read_model", "write_model"]

@@ -1,0 +1,132 @@
+"""The config.json of a model folder: what the folder says of itself, checked field by field."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from facecycle_jax.data.images.framing import Framing
+from facecycle_jax.errors import ConversionError, shorten
+from facecycle_jax.ops.normalisation import MEAN, STD
+from facecycle_jax.storage.model_spec import Built, build_model
+
+FORMAT = "facecycle_jax model"
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+DTYPES = {"float32": np.float32, "float16": np.float16}
+_MAX_CONFIG = 1 << 20
+
+
+def input_spec(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes the pictures that the networks take.
+
+    Args:
+      model: configuration of the networks.
+
+    Returns:
+      size in pixels, layout, colour, and range, mean and std per channel of the values.
+    """
+    return {
+        "size": model["image_size"],
+        "layout": "NHWC",
+        "colour": "RGB",
+        "range": [0.0, 1.0],
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+
+
+class FolderConfig(NamedTuple):
+    """The content of config.json.
+
+    Attributes:
+      info: all of it; `model` is completed.
+      built: the model configuration and its networks.
+    """
+
+    info: dict[str, Any]
+    built: Built
+
+
+def read_config(folder: epath.Path) -> FolderConfig:
+    """Reads config.json and checks every field that the program uses.
+
+    Args:
+      folder: the model folder.
+
+    Returns:
+      Its content, and the networks that it describes.
+
+    Raises:
+      FileNotFoundError: if there is no such folder, or no config.json in it.
+      ConversionError: in one sentence, if it is something else or a field is wrong.
+    """
+    path = folder / CONFIG
+    if not folder.exists():
+        raise FileNotFoundError(f"No model folder {folder}.")
+    if not folder.is_dir():
+        raise ConversionError(
+            f"{folder} is a file, not a model folder; a checkpoint of the original program becomes one by "
+            f"`facecycle import-torch {folder} --out DIR`."
+        )
+    if (folder / "checkpoints").is_dir():
+        raise ConversionError(
+            f"{folder} is the directory of a training run; make a model folder of it with "
+            f"`facecycle export {folder} --out DIR`."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}, so it is no model folder.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG + 1)
+        if len(content) > _MAX_CONFIG:
+            raise ConversionError(f"it is larger than {_MAX_CONFIG} bytes")
+        config = json.loads(content)
+        if type(config) is not dict or config.get("format") != FORMAT:
+            raise ConversionError(f"its format is not {FORMAT!r}")
+        built = _check_config(config)
+    except (ConversionError, OSError, ValueError, RecursionError) as error:
+        reason = str(error).rstrip(".").replace("\n", " ")[:300]
+        raise ConversionError(f"{path} does not describe a model: {reason}.") from None
+    return FolderConfig({**config, "model": built.model}, built)
+
+
+def _check_config(config: Mapping[str, Any]) -> Built:
+    version = config.get("format_version")
+    if type(version) is not int or version < 1:
+        raise ConversionError(f"its format_version is {shorten(version)}")
+    if version > FORMAT_VERSION:
+        raise ConversionError(
+            f"its format_version is {version}, newer than {FORMAT_VERSION}: update the package"
+        )
+
+    built = build_model(config.get("model"))
+    if config.get("stages") not in (["motion"], ["motion", "identity"]):
+        raise ConversionError("its stages are neither ['motion'] nor ['motion', 'identity']")
+    expected = input_spec(built.model)
+    pictures = config.get("input")
+    if type(pictures) is not dict:
+        raise ConversionError("it has no input specification")
+    for name, value in expected.items():
+        if pictures.get(name) != value:
+            raise ConversionError(
+                f"input.{name} is {json.dumps(pictures.get(name))[:80]}, this program has {value}"
+            )
+    # Folders of earlier versions have no framing.
+    if "framing" in config:
+        Framing.from_dict(config["framing"])
+    weights = config.get("weights")
+    if type(weights) is not dict or weights.get("file") != WEIGHTS:
+        raise ConversionError(f"weights.file is not {WEIGHTS!r}")
+    if weights.get("dtype") not in DTYPES:
+        raise ConversionError(f"weights.dtype is not one of {sorted(DTYPES)}")
+    for name, text in (
+        ("weights.sha256", weights.get("sha256")),
+        ("licence", config.get("licence")),
+        ("source", config.get("source")),
+    ):
+        if type(text) is not str or not text:
+            raise ConversionError(f"{name} is {shorten(text)}, not a text")
+    return built

@@ -1,0 +1,227 @@
+"""A model as a folder that describes itself: config.json, weights.safetensors and README.md.
+
+Weights have flat names such as 'motion_encoder/features/conv1_1/kernel' and are float32 or float16; they
+are read as float32. Of a VGG-19 only what the networks need is in the folder, conv1_1 .. conv3_1.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from facecycle_jax._version import __version__
+from facecycle_jax.data.images.framing import FRAMING, Framing
+from facecycle_jax.errors import ConversionError, UserError, shorten
+from facecycle_jax.files import check_new, new_folder
+from facecycle_jax.networks import Tree
+from facecycle_jax.networks.face_networks import Forward
+from facecycle_jax.storage.folder_config import (
+    CONFIG,
+    DTYPES,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS,
+    input_spec,
+    read_config,
+)
+from facecycle_jax.storage.model_card import model_card
+from facecycle_jax.storage.model_spec import (
+    STAGES,
+    Shapes,
+    build_model,
+    count_parameters,
+    flatten,
+    nest,
+    network_shapes,
+)
+
+CARD = "README.md"
+_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16"}
+
+
+class ModelFolder(NamedTuple):
+    """What a model folder holds.
+
+    Attributes:
+      model: configuration: width, image_size, code_dim, dtype, trunk, perhaps encoder_width and, of
+        a 'vgg' trunk, vgg_width.
+      trees: nested dicts of float32 numpy arrays by network name.
+      info: the whole of config.json: also stages, input, perhaps framing, licence,
+        source, weights, package_version.
+      forward: the networks that the configuration describes.
+    """
+
+    model: dict[str, Any]
+    trees: dict[str, Tree]
+    info: dict[str, Any]
+    forward: Forward
+
+
+def write_model(
+    folder: epath.PathLike,
+    trees: Mapping[str, Tree],
+    *,
+    model: Mapping[str, Any],
+    licence: str,
+    source: str,
+    dtype: str = "float32",
+    framing: Framing = FRAMING,
+) -> None:
+    """Writes a model folder; it appears whole or not at all.
+
+    Args:
+      folder: the folder to make, local or in the cloud (gs://).
+      trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder and normaliser,
+        and 'vgg' or 'trunk' as the model has it; layers of the VGG-19 beyond conv3_1 are left out.
+      model: configuration of the networks: width, image_size, code_dim, dtype, trunk and perhaps
+        encoder_width and, of a 'vgg' trunk, vgg_width.
+      licence: under which the weights may be used, in words.
+      source: where the weights come from, in words.
+      dtype: 'float32' or 'float16' (half the size, three decimal digits).
+      framing: where the eyes are in the images that the model was trained on.
+
+    Raises:
+      FileExistsError: if the folder is there already.
+      ValueError: if the configuration is out of range, or a weight is missing, unknown, misshapen, not
+        finite or too large for float16.
+    """
+    check_new(folder)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+    for name, text in (("licence", licence), ("source", source)):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{name} must be a text that is not blank, got {shorten(text)}.")
+
+    checked, forward = build_model(model)
+    stages = _stages(trees)
+    shapes = network_shapes(forward, stages)
+    weights = _select(trees, shapes, DTYPES[dtype])
+    data = safetensors.numpy.save(weights, {"format": "np"})
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": __version__,
+        "model": checked,
+        "stages": stages,
+        "input": input_spec(checked),
+        "framing": framing.to_dict(),
+        "weights": {
+            "file": WEIGHTS,
+            "dtype": dtype,
+            "parameters": count_parameters(shapes),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        },
+        "licence": licence.strip(),
+        "source": source.strip(),
+    }
+    files = {
+        WEIGHTS: data,
+        CARD: model_card(config).encode(),
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+    }
+    with new_folder(folder, last=CONFIG) as partial:
+        for name, content in files.items():
+            with (partial / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _stages(names: Mapping[str, Any]) -> list[str]:
+    """Says which stages the networks are of."""
+    known = {name for stage in STAGES.values() for name in stage} | {"vgg", "trunk"}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}.")
+    identity = any(name in names for name in STAGES["identity"])
+    return ["motion", "identity"] if identity else ["motion"]
+
+
+def _select(trees: Mapping[str, Tree], shapes: Shapes, dtype: Any) -> dict[str, np.ndarray]:
+    """Picks the weights a model needs, checked and in the dtype they are stored in."""
+    networks = {name.split("/")[0] for name in shapes}
+    flat = {n: a for name in networks & set(trees) for n, a in flatten(trees[name], f"{name}/")}
+    # Layers of the VGG-19 that only the loss needs.
+    extra = {n for n in flat if n.startswith("vgg/") and n not in shapes}
+    _compare({n: np.shape(a) for n, a in flat.items() if n not in extra}, shapes)
+    weights = {}
+    for name in shapes:
+        with np.errstate(over="ignore"):
+            weights[name] = np.ascontiguousarray(flat[name], dtype)
+        if not np.isfinite(weights[name]).all():
+            reason = "holds values that are not finite"
+            if np.isfinite(np.asarray(flat[name], np.float64)).all():
+                reason = f"holds values too large for {np.dtype(dtype).name}"
+            raise ConversionError(f"{name} {reason}.")
+    return weights
+
+
+def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
+    """Compares names and shapes; the first that differs is told."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise ConversionError(f"{name} of shape {shape} is missing.")
+        if tuple(found[name]) != shape:
+            raise ConversionError(f"{name} has shape {tuple(found[name])}, the model needs {shape}.")
+    for name in found:
+        if name not in expected:
+            raise ConversionError(f"{shorten(name)} is no weight of the model.")
+
+
+def read_model(folder: epath.PathLike) -> ModelFolder:
+    """Reads a model folder and checks it: checksum, names and shapes.
+
+    Args:
+      folder: as `write_model` makes it, local or in the cloud (gs://).
+
+    Returns:
+      Configuration, weights and what else the folder says of itself.
+
+    Raises:
+      FileNotFoundError: if there is no such folder or it lacks a file.
+      ValueError: in one sentence that names the file and what is wrong with it.
+    """
+    folder = epath.Path(folder)
+    info, built = read_config(folder)
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}, so it is no whole model folder.") from None
+    except OSError as error:
+        raise ConversionError(f"{path} cannot be read ({error.strerror}).") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != info["weights"]["sha256"]:
+        expected = shorten(info["weights"]["sha256"])
+        raise ConversionError(f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}.")
+    try:
+        weights = _parse_weights(data, info, network_shapes(built.forward, info["stages"]))
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+    return ModelFolder(model=built.model, trees=nest(weights), info=info, forward=built.forward)
+
+
+def _parse_weights(data: bytes, info: Mapping[str, Any], shapes: Shapes) -> dict[str, np.ndarray]:
+    """Turns the bytes of a safetensors file into the model's arrays."""
+    try:
+        found = dict(safetensors.deserialize(data))
+    except safetensors.SafetensorError as error:
+        raise ConversionError(f"it is no safetensors file ({shorten(str(error))}).") from None
+    _compare({name: tuple(part["shape"]) for name, part in found.items()}, shapes)
+    weights = {}
+    for name, shape in shapes.items():
+        part = found[name]
+        if _SAFETENSORS_DTYPES.get(part["dtype"]) != info["weights"]["dtype"]:
+            kind = shorten(part["dtype"])
+            raise ConversionError(f"{name} holds {kind}, {CONFIG} says {info['weights']['dtype']}.")
+        stored = np.frombuffer(part["data"], DTYPES[info["weights"]["dtype"]])
+        weights[name] = stored.astype(np.float32, copy=False).reshape(shape)
+        if not np.isfinite(weights[name]).all():
+            raise ConversionError(f"{name} holds values that are not finite.")
+    return weights

@@ -1,0 +1,182 @@
+"""What a model is made of: its configuration, checked, and the names and shapes of its weights.
+
+Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are arrays in our layouts.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from facecycle_jax.errors import UserError, shorten
+from facecycle_jax.networks.face_networks import (
+    Forward,
+    init_identity,
+    init_motion,
+    make_forward,
+)
+from facecycle_jax.networks.vgg import TRUNK_LAYERS
+
+# The networks of the paper, as the original program has them.
+ORIGINAL_MODEL: Mapping[str, Any] = {
+    "width": 1.0,
+    "image_size": 64,
+    "code_dim": 256,
+    "dtype": "float32",
+    "trunk": "vgg",
+}
+STAGES = {
+    "motion": ("motion_encoder", "flow_decoder", "generator"),
+    "identity": ("identity_encoder", "normaliser"),
+}
+MAX_WIDTH = 16.0
+MAX_CODE = 1 << 16
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Built(NamedTuple):
+    """A model configuration that has been checked, and its networks.
+
+    Attributes:
+      model: the configuration, completed.
+      forward: the forward passes, without a VGG-19 that only a loss would need.
+    """
+
+    model: dict[str, Any]
+    forward: Forward
+
+
+def check_model(model: Any) -> dict[str, Any]:
+    """Checks a model configuration and completes it; see `build_model`."""
+    return build_model(model).model
+
+
+def build_model(model: Any) -> Built:
+    """Checks and completes a model configuration, and builds its networks.
+
+    Args:
+      model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and the trunk is
+        'vgg', vgg_width, the channel multiplier of that trunk (1 if not given); also encoder_width, that
+        of the encoders (0 or not given: width).
+
+    Returns:
+      The networks, and the configuration as plain numbers and strings; vgg_width is there exactly if the
+      trunk is 'vgg', encoder_width if it is above 0.
+
+    Raises:
+      ValueError: naming the field that is missing, unknown or out of range.
+    """
+    if not isinstance(model, Mapping):
+        raise UserError(f"model must be a mapping of fields, got {shorten(model)}.")
+    fields = {str(name): value for name, value in model.items()}
+    missing = [name for name in ORIGINAL_MODEL if name not in fields]
+    unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")]
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has the unknown field {shorten(unknown[0])}"
+        raise UserError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
+    checked: dict[str, Any] = {
+        "width": _number(fields, "width"),
+        "image_size": _whole(fields, "image_size"),
+        "code_dim": _whole(fields, "code_dim"),
+        **{name: _text(fields, name) for name in ("dtype", "trunk")},
+    }
+
+    if checked["trunk"] == "vgg":
+        checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
+    if fields.get("encoder_width", 0) != 0:
+        checked["encoder_width"] = _number(fields, "encoder_width")
+
+    # Building checks what is left: known sizes, dtypes and trunks.
+    forward = make_forward(checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False)
+    return Built(checked, forward)
+
+
+def _number(fields: Mapping[str, Any], name: str) -> float:
+    value = fields[name]
+    if type(value) not in (int, float) or not 0 < value <= MAX_WIDTH:
+        raise UserError(f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}.")
+    return float(value)
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    value = fields[name]
+    if type(value) is not int or not 1 <= value <= MAX_CODE:
+        raise UserError(f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}.")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    if type(fields[name]) is not str:
+        raise UserError(f"model.{name} must be a string, got {shorten(fields[name])}.")
+    return fields[name]
+
+
+def weight_shapes(model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+    """Computes the names and shapes of a model's weights, without computing any weight.
+
+    Args:
+      model: the configuration.
+      stages: 'motion', or 'motion' and 'identity'.
+
+    Returns:
+      {flat name: shape}, in the order of `STAGES`, the trunk last; of a VGG-19 only conv1_1 .. conv3_1.
+
+    Raises:
+      ValueError: for a configuration out of range.
+    """
+    return network_shapes(build_model(model).forward, stages)
+
+
+def network_shapes(forward: Forward, stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+    """Computes the names and shapes of built networks' weights; see `weight_shapes`."""
+    stages = tuple(stages)
+    wanted = [name for stage in STAGES if stage in stages for name in STAGES[stage]]
+    wanted.append("trunk" if forward.learned_trunk else "vgg")
+    shapes = _all_shapes(forward)
+    return {name: shape for network in wanted for name, shape in shapes[network].items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _all_shapes(forward: Forward) -> dict[str, Shapes]:
+    def init(key: jax.Array) -> dict[str, Any]:
+        trees = {**init_motion(forward, key), **init_identity(forward, key)}
+        if forward.vgg is not None:
+            size = forward.networks.encoder.image_size
+            trunk = forward.vgg.clone(last=TRUNK_LAYERS[-1])
+            trees["vgg"] = trunk.init(key, jax.numpy.zeros((1, size, size, 3)), taps=())["params"]
+        return trees
+
+    trees = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+    return {
+        network: {f"{network}/{name}": tuple(leaf.shape) for name, leaf in flatten(tree)}
+        for network, tree in trees.items()
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (flat name, leaf) of nested mappings, in their order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds nested dicts from flat names."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def count_parameters(shapes: Shapes) -> int:
+    """Counts the numbers in all weights."""
+    return sum(math.prod(shape) for shape in shapes.values())

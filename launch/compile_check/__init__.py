@@ -1,0 +1,31 @@
+"""Compiles the train step for a TPU topology that is not there: does it fit, and what does it cost?"""
+
+from launch.compile_check.batch_search import largest_batch
+from launch.compile_check.chips import CHIPS, Chip, chip_of
+from launch.compile_check.compiling import check, xla_estimate
+from launch.compile_check.hlo import (
+    Collective,
+    count_collectives,
+    estimated_cycles,
+    memory_bytes,
+)
+from launch.compile_check.report import Report, describe
+from launch.compile_check.topology import Topology, abstract_devices, parse_topology
+
+__all__ = [
+    "CHIPS",
+    "Chip",
+    "Collective",
+    "Report",
+    "Topology",
+    "abstract_devices",
+    "check",
+    "chip_of",
+    "count_collectives",
+    "describe",
+    "estimated_cycles",
+    "largest_batch",
+    "memory_bytes",
+    "parse_topology",
+    "xla_estimate",
+]

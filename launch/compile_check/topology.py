@@ -1,0 +1,105 @@
+"""From 'v5e:16x16' to the devices of a pod slice that is not there, through libtpu."""
+
+import importlib.util
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+from jax.experimental import topologies
+
+from facecycle_jax.errors import UserError
+from launch.compile_check.chips import CHIPS, Chip
+
+# libtpu looks for the machine it is on: it is told that there is none, and that no chip is opened, so
+# another process may be using libtpu at the same time.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+class Topology(NamedTuple):
+    """A slice of a pod.
+
+    Attributes:
+      chip: its chips.
+      shape: chips along each dimension.
+    """
+
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of chips."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+
+def parse_topology(text: str) -> Topology:
+    """Reads the name of a topology.
+
+    Args:
+      text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'.
+
+    Returns:
+      The topology.
+
+    Raises:
+      ValueError: if there is no such generation, or it has another number of dimensions.
+    """
+    match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
+    if not match or match[1] not in CHIPS:
+        raise UserError(
+            f"topology must be one of {', '.join(CHIPS)}, a colon and the chips along each dimension, "
+            f"e.g. v5e:4x4 or v4:2x2x4, got {text!r}."
+        )
+    chip, shape = CHIPS[match[1]], tuple(int(n) for n in match[2].split("x"))
+    if len(shape) != chip.dimensions:
+        example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
+        raise UserError(
+            f"topology {text!r} has {len(shape)} dimensions, {chip.name} has {chip.dimensions}: {example}."
+        )
+    return Topology(chip, shape)
+
+
+def abstract_devices(topology: Topology) -> list[Any]:
+    """Makes devices to compile for; nothing can be run or stored on them.
+
+    Args:
+      topology: what to compile for.
+
+    Returns:
+      One device for each chip.
+
+    Raises:
+      ValueError: if libtpu is not installed, or knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for TPU needs libtpu, which runs without one: pip install "
+            "'facecycle_jax[compile-check]' (Linux)."
+        )
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # A host holds 2x2 chips; smaller topologies are smaller hosts.
+    shape = (*topology.shape, 1)[:3]
+    host = tuple(min(ours, theirs) for ours, theirs in zip(shape, topology.chip.host, strict=True))
+    try:
+        description = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=str(topology),
+            chips_per_host_bounds=host,
+            **dict(topology.chip.options),
+        )
+    except Exception as error:
+        # What libtpu raises is of no one class; its first line says what it does not like.
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"libtpu does not compile for {topology}: {reason}") from error
+    return list(description.devices)

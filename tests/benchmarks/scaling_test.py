@@ -1,0 +1,36 @@
+"""The scaling benchmark runs and answers faults in one sentence; no time is asserted."""
+
+import json
+
+import pytest
+
+from benchmarks import scaling
+
+
+@pytest.mark.slow
+def test_every_part(tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    tiny = ["--per-device", "1", "--width", "0.0625", "--repeats", "1", "--sizes", "64"]
+    assert scaling.main([*tiny, "--json", str(file)]) == 0
+    assert "fake devices" in capsys.readouterr().out
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["program"] for row in rows if row["case"] == "weak scaling"] == [
+        "1 device", "1 device", "2 devices", "1 device", "4 devices", "1 device", "8 devices",
+    ]  # fmt: skip
+    assert all(row["median_ms"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--parts", "strong"], "--parts takes weak, size"),
+        (["--sizes", "64,big"], "--sizes takes 64, 128, 256"),
+        (["--per-device", "0"], "must be at least 1"),
+        (["--repeats", "0"], "must be at least 1"),
+    ],
+)
+def test_faults(arguments, words, capsys):
+    assert scaling.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

@@ -1,0 +1,308 @@
+"""Batches from files and from memory: equal, resumable, and plain about what cannot be read."""
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import pathlib
+import shutil
+import unittest.mock
+
+import jax
+import loader_batches
+import numpy as np
+import pytest
+from loader_batches import assert_same, first
+from PIL import Image
+
+from facecycle_jax.data import make_loader
+from facecycle_jax.data.batches.frame_reader import (
+    Report,
+    file_reader,
+    read_frame,
+    read_or_replace,
+)
+from facecycle_jax.data.batches.host_memory import check_memory, decode_all
+from facecycle_jax.data.images.decoding import decode_pillow
+from facecycle_jax.data.sources.folder import scan_folder
+from facecycle_jax.data.sources.tracks import make_tracks, split_people
+
+SIZE = 16
+config = functools.partial(loader_batches.config, size=SIZE)
+
+
+def picture(person, frame):
+    """A picture whose colours name its person and frame."""
+    return np.full((SIZE, SIZE, 3), (person * 10, frame * 10, 100), np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for person in range(6):
+        folder = tmp_path / f"p{person}" / "track"
+        folder.mkdir(parents=True)
+        for frame in range(5):
+            Image.fromarray(picture(person, frame)).save(folder / f"{frame}.png")
+    return tmp_path
+
+
+def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):
+    mirror = np.concatenate([b["mirror"] for b in first(make_loader(config(tree), split="train"), 100)])
+    # Four standard deviations of 400 throws.
+    assert abs(mirror.mean() - 0.5) < 0.1
+    held = make_loader(config(tree), split="eval")
+    assert not any(batch["mirror"].any() for batch in first(held, 20))
+
+
+def test_mirror_images_alone_for_one_root_of_two(tree):
+    # The second root lies within the first.
+    roots = f"{tree}, {tree / 'p1'}"
+    for split in ("train", "eval"):
+        loader = make_loader(config(roots, mirror_pair_probability=(0.0, 1.0)), split=split)
+        inner = np.array([frames[0].startswith(f"{tree / 'p1'}/") for frames in loader.tracks.frames])
+        assert 0 < inner.sum() < len(inner)
+        for batch in first(loader, 20):
+            np.testing.assert_array_equal(batch["mirror"], inner[batch["track"][:, 0]])
+            same = (batch["frames"][:, 0] == batch["frames"][:, 1]).all(axis=(1, 2, 3))
+            np.testing.assert_array_equal(same, batch["mirror"])
+
+
+@pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
+def test_all_backends_yield_the_same_bytes(tree, method):
+    pytest.importorskip("tensorflow")
+    backends = ("memory", "tf", "threads")
+    loaders = [make_loader(config(tree, b, method=method), split="train") for b in backends]
+    assert {loader.num_tracks for loader in loaders} == {6}
+    expected = first(loaders[0], 7)
+    for loader in loaders[1:]:
+        assert_same(first(loader, 7), expected)
+
+
+def test_frames_are_those_of_the_named_people(tree):
+    for method in ("motion_cycle", "identity_cycle"):
+        for batch in first(make_loader(config(tree, method=method), split="train"), 20):
+            assert batch["frames"].dtype == np.uint8
+            assert batch["frames"].shape == (4, 2, SIZE, SIZE, 3)
+            # The red channel is the person, whatever the indices say.
+            np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+            same = batch["identity"][:, 0] == batch["identity"][:, 1]
+            assert same.all() if method == "motion_cycle" else not same.any()
+
+
+def test_stage_2_pairs_one_person_where_identity_is_exchanged(tree):
+    for exchanged in (False, True):
+        settings = {**config(tree, method="identity_cycle"), "loss": {"exchange_identity": exchanged}}
+        for batch in first(make_loader(settings, split="train"), 20):
+            assert (np.diff(batch["track"], axis=1) == 0).all() == exchanged
+
+
+@pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
+def test_a_later_start_continues_where_an_earlier_one_would_be(tree, backend):
+    if backend == "tf":
+        pytest.importorskip("tensorflow")
+    loader = make_loader(config(tree, backend), split="train")
+    assert_same(first(loader, 9)[5:], first(loader, 4, start=5))
+
+
+def test_starting_late_reads_nothing_of_the_past(tree):
+    loader = make_loader(config(tree, "tf"), split="train")
+    pytest.importorskip("tensorflow")
+    read = []
+    from facecycle_jax.data.batches import frame_reader as reading
+
+    def noted(path, *, size):
+        read.append(path)
+        return read_frame(path, size=size)
+
+    with unittest.mock.patch.object(reading, "read_frame", noted):
+        first(loader, 1, start=1_000_000)
+    # A batch and what is read ahead of it, not eight million frames.
+    assert 8 <= len(read) < 800
+
+
+def test_each_process_has_its_part(tree):
+    whole = first(make_loader(config(tree), split="train"), 3)
+    parts = []
+    for process in range(2):
+        with (
+            unittest.mock.patch.object(jax, "process_count", return_value=2),
+            unittest.mock.patch.object(jax, "process_index", return_value=process),
+        ):
+            parts.append(first(make_loader(config(tree), split="train"), 3))
+    for step in range(3):
+        for name in whole[step]:
+            joined = np.concatenate([parts[0][step][name], parts[1][step][name]])
+            np.testing.assert_array_equal(joined, whole[step][name])
+
+
+@pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
+def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
+    if backend == "tf":
+        pytest.importorskip("tensorflow")
+    broken = tree / "p2" / "track" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    empty = tree / "p4" / "track" / "0.png"
+    empty.write_bytes(b"")
+    loader = make_loader(config(tree, backend), split="train")
+    with caplog.at_level(logging.WARNING):
+        batches = first(loader, 40)
+    assert set(loader.report.unreadable) == {str(broken), str(empty)}
+    for path in (broken, empty):
+        assert sum(str(path) in record.getMessage() for record in caplog.records) <= 1
+    greens = {tuple(v) for b in batches for v in b["frames"][:, :, 0, 0, :2].reshape(-1, 2).tolist()}
+    assert (20, 30) not in greens
+    assert (40, 0) not in greens
+    assert len(greens) == 28
+
+
+@pytest.mark.parametrize(
+    ("backend", "decoder"), [("threads", "pillow"), ("threads", "opencv"), ("tf", "pillow")]
+)
+def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
+    pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
+    pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
+    batches = make_loader(config(tree, backend, decoder=decoder), split="train").batches(0)
+    next(batches)
+    gone = tree / "p2" / "track" / "3.png"
+    gone.unlink()
+    # Let go of what was read ahead.
+    later = list(itertools.islice(batches, 300))[-60:]
+    batches.close()
+    assert sum(str(gone) in record.getMessage() for record in caplog.records) == 1
+    for batch in later:
+        np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+        greens = batch["frames"][batch["identity"] == 2][:, 0, 0, 1]
+        assert 30 not in greens.tolist()
+
+
+def test_a_track_of_which_nothing_can_be_read(tree):
+    for file in (tree / "p2" / "track").iterdir():
+        file.write_bytes(b"not a picture")
+    loader = make_loader(config(tree, "memory"), split="train")
+    assert loader.num_tracks == 5
+    pytest.importorskip("tensorflow")
+    with pytest.raises(ValueError, match=r"No picture of the track .*p2/track can be read"):
+        first(make_loader(config(tree, "tf"), split="train"), 20)
+
+
+def test_the_next_readable_frame_stands_in(tree):
+    (tree / "p0" / "track" / "4.png").write_bytes(b"")
+    (tree / "p0" / "track" / "0.png").write_bytes(b"")
+    paths = sorted(str(p) for p in (tree / "p0" / "track").iterdir())
+    tracks = make_tracks([("p0", "p0/track", paths)], origin="the test")
+    report = Report()
+    read = read_or_replace(tracks, 0, 4, read=file_reader("pillow", size=SIZE), report=report)
+    np.testing.assert_array_equal(read, picture(0, 1))
+    assert len(report.unreadable) == 2
+
+
+def test_nothing_readable_at_all(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "0.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of its 1 images can be read; one: .*0\.jpg"):
+        make_loader(config(tmp_path), split="train")
+
+
+def test_single_pictures_are_paired_with_their_mirror_image(tmp_path):
+    for number in range(3):
+        Image.fromarray(picture(number, 0)).save(tmp_path / f"{number}.png")
+    for batch in first(make_loader(config(tmp_path, min_frames=4), split="train"), 3):
+        assert batch["mirror"].all()
+        np.testing.assert_array_equal(batch["frames"][:, 0], batch["frames"][:, 1])
+
+
+def test_too_much_for_the_memory_allowed(tree):
+    tracks = make_loader(config(tree), split="train").tracks
+    with pytest.raises(ValueError, match=r"needs 0\.0 GB decoded at 16 pixels, more than data.memory_gb=0"):
+        check_memory(tracks, size=SIZE, limit_gb=0)
+    kept, frames = decode_all(tracks, read=file_reader("pillow", size=SIZE), report=Report())
+    assert frames.shape == (30, SIZE, SIZE, 3)
+    assert len(kept) == 6
+
+
+def test_settings_that_are_wrong(tree):
+    with pytest.raises(ValueError, match=r"data\.backend must be one of .*, got 'disk'"):
+        make_loader(config(tree, "disk"), split="train")
+    with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
+        make_loader(config(tree, source="web"), split="train")
+    with pytest.raises(ValueError, match=r"mirror_pair_probability must be from 0 to 1, got \[1\.5\]"):
+        make_loader(config(tree, mirror_pair_probability=(1.5,)), split="train")
+    with pytest.raises(ValueError, match=r"has 2 numbers and data\.path 1 folders"):
+        make_loader(config(tree, mirror_pair_probability=(0.5, 1.0)), split="train")
+    with pytest.raises(ValueError, match=r"data\.path is empty"):
+        make_loader(config(""), split="train")
+
+
+def test_synthetic_people_are_held_out_too():
+    options = {"source": "synthetic", "identities": 8, "frames_per_track": 3, "eval_fraction": 0.25}
+    train, held = (make_loader(config("", **options), split=s) for s in ("train", "eval"))
+    assert (train.num_tracks, held.num_tracks) == (6, 2)
+    assert not set(train.tracks.identities) & set(held.tracks.identities)
+    shown = {frame.tobytes() for frame in train.frames}
+    assert not any(frame.tobytes() in shown for frame in held.frames)
+    assert len(train.frames) == 18
+    assert len(held.frames) == 6
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Attempts follow each other at once."""
+    monkeypatch.setattr("facecycle_jax.data.batches.host_memory._PAUSES", (0.0, 0.0, 0.0))
+
+
+def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
+    tracks = scan_folder(str(tree))
+    target = tracks.frames[0][0]
+    failures = itertools.count()
+    opening = open
+
+    def flaky(path, *arguments, **options):
+        if path == target and next(failures) < 3:
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opening(path, *arguments, **options)
+
+    # Reading through OpenCV's reader opens a file by name.
+    monkeypatch.setattr("builtins.open", flaky)
+    report = Report()
+
+    def read(frame):
+        try:
+            with open(frame, "rb") as file:
+                return decode_pillow(file.read(), size=SIZE)
+        except OSError as error:
+            raise ValueError(str(error)) from None
+
+    kept, frames = decode_all(tracks, read=read, report=report)
+    assert not report.unreadable
+    assert sum(map(len, kept.frames)) == sum(map(len, tracks.frames)) == len(frames)
+
+
+def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(tree, impatient):
+    tracks = scan_folder(str(tree))
+    gone = pathlib.Path(tracks.frames[1][0])
+    gone.unlink()
+    report = Report()
+    with pytest.raises(FileNotFoundError, match=gone.name):
+        decode_all(tracks, read=file_reader("pillow", size=SIZE), report=report)
+    assert not report.unreadable
+
+
+def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(tree, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(tree, copy)
+    own = make_loader(config(tree), split="train").fingerprint()
+    assert own == make_loader(config(copy), split="train").fingerprint()
+
+    # One frame fewer, in the middle of a track.
+    victim = make_loader(config(copy), split="train").tracks.frames[0][2]
+    pathlib.Path(victim).unlink()
+    fewer = make_loader(config(copy), split="train").fingerprint()
+    assert {name for name in own if own[name] != fewer[name]} == {"frames"}
+
+
+def test_people_whose_names_are_no_utf8_are_split_like_others():
+    names = [os.fsdecode(b"caf\xe9"), "anna", "bob", "carl", "dora", "emil"]
+    tracks = make_tracks([(name, name, ["0"]) for name in names], origin="here")
+    train, held = split_people(tracks, eval_fraction=0.4)
+    assert sorted([*train.identities, *held.identities]) == sorted(names)

@@ -1,0 +1,244 @@
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facecycle_jax.data.images import reading as module
+from facecycle_jax.data.images.reading import as_pictures, read_picture
+
+RNG = np.random.default_rng(0)
+RAMP = np.broadcast_to(np.linspace(0, 255, 40).astype(np.uint8)[:, None], (40, 40))
+
+
+def smooth(height=48, width=40):
+    small = RNG.integers(0, 256, (6, 5, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def one(inputs, **options):
+    batch, names, problems = as_pictures(inputs, **{"size": 40, **options})
+    assert batch.dtype == np.uint8
+    assert len(batch) == len(names) == 1
+    assert not problems
+    return batch[0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV"])
+def test_every_mode_shows_the_same_picture(mode):
+    source = np.where(RAMP > 127, 255, 0).astype(np.uint8) if mode == "1" else RAMP
+    image = Image.fromarray(source).convert("RGB")
+    image = image.quantize(256) if mode == "P" else image.convert(mode)
+    np.testing.assert_allclose(one(image), np.repeat(source[..., None], 3, -1), atol=3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_pictures_are_scaled_to_eight_bits(tmp_path, suffix, dtype):
+    if suffix == "png" and dtype != np.uint16:
+        pytest.skip("PNG has at most 16 bits")
+    deep = RAMP / np.float32(255) if dtype == np.float32 else RAMP.astype(np.uint32) * 257
+    Image.fromarray(deep.astype(dtype)).save(tmp_path / f"x.{suffix}")
+    drawn = one(tmp_path / f"x.{suffix}")
+    np.testing.assert_allclose(drawn, np.repeat(RAMP[..., None], 3, -1), atol=1)
+
+
+def test_dark_sixteen_bit_pictures_stay_dark():
+    dark = Image.fromarray(np.full((8, 8), 200, np.uint16))
+    assert one(dark).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["RGBA", "LA", "palette", "array", "png"])
+def test_transparent_parts_become_white(tmp_path, form):
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[:20, :, 3] = 255
+    image = Image.fromarray(pixels)
+    if form == "palette":
+        image = Image.fromarray((pixels[..., 3] // 255).copy(), "P")
+        image.putpalette([9, 9, 9, 0, 0, 0])
+        image.info["transparency"] = 0
+    elif form == "png":
+        image.save(tmp_path / "x.png")
+    given = {"LA": image.convert("LA") if form == "LA" else None, "array": pixels}.get(form, image)
+    drawn = one(tmp_path / "x.png" if form == "png" else given)
+    assert (drawn[:20] == 0).all()
+    assert (drawn[20:] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path, orientation):
+    upright = smooth(40, 40)
+    # What a camera held that way stores: the inverse of what a viewer does.
+    inverse = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(inverse)).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(one(tmp_path / "x.png"), upright)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert (one(tmp_path / "x.gif") == [255, 0, 0]).all()
+
+
+def test_crop_takes_the_middle_and_stretch_takes_all():
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, 40:80] = 255
+    assert (one(wide) == 255).all()
+    assert 0 < one(wide, fit="stretch").mean() < 128
+    assert one(wide[:1]).shape == (40, 40, 3)
+
+
+def test_shrinking_is_antialiased_and_the_right_size_is_untouched():
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(one(stripes)[5:-5, 5:-5]) <= 2
+    exact = RNG.integers(0, 256, (40, 40, 3), np.uint8)
+    np.testing.assert_array_equal(one(exact), exact)
+
+
+def test_batches_lists_and_folders(tmp_path):
+    batch = RNG.integers(0, 256, (3, 40, 40, 3), np.uint8)
+    np.testing.assert_array_equal(as_pictures(batch, size=40)[0], batch)
+    (tmp_path / "b").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "b" / "c.PNG", tmp_path / "d.png"]
+    for path, picture in zip(paths, batch, strict=True):
+        Image.fromarray(picture).save(path)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("no picture")
+    found, names, problems = as_pictures(str(tmp_path), size=40)
+    np.testing.assert_array_equal(found, batch)
+    assert names == [str(p) for p in paths]
+    assert not problems
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    assert as_pictures(tmp_path, size=40)[1] == names
+    mixed = [paths[1], Image.fromarray(batch[0]), batch[2]]
+    found, names, _ = as_pictures(mixed, size=40)
+    np.testing.assert_array_equal(found, batch[[1, 0, 2]])
+    assert names == [str(paths[1]), "picture 1", "picture 2"]
+
+
+def test_unreadable_files_are_left_out_with_one_line_each(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"this is text")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    Image.fromarray(smooth()).save(tmp_path / "c.png")
+    found, names, problems = as_pictures(tmp_path, size=16)
+    assert found.shape == (1, 16, 16, 3)
+    assert [pathlib.Path(n).name for n in names] == ["c.png"]
+    assert len(problems) == 2
+    assert all("\n" not in line for line in problems)
+    assert "a.png" in problems[0]
+    assert "no known picture format" in problems[0]
+    _, _, problems = as_pictures([tmp_path / "none.png"], size=16)
+    assert problems == [f"There is no file {tmp_path / 'none.png'}."]
+
+
+def test_a_single_unreadable_picture_raises(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"this is text")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture"):
+        as_pictures(tmp_path / "a.png", size=16)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        as_pictures(tmp_path / "b.png", size=16)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no picture file"):
+        as_pictures(tmp_path / "empty", size=16)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((8, 8, 3)), "uint8 0..255, got float64"),
+        (np.zeros((2, 8, 8, 3), np.float32), "uint8 0..255, got float32"),
+        ([np.zeros((8, 8, 3))], "uint8 0..255, got float64"),
+        (np.zeros((8, 8, 5), np.uint8), r"\[8, 8, 5\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"\[0, 8, 3\]"),
+        (np.zeros((1, 2, 8, 8, 3), np.uint8), r"\[1, 2, 8, 8, 3\]"),
+        (3, "got int"),
+        (b"bytes", "got bytes"),
+        ([None], "NoneType at place 0"),
+    ],
+)
+def test_wrong_inputs_are_refused(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        as_pictures(inputs, size=16)
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": 8, "fit": "bend"}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match="size must be"):
+        as_pictures(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+def test_nothing_gives_nothing():
+    found, names, problems = as_pictures([], size=16)
+    assert found.shape == (0, 16, 16, 3)
+    assert names == problems == []
+
+
+def test_huge_pictures_are_refused_unread(tmp_path, monkeypatch):
+    Image.new("1", (5000, 5000)).save(tmp_path / "x.png")
+    monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
+    with pytest.raises(ValueError, match=r"5000x5000 pixels are more than 1,000,000"):
+        read_picture(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_picture(tmp_path / "x.png")
+
+
+def test_what_pillow_warns_of_is_no_fault(tmp_path, monkeypatch):
+    Image.fromarray(smooth()).save(tmp_path / "x.png")
+    # Above its own limit it warns, and tests make warnings errors.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    assert read_picture(tmp_path / "x.png").shape == (48, 40, 3)
+
+
+FORMATS = {
+    "jpg": {
+        "quality": 80,
+        "exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+    },
+    "png": {},
+    "gif": {},
+    "webp": {},
+    "tiff": {"compression": "tiff_lzw"},
+    "bmp": {},
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, suffix):
+    """40 files of each format with flipped bytes, cut ends or wild headers."""
+    rng = np.random.default_rng(ord(suffix[0]))
+    buffer = io.BytesIO()
+    form = {"jpg": "JPEG", "tiff": "TIFF"}.get(suffix, suffix.upper())
+    Image.fromarray(smooth()).save(buffer, form, **FORMATS[suffix])
+    whole = buffer.getvalue()
+    for index in range(40):
+        data = bytearray(whole)
+        kind = index % 4
+        if kind == 0:
+            data = data[: rng.integers(len(data))]
+        else:
+            reach = 64 if kind == 1 else len(data)  # mostly the header, or anywhere
+            for place in rng.integers(min(reach, len(data)), size=1 + index // 4):
+                data[place] = rng.integers(256)
+        (tmp_path / f"{index:02d}.{suffix}").write_bytes(bytes(data))
+    found, names, problems = as_pictures(tmp_path, size=16)
+    assert len(found) == len(names)
+    assert len(names) + len(problems) == 40
+    assert problems
+    for line in problems:
+        assert "\n" not in line
+        assert tmp_path.name in line
+        assert len(line) < 400

@@ -1,0 +1,263 @@
+import itertools
+import os
+import struct
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from facecycle_jax.data.images import video
+from facecycle_jax.data.images.video import count_frames, read_video, write_video
+from facecycle_jax.data.prepare import encoding as preparing
+
+
+def clip(count=12, height=48, width=64):
+    """Frames of one colour each, getting lighter: compression leaves them as they are."""
+    return [np.full((height, width, 3), 20 + 15 * i, np.uint8) for i in range(count)]
+
+
+@pytest.fixture
+def written(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    path = tmp_path / "clip.mp4"
+    write_video(path, clip(), fps=10)
+    return path
+
+
+def levels(frames):
+    return [round((float(frame.mean()) - 20) / 15) for frame in frames]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_frames_come_back(tmp_path, suffix):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    path = tmp_path / "deep" / f"clip{suffix}"
+    write_video(path, iter(clip()), fps=25)
+    frames, fps = read_video(path)
+    frames = list(frames)
+    assert fps == pytest.approx(25)
+    assert len(frames) == 12
+    for frame, expected in zip(frames, clip(), strict=True):
+        assert frame.dtype == np.uint8
+        assert frame.shape == (48, 64, 3)
+        np.testing.assert_allclose(frame, expected, atol=3)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_colours_and_places_survive(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    frame = np.zeros((64, 64, 3), np.uint8)
+    frame[:32, :32, 0], frame[:32, 32:, 1], frame[32:, :32, 2] = 255, 255, 255
+    write_video(tmp_path / "x.mp4", [frame] * 3, fps=5)
+    back = next(read_video(tmp_path / "x.mp4").frames)
+    for y, x in itertools.product((16, 48), (16, 48)):
+        np.testing.assert_allclose(back[y, x], frame[y, x], atol=12)
+
+
+def test_odd_sides_grow_by_one(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    write_video(tmp_path / "x.mp4", clip(3, 35, 51), fps=5)
+    assert next(read_video(tmp_path / "x.mp4").frames).shape == (36, 52, 3)
+
+
+def test_max_frames(written):
+    assert levels(read_video(written, max_frames=4).frames) == [0, 1, 2, 3]
+
+
+def test_other_rates_repeat_or_leave_out_frames(written):
+    half = read_video(written, fps=5)
+    assert half.fps == 5
+    assert levels(half.frames)[:6] == [0, 2, 4, 6, 8, 10]
+    assert levels(read_video(written, fps=20).frames)[:6] == [0, 0, 1, 1, 2, 2]
+    assert levels(read_video(written, fps=10).frames) == list(range(12))
+
+
+def test_files_that_are_no_videos_are_refused(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    (tmp_path / "text.mp4").write_text("this is text")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name in ("text", "empty"):
+        with pytest.raises(ValueError, match=rf"{name}\.mp4 cannot be read as a video: .*\.$"):
+            read_video(tmp_path / f"{name}.mp4")
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.mp4"):
+        read_video(tmp_path / "none.mp4")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        samples.sample_rate = 8000
+        container.mux(stream.encode(samples))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match="no pictures"):
+        read_video(tmp_path / "sound.mkv")
+
+
+def test_damaged_videos_are_read_as_far_as_they_go_or_refused(written, tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    whole = written.read_bytes()
+    rng = np.random.default_rng(0)
+    av.logging.set_level(av.logging.PANIC)
+    for index in range(40):
+        data = bytearray(whole)
+        if index % 2:
+            data = data[: rng.integers(len(data))]
+        else:
+            for place in rng.integers(len(data), size=1 + index // 2):
+                data[place] = rng.integers(256)
+        path = tmp_path / f"{index}.mp4"
+        path.write_bytes(bytes(data))
+        said = ""
+        try:
+            frames = list(read_video(path, max_frames=50, fps=10 if index % 3 else None).frames)
+        except ValueError as error:
+            frames, said = [], str(error)
+        assert frames or path.name in said
+        assert "\n" not in said
+
+
+def test_videos_of_a_turned_camera_are_upright(tmp_path):
+    """The header of an MP4 file has the matrix by which a player turns it."""
+    pytest.importorskip("av", reason="needs the extra `video`")
+    frame = np.zeros((64, 32, 3), np.uint8)
+    frame[:32, :16] = 255
+    write_video(tmp_path / "x.mp4", [frame] * 3, fps=5)
+    data = (tmp_path / "x.mp4").read_bytes()
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    place = data.index(upright, data.index(b"tkhd"))
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    (tmp_path / "y.mp4").write_bytes(data[:place] + clockwise + data[place + len(clockwise) :])
+    turned = next(read_video(tmp_path / "y.mp4").frames)
+    np.testing.assert_allclose(turned, np.rot90(frame, -1), atol=60)
+    assert turned[4, 60].min() > 200
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    frames = [*clip(2), np.zeros((10, 10, 3), np.uint8)]
+    with pytest.raises(ValueError, match=r"Frame 2 must be uint8 \[48, 64, 3\] as the first"):
+        write_video(tmp_path / "x.mp4", frames, fps=5)
+    with pytest.raises(ValueError, match="Frame 0 must be"):
+        write_video(tmp_path / "x.mp4", [np.zeros((4, 4, 3))], fps=5)
+    with pytest.raises(ValueError, match="no frames"):
+        write_video(tmp_path / "x.mp4", [], fps=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_options_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.txt"):
+        write_video(tmp_path / "x.txt", clip(1), fps=5)
+    with pytest.raises(ValueError, match="fps"):
+        write_video(tmp_path / "x.mp4", clip(1), fps=0)
+    with pytest.raises(ValueError, match="max_frames"):
+        read_video(tmp_path / "x.mp4", max_frames=0)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"facecycle_jax\[video\]"):
+        read_video(tmp_path / "x.mp4")
+    with pytest.raises(ImportError, match=r"facecycle_jax\[video\]"):
+        write_video(tmp_path / "x.mp4", clip(1), fps=5)
+
+
+def jumping(path, jumps, *, count=5, av):
+    """A video of ten frames a second whose clock jumps by `jumps[i]` seconds before frame i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        clock = 0
+        for index, picture in enumerate(clip(count)):
+            clock += round(1000 * jumps.get(index, 0))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = clock, Fraction(1, 1000)
+            clock += 100
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("jump", [172_800, 3_600, 11])
+def test_a_jump_of_the_clock_counts_as_one_frame(tmp_path, jump):
+    """Two days, an hour, and just above what a still may last."""
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    path = jumping(tmp_path / "clip.mkv", {4: jump}, av=av)
+    assert levels(read_video(path, fps=10).frames) == [0, 1, 2, 3, 4]
+    assert count_frames(path, fps=10) == 5
+
+
+def test_a_still_is_repeated(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    path = jumping(tmp_path / "clip.mkv", {4: 2}, av=av)
+    shown = levels(read_video(path, fps=10).frames)
+    assert shown == [0, 1, 2, *[3] * 21, 4]
+    assert count_frames(path, fps=10) == len(shown)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e6])
+def test_rates_out_of_range(written, fps):
+    with pytest.raises(ValueError, match="fps must be above 0 and at most 1000"):
+        list(read_video(written, fps=fps).frames)
+
+
+def test_frames_counted_are_those_read(written, tmp_path):
+    for fps in (3, 5, 10, 24):
+        assert count_frames(written, fps=fps) == len(list(read_video(written, fps=fps).frames))
+    (tmp_path / "cut.mp4").write_bytes(written.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"cut\.mp4"):
+        count_frames(tmp_path / "cut.mp4", fps=5)
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_only_the_frames_that_are_kept_are_held(written, most, monkeypatch):
+    encoded = []
+    encode = preparing._encode
+    monkeypatch.setattr(preparing, "_encode", lambda picture: encoded.append(1) or encode(picture))
+    source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
+    every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
+    encoded.clear()
+    kept = preparing.prepare_track(source, preparing.FrameOptions(fps=10, max_frames=most)).frames
+    assert kept == tuple(every[place] for place in preparing.chosen(len(every), most))
+    assert len(encoded) == most
+
+
+def test_a_track_without_end_is_cut_off(written, monkeypatch):
+    source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
+    every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
+    monkeypatch.setattr(preparing, "MAX_TRACK_BYTES", sum(map(len, every[:4])))
+    prepared = preparing.prepare_track(source, preparing.FrameOptions(fps=10))
+    assert prepared.frames == every[:4]
+    (line,) = prepared.left_out
+    assert line.startswith(f"{written}: what follows frame 4 is left out")
+
+
+def test_a_video_opens_no_other_file(written, tmp_path):
+    """A list for FFmpeg's concat format, a playlist and a description of a session."""
+    scripts = {
+        "concat": "ffconcat version 1.0\nfile clip.mp4\n",
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    }
+    for name, content in scripts.items():
+        (tmp_path / f"{name}.mp4").write_text(content)
+        with pytest.raises(ValueError, match=rf"{name}\.mp4 cannot be read as a video"):
+            read_video(tmp_path / f"{name}.mp4")
+
+
+def test_names_that_look_like_addresses_are_files(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written.rename("concat:a|b.mp4")
+    assert len(list(read_video("concat:a|b.mp4").frames)) == 12
+
+
+def test_a_pipe_is_no_video(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    os.mkfifo(tmp_path / "x.mp4")
+    with pytest.raises(ValueError, match=r"x\.mp4 is no regular file"):
+        read_video(tmp_path / "x.mp4")
+
+
+def test_frames_too_large_are_refused(written, monkeypatch):
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(ValueError, match="has frames of 64x48 pixels, more than 3,071"):
+        read_video(written)

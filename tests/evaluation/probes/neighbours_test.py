@@ -1,0 +1,39 @@
+"""Neighbours and maps of codes whose answer is known."""
+
+import numpy as np
+import pytest
+
+from facecycle_jax.evaluation.probes.neighbours import nearest, project
+
+
+def test_neighbours_by_cosine_without_oneself():
+    codes = np.array([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+    order, cosines = nearest(codes, count=2)
+    assert order.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    assert cosines[0, 0] == pytest.approx(1.0, abs=1e-3)
+    assert nearest(codes, count=9)[0].shape == (4, 3)
+    with pytest.raises(ValueError, match="at least two finite codes"):
+        nearest(codes[:1], count=1)
+
+
+def test_maps():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(12, 5)) * [9, 4, 0.1, 0.1, 0.1]
+    places = project(codes)
+    assert places.shape == (12, 2)
+    assert abs(np.corrcoef(places[:, 0], codes[:, 0])[0, 1]) > 0.9
+    groups = np.concatenate([codes * 0.01, codes * 0.01 + 50])
+    places = project(groups, method="tsne")
+    np.testing.assert_array_equal(places, project(groups, method="tsne"))
+    assert nearest_in_plane(places, 12)
+    with pytest.raises(ValueError, match="one of pca, tsne, got 'umap'"):
+        project(codes, method="umap")
+    with pytest.raises(ValueError, match="at least three codes"):
+        project(codes[:2])
+
+
+def nearest_in_plane(places, half):
+    """Whether every point's nearest is of its own half."""
+    distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(len(places))
+    return all((i < half) == (j < half) for i, j in enumerate(distance.argmin(1)))

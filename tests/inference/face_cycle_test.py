@@ -1,0 +1,299 @@
+"""A model in two lines: what it takes, what it returns, and that it computes what the methods compute."""
+
+import contextlib
+import functools
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import facecycle_jax
+from facecycle_jax.errors import UserError
+from facecycle_jax.inference import face_cycle as model_module
+from facecycle_jax.methods import vgg_parameters
+from facecycle_jax.networks.build import build_networks
+from facecycle_jax.networks.face_networks import (
+    init_identity,
+    init_motion,
+    make_forward,
+)
+from facecycle_jax.ops import denormalise, normalise
+from facecycle_jax.storage import write_model
+from facecycle_jax.storage.model_spec import build_model
+
+MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+
+
+def networks(*, identity=True):
+    forward = make_forward(MODEL, vgg_for_loss=False)
+
+    # Unoptimised: run once, and compiled in a third of the time.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def init(key):
+        return init_motion(forward, key) | (init_identity(forward, key) if identity else {})
+
+    return forward, jax.device_get(init(jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(path, networks()[1], model=MODEL, licence="CC0", source="random numbers")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return facecycle_jax.load(folder, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+def test_shapes_and_ranges(model, faces):
+    assert model.has_identity
+    for codes in (model.motion_code(faces), model.identity_code(faces)):
+        assert codes.shape == (5, 16)
+        assert codes.dtype == np.float32
+        assert np.abs(codes).max() < 1
+    assert model.flow(faces).shape == (5, 16, 16, 2)
+    assert model.feature_map(faces).shape == (5, 7 * 7 * 8)
+    earlier = model.feature_map(faces, layer="residual2", side=7)
+    assert earlier.shape == (5, 7 * 7 * 8)
+    traced = model.traced_feature_map(normalise(model.read(faces, size=100)), layer="residual2", side=7)
+    np.testing.assert_allclose(traced, earlier, atol=1e-4)
+    with pytest.raises(ValueError, match="side must be"):
+        model.feature_map(faces, side=-1)
+    for pictures in (model.neutral(faces), model.mean_face(faces), model.reconstruct(faces)):
+        assert pictures.shape == (5, 64, 64, 3)
+        assert pictures.dtype == np.uint8
+    assert model.reexpress(faces[0], faces).shape == (5, 64, 64, 3)
+    assert model.reidentify(faces, faces[1]).shape == (5, 64, 64, 3)
+    result = model.translate(faces[:2], faces[2:4])
+    assert result["reidentified_reexpressed"].shape == (2, 2, 64, 64, 3)
+    np.testing.assert_array_equal(result["input"][:, 1], faces[2:4])
+
+
+def test_it_computes_the_cycle(model, faces):
+    forward, trees = networks()
+    images = normalise(faces)
+    _, flow, back = forward.motion(trees, images)
+    neutral = forward.draw(trees, forward.features(trees, images), flow)
+    moved = forward.draw(trees, forward.features(trees, neutral), back[::-1])
+    result = model.translate(faces, faces[::-1])
+
+    def close(drawn, expected):
+        # A value half way between two levels may fall to either.
+        difference = np.abs(drawn.astype(int) - np.asarray(denormalise(expected)).astype(int))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01
+
+    close(model.neutral(faces), neutral)
+    close(result["neutral"][:, 0], neutral)
+    close(result["reexpressed"][:, 0], moved)
+    close(model.reexpress(faces, faces[::-1]), moved)
+    np.testing.assert_allclose(model.flow(faces), flow, atol=1e-5)
+
+
+def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces):
+    single = {
+        "reconstruction": model.reconstruct,
+        "neutral": model.neutral,
+        "flow": model.flow,
+        "mean_face": model.mean_face,
+        "identity_code": model.identity_code,
+        "motion_code": model.motion_code,
+    }
+    found = model.outputs(faces, ("input", *single))
+    assert list(found) == ["input", *single]
+    np.testing.assert_array_equal(found["input"], faces)
+    for name, call in single.items():
+        # A value half way between two levels may fall to either in another program.
+        tolerance = 1 if found[name].dtype == np.uint8 else 1e-5
+        np.testing.assert_allclose(found[name].astype(float), call(faces), atol=tolerance)
+
+    pairs = model.translate(faces[:2], faces[2:4], outputs=("identity_code", "reidentified", "input"))
+    assert list(pairs) == ["identity_code", "reidentified", "input"]
+    np.testing.assert_allclose(pairs["identity_code"][:, 1], found["identity_code"][2:4], atol=1e-5)
+    alone = model.reidentify(faces[:2], faces[2:4])
+    np.testing.assert_allclose(pairs["reidentified"][:, 0].astype(float), alone, atol=1)
+
+
+class Recorder(model_module.FaceCycle):
+    """Notes which outputs the other methods ask for, and computes none."""
+
+    def outputs(self, pictures, names):
+        self.asked = tuple(names)
+        return dict.fromkeys(names)
+
+
+def test_a_call_costs_what_it_returns(model, faces):
+    recorder = Recorder(model.trees, model=model.model)
+
+    def cost(call):
+        call(faces[:1])
+        return recorder.lower(recorder.asked).cost_analysis()["flops"]
+
+    code, flow = cost(recorder.motion_code), cost(recorder.flow)
+    neutral, reconstruction = cost(recorder.neutral), cost(recorder.reconstruct)
+    # The flow decoder is smaller than the encoder; two images are drawn for a reconstruction, one for a
+    # neutral face.
+    assert code < flow < 2 * code
+    assert flow < neutral < 0.6 * reconstruction
+    several = recorder.lower(("flow", "neutral", "reconstruction", "motion_code")).cost_analysis()["flops"]
+    assert several < 1.01 * reconstruction
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("age",), "outputs must be among input, motion_code, .* got 'age'"),
+        ((), "got none"),
+        ("neutral", "must be several names"),
+    ],
+)
+def test_outputs_that_there_are_none_of(model, faces, names, words):
+    with pytest.raises(UserError, match=words):
+        model.outputs(faces, names)
+    with pytest.raises(UserError, match=words):
+        model.translate(faces, faces, outputs=names)
+
+
+@contextlib.contextmanager
+def calls_of(*functions):
+    """Counts calls of Python functions by name, wherever they were imported to."""
+    codes = {function.__code__: function.__name__ for function in functions}
+    counts = dict.fromkeys(codes.values(), 0)
+
+    def profile(frame, event, _):
+        if event == "call" and frame.f_code in codes:
+            counts[codes[frame.f_code]] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(before)
+
+
+def test_loading_checks_the_configuration_and_builds_the_networks_once(folder):
+    with calls_of(build_model, build_networks) as counts:
+        facecycle_jax.load(folder)
+    assert counts == {"build_model": 1, "build_networks": 1}
+
+
+# 64 * 0.1 channels are rounded to 6, from which the width cannot be told.
+@pytest.mark.parametrize(("asked", "width"), [(0.0, 0.0625), (0.1, 0.1)])
+def test_a_model_of_a_training_state(faces, asked, width):
+    config = {
+        "model": {**MODEL, "trunk": "vgg"},
+        "loss": {"vgg": "random", "vgg_width": asked, "perceptual": "gram"},
+    }
+    forward = make_forward(config["model"], vgg_width=width)
+    trees = jax.device_get(jax.jit(functools.partial(init_motion, forward))(jax.random.key(0)))
+    trees["vgg"], _ = vgg_parameters(config)
+    model = model_module.model_from_state(config, trees)
+    assert model.model["vgg_width"] == width
+    assert not model.has_identity
+    assert "conv4_1" not in model.trees["vgg"]
+    assert model.neutral(faces[:1]).shape == (1, 64, 64, 3)
+
+
+def test_a_learned_trunk_leaves_the_vgg_of_the_loss_out():
+    config = {"model": MODEL, "loss": {"vgg": "vgg19.npz", "perceptual": "gram"}}
+    model = model_module.model_from_state(config, {"vgg": {}, "trunk": {}}, info={"source": "a test"})
+    assert set(model.trees) == {"trunk"}
+    assert model.info == {"source": "a test"}
+    assert "vgg_width" not in model.model
+
+
+def test_source_and_driver_change_places(model, faces):
+    one, other = model.translate(faces[0], faces[1]), model.translate(faces[1], faces[0])
+    for name, value in one.items():
+        difference = np.abs(value.astype(float) - other[name][:, ::-1])
+        assert difference.max() <= (1e-4 if name == "flow" else 1), name
+
+
+def test_batches_do_not_change_results(model, faces, folder):
+    many = np.concatenate([faces] * 4)[:19]
+    codes = model.motion_code(many)
+    assert len(codes) == 19
+    single = facecycle_jax.load(folder, batch_size=1)
+    np.testing.assert_allclose(codes, single.motion_code(many), atol=1e-5)
+
+
+def test_new_numbers_of_pictures_seldom_compile(model, faces):
+    from facecycle_jax.inference import functions as inference
+    from facecycle_jax.inference import runner as batches
+
+    # Models of one configuration share what is compiled: others may have been here before.
+    batches._cached_program.cache_clear()
+    for count in range(1, 30):
+        model.motion_code(np.concatenate([faces] * 6)[:count])
+    program = batches._program(inference.face_outputs, model.forward, outputs=("motion_code",))
+    assert program.jitted._cache_size() <= 4
+
+
+def test_all_kinds_of_pictures(model, faces, tmp_path):
+    file = tmp_path / "face.png"
+    Image.fromarray(faces[0]).save(file)
+    expected = model.motion_code(faces[0])
+    for given in (file, str(file), [file], Image.fromarray(faces[0]), faces[:1], [faces[0]], tmp_path):
+        np.testing.assert_array_equal(model.motion_code(given), expected)
+    grey = Image.fromarray(faces[0]).convert("L").resize((200, 100))
+    assert model.motion_code([grey, faces[1], file]).shape == (3, 16)
+
+
+def test_pictures_that_cannot_be_used(model, faces, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        model.motion_code(tmp_path / "none.jpg")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        model.motion_code([faces[0], broken])
+    with pytest.raises(ValueError, match="source has 2 pictures and driver 3"):
+        model.translate(faces[:2], faces[:3])
+    with pytest.raises(ValueError, match="There is no image"):
+        model.motion_code(faces[:0])
+
+
+def test_stage_1_alone(faces, tmp_path):
+    path = tmp_path / "motion"
+    write_model(path, networks(identity=False)[1], model=MODEL, licence="CC0", source="random numbers")
+    model = facecycle_jax.load(path)
+    assert not model.has_identity
+    assert set(model.translate(faces[0], faces[1])) == {"input", "flow", "neutral", "reexpressed"}
+    for wanted in (model.identity_code, model.mean_face):
+        with pytest.raises(ValueError, match="stage 1 alone"):
+            wanted(faces)
+
+
+def test_names_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
+        facecycle_jax.load("nothing")
+    with pytest.raises(FileNotFoundError, match=r"config\.json|model folder"):
+        facecycle_jax.load(tmp_path)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model_module.FaceCycle({}, model=MODEL, batch_size=0)
+
+
+@pytest.mark.slow
+def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
+    from facecycle_jax.configs import debug
+
+    from facecycle_jax.training import loop as train
+
+    config = debug.get_config()
+    config.update({"num_steps": 1, "batch_size": 8, "panel_every": 10, "eval_every": 10})
+    config.data.update({"identities": 8, "frames_per_track": 2})
+    state = train.train_and_evaluate(config, tmp_path)
+    model = facecycle_jax.load(tmp_path)
+    assert "step 1" in model.info["source"]
+    forward = make_forward(model.model, vgg_for_loss=False)
+    code, _, _ = forward.motion(jax.device_get(state.eval_params), normalise(faces))
+    np.testing.assert_allclose(model.motion_code(faces), code, atol=1e-5)

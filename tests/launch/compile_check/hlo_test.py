@@ -1,0 +1,190 @@
+"""Collectives counted in compiled programs: on eight devices, in loops, in the words of TPU's compiler."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from facecycle_jax.devices import make_mesh
+from launch.compile_check import (
+    Collective,
+    count_collectives,
+    estimated_cycles,
+    memory_bytes,
+)
+from launch.compile_check.hlo import shape_bytes
+
+
+def compiled(function, *shapes, inputs, outputs):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function, in_shardings=inputs, out_shardings=outputs).lower(*arguments).compile().as_text()
+
+
+@pytest.fixture(scope="module")
+def places():
+    mesh = make_mesh()
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def loss(w, x):
+    return jnp.mean(jnp.square(x @ w))
+
+
+def test_gradients_of_a_split_batch_are_reduced_once(places):
+    whole, split = places
+    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
+    assert count_collectives(text) == [Collective("all-reduce", 1, 4 * 32 * 16)]
+
+
+def test_split_parameters_are_gathered(places):
+    _, split = places
+    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(split, split), outputs=split)
+    assert Collective("all-gather", 1, 4 * 32 * 16) in count_collectives(text)
+
+
+def test_a_loop_counts_as_often_as_it_turns(places):
+    whole, split = places
+
+    def total(w, x):
+        return jax.lax.scan(lambda w, _: (w - jax.grad(loss)(w, x), None), w, None, length=5)[0]
+
+    text = compiled(total, (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
+    assert count_collectives(text) == [Collective("all-reduce", 5, 5 * 4 * 32 * 16)]
+
+
+def test_one_device_sends_nothing():
+    assert count_collectives(jax.jit(jnp.sum).lower(jnp.ones(8)).compile().as_text()) == []
+
+
+def test_asynchronous_forms_count_once():
+    text = """
+%wrapped (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %r = f32[8,128]{1,0:T(8,128)} all-reduce(%p), to_apply=%add
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %a = ((f32[8,128]{1,0}), f32[8,128]{1,0}, u32[]{:S(2)}) async-start(%x), calls=%wrapped
+  %b = f32[8,128]{1,0:T(8,128)} async-done(%a)
+  %c = (f32[8,128]{1,0}, f32[64,128]{1,0}) all-gather-start(%b), dimensions={0}
+  %d = f32[64,128]{1,0} all-gather-done(%c)
+  %e = (bf16[8]{0}, bf16[8]{0:T(256)(128)(2,1)}) all-reduce(%f, %g), to_apply=%add
+  ROOT %h = f32[64,128]{1,0} copy(%d)
+}
+"""
+    assert count_collectives(text) == [
+        Collective("all-gather", 1, 4 * 64 * 128),
+        Collective("all-reduce", 2, 4 * 8 * 128 + 2 * 2 * 8),
+    ]
+
+
+def test_a_collective_beside_other_work_counts_once():
+    text = """
+%start (p: f32[8,128]) -> f32[64,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  ROOT %r = f32[64,128]{1,0} all-gather(%p), channel_id=4, dimensions={0}
+}
+
+%beside (q: f32[8,128]) -> f32[64,128] {
+  %q = f32[8,128]{1,0} parameter(0)
+  ROOT %s = f32[64,128]{1,0:S(1)} all-gather(%q), channel_id=4, dimensions={0}
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %a = f32[64,128]{1,0} fusion(%x), kind=kCustom, calls=%start
+  %b = f32[64,128]{1,0} fusion(%x), kind=kCustom, calls=%beside
+  ROOT %c = f32[64,128]{1,0} all-gather(%x), channel_id=5, dimensions={0}
+}
+"""
+    assert count_collectives(text) == [Collective("all-gather", 2, 2 * 4 * 64 * 128)]
+
+
+def test_what_stays_on_the_chip_is_not_moved():
+    text = """
+%inside (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %twice = f32[8,128]{1,0:T(8,128)} add(%p, %p)
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[64,128] {
+  %x = f32[16,128]{1,0:T(8,128)} parameter(0)
+  %a = ((f32[16,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %b = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%a)
+  %c = f32[8,128]{1,0:T(8,128)S(1)} fusion(%b), kind=kLoop, calls=%inside
+  %d = (f32[8,128]{1,0:T(8,128)S(1)}, bf16[4]{0:T(256)}) fusion(%c, %x), kind=kLoop, calls=%inside
+  %e = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(%d), index=0
+  %f = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%e), custom_call_target="ConcatBitcast"
+  ROOT %g = f32[8,128]{1,0:T(8,128)} copy(%f)
+}
+"""
+    # Half of x read ahead; all of it and a small result by the second fusion; the result.
+    assert memory_bytes(text) == 4 * 8 * 128 + (4 * 16 * 128 + 2 * 4) + 4 * 8 * 128
+    assert memory_bytes(text.replace("S(1)", "")) > 2 * memory_bytes(text)
+
+
+def test_cycles_are_those_of_the_operations_that_run():
+    told = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+    text = f"""
+%inside (p: f32[8]) -> f32[8] {{
+  ROOT %p = f32[8]{{0}} parameter(0), {told % 1000}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %a = f32[8]{{0}} fusion(%x), kind=kLoop, calls=%inside, {told % 20}
+  ROOT %b = f32[8]{{0}} copy(%a), {told % 3}
+}}
+"""
+    assert estimated_cycles(text) == 23
+
+
+def test_what_a_loop_or_a_call_holds_counts_as_often_as_it_runs():
+    told, five = 'backend_config={"estimated_cycles":"10"}', 'backend_config={"known_trip_count":{"n":"5"}}'
+    text = f"""
+%body (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %twice = f32[8]{{0}} multiply(%p, %p), {told}
+}}
+
+%condition (p: f32[8]) -> pred[] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %less = pred[] constant(true)
+}}
+
+%called (q: f32[8]) -> f32[8] {{
+  %q = f32[8]{{0}} parameter(0)
+  %w = f32[8]{{0}} while(%q), condition=%condition, body=%body, {five}
+  ROOT %n = f32[8]{{0}} negate(%w), {told}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %a = f32[8]{{0}} call(%x), to_apply=%called
+  ROOT %b = f32[8]{{0}} call(%a), to_apply=%called
+}}
+"""
+    # Ten products, which read an array twice and write one, and two negations.
+    assert memory_bytes(text) == 10 * 3 * 32 + 2 * 2 * 32
+    assert estimated_cycles(text) == 120
+
+
+@pytest.mark.parametrize("count", [count_collectives, memory_bytes, estimated_cycles])
+def test_what_is_no_program_is_refused(count):
+    with pytest.raises(ValueError, match="no ENTRY"):
+        count("nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("f32[8,4]{1,0:T(8,128)}", 128),
+        ("(bf16[3], pred[5], u8[])", 12),
+        ("s4[3]", 2),
+        ("f32[]", 4),
+        ("()", 0),
+    ],
+)
+def test_bytes_of_shapes(text, size):
+    assert shape_bytes(text) == size

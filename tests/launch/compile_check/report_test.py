@@ -1,0 +1,92 @@
+"""Memory, bounds and words of a report; the search for the largest batch."""
+
+import dataclasses
+import json
+
+import pytest
+
+from launch.compile_check import (
+    Collective,
+    Report,
+    describe,
+    largest_batch,
+    parse_topology,
+)
+
+GIB = 2**30
+SETTINGS = {
+    "method": "motion_cycle", "width": 1.0, "dtype": "bfloat16", "image_size": 64, "batch_size": 64,
+    "accumulate": 1, "fsdp": False, "effort": "full",
+}  # fmt: skip
+
+
+def report(**fields):
+    return Report(
+        parse_topology("v5e:4x4"), SETTINGS, arguments=2 * GIB, outputs=2 * GIB, donated=GIB, temporaries=GIB,
+        flops=197e9, bytes=819e6, collectives=(Collective("all-reduce", 2, 10**8),), **fields,
+    )  # fmt: skip
+
+
+def test_donated_memory_counts_once():
+    assert report().memory == 4 * GIB
+    assert report().fits
+    assert not report(code=13 * GIB).fits
+
+
+def test_bounds_are_work_over_peak():
+    assert report().bounds == pytest.approx({"compute": 1e-3, "memory": 1e-3, "links": 1e-3})
+    alone = dataclasses.replace(report(), topology=parse_topology("v5e:1x1"))
+    assert alone.bounds["links"] == 0
+
+
+def test_the_text_says_what_the_numbers_are():
+    text = describe(report(xla_seconds=2e-3, xla_left_out=3))
+    assert "16 chips" in text
+    assert "4 per chip" in text
+    assert "25.0% of what it has" in text
+    assert "2 ms, 3 operations left out" in text
+    assert text.endswith("FITS")
+    assert not describe(report()).endswith("NOT FIT")
+    assert describe(report(refused="too much")).endswith("DOES NOT FIT: too much")
+
+
+def test_json_holds_everything():
+    read = json.loads(json.dumps(report().as_json()))
+    assert read["topology"] == "v5e:4x4"
+    assert read["chips"] == 16
+    assert read["memory"] == 4 * GIB
+    assert read["collectives"] == [{"kind": "all-reduce", "number": 2, "bytes": 10**8}]
+
+
+@pytest.mark.parametrize("text", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:4", "v5e:2x2x2", "v4:4x4", "4x4"])
+def test_a_wrong_topology_is_a_sentence(text):
+    with pytest.raises(ValueError, match=r"topology .*"):
+        parse_topology(text)
+
+
+def test_topologies_are_counted():
+    assert parse_topology("v4:4x4x8").size == 128
+    assert str(parse_topology("v6e:16x16")) == "v6e:16x16"
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 37, 100, 128, 1000, 5000])
+@pytest.mark.parametrize("start", [1, 100])
+@pytest.mark.parametrize("told", [True, False])
+def test_the_largest_batch_is_found_in_few_trials(largest, start, told):
+    trials = []
+
+    def trial(number):
+        trials.append(number)
+        fits = number <= largest
+        return fits, 1000 * number if told and fits else 0
+
+    found = largest_batch(trial, start=start, limit=1000 * largest + 500)
+    assert found <= largest <= max(found + 1, 1.05 * found)
+    assert len(set(trials)) == len(trials)
+    if told and start <= largest:
+        assert len(trials) <= 4
+
+
+def test_the_first_batch_must_be_one_at_least():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        largest_batch(lambda number: (True, 1), start=0, limit=1)

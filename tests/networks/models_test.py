@@ -1,0 +1,314 @@
+"""Shapes, parameter counts, initial weights, noise, precision and sizes of the networks."""
+
+import io
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from facecycle_jax.networks import (
+    LAYERS,
+    TRUNK_TAPS,
+    VGG19,
+    build_networks,
+    random_vgg,
+    read_vgg_npz,
+)
+from facecycle_jax.networks.face_networks import (
+    init_identity,
+    init_motion,
+    make_forward,
+)
+from facecycle_jax.networks.generator import NoiseEncoding
+
+TINY = {"width": 1 / 16, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+
+
+def count(tree):
+    return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def images(n=2, size=64, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((n, size, size, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    forward = make_forward(TINY, vgg_width=1 / 16)
+    init = jax.jit(
+        lambda key: {
+            **init_motion(forward, key),
+            **init_identity(forward, key),
+            "vgg": random_vgg(width=1 / 16),
+        }
+    )
+    return forward, init(jax.random.key(0))
+
+
+def test_parameter_counts_are_the_papers():
+    forward = make_forward({**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"})
+    trees = jax.eval_shape(
+        lambda key: {**init_motion(forward, key), **init_identity(forward, key)}, jax.random.key(0)
+    )
+    millions = {name: round(count(tree) / 1e6, 2) for name, tree in trees.items()}
+    assert millions == {
+        "motion_encoder": 4.24,
+        "flow_decoder": 3.0,
+        "generator": 12.85,
+        "identity_encoder": 4.24,
+        "normaliser": 9.46,
+    }
+    trunk = jax.eval_shape(
+        lambda: VGG19("conv3_1").init(jax.random.key(0), images(1), taps=TRUNK_TAPS)["params"]
+    )
+    assert round(count(trunk) / 1e6, 2) == 0.56
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_codes_and_flows_at_every_picture_size(size):
+    forward = make_forward({**TINY, "image_size": size}, vgg_width=1 / 16)
+    trees = jax.eval_shape(lambda key: init_motion(forward, key), jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+
+    def cycle(trees, x):
+        code, flow, back = forward.motion(trees, x)
+        features = forward.features(trees, x)
+        picture = forward.draw(trees, features, flow)
+        return code, flow, back, picture
+
+    shapes = [s.shape for s in jax.eval_shape(cycle, trees, x)]
+    flow = (2, size // 4, size // 4, 2)
+    assert shapes == [(2, 16), flow, flow, (2, size, size, 3)]
+    # The dense layers see a 4x4 map at every size.
+    assert trees["motion_encoder"]["hidden"]["kernel"].shape[0] == 16 * 8
+
+
+def test_feature_map_at_100_pixels_is_the_papers():
+    networks = build_networks()
+    variables = jax.eval_shape(networks.encoder.init, jax.random.key(0), images(1))
+    shape = jax.eval_shape(
+        lambda v, x: networks.encoder.apply(v, x, method="feature_map"), variables, images(2, 100)
+    ).shape
+    assert shape == (2, 7, 7, 128)
+
+
+def test_maps_of_every_layer_can_be_read():
+    networks = build_networks(width=0.0625)
+    variables = networks.encoder.init(jax.random.key(0), images(1))
+
+    def read(layer, x):
+        return networks.encoder.apply(variables, x, method="feature_map", layer=layer)
+
+    shapes = {
+        layer: jax.eval_shape(lambda x, y=layer: read(y, x), images(2, 100)).shape[1:] for layer in LAYERS
+    }
+    assert shapes == {
+        "conv1_2": (50, 50, 4), "conv2_2": (50, 50, 4), "conv3_2": (25, 25, 8), "residual2": (25, 25, 8),
+        "conv4_2": (13, 13, 8), "conv5_2": (7, 7, 16), "conv6_2": (7, 7, 8),
+    }  # fmt: skip
+    # The layers' outputs as flax itself sees them.
+    x = images(2)
+    _, seen = networks.encoder.apply(variables, x, capture_intermediates=True)
+    inside = seen["intermediates"]["features"]
+    np.testing.assert_array_equal(read("residual2", x), inside["residual2"]["__call__"][0])
+    np.testing.assert_array_equal(read("conv6_2", x), inside["__call__"][0])
+    with pytest.raises(ValueError, match=r"layer must be one of conv1_2, .*, got 'conv9'"):
+        read("conv9", x)
+
+
+def test_codes_lie_in_the_open_unit_interval_and_flows_too(tiny):
+    forward, trees = tiny
+    code, flow, back = jax.jit(forward.motion)(trees, 5 * images())
+    for value in (code, flow, back):
+        assert value.dtype == jnp.float32
+        assert float(jnp.max(jnp.abs(value))) <= 1.0
+
+
+def test_noise_comes_from_the_key_alone(tiny):
+    forward, trees = tiny
+    x = images()
+    features, flow = forward.features(trees, x), jnp.zeros((2, 16, 16, 2))
+    draw = jax.jit(lambda key: forward.draw(trees, features, flow, key=key))
+    without = jax.jit(lambda: forward.draw(trees, features, flow))
+    np.testing.assert_array_equal(draw(jax.random.key(1)), draw(jax.random.key(1)))
+    assert not np.array_equal(draw(jax.random.key(1)), draw(jax.random.key(2)))
+    np.testing.assert_array_equal(without(), without())
+    # Autoencoding has no noise whatever the key.
+    plain = forward.draw(trees, features, None)
+    np.testing.assert_array_equal(plain, forward.draw(trees, features, None, key=jax.random.key(3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 16), (5, 5), (7, 6), (16, 16)], ids=str)
+@pytest.mark.parametrize("noisy", [False, True], ids=["mean alone", "noise"])
+def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
+    """The mean is convolved on a few places; values and gradients are those of the whole map."""
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 8))
+    key = jax.random.key(1) if noisy else None
+    module = NoiseEncoding()
+    tree = module.init(jax.random.key(2), x, None)["params"]
+    assert jax.tree.structure(tree) == jax.tree.structure(module.init(jax.random.key(2), x, key)["params"])
+
+    def plainly(tree, x):
+        y = jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape)
+        y = y + (jax.random.normal(key, x.shape) if noisy else 0)
+        for name in ("conv1", "conv2"):
+            y = jax.lax.conv_general_dilated(
+                y, tree[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            y = jax.nn.relu(y + tree[name]["bias"])
+        return y
+
+    def run(function):
+        weight = jax.random.normal(jax.random.key(3), x.shape)
+        value, pull = jax.vjp(function, tree, x)
+        return value, pull(weight)
+
+    found, expected = run(lambda tree, x: module.apply({"params": tree}, x, key)), run(plainly)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_examples_do_not_see_each_other(tiny):
+    forward, trees = tiny
+    x = images(3)
+    whole = jax.jit(forward.motion)(trees, x)
+    single = jax.jit(forward.motion)(trees, x[1:2])
+    for a, b in zip(whole, single, strict=True):
+        np.testing.assert_allclose(a[1:2], b, atol=1e-5)
+
+
+def test_vmap_equals_a_larger_batch(tiny):
+    forward, trees = tiny
+    x = images(4)
+    code = forward.identity_code(trees, x)
+    mapped = jax.vmap(lambda y: forward.identity_code(trees, y))(x.reshape(2, 2, *x.shape[1:]))
+    np.testing.assert_allclose(mapped.reshape(code.shape), code, atol=1e-6)
+
+
+def test_one_mean_face_serves_all_codes(tiny):
+    forward, trees = tiny
+    code = forward.identity_code(trees, images(3))
+    one = forward.features(trees, images(1, seed=4))
+    repeated = jax.tree.map(lambda m: jnp.repeat(m, 3, axis=0), one)
+    np.testing.assert_allclose(
+        forward.restore_identity(trees, one, code),
+        forward.restore_identity(trees, repeated, code),
+        atol=1e-5,
+    )
+
+
+def test_bfloat16_stays_near_float32(tiny):
+    """bfloat16 keeps 8 bits: 2^-8 relative a layer, growing about as the square root of ~20 layers.
+
+    Codes and flows are bounded by 1 and stay within 0.02; pictures within 5 % of their own spread.
+    """
+    forward, trees = tiny
+    half = make_forward({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
+    x = images()
+
+    def everything(forward):
+        code, flow, _ = forward.motion(trees, x)
+        return code, flow, forward.draw(trees, forward.features(trees, x), flow)
+
+    exact, rough = (jax.jit(lambda f=f: everything(f))() for f in (forward, half))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough))
+    for a, b, bound in zip(exact, rough, (0.02, 0.02, 0.05), strict=True):
+        spread = 1.0 if bound == 0.02 else float(jnp.std(a))
+        error = float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+        assert 0.0 < error < bound * spread
+
+
+def test_initial_weights_follow_the_paper(tiny):
+    _, trees = tiny
+    forward = make_forward({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
+    trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
+    encoder, decoder = trees["motion_encoder"], trees["flow_decoder"]
+    kernel = encoder["features"]["conv5_2"]["kernel"]
+    assert abs(float(kernel.std()) / np.sqrt(2 / (9 * kernel.shape[-1])) - 1) < 0.02
+    assert abs(float(encoder["hidden"]["kernel"].std()) / 0.01 - 1) < 0.02
+    assert abs(float(decoder["conv3"]["kernel"].std()) / 0.05 - 1) < 0.02
+    assert set(decoder["flow"]) == {"kernel"}
+    assert float(jnp.abs(encoder["features"]["conv1_1"]["bias"]).max()) == 0.0
+    # Uniform within 1 / sqrt(fan in), biases too.
+    layer = trees["generator"]["reduce"]
+    bound = 1 / np.sqrt(9 * layer["kernel"].shape[2])
+    assert bound * 0.99 < float(jnp.abs(layer["kernel"]).max()) <= bound
+    assert 0 < float(jnp.abs(layer["bias"]).max()) <= bound
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 100}, "100"),
+        ({"width": 0.0}, "width"),
+        ({"code_dim": 0}, "code_dim"),
+        ({"dtype": "float16"}, "float16"),
+        ({"trunk": "resnet"}, "resnet"),
+    ],
+)
+def test_wrong_model_options_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_forward({**TINY, **change})
+
+
+def test_encoder_names_a_wrong_picture_size(tiny):
+    forward, trees = tiny
+    with pytest.raises(ValueError, match=r"64x64.*100x100"):
+        forward.motion(trees, images(1, 100))
+
+
+def test_vgg_stops_at_the_last_tap_and_names_unknown_ones():
+    vgg = VGG19(width=1 / 16)
+    params = random_vgg(width=1 / 16)
+    maps = vgg.apply({"params": params}, images(1), taps=("conv2_1", "conv4_1"))
+    assert {name: m.shape for name, m in maps.items()} == {
+        "conv2_1": (1, 32, 32, 8),
+        "conv4_1": (1, 8, 8, 32),
+    }
+    with pytest.raises(ValueError, match="conv5_1"):
+        vgg.apply({"params": params}, images(1), taps=("conv5_1",))
+
+
+def test_random_vgg_is_the_same_every_time():
+    a, b = random_vgg(width=1 / 16), random_vgg(width=1 / 16)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_vgg_file_errors_are_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="import-vgg"):
+        read_vgg_npz(tmp_path / "missing.npz")
+    path = tmp_path / "vgg.npz"
+    path.write_bytes(b"no zip file at all")
+    with pytest.raises(ValueError, match="not a readable"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.zeros((3, 3, 3, 64))})
+    with pytest.raises(ValueError, match="conv1_1/bias"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.zeros((3, 3, 64, 3))})
+    with pytest.raises(ValueError, match=r"\(3, 3, 64, 3\).*\(3, 3, 3, 64\)"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.zeros((3, 3, 3, 64), np.int64)})
+    with pytest.raises(ValueError, match="holds int64, not floating-point numbers"):
+        read_vgg_npz(path)
+    np.savez(path, **{"conv1_1/kernel": np.full((3, 3, 3, 64), np.nan)})
+    with pytest.raises(ValueError, match="not finite"):
+        read_vgg_npz(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable"):
+        read_vgg_npz(path)
+
+
+def test_vgg_arrays_of_any_claimed_size_are_refused_by_their_header(tmp_path):
+    """A few bytes claim a terabyte, and an array that nobody needs is not read at all."""
+    path = tmp_path / "vgg.npz"
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (3, 3, 3, 1 << 36)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("more.npy", header.getvalue())
+        archive.writestr("conv1_1/kernel.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"conv1_1/kernel has shape \(3, 3, 3, 68719476736\)"):
+        read_vgg_npz(path)

@@ -1,0 +1,389 @@
+"""Model folders: round trips to the bit, refusals in a sentence, and the way there from the command line."""
+
+import argparse
+import functools
+import json
+import random
+
+import fake_bucket
+import golden as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_files
+from etils import epath
+from etils.epath import gpath
+
+import facecycle_jax
+from facecycle_jax.commands.weights import add
+from facecycle_jax.data.images.framing import FRAMING, Framing
+from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.interop.vgg_weights import write_vgg
+from facecycle_jax.networks import make_forward, random_vgg
+from facecycle_jax.networks.face_networks import init_identity, init_motion
+from facecycle_jax.networks.vgg import TRUNK_LAYERS
+from facecycle_jax.ops import normalise
+from facecycle_jax.storage import ORIGINAL_MODEL, read_model, write_model
+from facecycle_jax.storage.model_spec import check_model, nest, weight_shapes
+from facecycle_jax.training.checkpointing import Checkpointer
+
+LEARNED = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+VGG = {**LEARNED, "trunk": "vgg", "vgg_width": 0.0625}
+
+
+def drawn(model, stages=("motion", "identity"), seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = weight_shapes(model, stages)
+    return nest({name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+
+
+def assert_same(ours, expected):
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(ours))
+
+
+def write(folder, trees, model, **options):
+    write_model(folder, trees, model=model, licence="CC0", source="a test", **options)
+
+
+def run(*arguments):
+    """The command as the program runs it."""
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers(required=True))
+    parsed = parser.parse_args([str(a) for a in arguments])
+    parsed.run(parsed)
+
+
+def test_a_folder_records_the_framing_of_its_training_images(tmp_path):
+    trees = drawn(LEARNED, ("motion",))
+    write(tmp_path / "usual", trees, LEARNED)
+    assert read_model(tmp_path / "usual").info["framing"] == FRAMING.to_dict()
+    assert load(tmp_path / "usual").framing == FRAMING
+    other = Framing(left_eye=(0.3, 0.35), right_eye=(0.7, 0.35))
+    write(tmp_path / "other", trees, LEARNED, framing=other)
+    assert load(tmp_path / "other").framing == other
+    assert "(0.3, 0.35)" in (tmp_path / "other" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("framing", [None, {}, {"left_eye": [0.3, 0.4], "right_eye": [0.2, 0.4]}])
+def test_a_wrong_framing_of_a_folder_is_one_sentence(tmp_path, framing):
+    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"framing": framing}))
+    with pytest.raises(ValueError, match=r"does not describe a model: framing"):
+        read_model(tmp_path / "model")
+
+
+def test_folders_without_a_framing_are_read(tmp_path):
+    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    path = tmp_path / "model" / "config.json"
+    content = json.loads(path.read_text())
+    del content["framing"]
+    path.write_text(json.dumps(content))
+    assert load(tmp_path / "model").framing == FRAMING
+
+
+@pytest.mark.parametrize("stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"])
+@pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
+def test_round_trip_to_the_bit(tmp_path, model, stages):
+    trees = drawn(model, stages)
+    write(tmp_path / "new" / "model", trees, model)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["model"]
+    read = read_model(tmp_path / "new" / "model")
+    assert_same(read.trees, trees)
+    assert read.model == model
+    assert read.info["stages"] == list(stages)
+    assert (read.info["licence"], read.info["source"]) == ("CC0", "a test")
+    assert read.info["input"]["size"] == 64
+    card = (tmp_path / "new" / "model" / "README.md").read_text()
+    assert "CC0" in card
+    assert read.info["weights"]["sha256"] in card
+
+
+@pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
+def test_names_and_shapes_are_those_of_the_networks(model):
+    forward = make_forward(model, vgg_width=model.get("vgg_width"))
+    # Abstractly, and the VGG-19 of training cut as write_model cuts it.
+    key = jax.random.key(0)
+    trees = jax.eval_shape(lambda: {**init_motion(forward, key), **init_identity(forward, key)})
+    if model["trunk"] == "vgg":
+        whole = jax.eval_shape(functools.partial(random_vgg, width=0.0625))
+        trees["vgg"] = {layer: whole[layer] for layer in TRUNK_LAYERS}
+    paths = jax.tree_util.tree_leaves_with_path(trees)
+    expected = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in paths}
+    assert weight_shapes(model) == expected
+
+
+def test_a_model_folder_in_a_bucket(tmp_path):
+    trees = drawn(LEARNED, ("motion",))
+    with fake_bucket.bucket(tmp_path):
+        write("gs://models/tiny", trees, LEARNED)
+        assert_same(read_model("gs://models/tiny").trees, trees)
+        assert_same(read_model(epath.Path("gs://models") / "tiny").trees, trees)
+        loaded = facecycle_jax.load("gs://models/tiny")
+        assert loaded.info["licence"] == "CC0"
+        with pytest.raises(FileExistsError, match="gs://models/tiny exists already"):
+            write("gs://models/tiny", trees, LEARNED)
+        with pytest.raises(FileNotFoundError, match="no model 'gs://models/none'"):
+            facecycle_jax.load("gs://models/none")
+    # The same bytes as in a local folder.
+    assert_same(read_model(tmp_path / "models" / "tiny").trees, trees)
+    write(epath.Path(tmp_path) / "local", trees, LEARNED)
+    assert_same(read_model(epath.Path(tmp_path) / "local").trees, trees)
+
+
+def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(tmp_path, monkeypatch):
+    order = []
+    written = epath.Path.write_bytes
+
+    def breaks(path, content):
+        order.append(path.name)
+        if path.name == "config.json":
+            raise OSError("the connection is gone")
+        return written(path, content)
+
+    monkeypatch.setattr(gpath._GPath, "write_bytes", breaks)
+    with fake_bucket.bucket(tmp_path), pytest.raises(OSError, match="connection"):
+        write("gs://models/tiny", drawn(LEARNED, ("motion",)), LEARNED)
+    assert order[-1] == "config.json"
+    assert not list((tmp_path / "models" / "tiny").iterdir())
+
+
+def test_only_the_vgg_layers_a_model_needs_are_written(tmp_path):
+    loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
+    write(tmp_path / "vgg", {**drawn(VGG), "vgg": loss_vgg}, VGG)
+    assert_same(read_model(tmp_path / "vgg").trees["vgg"], {k: loss_vgg[k] for k in TRUNK_LAYERS})
+    write(tmp_path / "learned", {**drawn(LEARNED), "vgg": loss_vgg}, LEARNED)
+    assert "vgg" not in read_model(tmp_path / "learned").trees
+
+
+def test_half_precision(tmp_path):
+    trees = drawn(LEARNED)
+    write(tmp_path / "full", trees, LEARNED)
+    write(tmp_path / "half", trees, LEARNED, dtype="float16")
+    sizes = [(tmp_path / n / "weights.safetensors").stat().st_size for n in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    rounded = jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), trees)
+    assert_same(read_model(tmp_path / "half").trees, rounded)
+    trees["generator"]["to_rgb"]["bias"][0] = 1e5
+    with pytest.raises(ValueError, match="generator/to_rgb/bias holds values too large for float16"):
+        write(tmp_path / "large", trees, LEARNED, dtype="float16")
+
+
+def _edit(change):
+    trees = drawn(LEARNED)
+    change(trees)
+    return trees
+
+
+FAULTS = {
+    r"generator/to_rgb/bias of shape \(3,\) is missing": lambda t: t["generator"]["to_rgb"].pop("bias"),
+    r"generator/to_rgb/bias has shape \(4,\), the model needs \(3,\)": lambda t: t["generator"][
+        "to_rgb"
+    ].update(bias=np.zeros(4)),
+    "'generator/more' is no weight": lambda t: t["generator"].update(more=np.zeros(4)),
+    "to_rgb/bias holds values that are not finite": lambda t: t["generator"]["to_rgb"].update(
+        bias=np.full(3, np.inf)
+    ),
+    "'discriminator' is no network": lambda t: t.update(discriminator={}),
+    "normaliser/.* is missing": lambda t: t.pop("normaliser"),
+    "trunk/.* is missing": lambda t: t.pop("trunk"),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_wrong_weights_are_not_written(tmp_path, message):
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "model", _edit(FAULTS[message]), LEARNED)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("model", "link"):
+        with pytest.raises(FileExistsError, match=f"{name} exists already"):
+            write(tmp_path / name, drawn(LEARNED), LEARNED)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "new", drawn(LEARNED), LEARNED)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "model.width must be a number above 0"),
+        ({"width": float("nan")}, "model.width"),
+        ({"code_dim": 2.5}, "model.code_dim must be a whole number"),
+        ({"image_size": 63}, "image_size must be one of"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"trunk": "resnet"}, "trunk must be"),
+        ({"depth": 3}, "unknown field 'depth'"),
+    ],
+)
+def test_models_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_model({**LEARNED, **change})
+
+
+def test_damaged_folders_are_read_or_refused_in_one_line(tmp_path):
+    trees = drawn(LEARNED, ("motion",))
+    folder = tmp_path / "model"
+    write(folder, trees, LEARNED)
+    rng = random.Random(0)
+    messages = []
+    for name, count in (("config.json", 400), ("weights.safetensors", 30)):
+        path = folder / name
+        data = path.read_bytes()
+        for _ in range(count):
+            if rng.random() < 0.3:
+                path.write_bytes(data[: rng.randrange(len(data))])
+            else:
+                changed = bytearray(data)
+                changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+                path.write_bytes(changed)
+            try:
+                assert_same(read_model(folder).trees, trees)
+            except ValueError as error:
+                messages.append(str(error))
+        path.write_bytes(data)
+    assert len(messages) > 250
+    assert all(m.isprintable() and len(m) < 900 and str(folder) in m for m in messages)
+    assert_same(read_model(folder).trees, trees)
+
+
+def test_what_is_no_model_folder_is_told(tmp_path):
+    (tmp_path / "file.tar").write_bytes(b"")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "bare", drawn(LEARNED), LEARNED)
+    (tmp_path / "bare" / "weights.safetensors").unlink()
+    write(tmp_path / "later", drawn(LEARNED), LEARNED)
+    config = tmp_path / "later" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "format_version": 2}))
+    cases = {
+        "missing": "No model folder",
+        "file.tar": "facecycle import-torch",
+        "run": "facecycle export",
+        "empty": "has no config.json",
+        "bare": "has no weights.safetensors",
+        "later": "newer than 1: update the package",
+    }
+    for name, message in cases.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as info:
+            read_model(tmp_path / name)
+        assert name in str(info.value)
+        assert "\n" not in str(info.value)
+
+
+@functools.cache
+def translate(forward):
+    @jax.jit
+    def results(trees, images):
+        code, flow, back = forward.motion(trees, images)
+        neutral = forward.draw(trees, forward.features(trees, images), flow)
+        identity = forward.identity_code(trees, images)
+        of_neutral = forward.features(trees, neutral)
+        mean = forward.remove_identity(trees, of_neutral, identity)
+        restored = forward.restore_identity(trees, forward.features(trees, mean[::-1]), identity)
+        moved = forward.draw(trees, of_neutral, back[::-1])
+        last = forward.draw(trees, forward.features(trees, restored), back[::-1])
+        return {
+            "motion/code": code,
+            "motion/flow": flow,
+            "motion/backflow": back,
+            "motion/neutral": neutral,
+            "identity/code": identity,
+            "identity/de_identified": mean,
+            "translate/rec_face": moved,
+            "translate/mean_face": mean,
+            "translate/renorm": restored,
+            "translate/id{}_rec_face": last,
+        }
+
+    return results
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_golden_numbers_through_an_imported_checkpoint(tmp_path, capsys, legacy):
+    # As DataParallel names them.
+    state = {m: {f"module.{n}": a for n, a in v.items()} for m, v in reference.torch_state().items()}
+    (tmp_path / "original.tar").write_bytes(torch_files.checkpoint(state, legacy=legacy))
+    run("import-torch", tmp_path / "original.tar", "--out", tmp_path / "model", "--licence", "as is")
+    assert "normaliser" in capsys.readouterr().out
+    folder = read_model(tmp_path / "model")
+    assert folder.info["licence"] == "as is"
+    assert "original.tar" in folder.info["source"]
+    own = reference.trees()
+    assert_same(folder.trees, {**own, "vgg": {layer: own["vgg"][layer] for layer in TRUNK_LAYERS}})
+    if legacy:
+        return  # The same bits as the zip's: once computed is enough.
+    assert folder.model == check_model(ORIGINAL_MODEL)
+    numbers = reference.golden()
+    forward = make_forward(folder.model, vgg_width=folder.model["vgg_width"])
+    results = translate(forward)(folder.trees, normalise(jnp.asarray(numbers["images_u8"][:2])))
+    for key, result in results.items():
+        for face in (1, 2):
+            if key.startswith("translate/"):
+                name = key.format(face) if "{}" in key else f"{key}{face}"
+                expected = numbers[name][0]
+            else:
+                name, expected = key, numbers[key][face - 1]
+            np.testing.assert_allclose(result[face - 1], expected, rtol=1e-4, atol=2e-4, err_msg=name)
+
+
+def test_a_checkpoint_without_trunk_asks_for_one(tmp_path):
+    state = {m: dict(reference.torch_state()[m]) for m in ("codegeneration", "exptoflow", "Swap_Generator")}
+    for name in list(state["Swap_Generator"]):
+        if name.split(".")[0] in TRUNK_LAYERS:
+            del state["Swap_Generator"][name]
+    (tmp_path / "file.tar").write_bytes(torch_files.checkpoint(state, legacy=False))
+    with pytest.raises(ValueError, match="--vgg"):
+        run("import-torch", tmp_path / "file.tar", "--out", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    write_vgg(reference.vgg(), tmp_path / "vgg.npz")
+    run("import-torch", tmp_path / "file.tar", "--out", tmp_path / "model", "--vgg", tmp_path / "vgg.npz")
+    folder = read_model(tmp_path / "model")
+    assert_same(folder.trees["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS})
+    assert folder.info["stages"] == ["motion"]
+
+
+@pytest.mark.parametrize("trunk", ["learned", "vgg"])
+def test_export_of_a_training_run(tmp_path, trunk):
+    model = LEARNED if trunk == "learned" else VGG
+    trees = drawn(model)
+    loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
+    frozen = {"vgg": loss_vgg, **{n: trees[n] for n in ("motion_encoder", "flow_decoder", "generator")}}
+    if trunk == "learned":
+        frozen["trunk"] = trees["trunk"]
+    else:
+        trees["vgg"] = {layer: loss_vgg[layer] for layer in TRUNK_LAYERS}
+    params = {name: trees[name] for name in ("identity_encoder", "normaliser")}
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = {f"model.{name}": value for name, value in model.items() if name != "vgg_width"}
+    config |= {"method": "identity_cycle", "loss.vgg": "random", "loss.vgg_width": 0.0}
+    (workdir / "config.json").write_text(json.dumps(config))
+    checkpointer = Checkpointer(workdir)
+    zeros = jax.tree.map(np.zeros_like, params)
+    checkpointer.save(1, {"params": zeros, "frozen": frozen})
+    # Averaged weights come before the trained ones.
+    checkpointer.save(2, {"params": zeros, "frozen": frozen, "ema": params})
+    checkpointer.close()
+    run("export", workdir, "--out", tmp_path / "newest", "--licence", "Apache-2.0")
+    folder = read_model(tmp_path / "newest")
+    assert_same(folder.trees, trees)
+    assert (folder.model, folder.info["licence"]) == (model, "Apache-2.0")
+    assert "identity_cycle, step 2" in folder.info["source"]
+    run("export", workdir / "checkpoints" / "1", "--out", tmp_path / "first", "--dtype", "float16")
+    assert not any(leaf.any() for leaf in jax.tree.leaves(read_model(tmp_path / "first").trees["normaliser"]))
+    with pytest.raises(FileExistsError, match="exists already"):
+        run("export", workdir, "--out", tmp_path / "first")
+    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
+        run("export", tmp_path / "newest", "--out", tmp_path / "other")

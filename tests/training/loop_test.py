@@ -1,0 +1,340 @@
+"""The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
+
+import importlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy_training
+from etils import epath
+from PIL import Image
+
+from facecycle_jax import training
+from facecycle_jax.errors import MissingExtraError, UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def program(workdir, *fields, **environment):
+    """Runs the toy as a process of its own, with one device."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "helpers" / "toy_training.py"), str(workdir), *fields],
+        env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def networks(workdir):
+    return jax.tree_util.tree_leaves_with_path(training.load_trees(workdir))
+
+
+def assert_same_networks(a, b, *, rtol=0.0):
+    a, b = networks(a), networks(b)
+    assert [path for path, _ in a] == [path for path, _ in b]
+    for (path, x), (_, y) in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=0, err_msg=jax.tree_util.keystr(path))
+
+
+def steps_of(workdir, name):
+    return [line["step"] for line in training.read_metrics(workdir) if name in line]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run of nine steps that nothing disturbs, with a weight average."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    result = program(workdir, "num_steps=9", "optimiser__ema_decay=0.9")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def test_a_run_killed_and_started_again_ends_bit_identical(unbroken, tmp_path):
+    fields = ("num_steps=9", "optimiser__ema_decay=0.9")
+    result = program(tmp_path, *fields, TOY_KILL="6")
+    assert result.returncode == -9
+    assert max(steps_of(tmp_path, "train/total")) < 6
+    result = program(tmp_path, *fields)
+    assert result.returncode == 0, result.stderr
+    assert "Continuing at step" in result.stderr
+    assert_same_networks(unbroken, tmp_path)
+    # Every step is logged once, and the numbers are those of the unbroken run.
+    for name in ("train/total", "eval/total"):
+        assert steps_of(tmp_path, name) == steps_of(unbroken, name)
+    a, b = ({r["step"]: r.get("eval/total") for r in training.read_metrics(w) if "eval/total" in r}
+            for w in (unbroken, tmp_path))  # fmt: skip
+    assert a == b
+
+
+def test_sigterm_saves_and_exits_with_its_code(unbroken, tmp_path):
+    fields = ("num_steps=9", "optimiser__ema_decay=0.9")
+    result = program(tmp_path, *fields, TOY_TERM="5")
+    assert result.returncode == training.PREEMPTED_EXIT == 75, result.stderr
+    assert "SIGTERM after step 5" in result.stderr
+    assert training.find_checkpoint(tmp_path).name == "5"
+    assert program(tmp_path, *fields).returncode == 0
+    assert_same_networks(unbroken, tmp_path)
+
+
+def test_a_diverging_run_stops_and_its_checkpoint_stays(tmp_path):
+    result = program(tmp_path, "num_steps=20", TOY_NAN="3,4,9,10,11,12,13,14,15")
+    assert result.returncode == training.DIVERGED_EXIT == 3, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "the last 4 updates up to step 12" in last
+    assert "between steps 11 and 12" in last
+    assert "The last checkpoint, of step 10, is intact" in last
+    assert "2 of the updates of steps 3 to 4" in result.stderr
+    for _, leaf in networks(tmp_path):
+        assert np.isfinite(leaf).all()
+    skipped = [m["skipped_updates"] for m in training.read_metrics(tmp_path) if "train/total" in m]
+    assert skipped[-1] >= 2
+
+
+def test_training_needs_no_tensorflow(tmp_path):
+    result = program(tmp_path, "num_steps=2", "tensorboard=True", TOY_BLOCK="tensorflow,tensorboard,torch")
+    assert result.returncode == 0, result.stderr
+    assert "No TensorBoard event files: No module named" in result.stderr
+    assert steps_of(tmp_path, "train/total") == [2]
+
+
+def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    result = program(tmp_path, "num_steps=2", "tensorboard=True")
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(events.Tags()["tensors"])
+    # The panel is there as it is on disk: width, height and the picture.
+    (shown,) = events.Tensors("held_out")
+    with Image.open(io.BytesIO(shown.tensor_proto.string_val[2])) as image:
+        picture = np.asarray(image)
+    with Image.open(tmp_path / "panels" / f"{shown.step:08}.png") as image:
+        np.testing.assert_array_equal(picture, np.asarray(image))
+
+
+def test_a_changed_configuration_is_named(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(unbroken, workdir)
+    result = program(workdir, "num_steps=12", "optimiser__ema_decay=0.9", "batch_size=4", "seed=1")
+    assert result.returncode == 2
+    message = result.stderr.strip().splitlines()[-1]
+    assert "config.batch_size was 8 and is 4" in message
+    assert "config.seed was 0 and is 1" in message
+    assert "num_steps" not in message
+    assert "Traceback" not in result.stderr
+
+
+def test_the_end_may_be_moved(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    state = toy_training.train(
+        tmp_path, num_steps=11, log_every=1, checkpoint_every=3, optimiser__ema_decay=0.9
+    )
+    assert int(state.step) == 11
+    assert steps_of(tmp_path, "train/total")[-2:] == [10, 11]
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 11
+
+
+def test_a_finished_run_is_left_as_it_is(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    state = toy_training.train(tmp_path, num_steps=9, optimiser__ema_decay=0.9)
+    assert int(state.step) == 9
+    assert_same_networks(unbroken, tmp_path)
+
+
+def test_metrics_panels_and_a_cut_off_line(unbroken, tmp_path):
+    assert sorted(p.name for p in (unbroken / "panels").iterdir()) == [f"{n:08}.png" for n in (4, 8, 9)]
+    lines = training.read_metrics(unbroken)
+    train = [line for line in lines if "train/total" in line]
+    assert [line["step"] for line in train] == [2, 4, 6, 8, 9]
+    assert {"learning_rate", "steps_per_second", "pictures_per_second"} <= set(train[0])
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "')
+    writer = training.MetricWriter(tmp_path, step=2, tensorboard=False)
+    writer.scalars(3, {"a": float("nan")})
+    writer.close()
+    assert [line["step"] for line in training.read_metrics(tmp_path)] == [1, 2, 3]
+    assert training.read_metrics(tmp_path)[-1]["a"] is None
+
+
+def test_eight_devices_in_one_process_run_the_loop(tmp_path):
+    state = toy_training.train(tmp_path, num_steps=3, fsdp=True, optimiser__accumulate=1)
+    assert len(state.params["generator"]["kernel"].sharding.device_set) == 8
+    # A run may go on with other devices and sharded otherwise.
+    state = toy_training.train(tmp_path, num_steps=4, fsdp=False)
+    assert int(state.step) == 4
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve people of three pictures of noise."""
+    path = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for person in range(12):
+        (path / f"p{person:02}").mkdir()
+        for frame in range(3):
+            noise = rng.integers(0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path / f"p{person:02}" / f"{frame}.png")
+    return path
+
+
+def test_every_backend_trains_the_same_networks(pictures, tmp_path):
+    pytest.importorskip("tensorflow")
+    common = {"data__path": str(pictures), "data__decode_size": toy_training.SIZE, "data__min_frames": 1}
+    for backend in ("memory", "device", "tf"):
+        toy_training.train(tmp_path / backend, toy_data=False, num_steps=6, data__backend=backend, **common)
+    # Continued in the middle: the first four steps again from a checkpoint.
+    half = tmp_path / "half"
+    for steps in (4, 6):
+        toy_training.train(half, toy_data=False, num_steps=steps, data__backend="device", **common)
+    for other in ("device", "tf", "half"):
+        assert_same_networks(tmp_path / "memory", tmp_path / other)
+    figures = [
+        [(m["step"], m[k]) for m in training.read_metrics(tmp_path / b) for k in ("eval/total",) if k in m]
+        for b in ("memory", "device", "tf")
+    ]
+    assert figures[0] == figures[1] == figures[2]
+
+
+def test_a_probe_runs_at_every_evaluation(tmp_path):
+    from facecycle_jax.training import loop as train
+
+    asked = []
+
+    def probe(config, trees):
+        asked.append((config["probe"]["task"], sorted(trees)))
+        return {"accuracy": float(len(asked))}
+
+    one, two, three = toy_training.patched()
+    config = toy_training.toy_config(num_steps=4, eval_every=2)
+    with one, two, three:
+        train.train_and_evaluate(config, tmp_path, probe=probe)
+    assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
+    found = {m["step"]: m["probe/accuracy"] for m in training.read_metrics(tmp_path) if "probe/accuracy" in m}
+    assert list(found.values()) == [float(n + 1) for n in range(len(asked))]
+    assert {2, 4} <= set(found)
+
+
+def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(pictures, broken)
+    (broken / "p01" / "0.png").write_bytes(b"no picture")
+    (broken / "p02" / "1.png").write_bytes((broken / "p02" / "1.png").read_bytes()[:50])
+    options = {"data__path": str(broken), "data__decode_size": toy_training.SIZE, "data__min_frames": 1}
+    for steps in (2, 4):
+        toy_training.train(tmp_path / "run", toy_data=False, num_steps=steps, **options)
+    lines = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        str(broken / name) for name in ("p01/0.png", "p02/1.png")
+    ]
+
+
+def test_stages_run_one_after_the_other(tmp_path):
+    import ml_collections
+
+    from facecycle_jax.training import loop as train
+
+    config = ml_collections.ConfigDict()
+    config.stages = ("first", "second")
+    config.first = toy_training.toy_config(num_steps=2)
+    config.second = toy_training.toy_config(
+        num_steps=2, optimiser__schedule_rates=(0.0,) * 3, optimiser__ema_decay=0.9
+    )
+    a, b, c = toy_training.patched()
+    with a, b, c:
+        train.train_and_evaluate(config, tmp_path)
+    # The second starts from the first, and its learning rate is 0; the average of equal weights rounds.
+    assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
+
+
+def stop_at(monkeypatch, step):
+    """Has SIGTERM arrive in a step, and returns the steps that are evaluated."""
+    from facecycle_jax.training import loop
+
+    asked = itertools.count(1)
+    monkeypatch.setattr(training.StopSignal, "reached", lambda self: next(asked) == step)
+    evaluated = []
+    evaluate = loop._evaluate
+
+    def noted(run, state, number, writer):
+        evaluated.append(number)
+        evaluate(run, state, number, writer)
+
+    monkeypatch.setattr(loop, "_evaluate", noted)
+    return evaluated
+
+
+def test_a_stop_saves_before_it_evaluates_and_the_next_start_evaluates(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        # Step 4 is one to evaluate.
+        evaluated = stop_at(patched, 4)
+        with pytest.raises(training.PreemptedError, match="after step 4, which is saved"):
+            toy_training.train(tmp_path, num_steps=6)
+        assert evaluated == []
+    assert training.find_checkpoint(tmp_path).name == "4"
+    assert not (tmp_path / "losses.json").exists()
+    toy_training.train(tmp_path, num_steps=6)
+    assert steps_of(tmp_path, "eval/total") == [4, 6]
+    assert sorted(json.loads((tmp_path / "losses.json").read_text())) == ["4", "6"]
+
+
+def test_nothing_that_fails_at_the_end_hides_why_a_run_ended(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("while closing")
+
+    close = training.MetricWriter.close
+    monkeypatch.setattr(training.MetricWriter, "close", lambda self: fail(close(self)))
+    monkeypatch.setattr(training, "report_unreadable", fail)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1)
+        with pytest.raises(training.PreemptedError):
+            toy_training.train(tmp_path, num_steps=2)
+    # Where there is no other reason, it is the reason.
+    with pytest.raises(ValueError, match="while closing"):
+        toy_training.train(tmp_path, num_steps=2)
+    assert training.find_checkpoint(tmp_path).name == "2"
+
+
+def test_unreadable_images_whose_names_are_no_utf8_are_listed(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    for _ in range(2):
+        training.report_unreadable(epath.Path(tmp_path), {name: f"{name}: broken"})
+    assert (tmp_path / "unreadable.txt").read_text("utf-8") == "caf\\udce9.png: broken\n"
+
+
+def test_a_list_of_unreadable_images_that_cannot_be_written_ends_no_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    training.report_unreadable(epath.Path(tmp_path / "file"), {"a": "a: broken"})
+
+
+def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(MissingExtraError, match=r"data\.backend='tf' needs tensorflow: .*threads"):
+        toy_training.train(
+            tmp_path / "run", toy_data=False, data__backend="tf", data__path=str(tmp_path / "nowhere")
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["motion_cycle", "identity_cycle"])
+def test_the_default_backend_needs_no_extra(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.data.backend == "threads"
+
+
+def test_a_workdir_that_is_a_file_is_a_mistake(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="is a file, or lies below one"):
+            toy_training.train(workdir, num_steps=2)
+    assert (tmp_path / "file").read_text() == "mine"
