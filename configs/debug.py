@@ -8,6 +8,7 @@ Stage 2: add --config.method=identity_cycle --config.init_from=/tmp/debug and an
 """
 
 import ml_collections
+
 from facecycle_jax.configs import identity_cycle, motion_cycle
 
 

@@ -12,6 +12,7 @@ What differs from the paper: a stage before the first that trains flows alone; g
 """
 
 import ml_collections
+
 from facecycle_jax.configs import identity_cycle, motion_cycle
 
 

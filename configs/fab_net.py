@@ -13,6 +13,7 @@ Several sources: a second run with --config.data.item_frames=4 --config.init_fro
 """
 
 import ml_collections
+
 from facecycle_jax.configs import peer_base
 
 

@@ -10,6 +10,7 @@ Expect: each update is three gradient steps. Set loss.epoch_steps to the steps o
 """
 
 import ml_collections
+
 from facecycle_jax.configs import peer_base
 
 

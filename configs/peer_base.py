@@ -1,6 +1,7 @@
 """What the configurations of the methods that FaceCycle is compared with share; not a run by itself."""
 
 import ml_collections
+
 from facecycle_jax.configs import motion_cycle
 
 SIZES = ("published", "small")

@@ -9,6 +9,7 @@ Hardware: any number of devices that divides batch_size; ':small' runs on two co
 """
 
 import ml_collections
+
 from facecycle_jax.configs import peer_base
 
 

@@ -19,6 +19,7 @@ What differs from the paper: generator and normaliser of an eighth of the width,
 """
 
 import ml_collections
+
 from facecycle_jax.configs import identity_cycle, motion_cycle
 
 VIDEOS_ALONE = (0.5,)  # of pairing with the mirror image

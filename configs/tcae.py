@@ -11,6 +11,7 @@ Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch
 """
 
 import ml_collections
+
 from facecycle_jax.configs import peer_base
 
 

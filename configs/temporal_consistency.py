@@ -12,6 +12,7 @@ Expect: 50 epochs. The original starts from ImageNet's weights; loss.resnet is a
 """
 
 import ml_collections
+
 from facecycle_jax.configs import peer_base
 
 

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The `facecycle` command.
 
 Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, reported in one
@@ -10,19 +11,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from facecycle_jax.commands import (
-    demo,
-    evaluate,
-    frame,
-    prepare,
-)
-from facecycle_jax.commands import (
-    images as pictures,
-)
-from facecycle_jax.commands import (
-    weights as convert,
-)
-from facecycle_jax.devices import cpu as cpu_devices
+from facecycle_jax.commands import demo, evaluate, frame, images, prepare, train, weights
+from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.inference.runner import BATCH_SIZE
 
@@ -30,9 +20,20 @@ from facecycle_jax.inference.runner import BATCH_SIZE
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (pictures, demo, prepare, frame, evaluate, convert):
+    for family in (train, images, demo, prepare, frame, evaluate, weights):
         family.add(commands)
     return parser
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answers the shell's request for completions, where the package argcomplete is installed."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    parsed = _parser().parse_args(arguments)
-    if arguments is None:  # the process is this command's own
-        cpu_devices.split_cpu({"batch_size": BATCH_SIZE})
+    parser = _parser()
+    complete(parser)
+    parsed = parser.parse_args(arguments)
+    # The process is this command's own. Training splits the CPU by its own batch size.
+    if arguments is None and parsed.command != "train":
+        split_cpu({"batch_size": BATCH_SIZE})
     try:
         return parsed.run(parsed) or 0
     except (UserError, OSError) as error:

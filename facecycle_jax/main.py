@@ -19,9 +19,8 @@ from ml_collections import config_flags
 from facecycle_jax import compilation_cache, training
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
-from facecycle_jax.evaluation import check_probe, probe_while_training
-from facecycle_jax.training import loop as train
-from facecycle_jax.training import processes
+from facecycle_jax.evaluation import check_probe, probe_while_training, report_on_synthetic_faces
+from facecycle_jax.training import loop, processes
 
 # A mistake in the command, the configuration or the data.
 MISTAKE_EXIT = 2
@@ -147,6 +146,12 @@ def _config_name(argv: Sequence[str]) -> str:
     return ""
 
 
+def resolved_config() -> str:
+    """Returns the config with the command line's changes, one `field = value` a line."""
+    fields = training.flatten(_CONFIG.value.to_dict())
+    return "\n".join(f"{name} = {value!r}" for name, value in fields.items())
+
+
 def main(argv: list[str]) -> int:
     """Runs the training of the flags.
 
@@ -179,8 +184,12 @@ def _train() -> int:
     try:
         compilation_cache.enable(_CACHE.value)
         check_probe(_CONFIG.value)
-        train.train_and_evaluate(
-            _CONFIG.value, _WORKDIR.value, probe=probe_while_training, start_anew=_START_ANEW.value
+        loop.train_and_evaluate(
+            _CONFIG.value,
+            _WORKDIR.value,
+            probe=probe_while_training,
+            report=report_on_synthetic_faces,
+            start_anew=_START_ANEW.value,
         )
     except (Exception, KeyboardInterrupt) as error:
         code = _status(error)

@@ -124,7 +124,7 @@ def test_every_end_has_its_status_and_only_a_defect_a_trace(monkeypatch, capsys,
         monkeypatch.setattr(main, name, unittest.mock.Mock(value={}))
     monkeypatch.setattr(main, "_CACHE", unittest.mock.Mock(value=""))
     monkeypatch.setattr(main, "_DISTRIBUTED", unittest.mock.Mock(value=False))
-    monkeypatch.setattr(main.train, "train_and_evaluate", unittest.mock.Mock(side_effect=error))
+    monkeypatch.setattr(main.loop, "train_and_evaluate", unittest.mock.Mock(side_effect=error))
     assert main._train() == status
     printed = capsys.readouterr().err
     assert ("Traceback" in printed) == (status == DEFECT_EXIT == 70)

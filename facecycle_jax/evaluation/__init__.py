@@ -8,6 +8,7 @@ from facecycle_jax.evaluation.options import (
     EvaluationOptions,
 )
 from facecycle_jax.evaluation.synthetic import evaluate_synthetic, random_model
+from facecycle_jax.evaluation.synthetic_report import report_on_synthetic_faces
 from facecycle_jax.evaluation.tasks import evaluate, feature_sets, run_evaluation
 from facecycle_jax.evaluation.while_training import (
     check_probe,
@@ -28,5 +29,6 @@ __all__ = [
     "headlines",
     "probe_while_training",
     "random_model",
+    "report_on_synthetic_faces",
     "run_evaluation",
 ]

@@ -4,7 +4,6 @@ A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<s
 faces only), unreadable.txt (where pictures could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
-import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +15,12 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.data.sources.synthetic_truth import (
-    compare_with_truth,
-    describe_truth,
-)
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.inference.face_cycle import model_from_state
-from facecycle_jax.methods import METHODS
 from facecycle_jax.networks import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
 from facecycle_jax.training.processes import agree
-from facecycle_jax.viz import grid, save_png, training_panel
+from facecycle_jax.viz import save_png, training_panel
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +30,7 @@ def train_and_evaluate(
     workdir: epath.PathLike,
     *,
     probe: training.Probe | None = None,
+    report: training.Report | None = None,
     start_anew: bool = False,
 ) -> TrainState:
     """Trains what a configuration describes, or continues where a workdir stands.
@@ -47,6 +41,8 @@ def train_and_evaluate(
       workdir: directory of the run; created, local or gs://.
       probe: takes a stage's configuration and the networks by name at every evaluation and returns further
         figures to write, such as `facecycle_jax.evaluation.probe_while_training`.
+      report: called once at the end, by process 0, with the last stage's configuration and workdir; returns
+        further figures to write, such as `facecycle_jax.evaluation.report_on_synthetic_faces`.
       start_anew: whether a run of which every checkpoint was set aside as damaged starts
         from scratch; without it such a run is refused.
 
@@ -72,7 +68,7 @@ def train_and_evaluate(
         _check_backend(stage)
 
     if "stages" not in config:
-        return _train(config, workdir, probe=probe, start_anew=start_anew)
+        return _train(config, workdir, probe=probe, report=report, start_anew=start_anew)
 
     if config.get("about"):
         log.info("%s", config["about"])
@@ -87,8 +83,8 @@ def train_and_evaluate(
             probe=probe,
             start_anew=start_anew,
             name=name,
-            # The last stage has the networks of all; only its faces are compared with the truth.
-            compare=number == len(stages),
+            # The last stage has the networks of all.
+            report=report if number == len(stages) else None,
         )
         before = [*before, str(workdir / name)]
     return state
@@ -128,11 +124,11 @@ def _train(
     workdir: epath.Path,
     *,
     probe: training.Probe | None,
+    report: training.Report | None,
     start_anew: bool,
     name: str = "",
-    compare: bool = True,
 ) -> TrainState:
-    """Runs one stage; `compare` evaluates synthetic faces against the truth at its end."""
+    """Runs one stage."""
     _make_workdir(workdir)
 
     with training.locked(workdir):
@@ -151,9 +147,9 @@ def _train(
         try:
             with training.StopSignal() as stop, progress.showing():
                 state = _loop(run, state, writer, progress, stop)
-            synthetic = config["data"]["source"] == "synthetic"
-            if compare and synthetic and config["method"] in METHODS:
-                _report_truth(run, writer)
+            if report is not None and jax.process_index() == 0:
+                figures = report(config, workdir)
+                writer.scalars(run.total_steps, {f"truth/{name}": x for name, x in figures.items()})
         except BaseException as error:
             reason = error
             raise
@@ -330,40 +326,6 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
     if run.after_evaluation is None:
         return state
     return run.after_evaluation(state, jnp.float32(run.evaluated[1]))
-
-
-def _report_truth(run: training.Run, writer: training.MetricWriter) -> None:
-    """Compares the last checkpoint's synthetic faces with the truth: a table in the log, and an image."""
-    if jax.process_index() != 0:
-        return
-
-    config = run.config
-    trees = training.load_trees(run.workdir)
-    if "generator" not in trees:
-        # Flows alone generate no faces.
-        return
-
-    model = model_from_state(config, trees)
-    names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
-    figures, images = compare_with_truth(
-        functools.partial(model.outputs, names=names),
-        seed=config["seed"],
-        size=model.size,
-        scene_variation=config["data"].get("scene_variation", 1.0),
-        reexpress=model.reexpress,
-    )
-
-    writer.scalars(run.total_steps, {f"truth/{name}": value for name, value in figures.items()})
-
-    rows = [[image[row] for image in images.values()] for row in range(config["panel_rows"])]
-    path = run.workdir / "truth.png"
-    title = "Synthetic people not trained on; 'true' images are rendered, not generated"
-    save_png(path, grid(rows, captions=list(images), title=title, font_size=15))
-    log.info(
-        "Synthetic people not trained on: mean absolute differences, fractions of full brightness; "
-        "lower is better.\n%s\nSee them in %s",
-        describe_truth(figures), path,
-    )  # fmt: skip
 
 
 def _panel(pictures: Tree, step: int) -> np.ndarray:

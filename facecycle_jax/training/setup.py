@@ -69,6 +69,8 @@ Feed = Callable[[int], Iterator[dict[str, jax.Array]]]
 
 # Configuration and networks by name to figures.
 Probe = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, float]]
+# Configuration and workdir to figures.
+Report = Callable[[Mapping[str, Any], epath.Path], Mapping[str, float]]
 
 
 @dataclasses.dataclass

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from facecycle_jax.configs import demo
 
+from facecycle_jax.configs import demo
 from facecycle_jax.devices.cpu import cpu_devices_for
 
 

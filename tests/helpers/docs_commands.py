@@ -72,7 +72,7 @@ def config_fields():
     """Every field of every page of configs/, with an example of its value."""
     fields = {}
     for path in sorted((ROOT / "configs").glob("*.py")):
-        if path.stem == "__init__":
+        if path.stem in ("__init__", "base"):
             continue
         fields |= page_fields(path.stem)
     return fields
@@ -96,7 +96,8 @@ def known_options():
     """Every option of every program of the package."""
     options = {option for parser in subcommands().values() for option in parser._option_string_actions}
     # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
-    for path in [*(ROOT / "facecycle_jax").rglob("*.py"), *(ROOT / "launch").rglob("*.*")]:
+    folders = ("facecycle_jax", "benchmarks", "launch")
+    for path in [file for folder in folders for file in sorted((ROOT / folder).rglob("*.*"))]:
         if path.suffix == ".py":
             text = path.read_text()
             options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", text))

@@ -1,6 +1,7 @@
 """One update of the real networks on drawn faces, as arrays: so that meshes can be held against each other.
 
-As a program, one process of several: python tests/helpers/one_update.py METHOD FILE; process 0 writes FILE (.npz).
+As a program, one process of several: python tests/helpers/one_update.py METHOD FILE;
+process 0 writes FILE (.npz).
 """
 
 import functools

@@ -285,7 +285,6 @@ def test_names_that_are_not_there(tmp_path):
 @pytest.mark.slow
 def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
     from facecycle_jax.configs import debug
-
     from facecycle_jax.training import loop as train
 
     config = debug.get_config()

@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-from facecycle_jax.configs import debug
 
 from facecycle_jax import data, methods, training
+from facecycle_jax.configs import debug
 from facecycle_jax.devices import make_mesh
 
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from facecycle_jax.configs import debug
 
 from facecycle_jax import training
+from facecycle_jax.configs import debug
 from facecycle_jax.devices import batch_sharding, make_mesh, replicated
 from launch import compile_check
 from launch.compile_check.compiling import lower_train_step, read_compiled, settings_of

@@ -1,0 +1,59 @@
+"""The report at the end of a run on synthetic faces: how close its faces come to the truth."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from facecycle_jax import training
+from facecycle_jax.data.sources.synthetic_truth import compare_with_truth, describe_truth
+from facecycle_jax.inference import model_from_state
+from facecycle_jax.methods import METHODS
+from facecycle_jax.viz import grid, save_png
+
+log = logging.getLogger(__name__)
+
+_TITLE = "Synthetic people not trained on; 'true' images are rendered, not generated"
+
+
+def report_on_synthetic_faces(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, float]:
+    """Compares the faces of the newest checkpoint with the truth: a table in the log, and truth.png.
+
+    Args:
+      config: of the run.
+      workdir: of the run; truth.png is written there.
+
+    Returns:
+      Mean absolute differences in 0..1 by name; empty for runs on real faces, for other methods than the two
+      cycles, and for runs that train flows alone.
+    """
+    if config["data"]["source"] != "synthetic" or config["method"] not in METHODS:
+        return {}
+    trees = training.load_trees(workdir)
+    if "generator" not in trees:
+        return {}
+
+    model = model_from_state(config, trees)
+    names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
+    figures, images = compare_with_truth(
+        functools.partial(model.outputs, names=names),
+        seed=config["seed"],
+        size=model.size,
+        scene_variation=config["data"].get("scene_variation", 1.0),
+        reexpress=model.reexpress,
+    )
+
+    # One row a face, one column for each kind of image.
+    rows = [[image[row] for image in images.values()] for row in range(config["panel_rows"])]
+    path = epath.Path(workdir) / "truth.png"
+    save_png(path, grid(rows, captions=list(images), title=_TITLE, font_size=15))
+
+    log.info(
+        "Synthetic people not trained on: mean absolute differences, fractions of full brightness; "
+        "lower is better.\n%s\nSee them in %s",
+        describe_truth(figures),
+        path,
+    )
+    return figures
