@@ -59,10 +59,9 @@ table: $(VENV)/.dev
 		--out "$(TABLE)/fer2013_residual2"
 	@cat "$(TABLE)"/*/results.md
 
-# The API reference, of the docstrings, in docs/api.
-MODULES := $(addprefix facecycle_jax.,model ops losses models data methods training probes convert viz train evaluate)
+# The documentation site: pages, notebooks and the API reference, in site/. Warnings are errors.
 docs: $(VENV)/.docs
-	$(BIN)/python -m pdoc --docformat google --output-directory docs/api facecycle_jax $(MODULES)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.docs: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
