@@ -13,6 +13,7 @@ from absl import flags
 
 from benchmarks import __main__ as benchmark
 from facecycle_jax import cli
+from facecycle_jax.commands import train
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -118,7 +119,8 @@ def check(command):
     """Returns what is wrong with a command, '' if its options, fields, targets and extras all exist."""
     words = shlex.split(command)
     if words[0] == "facecycle":
-        return _parses(cli._parser(), words[1:])
+        wrong = _parses(cli._parser(), words[1:])
+        return wrong or (_training_by_name(words[1:]) if words[1] == "train" else "")
     if words[:3] == ["python", "-m", "benchmarks"]:
         return _parses(benchmark._parser(), words[3:])
     if words[:3] == ["python", "-m", "facecycle_jax.main"]:
@@ -148,6 +150,13 @@ def _parses(parser, words):
     except SystemExit as end:
         return f"the parser refuses it, exit status {end.code}" if end.code else ""
     return ""
+
+
+def _training_by_name(words):
+    """Checks the fields of a command of `facecycle train`."""
+    parsed = cli._parser().parse_args(words)
+    command_line = train.launcher_arguments(parsed.config, parsed.set, workdir="unused")
+    return _training(command_line[1:])
 
 
 def _training(words):
