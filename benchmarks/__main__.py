@@ -23,24 +23,53 @@ def _parser() -> argparse.ArgumentParser:
         "installed, in turn in one run; prints a table of medians and ratios.",
     )
     parser.add_argument(
-        "--cases", default="train-motion,train-identity,inference", help=", ".join(cases.CASES)
+        "--cases",
+        default="train-motion,train-identity,inference",
+        help=", ".join(cases.CASES),
     )
     parser.add_argument(
-        "--suite", choices=suites.NAMES, help="in place of --cases: " + "; ".join(suites.NAMES.values())
+        "--suite",
+        choices=suites.NAMES,
+        help="in place of --cases: " + "; ".join(suites.NAMES.values()),
     )
-    parser.add_argument("--batch", type=int, default=16, help="pairs of pictures (default: %(default)s)")
-    parser.add_argument("--width", type=float, default=1.0, help="of the networks; 1 is the paper's")
     parser.add_argument(
-        "--size", type=int, choices=(64, 128, 256), default=64, help="of the pictures, pixels"
+        "--batch", type=int, default=16, help="pairs of pictures (default: %(default)s)"
     )
-    parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="float32")
-    parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="what JAX finds, by default")
-    parser.add_argument("--repeats", type=int, default=10, help="timed calls of each (default: %(default)s)")
     parser.add_argument(
-        "--torch", default="eager,channels_last", help="eager, channels_last, compile; '' leaves torch out"
+        "--width", type=float, default=1.0, help="of the networks; 1 is the paper's"
     )
-    parser.add_argument("--budget", type=float, default=440.0, help="seconds that --suite gpu may take")
+    parser.add_argument(
+        "--size",
+        type=int,
+        choices=(64, 128, 256),
+        default=64,
+        help="of the pictures, pixels",
+    )
+    parser.add_argument(
+        "--precision", choices=sorted(ours.PRECISIONS), default="float32"
+    )
+    parser.add_argument(
+        "--remat",
+        action="store_true",
+        help="compute activations again in the backward pass",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "tpu"), help="what JAX finds, by default"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=10,
+        help="timed calls of each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--torch",
+        default="eager,channels_last",
+        help="eager, channels_last, compile; '' leaves torch out",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=440.0, help="seconds that --suite gpu may take"
+    )
     parser.add_argument("--json", help="file for the figures; must not exist")
     parser.add_argument(
         "--profile",
@@ -64,23 +93,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _split(options.cases, cases.CASES, "--cases")
         modes = cases.torch_modes(_split(options.torch, cases.MODES, "--torch"))
         if options.batch < 1 or options.repeats < 1 or not options.width > 0:
-            raise UserError("--batch and --repeats must be at least 1 and --width above 0.")
+            raise UserError(
+                "--batch and --repeats must be at least 1 and --width above 0."
+            )
         json = pathlib.Path(options.json) if options.json else None
         if json:
             timing.check_json_path(json)
         _split_cpu(options.batch)
         device = options.device or jax.default_backend()
         setting = ours.Setting(
-            options.batch, options.width, options.precision, device, options.size, options.remat
+            options.batch,
+            options.width,
+            options.precision,
+            device,
+            options.size,
+            options.remat,
         )
         ours.device_of(setting.device)
         if options.profile:
-            stage = next((cases.STAGES[case] for case in chosen if case in cases.STAGES), None)
+            stage = next(
+                (cases.STAGES[case] for case in chosen if case in cases.STAGES), None
+            )
             if stage is None:
-                raise UserError("--profile takes a train step: --cases train-motion or train-identity.")
-            print(breakdown.profile(stage, setting, pathlib.Path(options.profile), steps=options.repeats))
+                raise UserError(
+                    "--profile takes a train step: --cases train-motion or train-identity."
+                )
+            print(
+                breakdown.profile(
+                    stage, setting, pathlib.Path(options.profile), steps=options.repeats
+                )
+            )
             return 0
-        plan = suites.plan(options.suite, setting, chosen, modes, repeats=options.repeats)
+        plan = suites.plan(
+            options.suite, setting, chosen, modes, repeats=options.repeats
+        )
     except ValueError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
@@ -117,7 +163,11 @@ def _run(
             list(pool.map(prepare, plan))
     for entry in plan:
         left = budget - (time.perf_counter() - started)
-        new = entry.measure() if left > entry.seconds else entry.skipped("the time was spent")
+        new = (
+            entry.measure()
+            if left > entry.seconds
+            else entry.skipped("the time was spent")
+        )
         rows += new
         print("\n" + timing.table(new), flush=True)
         if json:

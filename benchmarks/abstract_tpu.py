@@ -58,7 +58,9 @@ def chip(topology: str) -> jax.Device:
     return compile_check.abstract_devices(compile_check.parse_topology(topology))[0]
 
 
-def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) -> Estimate:
+def estimate(
+    lowered: jax.stages.Lowered, device: jax.Device, precision: str
+) -> Estimate:
     """Compiles a lowered program and reads what the compiler says of it.
 
     Args:
@@ -72,9 +74,14 @@ def estimate(lowered: jax.stages.Lowered, device: jax.Device, precision: str) ->
     Raises:
       ValueError: if the chip is not in the table of data sheets.
     """
-    sheet, tpu = hardware.sheet(device.device_kind, precision), compile_check.chip_of(device.device_kind)
+    sheet, tpu = (
+        hardware.sheet(device.device_kind, precision),
+        compile_check.chip_of(device.device_kind),
+    )
     if sheet is None or tpu is None:
-        raise UserError(f"no data sheet of {device.device_kind} in compile_check/chips.py.")
+        raise UserError(
+            f"no data sheet of {device.device_kind} in compile_check/chips.py."
+        )
     compiled: Any = lowered.compile()
     cost = compiled.cost_analysis()
     text = compiled.as_text()
@@ -114,7 +121,9 @@ def sampling(
     device: jax.Device,
 ) -> Estimate:
     """Estimates grid sampling of square maps at as many places, forward or with both gradients."""
-    sample = functools.partial(ops.grid_sample, align_corners=True, implementation=implementation)
+    sample = functools.partial(
+        ops.grid_sample, align_corners=True, implementation=implementation
+    )
 
     def both(image: jax.Array, grid: jax.Array) -> Any:
         out, pull = jax.vjp(sample, image, grid)
@@ -124,7 +133,9 @@ def sampling(
     dtype, products = ours.PRECISIONS[precision]
     program: Callable[..., Any] = both if backward else sample
     with jax.default_matmul_precision(products):
-        lowered = jax.jit(program, in_shardings=(place, place), out_shardings=place).lower(
+        lowered = jax.jit(
+            program, in_shardings=(place, place), out_shardings=place
+        ).lower(
             jax.ShapeDtypeStruct((maps, side, side, channels), jnp.dtype(dtype)),
             jax.ShapeDtypeStruct((maps, side, side, 2), jnp.float32),
         )
@@ -144,13 +155,21 @@ def _row(name: str, found: Estimate) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.abstract_tpu")
     parser.add_argument(
-        "--topology", default="v5e:2x2", help="of which one chip is used (default: %(default)s)"
+        "--topology",
+        default="v5e:2x2",
+        help="of which one chip is used (default: %(default)s)",
     )
-    parser.add_argument("--what", choices=("grid-sample", *cases.STAGES), default="grid-sample")
-    parser.add_argument("--batch", type=int, default=16, help="pairs of pictures on the chip")
+    parser.add_argument(
+        "--what", choices=("grid-sample", *cases.STAGES), default="grid-sample"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help="pairs of pictures on the chip"
+    )
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--size", type=int, choices=(64, 128, 256), default=64)
-    parser.add_argument("--precision", choices=sorted(ours.PRECISIONS), default="bfloat16")
+    parser.add_argument(
+        "--precision", choices=sorted(ours.PRECISIONS), default="bfloat16"
+    )
     parser.add_argument("--remat", action="store_true")
     return parser
 
@@ -160,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         device = chip(options.topology)
-        print(f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n")
+        print(
+            f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n"
+        )
         columns = (
             "XLA's estimate, ms",
             "code generator's, ms",
@@ -173,10 +194,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
         if options.what in cases.STAGES:
             setting = ours.Setting(
-                options.batch, options.width, options.precision, "tpu", options.size, options.remat
+                options.batch,
+                options.width,
+                options.precision,
+                "tpu",
+                options.size,
+                options.remat,
             )
             found = train_step(cases.STAGES[options.what], setting, device)
-            print(_row(f"{options.what}, batch {options.batch}, {options.precision}", found))
+            print(
+                _row(
+                    f"{options.what}, batch {options.batch}, {options.precision}", found
+                )
+            )
             return 0
         for name, (side, channels) in cases.SAMPLED.items():
             for backward in (False, True):

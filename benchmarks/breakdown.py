@@ -23,7 +23,9 @@ _NETWORKS = (
 )
 
 
-def profile(stage: str, setting: Setting, folder: pathlib.Path, *, steps: int = 3) -> str:
+def profile(
+    stage: str, setting: Setting, folder: pathlib.Path, *, steps: int = 3
+) -> str:
     """Traces train steps and sums their time by network, forward and backward.
 
     Args:
@@ -49,12 +51,19 @@ def profile(stage: str, setting: Setting, folder: pathlib.Path, *, steps: int = 
 
 def instruction_names(text: str) -> dict[str, str]:
     """Reads the names that operations had in the source, by instruction, from a compiled program's text."""
-    return {match[1]: match[2] for match in map(_INSTRUCTION.search, text.splitlines()) if match}
+    return {
+        match[1]: match[2]
+        for match in map(_INSTRUCTION.search, text.splitlines())
+        if match
+    }
 
 
 def place(name: str) -> tuple[str, str]:
     """Tells network and direction of an operation by its name in the source."""
-    network = next((label for word, label in _NETWORKS if word in name), "losses, sampling and update")
+    network = next(
+        (label for word, label in _NETWORKS if word in name),
+        "losses, sampling and update",
+    )
     return network, "backward" if "transpose(" in name else "forward"
 
 
@@ -77,8 +86,13 @@ def summary(events: list[dict[str, Any]], names: dict[str, str]) -> str:
     if not whole:
         return "The trace names no instruction of the train step on this device."
     lines = ["| network | forward | backward |", "|---|---:|---:|"]
-    for network in dict.fromkeys([label for _, label in _NETWORKS] + [network for network, _ in spent]):
-        shares = [100 * spent.get((network, direction), 0.0) / whole for direction in ("forward", "backward")]
+    for network in dict.fromkeys(
+        [label for _, label in _NETWORKS] + [network for network, _ in spent]
+    ):
+        shares = [
+            100 * spent.get((network, direction), 0.0) / whole
+            for direction in ("forward", "backward")
+        ]
         if any(shares):
             lines.append(f"| {network} | {shares[0]:.1f} % | {shares[1]:.1f} % |")
     return "\n".join(lines)

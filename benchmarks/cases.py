@@ -10,7 +10,15 @@ import numpy as np
 
 from benchmarks import flops, hardware, layers, ours, timing
 
-CASES = ("train-motion", "train-identity", "inference", "grid-sample", "layers", "input", "start")
+CASES = (
+    "train-motion",
+    "train-identity",
+    "inference",
+    "grid-sample",
+    "layers",
+    "input",
+    "start",
+)
 MODES = ("eager", "channels_last", "compile")
 SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
@@ -20,7 +28,9 @@ _ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
 STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
 
 
-def measure(case: str, setting: ours.Setting, modes: list[str], *, repeats: int) -> list[timing.Row]:
+def measure(
+    case: str, setting: ours.Setting, modes: list[str], *, repeats: int
+) -> list[timing.Row]:
     """Measures one case.
 
     Args:
@@ -42,7 +52,11 @@ def measure(case: str, setting: ours.Setting, modes: list[str], *, repeats: int)
     if case == "input":
         return _input(setting, repeats)
     if case == "inference":
-        return [row for call in ours.CALLS for row in _inference(call, setting, modes, repeats)]
+        return [
+            row
+            for call in ours.CALLS
+            for row in _inference(call, setting, modes, repeats)
+        ]
     return _train(case, setting, modes, repeats)
 
 
@@ -68,7 +82,11 @@ def torch_modes(wanted: list[str]) -> list[str]:
 
 def describe(setting: ours.Setting) -> dict[str, Any]:
     """Describes a setting for a row, leaving out what is not out of the ordinary."""
-    return {name: value for name, value in setting._asdict().items() if value not in (False, 64)}
+    return {
+        name: value
+        for name, value in setting._asdict().items()
+        if value not in (False, 64)
+    }
 
 
 @functools.cache
@@ -77,15 +95,21 @@ def _peak(precision: str, device: str) -> float:
     return hardware.product_speed(ours.Setting(1, 1.0, precision, device))
 
 
-def _inference(call: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
+def _inference(
+    call: str, setting: ours.Setting, modes: list[str], repeats: int
+) -> list[timing.Row]:
     """Measures one public call of a loaded model: its first call compiles, the others are warm."""
     mine = ours.Inference(call, setting)
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_inference(call, setting, mine, mode)
 
-    count = flops.inference(call, batch=setting.batch, width=setting.width, size=setting.size)
-    work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
+    count = flops.inference(
+        call, batch=setting.batch, width=setting.width, size=setting.size
+    )
+    work = timing.Work(
+        2 * setting.batch, count.flops, _peak(setting.precision, setting.device)
+    )
     rows = timing.measure(
         f"inference {call}",
         programs,
@@ -102,17 +126,27 @@ def _inference(call: str, setting: ours.Setting, modes: list[str], repeats: int)
     return rows
 
 
-def _train(case: str, setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
+def _train(
+    case: str, setting: ours.Setting, modes: list[str], repeats: int
+) -> list[timing.Row]:
     """Measures a train step."""
     mine = _train_step(STAGES[case], setting)
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_train_step(case, setting, mine, mode)
 
-    shape: dict[str, Any] = {"batch": setting.batch, "width": setting.width, "size": setting.size}
+    shape: dict[str, Any] = {
+        "batch": setting.batch,
+        "width": setting.width,
+        "size": setting.size,
+    }
     count = flops.train_step(STAGES[case], **shape)
-    work = timing.Work(2 * setting.batch, count.flops, _peak(setting.precision, setting.device))
-    rows = timing.measure(case, programs, settings=describe(setting), repeats=repeats, work=work)
+    work = timing.Work(
+        2 * setting.batch, count.flops, _peak(setting.precision, setting.device)
+    )
+    rows = timing.measure(
+        case, programs, settings=describe(setting), repeats=repeats, work=work
+    )
 
     memory = mine.compile().memory_analysis()
     if memory:
@@ -141,17 +175,23 @@ def _torch_inference(
     if setting.size != 64:
         return _ONE_SIZE
     try:
-        return torch_programs.TorchInference(call, setting, mine.trees, mine.images, mode=mode)
+        return torch_programs.TorchInference(
+            call, setting, mine.trees, mine.images, mode=mode
+        )
     except ValueError as error:
         return str(error)
 
 
-def _check_same_output(mine: np.ndarray, other: np.ndarray, setting: ours.Setting) -> None:
+def _check_same_output(
+    mine: np.ndarray, other: np.ndarray, setting: ours.Setting
+) -> None:
     """Raises RuntimeError if the sides compute different outputs: then their times mean nothing."""
     mine, other = mine.astype(np.float64), other.astype(np.float64)
     tolerance = 1e-2 if setting.precision == "float32" else 1e-1
     difference = np.abs(mine - other).mean()
-    if mine.shape != other.shape or difference > tolerance * max(np.abs(other).mean(), 1e-3):
+    if mine.shape != other.shape or difference > tolerance * max(
+        np.abs(other).mean(), 1e-3
+    ):
         raise RuntimeError(f"the two programs differ by {difference} on average.")
 
 
@@ -165,7 +205,9 @@ def _torch_train_step(
         return _ONE_SIZE
     pictures = ours.pictures(setting.batch)
     try:
-        other = torch_programs.TorchTrainStep(STAGES[case], setting, mine.trees, pictures, mode=mode)
+        other = torch_programs.TorchTrainStep(
+            STAGES[case], setting, mine.trees, pictures, mode=mode
+        )
         if mine.untouched and setting.batch <= _CHECKED:
             _check_same(mine.total(), other.total(), setting)
     except ValueError as error:
@@ -177,10 +219,14 @@ def _check_same(mine: float, other: float, setting: ours.Setting) -> None:
     """Raises RuntimeError if the sides compute different losses: then their times mean nothing."""
     tolerance = 1e-3 if setting.precision == "float32" else 5e-2
     if abs(mine - other) > tolerance * abs(other):
-        raise RuntimeError(f"the two programs differ: loss {mine} here, {other} in PyTorch.")
+        raise RuntimeError(
+            f"the two programs differ: loss {mine} here, {other} in PyTorch."
+        )
 
 
-def _grid_sample(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
+def _grid_sample(
+    setting: ours.Setting, modes: list[str], repeats: int
+) -> list[timing.Row]:
     """Measures sampling, each implementation, forward and with gradients."""
     rows = []
     for name, (side, channels) in SAMPLED.items():
@@ -188,16 +234,30 @@ def _grid_sample(setting: ours.Setting, modes: list[str], repeats: int) -> list[
         for backward in (False, True):
             programs: dict[str, timing.Program | str] = {
                 implementation: ours.grid_sample_program(
-                    image, grid, implementation=implementation, backward=backward, setting=setting
+                    image,
+                    grid,
+                    implementation=implementation,
+                    backward=backward,
+                    setting=setting,
                 )
                 for implementation in IMPLEMENTATIONS
             }
             if modes:
                 programs["torch"] = layers.torch_program(
-                    "grid_sample_program", image, grid, setting=setting, backward=backward
+                    "grid_sample_program",
+                    image,
+                    grid,
+                    setting=setting,
+                    backward=backward,
                 )
-            case = f"grid-sample {name}x{channels}" + (" with gradients" if backward else "")
-            settings = {"maps": 2 * setting.batch, "precision": setting.precision, "device": setting.device}
+            case = f"grid-sample {name}x{channels}" + (
+                " with gradients" if backward else ""
+            )
+            settings = {
+                "maps": 2 * setting.batch,
+                "precision": setting.precision,
+                "device": setting.device,
+            }
             rows += timing.measure(case, programs, settings=settings, repeats=repeats)
     return rows
 
@@ -211,7 +271,9 @@ def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
         feeding.write_tracks(pathlib.Path(folder))
         programs = feeding.programs(folder, setting)
         work = timing.Work(2 * setting.batch, 0.0, None)
-        return timing.measure("input", programs, settings=settings, repeats=repeats, work=work)
+        return timing.measure(
+            "input", programs, settings=settings, repeats=repeats, work=work
+        )
 
 
 def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
@@ -221,7 +283,11 @@ def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing
     _, trees = ours.initial_trees("motion_cycle", setting)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
-        programs: dict[str, timing.Program | str] = dict(starting.our_starts(path, trees, setting))
+        programs: dict[str, timing.Program | str] = dict(
+            starting.our_starts(path, trees, setting)
+        )
         if modes:
             programs["torch eager"] = starting.torch_start(path, trees, setting)
-        return timing.measure("start", programs, settings=describe(setting), repeats=repeats)
+        return timing.measure(
+            "start", programs, settings=describe(setting), repeats=repeats
+        )

@@ -19,11 +19,17 @@ _DECODED = 72  # pixels decoded to
 
 def write_tracks(folder: pathlib.Path, *, people: int = 32, frames: int = 8) -> None:
     """Writes drawn faces as JPEG files, FOLDER/<person>/<frame>.jpg."""
-    drawn = data.synthetic_tracks(0, identities=people, frames_per_track=frames, size=64)
-    for number, (person, frame) in enumerate(zip(drawn["identity"], drawn["frames"], strict=True)):
+    drawn = data.synthetic_tracks(
+        0, identities=people, frames_per_track=frames, size=64
+    )
+    for number, (person, frame) in enumerate(
+        zip(drawn["identity"], drawn["frames"], strict=True)
+    ):
         track = folder / f"{person:03}"
         track.mkdir(exist_ok=True)
-        Image.fromarray(np.asarray(frame)).resize((_SIDE, _SIDE)).save(track / f"{number:05}.jpg", quality=90)
+        Image.fromarray(np.asarray(frame)).resize((_SIDE, _SIDE)).save(
+            track / f"{number:05}.jpg", quality=90
+        )
 
 
 def programs(folder: str, setting: Setting) -> dict[str, timing.Program | str]:
@@ -38,7 +44,9 @@ def programs(folder: str, setting: Setting) -> dict[str, timing.Program | str]:
     """
     built: dict[str, timing.Program | str] = {}
     for backend in ("memory", "tf"):
-        batches = data.make_loader(_config(folder, backend, setting), split="train").batches(0)
+        batches = data.make_loader(
+            _config(folder, backend, setting), split="train"
+        ).batches(0)
         try:
             first = next(batches)
         except ValueError as error:
@@ -47,8 +55,12 @@ def programs(folder: str, setting: Setting) -> dict[str, timing.Program | str]:
         built[f"frames, {backend}"] = _next(itertools.chain([first], batches))
         example = first
     augment = jax.jit(lambda key, batch: ops.augment_pairs(key, batch, size=64))
-    arguments = jax.device_put((jax.random.key(0), dict(example)), device_of(setting.device))
-    built["augmentation on the device"] = lambda: jax.block_until_ready(augment(*arguments))
+    arguments = jax.device_put(
+        (jax.random.key(0), dict(example)), device_of(setting.device)
+    )
+    built["augmentation on the device"] = lambda: jax.block_until_ready(
+        augment(*arguments)
+    )
     return built
 
 
@@ -63,4 +75,9 @@ def _config(folder: str, backend: str, setting: Setting) -> dict[str, Any]:
         "decode_size": _DECODED, "eval_fraction": 0.05, "identity_depth": 1, "max_tracks": 0,
         "mirror_pair_probability": (0.5,),
     }  # fmt: skip
-    return {"method": "motion_cycle", "batch_size": setting.batch, "seed": 0, "data": options}
+    return {
+        "method": "motion_cycle",
+        "batch_size": setting.batch,
+        "seed": 0,
+        "data": options,
+    }

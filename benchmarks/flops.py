@@ -44,10 +44,14 @@ class Count(NamedTuple):
 def _taps(size: int, kernel: int, stride: int, pad: int) -> int:
     """Pairs of an output and a tap inside the input, along one axis."""
     outputs = (size + 2 * pad - kernel) // stride + 1
-    return sum(0 <= o * stride - pad + k < size for o in range(outputs) for k in range(kernel))
+    return sum(
+        0 <= o * stride - pad + k < size for o in range(outputs) for k in range(kernel)
+    )
 
 
-def conv(size: int, incoming: int, outgoing: int, *, kernel: int = 3, stride: int = 1) -> Layer:
+def conv(
+    size: int, incoming: int, outgoing: int, *, kernel: int = 3, stride: int = 1
+) -> Layer:
     """Counts a convolution of a square map, padded by (kernel - 1) / 2.
 
     Args:
@@ -63,7 +67,9 @@ def conv(size: int, incoming: int, outgoing: int, *, kernel: int = 3, stride: in
     pad = (kernel - 1) // 2
     flops = 2 * _taps(size, kernel, stride, pad) ** 2 * incoming * outgoing
     after = (size + 2 * pad - kernel) // stride + 1
-    return Layer(flops, size**2 * incoming + after**2 * outgoing, kernel**2 * incoming * outgoing)
+    return Layer(
+        flops, size**2 * incoming + after**2 * outgoing, kernel**2 * incoming * outgoing
+    )
 
 
 def _upconv(size: int, incoming: int, outgoing: int) -> Layer:
@@ -97,14 +103,27 @@ def encoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
     layers += [conv(s, c128, c128, stride=2), conv(s // 2, c128, c128)]
     layers += [conv(s // 2, c128, c256, stride=2), conv(s // 4, c256, c256)]
     layers += [conv(s // 4, c256, c256, stride=2 if large else 1), conv(4, c256, c128)]
-    return [*layers, conv(1, 16 * c128, c512, kernel=1), conv(1, c512, code_dim, kernel=1)]
+    return [
+        *layers,
+        conv(1, 16 * c128, c512, kernel=1),
+        conv(1, c512, code_dim, kernel=1),
+    ]
 
 
 def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
     """Lists the layers of the flow decoder."""
     c64, c128, c256 = (scaled(c, width) for c in (64, 128, 256))
-    layers = [conv(1, code_dim, 16 * c256, kernel=1), *_attention(4, c256), conv(4, c256, c256)]
-    layers += [conv(8, c256, c128), *_attention(8, c128), conv(8, c128, c128), *_residuals(8, c128, 2)]
+    layers = [
+        conv(1, code_dim, 16 * c256, kernel=1),
+        *_attention(4, c256),
+        conv(4, c256, c256),
+    ]
+    layers += [
+        conv(8, c256, c128),
+        *_attention(8, c128),
+        conv(8, c128, c128),
+        *_residuals(8, c128, 2),
+    ]
     s = 16
     while s < size // 4:
         layers.append(conv(s, c128, c128))
@@ -112,14 +131,27 @@ def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
     return [*layers, conv(s, c128, c64), conv(s, c64, 2, kernel=1)]
 
 
-def generator(size: int, width: float, *, flow: bool, noise: bool = False) -> list[Layer]:
+def generator(
+    size: int, width: float, *, flow: bool, noise: bool = False
+) -> list[Layer]:
     """Lists the layers of one drawing by the generator, without its trunk; noise comes with a flow alone."""
     half, full, s = scaled(128, width), scaled(256, width), size // 4
-    layers = [conv(s, full, full), *_residuals(s, full, 8), _upconv(s, full, half), conv(2 * s, half, half)]
-    layers += [_upconv(2 * s, 2 * half, half), conv(size, half, half), conv(size, half, 3)]
+    layers = [
+        conv(s, full, full),
+        *_residuals(s, full, 8),
+        _upconv(s, full, half),
+        conv(2 * s, half, half),
+    ]
+    layers += [
+        _upconv(2 * s, 2 * half, half),
+        conv(size, half, half),
+        conv(size, half, 3),
+    ]
     if flow:
         # Without noise a small map stands for what is the same everywhere but at the edges.
-        coarse, fine = (s, 2 * s) if noise else (min(s, MEAN_SIDE), min(2 * s, MEAN_SIDE))
+        coarse, fine = (
+            (s, 2 * s) if noise else (min(s, MEAN_SIDE), min(2 * s, MEAN_SIDE))
+        )
         layers += [conv(coarse, full, full)] * 2 + [conv(fine, half, half)] * 2
     return layers
 
@@ -128,7 +160,11 @@ def normaliser(size: int, width: float, code_dim: int = 256) -> list[Layer]:
     """Lists the layers of one direction of the normaliser, without its trunk."""
     half, full, s = scaled(128, width), scaled(256, width), size // 4
     layers = [conv(1, code_dim, full, kernel=1)] * 2 + _residuals(s, full, 7)
-    layers += [_upconv(s, full, half), conv(2 * s, half, half), _upconv(2 * s, half, half)]
+    layers += [
+        _upconv(s, full, half),
+        conv(2 * s, half, half),
+        _upconv(2 * s, half, half),
+    ]
     return [*layers, conv(size, half, 3, kernel=1)]
 
 
@@ -154,9 +190,15 @@ def gram(size: int, width: float) -> list[Layer]:
     layers = []
     for pixels, channels in ((side**2, channels) for side, channels in shapes):
         if few_pixels(pixels=pixels, channels=channels):  # three products over pixels
-            layers.append(Layer(6 * pixels**2 * channels, 2 * pixels * channels + 3 * pixels**2, 0))
+            layers.append(
+                Layer(
+                    6 * pixels**2 * channels, 2 * pixels * channels + 3 * pixels**2, 0
+                )
+            )
         else:
-            layers.append(Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0))
+            layers.append(
+                Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0)
+            )
     return layers
 
 
@@ -164,15 +206,23 @@ def gram(size: int, width: float) -> list[Layer]:
 FORWARD, FROZEN, TRAINED = 1, 2, 3
 
 
-def _passes(stage: str, *, size: int, width: float, shared: bool) -> Iterable[tuple[str, list[Layer], int]]:
+def _passes(
+    stage: str, *, size: int, width: float, shared: bool
+) -> Iterable[tuple[str, list[Layer], int]]:
     """Yields (what, layers per picture, passes) of one update.
 
     With `shared`, as this program computes: maps of a picture once, for the networks and the loss. Without,
     as the original program does: every network call starts from pictures.
     """
     deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
-    moved, still = generator(size, width, flow=True, noise=True), generator(size, width, flow=False)
-    motion = [("encoder", encoder(size, width)), ("flow decoder", flow_decoder(size, width))]
+    moved, still = (
+        generator(size, width, flow=True, noise=True),
+        generator(size, width, flow=False),
+    )
+    motion = [
+        ("encoder", encoder(size, width)),
+        ("flow decoder", flow_decoder(size, width)),
+    ]
     if stage == "motion_cycle":
         yield from ((name, layers, TRAINED) for name, layers in motion)
         yield "generator", 2 * moved + still, TRAINED
@@ -221,7 +271,13 @@ def parts(
 
 
 def train_step(
-    stage: str, *, batch: int, width: float = 1.0, size: int = 64, shared: bool = True, item_bytes: int = 4
+    stage: str,
+    *,
+    batch: int,
+    width: float = 1.0,
+    size: int = 64,
+    shared: bool = True,
+    item_bytes: int = 4,
 ) -> Count:
     """Counts one update.
 
@@ -237,10 +293,14 @@ def train_step(
       Operations, and bytes of every product's activations and weights and of Adam's seven passes over the
       weights.
     """
-    flops = sum(parts(stage, batch=batch, width=width, size=size, shared=shared).values())
+    flops = sum(
+        parts(stage, batch=batch, width=width, size=size, shared=shared).values()
+    )
     moved = 0.0
     for _, layers, passes in _passes(stage, size=size, width=width, shared=shared):
-        moved += passes * sum(2 * batch * item_bytes * layer.moved + 4 * layer.weights for layer in layers)
+        moved += passes * sum(
+            2 * batch * item_bytes * layer.moved + 4 * layer.weights for layer in layers
+        )
     trained = {
         "motion_cycle": [
             *encoder(size, width),
@@ -272,4 +332,6 @@ def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> C
         layers += [*vgg(size, width, "conv3_1"), *generator(size, width, flow=True)]
 
     flops = 2 * batch * sum(layer.flops for layer in layers)
-    return Count(flops, sum(4 * (2 * batch * layer.moved + layer.weights) for layer in layers))
+    return Count(
+        flops, sum(4 * (2 * batch * layer.moved + layer.weights) for layer in layers)
+    )

@@ -46,7 +46,9 @@ def sheet(kind: str, precision: str) -> Sheet | None:
     """
     chip = chip_of(kind)
     if chip is not None:
-        return Sheet(chip.flops / _PASSES[precision], chip.bandwidth, chip.link_bandwidth)
+        return Sheet(
+            chip.flops / _PASSES[precision], chip.bandwidth, chip.link_bandwidth
+        )
     for name, (flops, memory, links) in _GPUS.items():
         if name in kind:
             return Sheet(flops[precision], memory, links)

@@ -46,18 +46,42 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads the same pictures with this program and with PyTorch's DataLoader and Pillow, "
         "each in a process of its own, in turn; prints pictures per second and per core-second.",
     )
-    parser.add_argument("--data", required=True, help="folder of pictures, <person>/.../*.jpg")
     parser.add_argument(
-        "--records", default="", help="the same, prepared: facecycle prepare tracks --data DATA"
+        "--data", required=True, help="folder of pictures, <person>/.../*.jpg"
     )
-    parser.add_argument("--programs", default="", help=f"some of {', '.join([*OURS, *TORCH])!r}, with ;")
-    parser.add_argument("--batch", type=int, default=16, help="pairs (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=72, help="side in pixels (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=6400, help="timed in a round (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of PyTorch (default: the cores)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument(
-        "--targets", default=";".join(TARGETS), help="name:cores:steps/s:pictures a step; ..."
+        "--records",
+        default="",
+        help="the same, prepared: facecycle prepare tracks --data DATA",
+    )
+    parser.add_argument(
+        "--programs", default="", help=f"some of {', '.join([*OURS, *TORCH])!r}, with ;"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help="pairs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=72, help="side in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=6400,
+        help="timed in a round (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="of PyTorch (default: the cores)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="rounds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--targets",
+        default=";".join(TARGETS),
+        help="name:cores:steps/s:pictures a step; ...",
     )
     parser.add_argument("--json", help="file for the figures; must not exist")
     return parser
@@ -85,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
     medians = {name: _median(results) for name, results in rounds.items()}
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+    )
     print(table(medians))
     print("\n" + waiting_table(medians, targets))
     if options.json:
@@ -96,8 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> dict[str, Setting]:
     """Builds the settings of the chosen programs."""
-    if min(options.batch, options.size, options.pictures, options.repeats) < 1 or options.workers < 0:
-        raise UserError("--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0.")
+    if (
+        min(options.batch, options.size, options.pictures, options.repeats) < 1
+        or options.workers < 0
+    ):
+        raise UserError(
+            "--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0."
+        )
     for name in ("data", "records"):
         path = getattr(options, name)
         if path and not os.path.isdir(path):
@@ -105,13 +136,23 @@ def _settings(options: argparse.Namespace) -> dict[str, Setting]:
     chosen = [part.strip() for part in options.programs.split(";") if part.strip()]
     for name in chosen:
         if name not in (*OURS, *TORCH):
-            raise UserError(f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}.")
+            raise UserError(
+                f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}."
+            )
     names = [
         name
         for name in chosen or (*OURS, *TORCH)
-        if (options.records or not name.startswith("records")) and (name not in TORCH or _has_torch())
+        if (options.records or not name.startswith("records"))
+        and (name not in TORCH or _has_torch())
     ]
-    fixed = (options.data, options.records, options.batch, options.size, options.pictures, options.workers)
+    fixed = (
+        options.data,
+        options.records,
+        options.batch,
+        options.size,
+        options.pictures,
+        options.workers,
+    )
     return {name: Setting(name, *fixed) for name in names}
 
 
@@ -132,7 +173,9 @@ def _targets(text: str) -> list[Target]:
             name, cores, steps, pictures = part.split(":")
             found.append(Target(name, int(cores), float(steps), int(pictures)))
         except ValueError:
-            raise UserError(f"--targets takes name:cores:steps/s:pictures, got {part!r}.") from None
+            raise UserError(
+                f"--targets takes name:cores:steps/s:pictures, got {part!r}."
+            ) from None
     return found
 
 
@@ -170,7 +213,9 @@ def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, row in medians.items():
         ratio = f"{row['pictures_per_core_s'] / base:.2f}" if base else ""
-        resume = " / ".join(f"{value:.1f}" for value in row.get("resume_ms", {}).values())
+        resume = " / ".join(
+            f"{value:.1f}" for value in row.get("resume_ms", {}).values()
+        )
         own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
         lines.append(
             f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | {row['pictures_per_s']:.0f} | "
@@ -200,18 +245,24 @@ def waiting(row: Mapping[str, Any], target: Target) -> float:
     return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
 
 
-def waiting_table(medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]) -> str:
+def waiting_table(
+    medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]
+) -> str:
     """Lays out the shares of waiting, computed from measured rates and stated targets."""
     lines = [
         "| share of a step that waits for data (computed) | "
         + " | ".join(
-            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.pictures} pictures/s" for t in targets
+            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.pictures} pictures/s"
+            for t in targets
         )
         + " |",
         "|---|" + "---:|" * len(targets),
     ]
     for name, row in medians.items():
-        cells = [f"{waiting(row, t):.0%} (from {highest_rate(row, t):.0f} steps/s on)" for t in targets]
+        cells = [
+            f"{waiting(row, t):.0%} (from {highest_rate(row, t):.0f} steps/s on)"
+            for t in targets
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -97,7 +97,12 @@ def _loader(setting: Setting) -> Any:
         "path": setting.records if source == "records" else setting.folder, "identity_depth": 1,
         "max_tracks": 0, "decode_size": setting.size, "eval_fraction": 0.0,
     }  # fmt: skip
-    config = {"method": "motion_cycle", "batch_size": setting.batch, "seed": 0, "data": data}
+    config = {
+        "method": "motion_cycle",
+        "batch_size": setting.batch,
+        "seed": 0,
+        "data": data,
+    }
     return make_loader(config, split="train")
 
 
@@ -151,7 +156,9 @@ def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
             with Image.open(path) as image:
                 if reduced:
                     image.draft("RGB", (side, side))
-                resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+                resized = image.convert("RGB").resize(
+                    (side, side), Image.Resampling.BILINEAR
+                )
             return torch.from_numpy(np.array(resized))
 
     loader: Any = torch.utils.data.DataLoader(
@@ -165,14 +172,19 @@ def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def _processes() -> list[int]:
     """Lists this process and its workers."""
-    return [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
+    return [
+        os.getpid(),
+        *(child.pid for child in multiprocessing.active_children() if child.pid),
+    ]
 
 
 def _cpu_seconds() -> float:
     """Adds up the processor time of this process and its workers, from Linux's /proc."""
     ticks = 0
     for process in _processes():
-        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = (
+            pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        )
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -79,7 +79,11 @@ def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
     """Draws smooth normalised pictures [batch, 2, size, size, 3]; what they show costs no time."""
     coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
-        return np.asarray(ops.normalise(ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)))
+        return np.asarray(
+            ops.normalise(
+                ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)
+            )
+        )
 
 
 def model_of(setting: Setting) -> dict[str, Any]:
@@ -99,7 +103,9 @@ def forward_of(setting: Setting) -> Forward:
     return make_forward(model_of(setting), vgg_width=setting.width, remat=setting.remat)
 
 
-def initial_trees(stage: str, setting: Setting) -> tuple[methods.Method, dict[str, Any]]:
+def initial_trees(
+    stage: str, setting: Setting
+) -> tuple[methods.Method, dict[str, Any]]:
     """Builds a stage's method and draws its parameter trees, the VGG-19's among them, as numpy arrays."""
     with jax.default_device(jax.devices("cpu")[0]):
         vgg = random_vgg(width=setting.width)
@@ -128,7 +134,9 @@ class TrainStep:
         self._precision = PRECISIONS[setting.precision][1]
         method, self.trees = initial_trees(stage, setting)
         self._step, init, shardings = build_step(stage, method, mesh)
-        self._state: TrainState = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+        self._state: TrainState = jax.jit(init, out_shardings=shardings)(
+            jax.random.key(0)
+        )
         batch = {"pictures": pictures(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
@@ -144,7 +152,9 @@ class TrainStep:
         """Computes the loss without noise, before any update, to hold both sides against each other."""
         with jax.default_matmul_precision(self._precision):
             state = self._state
-            return float(self._loss(state.params, state.frozen, self._batch["pictures"], None)[0])
+            return float(
+                self._loss(state.params, state.frozen, self._batch["pictures"], None)[0]
+            )
 
     def compile(self) -> jax.stages.Compiled:
         """Compiles the step, calls use it from then on, and returns it: its costs, memory and program."""
@@ -171,7 +181,9 @@ def build_step(
     rate, b1, b2 = ADAM[stage]
     optimiser = optax.adam(rate, b1=b1, b2=b2)
     init = functools.partial(init_state, method=method, optimiser=optimiser)
-    shardings = training.state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)), fsdp=fsdp)
+    shardings = training.state_shardings(
+        mesh, jax.eval_shape(init, jax.random.key(0)), fsdp=fsdp
+    )
     step = training.make_train_step(
         method,
         optimiser,
@@ -183,7 +195,9 @@ def build_step(
     return step, init, shardings
 
 
-def lower_step(stage: str, setting: Setting, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+def lower_step(
+    stage: str, setting: Setting, mesh: jax.sharding.Mesh
+) -> jax.stages.Lowered:
     """Lowers the training loop's step for a mesh, abstract devices included, without any array.
 
     Args:
@@ -226,7 +240,11 @@ class Inference:
         self.images = to_bytes(pictures(setting.batch, size=setting.size))
 
         # A CPU's devices are all given: the model splits them as it does for a user.
-        devices = jax.devices("cpu") if setting.device == "cpu" else [device_of(setting.device)]
+        devices = (
+            jax.devices("cpu")
+            if setting.device == "cpu"
+            else [device_of(setting.device)]
+        )
         model = FaceCycle(
             self.trees,
             model=model_of(setting),
@@ -248,7 +266,9 @@ def to_bytes(pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([images[:, 0], images[:, 1]])
 
 
-def sampling_arrays(shape: tuple[int, int, int, int], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def sampling_arrays(
+    shape: tuple[int, int, int, int], *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws maps and a grid that mostly stays inside and is smooth, as learned flows are."""
     rng = np.random.default_rng(seed)
     n, height, width, _ = shape
@@ -259,10 +279,17 @@ def sampling_arrays(shape: tuple[int, int, int, int], *, seed: int = 0) -> tuple
 
 
 def grid_sample_program(
-    image: np.ndarray, grid: np.ndarray, *, implementation: str, backward: bool, setting: Setting
+    image: np.ndarray,
+    grid: np.ndarray,
+    *,
+    implementation: str,
+    backward: bool,
+    setting: Setting,
 ) -> Callable[[], Any]:
     """Builds a program that samples, or samples and differentiates by image and grid."""
-    sample = functools.partial(ops.grid_sample, align_corners=True, implementation=implementation)
+    sample = functools.partial(
+        ops.grid_sample, align_corners=True, implementation=implementation
+    )
 
     def both(image: jax.Array, grid: jax.Array) -> Any:
         out, pull = jax.vjp(sample, image, grid)
@@ -272,7 +299,9 @@ def grid_sample_program(
     return compiled_program(both if backward else sample, arguments, setting)
 
 
-def compiled_program(function: Callable[..., Any], arguments: Any, setting: Setting) -> Callable[[], Any]:
+def compiled_program(
+    function: Callable[..., Any], arguments: Any, setting: Setting
+) -> Callable[[], Any]:
     """Builds a program that calls a function, compiled, on arguments that lie on the device."""
     placed = jax.device_put(arguments, device_of(setting.device))
     compiled = jax.jit(function)

@@ -24,7 +24,13 @@ MACHINES = (
 
 
 def step_seconds(
-    stage: str, kind: str, *, chips: int, batch: int, precision: str = "bfloat16", slowdown: float = 1.0
+    stage: str,
+    kind: str,
+    *,
+    chips: int,
+    batch: int,
+    precision: str = "bfloat16",
+    slowdown: float = 1.0,
 ) -> float:
     """Computes the least time of an update: arithmetic or memory on each chip, then the gradients' sum.
 
@@ -71,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; exit status 0."""
     options = _parser().parse_args(arguments)
-    print("| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, bfloat16 | FLOP a byte |")
+    print(
+        "| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, bfloat16 | FLOP a byte |"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     for case, stage in STAGES.items():
         full = flops.train_step(stage, batch=16)
@@ -81,22 +89,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"| {case} | {full.flops / 1e12:.2f} | {plain.flops / 1e12:.2f} | {full.bytes / 1e9:.1f} | "
             f"{half.bytes / 1e9:.1f} | {half.flops / half.bytes:.0f} |"
         )
-    print("\n| network, 16 pairs | TFLOP of train-motion | of train-identity |\n|---|---:|---:|")
+    print(
+        "\n| network, 16 pairs | TFLOP of train-motion | of train-identity |\n|---|---:|---:|"
+    )
     parts = {stage: flops.parts(stage, batch=16) for stage in STAGES.values()}
     for name in dict.fromkeys(name for counted in parts.values() for name in counted):
         told = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
         print("| " + " | ".join([name, *told]) + " |")
-    columns = "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
-    print(f"\n| machine, bfloat16, {options.slowdown:g} times the least time | {columns}")
+    columns = (
+        "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
+    )
+    print(
+        f"\n| machine, bfloat16, {options.slowdown:g} times the least time | {columns}"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     for name, kind, chips, batch in MACHINES:
         seconds = {
-            stage: step_seconds(stage, kind, chips=chips, batch=batch, slowdown=options.slowdown)
+            stage: step_seconds(
+                stage, kind, chips=chips, batch=batch, slowdown=options.slowdown
+            )
             for stage in EPOCHS
         }
-        hours = [schedule_hours(stage, taken, batch=batch) for stage, taken in seconds.items()]
+        hours = [
+            schedule_hours(stage, taken, batch=batch)
+            for stage, taken in seconds.items()
+        ]
         told = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
-        print(f"| {name} | " + " | ".join(told + [f"{h:.2f}" for h in (*hours, sum(hours))]) + " |")
+        print(
+            f"| {name} | "
+            + " | ".join(told + [f"{h:.2f}" for h in (*hours, sum(hours))])
+            + " |"
+        )
     return 0
 
 

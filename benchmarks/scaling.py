@@ -33,12 +33,33 @@ def _parser() -> argparse.ArgumentParser:
         "several picture sizes; prints tables of medians and ratios.",
     )
     parser.add_argument("--parts", default="weak,size", help=", ".join(PARTS))
-    parser.add_argument("--method", choices=sorted(methods.METHODS), default="motion_cycle")
-    parser.add_argument("--per-device", type=int, default=2, help="pairs per device (default: %(default)s)")
-    parser.add_argument("--width", type=float, default=0.125, help="of the networks (default: %(default)s)")
-    parser.add_argument("--sizes", default="64,128", help="of 'size', pixels (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: %(default)s)")
-    parser.add_argument("--fsdp", action="store_true", help="shard parameters and optimiser state too")
+    parser.add_argument(
+        "--method", choices=sorted(methods.METHODS), default="motion_cycle"
+    )
+    parser.add_argument(
+        "--per-device",
+        type=int,
+        default=2,
+        help="pairs per device (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--width",
+        type=float,
+        default=0.125,
+        help="of the networks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sizes", default="64,128", help="of 'size', pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="timed calls of each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fsdp", action="store_true", help="shard parameters and optimiser state too"
+    )
     parser.add_argument("--json", help="file for the figures; must not exist")
     return parser
 
@@ -60,14 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserError(f"--parts takes {', '.join(PARTS)}, got {part!r}.")
         sizes = _sizes(options.sizes)
         if options.per_device < 1 or options.repeats < 1 or not options.width > 0:
-            raise UserError("--per-device and --repeats must be at least 1 and --width above 0.")
+            raise UserError(
+                "--per-device and --repeats must be at least 1 and --width above 0."
+            )
         if options.json:
             timing.check_json_path(pathlib.Path(options.json))
         _make_devices(max(DEVICES) if "weak" in parts else 1)
     except ValueError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
-    make = functools.partial(ScaledStep, options.method, width=options.width, fsdp=options.fsdp)
+    make = functools.partial(
+        ScaledStep, options.method, width=options.width, fsdp=options.fsdp
+    )
     rows: list[timing.Row] = []
     for part in parts:
         if part == "weak":
@@ -77,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{n} pixels": make(batch=options.per_device, size=n) for n in sizes
             }
             settings = _settings(options) | {"batch": options.per_device}
-            rows += timing.measure("picture size", named, settings=settings, repeats=options.repeats)
+            rows += timing.measure(
+                "picture size", named, settings=settings, repeats=options.repeats
+            )
     machine = {
         "device": "cpu, divided into fake devices",
         "cores": str(os.cpu_count()),
@@ -94,7 +121,14 @@ class ScaledStep:
     """The training loop's step on a mesh of some devices; one call is one finished update."""
 
     def __init__(
-        self, method: str, *, batch: int, width: float, size: int = 64, devices: int = 1, fsdp: bool = False
+        self,
+        method: str,
+        *,
+        batch: int,
+        width: float,
+        size: int = 64,
+        devices: int = 1,
+        fsdp: bool = False,
     ) -> None:
         """Draws the state and the batch; the first call compiles.
 
@@ -107,13 +141,25 @@ class ScaledStep:
           fsdp: whether to shard parameters and optimiser state.
         """
         mesh = make_mesh(jax.devices("cpu")[:devices])
-        model = {"width": width, "image_size": size, "code_dim": 256, "trunk": "learned", "dtype": "float32"}
+        model = {
+            "width": width,
+            "image_size": size,
+            "code_dim": 256,
+            "trunk": "learned",
+            "dtype": "float32",
+        }
         made = methods.make(
-            {"method": method, "model": model, "loss": {"vgg": "random", "perceptual": "none"}}
+            {
+                "method": method,
+                "model": model,
+                "loss": {"vgg": "random", "perceptual": "none"},
+            }
         )
         self._step, init, shardings = ours.build_step(method, made, mesh, fsdp=fsdp)
         self._state: Any = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-        self._batch = training.put_batch({"pictures": ours.pictures(batch, size=size)}, mesh)
+        self._batch = training.put_batch(
+            {"pictures": ours.pictures(batch, size=size)}, mesh
+        )
 
     def __call__(self) -> None:
         """Makes one update."""
@@ -130,12 +176,16 @@ def _weak(make: Any, options: argparse.Namespace) -> list[timing.Row]:
         if devices > 1:
             programs[f"{devices} devices"] = make(batch=batch, devices=devices)
         settings = _settings(options) | {"batch": batch}
-        rows += timing.measure("weak scaling", programs, settings=settings, repeats=options.repeats)
+        rows += timing.measure(
+            "weak scaling", programs, settings=settings, repeats=options.repeats
+        )
     return rows
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {"method": options.method, "width": options.width} | ({"fsdp": True} if options.fsdp else {})
+    return {"method": options.method, "width": options.width} | (
+        {"fsdp": True} if options.fsdp else {}
+    )
 
 
 def _sizes(text: str) -> list[int]:
@@ -154,7 +204,9 @@ def _make_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:
         if jax.local_device_count("cpu") < count:
-            raise UserError(f"JAX is in use already, with fewer than {count} CPU devices.") from None
+            raise UserError(
+                f"JAX is in use already, with fewer than {count} CPU devices."
+            ) from None
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def our_starts(
     }
 
 
-def torch_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting) -> Callable[[], None]:
+def torch_start(
+    folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
+) -> Callable[[], None]:
     """Saves the encoder with torch and builds a program that does the same with them."""
     import torch
 
@@ -73,16 +75,25 @@ def torch_start(folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 
     reference = Reference("motion_cycle", width=setting.width)
     load_trees(reference, trees)
-    encoder = next(m for m in reference.modules() if isinstance(m, torch_networks.CodeEncoder))
+    encoder = next(
+        m for m in reference.modules() if isinstance(m, torch_networks.CodeEncoder)
+    )
     with warnings.catch_warnings():
         # TorchScript is old; nothing newer starts as fast.
         warnings.simplefilter("ignore")
-        torch.jit.trace(encoder, torch.zeros(1, 3, 64, 64)).save(str(folder / "encoder.pt"))
+        torch.jit.trace(encoder, torch.zeros(1, 3, 64, 64)).save(
+            str(folder / "encoder.pt")
+        )
     return lambda: _run(_TORCH, str(folder / "encoder.pt"))
 
 
 def _run(code: str, *arguments: str, **variables: str) -> None:
-    command, environment = [sys.executable, "-c", code, *arguments], {**os.environ, **variables}
+    command, environment = (
+        [sys.executable, "-c", code, *arguments],
+        {**os.environ, **variables},
+    )
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
-        raise RuntimeError(f"a started process failed: {result.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(
+            f"a started process failed: {result.stderr.strip().splitlines()[-1]}"
+        )

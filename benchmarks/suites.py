@@ -41,11 +41,18 @@ class Entry(NamedTuple):
         programs: dict[str, timing.Program | str] = dict.fromkeys(
             ["ours", *(f"torch {mode}" for mode in self.modes)], reason
         )
-        return timing.measure(self.case, programs, settings=cases.describe(self.setting), repeats=1)
+        return timing.measure(
+            self.case, programs, settings=cases.describe(self.setting), repeats=1
+        )
 
 
 def plan(
-    suite: str | None, setting: Setting, chosen: list[str], modes: list[str], *, repeats: int
+    suite: str | None,
+    setting: Setting,
+    chosen: list[str],
+    modes: list[str],
+    *,
+    repeats: int,
 ) -> list[Entry]:
     """Lists what to measure.
 
@@ -66,7 +73,10 @@ def plan(
 
 def _gpu(setting: Setting, modes: list[str], repeats: int) -> list[Entry]:
     """Entries in the order of what they tell; seconds are what they are thought to take on an H100."""
-    half, tf32 = setting._replace(precision="bfloat16"), setting._replace(precision="tf32")
+    half, tf32 = (
+        setting._replace(precision="bfloat16"),
+        setting._replace(precision="tf32"),
+    )
     full = setting._replace(precision="float32")
     plain = [mode for mode in modes if mode != "compile"]
     compiled = [mode for mode in modes if mode == "compile"]
@@ -87,7 +97,9 @@ def _gpu(setting: Setting, modes: list[str], repeats: int) -> list[Entry]:
         entry("train-motion", full, plain[:1], 45),
         entry("inference", half, plain, 20),
         entry("train-identity", tf32, plain[-1:], 45),
-        entry("train-motion", half._replace(batch=16 * setting.batch, remat=True), [], 60),
+        entry(
+            "train-motion", half._replace(batch=16 * setting.batch, remat=True), [], 60
+        ),
         entry("inference", half._replace(batch=16 * setting.batch), plain[-1:], 30),
         entry("grid-sample", full, modes, 60),
         entry("start", full, plain[:1], 60),

@@ -89,7 +89,9 @@ def measure(
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {}
     busy: dict[str, list[float]] = {}
-    reasons = {name: program for name, program in programs.items() if isinstance(program, str)}
+    reasons = {
+        name: program for name, program in programs.items() if isinstance(program, str)
+    }
     for name, program in programs.items():
         if isinstance(program, str):
             continue
@@ -122,14 +124,35 @@ def measure(
         low, high = min(times[name]), max(times[name])
         rates = _rates(work, medians[name])
         cpu = statistics.median(busy[name])
-        rows.append(Row(case, name, settings, medians[name], low, high, ratio, first[name], cpu, *rates))
+        rows.append(
+            Row(
+                case,
+                name,
+                settings,
+                medians[name],
+                low,
+                high,
+                ratio,
+                first[name],
+                cpu,
+                *rates,
+            )
+        )
     return rows
 
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether a program failed for want of memory, in JAX's words or PyTorch's."""
     text = f"{type(error).__name__} {error}"
-    return any(word in text for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "MemoryError", "out of memory"))
+    return any(
+        word in text
+        for word in (
+            "RESOURCE_EXHAUSTED",
+            "OutOfMemory",
+            "MemoryError",
+            "out of memory",
+        )
+    )
 
 
 def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | None]:
@@ -137,7 +160,10 @@ def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | N
     if work is None:
         return None, None
     seconds = median_ms / 1e3
-    return work.pictures / seconds, work.flops / seconds / work.peak if work.peak else None
+    return (
+        work.pictures / seconds,
+        work.flops / seconds / work.peak if work.peak else None,
+    )
 
 
 def table(rows: list[Row]) -> str:
@@ -150,7 +176,9 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         if row.median_ms is None:
-            lines.append(f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |")
+            lines.append(
+                f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |"
+            )
             continue
         pictures = "" if row.pictures_per_s is None else f"{row.pictures_per_s:.4g}"
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
@@ -175,10 +203,15 @@ def check_json_path(path: pathlib.Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists; choose another name for --json.")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is no folder; create it for --json {path.name}.")
+        raise UserError(
+            f"{path.parent} is no folder; create it for --json {path.name}."
+        )
 
 
 def write_json(rows: list[Row], machine: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes rows and the machine's description, whole or not at all."""
-    content = {"machine": dict(machine), "rows": [dataclasses.asdict(row) for row in rows]}
+    content = {
+        "machine": dict(machine),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -53,14 +53,20 @@ def _precision(setting: Setting, device: torch.device) -> Iterator[None]:
     fast = setting.precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"
+        ):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _prepared(
-    stage: str, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, mode: str
+    stage: str,
+    setting: Setting,
+    trees: Mapping[str, Any],
+    pictures: np.ndarray,
+    mode: str,
 ) -> tuple[Reference, torch.Tensor, torch.device]:
     """Networks with our weights, and pictures [x0; x1], both where and as the mode wants them."""
     device = torch_device(setting.device)
@@ -80,7 +86,13 @@ class TorchTrainStep:
     """One update of the plain rendering; one call is one finished update."""
 
     def __init__(
-        self, stage: str, setting: Setting, trees: Mapping[str, Any], pictures: np.ndarray, *, mode: str
+        self,
+        stage: str,
+        setting: Setting,
+        trees: Mapping[str, Any],
+        pictures: np.ndarray,
+        *,
+        mode: str,
     ) -> None:
         """Builds the networks from our weights.
 
@@ -92,7 +104,9 @@ class TorchTrainStep:
           mode: one of `MODES`.
         """
         self._setting = setting
-        self._model, self._x, self._device = _prepared(stage, setting, trees, pictures, mode)
+        self._model, self._x, self._device = _prepared(
+            stage, setting, trees, pictures, mode
+        )
         rate, b1, b2 = ADAM[stage]
         trained = [parameter for _, parameter in self._model.trained()]
         self._optimiser = torch.optim.Adam(trained, lr=rate, betas=(b1, b2))
@@ -140,7 +154,9 @@ class TorchInference:
         self._setting = setting
         self._images = images
         self._device = torch_device(setting.device)
-        self._layout = torch.channels_last if mode == "channels_last" else torch.contiguous_format
+        self._layout = (
+            torch.channels_last if mode == "channels_last" else torch.contiguous_format
+        )
         model = Reference("motion_cycle", width=setting.width)
         load_trees(model, trees)
         # Any: torch's own types do not know this call.
@@ -152,19 +168,28 @@ class TorchInference:
             "neutral": model.neutral,
         }
         self._is_image = call == "neutral"
-        self._network = torch.compile(networks[call]) if mode == "compile" else networks[call]
+        self._network = (
+            torch.compile(networks[call]) if mode == "compile" else networks[call]
+        )
         self._mean, self._std = (
-            torch.tensor(values, device=self._device).reshape(1, 3, 1, 1) for values in (MEAN, STD)
+            torch.tensor(values, device=self._device).reshape(1, 3, 1, 1)
+            for values in (MEAN, STD)
         )
 
     def __call__(self) -> np.ndarray:
         """Computes the output of all images, in our layout."""
         with torch.inference_mode(), _precision(self._setting, self._device):
             x = torch.from_numpy(self._images).to(self._device).permute(0, 3, 1, 2)
-            x = ((x.float() / 255 - self._mean) / self._std).contiguous(memory_format=self._layout)
+            x = ((x.float() / 255 - self._mean) / self._std).contiguous(
+                memory_format=self._layout
+            )
             y = self._network(x).float()
             if self._is_image:
-                y = ((y * self._std + self._mean).clamp(0, 1) * 255).round().to(torch.uint8)
+                y = (
+                    ((y * self._std + self._mean).clamp(0, 1) * 255)
+                    .round()
+                    .to(torch.uint8)
+                )
                 y = y.permute(0, 2, 3, 1)
             # Flows are [N, h, w, 2] there too.
             return np.ascontiguousarray(y.cpu().numpy())
@@ -180,8 +205,12 @@ def grid_sample_program(
     places.requires_grad_(backward)
 
     def program() -> Any:
-        out = F.grid_sample(x, places, mode="bilinear", padding_mode="zeros", align_corners=True)
-        result = torch.autograd.grad(out, (x, places), out.detach()) if backward else out
+        out = F.grid_sample(
+            x, places, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
+        result = (
+            torch.autograd.grad(out, (x, places), out.detach()) if backward else out
+        )
         _wait(device)
         return result
 
@@ -197,14 +226,18 @@ def kernel_gradient_program(
 
     def program() -> Any:
         with _precision(setting, device):
-            result = torch.nn.grad.conv2d_weight(arrays[0], shape, arrays[1], padding=padding)
+            result = torch.nn.grad.conv2d_weight(
+                arrays[0], shape, arrays[1], padding=padding
+            )
         _wait(device)
         return result
 
     return program
 
 
-def max_pool_program(x: np.ndarray, cotangent: np.ndarray, *, setting: Setting) -> Callable[[], Any]:
+def max_pool_program(
+    x: np.ndarray, cotangent: np.ndarray, *, setting: Setting
+) -> Callable[[], Any]:
     """Builds PyTorch's 2x2 max pooling of [N, H, W, C] with its gradient."""
     (x_, cotangent_), device = _tensors((x, cotangent), setting)
     x_.requires_grad_()
@@ -218,9 +251,14 @@ def max_pool_program(x: np.ndarray, cotangent: np.ndarray, *, setting: Setting) 
     return program
 
 
-def _tensors(arrays: tuple[np.ndarray, ...], setting: Setting) -> tuple[list[torch.Tensor], torch.device]:
+def _tensors(
+    arrays: tuple[np.ndarray, ...], setting: Setting
+) -> tuple[list[torch.Tensor], torch.device]:
     """Puts maps [N, H, W, C] where and as PyTorch has them, [N, C, H, W]."""
     device = torch_device(setting.device)
     dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
-    moved = [torch.tensor(a.transpose(0, 3, 1, 2).copy(), device=device, dtype=dtype) for a in arrays]
+    moved = [
+        torch.tensor(a.transpose(0, 3, 1, 2).copy(), device=device, dtype=dtype)
+        for a in arrays
+    ]
     return moved, device

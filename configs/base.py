@@ -9,8 +9,12 @@ import ml_collections
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.method = ""  # the training method: a name of methods.METHODS or methods.PEERS
-    config.init_from = ""  # runs, checkpoints, models to copy networks from by name; '': none
+    config.method = (
+        ""  # the training method: a name of methods.METHODS or methods.PEERS
+    )
+    config.init_from = (
+        ""  # runs, checkpoints, models to copy networks from by name; '': none
+    )
     config.seed = 0  # of parameters, order, augmentation and noise
     config.freeze = ()  # networks to keep as init_from has them, of those that the stage trains
 
@@ -21,12 +25,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.image_size = 64  # pixels: 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
     config.model.dtype = "float32"  # of computation: 'float32' or 'bfloat16'
-    config.model.trunk = "vgg"  # features of generator and normaliser: frozen 'vgg', or 'learned'
+    config.model.trunk = (
+        "vgg"  # features of generator and normaliser: frozen 'vgg', or 'learned'
+    )
 
     # Losses; the weights are the paper's, the switches its program's.
     config.loss = ml_collections.ConfigDict()
-    config.loss.vgg = "random"  # path of a .npz with VGG-19 weights, or 'random' (no download)
-    config.loss.vgg_width = 0.0  # channel multiplier of VGG-19; 0: 1 for a file, else model.width
+    config.loss.vgg = (
+        "random"  # path of a .npz with VGG-19 weights, or 'random' (no download)
+    )
+    config.loss.vgg_width = (
+        0.0  # channel multiplier of VGG-19; 0: 1 for a file, else model.width
+    )
     config.loss.perceptual = "gram"  # 'gram', 'feature' (place by place) or 'none'
     config.loss.perceptual_weight = 0.01  # 1; belongs to torchvision's VGG-19
     config.loss.pixel_weight = 1.0  # 1
@@ -51,17 +61,25 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "folder"  # kind of source: 'folder', 'list', 'records' (prepared) or 'synthetic'
     config.data.path = ""  # where it is
     config.data.backend = "threads"  # 'threads' or 'tf' read while training, 'memory' or 'device' before it
-    config.data.decoder = "pillow"  # 'pillow', or 'opencv': faster, slightly other pixels (extra `fast`)
-    config.data.memory_gb = 8.0  # gigabytes of decoded pictures that 'memory' and 'device' may take
+    config.data.decoder = (
+        "pillow"  # 'pillow', or 'opencv': faster, slightly other pixels (extra `fast`)
+    )
+    config.data.memory_gb = (
+        8.0  # gigabytes of decoded pictures that 'memory' and 'device' may take
+    )
     config.data.min_frames = 4  # frames; shorter tracks are left out
     config.data.decode_size = 72  # pixels decoded to; room for crops of image_size
-    config.data.mirror_pair_probability = (0.5,)  # of pairing with the mirror image; or one a root
+    config.data.mirror_pair_probability = (
+        0.5,
+    )  # of pairing with the mirror image; or one a root
     config.data.eval_fraction = 0.02  # of the people, held out
     config.data.identity_depth = 1  # folders below path that name a person
     config.data.max_tracks = 0  # tracks used; 0: all
     config.data.identities = 0  # people drawn by the synthetic source
     config.data.frames_per_track = 0  # pictures of each by the synthetic source
-    config.data.scene_variation = 1.0  # of light and background of synthetic faces; 0: all the same
+    config.data.scene_variation = (
+        1.0  # of light and background of synthetic faces; 0: all the same
+    )
 
     # Augmentation, on the device.
     config.augment = ml_collections.ConfigDict()
@@ -79,9 +97,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 16  # pairs of pictures, over all devices
     config.num_epochs = 1  # epochs
     config.num_steps = 0  # steps; 0: from num_epochs
-    config.fsdp = False  # split parameters and optimiser state over devices, for large widths
+    config.fsdp = (
+        False  # split parameters and optimiser state over devices, for large widths
+    )
     config.compile_quickly = False  # on CPUs: optimise programs less, for short runs
-    config.remat = False  # compute activations again in the backward pass: less memory, slower
+    config.remat = (
+        False  # compute activations again in the backward pass: less memory, slower
+    )
 
     # Watching and keeping.
     config.log_every = 100  # steps
@@ -98,5 +120,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.probe = ml_collections.ConfigDict()
     config.probe.task = ""  # 'lfw', 'fer2013', 'pose', 'synthetic', ...; '': none
     config.probe.path = ""  # the data set as published
-    config.probe.limit = 1000  # pictures or pairs of each split; of 'synthetic' people, at most 64
+    config.probe.limit = (
+        1000  # pictures or pairs of each split; of 'synthetic' people, at most 64
+    )
     return config

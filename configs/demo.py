@@ -22,27 +22,43 @@ def get_config() -> ml_collections.ConfigDict:
         "Trains FaceCycle from random weights on synthetic faces: about 5 minutes on two idle CPU cores, "
         "and one more to compile."
     )
-    config.stages = ("flow", "motion", "identity")  # run in this order, each from those before
+    config.stages = (
+        "flow",
+        "motion",
+        "identity",
+    )  # run in this order, each from those before
 
     # Warped images alone: a sixth of the cost of an image with the generator.
     config.flow = _small(motion_cycle.get_config())
     config.flow.loss.generator = False
     config.flow.loss.folding_weight = 2.0  # keeps flows invertible
-    config.flow.loss.saturation_weight = 0.02  # keeps the codes' tanh out of its flat parts
+    config.flow.loss.saturation_weight = (
+        0.02  # keeps the codes' tanh out of its flat parts
+    )
     config.flow.batch_size = 8  # pairs of images
     config.flow.num_steps = 1200  # steps
     config.flow.optimiser.schedule_epochs = (0, 3, 60)  # first epoch of each piece
-    config.flow.optimiser.schedule_rates = (3e-4, 1e-3, 3e-4)  # learning rate of each piece
+    config.flow.optimiser.schedule_rates = (
+        3e-4,
+        1e-3,
+        3e-4,
+    )  # learning rate of each piece
 
     # The generator alone, with these flows.
     config.motion = _small(motion_cycle.get_config())
     config.motion.freeze = ("motion_encoder", "flow_decoder")
-    config.motion.loss.pixel_weight = 3.0  # with the paper's weights SSIM counts seven times as much
+    config.motion.loss.pixel_weight = (
+        3.0  # with the paper's weights SSIM counts seven times as much
+    )
     config.motion.loss.ssim_weight = 1.5
     config.motion.loss.symmetry_weight = 3.0
     config.motion.num_steps = 500  # steps
     config.motion.optimiser.schedule_epochs = (0, 1, 12)  # first epoch of each piece
-    config.motion.optimiser.schedule_rates = (1e-3, 2e-3, 5e-4)  # learning rate of each piece
+    config.motion.optimiser.schedule_rates = (
+        1e-3,
+        2e-3,
+        5e-4,
+    )  # learning rate of each piece
 
     config.identity = _small(identity_cycle.get_config())
     config.identity.loss.pixel_weight = 3.0
@@ -52,7 +68,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.identity.num_steps = 220  # steps
     config.identity.optimiser.b2 = 0.999  # decay of the second moment
     config.identity.optimiser.schedule_epochs = (0, 1, 5)  # first epoch of each piece
-    config.identity.optimiser.schedule_rates = (1e-3, 2e-3, 5e-4)  # learning rate of each piece
+    config.identity.optimiser.schedule_rates = (
+        1e-3,
+        2e-3,
+        5e-4,
+    )  # learning rate of each piece
     config.lock()
     return config
 
@@ -61,7 +81,9 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The changes that all stages share."""
     config.model.width = 0.125  # 1
     config.model.encoder_width = 0.25  # 1
-    config.model.trunk = "learned"  # instead of VGG-19, which would have to be downloaded
+    config.model.trunk = (
+        "learned"  # instead of VGG-19, which would have to be downloaded
+    )
     config.loss.perceptual = "none"  # without VGG-19 there is none
     config.loss.noise = False  # large beside the maps of a learned trunk
     config.optimiser.b1 = 0.9  # decay of the first moment
@@ -74,7 +96,9 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.eval_fraction = 0.1  # of the people
     config.data.identities = 160  # people
     config.data.frames_per_track = 8  # images of each
-    config.data.scene_variation = 0.25  # of light and background, which are not what is learned
+    config.data.scene_variation = (
+        0.25  # of light and background, which are not what is learned
+    )
 
     config.compile_quickly = True  # the run is short
     config.batch_size = 4  # pairs of images

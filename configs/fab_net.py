@@ -22,8 +22,12 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.method = "fab_net"
     config.model.image_size = 256  # pixels: 32, 64, 128 or 256
     config.model.code_dim = 256  # numbers in an embedding
-    config.model.align_corners = False  # of the decoders' bilinear doubling; the original's is not known
-    config.loss.curriculum = True  # average a window of ranks that moves, see docs/peers.md
+    config.model.align_corners = (
+        False  # of the decoders' bilinear doubling; the original's is not known
+    )
+    config.loss.curriculum = (
+        True  # average a window of ranks that moves, see docs/peers.md
+    )
     config.augment.left = 33  # region of crops, 256ths of the side
     config.augment.top = 8  # 256ths
     config.augment.side = 190  # 256ths

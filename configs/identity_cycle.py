@@ -20,13 +20,19 @@ from facecycle_jax.configs import base
 def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.method = "identity_cycle"
-    config.init_from = ""  # runs of stage 1, checkpoints or models, commas between; needed
+    config.init_from = (
+        ""  # runs of stage 1, checkpoints or models, commas between; needed
+    )
 
     config.loss.margin_weight = 1.0  # 1
-    config.loss.consensus_weight = 0.0  # 1; above 0 keeps mean faces alike; not in the paper
+    config.loss.consensus_weight = (
+        0.0  # 1; above 0 keeps mean faces alike; not in the paper
+    )
     config.loss.margin = 0.1  # between mean face and neutral faces, normalised units
     config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
-    config.loss.exchange_identity = False  # pairs of one track, each restored from the other's code
+    config.loss.exchange_identity = (
+        False  # pairs of one track, each restored from the other's code
+    )
 
     config.optimiser.schedule_epochs = (0, 1, 10)  # first epoch of each piece
     config.optimiser.schedule_rates = (5e-5, 1e-4, 1e-5)  # learning rate of each piece

@@ -21,9 +21,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.method = "motion_cycle"
 
     # Not in the paper.
-    config.loss.folding_weight = 0.0  # 1; above 0 keeps flows invertible; not in the paper
-    config.loss.saturation_weight = 0.0  # 1; above 0 keeps codes inside (-1, 1); not in the paper
-    config.loss.generator = True  # False: train flows alone, on warped images; not in the paper
+    config.loss.folding_weight = (
+        0.0  # 1; above 0 keeps flows invertible; not in the paper
+    )
+    config.loss.saturation_weight = (
+        0.0  # 1; above 0 keeps codes inside (-1, 1); not in the paper
+    )
+    config.loss.generator = (
+        True  # False: train flows alone, on warped images; not in the paper
+    )
 
     config.optimiser.schedule_epochs = (0, 1, 20)  # first epoch of each piece
     config.optimiser.schedule_rates = (1e-5, 5e-5, 1e-5)  # learning rate of each piece

@@ -18,20 +18,30 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config = peer_base.get_config()
     config.method = "pcl"
     config.model.image_size = 64  # pixels
-    config.loss.noise = 0.4  # standard deviation, on images that are to be reconstructed
+    config.loss.noise = (
+        0.4  # standard deviation, on images that are to be reconstructed
+    )
     config.loss.temperature = 0.07  # of both contrasts
     config.loss.mix = 1.6  # of the Beta distribution that mixes negatives; 0: not mixed
-    config.loss.grouping = "own"  # of pose negatives: 'own' (intended) or 'published' (of the program)
-    config.loss.epoch_steps = 1000  # steps that dynamic weights count as an epoch; 0: weights of 1
+    config.loss.grouping = (
+        "own"  # of pose negatives: 'own' (intended) or 'published' (of the program)
+    )
+    config.loss.epoch_steps = (
+        1000  # steps that dynamic weights count as an epoch; 0: weights of 1
+    )
     config.augment.pose_items = 10  # items contrasted as poses
     config.augment.pose_negatives = 100  # mirrored views of each
-    config.augment.strength = 0.8  # largest change of brightness, contrast and saturation
+    config.augment.strength = (
+        0.8  # largest change of brightness, contrast and saturation
+    )
     config.augment.hue = 0.2  # largest change, turns
     config.augment.jitter_probability = 0.8  # of changing colours
     config.augment.grey_probability = 0.2  # of dropping them
     config.augment.blur_probability = 0.8  # of a blur
     config.augment.edge_probability = 0.6  # of a gradient map in place of the image
-    config.augment.wrapped_edges = False  # steepest edges dark, as the published program has them
+    config.augment.wrapped_edges = (
+        False  # steepest edges dark, as the published program has them
+    )
     config.optimiser.kind = "adam_by_network"
     config.optimiser.schedule_rates = (1e-4,)  # learning rate
     config.optimiser.weight_decay = 1e-3  # added to gradients

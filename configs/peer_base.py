@@ -28,7 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimiser.momentum = 0.9  # of 'sgd'
     config.optimiser.weight_decay = 0.0  # times the weights, added to gradients
     config.optimiser.cosine_epochs = 0  # epochs of a cosine from the rate to 0; 0: none
-    config.optimiser.skip_unused = False  # 'adam_by_network': leave networks alone that a step does not use
+    config.optimiser.skip_unused = (
+        False  # 'adam_by_network': leave networks alone that a step does not use
+    )
     config.optimiser.b1 = 0.9  # decay of the first moment
     config.optimiser.b2 = 0.999  # decay of the second moment
 

@@ -20,7 +20,9 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.loss.temperature = 0.07
     config.augment.scale = (0.2, 1.0)  # area of the crop, as a fraction of the image
     config.augment.mirror_probability = 0.5  # of mirroring
-    config.augment.strength = 0.8  # largest change of brightness, contrast and saturation
+    config.augment.strength = (
+        0.8  # largest change of brightness, contrast and saturation
+    )
     config.augment.hue = 0.2  # largest change, turns
     config.augment.jitter_probability = 0.8  # of changing colours
     config.augment.grey_probability = 0.2  # of dropping them

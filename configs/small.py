@@ -29,15 +29,27 @@ VIDEOS_PHOTOS_GRAY = (0.5, 1.0, 1.0)
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Run in this order, each from those before.
-    config.stages = ("motion", "everyone", "identity", "motion_refined", "identity_refined")
+    config.stages = (
+        "motion",
+        "everyone",
+        "identity",
+        "motion_refined",
+        "identity_refined",
+    )
     config.motion = _small(motion_cycle.get_config())
     config.motion.num_steps = 640  # steps
     config.motion.data.mirror_pair_probability = VIDEOS_ALONE
     config.everyone = _small(motion_cycle.get_config())
     config.everyone.num_steps = 6800  # steps
-    config.everyone.loss.folding_weight = 2.0  # without it flows come to be one fold, the same for all
+    config.everyone.loss.folding_weight = (
+        2.0  # without it flows come to be one fold, the same for all
+    )
     config.everyone.optimiser.schedule_epochs = (0, 22, 28)  # first epoch of each piece
-    config.everyone.optimiser.schedule_rates = (2e-4, 1e-4, 5e-5)  # learning rate of each piece
+    config.everyone.optimiser.schedule_rates = (
+        2e-4,
+        1e-4,
+        5e-5,
+    )  # learning rate of each piece
     config.identity = _small(identity_cycle.get_config())
     config.identity.batch_size = 16  # pairs: the mean face is one of a batch
     config.identity.num_steps = 24000  # steps
@@ -48,22 +60,50 @@ def get_config() -> ml_collections.ConfigDict:
     config.identity.optimiser.schedule_rates = (  # learning rate of each piece
         (1e-3, 3e-4) + (7e-4, 1e-4) + 3 * (7e-4, 2e-4, 5e-5)
     )
-    config.identity.augment.warp = 0.04  # largest deviation of a random warp, parts of the side
+    config.identity.augment.warp = (
+        0.04  # largest deviation of a random warp, parts of the side
+    )
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
     config.motion_refined = _small(motion_cycle.get_config())
     config.motion_refined.num_steps = 9500  # steps
-    config.motion_refined.augment.warp = 0.04  # largest deviation of a random warp, parts of the side
+    config.motion_refined.augment.warp = (
+        0.04  # largest deviation of a random warp, parts of the side
+    )
     config.motion_refined.loss.folding_weight = 2.0
-    config.motion_refined.loss.saturation_weight = 0.05  # keeps the codes' tanh out of its flat parts
+    config.motion_refined.loss.saturation_weight = (
+        0.05  # keeps the codes' tanh out of its flat parts
+    )
     # With a second start at a higher rate, which went on where the first had come to rest.
-    config.motion_refined.optimiser.schedule_epochs = (0, 10, 15, 18, 31, 37)  # first epoch of each piece
-    config.motion_refined.optimiser.schedule_rates = (2e-4, 1e-4, 5e-5, 3e-4, 1e-4, 3e-5)  # learning rates
+    config.motion_refined.optimiser.schedule_epochs = (
+        0,
+        10,
+        15,
+        18,
+        31,
+        37,
+    )  # first epoch of each piece
+    config.motion_refined.optimiser.schedule_rates = (
+        2e-4,
+        1e-4,
+        5e-5,
+        3e-4,
+        1e-4,
+        3e-5,
+    )  # learning rates
     config.identity_refined = _small(identity_cycle.get_config())
-    config.identity_refined.freeze = ("identity_encoder",)  # with this stage 1 its codes got worse
+    config.identity_refined.freeze = (
+        "identity_encoder",
+    )  # with this stage 1 its codes got worse
     config.identity_refined.batch_size = 16  # pairs
     config.identity_refined.num_steps = 900  # steps
-    config.identity_refined.optimiser.schedule_epochs = (0, 6)  # first epoch of each piece
-    config.identity_refined.optimiser.schedule_rates = (5e-4, 1e-4)  # learning rate of each piece
+    config.identity_refined.optimiser.schedule_epochs = (
+        0,
+        6,
+    )  # first epoch of each piece
+    config.identity_refined.optimiser.schedule_rates = (
+        5e-4,
+        1e-4,
+    )  # learning rate of each piece
     config.identity_refined.loss.margin_hinge = True
     config.lock()
     return config

@@ -21,7 +21,9 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.model.image_size = 256  # pixels: 32, 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
     config.model.align_corners = False  # of the decoders' bilinear doubling
-    config.loss.window = "each"  # 'each' term by its own ranks, 'common' (reconstruction's) or 'none'
+    config.loss.window = (
+        "each"  # 'each' term by its own ranks, 'common' (reconstruction's) or 'none'
+    )
     config.augment.left = 16  # region of crops, 256ths of the side
     config.augment.top = 16  # 256ths
     config.augment.side = 224  # 256ths

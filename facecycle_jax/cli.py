@@ -11,7 +11,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from facecycle_jax.commands import demo, evaluate, frame, images, prepare, train, weights
+from facecycle_jax.commands import (
+    demo,
+    evaluate,
+    frame,
+    images,
+    prepare,
+    train,
+    weights,
+)
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.inference.runner import BATCH_SIZE

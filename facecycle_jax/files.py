@@ -54,7 +54,9 @@ def check_new(path: epath.PathLike) -> None:
       FileExistsError: if it exists.
     """
     if os.path.lexists(path) or epath.Path(path).exists():
-        raise FileExistsError(f"{path} exists already; choose another name or remove it.")
+        raise FileExistsError(
+            f"{path} exists already; choose another name or remove it."
+        )
 
 
 @contextlib.contextmanager
@@ -94,7 +96,9 @@ def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
 
 def _copy_files(source: pathlib.Path, target: epath.Path, *, last: str) -> None:
     """Copies the files of a folder, `last` at the end; after an error it removes those copied."""
-    names = sorted((file.name for file in source.iterdir()), key=lambda name: (name == last, name))
+    names = sorted(
+        (file.name for file in source.iterdir()), key=lambda name: (name == last, name)
+    )
     target.mkdir(parents=True, exist_ok=True)
     try:
         for name in names:

@@ -19,7 +19,11 @@ from ml_collections import config_flags
 from facecycle_jax import compilation_cache, training
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
-from facecycle_jax.evaluation import check_probe, probe_while_training, report_on_synthetic_faces
+from facecycle_jax.evaluation import (
+    check_probe,
+    probe_while_training,
+    report_on_synthetic_faces,
+)
 from facecycle_jax.training import loop, processes
 
 # A mistake in the command, the configuration or the data.
@@ -27,9 +31,16 @@ MISTAKE_EXIT = 2
 INTERRUPTED_EXIT = 130
 
 # Files that are not there, or that are there in a folder's place: the command names another one than meant.
-_WRONG_PLACE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_WRONG_PLACE = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A config of configs/.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config of configs/.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -39,9 +50,13 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "JAX_PROCESS_ID. FACECYCLE_DISTRIBUTED=1 does the same.",
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
-    "peer_timeout", 60, "Seconds without a sign of life after which a process counts as lost."
+    "peer_timeout",
+    60,
+    "Seconds without a sign of life after which a process counts as lost.",
 )
-_START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for the others to start.")
+_START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", 300, "Seconds to wait for the others to start."
+)
 _START_ANEW = flags.DEFINE_bool(
     "start_anew",
     False,
@@ -59,11 +74,15 @@ _CACHE = flags.DEFINE_string(
 def _set_up_logging() -> None:
     """Sends the log to stderr, each line with its process where there are several."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{_prefix()}%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        logging.Formatter(f"{_prefix()}%(asctime)s %(message)s", "%H:%M:%S")
+    )
     # Orbax tells each of its steps at the level of information.
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(
-        logging.Formatter(f"{_prefix()}%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        logging.Formatter(
+            f"{_prefix()}%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"
+        )
     )
     package = logging.getLogger("facecycle_jax")
     package.addHandler(handler)
@@ -94,11 +113,15 @@ def parse(argv: Sequence[str]) -> list[str]:
         rest = list(flags.FLAGS(list(argv)))
         for name in ("config", "workdir"):
             if not flags.FLAGS[name].present:
-                raise UserError(f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR.")
+                raise UserError(
+                    f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR."
+                )
         # A config that cannot be read is an object that raises OSError when it is used.
         if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
             getattr(_CONFIG.value, "lock", None)
-            raise UserError(f"{_config_name(argv)}: get_config() must return a ConfigDict.")
+            raise UserError(
+                f"{_config_name(argv)}: get_config() must return a ConfigDict."
+            )
     except SystemExit:
         # Help was printed.
         raise SystemExit(0) from None
@@ -117,9 +140,15 @@ def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
     path = config.partition(":")[0]
 
     # An error that comes out of the config itself.
-    inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    inside = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
     if inside:
-        return UserError(f"{path}, line {inside[-1].lineno}: {type(error).__name__}: {lines[0]}")
+        return UserError(
+            f"{path}, line {inside[-1].lineno}: {type(error).__name__}: {lines[0]}"
+        )
     if isinstance(error, OSError):
         return UserError(f"--config={config} cannot be read: {lines[-1].strip()}")
     if isinstance(error, SyntaxError):
@@ -128,10 +157,16 @@ def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
     # A field that the config does not have; the error names the last part of it.
     if isinstance(error, AttributeError | KeyError):
         given = [re.match(r"--?(?:no)?(config\.[\w.]+)", argument) for argument in argv]
-        fields = [match[1] for match in given if match and match[1].rpartition(".")[2] in lines[0]]
+        fields = [
+            match[1]
+            for match in given
+            if match and match[1].rpartition(".")[2] in lines[0]
+        ]
         hint = " ".join(line.strip() for line in lines[1:])
         if fields:
-            return UserError(f"{config} has no field {' or '.join(fields)}. {hint}".strip())
+            return UserError(
+                f"{config} has no field {' or '.join(fields)}. {hint}".strip()
+            )
         return UserError(f"{config}: {lines[0]}")
     # Of an error in the config that the flags have wrapped, its own text comes last.
     return UserError(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
@@ -165,7 +200,9 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --.")
         if _DISTRIBUTED.value:
-            processes.join(peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value)
+            processes.join(
+                peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value
+            )
         else:
             # First of all: whatever asks JAX for a device, as the log does, settles how many there are.
             split_cpu(_CONFIG.value)
@@ -228,7 +265,9 @@ def _status(error: BaseException) -> int:
         return _fail(training.STORAGE_EXIT, OSError(sentence))
 
     several = " or of a lost process" if _DISTRIBUTED.value else ""
-    print(f"{_prefix()}facecycle_jax: a defect of the program{several}:", file=sys.stderr)
+    print(
+        f"{_prefix()}facecycle_jax: a defect of the program{several}:", file=sys.stderr
+    )
     traceback.print_exception(error)
     return DEFECT_EXIT
 

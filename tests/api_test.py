@@ -44,7 +44,9 @@ def test_docstrings_name_every_argument_and_the_result(function):
     for name in inspect.signature(function).parameters:
         assert re.search(rf"^\s+{name}:", doc, re.MULTILINE), f"{name} is not described"
     assert "Returns:" in doc
-    assert re.match(r"[A-Z][a-z]+s\b", doc), "a docstring starts with what the function does"
+    assert re.match(r"[A-Z][a-z]+s\b", doc), (
+        "a docstring starts with what the function does"
+    )
 
 
 @pytest.mark.parametrize("name", list(all_modules()))

@@ -23,7 +23,11 @@ def read(name):
 def execute(name, folder, **parameters):
     """Runs a notebook in an empty folder, its parameters replaced; returns all it printed."""
     book = read(name)
-    place = [i for i, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", ())]
+    place = [
+        i
+        for i, cell in enumerate(book.cells)
+        if "parameters" in cell.metadata.get("tags", ())
+    ]
     assert len(place) == 1, "one cell holds the parameters"
     cell = book.cells[place[0]]
     known = {line.split(" = ")[0] for line in cell.source.splitlines() if " = " in line}
@@ -38,16 +42,29 @@ def execute(name, folder, **parameters):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     client = nbclient.NotebookClient(
-        book, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        book,
+        timeout=1200,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
     )
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
-        patch.delenv("MPLBACKEND", raising=False)  # the notebook's own, which draws inline
+        patch.delenv(
+            "MPLBACKEND", raising=False
+        )  # the notebook's own, which draws inline
         client.execute()
-    texts = [out.get("text", "") for c in book.cells if c.cell_type == "code" for out in c.outputs]
+    texts = [
+        out.get("text", "")
+        for c in book.cells
+        if c.cell_type == "code"
+        for out in c.outputs
+    ]
     pictures = sum(
-        "image/png" in out.get("data", {}) for c in book.cells if c.cell_type == "code" for out in c.outputs
+        "image/png" in out.get("data", {})
+        for c in book.cells
+        if c.cell_type == "code"
+        for out in c.outputs
     )
     return "".join(texts), pictures
 
@@ -58,7 +75,12 @@ def model(tmp_path_factory):
 
 
 def test_there_are_four():
-    assert [book.stem for book in BOOKS] == ["anatomy", "evaluation", "quickstart", "training"]
+    assert [book.stem for book in BOOKS] == [
+        "anatomy",
+        "evaluation",
+        "quickstart",
+        "training",
+    ]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -77,12 +99,17 @@ def test_badge_and_install_cell_name_one_address(path):
     book = nbformat.read(path, as_version=4)
     badge, install = book.cells[0].source, book.cells[1].source
     owner = PLACEHOLDER.removeprefix("https://github.com/")
-    assert f"https://colab.research.google.com/github/{owner}/blob/main/colabs/{path.name}" in badge
+    assert (
+        f"https://colab.research.google.com/github/{owner}/blob/main/colabs/{path.name}"
+        in badge
+    )
     assert f'REPOSITORY = "{PLACEHOLDER}"' in install
     assert 'if "google.colab" in sys.modules:' in install
     # No other address of a repository anywhere.
     everything = "".join(cell.source for cell in book.cells)
-    assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", everything)) == {PLACEHOLDER}
+    assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", everything)) == {
+        PLACEHOLDER
+    }
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -123,7 +150,12 @@ def lfw_set(folder):
             picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(picture).save(folder / person / f"{person}_{number:04}.jpg")
     for one, two in ("AB", "CD"):
-        lines += [f"{one}\t1\t2", f"{two}\t1\t2", f"{one}\t1\t{two}\t1", f"{one}\t2\t{two}\t2"]
+        lines += [
+            f"{one}\t1\t2",
+            f"{two}\t1\t2",
+            f"{one}\t1\t{two}\t1",
+            f"{one}\t2\t{two}\t2",
+        ]
     (folder / "pairs.txt").write_text("\n".join(lines) + "\n")
     return str(folder)
 
@@ -148,7 +180,12 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
             Image.fromarray(picture).save(frames / f"p{person}" / f"{number}.jpg")
     small = {"WIDTH": 0.0625, "STEPS": (3, 4, 3), "PEOPLE": 24, "PANEL_EVERY": 3}
     text, pictures = execute(
-        "training", tmp_path, **small, WORKDIR="runs/demo", FRAMES=str(frames), OWN_STEPS=2
+        "training",
+        tmp_path,
+        **small,
+        WORKDIR="runs/demo",
+        FRAMES=str(frames),
+        OWN_STEPS=2,
     )
     assert "00000003.png" in text
     assert "mean face, error" in text

@@ -27,7 +27,9 @@ print(hits.count("/jax/compilation_cache/cache_hits"))
 def test_a_second_start_finds_the_programs_of_the_first(tmp_path):
     def start():
         command = [sys.executable, "-c", CODE, str(tmp_path / "kept")]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, check=True
+        )
         return int(result.stdout)
 
     assert start() == 0
@@ -54,7 +56,9 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compilation_cache.VARIABLE, raising=False)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    assert compilation_cache.default_directory() == str(tmp_path / "facecycle_jax" / "xla")
+    assert compilation_cache.default_directory() == str(
+        tmp_path / "facecycle_jax" / "xla"
+    )
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/of/jax")
     assert compilation_cache.default_directory() == "/of/jax"
     monkeypatch.setenv(compilation_cache.VARIABLE, "")

@@ -6,7 +6,9 @@ halves that time. Processes that tests start inherit this.
 
 import os
 
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+)
 # Nothing is kept in the user's cache.
 os.environ["FACECYCLE_COMPILATION_CACHE"] = ""
 

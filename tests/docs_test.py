@@ -54,7 +54,12 @@ NOT_RUN = {
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
 }
 # Options of other programs that pages speak of.
-FOREIGN = {"--imports": "tfds build", "--runner": "Beam", "--manual_dir": "tfds build", "--signal": "sbatch"}
+FOREIGN = {
+    "--imports": "tfds build",
+    "--runner": "Beam",
+    "--manual_dir": "tfds build",
+    "--signal": "sbatch",
+}
 PLACEHOLDERS = {"config.FIELD"}
 
 PAGES = docs_commands.pages()
@@ -62,7 +67,9 @@ NAMES = [path.name if path.parent == ROOT else f"docs/{path.name}" for path in P
 
 
 def reason(command):
-    return next((why for start, why in NOT_RUN.items() if command.startswith(start)), None)
+    return next(
+        (why for start, why in NOT_RUN.items() if command.startswith(start)), None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +79,9 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for name in ("ann.jpg", "bob.jpg", "bob.png", "photos/1.jpg", "photos/2.png"):
-        Image.fromarray(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(
+            folder / name
+        )
     tiny_model.write(folder / "MODEL")
     return folder
 
@@ -86,10 +95,15 @@ def test_links_lead_somewhere(path):
         file, _, anchor = target.partition("#")
         other = (path.parent / file).resolve() if file else path
         assert other.exists(), f"{path.name}: {target}"
-        assert ROOT in (other, *other.parents), f"{path.name}: {target} is outside the repository"
+        assert ROOT in (other, *other.parents), (
+            f"{path.name}: {target} is outside the repository"
+        )
         if anchor:
             headings = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
-            slugs = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+            slugs = {
+                re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-")
+                for h in headings
+            }
             assert anchor in slugs, f"{path.name}: {target}"
 
 
@@ -104,7 +118,9 @@ def test_commands_are_right_and_run_or_not_with_a_reason(path, capsys):
     for command in docs_commands.commands(path.read_text()):
         wrong = docs_commands.check(command)
         assert not wrong, f"{path.name}: {command}: {wrong} {capsys.readouterr().err}"
-        assert command in RUN or reason(command), f"{path.name}: neither run nor excused: {command}"
+        assert command in RUN or reason(command), (
+            f"{path.name}: neither run nor excused: {command}"
+        )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
@@ -113,7 +129,9 @@ def test_options_fields_and_extras_named_in_the_text_exist(path):
     fields = docs_commands.config_fields()
     for field in re.findall(r"--config\.([\w.]+)", text):
         if f"config.{field}" not in PLACEHOLDERS:
-            assert field.rstrip(".") in fields or any(f.startswith(f"{field}.") for f in fields), field
+            assert field.rstrip(".") in fields or any(
+                f.startswith(f"{field}.") for f in fields
+            ), field
     groups = "model|loss|optimiser|data|augment"
     for field in re.findall(rf"`(?:config\.)?((?:{groups})\.[a-z_]+)(?:`|=)", text):
         if not field.endswith((".size", ".info", ".py", ".md")):
@@ -126,7 +144,9 @@ def test_options_fields_and_extras_named_in_the_text_exist(path):
     # Of a span that begins with such an option nothing is ours.
     inline = re.sub(rf"`(pip |{foreign})[^`]*`", "", inline)
     for option in re.findall(r"(?<![\w-])(--[a-z][\w-]+)", inline):
-        assert option in FOREIGN or option in docs_commands.known_options(), f"{path.name}: {option}"
+        assert option in FOREIGN or option in docs_commands.known_options(), (
+            f"{path.name}: {option}"
+        )
     for name in re.findall(r"`facecycle ([a-z-]+)", text):
         assert name in docs_commands.subcommands(), f"{path.name}: facecycle {name}"
     assert not docs_commands.extras(text)
@@ -157,7 +177,10 @@ def strings():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
             elif isinstance(node, ast.JoinedStr):
-                parts = (v.value if isinstance(v, ast.Constant) else "\0" for v in node.values)
+                parts = (
+                    v.value if isinstance(v, ast.Constant) else "\0"
+                    for v in node.values
+                )
                 # What log calls fill in is a gap, too.
                 yield "".join(parts)
 
@@ -175,10 +198,16 @@ def test_messages_of_the_troubleshooting_page_are_the_programs():
         if message == "data.path=":
             continue
         pattern = re.compile(
-            "[^\0]*\0?".join(re.escape(part.strip()) + r"\s*" for part in message.split("..."))
+            "[^\0]*\0?".join(
+                re.escape(part.strip()) + r"\s*" for part in message.split("...")
+            )
         )
-        loose = re.compile(r".*?".join(re.escape(part) for part in message.split("...")), re.DOTALL)
-        assert any(pattern.search(value) or loose.search(value) for value in known), message
+        loose = re.compile(
+            r".*?".join(re.escape(part) for part in message.split("...")), re.DOTALL
+        )
+        assert any(pattern.search(value) or loose.search(value) for value in known), (
+            message
+        )
 
 
 def test_citation_names_paper_and_version():
@@ -186,7 +215,11 @@ def test_citation_names_paper_and_version():
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["version"] == facecycle_jax.__version__
     paper = citation["preferred-citation"]
-    assert [author["family-names"] for author in paper["authors"]] == ["Chang", "Chen", "Chiu"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Chang",
+        "Chen",
+        "Chiu",
+    ]
     assert paper["year"] == 2021
 
 
@@ -194,7 +227,15 @@ def test_citation_names_paper_and_version():
 @pytest.mark.slow
 def test_the_documentation_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra `docs`")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(tmp_path),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "grid_sample" in (tmp_path / "reference/ops/index.html").read_text()

@@ -36,7 +36,9 @@ def test_both_stages_from_the_command_line(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, motion[name], both[name])
     for workdir in (one, two):
         lines = training.read_metrics(workdir)
-        assert all(np.isfinite(line["train/total"]) for line in lines if "train/total" in line)
+        assert all(
+            np.isfinite(line["train/total"]) for line in lines if "train/total" in line
+        )
         assert any("eval/total" in line for line in lines)
         assert list((workdir / "panels").glob("*.png"))
 
@@ -44,5 +46,9 @@ def test_both_stages_from_the_command_line(tmp_path):
 def test_a_mistake_is_one_line(tmp_path):
     result = run(tmp_path, "--config.batch_size=3", "--config.optimiser.accumulate=2")
     assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("facecycle_jax: batch_size 3 must be")
+    assert (
+        result.stderr.strip()
+        .splitlines()[-1]
+        .startswith("facecycle_jax: batch_size 3 must be")
+    )
     assert "Traceback" not in result.stderr

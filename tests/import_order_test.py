@@ -76,7 +76,9 @@ def test_imports_go_downward(path):
         if there == here:
             continue
         assert there in LAYERS, f"{path.name}:{line} imports {name}"
-        assert LAYERS[there] < LAYERS[here], f"{path.name}:{line} imports {name}, not below {here}"
+        assert LAYERS[there] < LAYERS[here], (
+            f"{path.name}:{line} imports {name}, not below {here}"
+        )
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -100,7 +102,9 @@ def test_networks_are_the_only_place_with_linen_modules():
 def test_configs_import_ml_collections_only():
     for path in sorted((ROOT / "configs").glob("*.py")):
         for name, line, _ in imports(path):
-            allowed = name == "ml_collections" or name.startswith("facecycle_jax.configs.")
+            allowed = name == "ml_collections" or name.startswith(
+                "facecycle_jax.configs."
+            )
             assert allowed, f"{path.name}:{line} imports {name}"
 
 
@@ -117,7 +121,9 @@ def test_package_imports_without_tensorflow():
         "    if '.builders' not in m.name:\n"
         "        importlib.import_module(m.name)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -132,5 +138,7 @@ def test_benchmark_runs_on_a_bare_machine():
         "sys.meta_path.insert(0, Block())\n"
         "import benchmarks.__main__\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
     assert result.returncode == 0, result.stderr

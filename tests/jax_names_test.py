@@ -29,7 +29,8 @@ def test_types_say_how_arrays_are_placed():
     x = jnp.ones((4, 2))
     assert not jax_names.is_placed_by_type(x)
     auto, explicit = (
-        jax.make_mesh((2,), ("d",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)
+        jax.make_mesh((2,), ("d",), axis_types=(kind,))
+        for kind in (AxisType.Auto, AxisType.Explicit)
     )
     split = jax.sharding.NamedSharding(auto, P("d"))
 
@@ -46,7 +47,9 @@ def test_types_say_how_arrays_are_placed():
 
     assert said(lambda look: look) == [False]
     assert said(lambda look: jax.jit(look, in_shardings=split)) == [False]
-    assert said(lambda look: jax.shard_map(look, mesh=auto, in_specs=P("d"), out_specs=P("d"))) == [True]
+    assert said(
+        lambda look: jax.shard_map(look, mesh=auto, in_specs=P("d"), out_specs=P("d"))
+    ) == [True]
     with jax.set_mesh(explicit):
         x = jax.device_put(x, P("d"))
         assert said(lambda look: look) == [True]
@@ -74,7 +77,9 @@ def test_a_primitive_compiles_by_platform_and_transposes_as_told(primitive):
     x, y = jnp.ones((2, 3)), jnp.ones((3, 4))
     operation = functools.partial(primitive, scale=2.0)
     np.testing.assert_array_equal(operation(x, y), product(x, y, scale=2.0))
-    np.testing.assert_array_equal(jax.jit(operation)(x, y), 3 * product(x, y, scale=2.0))
+    np.testing.assert_array_equal(
+        jax.jit(operation)(x, y), 3 * product(x, y, scale=2.0)
+    )
     assert "test_product" in str(jax.make_jaxpr(operation)(x, y))
     text = jax.jit(operation).trace(x, y).lower(lowering_platforms=("tpu",)).as_text()
     assert "3.0" not in text

@@ -27,11 +27,21 @@ def test_single_losses_agree_with_reference(images):
         "symmetry": losses.symmetry(images).mean(),
         "margin": losses.margin(x0, x1).mean(),
     }
-    model = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
-    maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)["conv3_1"]
+    model = {
+        "width": 1.0,
+        "image_size": 64,
+        "code_dim": 256,
+        "dtype": "float32",
+        "trunk": "vgg",
+    }
+    maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)[
+        "conv3_1"
+    ]
     ours["gram_r31"] = losses.gram_loss(maps[:2], maps[2:]).mean()
     for name, value in ours.items():
-        np.testing.assert_allclose(value, numbers[f"loss/{name}"], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            value, numbers[f"loss/{name}"], rtol=1e-4, err_msg=name
+        )
 
 
 def test_losses_are_per_example_and_zero_for_equal_pictures():
@@ -52,19 +62,27 @@ def test_saturation_is_the_cost_of_the_argument_of_tanh():
     slope = jax.grad(lambda a: jnp.sum(losses.saturation(jnp.tanh(a))))(argument)
     np.testing.assert_allclose(slope, argument, rtol=2e-2)
     # Codes that are -1 and 1 to the last bit give a number, and no NaN backwards.
-    value, slope = jax.value_and_grad(lambda a: jnp.sum(losses.saturation(jnp.tanh(a))))(
-        np.full(3, 50, np.float32)
-    )
+    value, slope = jax.value_and_grad(
+        lambda a: jnp.sum(losses.saturation(jnp.tanh(a)))
+    )(np.full(3, 50, np.float32))
     assert 40 < value < 70
     assert np.isfinite(slope).all()
 
 
 def test_folding_counts_neighbours_that_change_places():
-    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 5)), axis=-1).astype(np.float32)
-    np.testing.assert_array_equal(losses.folding(np.zeros((3, 5, 9, 2), np.float32)), np.zeros(3))
-    np.testing.assert_allclose(losses.folding(-0.9 * grid), 0, atol=1e-6)  # shrunk, in order
+    grid = np.stack(
+        np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 5)), axis=-1
+    ).astype(np.float32)
+    np.testing.assert_array_equal(
+        losses.folding(np.zeros((3, 5, 9, 2), np.float32)), np.zeros(3)
+    )
+    np.testing.assert_allclose(
+        losses.folding(-0.9 * grid), 0, atol=1e-6
+    )  # shrunk, in order
     np.testing.assert_allclose(losses.folding(3 * grid), 0, atol=1e-6)
-    np.testing.assert_allclose(losses.folding(grid * (-2, 0)), 1, atol=1e-6)  # mirrored left to right
+    np.testing.assert_allclose(
+        losses.folding(grid * (-2, 0)), 1, atol=1e-6
+    )  # mirrored left to right
     np.testing.assert_allclose(losses.folding(grid * (-2, -2)), 2, atol=1e-6)
     # The right half mirrored alone: half of the neighbours.
     half = np.where(grid[..., :1] > 0, grid * (-2, 0), 0)
@@ -83,7 +101,10 @@ def test_gram_matrix_is_that_of_the_formula():
     expected = np.stack([f.T @ f / 15 for f in flat])
     np.testing.assert_allclose(losses.gram_matrix(a), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        losses.gram_matrix(a, divide_by_channels=True), expected / 4, rtol=1e-5, atol=1e-6
+        losses.gram_matrix(a, divide_by_channels=True),
+        expected / 4,
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -107,7 +128,10 @@ def test_gram_loss_is_that_of_the_matrices_however_it_is_computed(shape, divide)
     assert ours(features).shape == shape[:2]
     np.testing.assert_allclose(ours(features), plainly(features), rtol=1e-5)
     weights = random(*shape[:2], seed=2)
-    found, expected = (jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(features) for f in (ours, plainly))
+    found, expected = (
+        jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(features)
+        for f in (ours, plainly)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     # Forward mode too, and maps that are close to each other, whose matrices nearly cancel.
     change = random(*shape, seed=3)
@@ -122,12 +146,17 @@ def test_gram_loss_of_bfloat16_maps_is_close():
         features, target = random(*size), random(*size, seed=1)
         low = [x.astype(jnp.bfloat16) for x in (features, target)]
         assert losses.gram_loss(*low).dtype == jnp.float32
-        np.testing.assert_allclose(losses.gram_loss(*low), losses.gram_loss(features, target), rtol=0.03)
+        np.testing.assert_allclose(
+            losses.gram_loss(*low), losses.gram_loss(features, target), rtol=0.03
+        )
         found, expected = (
-            jax.grad(lambda f, t: losses.gram_loss(f, t).sum())(*maps) for maps in (low, (features, target))
+            jax.grad(lambda f, t: losses.gram_loss(f, t).sum())(*maps)
+            for maps in (low, (features, target))
         )
         assert found.dtype == jnp.bfloat16
-        error = np.linalg.norm(np.asarray(found, np.float32) - expected) / np.linalg.norm(expected)
+        error = np.linalg.norm(
+            np.asarray(found, np.float32) - expected
+        ) / np.linalg.norm(expected)
         assert error < 0.02
 
 
@@ -142,7 +171,9 @@ def test_targets_get_no_gradient():
     a, b = random(1, 4, 4, 3), random(1, 4, 4, 3, seed=1)
     gradient = jax.grad(lambda t: losses.gram_loss(a, t).sum())(b)
     np.testing.assert_array_equal(gradient, 0.0)
-    np.testing.assert_array_equal(jax.grad(lambda t: losses.feature_loss(a, t).sum())(b), 0.0)
+    np.testing.assert_array_equal(
+        jax.grad(lambda t: losses.feature_loss(a, t).sum())(b), 0.0
+    )
 
 
 def test_margin_with_and_without_hinge():

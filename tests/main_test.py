@@ -40,16 +40,33 @@ def config_file(tmp_path, text):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config=configs/nothere.py", "--workdir=w"], "--config=configs/nothere.py cannot be read"),
-        (["--config", "configs/nothere.py", "--workdir=w"], "--config=configs/nothere.py cannot be read"),
-        ([f"--config={DEBUG}", "--workdir=w", "--config.nofield=1"], "has no field config.nofield"),
-        ([f"--config={DEBUG}", "--workdir=w", "--config.model.nope=1"], "has no field config.model.nope"),
-        ([f"--config={DEBUG}", "--workdir=w", "--config.keep_last=x"], "flag --config.keep_last=x"),
+        (
+            ["--config=configs/nothere.py", "--workdir=w"],
+            "--config=configs/nothere.py cannot be read",
+        ),
+        (
+            ["--config", "configs/nothere.py", "--workdir=w"],
+            "--config=configs/nothere.py cannot be read",
+        ),
+        (
+            [f"--config={DEBUG}", "--workdir=w", "--config.nofield=1"],
+            "has no field config.nofield",
+        ),
+        (
+            [f"--config={DEBUG}", "--workdir=w", "--config.model.nope=1"],
+            "has no field config.model.nope",
+        ),
+        (
+            [f"--config={DEBUG}", "--workdir=w", "--config.keep_last=x"],
+            "flag --config.keep_last=x",
+        ),
         (["--workdir=w"], "--config is missing"),
         (["--workdir=w", "--nix=1"], "Unknown command line flag 'nix'"),
     ],
 )
-def test_a_mistake_in_the_command_is_a_sentence_and_status_2(monkeypatch, capsys, arguments, sentence):
+def test_a_mistake_in_the_command_is_a_sentence_and_status_2(
+    monkeypatch, capsys, arguments, sentence
+):
     with pytest.raises(SystemExit) as ended:
         parse(monkeypatch, *arguments)
     assert ended.value.code == 2
@@ -62,14 +79,22 @@ def test_a_mistake_in_the_command_is_a_sentence_and_status_2(monkeypatch, capsys
     ("text", "sentence"),
     [
         ("import nothere\n", "line 1: ModuleNotFoundError: No module named 'nothere'"),
-        ("def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
-        ("def get_config():\n    return int('x')\n", "ValueError: invalid literal for int()"),
+        (
+            "def get_config():\n    return 1 / 0\n",
+            "line 2: ZeroDivisionError: division by zero",
+        ),
+        (
+            "def get_config():\n    return int('x')\n",
+            "ValueError: invalid literal for int()",
+        ),
         ("def get_config()\n", "expected ':'"),
         ("def get_config():\n    pass\n", "get_config() must return a ConfigDict"),
         ("value = 1\n", "get_config"),
     ],
 )
-def test_an_error_in_a_config_is_a_sentence_and_status_2(monkeypatch, capsys, tmp_path, text, sentence):
+def test_an_error_in_a_config_is_a_sentence_and_status_2(
+    monkeypatch, capsys, tmp_path, text, sentence
+):
     path = config_file(tmp_path, text)
     with pytest.raises(SystemExit) as ended:
         parse(monkeypatch, f"--config={path}", "--workdir=w")
@@ -94,7 +119,14 @@ def test_the_program_ends_with_status_2_for_a_config_that_is_not_there(tmp_path)
         "--config=configs/nothere.py",
         f"--workdir={tmp_path}/w",
     ]
-    ended = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "w").exists()
@@ -119,12 +151,16 @@ def test_the_program_ends_with_status_2_for_a_config_that_is_not_there(tmp_path)
         (MemoryError(), DEFECT_EXIT),
     ],
 )
-def test_every_end_has_its_status_and_only_a_defect_a_trace(monkeypatch, capsys, error, status):
+def test_every_end_has_its_status_and_only_a_defect_a_trace(
+    monkeypatch, capsys, error, status
+):
     for name in ("_CONFIG", "_WORKDIR", "_START_ANEW"):
         monkeypatch.setattr(main, name, unittest.mock.Mock(value={}))
     monkeypatch.setattr(main, "_CACHE", unittest.mock.Mock(value=""))
     monkeypatch.setattr(main, "_DISTRIBUTED", unittest.mock.Mock(value=False))
-    monkeypatch.setattr(main.loop, "train_and_evaluate", unittest.mock.Mock(side_effect=error))
+    monkeypatch.setattr(
+        main.loop, "train_and_evaluate", unittest.mock.Mock(side_effect=error)
+    )
     assert main._train() == status
     printed = capsys.readouterr().err
     assert ("Traceback" in printed) == (status == DEFECT_EXIT == 70)

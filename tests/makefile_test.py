@@ -24,6 +24,9 @@ def test_paths_with_blanks_stay_one_argument():
     for words in evaluations:
         assert words[words.index("--model") + 1] == "a model"
         assert words[words.index("--out") + 1].startswith("the table/")
-    assert sum("some names.txt" in words and "my faces" in words for words in evaluations) == 2
+    assert (
+        sum("some names.txt" in words and "my faces" in words for words in evaluations)
+        == 2
+    )
     assert sum("fer 2013" in words for words in evaluations) == 2
     assert any("--workdir=a demo" in words for words in commands)

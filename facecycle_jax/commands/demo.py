@@ -54,16 +54,26 @@ class Comparison(NamedTuple):
 
     def words(self) -> str:
         """Words the similarities, one line."""
-        identity = "" if self.identity is None else f"identity codes {self.identity:.3f}, "
+        identity = (
+            "" if self.identity is None else f"identity codes {self.identity:.3f}, "
+        )
         return f"Cosine similarity: {identity}motion codes {self.motion:.3f} (from -1 to 1; 1 is the same)."
 
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
-    command = commands.add_parser("demo", help="open a page to try a model on two pictures or the webcam")
+    command = commands.add_parser(
+        "demo", help="open a page to try a model on two pictures or the webcam"
+    )
     inputs.add_model(command)
-    command.add_argument("--port", type=int, help="of the page; by default the first free one from 7860 on")
-    command.add_argument("--no-browser", action="store_true", help="print the address only")
+    command.add_argument(
+        "--port",
+        type=int,
+        help="of the page; by default the first free one from 7860 on",
+    )
+    command.add_argument(
+        "--no-browser", action="store_true", help="print the address only"
+    )
     command.set_defaults(run=run)
 
 
@@ -93,7 +103,11 @@ def run(arguments: argparse.Namespace) -> None:
 def _shown(model: FaceCycle) -> dict[str, str]:
     """Names and captions of what a model draws."""
     identity = ("mean_face", "reidentified", "reidentified_reexpressed")
-    return {name: text for name, text in SHOWN.items() if model.has_identity or name not in identity}
+    return {
+        name: text
+        for name, text in SHOWN.items()
+        if model.has_identity or name not in identity
+    }
 
 
 def compare(
@@ -120,7 +134,10 @@ def compare(
     faces = np.stack(
         [
             _read(path, name=name, size=model.size, crop=crop, framing=model.framing)
-            for name, path in (("The first picture", first), ("The second picture", second))
+            for name, path in (
+                ("The first picture", first),
+                ("The second picture", second),
+            )
         ]
     )
 
@@ -132,8 +149,12 @@ def compare(
     for name in _shown(model):
         pair = flow_to_rgb(drawn[name][0]) if name == "flow" else drawn[name][0]
         # Flows are coarse maps: their cells stay visible.
-        method = Image.Resampling.NEAREST if name == "flow" else Image.Resampling.LANCZOS
-        larger = [Image.fromarray(picture).resize((_SIDE, _SIDE), method) for picture in pair]
+        method = (
+            Image.Resampling.NEAREST if name == "flow" else Image.Resampling.LANCZOS
+        )
+        larger = [
+            Image.fromarray(picture).resize((_SIDE, _SIDE), method) for picture in pair
+        ]
         pictures[name] = np.stack([np.asarray(picture) for picture in larger])
 
     def similarity(name: str) -> float:
@@ -148,7 +169,12 @@ def compare(
 
 
 def _read(
-    path: str | os.PathLike[str] | None, *, name: str, size: int, crop: bool, framing: Framing
+    path: str | os.PathLike[str] | None,
+    *,
+    name: str,
+    size: int,
+    crop: bool,
+    framing: Framing,
 ) -> np.ndarray:
     """Reads one face uint8 [size, size, 3]; faults name the picture by its place, not its temporary file."""
     if not path:
@@ -174,8 +200,18 @@ def write_examples(folder: str | os.PathLike[str]) -> list[list[str]]:
     Returns:
       File names of the pairs.
     """
-    frames = synthetic_tracks(_EXAMPLE_SEED, identities=4, frames_per_track=2, size=128)["frames"]
-    files = [str(pathlib.Path(folder) / f"face_{number}.png") for number in range(len(frames))]
+    frames = synthetic_tracks(
+        _EXAMPLE_SEED, identities=4, frames_per_track=2, size=128
+    )["frames"]
+    files = [
+        str(pathlib.Path(folder) / f"face_{number}.png")
+        for number in range(len(frames))
+    ]
     for file, frame in zip(files, frames, strict=True):
         save_png(file, frame)
-    return [[files[0], files[1]], [files[0], files[2]], [files[3], files[4]], [files[5], files[7]]]
+    return [
+        [files[0], files[1]],
+        [files[0], files[2]],
+        [files[3], files[4]],
+        [files[5], files[7]],
+    ]

@@ -13,7 +13,12 @@ from facecycle_jax.errors import UserError
 MAX_REQUEST = 64 << 20
 MAX_KEPT, MAX_FILES = 512 << 20, 2000
 # What the page's own requests are sent to; the server's other doors stay shut.
-_OPEN_PATHS = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+_OPEN_PATHS = (
+    "/gradio_api/upload",
+    "/gradio_api/queue/join",
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+)
 _OPEN_FOLDER = "/gradio_api/run/"
 # The page's own server and nothing else; Gradio needs inline scripts and styles.
 _POLICY = (
@@ -86,7 +91,9 @@ class OwnOnly:
         finally:
             self._coming -= length
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes], length: int) -> tuple[int, str]:
+    def _refusal(
+        self, path: str, headers: dict[bytes, bytes], length: int
+    ) -> tuple[int, str]:
         """Says with which status and words a request is refused; (0, '') where it is not."""
         # Browsers name the page that a request comes from; other pages may not send any.
         if headers.get(b"origin", b"") != b"http://" + headers.get(b"host", b""):
@@ -128,6 +135,9 @@ def _kept(folder: str) -> tuple[int, int]:
 
 async def _answer(send: Any, status: int, reason: str) -> None:
     """Sends a short answer in words."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason.encode()})

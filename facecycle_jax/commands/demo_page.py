@@ -49,7 +49,9 @@ Compare = Callable[[str | None, str | None, bool], Shown]
 def require_gradio() -> None:
     """Raises ImportError, in one sentence, if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError("The demo needs gradio: pip install 'facecycle_jax[demo]'.")
+        raise MissingExtraError(
+            "The demo needs gradio: pip install 'facecycle_jax[demo]'."
+        )
 
 
 def serve(
@@ -84,7 +86,9 @@ def serve(
         try:
             if not stop.is_set():
                 _launch(page, port=port, browser=browser, folder=folder)
-                print(f"The demo is at {page.local_url}; stop it with Ctrl-C", flush=True)
+                print(
+                    f"The demo is at {page.local_url}; stop it with Ctrl-C", flush=True
+                )
                 stop.wait()
         finally:
             page.close(verbose=False)
@@ -109,7 +113,9 @@ def _private(folder: str) -> None:
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
 
 
-def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], folder: str) -> Any:
+def build(
+    compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], folder: str
+) -> Any:
     """Lays out the page.
 
     Args:
@@ -127,7 +133,12 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
     def picture(label: str, name: str) -> Any:
         sources: Any = ["upload", "webcam", "clipboard"]
         made: Any = gr.Image(
-            label=label, sources=sources, elem_id=name, type="filepath", height=280, buttons=[]
+            label=label,
+            sources=sources,
+            elem_id=name,
+            type="filepath",
+            height=280,
+            buttons=[],
         )
         # The file itself: `compare` reads it, and has better words for one that is no picture. Not a
         # subclass, for which Gradio would write a stub file into this package.
@@ -143,16 +154,24 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
             # In the place of a result, and without the pictures of an earlier one.
             return [f"**{error}**", *[None] * (2 * len(shown))]
         rows = list(result.pictures.values())
-        return [result.words(), *(picture[0] for picture in rows), *(picture[1] for picture in rows)]
+        return [
+            result.words(),
+            *(picture[0] for picture in rows),
+            *(picture[1] for picture in rows),
+        ]
 
     with gr.Blocks(
-        title="FaceCycle", analytics_enabled=False, delete_cache=(_CLEAN_EVERY, _KEEP_FOR)
+        title="FaceCycle",
+        analytics_enabled=False,
+        delete_cache=(_CLEAN_EVERY, _KEEP_FOR),
     ) as page:
         gr.Markdown(_TEXT)
         with gr.Row():
             inputs = [picture("First face", "first"), picture("Second face", "second")]
         if importlib.util.find_spec("dlib"):
-            inputs.append(gr.Checkbox(label="Find the face in the picture first", elem_id="crop"))
+            inputs.append(
+                gr.Checkbox(label="Find the face in the picture first", elem_id="crop")
+            )
         button = gr.Button("Exchange", variant="primary", elem_id="exchange")
         outputs: list[Any] = [gr.Markdown(elem_id="similarity")]
         for place in ("first", "second"):
@@ -173,7 +192,13 @@ def build(compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], fol
                                 buttons=["download"],
                             )
                         )
-        button.click(answer, inputs, outputs, api_visibility="private", show_progress_on=outputs[0])
+        button.click(
+            answer,
+            inputs,
+            outputs,
+            api_visibility="private",
+            show_progress_on=outputs[0],
+        )
         gr.Examples(pairs, inputs[:2], label="Drawn faces to try", cache_examples=False)
         gr.Markdown(_PRIVACY)
     return page
@@ -204,10 +229,14 @@ def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
         max_file_size=MAX_REQUEST,
         allowed_paths=[],
         # Fonts that need no download.
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=gr.themes.Default(
+            font=["system-ui", "sans-serif"], font_mono=["monospace"]
+        ),
         app_kwargs={
             "middleware": [
-                Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]),
+                Middleware(
+                    TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]
+                ),
                 Middleware(OwnOnly, folder=folder),
             ],
             "docs_url": None,

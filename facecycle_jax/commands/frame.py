@@ -77,7 +77,9 @@ class Job:
         """
         source, target = files
         try:
-            framed = frame_image(read_picture(source), crop=self.crop, cut=self.cut, framing=FRAMING)
+            framed = frame_image(
+                read_picture(source), crop=self.crop, cut=self.cut, framing=FRAMING
+            )
         except MissingExtraError:
             raise
         except (UserError, OSError) as error:
@@ -100,11 +102,17 @@ class Job:
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
-    command = commands.add_parser("frame", help="cut image files to the framing of the models")
+    command = commands.add_parser(
+        "frame", help="cut image files to the framing of the models"
+    )
     command.add_argument("data", help="folder of images; its folders are kept")
-    command.add_argument("--out", required=True, help="folder for the framed JPEGs; must not exist")
     command.add_argument(
-        "--crop", action="store_true", help="find faces and cut them out (extra `landmarks`)"
+        "--out", required=True, help="folder for the framed JPEGs; must not exist"
+    )
+    command.add_argument(
+        "--crop",
+        action="store_true",
+        help="find faces and cut them out (extra `landmarks`)",
     )
     command.add_argument("--cut", help=CUT_HELP)
     command.add_argument(
@@ -114,8 +122,15 @@ def add(commands: "Subcommands") -> None:
         help="leave out images that the square exceeds by more than this fraction of its "
         "side; what lies beyond is reflected (default: %(default)s)",
     )
-    command.add_argument("--size", type=int, default=80, help="side in pixels (default: %(default)s)")
-    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
+    command.add_argument(
+        "--size", type=int, default=80, help="side in pixels (default: %(default)s)"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes (default: the cores)",
+    )
     command.set_defaults(run=run)
 
 
@@ -125,18 +140,27 @@ def run(arguments: argparse.Namespace) -> int:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
     if out.exists():
-        raise FileExistsError(f"{out} exists already; remove it or choose another --out.")
+        raise FileExistsError(
+            f"{out} exists already; remove it or choose another --out."
+        )
     if arguments.size < 1 or arguments.workers < 1:
         raise UserError(
             f"--size and --workers must be at least 1, got {arguments.size}, {arguments.workers}."
         )
     cut = read_cut(arguments.cut) if arguments.cut is not None else None
     if not arguments.crop and cut is None:
-        raise UserError("give --crop, --cut, or both: how images are to be brought to the framing.")
+        raise UserError(
+            "give --crop, --cut, or both: how images are to be brought to the framing."
+        )
 
     paths = [path for _, path in list_pictures(root)]
     pairs = _targets(root, paths, out)
-    job = Job(size=arguments.size, crop=arguments.crop, cut=cut, most_beyond=arguments.most_beyond)
+    job = Job(
+        size=arguments.size,
+        crop=arguments.crop,
+        cut=cut,
+        most_beyond=arguments.most_beyond,
+    )
     counts = {"face": 0, "cut": 0, "left out": 0}
     lines = []
     rows: list[tuple[str, str, str]] = []
@@ -176,7 +200,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if len(lines) < len(pairs) else 2
 
 
-def _targets(root: epath.Path, paths: Sequence[epath.Path], out: epath.Path) -> list[tuple[str, str]]:
+def _targets(
+    root: epath.Path, paths: Sequence[epath.Path], out: epath.Path
+) -> list[tuple[str, str]]:
     """Names the JPEG of each image; those of one name keep their endings in it."""
     names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
     taken = {name for name, count in Counter(names).items() if count > 1}
@@ -187,7 +213,9 @@ def _targets(root: epath.Path, paths: Sequence[epath.Path], out: epath.Path) -> 
     return pairs
 
 
-def _run_all(job: Job, pairs: Sequence[tuple[str, str]], *, workers: int) -> Iterator[Outcome]:
+def _run_all(
+    job: Job, pairs: Sequence[tuple[str, str]], *, workers: int
+) -> Iterator[Outcome]:
     """Frames all files in this process or in several, in order."""
     if workers == 1:
         yield from map(job, pairs)

@@ -30,19 +30,35 @@ _FOLLOWED_SIDE = 1920
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommands to what `ArgumentParser.add_subparsers` returned."""
-    translate = commands.add_parser("translate", help="exchange motion and identity between faces")
+    translate = commands.add_parser(
+        "translate", help="exchange motion and identity between faces"
+    )
     translate.add_argument("source", help="picture of the person, or a folder of them")
-    translate.add_argument("--driver", required=True, help="picture, folder or video that gives the motion")
-    translate.add_argument("--max-frames", type=int, help="of a driving video, at most so many")
+    translate.add_argument(
+        "--driver", required=True, help="picture, folder or video that gives the motion"
+    )
+    translate.add_argument(
+        "--max-frames", type=int, help="of a driving video, at most so many"
+    )
     inputs.add_options(translate)
     translate.set_defaults(run=run_translate)
     for name, help_text, run in (
-        ("frontalize", "draw neutral faces, from the front, and mean faces", run_frontalize),
-        ("reconstruct", "draw faces again from their neutral faces and motion", run_reconstruct),
+        (
+            "frontalize",
+            "draw neutral faces, from the front, and mean faces",
+            run_frontalize,
+        ),
+        (
+            "reconstruct",
+            "draw faces again from their neutral faces and motion",
+            run_reconstruct,
+        ),
         ("encode", "write motion and identity codes as .npz", run_encode),
     ):
         command = commands.add_parser(name, help=help_text)
-        command.add_argument("pictures", nargs="+", help="pictures and folders of pictures")
+        command.add_argument(
+            "pictures", nargs="+", help="pictures and folders of pictures"
+        )
         inputs.add_options(command)
         command.set_defaults(run=run)
 
@@ -51,7 +67,11 @@ def run_frontalize(arguments: argparse.Namespace) -> int:
     """Writes a panel of input, neutral and, with stage 2, mean face for each picture."""
 
     def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        names = ("input", "neutral", "mean_face") if model.has_identity else ("input", "neutral")
+        names = (
+            ("input", "neutral", "mean_face")
+            if model.has_identity
+            else ("input", "neutral")
+        )
         drawn = model.outputs(pictures, names)
         return {name.replace("_", " "): value for name, value in drawn.items()}
 
@@ -71,13 +91,20 @@ def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untype
     """Draws one panel for each picture into the folder --out."""
     paths = inputs.find(arguments.pictures)
     out = epath.Path(arguments.out)
-    files = {path: out / f"{name}.png" for path, name in zip(paths, inputs.output_names(paths), strict=True)}
-    inputs.check_free(list(files.values()), overwrite=arguments.overwrite, sources=paths)
+    files = {
+        path: out / f"{name}.png"
+        for path, name in zip(paths, inputs.output_names(paths), strict=True)
+    }
+    inputs.check_free(
+        list(files.values()), overwrite=arguments.overwrite, sources=paths
+    )
     model, problems, done = load(arguments.model), inputs.Problems(), 0
     for kept, pictures in _chunks(arguments, paths, problems, model):
         drawn = draw(model, pictures)
         for row, path in enumerate(kept):
-            panel = grid([[value[row] for value in drawn.values()]], captions=list(drawn))
+            panel = grid(
+                [[value[row] for value in drawn.values()]], captions=list(drawn)
+            )
             done += _save(files[path], panel, problems)
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
@@ -91,7 +118,9 @@ def run_encode(arguments: argparse.Namespace) -> int:
     paths = inputs.find(arguments.pictures)
     inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
     model, problems = load(arguments.model), inputs.Problems()
-    wanted = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
+    wanted = (
+        ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
+    )
     codes: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     names: list[str] = []
     for kept, pictures in _chunks(arguments, paths, problems, model):
@@ -118,9 +147,17 @@ def run_translate(arguments: argparse.Namespace) -> int:
 
     # Two pairs may join to one name: a + b_c and a_b + c.
     pairs = [(source, driver) for source in sources for driver in drivers]
-    joined = inputs.unique([f"{of_source[source]}_{of_driver[driver]}" for source, driver in pairs])
-    names = {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
-    inputs.check_free(list(names.values()), overwrite=arguments.overwrite, sources=[*sources, *drivers])
+    joined = inputs.unique(
+        [f"{of_source[source]}_{of_driver[driver]}" for source, driver in pairs]
+    )
+    names = {
+        pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)
+    }
+    inputs.check_free(
+        list(names.values()),
+        overwrite=arguments.overwrite,
+        sources=[*sources, *drivers],
+    )
 
     model, problems, done = load(arguments.model), inputs.Problems(), 0
     with_pictures = list(_chunks(arguments, drivers, problems, model))
@@ -129,7 +166,9 @@ def run_translate(arguments: argparse.Namespace) -> int:
             for others, other_pictures in with_pictures:
                 result = model.translate(picture, other_pictures)
                 for row, driver in enumerate(others):
-                    done += _save(names[source, driver], _pair_panel(model, result, row), problems)
+                    done += _save(
+                        names[source, driver], _pair_panel(model, result, row), problems
+                    )
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
@@ -141,12 +180,16 @@ def _save(file: epath.Path, panel: np.ndarray, problems: inputs.Problems) -> boo
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        problems.lines.append(f"{file}: the name of this output is too long for the file system.")
+        problems.lines.append(
+            f"{file}: the name of this output is too long for the file system."
+        )
         return False
     return True
 
 
-def _pair_panel(model: FaceCycle, result: dict[str, np.ndarray], row: int) -> np.ndarray:
+def _pair_panel(
+    model: FaceCycle, result: dict[str, np.ndarray], row: int
+) -> np.ndarray:
     """Draws the twelve pictures of a pair, eight of a model of stage 1 alone."""
     pair = {name: value[row] for name, value in result.items()}
     if model.has_identity:
@@ -163,11 +206,15 @@ def _reenact(arguments: argparse.Namespace) -> int:
 
     out = epath.Path(arguments.out)
     if out.suffix.lower() not in FORMATS:
-        raise UserError(f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}.")
+        raise UserError(
+            f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}."
+        )
     inputs.check_free([out], overwrite=arguments.overwrite)
     sources = inputs.find([arguments.source])
     if len(sources) != 1:
-        raise UserError(f"a driving video moves one source, {arguments.source} has {len(sources)} pictures.")
+        raise UserError(
+            f"a driving video moves one source, {arguments.source} has {len(sources)} pictures."
+        )
     model = load(arguments.model)
     source = inputs.read_face(
         sources[0],
@@ -213,12 +260,18 @@ def _within(frame: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _side_by_side(model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _side_by_side(
+    model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]
+) -> Iterator[np.ndarray]:
     drivers = model.read(frames)
     for driver, drawn in zip(drivers, model.reexpress(source, drivers), strict=True):
         joined = Image.fromarray(np.concatenate([source, driver, drawn], axis=1))
         # Four times the size: encoders blur the colours of pictures this small.
-        yield np.asarray(joined.resize((4 * joined.width, 4 * joined.height), Image.Resampling.BICUBIC))
+        yield np.asarray(
+            joined.resize(
+                (4 * joined.width, 4 * joined.height), Image.Resampling.BICUBIC
+            )
+        )
 
 
 def _chunks(

@@ -41,8 +41,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that takes pictures."""
     add_model(parser)
     parser.add_argument("--out", required=True, help="where to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--crop", action="store_true", help="find the face first; needs facecycle_jax[face]")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is there"
+    )
+    parser.add_argument(
+        "--crop",
+        action="store_true",
+        help="find the face first; needs facecycle_jax[face]",
+    )
     parser.add_argument(
         "--which",
         type=_which,
@@ -73,7 +79,10 @@ class Problems:
             print(f"facecycle: left out: {line}", file=sys.stderr)
         if not self.lines:
             return 0
-        print(f"facecycle: {counted(len(self.lines), 'picture')} left out, {done} done", file=sys.stderr)
+        print(
+            f"facecycle: {counted(len(self.lines), 'picture')} left out, {done} done",
+            file=sys.stderr,
+        )
         return 1 if done else 2
 
 
@@ -105,7 +114,12 @@ def find(inputs: Sequence[str]) -> list[epath.Path]:
 
 
 def read_face(
-    path: epath.Path, *, size: int, crop: bool, which: str | int, framing: Framing = FRAMING
+    path: epath.Path,
+    *,
+    size: int,
+    crop: bool,
+    which: str | int,
+    framing: Framing = FRAMING,
 ) -> np.ndarray:
     """Reads one picture uint8 [size, size, 3], cut about its middle or to the framing of its face.
 
@@ -125,7 +139,11 @@ def read_face(
 
 
 def follow_face(
-    frames: Iterable[np.ndarray], *, which: str | int, name: str, framing: Framing = FRAMING
+    frames: Iterable[np.ndarray],
+    *,
+    which: str | int,
+    name: str,
+    framing: Framing = FRAMING,
 ) -> Iterator[np.ndarray]:
     """Cuts a face out of every frame of a video.
 
@@ -159,10 +177,14 @@ def follow_face(
             if box is None and len(waiting) < CHUNK:
                 continue
             if box is None:
-                raise UserError(f"{name}, first {CHUNK} frames: {error} Try without --crop.") from None
+                raise UserError(
+                    f"{name}, first {CHUNK} frames: {error} Try without --crop."
+                ) from None
         left, top = (round(edge) for edge in box[:2].tolist())
         side = round(float(box[2] - box[0]))
-        yield from (cut_square(early, (left, top, left + side, top + side)) for early in waiting)
+        yield from (
+            cut_square(early, (left, top, left + side, top + side)) for early in waiting
+        )
         waiting = []
     if waiting:
         raise UserError(f"{name}: no face was found in any frame. Try without --crop.")
@@ -195,18 +217,24 @@ def chunks(
             kept, pictures = [], []
             for path in paths[start : start + CHUNK]:
                 try:
-                    face = read_face(path, size=size, crop=crop, which=which, framing=framing)
+                    face = read_face(
+                        path, size=size, crop=crop, which=which, framing=framing
+                    )
                     pictures.append(face)
                     kept.append(path)
                 except (ValueError, OSError) as error:
                     text = str(error)
-                    problems.lines.append(text if str(path) in text else f"{path}: {text}")
+                    problems.lines.append(
+                        text if str(path) in text else f"{path}: {text}"
+                    )
             if kept:
                 yield kept, np.stack(pictures)
             bar.update(min(CHUNK, len(paths) - start))
 
 
-def check_free(paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()) -> None:
+def check_free(
+    paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()
+) -> None:
     """Checks, before any work, that outputs may be written.
 
     Args:
@@ -226,7 +254,9 @@ def check_free(paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterabl
     taken = [path for path in paths if _exists(path)]
     if taken and not overwrite:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise FileExistsError(f"{taken[0]} exists already{more}; use --overwrite or another --out.")
+        raise FileExistsError(
+            f"{taken[0]} exists already{more}; use --overwrite or another --out."
+        )
 
 
 def _exists(path: epath.Path) -> bool:
@@ -250,7 +280,9 @@ def output_names(paths: Sequence[epath.Path]) -> list[str]:
     """
     best: list[str] = []
     for depth in range(1, _DEPTH + 1):
-        names = ["_".join((*path.parts[-depth:-1], path.stem)).strip("/_") for path in paths]
+        names = [
+            "_".join((*path.parts[-depth:-1], path.stem)).strip("/_") for path in paths
+        ]
         # The fewest folders that tell most names apart.
         if len(set(names)) > len(set(best)):
             best = names
@@ -274,7 +306,9 @@ def unique(names: Sequence[str]) -> list[str]:
     for name in names:
         candidate = name
         number = 1
-        while candidate.casefold() in used or (number > 1 and candidate.casefold() in given):
+        while candidate.casefold() in used or (
+            number > 1 and candidate.casefold() in given
+        ):
             number += 1
             candidate = f"{name}_{number}"
         used.add(candidate.casefold())

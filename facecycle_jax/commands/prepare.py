@@ -39,7 +39,11 @@ TRACK_SETS = ("voxceleb1", "voxceleb2", "tracks", "synthetic")
 # Option: (what it means, name in the folder of a set made with it).
 _OPTIONS: dict[str, tuple[type, str, str]] = {
     "fps": (float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"),
-    "size": (int, "cut frames square and resize them to so many pixels; default: as they are", "size"),
+    "size": (
+        int,
+        "cut frames square and resize them to so many pixels; default: as they are",
+        "size",
+    ),
     "max_frames": (int, "most frames of a track, evenly spread; default: all", "most"),
     "min_frames": (int, "fewest frames of a track (default: 1)", "least"),
     "eval_fraction": (
@@ -47,7 +51,11 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
         "share of the people in the split eval (default: 0.02); 0: no such split",
         "eval",
     ),
-    "identity_depth": (int, "of tracks: folders that name a person (default: 1)", "depth"),
+    "identity_depth": (
+        int,
+        "of tracks: folders that name a person (default: 1)",
+        "depth",
+    ),
     "identities": (int, "of synthetic: people (default: 64)", "people"),
     "frames_per_track": (int, "of synthetic: pictures of each (default: 16)", "frames"),
     "seed": (int, "of synthetic (default: 0)", "seed"),
@@ -56,27 +64,45 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommands to what `ArgumentParser.add_subparsers` returned."""
-    command = commands.add_parser("prepare", help="make records of a raw data set, see docs/data.md")
-    command.add_argument("set", choices=sorted(SETS))
-    command.add_argument("--data", help="folder of the raw data; of all sets but synthetic")
-    command.add_argument("--out", required=True, help="folder for the records; the same again continues")
-    command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: the cores)")
-    command.add_argument(
-        "--beam", help="prepare with Apache Beam and these options, e.g. '--runner=FlinkRunner'"
+    command = commands.add_parser(
+        "prepare", help="make records of a raw data set, see docs/data.md"
     )
-    command.add_argument("--crop", action="store_true", help="find faces and cut them out (extra `face`)")
+    command.add_argument("set", choices=sorted(SETS))
+    command.add_argument(
+        "--data", help="folder of the raw data; of all sets but synthetic"
+    )
+    command.add_argument(
+        "--out", required=True, help="folder for the records; the same again continues"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes (default: the cores)",
+    )
+    command.add_argument(
+        "--beam",
+        help="prepare with Apache Beam and these options, e.g. '--runner=FlinkRunner'",
+    )
+    command.add_argument(
+        "--crop", action="store_true", help="find faces and cut them out (extra `face`)"
+    )
     command.add_argument("--cut", help=CUT_HELP)
     for name, (kind, text, _) in _OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     command.set_defaults(run=run)
-    check = commands.add_parser("verify", help="compare records with the checksums they were made with")
+    check = commands.add_parser(
+        "verify", help="compare records with the checksums they were made with"
+    )
     check.add_argument("data", help="--out of `facecycle prepare`, or a set's folder")
     check.set_defaults(run=run_verify)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepares a set; 1 if something was left out or a split is empty."""
-    if arguments.set != "synthetic" and not (arguments.data and os.path.isdir(arguments.data)):
+    if arguments.set != "synthetic" and not (
+        arguments.data and os.path.isdir(arguments.data)
+    ):
         raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
     if arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
@@ -89,12 +115,20 @@ def run(arguments: argparse.Namespace) -> int:
     options = importlib.import_module("facecycle_jax.data.prepare.builders.options")
     config = options.download_config(arguments.data, beam=arguments.beam)
     builder.download_and_prepare(download_config=config)
-    for empty in ("downloads/extracted", "downloads"):  # TFDS makes them, nothing is downloaded
+    for empty in (
+        "downloads/extracted",
+        "downloads",
+    ):  # TFDS makes them, nothing is downloaded
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(arguments.out, empty))
     if arguments.set not in TRACK_SETS:
-        counts = {name: split.num_examples for name, split in builder.info.splits.items()}
-        print(f"Wrote {folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
+        counts = {
+            name: split.num_examples for name, split in builder.info.splits.items()
+        }
+        print(
+            f"Wrote {folder}: "
+            + ", ".join(f"{count} in {name}" for name, count in counts.items())
+        )
         return 0
     content, _ = read_index(folder)
     counts = content["counts"]
@@ -103,9 +137,13 @@ def run(arguments: argparse.Namespace) -> int:
         f"{counts['bytes'] / 1e6:.1f} MB in {counts['shards']} shards."
     )
     if counts["left_out"]:
-        print(f"{counts['left_out']} lines about what was left out are in {folder / LEFT_OUT}.")
+        print(
+            f"{counts['left_out']} lines about what was left out are in {folder / LEFT_OUT}."
+        )
     for split in builder.empty_splits:
-        print(f"There is no split {split}: none of its tracks has as many frames that can be read as needed.")
+        print(
+            f"There is no split {split}: none of its tracks has as many frames that can be read as needed."
+        )
     return 1 if counts["left_out"] or builder.empty_splits else 0
 
 
@@ -117,7 +155,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print(problem)
     content, _ = read_index(folder)
     counts = Counter(content["identity"])
-    print(f"{folder}: {len(content['shards'])} shards, {len(content['track'])} tracks, {len(counts)} people.")
+    print(
+        f"{folder}: {len(content['shards'])} shards, {len(content['track'])} tracks, {len(counts)} people."
+    )
     return 2 if problems else 0
 
 
@@ -132,7 +172,9 @@ def _builder(arguments: argparse.Namespace) -> Any:
     # TensorFlow tells its build at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        module = importlib.import_module(f"facecycle_jax.data.prepare.builders.{SETS[arguments.set][0]}")
+        module = importlib.import_module(
+            f"facecycle_jax.data.prepare.builders.{SETS[arguments.set][0]}"
+        )
     except ImportError as error:
         raise MissingExtraError(
             f"Preparing records needs TensorFlow Datasets ({error}): pip install 'facecycle_jax[tf]'."
@@ -140,7 +182,11 @@ def _builder(arguments: argparse.Namespace) -> Any:
     builder = getattr(module, SETS[arguments.set][1])
     if arguments.set not in TRACK_SETS:
         return builder(data_dir=arguments.out)
-    given = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    given = {
+        name: getattr(arguments, name)
+        for name in _OPTIONS
+        if getattr(arguments, name) is not None
+    }
     words = [f"{_OPTIONS[name][2]}{value:g}" for name, value in given.items()]
     if arguments.crop:
         given["crop"] = True

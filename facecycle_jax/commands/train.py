@@ -18,12 +18,16 @@ _SHARED = ("__init__", "base", "peer_base")
 
 def config_names() -> list[str]:
     """Lists the configs that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _SHARED)
+    return sorted(
+        path.stem for path in _FOLDER.glob("*.py") if path.stem not in _SHARED
+    )
 
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
-    command = commands.add_parser("train", help="train what a config describes, or continue a run")
+    command = commands.add_parser(
+        "train", help="train what a config describes, or continue a run"
+    )
     config = command.add_argument(
         "config",
         metavar="CONFIG",
@@ -38,17 +42,25 @@ def add(commands: "Subcommands") -> None:
         metavar="FIELD=VALUE",
         help="set a field of the config, such as data.path=FRAMES; may be given several times",
     )
-    command.add_argument("--workdir", metavar="DIR", help="directory of the run, local or gs://")
-    command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    command.add_argument(
+        "--workdir", metavar="DIR", help="directory of the run, local or gs://"
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and stop"
+    )
     command.add_argument("--start-anew", action="store_true", help="see docs/train.md")
-    command.add_argument("--distributed", action="store_true", help="one of several processes")
+    command.add_argument(
+        "--distributed", action="store_true", help="one of several processes"
+    )
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; the exit statuses are those of `python -m facecycle_jax.main` (docs/multi_process.md)."""
     if arguments.workdir is None and not arguments.dry_run:
-        raise UserError("--workdir is missing: name the folder of the run, which will be made.")
+        raise UserError(
+            "--workdir is missing: name the folder of the run, which will be made."
+        )
     command_line = launcher_arguments(
         arguments.config,
         arguments.set,
@@ -90,11 +102,17 @@ def launcher_arguments(
     Raises:
       UserError: If there is no such config, or a field has no value.
     """
-    command_line = ["facecycle train", f"--config={find_config(config)}", f"--workdir={workdir}"]
+    command_line = [
+        "facecycle train",
+        f"--config={find_config(config)}",
+        f"--workdir={workdir}",
+    ]
     for field in fields:
         name, equals, value = field.partition("=")
         if not equals or not name:
-            raise UserError(f"--set {field}: write it as FIELD=VALUE, such as --set data.path=FRAMES.")
+            raise UserError(
+                f"--set {field}: write it as FIELD=VALUE, such as --set data.path=FRAMES."
+            )
         command_line.append(f"--config.{name}={value}")
     if start_anew:
         command_line.append("--start_anew")
@@ -120,7 +138,9 @@ def find_config(name: str) -> str:
         return name
     if path in config_names():
         return f"{_FOLDER / path}.py{colon}{argument}"
-    raise UserError(f"there is no config {path!r}: name a file, or one of {', '.join(config_names())}.")
+    raise UserError(
+        f"there is no config {path!r}: name a file, or one of {', '.join(config_names())}."
+    )
 
 
 def _complete(prefix: str, **_: Any) -> list[str]:

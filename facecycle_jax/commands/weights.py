@@ -29,28 +29,51 @@ def add(commands: "Subcommands") -> None:
     Args:
       commands: what `ArgumentParser.add_subparsers` returns.
     """
-    torch = commands.add_parser("import-torch", help="convert a checkpoint of the original program")
-    torch.add_argument("file", help="the checkpoint (.tar), of stage 1 or both; nothing in it is run")
-    torch.add_argument("--out", required=True, help="the model folder to make; must not exist")
-    torch.add_argument("--vgg", help=".npz of import-vgg, for files without the frozen trunk")
+    torch = commands.add_parser(
+        "import-torch", help="convert a checkpoint of the original program"
+    )
+    torch.add_argument(
+        "file", help="the checkpoint (.tar), of stage 1 or both; nothing in it is run"
+    )
+    torch.add_argument(
+        "--out", required=True, help="the model folder to make; must not exist"
+    )
+    torch.add_argument(
+        "--vgg", help=".npz of import-vgg, for files without the frozen trunk"
+    )
     _add_options(torch, licence="not stated; that of the original program's weights")
     torch.set_defaults(run=import_torch)
 
     export = commands.add_parser("export", help="make a model folder of a training run")
-    export.add_argument("run_or_checkpoint", help="workdir of a run, or WORKDIR/checkpoints/STEP")
-    export.add_argument("--out", required=True, help="the model folder to make; must not exist")
+    export.add_argument(
+        "run_or_checkpoint", help="workdir of a run, or WORKDIR/checkpoints/STEP"
+    )
+    export.add_argument(
+        "--out", required=True, help="the model folder to make; must not exist"
+    )
     _add_options(export, licence="not stated")
     export.set_defaults(run=export_run)
 
-    vgg = commands.add_parser("import-vgg", help="convert VGG-19 weights to the .npz training takes")
+    vgg = commands.add_parser(
+        "import-vgg", help="convert VGG-19 weights to the .npz training takes"
+    )
     vgg.add_argument("file", help="vgg19-*.pth of torchvision or VGG19 .h5 of Keras")
     vgg.add_argument("--out", required=True, help="the .npz to write; must not exist")
     vgg.set_defaults(run=import_vgg)
 
 
 def _add_options(parser: argparse.ArgumentParser, *, licence: str) -> None:
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the stored weights")
-    parser.add_argument("--licence", default=licence, help="of the weights, in words (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        default="float32",
+        help="of the stored weights",
+    )
+    parser.add_argument(
+        "--licence",
+        default=licence,
+        help="of the weights, in words (default: %(default)s)",
+    )
     parser.add_argument(
         "--framing",
         help="eyes in the training images, LEFT_X,LEFT_Y,RIGHT_X,RIGHT_Y (default: 0.36,0.41,0.64,0.41)",

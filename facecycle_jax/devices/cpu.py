@@ -25,9 +25,14 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
       The largest number, at most `cores`, that splits the micro-batches of every stage into two pairs of
       pictures or more; at least 1.
     """
-    stages = [config[name] for name in config["stages"]] if "stages" in config else [config]
+    stages = (
+        [config[name] for name in config["stages"]] if "stages" in config else [config]
+    )
     # What is missing or wrong is told by `training.check_config` and `check_batch`.
-    sizes = [(s.get("batch_size", 1), s.get("optimiser", {}).get("accumulate", 1)) for s in stages]
+    sizes = [
+        (s.get("batch_size", 1), s.get("optimiser", {}).get("accumulate", 1))
+        for s in stages
+    ]
     if any(batch < 1 or accumulate < 1 for batch, accumulate in sizes):
         return 1
     fitting = [
@@ -47,8 +52,15 @@ def split_cpu(config: Mapping[str, Any]) -> None:
       config: a configuration, or one with `stages`.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags:
+    if (
+        "JAX_NUM_CPU_DEVICES" in os.environ
+        or "xla_force_host_platform_device_count" in flags
+    ):
         return
     # The cores that this process may use, where the system can tell, not those of the machine.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     jax.config.update("jax_num_cpu_devices", cpu_devices_for(config, cores))

@@ -13,7 +13,9 @@ from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.ops import normalise
 
-_NEEDS = "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
+_NEEDS = (
+    "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
+)
 
 
 def _grey(pictures: np.ndarray) -> np.ndarray:
@@ -43,13 +45,19 @@ def lbp_features(pictures: np.ndarray, *, cell: int = 10) -> np.ndarray:
         raise MissingExtraError(_NEEDS) from error
     side = pictures.shape[1] // cell
     if side < 1:
-        raise UserError(f"pictures of {pictures.shape[1]} pixels have no cell of {cell} pixels.")
+        raise UserError(
+            f"pictures of {pictures.shape[1]} pixels have no cell of {cell} pixels."
+        )
     rows, bins, used = [], 59, side * cell
-    places = np.kron(np.arange(side * side).reshape(side, side), np.ones((cell, cell), np.int64))
+    places = np.kron(
+        np.arange(side * side).reshape(side, side), np.ones((cell, cell), np.int64)
+    )
     for picture in np.round(_grey(pictures)).astype(np.uint8):
         histograms = []
         for radius in (1, 2):
-            codes = local_binary_pattern(picture, 8, radius, method="nri_uniform")[:used, :used]
+            codes = local_binary_pattern(picture, 8, radius, method="nri_uniform")[
+                :used, :used
+            ]
             index = places * bins + codes.astype(np.int64)
             counts = np.bincount(index.ravel(), minlength=side * side * bins)
             histograms.append(np.sqrt(counts / cell**2))
@@ -102,7 +110,9 @@ def pixel_features(pictures: np.ndarray) -> np.ndarray:
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
 
 
-def fit_pca(pictures: np.ndarray, *, components: int = 200, seed: int = 0) -> FeatureFunction:
+def fit_pca(
+    pictures: np.ndarray, *, components: int = 200, seed: int = 0
+) -> FeatureFunction:
     """Fits Eigenfaces: whitened principal components of `pixel_features`.
 
     Args:
@@ -119,13 +129,19 @@ def fit_pca(pictures: np.ndarray, *, components: int = 200, seed: int = 0) -> Fe
     try:
         from sklearn.decomposition import PCA
     except ImportError as error:
-        raise MissingExtraError("Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'."
+        ) from error
     values = pixel_features(pictures)
     count = min(components, values.shape[0] - 1, values.shape[1])
-    pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed).fit(values)
+    pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed).fit(
+        values
+    )
     # Directions that training pictures do not fill would be blown up in others.
     kept = pca.explained_variance_ > 1e-7 * pca.explained_variance_.max()
-    return lambda others: pca.transform(pixel_features(others))[:, kept].astype(np.float32)
+    return lambda others: pca.transform(pixel_features(others))[:, kept].astype(
+        np.float32
+    )
 
 
 def random_encoder(
@@ -162,11 +178,15 @@ def random_encoder(
     def encode(images: jax.Array) -> jax.Array:
         if features == "code":
             return jnp.asarray(encoder.apply(parameters, images))
-        maps = encoder.apply(parameters, images, method="feature_map", layer=layer, side=side)
+        maps = encoder.apply(
+            parameters, images, method="feature_map", layer=layer, side=side
+        )
         return jnp.asarray(maps).reshape(len(images), -1)
 
     run = jax.jit(lambda pictures: encode(normalise(pictures)))
-    return plain(f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode)
+    return plain(
+        f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode
+    )
 
 
 # Made by `random_encoder` options of the encoder to compare with, which only random weights have a use for.
@@ -175,5 +195,7 @@ BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
     "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
-    "random": lambda options: random_encoder(**{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE),
+    "random": lambda options: random_encoder(
+        **{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE
+    ),
 }

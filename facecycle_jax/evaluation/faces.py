@@ -31,7 +31,9 @@ from facecycle_jax.viz import grid
 _SHOWN = 8
 
 
-def first_images(path: str, *, without: Collection[str], limit: int) -> dict[str, list[str]]:
+def first_images(
+    path: str, *, without: Collection[str], limit: int
+) -> dict[str, list[str]]:
     """Lists the first two images of each person, in the order of names.
 
     Args:
@@ -61,7 +63,9 @@ def first_images(path: str, *, without: Collection[str], limit: int) -> dict[str
         if limit and len(people) == limit:
             break
     if len(people) < 3:
-        raise UserError(f"{path} must hold <person>/*.jpg of three people or more, has {len(people)}.")
+        raise UserError(
+            f"{path} must hold <person>/*.jpg of three people or more, has {len(people)}."
+        )
     return people
 
 
@@ -99,19 +103,25 @@ def evaluate_faces(
 
     made = _make(model, inputs)
     seen = {name: judge(images) for name, images in {"input": inputs, **made}.items()}
-    angles = {name: head_angles(judgement.landmarks) for name, judgement in seen.items()}
+    angles = {
+        name: head_angles(judgement.landmarks) for name, judgement in seen.items()
+    }
     is_turned = np.abs(angles["input"][:, 0]) > TURNED
     gallery = seen["input"].codes
 
     rows = {}
     for name, judgement in seen.items():
         images = made.get(name, inputs)
-        difference, similarity = likeness(images, inputs) if name == "reconstruction" else (None, None)
+        difference, similarity = (
+            likeness(images, inputs) if name == "reconstruction" else (None, None)
+        )
         yaw, pitch, roll = np.abs(angles[name]).mean(axis=0).tolist()
         identity = None
         if name != "input":
             everyone = np.arange(len(files))
-            identity = compare_identity(judgement.codes, gallery, everyone, threshold=SAME_PERSON)
+            identity = compare_identity(
+                judgement.codes, gallery, everyone, threshold=SAME_PERSON
+            )
         rows[name] = FaceFigures(
             found=float(judgement.found.mean()),
             identity=identity,
@@ -119,18 +129,25 @@ def evaluate_faces(
             difference=difference,
             similarity=similarity,
             angles=(yaw, pitch, roll),
-            turned=float(np.abs(angles[name][is_turned, 0]).mean()) if is_turned.any() else None,
+            turned=float(np.abs(angles[name][is_turned, 0]).mean())
+            if is_turned.any()
+            else None,
         )
     other = _another_image(people, model.size, crop, gallery, judge)
     if other is not None:
         rows["another image of the person"] = other
 
-    details: dict[str, Any] = {"people": list(people), "yaw": angles["input"][:, 0].round(1).tolist()}
+    details: dict[str, Any] = {
+        "people": list(people),
+        "yaw": angles["input"][:, 0].round(1).tolist(),
+    }
     # The driver of each face is the next person.
     driver_yaw = np.roll(angles["input"][:, 0], -1)
     if "motion exchange" in angles:
         gap = np.abs(angles["motion exchange"][:, 0] - driver_yaw)
-        details["motion exchange"] = {"mean yaw difference to the driver": float(gap.mean())}
+        details["motion exchange"] = {
+            "mean yaw difference to the driver": float(gap.mean())
+        }
     counts = {"people": len(files), "turned heads": int(is_turned.sum())}
     return Evaluation(
         task="faces",
@@ -172,10 +189,16 @@ def _make(model: FaceCycle, inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _another_image(
-    people: dict[str, list[str]], size: int, crop: float, gallery: np.ndarray, judge: Judge
+    people: dict[str, list[str]],
+    size: int,
+    crop: float,
+    gallery: np.ndarray,
+    judge: Judge,
 ) -> FaceFigures | None:
     """Judges the second image of those who have one: what the judge itself reaches."""
-    own = np.array([place for place, images in enumerate(people.values()) if len(images) > 1], int)
+    own = np.array(
+        [place for place, images in enumerate(people.values()) if len(images) > 1], int
+    )
     if not len(own):
         return None
     files = [images[1] for images in people.values() if len(images) > 1]
@@ -184,10 +207,14 @@ def _another_image(
     return FaceFigures(found=float(judgement.found.mean()), identity=identity)
 
 
-def _panel(inputs: np.ndarray, made: dict[str, np.ndarray], yaw: np.ndarray) -> np.ndarray:
+def _panel(
+    inputs: np.ndarray, made: dict[str, np.ndarray], yaw: np.ndarray
+) -> np.ndarray:
     """Shows the faces between the most turned and the most frontal one."""
     order = np.argsort(-np.abs(yaw), kind="stable")
-    shown = order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).round().astype(int)]
+    shown = order[
+        np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).round().astype(int)
+    ]
     columns = {
         "input": inputs,
         "neutral": made["neutral"],

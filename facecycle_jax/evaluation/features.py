@@ -67,7 +67,9 @@ class FeatureSet(NamedTuple):
     shared: str = ""
 
 
-def plain(name: str, function: FeatureFunction, *, size: int, encode: Encode | None = None) -> FeatureSet:
+def plain(
+    name: str, function: FeatureFunction, *, size: int, encode: Encode | None = None
+) -> FeatureSet:
     """Wraps a function that needs no fitting.
 
     Args:
@@ -96,7 +98,9 @@ def with_mirror_image(kind: FeatureSet) -> FeatureSet:
     """
 
     def averaged(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda pictures: (function(pictures) + function(pictures[:, :, ::-1])) / 2
+        return lambda pictures: (
+            (function(pictures) + function(pictures[:, :, ::-1])) / 2
+        )
 
     encode = None if kind.encode is None else averaged(kind.encode)
     return kind._replace(fit=lambda sample: averaged(kind.fit(sample)), encode=encode)
@@ -119,12 +123,21 @@ def with_even_light(kind: FeatureSet, strength: float) -> FeatureSet:
         return lambda pictures: function(np.asarray(even(pictures)))
 
     encode = kind.encode
-    traced = None if encode is None else lambda images: encode(normalise(even(denormalise(images))))
+    traced = (
+        None
+        if encode is None
+        else lambda images: encode(normalise(even(denormalise(images))))
+    )
     return kind._replace(fit=fit, encode=traced)
 
 
 def extract(
-    function: FeatureFunction, pictures: Pictures, *, size: int, crop: float = 1.0, batch: int = 256
+    function: FeatureFunction,
+    pictures: Pictures,
+    *,
+    size: int,
+    crop: float = 1.0,
+    batch: int = 256,
 ) -> np.ndarray:
     """Computes features of many pictures, a batch in memory at a time.
 
@@ -155,7 +168,11 @@ def extract(
 
 
 def model_features(
-    model: FaceModel, *, size: int, layer: str = LAYERS[-1], map_size: int = FEATURE_SIZE
+    model: FaceModel,
+    *,
+    size: int,
+    layer: str = LAYERS[-1],
+    map_size: int = FEATURE_SIZE,
 ) -> dict[str, FeatureSet]:
     """Lists a model's codes as features.
 
@@ -171,16 +188,27 @@ def model_features(
     """
 
     def feature_map(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(model.feature_map(pictures, size=map_size, layer=layer, side=FEATURE_SIDE))
+        return np.asarray(
+            model.feature_map(pictures, size=map_size, layer=layer, side=FEATURE_SIDE)
+        )
 
     def both(pictures: np.ndarray) -> np.ndarray:
-        codes = [np.asarray(model.motion_code(pictures)), np.asarray(model.identity_code(pictures))]
+        codes = [
+            np.asarray(model.motion_code(pictures)),
+            np.asarray(model.identity_code(pictures)),
+        ]
         # Of unit length each: the cosine of the whole is the mean of the two cosines.
-        return np.concatenate([c / np.linalg.norm(c, axis=1, keepdims=True).clip(1e-12) for c in codes], 1)
+        return np.concatenate(
+            [c / np.linalg.norm(c, axis=1, keepdims=True).clip(1e-12) for c in codes], 1
+        )
 
     return {
-        "motion_code": plain("motion_code", lambda p: np.asarray(model.motion_code(p)), size=size),
-        "identity_code": plain("identity_code", lambda p: np.asarray(model.identity_code(p)), size=size),
+        "motion_code": plain(
+            "motion_code", lambda p: np.asarray(model.motion_code(p)), size=size
+        ),
+        "identity_code": plain(
+            "identity_code", lambda p: np.asarray(model.identity_code(p)), size=size
+        ),
         "both": plain("both", both, size=size),
         "feature_map": plain("feature_map", feature_map, size=map_size),
     }

@@ -52,7 +52,9 @@ def draw_gallery(
       FaceCycle (ICCV 2021), sections 4.4 and 4.5.
     """
     if projection not in PROJECTIONS:
-        raise UserError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}.")
+        raise UserError(
+            f"a map is made by one of {', '.join(PROJECTIONS)}, got {projection!r}."
+        )
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
     faces, names, problems = _read(pictures, size=model.size, crop=crop)
@@ -62,12 +64,18 @@ def draw_gallery(
     faces, names = faces[kept], [names[i] for i in kept]
     shown = np.random.default_rng(seed).permutation(len(faces))[:ROWS]
     panels = {"frontalisation": _frontalisation(model, faces[shown])}
-    for number, start in enumerate(range(0, min(2 * PAIRS, len(shown) - 1), 2), start=1):
-        panels[f"translation_{number}"] = _translation(model, *faces[shown[start : start + 2]])
+    for number, start in enumerate(
+        range(0, min(2 * PAIRS, len(shown) - 1), 2), start=1
+    ):
+        panels[f"translation_{number}"] = _translation(
+            model, *faces[shown[start : start + 2]]
+        )
     details: dict[str, Any] = {"files": names, "shown": shown.tolist(), "maps": {}}
     codes = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
     for name, values in model.outputs(faces, codes).items():
-        panels[f"neighbours_{name}"] = _neighbours(values, faces, shown, name.replace("_", " "))
+        panels[f"neighbours_{name}"] = _neighbours(
+            values, faces, shown, name.replace("_", " ")
+        )
         places = project(values, method=projection, seed=seed)
         # The last pasted lie on top: those shown elsewhere last.
         order = np.concatenate([np.setdiff1d(np.arange(len(faces)), shown), shown])
@@ -89,7 +97,9 @@ def draw_gallery(
     )
 
 
-def _read(pictures: Any, *, size: int, crop: float) -> tuple[np.ndarray, list[str], list[str]]:
+def _read(
+    pictures: Any, *, size: int, crop: float
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Reads the middle of images, uint8 [N, size, size, 3]; also their names and those left out.
 
     The middle is cut out before it is resized: the memory that is needed does not depend on `crop`.
@@ -106,7 +116,11 @@ def _read(pictures: Any, *, size: int, crop: float) -> tuple[np.ndarray, list[st
             continue
         faces.append(load_pictures(array_to_rgb(image)[None], size=size, crop=crop)[0])
         names.append(name)
-    return np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8), names, problems
+    return (
+        np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8),
+        names,
+        problems,
+    )
 
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:
@@ -121,17 +135,26 @@ def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:
     return grid(rows, captions=list(columns), side=96)
 
 
-def _translation(model: FaceCycle, source: np.ndarray, driver: np.ndarray) -> np.ndarray:
+def _translation(
+    model: FaceCycle, source: np.ndarray, driver: np.ndarray
+) -> np.ndarray:
     """Draws the exchange between two faces."""
     result = {name: value[0] for name, value in model.translate(source, driver).items()}
     if model.has_identity:
         return translation_panel(result)
-    names = {"input": "input", "flow": "flow", "neutral": "neutral", "reexpressed": "other's motion"}
+    names = {
+        "input": "input",
+        "flow": "flow",
+        "neutral": "neutral",
+        "reexpressed": "other's motion",
+    }
     rows = [[result[name][face] for name in names] for face in range(2)]
     return grid(rows, captions=list(names.values()), row_captions=("source", "driver"))
 
 
-def _neighbours(codes: np.ndarray, faces: np.ndarray, shown: np.ndarray, title: str) -> np.ndarray:
+def _neighbours(
+    codes: np.ndarray, faces: np.ndarray, shown: np.ndarray, title: str
+) -> np.ndarray:
     """Draws some faces, each with those of the nearest codes and their cosines."""
     order, cosines = nearest(codes, count=NEIGHBOURS)
     rows = [[faces[i], *(faces[j] for j in order[i])] for i in shown]

@@ -8,7 +8,17 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 
-TASKS = ("lfw", "cplfw", "fer2013", "raf-db", "pose", "lights", "faces", "synthetic", "gallery")
+TASKS = (
+    "lfw",
+    "cplfw",
+    "fer2013",
+    "raf-db",
+    "pose",
+    "lights",
+    "faces",
+    "synthetic",
+    "gallery",
+)
 PROBES = ("logistic", "linear")
 TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
 # The features of a model by task; identity codes need stage 2.
@@ -88,7 +98,9 @@ class EvaluationOptions:
             ("light", self.light > 0, _OF_LABELS),
         ):
             if given and self.task not in tasks:
-                raise UserError(f"{name} is of {' and '.join(tasks)}, not of {self.task}.")
+                raise UserError(
+                    f"{name} is of {' and '.join(tasks)}, not of {self.task}."
+                )
 
     def _check_values(self) -> None:
         """Refuses values that no task may have."""
@@ -100,14 +112,18 @@ class EvaluationOptions:
             raise UserError(f"crop must be above 0 and at most 1, got {self.crop}.")
         check_layer(self.layer)
         if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE:
-            raise UserError(f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {self.size}.")
+            raise UserError(
+                f"size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {self.size}."
+            )
         if not 0 <= self.light <= 1:
             raise UserError(f"light must be 0 to 1, got {self.light}.")
         if self.limit < 0:
             raise UserError(f"a limit must be 0 (all) or more, got {self.limit}.")
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
-            raise UserError(f"baselines are {', '.join(BASELINES)}, got {unknown[0]!r}.")
+            raise UserError(
+                f"baselines are {', '.join(BASELINES)}, got {unknown[0]!r}."
+            )
 
     def departures(self) -> str:
         """Words where a protocol departs from the paper's: sentences, each after a space, or ''."""

@@ -16,7 +16,9 @@ def figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("Reports need matplotlib: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Reports need matplotlib: pip install 'facecycle_jax[eval]'."
+        ) from error
     return Figure
 
 
@@ -24,7 +26,9 @@ def _figure(width: float, height: float) -> Any:
     return figure_class()(figsize=(width, height), layout="constrained")
 
 
-def plot(task: str, rows: Mapping[str, Any], classes: tuple[str, ...], folder: pathlib.Path) -> None:
+def plot(
+    task: str, rows: Mapping[str, Any], classes: tuple[str, ...], folder: pathlib.Path
+) -> None:
     """Draws what suits the kind of the rows; nothing for other kinds.
 
     Args:
@@ -58,9 +62,16 @@ def _roc(rows: Mapping[str, Verification], task: str) -> Any:
     figure = _figure(5, 5)
     axes = figure.add_subplot()
     for name, row in rows.items():
-        axes.plot(row.false_accept, row.true_accept, label=f"{name} (AUC {row.auc:.3f})", linewidth=1.2)
+        axes.plot(
+            row.false_accept,
+            row.true_accept,
+            label=f"{name} (AUC {row.auc:.3f})",
+            linewidth=1.2,
+        )
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    axes.set(xlabel="false accept rate", ylabel="true accept rate", title=f"{task}: ROC")
+    axes.set(
+        xlabel="false accept rate", ylabel="true accept rate", title=f"{task}: ROC"
+    )
     axes.legend(loc="lower right", fontsize=8)
     return figure
 
@@ -92,7 +103,9 @@ def _yaw_curves(rows: Mapping[str, Any]) -> Any:
         means = [error[place == k].mean() for k in used]
         axes.plot(edges[used] + 7.5, means, marker=".", label=name, linewidth=1.2)
     axes.set(
-        xlabel="true yaw, degrees", ylabel="mean absolute error of yaw, degrees", title="pose: error by yaw"
+        xlabel="true yaw, degrees",
+        ylabel="mean absolute error of yaw, degrees",
+        title="pose: error by yaw",
     )
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -105,7 +118,9 @@ def _angles(row: Any, name: str) -> Any:
     figure = _figure(10.5, 3.8)
     for index, angle in enumerate(("yaw", "pitch", "roll")):
         axes = figure.add_subplot(1, 3, index + 1)
-        axes.scatter(row.true[:, index], row.predicted[:, index], s=4, alpha=0.4, linewidths=0)
+        axes.scatter(
+            row.true[:, index], row.predicted[:, index], s=4, alpha=0.4, linewidths=0
+        )
         axes.plot([-100, 100], [-100, 100], color="grey", linestyle=":")
         axes.set(xlim=(-100, 100), ylim=(-100, 100), xlabel=f"true {angle}, degrees")
         axes.set_aspect("equal")

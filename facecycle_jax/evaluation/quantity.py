@@ -37,15 +37,26 @@ class Quantity(NamedTuple):
         some = self._some()
         columns = (("figure", self.model), ("random weights", self.random))
         values = {name: figure.value for name, figure in columns if figure is not None}
-        return values | {"reference": some.reference, "meaning": some.meaning, "unit": some.unit}
+        return values | {
+            "reference": some.reference,
+            "meaning": some.meaning,
+            "unit": some.unit,
+        }
 
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
         some = self._some()
         digits = 1 if some.unit == "%" else 2 if some.unit == "degrees" else 3
         columns = (("figure", self.model), ("random weights", self.random))
-        cells = {name: f"{figure.value:.{digits}f}" for name, figure in columns if figure is not None}
-        return cells | {"reference": f"{some.reference:.{digits}f}", "the reference is": some.meaning}
+        cells = {
+            name: f"{figure.value:.{digits}f}"
+            for name, figure in columns
+            if figure is not None
+        }
+        return cells | {
+            "reference": f"{some.reference:.{digits}f}",
+            "the reference is": some.meaning,
+        }
 
     def _some(self) -> Figure:
         some = self.model or self.random

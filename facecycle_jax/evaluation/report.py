@@ -122,7 +122,11 @@ def write_report(evaluation: Evaluation, folder: epath.PathLike) -> None:
         name: row.figures() | {"details": evaluation.details.get(name, {})}
         for name, row in evaluation.rows.items()
     }
-    content = {**evaluation._asdict(), "rows": rows, "published": PUBLISHED.get(evaluation.task, {})}
+    content = {
+        **evaluation._asdict(),
+        "rows": rows,
+        "published": PUBLISHED.get(evaluation.task, {}),
+    }
     content["panels"] = [f"{name}.png" for name in evaluation.panels]
     # Details of the whole run have no row.
     content["details"] = {k: v for k, v in evaluation.details.items() if k not in rows}

@@ -40,7 +40,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def random_model(config: Mapping[str, Any], *, seed: int = 0, has_identity: bool = True) -> FaceCycle:
+def random_model(
+    config: Mapping[str, Any], *, seed: int = 0, has_identity: bool = True
+) -> FaceCycle:
     """Builds a model with random weights, its trunk included.
 
     Args:
@@ -54,13 +56,21 @@ def random_model(config: Mapping[str, Any], *, seed: int = 0, has_identity: bool
     config = {**config, "trunk": "learned"}
     forward = make_forward(config, vgg_for_loss=False)
     # Run once, so not worth optimising.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = (
+        {"xla_backend_optimization_level": 0}
+        if jax.default_backend() == "cpu"
+        else None
+    )
 
     def draw(function: Any, key: jax.Array) -> Any:
-        return jax.jit(functools.partial(function, forward), compiler_options=quick)(key)
+        return jax.jit(functools.partial(function, forward), compiler_options=quick)(
+            key
+        )
 
     keys = jax.random.split(jax.random.key(seed), 2)
-    trees = draw(init_motion, keys[0]) | (draw(init_identity, keys[1]) if has_identity else {})
+    trees = draw(init_motion, keys[0]) | (
+        draw(init_identity, keys[1]) if has_identity else {}
+    )
     return FaceCycle(trees, model=config, info={"source": "random weights"})
 
 
@@ -84,28 +94,44 @@ def evaluate_synthetic(
     """
     people = people or PEOPLE
     if model is None and not baselines:
-        raise UserError("there is nothing to evaluate: give a model, baselines, or both.")
+        raise UserError(
+            "there is nothing to evaluate: give a model, baselines, or both."
+        )
     size = model.size if model is not None else SMALL["image_size"]
     data = probe_set(seed, people=people, frames=FRAMES, size=size)
     judged: dict[str, dict[str, Figure]] = {}
     panels = {}
     if model is not None:
-        judged["model"], panels["truth"] = _judge(model, data, seed=seed, people=people // 2)
+        judged["model"], panels["truth"] = _judge(
+            model, data, seed=seed, people=people // 2
+        )
     if "random" in baselines:
-        config, both = (model.model, model.has_identity) if model is not None else (SMALL, True)
+        config, both = (
+            (model.model, model.has_identity) if model is not None else (SMALL, True)
+        )
         other = random_model(config, seed=seed, has_identity=both)
-        judged["random"], panels["truth_random_weights"] = _judge(other, data, seed=seed, people=people // 2)
+        judged["random"], panels["truth_random_weights"] = _judge(
+            other, data, seed=seed, people=people // 2
+        )
     names = dict.fromkeys(name for figures in judged.values() for name in figures)
     rows = {
-        name: Quantity(*(judged.get(column, {}).get(name) for column in ("model", "random")))
+        name: Quantity(
+            *(judged.get(column, {}).get(name) for column in ("model", "random"))
+        )
         for name in names
     }
     for name in (name for name in baselines if name != "random"):
         kind = BASELINES[name]({})
         inside = ~(last_frames(data.identity) | last_people(data.identity))
-        sample = load_pictures(data.frames[inside], size=kind.size) if kind.needs_fit else np.zeros(0)
+        sample = (
+            load_pictures(data.frames[inside], size=kind.size)
+            if kind.needs_fit
+            else np.zeros(0)
+        )
         function = kind.fit(sample)
-        found = judge_code(name, functools.partial(extract, function, size=kind.size), data, seed=seed)
+        found = judge_code(
+            name, functools.partial(extract, function, size=kind.size), data, seed=seed
+        )
         # There are no weights to be random.
         rows |= {row: Quantity(figure, None) for row, figure in found.items()}
     protocol = (
@@ -139,7 +165,20 @@ def _judge(
     if model.has_identity:
         figures |= judge_code("identity code", model.identity_code, data, seed=seed)
     count = min(6, *(len(picture) for picture in pictures.values()))
-    order = ("input", "neutral", "true neutral", "mean", "true mean", "source", "other", "other's motion")
+    order = (
+        "input",
+        "neutral",
+        "true neutral",
+        "mean",
+        "true mean",
+        "source",
+        "other",
+        "other's motion",
+    )
     names = [name for name in (*order, "true, other's motion") if name in pictures]
-    panel = grid([[pictures[name][row] for name in names] for row in range(count)], captions=names, side=96)
+    panel = grid(
+        [[pictures[name][row] for name in names] for row in range(count)],
+        captions=names,
+        side=96,
+    )
     return figures, panel

@@ -8,7 +8,10 @@ from typing import Any
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.data.sources.synthetic_truth import compare_with_truth, describe_truth
+from facecycle_jax.data.sources.synthetic_truth import (
+    compare_with_truth,
+    describe_truth,
+)
 from facecycle_jax.inference import model_from_state
 from facecycle_jax.methods import METHODS
 from facecycle_jax.viz import grid, save_png
@@ -18,7 +21,9 @@ log = logging.getLogger(__name__)
 _TITLE = "Synthetic people not trained on; 'true' images are rendered, not generated"
 
 
-def report_on_synthetic_faces(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, float]:
+def report_on_synthetic_faces(
+    config: Mapping[str, Any], workdir: epath.PathLike
+) -> dict[str, float]:
     """Compares the faces of the newest checkpoint with the truth: a table in the log, and truth.png.
 
     Args:
@@ -46,7 +51,9 @@ def report_on_synthetic_faces(config: Mapping[str, Any], workdir: epath.PathLike
     )
 
     # One row a face, one column for each kind of image.
-    rows = [[image[row] for image in images.values()] for row in range(config["panel_rows"])]
+    rows = [
+        [image[row] for image in images.values()] for row in range(config["panel_rows"])
+    ]
     path = epath.Path(workdir) / "truth.png"
     save_png(path, grid(rows, captions=list(images), title=_TITLE, font_size=15))
 

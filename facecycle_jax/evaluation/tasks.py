@@ -50,7 +50,9 @@ _NAMED = 20
 LFW_CROP = 0.6
 
 
-def feature_sets(options: EvaluationOptions, model: FaceCycle | None = None) -> dict[str, FeatureSet]:
+def feature_sets(
+    options: EvaluationOptions, model: FaceCycle | None = None
+) -> dict[str, FeatureSet]:
     """Lists the features that a task is evaluated with.
 
     Args:
@@ -66,19 +68,29 @@ def feature_sets(options: EvaluationOptions, model: FaceCycle | None = None) -> 
       UserError: for a task without features, or nothing to evaluate.
     """
     if options.task not in FEATURES:
-        raise UserError(f"task must be one of {', '.join(FEATURES)}, got {options.task!r}.")
+        raise UserError(
+            f"task must be one of {', '.join(FEATURES)}, got {options.task!r}."
+        )
     found = {} if model is None else _model_sets(options, model)
 
     # The networks are the model's, but for the trunk, which an encoder does not have.
-    config = {} if model is None else {key: value for key, value in model.model.items() if key != "trunk"}
+    config = (
+        {}
+        if model is None
+        else {key: value for key, value in model.model.items() if key != "trunk"}
+    )
     config |= {"layer": options.layer, "size": options.size}
     found |= {name: BASELINES[name](config) for name in options.baselines}
     if not found:
-        raise UserError("there is nothing to evaluate: give a model, baselines, or both.")
+        raise UserError(
+            "there is nothing to evaluate: give a model, baselines, or both."
+        )
 
     # Light first: a mirror image has the light of its image.
     if options.light:
-        found = {name: with_even_light(kind, options.light) for name, kind in found.items()}
+        found = {
+            name: with_even_light(kind, options.light) for name, kind in found.items()
+        }
     if options.flip:
         found = {name: with_mirror_image(kind) for name, kind in found.items()}
     return found
@@ -86,19 +98,29 @@ def feature_sets(options: EvaluationOptions, model: FaceCycle | None = None) -> 
 
 def _model_sets(options: EvaluationOptions, model: FaceCycle) -> dict[str, FeatureSet]:
     """Lists the features of a model that a task is evaluated with."""
-    every = model_features(model, size=model.size, layer=options.layer, map_size=options.size)
-    traced = functools.partial(model.traced_feature_map, layer=options.layer, side=FEATURE_SIDE)
+    every = model_features(
+        model, size=model.size, layer=options.layer, map_size=options.size
+    )
+    traced = functools.partial(
+        model.traced_feature_map, layer=options.layer, side=FEATURE_SIDE
+    )
     every["feature_map"] = every["feature_map"]._replace(encode=traced)
 
     found: dict[str, FeatureSet] = {}
     for name in FEATURES[options.task]:
         if name in ("identity_code", "both") and not model.has_identity:
             continue
-        found |= with_adapted(name, every[name]) if name == "identity_code" else {name: every[name]}
+        found |= (
+            with_adapted(name, every[name])
+            if name == "identity_code"
+            else {name: every[name]}
+        )
     return found
 
 
-def evaluate(task: str, path: str = "", *, model: FaceCycle | None = None, **options: Any) -> Evaluation:
+def evaluate(
+    task: str, path: str = "", *, model: FaceCycle | None = None, **options: Any
+) -> Evaluation:
     """Evaluates a model's features and baselines on one data set.
 
     Args:
@@ -121,7 +143,9 @@ def evaluate(task: str, path: str = "", *, model: FaceCycle | None = None, **opt
     return run_evaluation(EvaluationOptions(task=task, path=path, **options), model)
 
 
-def run_evaluation(options: EvaluationOptions, model: FaceCycle | None = None) -> Evaluation:
+def run_evaluation(
+    options: EvaluationOptions, model: FaceCycle | None = None
+) -> Evaluation:
     """Evaluates a model's features and baselines; see `evaluate`.
 
     Args:
@@ -132,7 +156,9 @@ def run_evaluation(options: EvaluationOptions, model: FaceCycle | None = None) -
       The figures.
     """
     if options.task == "synthetic":
-        result = evaluate_synthetic(model, options.baselines, people=options.limit, seed=options.seed)
+        result = evaluate_synthetic(
+            model, options.baselines, people=options.limit, seed=options.seed
+        )
     elif options.task == "gallery":
         if model is None or not options.path:
             raise UserError("task gallery needs a model and a folder of pictures.")
@@ -161,26 +187,38 @@ def run_evaluation(options: EvaluationOptions, model: FaceCycle | None = None) -
         result = _LABELLED[options.task](options, features)
         result = result._replace(protocol=result.protocol + options.departures())
 
-    settings = {"version": facecycle_jax._version.__version__, **options.settings(), "model": None}
+    settings = {
+        "version": facecycle_jax._version.__version__,
+        **options.settings(),
+        "model": None,
+    }
     if model is not None:
         info = {name: str(value) for name, value in model.info.items()}
         settings["model"] = {"config": model.model, "info": info}
     return result._replace(settings=settings)
 
 
-def _emotion(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Evaluation:
+def _emotion(
+    options: EvaluationOptions, features: Mapping[str, FeatureSet]
+) -> Evaluation:
     """Reads the splits and evaluates all features."""
     if options.task == "raf-db":
         read, counts, names = read_raf_db, RAF_COUNTS, ["train", "test"]
     else:
         both = ["PublicTest", "PrivateTest"]
-        tests = both if options.test_split == "both" else [options.test_split or "PublicTest"]
+        tests = (
+            both
+            if options.test_split == "both"
+            else [options.test_split or "PublicTest"]
+        )
         read, counts, names = read_fer2013, FER_COUNTS, ["Training", *tests]
 
     splits = {}
     for name in names:
         whole = read(options.path, split=name)
-        splits[name] = whole.select(choose(len(whole), limit=options.limit, seed=options.seed))
+        splits[name] = whole.select(
+            choose(len(whole), limit=options.limit, seed=options.seed)
+        )
     train, test = names[:2]
     return judge_emotion(
         features,
@@ -202,10 +240,14 @@ def _pose(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Eva
         part.select(choose(len(part), limit=options.limit, seed=options.seed))
         for part in (read_300w_lp(options.path), read_aflw2000(options.path))
     )
-    return judge_pose(features, train, test, crop=options.crop or 1.0, seed=options.seed)
+    return judge_pose(
+        features, train, test, crop=options.crop or 1.0, seed=options.seed
+    )
 
 
-def _verification(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Evaluation:
+def _verification(
+    options: EvaluationOptions, features: Mapping[str, FeatureSet]
+) -> Evaluation:
     """Reads the lists of pairs and evaluates all features."""
     path = options.path
     train: Pairs | None = None
@@ -224,14 +266,22 @@ def _verification(options: EvaluationOptions, features: Mapping[str, FeatureSet]
     strangers = test.strangers(sorted(without))
     strangers = train.strangers(strangers) if train is not None else strangers
     test = test.limited(options.limit, seed=options.seed)
-    train = train.limited(options.limit, seed=options.seed) if train is not None else None
-    warnings = [f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]]
+    train = (
+        train.limited(options.limit, seed=options.seed) if train is not None else None
+    )
+    warnings = [
+        f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]
+    ]
     if strangers[_NAMED:]:
-        warnings.append(f"{len(strangers[_NAMED:])} more names to be left out are in no pair.")
+        warnings.append(
+            f"{len(strangers[_NAMED:])} more names to be left out are in no pair."
+        )
     for pairs in (train, test):
         if pairs is None:
             continue
-        official = next((c for name, c in PAIR_COUNTS.items() if pairs.origin.endswith(name)), None)
+        official = next(
+            (c for name, c in PAIR_COUNTS.items() if pairs.origin.endswith(name)), None
+        )
         count = (int(pairs.same.sum()), int((~pairs.same).sum()))
         if official not in (None, count):
             warnings.append(
@@ -244,11 +294,15 @@ def _verification(options: EvaluationOptions, features: Mapping[str, FeatureSet]
         )
         test = kept
         train = train.without(without) if train is not None else None
-    return judge_pairs(features, train, test, task=options.task, crop=crop, warnings=tuple(warnings))
+    return judge_pairs(
+        features, train, test, task=options.task, crop=crop, warnings=tuple(warnings)
+    )
 
 
 # Tasks on labelled images of others: what reads them and evaluates features on them.
-def _lights(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Evaluation:
+def _lights(
+    options: EvaluationOptions, features: Mapping[str, FeatureSet]
+) -> Evaluation:
     """Reads the images of Extended Yale B and evaluates all features."""
     return judge_lights(features, read_yale_b(options.path), crop=options.crop or 1.0)
 

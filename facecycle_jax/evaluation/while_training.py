@@ -20,7 +20,9 @@ from facecycle_jax.evaluation.tasks import evaluate
 from facecycle_jax.inference.face_cycle import model_from_state
 
 
-def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) -> dict[str, float]:
+def probe_while_training(
+    config: Mapping[str, Any], trees: Mapping[str, Any]
+) -> dict[str, float]:
     """Runs the evaluation that a training configuration asks for; nothing by default.
 
     Args:
@@ -43,7 +45,11 @@ def probe_while_training(config: Mapping[str, Any], trees: Mapping[str, Any]) ->
     limit = block["limit"]
     if block["task"] == "synthetic":
         limit = min(limit or PEOPLE, PEOPLE)
-    return headlines(evaluate(block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]))
+    return headlines(
+        evaluate(
+            block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]
+        )
+    )
 
 
 def check_probe(config: Mapping[str, Any]) -> None:
@@ -64,11 +70,17 @@ def check_probe(config: Mapping[str, Any]) -> None:
         return
     known = [name for name in TASKS if name != "gallery"]
     if task not in known:
-        raise UserError(f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}.")
+        raise UserError(
+            f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}."
+        )
     if task != "synthetic" and not os.path.exists(path or ""):
-        raise FileNotFoundError(f"probe.path: there is no {path!r}, which probe.task={task} needs.")
+        raise FileNotFoundError(
+            f"probe.path: there is no {path!r}, which probe.task={task} needs."
+        )
     if config["fsdp"] and jax.process_count() > 1:
-        raise UserError("probe.task needs whole parameters in each process: set fsdp or probe.task to none.")
+        raise UserError(
+            "probe.task needs whole parameters in each process: set fsdp or probe.task to none."
+        )
 
 
 def headlines(evaluation: Evaluation) -> dict[str, float]:

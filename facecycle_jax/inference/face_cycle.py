@@ -41,7 +41,10 @@ _TRANSLATED = (
 
 
 def load(
-    path_or_name: epath.PathLike, *, batch_size: int = BATCH_SIZE, devices: Sequence[jax.Device] | None = None
+    path_or_name: epath.PathLike,
+    *,
+    batch_size: int = BATCH_SIZE,
+    devices: Sequence[jax.Device] | None = None,
 ) -> "FaceCycle":
     """Loads a model.
 
@@ -67,7 +70,13 @@ def load(
             # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
             return cast(FaceCycle, peer)
         trees, model, source = model_from_run(path)
-        return FaceCycle(trees, model=model, info={"source": source}, batch_size=batch_size, devices=devices)
+        return FaceCycle(
+            trees,
+            model=model,
+            info={"source": source},
+            batch_size=batch_size,
+            devices=devices,
+        )
     found = path if path.exists() else find_model_folder(path_or_name)
     if found is None:
         raise FileNotFoundError(
@@ -103,7 +112,13 @@ def _peer_from_run(
         return None
     trees = load_trees(checkpoint)
     source = f"training run {checkpoint.parent.parent.name}, {config['method']}, step {checkpoint.name}"
-    return PeerModel(trees, config=config, info={"source": source}, batch_size=batch_size, devices=devices)
+    return PeerModel(
+        trees,
+        config=config,
+        info={"source": source},
+        batch_size=batch_size,
+        devices=devices,
+    )
 
 
 def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -131,7 +146,9 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
         trees, model = _networks_of_state(config, trees)
         method = config["method"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{workdir / 'config.json'} is no configuration of a run ({error}).") from None
+        raise UserError(
+            f"{workdir / 'config.json'} is no configuration of a run ({error})."
+        ) from None
 
     source = f"training run {workdir.name} of facecycle_jax, {method}, step {checkpoint.name}"
     return trees, model, source
@@ -158,7 +175,9 @@ def model_from_state(
       The model; it copies the parameters.
     """
     kept, model = _networks_of_state(config, trees)
-    return FaceCycle(kept, model=model, info=info, batch_size=batch_size, devices=devices)
+    return FaceCycle(
+        kept, model=model, info=info, batch_size=batch_size, devices=devices
+    )
 
 
 def _networks_of_state(
@@ -175,7 +194,11 @@ def _networks_of_state(
         model["vgg_width"] = vgg_width(config)
         if "vgg" in kept:
             # Layers beyond these are the loss's alone.
-            kept["vgg"] = {layer: kept["vgg"][layer] for layer in TRUNK_LAYERS if layer in kept["vgg"]}
+            kept["vgg"] = {
+                layer: kept["vgg"][layer]
+                for layer in TRUNK_LAYERS
+                if layer in kept["vgg"]
+            }
     return kept, model
 
 
@@ -217,10 +240,16 @@ class FaceCycle:
         self.info = dict(info or {})
         self.has_identity = "normaliser" in trees and "identity_encoder" in trees
         self.size = int(model["image_size"])
-        self.framing = Framing.from_dict(self.info["framing"]) if "framing" in self.info else FRAMING
+        self.framing = (
+            Framing.from_dict(self.info["framing"])
+            if "framing" in self.info
+            else FRAMING
+        )
 
         if forward is None:
-            forward = make_forward(model, vgg_width=model.get("vgg_width"), vgg_for_loss=False)
+            forward = make_forward(
+                model, vgg_width=model.get("vgg_width"), vgg_for_loss=False
+            )
         self._forward = forward
         self._batches = Batches(forward, trees, batch_size=batch_size, devices=devices)
 
@@ -273,7 +302,9 @@ class FaceCycle:
         Raises:
           ValueError: If a name is unknown or needs stage 2.
         """
-        wanted = inference.check_outputs(names, FACE_OUTPUTS, has_identity=self.has_identity)
+        wanted = inference.check_outputs(
+            names, FACE_OUTPUTS, has_identity=self.has_identity
+        )
         blank = np.zeros((count, self.size, self.size, 3), np.uint8)
         return self._batches.lower(inference.face_outputs, blank, outputs=wanted)
 
@@ -297,7 +328,12 @@ class FaceCycle:
         return self._one("identity_code", pictures)
 
     def feature_map(
-        self, pictures: Pictures, *, size: int = FEATURE_SIZE, layer: str = LAYERS[-1], side: int = 0
+        self,
+        pictures: Pictures,
+        *,
+        size: int = FEATURE_SIZE,
+        layer: str = LAYERS[-1],
+        side: int = 0,
     ) -> np.ndarray:
         """Computes the map below the motion code's dense layers, the feature of the linear protocol.
 
@@ -315,11 +351,16 @@ class FaceCycle:
           ValueError: for a layer there is none of, a side below 0, or a picture that cannot be read.
         """
         found = self._batches.run(
-            inference.feature_map, self.read(pictures, size=size), layer=layer, side=side
+            inference.feature_map,
+            self.read(pictures, size=size),
+            layer=layer,
+            side=side,
         )
         return found["map"].reshape(len(found["map"]), -1)
 
-    def traced_feature_map(self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0) -> jax.Array:
+    def traced_feature_map(
+        self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
+    ) -> jax.Array:
         """Computes the same from normalised pictures [N, H, W, 3], for use inside jit: [N, h * w * c]."""
         maps = self._forward.feature_map(self.trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
@@ -358,10 +399,16 @@ class FaceCycle:
 
     def reidentify(self, source: Pictures, driver: Pictures) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3] of the source's identity on the driver's mean face."""
-        return self.translate(source, driver, outputs=("reidentified",))["reidentified"][:, 0]
+        return self.translate(source, driver, outputs=("reidentified",))[
+            "reidentified"
+        ][:, 0]
 
     def translate(
-        self, source: Pictures, driver: Pictures, *, outputs: Iterable[str] | None = None
+        self,
+        source: Pictures,
+        driver: Pictures,
+        *,
+        outputs: Iterable[str] | None = None,
     ) -> Outputs:
         """Exchanges motion and identity between pairs of faces.
 
@@ -409,13 +456,19 @@ class FaceCycle:
         """Computes one output."""
         return self.outputs(pictures, (name,))[name]
 
-    def _pair(self, source: Pictures, driver: Pictures) -> tuple[np.ndarray, np.ndarray]:
+    def _pair(
+        self, source: Pictures, driver: Pictures
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads two sides of equal length; one picture stands for as many as the other side has."""
         a, b = self.read(source), self.read(driver)
         if len(a) != len(b) and 1 not in (len(a), len(b)):
-            raise UserError(f"source has {len(a)} pictures and driver {len(b)}; give as many, or one.")
+            raise UserError(
+                f"source has {len(a)} pictures and driver {len(b)}; give as many, or one."
+            )
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
-        return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(b, (count, *b.shape[1:]))
+        return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(
+            b, (count, *b.shape[1:])
+        )
 
 
 def _features(function: Any, trees: Tree, images: jax.Array) -> dict[str, jax.Array]:
@@ -456,7 +509,9 @@ class PeerModel:
     def __getattr__(self, name: str) -> Any:
         """Refuses what only FaceCycle's models can do, with a sentence."""
         if not name.startswith("_") and hasattr(FaceCycle, name):
-            raise UserError(f"This is a model of {self.method}: it has features, and no {name}.")
+            raise UserError(
+                f"This is a model of {self.method}: it has features, and no {name}."
+            )
         raise AttributeError(name)
 
     @property

@@ -37,12 +37,19 @@ PAIR_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "reidentified_reexpressed": ("reidentified", "backward_flow"),
 }
 # Outputs that only a model of both stages has.
-IDENTITY_OUTPUTS = ("identity_code", "mean_face", "reidentified", "reidentified_reexpressed")
+IDENTITY_OUTPUTS = (
+    "identity_code",
+    "mean_face",
+    "reidentified",
+    "reidentified_reexpressed",
+)
 # Outputs that are not images, which are drawn normalised and returned as uint8.
 _NUMBERS = ("motion_code", "flow", "backward_flow", "identity_code")
 
 
-def check_outputs(names: Iterable[str], known: Iterable[str], *, has_identity: bool) -> tuple[str, ...]:
+def check_outputs(
+    names: Iterable[str], known: Iterable[str], *, has_identity: bool
+) -> tuple[str, ...]:
     """Checks the names of outputs.
 
     Args:
@@ -57,7 +64,9 @@ def check_outputs(names: Iterable[str], known: Iterable[str], *, has_identity: b
       ValueError: If there is no name, one is unknown, or one needs stage 2 and that is missing.
     """
     if isinstance(names, str):
-        raise UserError(f"outputs must be several names, such as ({names!r},), got the string {names!r}.")
+        raise UserError(
+            f"outputs must be several names, such as ({names!r},), got the string {names!r}."
+        )
 
     wanted = tuple(dict.fromkeys(names))
     known = tuple(known)
@@ -68,16 +77,24 @@ def check_outputs(names: Iterable[str], known: Iterable[str], *, has_identity: b
 
     missing = [name for name in wanted if name in IDENTITY_OUTPUTS]
     if missing and not has_identity:
-        raise UserError(f"This model has stage 1 alone; {missing[0]!r} needs a model of both stages.")
+        raise UserError(
+            f"This model has stage 1 alone; {missing[0]!r} needs a model of both stages."
+        )
     return wanted
 
 
-def feature_map(forward: Forward, trees: Tree, images: jax.Array, *, layer: str, side: int) -> Arrays:
+def feature_map(
+    forward: Forward, trees: Tree, images: jax.Array, *, layer: str, side: int
+) -> Arrays:
     """Computes the map of a layer of the motion encoder, see `Forward`: {map float32 [N, h, w, c]}."""
-    return {"map": forward.feature_map(trees, normalise(images), layer=layer, side=side)}
+    return {
+        "map": forward.feature_map(trees, normalise(images), layer=layer, side=side)
+    }
 
 
-def face_outputs(forward: Forward, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]) -> Arrays:
+def face_outputs(
+    forward: Forward, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]
+) -> Arrays:
     """Computes outputs of single faces.
 
     Args:
@@ -93,7 +110,9 @@ def face_outputs(forward: Forward, trees: Tree, images: jax.Array, *, outputs: t
     found = _cycle(forward, trees, images, needed)
 
     if "reconstruction" in needed:
-        found["reconstruction"] = _draw(forward, trees, found["neutral"], found["backward_flow"])
+        found["reconstruction"] = _draw(
+            forward, trees, found["neutral"], found["backward_flow"]
+        )
     return _select(found, outputs)
 
 
@@ -101,12 +120,19 @@ def reexpress(forward: Forward, trees: Tree, a: jax.Array, b: jax.Array) -> Arra
     """Draws faces `a` with the motion of faces `b`: {reexpressed}."""
     source = _cycle(forward, trees, a, _needed(("neutral",), FACE_OUTPUTS))
     driver = _cycle(forward, trees, b, _needed(("backward_flow",), FACE_OUTPUTS))
-    found = {"reexpressed": _draw(forward, trees, source["neutral"], driver["backward_flow"])}
+    found = {
+        "reexpressed": _draw(forward, trees, source["neutral"], driver["backward_flow"])
+    }
     return _select(found, ("reexpressed",))
 
 
 def pair_outputs(
-    forward: Forward, trees: Tree, a: jax.Array, b: jax.Array, *, outputs: tuple[str, ...]
+    forward: Forward,
+    trees: Tree,
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    outputs: tuple[str, ...],
 ) -> Arrays:
     """Exchanges motion and identity of pairs.
 
@@ -130,19 +156,27 @@ def pair_outputs(
         return jnp.roll(found[name], len(a), axis=0)
 
     if "reexpressed" in needed:
-        found["reexpressed"] = _draw(forward, trees, found["neutral"], others("backward_flow"))
+        found["reexpressed"] = _draw(
+            forward, trees, found["neutral"], others("backward_flow")
+        )
     if "reidentified" in needed:
         features = forward.features(trees, others("mean_face"))
-        found["reidentified"] = forward.restore_identity(trees, features, found["identity_code"])
+        found["reidentified"] = forward.restore_identity(
+            trees, features, found["identity_code"]
+        )
     if "reidentified_reexpressed" in needed:
         both = _draw(forward, trees, found["reidentified"], others("backward_flow"))
         found["reidentified_reexpressed"] = both
 
     selected = _select(found, outputs)
-    return {name: jnp.stack(jnp.split(value, 2), axis=1) for name, value in selected.items()}
+    return {
+        name: jnp.stack(jnp.split(value, 2), axis=1) for name, value in selected.items()
+    }
 
 
-def _needed(outputs: Iterable[str], known: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+def _needed(
+    outputs: Iterable[str], known: Mapping[str, tuple[str, ...]]
+) -> frozenset[str]:
     """The outputs, and all that they are computed from."""
     needed: set[str] = set()
     waiting = list(outputs)
@@ -153,7 +187,9 @@ def _needed(outputs: Iterable[str], known: Mapping[str, tuple[str, ...]]) -> fro
     return frozenset(needed)
 
 
-def _cycle(forward: Forward, trees: Tree, images: jax.Array, needed: frozenset[str]) -> Arrays:
+def _cycle(
+    forward: Forward, trees: Tree, images: jax.Array, needed: frozenset[str]
+) -> Arrays:
     """Computes what single faces and pairs have in common, drawn images normalised."""
     found: Arrays = {}
     faces = normalise(images)
@@ -171,11 +207,15 @@ def _cycle(forward: Forward, trees: Tree, images: jax.Array, needed: frozenset[s
         found["identity_code"] = forward.identity_code(trees, faces)
     if "mean_face" in needed:
         features = forward.features(trees, found["neutral"])
-        found["mean_face"] = forward.remove_identity(trees, features, found["identity_code"])
+        found["mean_face"] = forward.remove_identity(
+            trees, features, found["identity_code"]
+        )
     return found
 
 
-def _draw(forward: Forward, trees: Tree, images: jax.Array, flow: jax.Array) -> jax.Array:
+def _draw(
+    forward: Forward, trees: Tree, images: jax.Array, flow: jax.Array
+) -> jax.Array:
     """Draws normalised images moved by a flow."""
     return forward.draw(trees, forward.features(trees, images), flow)
 
@@ -185,5 +225,7 @@ def _select(found: Arrays, outputs: tuple[str, ...]) -> Arrays:
     selected = {}
     for name in outputs:
         value = found[name]
-        selected[name] = value if name in _NUMBERS else denormalise(value.astype(jnp.float32))
+        selected[name] = (
+            value if name in _NUMBERS else denormalise(value.astype(jnp.float32))
+        )
     return selected

@@ -53,7 +53,9 @@ class Batches:
             # Bound to no device, so that `trees` goes along with arrays that are anywhere.
             first = jax.device_put(found)
             alone = default_device() is not None
-            self._devices = list(jnp.zeros(()).devices()) if alone else jax.local_devices()
+            self._devices = (
+                list(jnp.zeros(()).devices()) if alone else jax.local_devices()
+            )
         elif devices:
             first = jax.device_put(found, devices[0])
             self._devices = list(devices)
@@ -71,7 +73,9 @@ class Batches:
         """The parameters by network name, on the first device."""
         return dict(self._copies[0])
 
-    def run(self, function: Callable[..., Any], *images: np.ndarray, **options: Any) -> Outputs:
+    def run(
+        self, function: Callable[..., Any], *images: np.ndarray, **options: Any
+    ) -> Outputs:
         """Computes in batches of few sizes, so that a new number of images seldom compiles anew.
 
         Several threads may call it at once: each program is compiled once.
@@ -99,10 +103,16 @@ class Batches:
             used = len(chunk[0])
             trees, padded = self._arguments(chunk)
             outputs = program(trees, *padded)
-            parts.append({name: np.asarray(value)[:used] for name, value in outputs.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            parts.append(
+                {name: np.asarray(value)[:used] for name, value in outputs.items()}
+            )
+        return {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
 
-    def lower(self, function: Callable[..., Any], *images: np.ndarray, **options: Any) -> jax.stages.Lowered:
+    def lower(
+        self, function: Callable[..., Any], *images: np.ndarray, **options: Any
+    ) -> jax.stages.Lowered:
         """Lowers the program that `run` compiles for one batch, for its cost or its text.
 
         Args:
@@ -120,7 +130,9 @@ class Batches:
         """Returns the parameters, and a batch filled up to a power of two, both on the devices it needs."""
         used = len(chunk[0])
         bucket = min(self._batch_size, 1 << (used - 1).bit_length())
-        padded = [np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk]
+        padded = [
+            np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk
+        ]
 
         with self._placing:
             trees, split = self._place(devices_for(bucket, self._devices))
@@ -136,7 +148,9 @@ class Batches:
             whole = replicated(mesh)
 
             def join(*copies: jax.Array) -> jax.Array:
-                return jax.make_array_from_single_device_arrays(copies[0].shape, whole, list(copies))
+                return jax.make_array_from_single_device_arrays(
+                    copies[0].shape, whole, list(copies)
+                )
 
             trees = jax.tree.map(join, *self._copies[:count])
             self._placed[count] = trees, batch_sharding(mesh)
@@ -172,7 +186,10 @@ class _Program:
         self._compiled: set[Any] = set()
 
     def __call__(self, trees: Tree, *images: jax.Array) -> dict[str, jax.Array]:
-        kind = (default_matmul_precision(), *((x.shape, x.dtype, x.sharding) for x in images))
+        kind = (
+            default_matmul_precision(),
+            *((x.shape, x.dtype, x.sharding) for x in images),
+        )
         if kind in self._compiled:
             return self.jitted(trees, *images)
 
@@ -186,12 +203,16 @@ class _Program:
 _PROGRAMS = threading.Lock()
 
 
-def _program(function: Callable[..., Any], forward: Forward, **options: Any) -> _Program:
+def _program(
+    function: Callable[..., Any], forward: Forward, **options: Any
+) -> _Program:
     """Returns the program of a function of (forward, trees, images, ...) for a model and options."""
     with _PROGRAMS:
         return _cached_program(function, forward, **options)
 
 
 @functools.lru_cache(maxsize=64)
-def _cached_program(function: Callable[..., Any], forward: Forward, **options: Any) -> _Program:
+def _cached_program(
+    function: Callable[..., Any], forward: Forward, **options: Any
+) -> _Program:
     return _Program(functools.partial(function, forward, **options))

@@ -27,7 +27,10 @@ from facecycle_jax.storage.model_spec import (
 _PREFIX = "module."
 # The modules that hold a copy of the frozen trunk.
 _WITH_TRUNK = ("Swap_Generator", "Swap_Norm")
-_MOTION, _IDENTITY = (tuple(m for m, n in MODULES.items() if n in STAGES[s]) for s in ("motion", "identity"))
+_MOTION, _IDENTITY = (
+    tuple(m for m, n in MODULES.items() if n in STAGES[s])
+    for s in ("motion", "identity")
+)
 
 
 def read_original(
@@ -54,7 +57,10 @@ def read_original(
     try:
         found = _modules(state)
         expected = _torch_shapes(tuple(check_model(model).items()))
-        arrays = {module: _checked(found[module], expected[module], module) for module in found}
+        arrays = {
+            module: _checked(found[module], expected[module], module)
+            for module in found
+        }
         _move_trunk(arrays)
         trees = from_torch(arrays)
     except ConversionError as error:
@@ -71,29 +77,39 @@ def _modules(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
             f"it is no checkpoint of the original program: it has no key {_MOTION[0]!r}, its first keys "
             f"are {keys}"
         )
-    needed = _MOTION + (_IDENTITY if any(module in present for module in _IDENTITY) else ())
+    needed = _MOTION + (
+        _IDENTITY if any(module in present for module in _IDENTITY) else ()
+    )
     for module in needed:
         if module not in state:
             raise ConversionError(f"it has {', '.join(present)} and lacks {module}")
         if type(state[module]) is not dict:
-            raise ConversionError(f"its {module} is {shorten(state[module])}, not a dict of tensors")
+            raise ConversionError(
+                f"its {module} is {shorten(state[module])}, not a dict of tensors"
+            )
     found: dict[str, dict[str, Any]] = {}
     for module in needed:
         names = found[module] = {}
         for key, value in state[module].items():
             name = str(key).removeprefix(_PREFIX)
             if name in names:
-                raise ConversionError(f"it holds {module}.{shorten(name)} with and without 'module.'")
+                raise ConversionError(
+                    f"it holds {module}.{shorten(name)} with and without 'module.'"
+                )
             names[name] = value
     return found
 
 
 @functools.lru_cache(maxsize=4)
-def _torch_shapes(items: tuple[tuple[str, Any], ...]) -> dict[str, dict[str, tuple[int, ...]]]:
+def _torch_shapes(
+    items: tuple[tuple[str, Any], ...],
+) -> dict[str, dict[str, tuple[int, ...]]]:
     """Computes PyTorch's names and shapes of every module, with the frozen trunk where it has one."""
     shapes = weight_shapes(dict(items))
     # One byte per weight: only the shapes are of interest.
-    blank = nest({name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()})
+    blank = nest(
+        {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
+    )
     result: dict[str, dict[str, tuple[int, ...]]] = {module: {} for module in MODULES}
     for module in _WITH_TRUNK:
         for layer in TRUNK_LAYERS:
@@ -115,25 +131,37 @@ def _checked(
     """Compares a module's names and shapes with what they must be; returns float32 arrays."""
     has_trunk = module in _WITH_TRUNK and any(_is_trunk(name) for name in arrays)
     if module in _WITH_TRUNK and not has_trunk:
-        expected = {name: shape for name, shape in expected.items() if not _is_trunk(name)}
+        expected = {
+            name: shape for name, shape in expected.items() if not _is_trunk(name)
+        }
     checked = {}
     for name, shape in expected.items():
         value = arrays.get(name)
         if name not in arrays:
             raise ConversionError(f"it lacks {module}.{name} of shape {shape}")
         if not isinstance(value, np.ndarray):
-            raise ConversionError(f"its {module}.{name} is {shorten(value)}, not a tensor of shape {shape}")
+            raise ConversionError(
+                f"its {module}.{name} is {shorten(value)}, not a tensor of shape {shape}"
+            )
         if value.shape != shape:
-            raise ConversionError(f"its {module}.{name} has shape {value.shape}, not {shape}")
+            raise ConversionError(
+                f"its {module}.{name} has shape {value.shape}, not {shape}"
+            )
         if value.dtype.kind in "iub":
-            raise ConversionError(f"its {module}.{name} holds {value.dtype}, not floating-point numbers")
+            raise ConversionError(
+                f"its {module}.{name} holds {value.dtype}, not floating-point numbers"
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             checked[name] = value.astype(np.float32)
         if not np.isfinite(checked[name]).all():
-            raise ConversionError(f"its {module}.{name} holds values that are not finite")
+            raise ConversionError(
+                f"its {module}.{name} holds values that are not finite"
+            )
     for name in arrays:
         if name not in expected:
-            raise ConversionError(f"its {module}.{shorten(name)} is unknown to the original program")
+            raise ConversionError(
+                f"its {module}.{shorten(name)} is unknown to the original program"
+            )
     return checked
 
 
@@ -144,12 +172,16 @@ def _move_trunk(arrays: dict[str, dict[str, np.ndarray]]) -> None:
     for name, value in own.items():
         # The program loads both from one VGG-19 and never trains them.
         if name in generator and not np.array_equal(generator[name], value):
-            raise ConversionError(f"its Swap_Generator and Swap_Norm have different frozen {name}")
+            raise ConversionError(
+                f"its Swap_Generator and Swap_Norm have different frozen {name}"
+            )
         generator.setdefault(name, value)
 
 
 def _contiguous(tree: Mapping[str, Any]) -> Tree:
     return {
-        name: _contiguous(value) if isinstance(value, Mapping) else np.ascontiguousarray(value)
+        name: _contiguous(value)
+        if isinstance(value, Mapping)
+        else np.ascontiguousarray(value)
         for name, value in tree.items()
     }

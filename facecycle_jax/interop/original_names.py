@@ -31,7 +31,11 @@ _ENCODER = {
     "layer2_1.0": "features/conv3_1",
     **{f"layer2_1.2.{n}": f"features/attention3/{n}" for n in ("g", "theta", "phi")},
     "layer2_1.3": "features/conv3_2",
-    **{f"resblock{b}.conv{c}": f"features/residual{b}/conv{c}" for b in (1, 2) for c in (1, 2)},
+    **{
+        f"resblock{b}.conv{c}": f"features/residual{b}/conv{c}"
+        for b in (1, 2)
+        for c in (1, 2)
+    },
     "layer2_2.0": "features/conv4_1",
     "layer2_2.2": "features/conv4_2",
     "layer3_1.0": "features/conv5_1",
@@ -54,7 +58,9 @@ _FLOW_DECODER = {
 }
 _GENERATOR = {
     "redconv.0": "reduce",
-    **{f"cnn.{b}.conv{c}": f"residual{b + 1}/conv{c}" for b in range(8) for c in (1, 2)},
+    **{
+        f"cnn.{b}.conv{c}": f"residual{b + 1}/conv{c}" for b in range(8) for c in (1, 2)
+    },
     "up.0": "up1",
     "up.2": "conv1",
     "up2.0": "up2",
@@ -68,7 +74,11 @@ _GENERATOR = {
 _NORMALISER = {
     **{f"denorm.{n}": f"remove_identity/{n}" for n in ("beta", "gamma")},
     **{f"renorm.{n}": f"restore_identity/{n}" for n in ("beta", "gamma")},
-    **{f"cnn.{b}.conv{c}": f"decoder/residual{b + 1}/conv{c}" for b in range(6) for c in (1, 2)},
+    **{
+        f"cnn.{b}.conv{c}": f"decoder/residual{b + 1}/conv{c}"
+        for b in range(6)
+        for c in (1, 2)
+    },
     **{f"cnn3.0.conv{c}": f"decoder/residual7/conv{c}" for c in (1, 2)},
     "up.0": "decoder/up1",
     "up.2": "decoder/conv1",
@@ -142,14 +152,24 @@ def from_torch(state: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     trees: dict[str, Any] = {}
     for module, arrays in state.items():
         if module not in MODULES:
-            raise UserError(f"unknown module {module!r}; the original has {sorted(MODULES)}.")
+            raise UserError(
+                f"unknown module {module!r}; the original has {sorted(MODULES)}."
+            )
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
             layer, kind = split_name(name)
             stem = layer.split(".")[0]
-            if stem in TRUNK_LAYERS and layer == f"{stem}.0" and module.startswith("Swap_"):
+            if (
+                stem in TRUNK_LAYERS
+                and layer == f"{stem}.0"
+                and module.startswith("Swap_")
+            ):
                 if module == "Swap_Generator":
-                    _put(trees.setdefault("vgg", {}), f"{stem}/{kind}", _to_ours(array, stem))
+                    _put(
+                        trees.setdefault("vgg", {}),
+                        f"{stem}/{kind}",
+                        _to_ours(array, stem),
+                    )
                 continue
             if layer not in LAYERS[module]:
                 raise UserError(f"unknown layer {module}.{name}.")
@@ -178,5 +198,7 @@ def to_torch(trees: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
                 node = node[part]
             for kind, suffix in (("kernel", "weight"), ("bias", "bias")):
                 if kind in node:
-                    array = np.ascontiguousarray(_to_torch(np.asarray(node[kind]), path))
+                    array = np.ascontiguousarray(
+                        _to_torch(np.asarray(node[kind]), path)
+                    )
                     yield module, f"{layer}.{suffix}", array

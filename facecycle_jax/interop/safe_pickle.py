@@ -106,13 +106,17 @@ def load(
     except ConversionError:
         raise
     except _DAMAGE as error:
-        raise ConversionError(f"its pickle is damaged or cut off ({shorten(str(error))})") from None
+        raise ConversionError(
+            f"its pickle is damaged or cut off ({shorten(str(error))})"
+        ) from None
 
 
 class _Machine:
     """The stack, the memo and one method per group of instructions."""
 
-    def __init__(self, table: Mapping[str, Builder], persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, table: Mapping[str, Builder], persistent: Callable[[Any], Any] | None
+    ) -> None:
         self._table = table
         self._persistent = persistent
         self._stack: list[Any] = []
@@ -125,23 +129,31 @@ class _Machine:
         """Executes one instruction."""
         self._count += 1
         if self._count > MAX_INSTRUCTIONS:
-            raise ConversionError(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
+            raise ConversionError(
+                f"its pickle has more than {MAX_INSTRUCTIONS} instructions"
+            )
         if name in _LITERALS:
             if type(argument) is int and argument.bit_length() > MAX_BITS:
-                raise ConversionError(f"its pickle holds a number of more than {MAX_BITS} bits")
+                raise ConversionError(
+                    f"its pickle holds a number of more than {MAX_BITS} bits"
+                )
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name]())
         elif name in _METHODS:
             _METHODS[name](self, argument)
         elif name not in ("PROTO", "FRAME"):
-            raise ConversionError(f"its pickle builds objects ({name}), which is not allowed")
+            raise ConversionError(
+                f"its pickle builds objects ({name}), which is not allowed"
+            )
 
     def _grow(self, entries: int) -> None:
         """Counts entries of containers before they are built."""
         self._entries += entries
         if self._entries > MAX_ENTRIES:
-            raise ConversionError(f"its pickle builds containers of more than {MAX_ENTRIES} entries")
+            raise ConversionError(
+                f"its pickle builds containers of more than {MAX_ENTRIES} entries"
+            )
 
     def _pop_to_mark(self) -> list[Any]:
         index = len(self._stack) - 1
@@ -187,12 +199,16 @@ class _Machine:
             raise UserError("sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
-                raise ConversionError("its pickle has a dict with keys that are no names")
+                raise ConversionError(
+                    "its pickle has a dict with keys that are no names"
+                )
             target[key] = value
 
     def _global(self, name: str) -> None:
         if name not in self._table:
-            raise ConversionError(f"it asks for {shorten(name)}, which this reader does not allow")
+            raise ConversionError(
+                f"it asks for {shorten(name)}, which this reader does not allow"
+            )
         self._stack.append(self._table[name])
 
     def _stack_global(self, _: Any) -> None:
@@ -208,14 +224,20 @@ class _Machine:
         if type(arguments) is not tuple:
             raise UserError("a call without arguments")
         # What is built is at most as large as what it is built from.
-        self._grow(sum(len(part) for part in arguments if isinstance(part, list | tuple | dict)))
+        self._grow(
+            sum(
+                len(part) for part in arguments if isinstance(part, list | tuple | dict)
+            )
+        )
         self._stack.append(function.build(*arguments))
 
     def _build(self, _: Any) -> None:
         # State dicts carry their `_metadata` (module versions) this way; it means nothing here.
         self._stack.pop()
         if type(self._stack[-1]) is not dict:
-            raise ConversionError("its pickle sets the state of an object, which is not allowed")
+            raise ConversionError(
+                "its pickle sets the state of an object, which is not allowed"
+            )
 
     def _persist(self, _: Any) -> None:
         if self._persistent is None:

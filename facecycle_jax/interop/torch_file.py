@@ -88,7 +88,9 @@ def read_torch(
         raise ConversionError(f"{path}: {error}.") from None
     except _DAMAGE as error:
         reason = shorten(str(error))
-        raise ConversionError(f"{path}: its zip archive is damaged or cut off ({reason}).") from None
+        raise ConversionError(
+            f"{path}: its zip archive is damaged or cut off ({reason})."
+        ) from None
     except OSError as error:
         reason = error.strerror or shorten(str(error))
         raise ConversionError(f"{path}: it cannot be read ({reason}).") from None
@@ -117,7 +119,10 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Fetch]:
     for entry in archive.infolist():
         if entry.filename in entries:
             raise ConversionError(f"its archive holds {shorten(entry.filename)} twice")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        if (
+            entry.compress_type != zipfile.ZIP_STORED
+            or entry.file_size != entry.compress_size
+        ):
             raise ConversionError(
                 f"{shorten(entry.filename)} in its archive is compressed, which PyTorch never does"
             )
@@ -125,9 +130,13 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Fetch]:
     # Nothing is compressed, so records that add up to more than the file must overlap.
     if sum(entry.file_size for entry in entries.values()) > length:
         raise ConversionError("its archive claims more data than the file holds")
-    pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    pickles = [
+        name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")
+    ]
     if len(pickles) != 1:
-        raise ConversionError(f"its archive holds {len(pickles)} files data.pkl, not one")
+        raise ConversionError(
+            f"its archive holds {len(pickles)} files data.pkl, not one"
+        )
     prefix = pickles[0].removesuffix("data.pkl")
     order = b"little"
     if f"{prefix}byteorder" in entries:
@@ -150,7 +159,9 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Fetch]:
         return decode(archive.read(entries[name]), storage, big_endian=order == b"big")
 
     stream = io.BytesIO(data)
-    return load(stream, limit=len(data), table=TABLE, persistent=build_storage), cached(read)
+    return load(stream, limit=len(data), table=TABLE, persistent=build_storage), cached(
+        read
+    )
 
 
 def _open_legacy(file: BinaryIO) -> tuple[Any, Fetch]:
@@ -167,7 +178,9 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, Fetch]:
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL or type(system) is not dict:
         raise ConversionError("its legacy header is not one that PyTorch writes")
     if system.get("little_endian") is not True:
-        raise ConversionError("it was written on a big-endian machine, which is not supported")
+        raise ConversionError(
+            "it was written on a big-endian machine, which is not supported"
+        )
     tree = load(file, limit=MAX_PICKLE, table=TABLE, persistent=persistent)
     keys = load(file, limit=MAX_PICKLE, table={})
     if type(keys) is not list or not all(type(key) is str for key in keys):
@@ -175,7 +188,9 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, Fetch]:
     places: dict[str, int] = {}
     for key in keys:
         if key not in mentioned or key in places:
-            raise ConversionError(f"it lists storage {shorten(key)}, which is unused or listed before")
+            raise ConversionError(
+                f"it lists storage {shorten(key)}, which is unused or listed before"
+            )
         storage = mentioned[key]
         size = int.from_bytes(file.read(8), "little")
         places[key] = file.tell()
@@ -189,7 +204,9 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, Fetch]:
 
     def read(storage: Storage) -> np.ndarray:
         if storage.key not in places or storage != mentioned[storage.key]:
-            raise ConversionError(f"storage {storage.key} is missing from the file or inconsistent")
+            raise ConversionError(
+                f"storage {storage.key} is missing from the file or inconsistent"
+            )
         file.seek(places[storage.key])
         return decode(file.read(size_of(storage)), storage, big_endian=False)
 

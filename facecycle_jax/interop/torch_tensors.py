@@ -70,7 +70,9 @@ class Walk:
                 for key, value in node.items()
             }
         if type(node) in (list, tuple):
-            children = [self.visit(v, f"{name}/{i}", depth + 1) for i, v in enumerate(node)]
+            children = [
+                self.visit(v, f"{name}/{i}", depth + 1) for i, v in enumerate(node)
+            ]
             return children if type(node) is list else tuple(children)
         if node is None or type(node) in (bool, int, float, str, bytes):
             return node
@@ -91,7 +93,9 @@ def _view(flat: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
             f"{tensor.offset} reaches outside its storage of {flat.size} elements"
         )
     strides = tuple(s * flat.itemsize for s in tensor.strides)
-    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
 
 
 def _naturals(values: Any, what: str) -> tuple[int, ...]:
@@ -102,7 +106,9 @@ def _naturals(values: Any, what: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _build_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _build_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+) -> Tensor:
     if not isinstance(storage, Storage):
         raise ConversionError("a tensor has no storage")
     sizes, steps = _naturals(shape, "shape"), _naturals(strides, "strides")
@@ -120,11 +126,15 @@ def _build_parameter(tensor: Any, *_: Any) -> Tensor:
 def _build_dict(*arguments: Any) -> dict[Any, Any]:
     pairs = arguments[0] if arguments else []
     if len(arguments) > 1 or type(pairs) is not list:
-        raise ConversionError("an ordered dict is built from something other than pairs")
+        raise ConversionError(
+            "an ordered dict is built from something other than pairs"
+        )
     result = {}
     for pair in pairs:
         if type(pair) not in (tuple, list) or len(pair) != 2 or not is_key(pair[0]):
-            raise ConversionError("an ordered dict is built from something other than pairs")
+            raise ConversionError(
+                "an ordered dict is built from something other than pairs"
+            )
         result[pair[0]] = pair[1]
     return result
 
@@ -141,7 +151,11 @@ TABLE = {
 
 def build_storage(identity: Any) -> Storage:
     """Checks a persistent id: ('storage', type, key, location, number of elements, view or None)."""
-    if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
+    if (
+        type(identity) is not tuple
+        or len(identity) not in (5, 6)
+        or identity[0] != "storage"
+    ):
         raise ConversionError("it refers to something other than a storage")
     kind, key, size = identity[1], identity[2], identity[4]
     if not isinstance(kind, Builder) or kind.name not in DTYPES:
@@ -151,7 +165,9 @@ def build_storage(identity: Any) -> Storage:
     if type(size) is not int or not 0 <= size < 2**48:
         raise ConversionError(f"storage {key} claims {shorten(size)} elements")
     if len(identity) == 6 and identity[5] is not None:
-        raise ConversionError(f"storage {key} is a view of another, which is not supported")
+        raise ConversionError(
+            f"storage {key} is a view of another, which is not supported"
+        )
     return Storage(key, kind.name, size)
 
 

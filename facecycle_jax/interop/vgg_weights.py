@@ -22,7 +22,9 @@ from facecycle_jax.ops.normalisation import MEAN, STD
 
 Vgg = dict[str, dict[str, np.ndarray]]
 # Index of every convolution in torchvision's `features`.
-_TORCH_INDEX = dict(zip([name for name, _, _ in LAYERS], (0, 2, 5, 7, 10, 12, 14, 16, 19), strict=True))
+_TORCH_INDEX = dict(
+    zip([name for name, _, _ in LAYERS], (0, 2, 5, 7, 10, 12, 14, 16, 19), strict=True)
+)
 # What Keras's preprocessing subtracts from pictures in 0..255, blue first.
 _KERAS_MEAN = np.array([103.939, 116.779, 123.68])
 
@@ -41,16 +43,27 @@ def vgg_from_torchvision(path: str | os.PathLike[str]) -> Vgg:
       FileNotFoundError: if there is no such file.
     """
     # Only these are read: the dense layers of the whole network are nine tenths of the file.
-    wanted = {f"{index}.{kind}" for index in _TORCH_INDEX.values() for kind in ("weight", "bias")}
-    state = read_torch(path, wanted=lambda name: name.removeprefix("features.") in wanted)
-    prefix = "features." if any(str(key).startswith("features.") for key in state) else ""
+    wanted = {
+        f"{index}.{kind}"
+        for index in _TORCH_INDEX.values()
+        for kind in ("weight", "bias")
+    }
+    state = read_torch(
+        path, wanted=lambda name: name.removeprefix("features.") in wanted
+    )
+    prefix = (
+        "features." if any(str(key).startswith("features.") for key in state) else ""
+    )
     tree: Vgg = {}
     incoming = 3
     for layer, channels, _ in LAYERS:
         stem = f"{prefix}{_TORCH_INDEX[layer]}"
         kernel = _expect(state, f"{stem}.weight", (channels, incoming, 3, 3), path)
         bias = _expect(state, f"{stem}.bias", (channels,), path)
-        tree[layer] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}
+        tree[layer] = {
+            "kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)),
+            "bias": bias,
+        }
         incoming = channels
     return tree
 
@@ -79,7 +92,9 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
     try:
         import h5py
     except ImportError:
-        raise MissingExtraError("Reading .h5 needs h5py: pip install 'facecycle_jax[h5]'.") from None
+        raise MissingExtraError(
+            "Reading .h5 needs h5py: pip install 'facecycle_jax[h5]'."
+        ) from None
     shapes = _keras_shapes()
     arrays: dict[str, np.ndarray] = {}
 
@@ -88,23 +103,35 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
         if key not in shapes or not isinstance(node, h5py.Dataset):
             return
         if key in arrays:
-            raise ConversionError(f"{path} holds {key} twice, the second time as {shorten(name)}.")
+            raise ConversionError(
+                f"{path} holds {key} twice, the second time as {shorten(name)}."
+            )
         # All of this before a byte is read: a small file may claim arrays of any size.
         if node.shape != shapes[key]:
-            raise ConversionError(f"{path}: {key} has shape {node.shape}, VGG-19 has {shapes[key]}.")
+            raise ConversionError(
+                f"{path}: {key} has shape {node.shape}, VGG-19 has {shapes[key]}."
+            )
         if node.dtype.kind != "f" or node.dtype.itemsize > 8:
-            raise ConversionError(f"{path}: {key} holds {node.dtype}, not floating-point numbers.")
+            raise ConversionError(
+                f"{path}: {key} holds {node.dtype}, not floating-point numbers."
+            )
         if node.external or node.is_virtual:
-            raise ConversionError(f"{path}: {key} lies in another file, which is not read.")
+            raise ConversionError(
+                f"{path}: {key} lies in another file, which is not read."
+            )
         if node.chunks and math.prod(node.chunks) > math.prod(node.shape):
-            raise ConversionError(f"{path}: {key} is stored in blocks larger than itself.")
+            raise ConversionError(
+                f"{path}: {key} is stored in blocks larger than itself."
+            )
         arrays[key] = np.asarray(node)
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(keep)
     except (OSError, RuntimeError) as error:
-        raise ConversionError(f"{path} is not a readable HDF5 file ({error}).") from None
+        raise ConversionError(
+            f"{path} is not a readable HDF5 file ({error})."
+        ) from None
 
     tree: Vgg = {}
     for layer, _, _ in LAYERS:
@@ -162,16 +189,23 @@ def _fold_keras_preprocessing(layer: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def _expect(
-    arrays: Mapping[Any, Any], key: str, shape: tuple[int, ...], path: str | os.PathLike[str]
+    arrays: Mapping[Any, Any],
+    key: str,
+    shape: tuple[int, ...],
+    path: str | os.PathLike[str],
 ) -> np.ndarray:
     """Fetches an array as float32, or says what is wrong with it."""
     value = arrays.get(key)
     if not isinstance(value, np.ndarray):
         raise ConversionError(f"{path} has no array {key!r}, so it is no VGG-19.")
     if value.shape != shape:
-        raise ConversionError(f"{path}: {key} has shape {value.shape}, VGG-19 has {shape}.")
+        raise ConversionError(
+            f"{path}: {key} has shape {value.shape}, VGG-19 has {shape}."
+        )
     if value.dtype.kind in "iub":
-        raise ConversionError(f"{path}: {key} holds {value.dtype}, not floating-point numbers.")
+        raise ConversionError(
+            f"{path}: {key} holds {value.dtype}, not floating-point numbers."
+        )
 
     with np.errstate(over="ignore", invalid="ignore"):
         value = np.asarray(value, np.float32)
@@ -191,7 +225,11 @@ def write_vgg(tree: Vgg, path: epath.PathLike) -> None:
       FileExistsError: if the file is there already.
     """
     check_new(path)
-    named = {f"{layer}/{kind}": a for layer, parts in tree.items() for kind, a in parts.items()}
+    named = {
+        f"{layer}/{kind}": a
+        for layer, parts in tree.items()
+        for kind, a in parts.items()
+    }
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **named)
     write_whole(path, buffer.getvalue())

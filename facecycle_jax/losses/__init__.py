@@ -1,6 +1,11 @@
 """Pure loss functions, one value per example; the methods average and weigh them."""
 
-from facecycle_jax.losses.contrast import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
+from facecycle_jax.losses.contrast import (
+    info_nce,
+    mixed_logits,
+    mixed_logits_of_sets,
+    orthogonality,
+)
 from facecycle_jax.losses.cycle import (
     feature_loss,
     folding,

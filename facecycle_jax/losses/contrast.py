@@ -64,7 +64,11 @@ def mixed_logits(
         cross = gram[negative, other]
         # |b n + (1 - b) n'|^2 and its product with the anchor, from the Gram matrix.
         dots = mix * dots + (1 - mix) * gram[row[:, None], other]
-        squares = mix**2 * squares + (1 - mix) ** 2 * square[other] + 2 * mix * (1 - mix) * cross
+        squares = (
+            mix**2 * squares
+            + (1 - mix) ** 2 * square[other]
+            + 2 * mix * (1 - mix) * cross
+        )
 
     negatives = dots / (length[:, None] * _lengths(squares))
     return jnp.concatenate([positive[:, None], negatives], axis=1) / temperature
@@ -92,10 +96,17 @@ def mixed_logits_of_sets(
     """
     half = projections.shape[0] // 2
     if mix is not None:
-        negatives = mix[..., None] * negatives + (1 - mix[..., None]) * negatives[:, permutation]
+        negatives = (
+            mix[..., None] * negatives
+            + (1 - mix[..., None]) * negatives[:, permutation]
+        )
 
-    unit = projections / _lengths(jnp.sum(jnp.square(projections), axis=-1, keepdims=True))
-    negatives = negatives / _lengths(jnp.sum(jnp.square(negatives), axis=-1, keepdims=True))
+    unit = projections / _lengths(
+        jnp.sum(jnp.square(projections), axis=-1, keepdims=True)
+    )
+    negatives = negatives / _lengths(
+        jnp.sum(jnp.square(negatives), axis=-1, keepdims=True)
+    )
 
     positive = jnp.sum(unit * jnp.roll(unit, half, axis=0), axis=-1, keepdims=True)
     views = unit.reshape(2, half, -1)

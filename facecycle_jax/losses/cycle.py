@@ -22,7 +22,9 @@ def l1(a: jax.Array, b: jax.Array) -> jax.Array:
     Returns:
       float32 [...], 0 or more.
     """
-    return jnp.mean(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)), axis=(-3, -2, -1))
+    return jnp.mean(
+        jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)), axis=(-3, -2, -1)
+    )
 
 
 def symmetry(images: jax.Array) -> jax.Array:
@@ -45,7 +47,9 @@ def symmetry(images: jax.Array) -> jax.Array:
     return l1(left, right)
 
 
-def margin(a: jax.Array, b: jax.Array, *, width: float = 0.1, hinge: bool = False) -> jax.Array:
+def margin(
+    a: jax.Array, b: jax.Array, *, width: float = 0.1, hinge: bool = False
+) -> jax.Array:
     """Computes the mean of |a - b| - width, the margin term of the identity cycle.
 
     Args:
@@ -101,7 +105,9 @@ def folding(flow: jax.Array) -> jax.Array:
 
 
 def _overlap(flow: jax.Array, axis: int) -> jax.Array:
-    steps = 1 + jnp.diff(flow.astype(jnp.float32), axis=axis) * (flow.shape[axis] - 1) / 2
+    steps = (
+        1 + jnp.diff(flow.astype(jnp.float32), axis=axis) * (flow.shape[axis] - 1) / 2
+    )
     return jnp.mean(jnp.maximum(-steps, 0), axis=(-2, -1))
 
 
@@ -159,7 +165,10 @@ def few_pixels(*, pixels: int, channels: int) -> bool:
 @jax.custom_jvp
 def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
     """Sums the squares of F^T F - T^T T of maps [..., P, C]; the target has no gradient."""
-    return jnp.sum(jnp.square(_correlate(features, features) - _correlate(target, target)), axis=(-2, -1))
+    return jnp.sum(
+        jnp.square(_correlate(features, features) - _correlate(target, target)),
+        axis=(-2, -1),
+    )
 
 
 @_over_channels.defjvp
@@ -171,7 +180,9 @@ def _over_channels_jvp(
     difference = _correlate(features, features) - _correlate(target, target)
     # In the precision of the maps, and so backwards, where float32 would be cast down to it in any case.
     along = jnp.einsum("...pc,...pd->...cd", features, change).astype(jnp.float32)
-    return jnp.sum(jnp.square(difference), axis=(-2, -1)), 4 * jnp.sum(difference * along, axis=(-2, -1))
+    return jnp.sum(jnp.square(difference), axis=(-2, -1)), 4 * jnp.sum(
+        difference * along, axis=(-2, -1)
+    )
 
 
 @jax.custom_jvp
@@ -198,10 +209,16 @@ def _over_pixels_jvp(
 
 def _with_products(
     features: jax.Array, target: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+) -> tuple[
+    jax.Array, tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]
+]:
     """Computes `_over_pixels`, with D and S and the products D D^T, S S^T and D S^T behind it."""
     d, s = features - target, features + target
-    dd, ss, ds = _correlate_pixels(d, d), _correlate_pixels(s, s), _correlate_pixels(d, s)
+    dd, ss, ds = (
+        _correlate_pixels(d, d),
+        _correlate_pixels(s, s),
+        _correlate_pixels(d, s),
+    )
     squares = jnp.sum(dd * ss + ds * jnp.swapaxes(ds, -1, -2), axis=(-2, -1)) / 2
     return squares, (d, s), (dd, ss, ds)
 
@@ -214,10 +231,14 @@ def _correlate_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
 def _mix_pixels(weights: jax.Array, maps: jax.Array) -> jax.Array:
     """Computes K A of [..., P, Q] and [..., Q, C] in the precision of the maps, summed in float32."""
     product = "...pq,...qc->...pc"
-    return jnp.einsum(product, weights.astype(maps.dtype), maps, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        product, weights.astype(maps.dtype), maps, preferred_element_type=jnp.float32
+    )
 
 
-def gram_loss(features: jax.Array, target: jax.Array, *, divide_by_channels: bool = False) -> jax.Array:
+def gram_loss(
+    features: jax.Array, target: jax.Array, *, divide_by_channels: bool = False
+) -> jax.Array:
     """Computes the mean squared difference of Gram matrices; the target gets no gradient.
 
     Args:
@@ -251,5 +272,7 @@ def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:
     References:
       Johnson et al., "Perceptual losses for real-time style transfer", ECCV 2016, equation 2.
     """
-    difference = features.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(jnp.float32)
+    difference = features.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(
+        jnp.float32
+    )
     return jnp.mean(difference**2, axis=(-3, -2, -1))

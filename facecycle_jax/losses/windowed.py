@@ -34,7 +34,9 @@ def window_bounds(batch_size: int) -> np.ndarray:
     return np.asarray(rows, np.int32)
 
 
-def windowed_mean(losses: jax.Array, bounds: jax.Array, *, ranking: jax.Array | None = None) -> jax.Array:
+def windowed_mean(
+    losses: jax.Array, bounds: jax.Array, *, ranking: jax.Array | None = None
+) -> jax.Array:
     """Averages the losses whose ranks lie in a window.
 
     Args:
@@ -85,7 +87,9 @@ def start_curriculum() -> Curriculum:
     )
 
 
-def move_curriculum(curriculum: Curriculum, loss: jax.Array, *, windows: int) -> Curriculum:
+def move_curriculum(
+    curriculum: Curriculum, loss: jax.Array, *, windows: int
+) -> Curriculum:
     """Moves the curriculum on after an evaluation.
 
     After more than `PATIENCE` evaluations without a lower loss the window moves by one; in the last window
@@ -122,8 +126,10 @@ def move_curriculum(curriculum: Curriculum, loss: jax.Array, *, windows: int) ->
         best=best.astype(jnp.float32),
         stale=stale.astype(jnp.int32),
         rate=jnp.where(falls, curriculum.rate * _RATE_FACTOR, curriculum.rate),
-        rate_best=jnp.where(plateau_step & progress, loss, curriculum.rate_best).astype(jnp.float32),
-        rate_stale=jnp.where(plateau_step, jnp.where(falls, 0, rate_stale), curriculum.rate_stale).astype(
-            jnp.int32
+        rate_best=jnp.where(plateau_step & progress, loss, curriculum.rate_best).astype(
+            jnp.float32
         ),
+        rate_stale=jnp.where(
+            plateau_step, jnp.where(falls, 0, rate_stale), curriculum.rate_stale
+        ).astype(jnp.int32),
     )

@@ -99,7 +99,13 @@ def apply_plain(module: Any, params: Tree, *arguments: Any) -> Any:
 
 
 def apply_with_stats(
-    module: Any, name: str, trees: Tree, stats: Tree, *arguments: Any, train: bool, **options: Any
+    module: Any,
+    name: str,
+    trees: Tree,
+    stats: Tree,
+    *arguments: Any,
+    train: bool,
+    **options: Any,
 ) -> tuple[Any, Tree]:
     """Applies a module that has batch normalisation.
 
@@ -119,11 +125,15 @@ def apply_with_stats(
     if not train:
         return module.apply(variables, *arguments, train=False, **options), stats
 
-    result, changed = module.apply(variables, *arguments, train=True, mutable=["batch_stats"], **options)
+    result, changed = module.apply(
+        variables, *arguments, train=True, mutable=["batch_stats"], **options
+    )
     return result, {**stats, name: changed["batch_stats"]}
 
 
-def init_with_stats(modules: Mapping[str, tuple[Any, ...]], key: jax.Array) -> tuple[Tree, Tree]:
+def init_with_stats(
+    modules: Mapping[str, tuple[Any, ...]], key: jax.Array
+) -> tuple[Tree, Tree]:
     """Draws parameters and fresh statistics of several networks.
 
     Args:
@@ -136,7 +146,9 @@ def init_with_stats(modules: Mapping[str, tuple[Any, ...]], key: jax.Array) -> t
     params: Tree = {}
     stats: Tree = {}
     keys = jax.random.split(key, len(modules))
-    for network_key, (name, (module, *arguments)) in zip(keys, modules.items(), strict=True):
+    for network_key, (name, (module, *arguments)) in zip(
+        keys, modules.items(), strict=True
+    ):
         variables = module.init(network_key, *arguments, train=False)
         params[name] = variables["params"]
         stats[name] = variables["batch_stats"]
@@ -213,11 +225,15 @@ class LossOptions(NamedTuple):
         options = cls(**{name: config[name] for name in cls._fields if name in config})
         kinds = ("gram", "feature", "none")
         if options.perceptual not in kinds:
-            raise UserError(f"loss.perceptual must be one of {kinds}, got {options.perceptual!r}.")
+            raise UserError(
+                f"loss.perceptual must be one of {kinds}, got {options.perceptual!r}."
+            )
         return options
 
 
-def weighted_total(terms: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+def weighted_total(
+    terms: Mapping[str, jax.Array], weights: Mapping[str, float]
+) -> jax.Array:
     """Sums terms times their weights.
 
     Args:
@@ -231,5 +247,10 @@ def weighted_total(terms: Mapping[str, jax.Array], weights: Mapping[str, float])
       ValueError: if the names differ, so that no term is dropped silently.
     """
     if set(terms) != set(weights):
-        raise UserError(f"terms and weights differ in {sorted(set(terms) ^ set(weights))}.")
-    return sum((terms[name] * weights[name] for name in sorted(terms)), start=jax.numpy.zeros(()))
+        raise UserError(
+            f"terms and weights differ in {sorted(set(terms) ^ set(weights))}."
+        )
+    return sum(
+        (terms[name] * weights[name] for name in sorted(terms)),
+        start=jax.numpy.zeros(()),
+    )

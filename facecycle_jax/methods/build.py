@@ -35,11 +35,15 @@ def vgg_width(config: Mapping[str, Any]) -> float:
     if loss["vgg"] == "random":
         return width or config["model"]["width"]
     if width not in (0.0, 1.0):
-        raise UserError(f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1.")
+        raise UserError(
+            f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1."
+        )
     return 1.0
 
 
-def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[dict[str, Any] | None, float]:
+def vgg_parameters(
+    config: Mapping[str, Any], *, weights: bool = True
+) -> tuple[dict[str, Any] | None, float]:
     """Loads or draws the VGG-19 that a configuration asks for.
 
     Args:
@@ -68,7 +72,9 @@ def vgg_parameters(config: Mapping[str, Any], *, weights: bool = True) -> tuple[
 def _zeros(width: float) -> dict[str, Any]:
     """Zeros of the shapes of a VGG-19, which take no memory: every element is the same one."""
     shapes = jax.eval_shape(lambda: random_vgg(width=width))
-    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+    return jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes
+    )
 
 
 def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
@@ -91,7 +97,9 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     if name in PEERS:
         return _freeze(PEERS[name](config, weights=weights), freeze)
     if name not in METHODS:
-        raise UserError(f"method must be one of {sorted({**METHODS, **PEERS})}, got {name!r}.")
+        raise UserError(
+            f"method must be one of {sorted({**METHODS, **PEERS})}, got {name!r}."
+        )
     options = LossOptions.from_config(config["loss"])
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_forward(

@@ -97,8 +97,12 @@ def fab_net_images(
     for source in sources:
         # The source comes first.
         both = jnp.concatenate([source, target], axis=-1)
-        mask, stats = apply_with_stats(networks.mask_decoder, "mask_decoder", trees, stats, both, train=train)
-        flow, stats = apply_with_stats(networks.flow_decoder, "flow_decoder", trees, stats, both, train=train)
+        mask, stats = apply_with_stats(
+            networks.mask_decoder, "mask_decoder", trees, stats, both, train=train
+        )
+        flow, stats = apply_with_stats(
+            networks.flow_decoder, "flow_decoder", trees, stats, both, train=train
+        )
         masks.append(mask)
         flows.append(flow)
 
@@ -153,10 +157,14 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
         )
         return params, {BATCH_STATS: stats, **fresh_curriculum()}
 
-    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         trees = {**frozen, **params}
-        found, stats = fab_net_images(networks, trees, frozen[BATCH_STATS], images, train=train)
+        found, stats = fab_net_images(
+            networks, trees, frozen[BATCH_STATS], images, train=train
+        )
 
         error = jnp.mean(jnp.abs(found.combined - images[:, 0]), axis=(1, 2, 3))
         windowed = train and options.curriculum
@@ -178,4 +186,6 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
         carried = {BATCH_STATS: stats} if train else {}
         return total, Aux(terms, pictures, carried, curriculum_of(frozen).rate)
 
-    return Method(init, loss, evaluated=move_with_evaluation if options.curriculum else None)
+    return Method(
+        init, loss, evaluated=move_with_evaluation if options.curriculum else None
+    )

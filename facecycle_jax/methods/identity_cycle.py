@@ -108,11 +108,15 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
             frozen["vgg"] = vgg
         return init_identity(forward, keys[1]), frozen
 
-    def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
         x = pictures.reshape(-1, *pictures.shape[2:])
         key = key if options.noise else None
-        p, of_x = identity_pictures(forward, trees, x, key, exchanged=options.exchange_identity)
+        p, of_x = identity_pictures(
+            forward, trees, x, key, exchanged=options.exchange_identity
+        )
 
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, p[name], value_range=options.ssim_range)
@@ -124,7 +128,12 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
             "ssim/reconstruction": dissimilarity("reconstruction"),
             "ssim/restored_warped_back": dissimilarity("restored_warped_back"),
             "symmetry/restored": symmetry(p["restored"]),
-            "margin": margin(p["batch_mean"], p["neutral"], width=options.margin, hinge=options.margin_hinge),
+            "margin": margin(
+                p["batch_mean"],
+                p["neutral"],
+                width=options.margin,
+                hinge=options.margin_hinge,
+            ),
         }
         if options.consensus_weight:
             terms["l1/consensus"] = l1(p["mean_face"], p["batch_mean"])

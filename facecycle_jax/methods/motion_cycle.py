@@ -68,7 +68,9 @@ def motion_pictures(
     return pictures, of_images, of_neutral
 
 
-def flow_pictures(forward: Forward, trees: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
+def flow_pictures(
+    forward: Forward, trees: Mapping[str, Any], images: jax.Array
+) -> dict[str, jax.Array]:
     """Computes the images of the motion cycle that need no generator.
 
     Args:
@@ -112,10 +114,14 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         return init_motion(forward, key), {} if vgg is None else {"vgg": vgg}
 
-    def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
         x = pictures.reshape(-1, *pictures.shape[2:])
-        p, of_x, of_neutral = motion_pictures(forward, trees, x, key if options.noise else None)
+        p, of_x, of_neutral = motion_pictures(
+            forward, trees, x, key if options.noise else None
+        )
 
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, p[name], value_range=options.ssim_range)
@@ -154,14 +160,18 @@ def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
         trees = init_motion(forward, key)
         return {name: trees[name] for name in FLOW_NETWORKS}, {}
 
-    def loss(params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         del frozen, key
         x = pictures.reshape(-1, *pictures.shape[2:])
         p = flow_pictures(forward, params, x)
 
         terms = {
             "l1/warped_back": l1(p["warped_back"], x),
-            "ssim/warped_back": ssim_loss(x, p["warped_back"], value_range=options.ssim_range),
+            "ssim/warped_back": ssim_loss(
+                x, p["warped_back"], value_range=options.ssim_range
+            ),
             "symmetry/warped": symmetry(p["warped"]),
         }
         if options.folding_weight:
@@ -180,7 +190,11 @@ def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
 
 def _weights(options: LossOptions) -> dict[str, float]:
     """Weight of every term of the motion cycle."""
-    pixel, ssim, symmetry_ = options.pixel_weight, options.ssim_weight, options.symmetry_weight
+    pixel, ssim, symmetry_ = (
+        options.pixel_weight,
+        options.ssim_weight,
+        options.symmetry_weight,
+    )
     weights = {
         "l1/reconstruction": pixel,
         "l1/autoencoded": pixel,

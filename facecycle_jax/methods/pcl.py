@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.losses import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
+from facecycle_jax.losses import (
+    info_nce,
+    mixed_logits,
+    mixed_logits_of_sets,
+    orthogonality,
+)
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     SCHEDULE,
@@ -152,7 +157,9 @@ def pcl_reconstruction(
         "face_x_pose_x": face_x + pose_x,
         "face_f_pose_f": face_f + pose_f,
     }.items():
-        image, stats = apply_with_stats(networks.decoder, "decoder", trees, stats, features, train=train)
+        image, stats = apply_with_stats(
+            networks.decoder, "decoder", trees, stats, features, train=train
+        )
         decoded[name] = image.astype(jnp.float32)
 
     def error(name: str, target: jax.Array) -> jax.Array:
@@ -298,7 +305,11 @@ def dynamic_weights(state: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def count_losses(
-    state: Mapping[str, jax.Array], losses: jax.Array, *, ends_step: bool, epoch_steps: int
+    state: Mapping[str, jax.Array],
+    losses: jax.Array,
+    *,
+    ends_step: bool,
+    epoch_steps: int,
 ) -> dict[str, jax.Array]:
     """Adds losses [2] to an epoch's sums; where the step ends, and with it the epoch, begins another."""
     sums = state["sums"] + losses
@@ -332,7 +343,9 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
       CVPR 2023.
     """
     if options.grouping not in GROUPINGS:
-        raise UserError(f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}.")
+        raise UserError(
+            f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}."
+        )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         keys = jax.random.split(key, 4)
@@ -375,12 +388,20 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             noise = (drawn[0], drawn[1])
 
         found, stats = pcl_reconstruction(
-            networks, {**frozen, **params}, frozen[BATCH_STATS], images, noise, train=train
+            networks,
+            {**frozen, **params},
+            frozen[BATCH_STATS],
+            images,
+            noise,
+            train=train,
         )
         total = sum(found.terms.values(), start=jnp.zeros(()))
         pictures = {
             "input": normalise(images),
-            **{name: normalise(jnp.clip(x, 0.0, 1.0)) for name, x in found.decoded.items()},
+            **{
+                name: normalise(jnp.clip(x, 0.0, 1.0))
+                for name, x in found.decoded.items()
+            },
         }
         carried = {BATCH_STATS: stats} if train else {}
         return total, Aux({**found.terms, "total": total}, pictures, carried)
@@ -403,11 +424,16 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             terms["weight"] = weight
             losses = jnp.zeros(2).at[place].set(jax.lax.stop_gradient(nce))
             carried[SCHEDULE] = count_losses(
-                frozen[SCHEDULE], losses, ends_step=place == 1, epoch_steps=options.epoch_steps
+                frozen[SCHEDULE],
+                losses,
+                ends_step=place == 1,
+                epoch_steps=options.epoch_steps,
             )
         return total, Aux({**terms, "total": total}, {}, carried)
 
-    def face(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def face(
+        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         rows = 2 * len(views.face)
         logits, stats = pcl_face_logits(
@@ -421,7 +447,9 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
         )
         return contrast(frozen, logits, stats, 0, train=train)
 
-    def pose(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def pose(
+        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         logits, stats = pcl_pose_logits(
             networks,
@@ -442,7 +470,9 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
         Objective("pose", pose, _USED["pose"]),
     )
 
-    def loss(params: Tree, frozen: Tree, views: Any, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         """Adds all three up, of the same parameters; for evaluation."""
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
         total = jnp.zeros(())
@@ -452,7 +482,9 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
         for objective, own_key in zip(objectives, keys, strict=True):
             value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
             total = total + value
-            terms |= {f"{objective.name}/{name}": term for name, term in aux.terms.items()}
+            terms |= {
+                f"{objective.name}/{name}": term for name, term in aux.terms.items()
+            }
             pictures |= aux.pictures
             carried |= aux.carried
         return total, Aux({**terms, "total": total}, pictures, carried)

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.losses import Curriculum, move_curriculum, start_curriculum, window_bounds
+from facecycle_jax.losses import (
+    Curriculum,
+    move_curriculum,
+    start_curriculum,
+    window_bounds,
+)
 from facecycle_jax.methods.base import SCHEDULE
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.build import DTYPES
@@ -30,7 +35,9 @@ def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
     if model["width"] <= 0:
         raise UserError(f"model.width must be above 0, got {model['width']}.")
     if model["dtype"] not in DTYPES:
-        raise UserError(f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}.")
+        raise UserError(
+            f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}."
+        )
     given = {name: model[name] for name in names if name in model}
     return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
 

@@ -15,7 +15,10 @@ from facecycle_jax.methods.pcl import PclOptions, PclViews, pcl
 from facecycle_jax.methods.peer_options import network_options
 from facecycle_jax.methods.simclr import SimclrOptions, simclr
 from facecycle_jax.methods.tcae import TcaeOptions, tcae
-from facecycle_jax.methods.temporal_consistency import TemporalOptions, temporal_consistency
+from facecycle_jax.methods.temporal_consistency import (
+    TemporalOptions,
+    temporal_consistency,
+)
 from facecycle_jax.networks import (
     TemporalEncoder,
     Tree,
@@ -44,14 +47,18 @@ def _record(kind: Any, fields: Mapping[str, Any]) -> Any:
 
 def _fab_net(config: Config, *, weights: bool) -> Method:
     del weights
-    options = network_options(config["model"], "image_size", "code_dim", "align_corners")
+    options = network_options(
+        config["model"], "image_size", "code_dim", "align_corners"
+    )
     method = fab_net(build_fab_net(**options), _record(FabNetOptions, config["loss"]))
     return method._replace(views=_crops(config, normalised=False))
 
 
 def _tcae(config: Config, *, weights: bool) -> Method:
     del weights
-    options = network_options(config["model"], "image_size", "code_dim", "align_corners")
+    options = network_options(
+        config["model"], "image_size", "code_dim", "align_corners"
+    )
     method = tcae(build_tcae(**options), _record(TcaeOptions, config["loss"]))
     return method._replace(views=_crops(config, normalised=False))
 
@@ -72,7 +79,9 @@ def _temporal_consistency(config: Config, *, weights: bool) -> Method:
 def _pcl(config: Config, *, weights: bool) -> Method:
     del weights
     if config["model"].get("image_size", 64) != 64:
-        raise UserError(f"model.image_size must be 64 for PCL, got {config['model']['image_size']}.")
+        raise UserError(
+            f"model.image_size must be 64 for PCL, got {config['model']['image_size']}."
+        )
     networks = build_pcl(**network_options(config["model"]))
     method = pcl(networks, _record(PclOptions, config["loss"]))
     return method._replace(views=_pcl_views(config))
@@ -85,7 +94,9 @@ def _simclr_encoder(config: Config) -> EncoderFeatures:
 def _simclr(config: Config, *, weights: bool) -> Method:
     del weights
     encoder = _simclr_encoder(config)
-    projector = Projector(scaled(2048, encoder.width), scaled(512, encoder.width), encoder.dtype)
+    projector = Projector(
+        scaled(2048, encoder.width), scaled(512, encoder.width), encoder.dtype
+    )
     method = simclr(encoder, projector, _record(SimclrOptions, config["loss"]))
     return method._replace(views=_simclr_views(config))
 
@@ -131,7 +142,9 @@ def _pcl_views(config: Config) -> Views:
     def augment(key: jax.Array, batch: Batch) -> PclViews:
         first, second, third = frames_of(batch)
         keys = jax.random.split(key, 3)
-        recoloured = functools.partial(views.recoloured_views, size=size, colours=colours)
+        recoloured = functools.partial(
+            views.recoloured_views, size=size, colours=colours
+        )
         return PclViews(
             reconstruction=views.whole_frames(first, size=size),
             face=views.distant_views(keys[0], second, size=size, colours=colours),
@@ -186,7 +199,10 @@ def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
     name, model = config["method"], config["model"]
 
     def encode(module: Any, trees: Tree, images: jax.Array) -> Any:
-        variables = {"params": trees["encoder"], "batch_stats": trees[BATCH_STATS]["encoder"]}
+        variables = {
+            "params": trees["encoder"],
+            "batch_stats": trees[BATCH_STATS]["encoder"],
+        }
         return module.apply(variables, images, train=False)
 
     def flat(maps: jax.Array) -> jax.Array:
@@ -197,7 +213,9 @@ def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
             encoder = TemporalEncoder(**network_options(model, "code_dim"))
             found = encode(encoder, trees, ops.normalise(images))[0]
         elif name == "simclr":
-            maps = apply_plain(_simclr_encoder(config), trees["encoder"], ops.normalise(images))
+            maps = apply_plain(
+                _simclr_encoder(config), trees["encoder"], ops.normalise(images)
+            )
             found = flat(maps)
         else:
             unit = images.astype(jnp.float32) / 255.0
@@ -205,7 +223,9 @@ def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
                 trunk = build_pcl(**network_options(model)).trunk
                 found = flat(apply_plain(trunk, trees["trunk"], unit))
             else:
-                options = network_options(model, "image_size", "code_dim", "align_corners")
+                options = network_options(
+                    model, "image_size", "code_dim", "align_corners"
+                )
                 if name == "tcae":
                     found = encode(build_tcae(**options).encoder, trees, unit)[1]
                 else:

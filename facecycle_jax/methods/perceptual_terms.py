@@ -21,7 +21,9 @@ def stack_sets(sets: list[jax.Array]) -> jax.Array:
     return jnp.stack(sets, axis=1).reshape(-1, *sets[0].shape[1:])
 
 
-def perceptual_terms(sets: list[Features], targets: Features, options: LossOptions) -> dict[str, jax.Array]:
+def perceptual_terms(
+    sets: list[Features], targets: Features, options: LossOptions
+) -> dict[str, jax.Array]:
     """Computes one term per layer, over all pictures of all sets.
 
     Args:
@@ -41,7 +43,9 @@ def perceptual_terms(sets: list[Features], targets: Features, options: LossOptio
             if options.perceptual == "feature":
                 value = feature_loss(stacked, target[:, None])
             else:
-                value = gram_loss(stacked, target[:, None], divide_by_channels=options.gram_normalise)
+                value = gram_loss(
+                    stacked, target[:, None], divide_by_channels=options.gram_normalise
+                )
             values.append(value)
         terms[f"{options.perceptual}/{tap}"] = jnp.concatenate(values, axis=1)
     return terms

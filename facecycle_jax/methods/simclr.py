@@ -32,7 +32,9 @@ class SimclrOptions(NamedTuple):
     temperature: float = 0.07
 
 
-def simclr(encoder: EncoderFeatures, projector: Projector, options: SimclrOptions) -> Method:
+def simclr(
+    encoder: EncoderFeatures, projector: Projector, options: SimclrOptions
+) -> Method:
     """Builds the baseline.
 
     Args:
@@ -57,7 +59,9 @@ def simclr(encoder: EncoderFeatures, projector: Projector, options: SimclrOption
         projecting, stats = init_with_stats({"projector": (projector, flat)}, keys[1])
         return {**params, **projecting}, {BATCH_STATS: stats}
 
-    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         trees = {**frozen, **params}
         views = jnp.concatenate([images[:, 0], images[:, 1]])
@@ -71,7 +75,9 @@ def simclr(encoder: EncoderFeatures, projector: Projector, options: SimclrOption
             maps.reshape(len(maps), -1),
             train=train,
         )
-        logits = mixed_logits(projected.astype(jnp.float32), temperature=options.temperature)
+        logits = mixed_logits(
+            projected.astype(jnp.float32), temperature=options.temperature
+        )
 
         total = jnp.mean(info_nce(logits))
         first = jnp.argmax(logits, axis=1) == 0

@@ -128,12 +128,18 @@ def tcae_images(
     target, source = images[:, 0], images[:, 1]
 
     def encode(x: jax.Array, stats: Tree) -> tuple[Codes, Tree]:
-        codes, stats = apply_with_stats(networks.encoder, "encoder", trees, stats, x, train=train)
+        codes, stats = apply_with_stats(
+            networks.encoder, "encoder", trees, stats, x, train=train
+        )
         return Codes(*codes), stats
 
-    def decode(name: str, start: jax.Array, end: jax.Array, stats: Tree) -> tuple[jax.Array, jax.Array, Tree]:
+    def decode(
+        name: str, start: jax.Array, end: jax.Array, stats: Tree
+    ) -> tuple[jax.Array, jax.Array, Tree]:
         both = jnp.concatenate([start, end], axis=-1)
-        maps, stats = apply_with_stats(getattr(networks, name), name, trees, stats, both, train=train)
+        maps, stats = apply_with_stats(
+            getattr(networks, name), name, trees, stats, both, train=train
+        )
         maps = maps.astype(jnp.float32)
         return maps[..., :2], maps[..., 2:], stats
 
@@ -143,7 +149,9 @@ def tcae_images(
     # 1. From the source to the target, by either branch and by both.
     target_codes, stats = encode(target, stats)
     source_codes, stats = encode(source, stats)
-    pose_flow, pose_mask, stats = decode("pose_decoder", source_codes.pose, target_codes.pose, stats)
+    pose_flow, pose_mask, stats = decode(
+        "pose_decoder", source_codes.pose, target_codes.pose, stats
+    )
     expression_flow, expression_mask, stats = decode(
         "expression_decoder", source_codes.expression, target_codes.expression, stats
     )
@@ -161,7 +169,9 @@ def tcae_images(
     reconstruction_codes, stats = encode(reconstruction, stats)
 
     # 3. Back to the source. Only the pixels that are warped are detached; the codes are not.
-    pose_back, _, stats = decode("pose_decoder", posed_codes.pose, source_codes.pose, stats)
+    pose_back, _, stats = decode(
+        "pose_decoder", posed_codes.pose, source_codes.pose, stats
+    )
     expression_back, _, stats = decode(
         "expression_decoder", expressed_codes.expression, source_codes.expression, stats
     )
@@ -202,15 +212,23 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
 
     # How far the expression moves pixels, after the grid is cut.
     height, width = images.shape[2:4]
-    moved = clipped_grid(found.expression_flow) - identity_grid(height=height, width=width)
+    moved = clipped_grid(found.expression_flow) - identity_grid(
+        height=height, width=width
+    )
     return {
         "l1/reconstruction": pixels(found.reconstruction, target),
         "code/pose_of_posed": codes(found.posed_codes.pose, found.target.pose),
-        "code/expression_of_posed": codes(found.posed_codes.expression, found.source.expression),
+        "code/expression_of_posed": codes(
+            found.posed_codes.expression, found.source.expression
+        ),
         "flow/expression": jnp.mean(jnp.abs(moved), axis=(1, 2, 3)),
         "code/pose_of_expressed": codes(found.expressed_codes.pose, found.source.pose),
-        "code/expression_of_expressed": codes(found.expressed_codes.expression, found.target.expression),
-        "code/pose_of_reconstruction": codes(found.reconstruction_codes.pose, found.target.pose),
+        "code/expression_of_expressed": codes(
+            found.expressed_codes.expression, found.target.expression
+        ),
+        "code/pose_of_reconstruction": codes(
+            found.reconstruction_codes.pose, found.target.pose
+        ),
         "code/expression_of_reconstruction": codes(
             found.reconstruction_codes.expression, found.target.expression
         ),
@@ -237,7 +255,9 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
       CVPR 2019.
     """
     if options.window not in WINDOWS:
-        raise UserError(f"loss.window must be one of {WINDOWS}, got {options.window!r}.")
+        raise UserError(
+            f"loss.window must be one of {WINDOWS}, got {options.window!r}."
+        )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         size, code_dim = networks.encoder.image_size, networks.encoder.code_dim
@@ -263,15 +283,22 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
         ranking = error if options.window == "common" else None
         return lambda losses: windowed_mean(losses, bounds, ranking=ranking)
 
-    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         trees = {**frozen, **params}
-        found, stats = tcae_images(networks, trees, frozen[BATCH_STATS], images, train=train)
+        found, stats = tcae_images(
+            networks, trees, frozen[BATCH_STATS], images, train=train
+        )
 
         per_item = tcae_terms(found, images)
         reduce = reduction(frozen, per_item, train=train)
         terms = {name: reduce(values) for name, values in per_item.items()}
-        total = sum((terms[name] * weight for name, weight in WEIGHTS.items()), start=jnp.zeros(()))
+        total = sum(
+            (terms[name] * weight for name, weight in WEIGHTS.items()),
+            start=jnp.zeros(()),
+        )
 
         pictures = {
             "input": normalise(images[:, 0]),
@@ -286,4 +313,6 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
         rate = curriculum_of(frozen).rate
         return total, Aux({**terms, "total": total}, pictures, carried, rate)
 
-    return Method(init, loss, evaluated=None if options.window == "none" else move_with_evaluation)
+    return Method(
+        init, loss, evaluated=None if options.window == "none" else move_with_evaluation
+    )

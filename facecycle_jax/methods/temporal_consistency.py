@@ -32,7 +32,12 @@ class TemporalOptions(NamedTuple):
 
 
 def temporal_embeddings(
-    encoder: TemporalEncoder, trees: Tree, stats: Tree, images: jax.Array, *, train: bool
+    encoder: TemporalEncoder,
+    trees: Tree,
+    stats: Tree,
+    images: jax.Array,
+    *,
+    train: bool,
 ) -> tuple[jax.Array, Tree]:
     """Encodes anchors, siblings and followers.
 
@@ -52,14 +57,18 @@ def temporal_embeddings(
     parts = []
     for part in (images[:, :1], images[:, 1:2], images[:, 2:]):
         flat = part.reshape(-1, *part.shape[2:])
-        (embedding, _), stats = apply_with_stats(encoder, "encoder", trees, stats, flat, train=train)
+        (embedding, _), stats = apply_with_stats(
+            encoder, "encoder", trees, stats, flat, train=train
+        )
         parts.append(embedding.reshape(items, -1, embedding.shape[-1]))
     found = jnp.concatenate(parts, axis=1)
     assert found.shape[1] == frames
     return found, stats
 
 
-def temporal_hinges(embeddings: jax.Array, *, margin: float) -> tuple[jax.Array, jax.Array]:
+def temporal_hinges(
+    embeddings: jax.Array, *, margin: float
+) -> tuple[jax.Array, jax.Array]:
     """Compares each frame with the next.
 
     Args:
@@ -98,24 +107,33 @@ def temporal_consistency(
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        params, stats = init_with_stats({"encoder": (encoder, jnp.zeros((1, 64, 64, 3)))}, key)
+        params, stats = init_with_stats(
+            {"encoder": (encoder, jnp.zeros((1, 64, 64, 3)))}, key
+        )
         if trunk is not None:
             given_params, given_stats = trunk()
             params = {"encoder": {**params["encoder"], **given_params}}
             stats = {"encoder": {**stats["encoder"], **given_stats}}
         return params, {BATCH_STATS: stats}
 
-    def loss(params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+    def loss(
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
         train = key is not None
         trees = {**frozen, **params}
-        embeddings, stats = temporal_embeddings(encoder, trees, frozen[BATCH_STATS], images, train=train)
+        embeddings, stats = temporal_embeddings(
+            encoder, trees, frozen[BATCH_STATS], images, train=train
+        )
 
         # The hinges of an item are added up, those of items averaged.
         hinges, distances = temporal_hinges(embeddings, margin=options.margin)
         total = jnp.mean(jnp.sum(hinges, axis=1))
 
         right = distances[:, 1:] > distances[:, :-1]
-        terms = {"ranking_accuracy": jnp.mean(right.astype(jnp.float32)), "total": total}
+        terms = {
+            "ranking_accuracy": jnp.mean(right.astype(jnp.float32)),
+            "total": total,
+        }
         frames = images.shape[1]
         pictures = {
             "input": images[:, 0],

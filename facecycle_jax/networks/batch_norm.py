@@ -90,7 +90,9 @@ class Dense(nn.Module):
         )
         kernel = self.param("kernel", kernel_init, (inputs, self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(
+            self.dtype
+        )
 
 
 class Projector(nn.Module):

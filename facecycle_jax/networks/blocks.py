@@ -28,7 +28,9 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 def _uniform(bound: float) -> Initialiser:
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+    def init(
+        key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32
+    ) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -98,7 +100,9 @@ class _Conv(nn.Module):
         kernel_init, bias_init = _kernel_and_bias_init(
             self.kernel_init, taps=taps, fan_in=taps * channels, features=self.features
         )
-        kernel = self.param("kernel", kernel_init, (self.width, self.width, channels, self.features))
+        kernel = self.param(
+            "kernel", kernel_init, (self.width, self.width, channels, self.features)
+        )
         pad = (self.width - 1) // 2
         y = ops.conv(
             x.astype(self.dtype),
@@ -131,7 +135,9 @@ class UpConv(nn.Module):
         )
         kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return ops.transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return ops.transposed_conv(
+            x.astype(self.dtype), kernel.astype(self.dtype)
+        ) + bias.astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -149,9 +155,23 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         features = x.shape[-1]
-        y = conv(x, features=features, kernel=3, name="conv1", dtype=self.dtype, init=self.kernel_init)
+        y = conv(
+            x,
+            features=features,
+            kernel=3,
+            name="conv1",
+            dtype=self.dtype,
+            init=self.kernel_init,
+        )
         y = leaky_relu(y)
-        y = conv(y, features=features, kernel=3, name="conv2", dtype=self.dtype, init=self.kernel_init)
+        y = conv(
+            y,
+            features=features,
+            kernel=3,
+            name="conv2",
+            dtype=self.dtype,
+            init=self.kernel_init,
+        )
         return leaky_relu(x + y)
 
 

@@ -28,7 +28,9 @@ FEATURE_SIZE, FEATURE_SIDE = 100, 7
 def check_image_size(image_size: int) -> None:
     """Raises ValueError unless the networks are defined for this picture size in pixels."""
     if image_size not in IMAGE_SIZES:
-        raise UserError(f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}.")
+        raise UserError(
+            f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}."
+        )
 
 
 def check_layer(layer: str) -> None:
@@ -61,9 +63,18 @@ class EncoderFeatures(nn.Module):
         check_layer(last)
         dtype = self.dtype
 
-        def layer(x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
+        def layer(
+            x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
+        ) -> jax.Array:
             features = scaled(channels, self.width)
-            y = conv(x, features=features, kernel=kernel, stride=stride, name=name, dtype=dtype)
+            y = conv(
+                x,
+                features=features,
+                kernel=kernel,
+                stride=stride,
+                name=name,
+                dtype=dtype,
+            )
             return leaky_relu(y)
 
         maps = {}
@@ -109,7 +120,9 @@ class CodeEncoder(nn.Module):
         """Builds the layers."""
         init = nn.initializers.normal(0.01)
         self.features = EncoderFeatures(self.width, self.image_size, self.dtype)
-        self.hidden = nn.Dense(scaled(512, self.width), dtype=self.dtype, kernel_init=init)
+        self.hidden = nn.Dense(
+            scaled(512, self.width), dtype=self.dtype, kernel_init=init
+        )
         self.code = nn.Dense(self.code_dim, dtype=self.dtype, kernel_init=init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -133,7 +146,9 @@ class CodeEncoder(nn.Module):
         y = leaky_relu(self.hidden(y.reshape(y.shape[0], -1)))
         return jnp.tanh(self.code(y).astype(jnp.float32))
 
-    def feature_map(self, x: jax.Array, layer: str = LAYERS[-1], side: int = 0) -> jax.Array:
+    def feature_map(
+        self, x: jax.Array, layer: str = LAYERS[-1], side: int = 0
+    ) -> jax.Array:
         """Computes the map below the dense layers, the feature of the linear protocol, or an earlier one.
 
         Args:

@@ -23,12 +23,16 @@ _SIZES = (32, 64, 128, 256)
 def check_peer_size(image_size: int) -> None:
     """Raises UserError unless strided convolutions bring images of this size to one pixel."""
     if image_size not in _SIZES:
-        raise UserError(f"model.image_size must be one of {_SIZES} pixels here, got {image_size}.")
+        raise UserError(
+            f"model.image_size must be one of {_SIZES} pixels here, got {image_size}."
+        )
 
 
 def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax.Array:
     """Halves height and width inside a compact module: kernel 4, stride 2, padding 1."""
-    return conv(x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default")
+    return conv(
+        x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default"
+    )
 
 
 class FabNetEncoder(nn.Module):

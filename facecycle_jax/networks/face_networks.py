@@ -50,7 +50,9 @@ class Forward(NamedTuple):
     learned_trunk: bool
     remat: bool = False
 
-    def motion(self, trees: Trees, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def motion(
+        self, trees: Trees, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Computes motion codes [N, D], flows and backward flows [N, h, w, 2] of pictures."""
         code = self.motion_code(trees, images)
         flow = self.flow(trees, code)
@@ -72,19 +74,29 @@ class Forward(NamedTuple):
         `side` above 0 averages them over side x side areas.
         """
         encoder, options = self.networks.encoder, {"layer": layer, "side": side}
-        return self._apply(encoder, trees["motion_encoder"], images, method="feature_map", **options)
+        return self._apply(
+            encoder, trees["motion_encoder"], images, method="feature_map", **options
+        )
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""
         return self._apply(self.networks.encoder, trees["identity_encoder"], images)
 
-    def features(self, trees: Trees, images: jax.Array, *, for_loss: bool = False) -> FaceFeatures:
+    def features(
+        self, trees: Trees, images: jax.Array, *, for_loss: bool = False
+    ) -> FaceFeatures:
         """Computes trunk maps of pictures and, if asked for, the maps of the perceptual loss."""
         if not self.learned_trunk:
             maps = self._vgg_maps(trees, images, LOSS_TAPS if for_loss else TRUNK_TAPS)
-            return FaceFeatures({name: maps[name] for name in TRUNK_TAPS}, maps if for_loss else {})
-        trunk = self._apply(self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS)
-        return FaceFeatures(trunk, self.loss_features(trees, images) if for_loss else {})
+            return FaceFeatures(
+                {name: maps[name] for name in TRUNK_TAPS}, maps if for_loss else {}
+            )
+        trunk = self._apply(
+            self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS
+        )
+        return FaceFeatures(
+            trunk, self.loss_features(trees, images) if for_loss else {}
+        )
 
     def loss_features(self, trees: Trees, images: jax.Array) -> Features:
         """Computes the maps of the perceptual loss; none where no VGG is used."""
@@ -99,17 +111,27 @@ class Forward(NamedTuple):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """Draws pictures [N, H, W, 3] from trunk maps, moved by a flow or as they are."""
-        return self._apply(self.networks.generator, trees["generator"], features.trunk, flow, key=key)
+        return self._apply(
+            self.networks.generator, trees["generator"], features.trunk, flow, key=key
+        )
 
-    def remove_identity(self, trees: Trees, features: FaceFeatures, code: jax.Array) -> jax.Array:
+    def remove_identity(
+        self, trees: Trees, features: FaceFeatures, code: jax.Array
+    ) -> jax.Array:
         """Draws mean faces [N, H, W, 3] from the maps of neutral faces and identity codes."""
         maps = features.trunk["conv3_1"]
-        return self._apply(self.networks.normaliser, trees["normaliser"], maps, code, method="remove")
+        return self._apply(
+            self.networks.normaliser, trees["normaliser"], maps, code, method="remove"
+        )
 
-    def restore_identity(self, trees: Trees, features: FaceFeatures, code: jax.Array) -> jax.Array:
+    def restore_identity(
+        self, trees: Trees, features: FaceFeatures, code: jax.Array
+    ) -> jax.Array:
         """Draws neutral faces [N, H, W, 3] from the maps of mean faces [N or 1] and codes."""
         maps = features.trunk["conv3_1"]
-        return self._apply(self.networks.normaliser, trees["normaliser"], maps, code, method="restore")
+        return self._apply(
+            self.networks.normaliser, trees["normaliser"], maps, code, method="restore"
+        )
 
     def _apply(self, module: Any, params: Any, *arguments: Any, **options: Any) -> Any:
         """Applies a module to its parameters."""
@@ -119,9 +141,13 @@ class Forward(NamedTuple):
 
         return (jax.checkpoint(apply) if self.remat else apply)(params, arguments)
 
-    def _vgg_maps(self, trees: Trees, images: jax.Array, taps: tuple[str, ...]) -> Features:
+    def _vgg_maps(
+        self, trees: Trees, images: jax.Array, taps: tuple[str, ...]
+    ) -> Features:
         if self.vgg is None:
-            raise UserError("these networks were built without a VGG-19, so it has no maps.")
+            raise UserError(
+                "these networks were built without a VGG-19, so it has no maps."
+            )
         return self._apply(self.vgg, trees["vgg"], images, taps=taps)
 
 
@@ -148,7 +174,9 @@ def make_forward(
       ValueError: for values out of range.
     """
     if model["trunk"] not in ("vgg", "learned"):
-        raise UserError(f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}.")
+        raise UserError(
+            f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}."
+        )
     networks = build_networks(
         width=model["width"],
         image_size=model["image_size"],
@@ -168,7 +196,10 @@ def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
     keys = jax.random.split(key, 4)
     networks = forward.networks
     size = networks.encoder.image_size
-    image, code = jnp.zeros((1, size, size, 3)), jnp.zeros((1, networks.encoder.code_dim))
+    image, code = (
+        jnp.zeros((1, size, size, 3)),
+        jnp.zeros((1, networks.encoder.code_dim)),
+    )
     flow = jnp.zeros((1, size // 4, size // 4, 2))
     features = _blank_features(forward)
     trees = {
@@ -189,7 +220,9 @@ def init_identity(forward: Forward, key: jax.Array) -> dict[str, Any]:
     code = jnp.zeros((1, networks.encoder.code_dim))
     features = _blank_features(forward)["conv3_1"]
     return {
-        "identity_encoder": networks.encoder.init(keys[0], jnp.zeros((1, size, size, 3)))["params"],
+        "identity_encoder": networks.encoder.init(
+            keys[0], jnp.zeros((1, size, size, 3))
+        )["params"],
         "normaliser": networks.normaliser.init(keys[1], features, code)["params"],
     }
 
@@ -199,5 +232,7 @@ def _blank_features(forward: Forward) -> Features:
     trunk: Any = forward.networks.trunk if forward.learned_trunk else forward.vgg
     size = forward.networks.encoder.image_size
     key, image = jax.random.key(0), jnp.zeros((1, size, size, 3))
-    shapes = jax.eval_shape(lambda: trunk.init_with_output(key, image, taps=TRUNK_TAPS)[0])
+    shapes = jax.eval_shape(
+        lambda: trunk.init_with_output(key, image, taps=TRUNK_TAPS)[0]
+    )
     return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}

@@ -53,9 +53,13 @@ class FlowDecoder(nn.Module):
         check_image_size(self.image_size)
         dtype = self.dtype
 
-        def layer(x: jax.Array, name: str, channels: int, init: str | float = "fan_out") -> jax.Array:
+        def layer(
+            x: jax.Array, name: str, channels: int, init: str | float = "fan_out"
+        ) -> jax.Array:
             features = scaled(channels, self.width)
-            return leaky_relu(conv(x, features=features, kernel=3, name=name, dtype=dtype, init=init))
+            return leaky_relu(
+                conv(x, features=features, kernel=3, name=name, dtype=dtype, init=init)
+            )
 
         seed_features = 16 * scaled(256, self.width)
         x = code.astype(dtype)[:, None, None, :]
@@ -71,5 +75,7 @@ class FlowDecoder(nn.Module):
         for index in range(round(math.log2(self.image_size / 64))):
             x = layer(_double(x), f"conv_enlarge{index + 1}", 128)
         x = layer(_double(x), "conv3", 64, init=0.05)
-        flow = conv(x, features=2, kernel=1, use_bias=False, name="flow", dtype=dtype, init=0.05)
+        flow = conv(
+            x, features=2, kernel=1, use_bias=False, name="flow", dtype=dtype, init=0.05
+        )
         return jnp.tanh(flow.astype(jnp.float32))

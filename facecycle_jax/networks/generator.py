@@ -35,7 +35,9 @@ class NoiseEncoding(nn.Module):
         y = jnp.mean(x, axis=(1, 2), keepdims=True)
         if key is None:
             count, height, width, channels = x.shape
-            y = jnp.broadcast_to(y, (count, min(height, MEAN_SIDE), min(width, MEAN_SIDE), channels))
+            y = jnp.broadcast_to(
+                y, (count, min(height, MEAN_SIDE), min(width, MEAN_SIDE), channels)
+            )
         else:
             y = y + jax.random.normal(key, x.shape, jnp.float32).astype(x.dtype)
         for name in ("conv1", "conv2"):
@@ -97,12 +99,25 @@ class Generator(nn.Module):
         fine, coarse = (features[name].astype(dtype) for name in ("conv2_1", "conv3_1"))
         if flow is not None:
             keys = (None, None) if key is None else tuple(jax.random.split(key))
-            coarse = warp(coarse, flow) + NoiseEncoding(dtype, name="noise_coarse")(coarse, keys[0])
-            fine = warp(fine, flow) + NoiseEncoding(dtype, name="noise_fine")(fine, keys[1])
+            coarse = warp(coarse, flow) + NoiseEncoding(dtype, name="noise_coarse")(
+                coarse, keys[0]
+            )
+            fine = warp(fine, flow) + NoiseEncoding(dtype, name="noise_fine")(
+                fine, keys[1]
+            )
 
         def layer(x: jax.Array, name: str, channels: int) -> jax.Array:
             features = scaled(channels, self.width)
-            return nn.relu(conv(x, features=features, kernel=3, name=name, dtype=dtype, init="default"))
+            return nn.relu(
+                conv(
+                    x,
+                    features=features,
+                    kernel=3,
+                    name=name,
+                    dtype=dtype,
+                    init="default",
+                )
+            )
 
         x = layer(coarse, "reduce", 256)
         for index in range(8):

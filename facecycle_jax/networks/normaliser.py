@@ -32,7 +32,14 @@ class Modulation(nn.Module):
         normal = ((x32 - mean) * jax.lax.rsqrt(variance + 1e-5)).astype(self.dtype)
         code = code.astype(self.dtype)[:, None, None, :]
         gamma, beta = (
-            conv(code, features=x.shape[-1], kernel=1, name=name, dtype=self.dtype, init="default")
+            conv(
+                code,
+                features=x.shape[-1],
+                kernel=1,
+                name=name,
+                dtype=self.dtype,
+                init="default",
+            )
             for name in ("gamma", "beta")
         )
         return normal * gamma + beta
@@ -58,7 +65,9 @@ class Normaliser(nn.Module):
         self.restore_identity = Modulation(self.dtype)
         self.decoder = NormaliserDecoder(self.width, self.dtype)
 
-    def __call__(self, features: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, features: jax.Array, code: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Applies both directions to the same maps; used to initialise all parameters."""
         return self.remove(features, code), self.restore(features, code)
 
@@ -104,12 +113,30 @@ class NormaliserDecoder(nn.Module):
         features = scaled(256, self.width)
         if x.shape[-1] != features:
             # Only where a VGG trunk of fixed width meets a narrower decoder; never at the paper's width.
-            x = conv(x, features=features, kernel=1, name="reduce", dtype=self.dtype, init="default")
+            x = conv(
+                x,
+                features=features,
+                kernel=1,
+                name="reduce",
+                dtype=self.dtype,
+                init="default",
+            )
         for index in range(7):
             x = ResidualBlock("default", self.dtype, name=f"residual{index + 1}")(x)
         half = scaled(128, self.width)
         x = nn.relu(UpConv(half, self.dtype, name="up1")(x))
-        x = nn.relu(conv(x, features=half, kernel=3, name="conv1", dtype=self.dtype, init="default"))
+        x = nn.relu(
+            conv(
+                x,
+                features=half,
+                kernel=3,
+                name="conv1",
+                dtype=self.dtype,
+                init="default",
+            )
+        )
         x = nn.relu(UpConv(half, self.dtype, name="up2")(x))
-        x = conv(x, features=3, kernel=1, name="to_rgb", dtype=self.dtype, init="default")
+        x = conv(
+            x, features=3, kernel=1, name="to_rgb", dtype=self.dtype, init="default"
+        )
         return x.astype(jnp.float32)

@@ -44,10 +44,19 @@ class PclTrunk(nn.Module):
         """Maps images [N, H, W, 3] in 0..1, of any size, to [N, H/16, W/16, 128 width], rounded up."""
         dtype = self.dtype
 
-        def layer(x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
+        def layer(
+            x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
+        ) -> jax.Array:
             features = scaled(channels, self.width)
             return leaky_relu(
-                conv(x, features=features, kernel=kernel, stride=stride, name=name, dtype=dtype)
+                conv(
+                    x,
+                    features=features,
+                    kernel=kernel,
+                    stride=stride,
+                    name=name,
+                    dtype=dtype,
+                )
             )
 
         x = images.astype(dtype)
@@ -81,7 +90,9 @@ class PclHead(nn.Module):
         """Maps [N, h, w, C] to the same shape."""
         features = x.shape[-1]
         for name in ("conv1", "conv2"):
-            x = leaky_relu(conv(x, features=features, kernel=3, name=name, dtype=self.dtype))
+            x = leaky_relu(
+                conv(x, features=features, kernel=3, name=name, dtype=self.dtype)
+            )
         return x
 
 
@@ -102,8 +113,13 @@ class PclDecoder(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
         """Maps the sum of two heads' maps [N, 4, 4, C] to images [N, 64, 64, 3] in (-1, 1)."""
         flat = features.reshape(len(features), -1)
-        code = Dense(scaled(512, self.width), self.dtype, name="code")(unit_length(flat))
-        channels = (*(scaled(channels, self.width) for channels in _DECODER_CHANNELS), 3)
+        code = Dense(scaled(512, self.width), self.dtype, name="code")(
+            unit_length(flat)
+        )
+        channels = (
+            *(scaled(channels, self.width) for channels in _DECODER_CHANNELS),
+            3,
+        )
         return UpDecoder(channels, dtype=self.dtype, name="up")(code, train=train)
 
 

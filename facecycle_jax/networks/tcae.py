@@ -43,12 +43,16 @@ class TcaeEncoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
         """Maps images [N, image_size, image_size, 3] to codes of pose and of expression, [N, code_dim]."""
         check_peer_size(self.image_size)
 
         def layer(x: jax.Array, channels: int, name: str) -> jax.Array:
-            x = strided_conv(x, scaled(channels, self.width), name=f"{name}_conv", dtype=self.dtype)
+            x = strided_conv(
+                x, scaled(channels, self.width), name=f"{name}_conv", dtype=self.dtype
+            )
             x = BatchNorm(self.dtype, name=f"{name}_norm")(x, train=train)
             return nn.leaky_relu(x, negative_slope=0.2)
 

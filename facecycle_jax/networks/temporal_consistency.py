@@ -76,7 +76,9 @@ class TemporalEncoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
         """Encodes images.
 
         Args:
@@ -122,7 +124,9 @@ def unit_length(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def resnet18_trees(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+def resnet18_trees(
+    state: Mapping[str, np.ndarray],
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Converts arrays of torchvision's ResNet-18, without its last layer, to trees of `TemporalEncoder`.
 
     Args:
@@ -140,14 +144,19 @@ def resnet18_trees(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dic
     def put(conv_name: str, norm_name: str, path: tuple[str, ...], layer: str) -> None:
         parents = {"params": params, "stats": stats}
         for part in path:
-            parents = {kind: tree.setdefault(part, {}) for kind, tree in parents.items()}
+            parents = {
+                kind: tree.setdefault(part, {}) for kind, tree in parents.items()
+            }
         kernel = np.asarray(state[f"{conv_name}.weight"], np.float32)
         parents["params"][f"{layer}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
         norm = {
             field: np.asarray(state[f"{norm_name}.{field}"], np.float32)
             for field in ("weight", "bias", "running_mean", "running_var")
         }
-        parents["params"][f"{layer}_norm"] = {"scale": norm["weight"], "bias": norm["bias"]}
+        parents["params"][f"{layer}_norm"] = {
+            "scale": norm["weight"],
+            "bias": norm["bias"],
+        }
         parents["stats"][f"{layer}_norm"] = {
             "mean": norm["running_mean"],
             "var": norm["running_var"],
@@ -162,7 +171,9 @@ def resnet18_trees(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dic
             put(f"{source}.conv2", f"{source}.bn2", path, "second")
             # Only blocks that change the shape project their shortcut.
             if stage > 1 and block == 0:
-                put(f"{source}.downsample.0", f"{source}.downsample.1", path, "shortcut")
+                put(
+                    f"{source}.downsample.0", f"{source}.downsample.1", path, "shortcut"
+                )
     return params, stats
 
 
@@ -188,7 +199,11 @@ def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         with np.load(path) as file:
             trees = resnet18_trees(file)
     except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a .npz of torchvision's ResNet-18 ({error}).") from None
+        raise UserError(
+            f"{path} is not a .npz of torchvision's ResNet-18 ({error})."
+        ) from None
     if trees[0]["stem_conv"]["kernel"].shape != (7, 7, 3, 64):
-        raise UserError(f"{path} is not of ResNet-18: its first kernel has another shape.")
+        raise UserError(
+            f"{path} is not of ResNet-18: its first kernel has another shape."
+        )
     return trees

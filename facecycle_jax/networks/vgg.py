@@ -55,7 +55,9 @@ class VGG19(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, taps: tuple[str, ...] = LOSS_TAPS) -> dict[str, jax.Array]:
+    def __call__(
+        self, x: jax.Array, *, taps: tuple[str, ...] = LOSS_TAPS
+    ) -> dict[str, jax.Array]:
         """Computes rectified maps.
 
         Args:
@@ -130,15 +132,29 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
                 incoming = channels
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, SyntaxError, *_ZIP_ERRORS) as error:
-        raise UserError(f"{path} is not a readable .npz of VGG-19 weights ({error}).") from None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        SyntaxError,
+        *_ZIP_ERRORS,
+    ) as error:
+        raise UserError(
+            f"{path} is not a readable .npz of VGG-19 weights ({error})."
+        ) from None
     return tree
 
 
-def _read_array(archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
+def _read_array(
+    archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]
+) -> np.ndarray:
     """Reads one array of a .npz as float32; shape and type are compared before its content is read."""
     if f"{key}.npy" not in archive.namelist():
-        raise UserError(f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1.")
+        raise UserError(
+            f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1."
+        )
     with archive.open(f"{key}.npy") as member:
         # The only version that numpy writes for plain numbers, and one whose header is short.
         if np.lib.format.read_magic(member) != (1, 0):

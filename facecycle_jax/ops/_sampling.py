@@ -29,12 +29,20 @@ class Taps(NamedTuple):
 
 
 def make_taps(
-    grid: jax.Array, *, height: int, width: int, align_corners: bool, padding: str, mode: str
+    grid: jax.Array,
+    *,
+    height: int,
+    width: int,
+    align_corners: bool,
+    padding: str,
+    mode: str,
 ) -> Taps:
     """Turns grid coordinates [N, P, 2] into taps."""
     positions, slopes, valid = zip(
         *(
-            _position(grid[..., axis], size=size, align_corners=align_corners, padding=padding)
+            _position(
+                grid[..., axis], size=size, align_corners=align_corners, padding=padding
+            )
             for axis, size in ((0, width), (1, height))
         ),
         strict=True,
@@ -136,7 +144,9 @@ def gather_forward(image: jax.Array, taps: Taps) -> jax.Array:
     return jnp.where(taps.valid[..., None] > 0, out, 0.0).astype(image.dtype)
 
 
-def gather_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def gather_backward(
+    image: jax.Array, taps: Taps, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     n, height, width, channels = image.shape
     index, inside = _corners(taps, height, width)
@@ -145,7 +155,9 @@ def gather_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple
     cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
     spread = cotangent[:, :, None, :] * _corner_weights(taps)[..., None]
     spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, places, channels)
-    add = jax.vmap(lambda i, v: jnp.zeros((height * width, channels), v.dtype).at[i].add(v))
+    add = jax.vmap(
+        lambda i, v: jnp.zeros((height * width, channels), v.dtype).at[i].add(v)
+    )
     d_image = add(index.reshape(n, places), spread).reshape(image.shape)
     dots = jnp.einsum(
         "npkc,npc->npk",
@@ -174,14 +186,20 @@ def _dense_is_smaller(image: jax.Array) -> bool:
 
 
 def _product(formula: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(formula, *operands, precision=_HIGHEST, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        formula, *operands, precision=_HIGHEST, preferred_element_type=jnp.float32
+    )
 
 
-def _weights(taps: Taps, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _weights(
+    taps: Taps, image: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Hats and slopes of both axes (x hat, x slope, y hat, y slope) in the image's dtype."""
     x_hat, x_slope = _hats(taps, 0, image.shape[2])
     y_hat, y_slope = _hats(taps, 1, image.shape[1])
-    x_hat, x_slope, y_hat, y_slope = (w.astype(image.dtype) for w in (x_hat, x_slope, y_hat, y_slope))
+    x_hat, x_slope, y_hat, y_slope = (
+        w.astype(image.dtype) for w in (x_hat, x_slope, y_hat, y_slope)
+    )
     return x_hat * taps.valid[..., None].astype(image.dtype), x_slope, y_hat, y_slope
 
 
@@ -192,7 +210,9 @@ def dense_forward(image: jax.Array, taps: Taps) -> jax.Array:
     return _product("npij,nijc->npc", weights, image).astype(image.dtype)
 
 
-def dense_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def dense_backward(
+    image: jax.Array, taps: Taps, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     x_hat, x_slope, y_hat, y_slope = _weights(taps, image)
     cotangent = jnp.where(taps.valid[..., None] > 0, cotangent, 0)
@@ -208,10 +228,14 @@ def separable_forward(image: jax.Array, taps: Taps) -> jax.Array:
     """Samples [N, P, C] along the columns for every sample, then along the rows."""
     x_hat, _, y_hat, _ = _weights(taps, image)
     rows = _product("npi,nijc->npjc", y_hat, image)
-    return _product("npj,npjc->npc", x_hat.astype(jnp.float32), rows).astype(image.dtype)
+    return _product("npj,npjc->npc", x_hat.astype(jnp.float32), rows).astype(
+        image.dtype
+    )
 
 
-def separable_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def separable_backward(
+    image: jax.Array, taps: Taps, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     x_hat, x_slope, y_hat, y_slope = _weights(taps, image)
     cotangent = jnp.where(taps.valid[..., None] > 0, cotangent, 0)
@@ -225,10 +249,14 @@ def separable_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tu
 
 def matmul_forward(image: jax.Array, taps: Taps) -> jax.Array:
     """Samples [N, P, C] by whichever products need less room."""
-    return (dense_forward if _dense_is_smaller(image) else separable_forward)(image, taps)
+    return (dense_forward if _dense_is_smaller(image) else separable_forward)(
+        image, taps
+    )
 
 
-def matmul_backward(image: jax.Array, taps: Taps, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def matmul_backward(
+    image: jax.Array, taps: Taps, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     backward = dense_backward if _dense_is_smaller(image) else separable_backward
     return backward(image, taps, cotangent)

@@ -19,14 +19,18 @@ _WARP_POINTS = 5
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def _resample(image: jax.Array, low: jax.Array, extent: jax.Array, size: int) -> jax.Array:
+def _resample(
+    image: jax.Array, low: jax.Array, extent: jax.Array, size: int
+) -> jax.Array:
     """Reads the window [low, low + extent] (y, x; parts of the picture) at size x size, bilinearly."""
     for axis in (0, 1):
         source = image.shape[axis]
         centres = (jnp.arange(size) + 0.5) / size
         position = (low[axis] + extent[axis] * centres) * source - 0.5
         position = jnp.clip(position, 0.0, source - 1.0)
-        weights = jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source)))
+        weights = jnp.maximum(
+            0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source))
+        )
         image = jnp.moveaxis(jnp.tensordot(weights, image, axes=(1, axis)), 0, axis)
     return image
 
@@ -50,7 +54,11 @@ def _jitter(
     image = jnp.clip(luma + (image - luma) * (1 + saturation * change[2]), 0.0, 1.0)
     angle = 2 * jnp.pi * hue * change[3]
     turn = jnp.array(
-        [[1.0, 0.0, 0.0], [0.0, jnp.cos(angle), -jnp.sin(angle)], [0.0, jnp.sin(angle), jnp.cos(angle)]]
+        [
+            [1.0, 0.0, 0.0],
+            [0.0, jnp.cos(angle), -jnp.sin(angle)],
+            [0.0, jnp.sin(angle), jnp.cos(angle)],
+        ]
     )
     to_yiq = jnp.asarray(_TO_YIQ)
     return jnp.clip(image @ (jnp.linalg.inv(to_yiq) @ turn @ to_yiq).T, 0.0, 1.0)
@@ -114,7 +122,11 @@ def augment_pairs(
     def one(key: jax.Array, frame: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 6)
         area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
-        aspect = jnp.exp(jax.random.uniform(keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+        aspect = jnp.exp(
+            jax.random.uniform(
+                keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
+            )
+        )
         extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
         low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
         image = _resample(frame.astype(jnp.float32) / 255.0, low, extent, size)
@@ -126,22 +138,30 @@ def augment_pairs(
             saturation=saturation,
             hue=hue,
         )
-        image = jnp.where(jax.random.bernoulli(keys[4], jitter_probability), changed, image)
+        image = jnp.where(
+            jax.random.bernoulli(keys[4], jitter_probability), changed, image
+        )
         mirrored = jax.random.bernoulli(keys[5], mirror_probability)
         return jnp.where(mirrored, jnp.flip(image, axis=1), image)
 
-    def item(index: jax.Array, frames: jax.Array, mirror: jax.Array, identity: jax.Array) -> jax.Array:
+    def item(
+        index: jax.Array, frames: jax.Array, mirror: jax.Array, identity: jax.Array
+    ) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, index), 2)
         first, second = one(keys[0], frames[0]), one(keys[1], frames[1])
         use_mirror = mirror & (identity[0] == identity[1])
-        pair = jnp.stack([first, jnp.where(use_mirror, jnp.flip(first, axis=1), second)])
+        pair = jnp.stack(
+            [first, jnp.where(use_mirror, jnp.flip(first, axis=1), second)]
+        )
         if not warp:
             return pair
         keys = jax.random.split(jax.random.fold_in(keys[0], 1), 2)
         return jax.vmap(lambda key, image: _warp(key, image, warp))(keys, pair)
 
     frames = batch["frames"]
-    pictures = jax.vmap(item)(jnp.arange(frames.shape[0]), frames, batch["mirror"], batch["identity"])
+    pictures = jax.vmap(item)(
+        jnp.arange(frames.shape[0]), frames, batch["mirror"], batch["identity"]
+    )
     return normalise(pictures)
 
 
@@ -162,5 +182,9 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
 
     pictures = jax.vmap(jax.vmap(resize))(batch["frames"])
     use_mirror = batch["mirror"] & (batch["identity"][:, 0] == batch["identity"][:, 1])
-    second = jnp.where(use_mirror[:, None, None, None], jnp.flip(pictures[:, 0], axis=-2), pictures[:, 1])
+    second = jnp.where(
+        use_mirror[:, None, None, None],
+        jnp.flip(pictures[:, 0], axis=-2),
+        pictures[:, 1],
+    )
     return normalise(jnp.stack([pictures[:, 0], second], axis=1))

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from facecycle_jax.jax_names import bilinear_primitive, default_matmul_precision, is_placed_by_type
+from facecycle_jax.jax_names import (
+    bilinear_primitive,
+    default_matmul_precision,
+    is_placed_by_type,
+)
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -42,7 +46,9 @@ _MAX_STRIPS = 16
 _STRIP_PRODUCTS = 64 * 64
 
 
-def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
+) -> jax.Array:
     """Applies a convolution (cross-correlation, without bias).
 
     Values and derivatives, of every order and in both modes, are those of `jax.lax.conv_general_dilated`;
@@ -63,7 +69,9 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding) 
       ValueError: if the kernel has not four dimensions or its channels are not those of `x`.
     """
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
-        raise ValueError(f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}.")
+        raise ValueError(
+            f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}."
+        )
     # The precision in force here, as the library does it, not that when the program is compiled.
     options = _Options(stride, padding, default_matmul_precision())
 
@@ -84,7 +92,9 @@ def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
     return not (is_placed_by_type(x) or is_placed_by_type(kernel))
 
 
-def _plain(x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO") -> jax.Array:
+def _plain(
+    x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO"
+) -> jax.Array:
     """The library form."""
     return lax.conv_general_dilated(
         x,
@@ -116,7 +126,9 @@ def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> ja
     rows, columns = height + top + bottom - kh + 1, width + left + right - kw + 1
     side_by_side = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    taps = jnp.matmul(x, side_by_side, precision=options.precision, preferred_element_type=wide)
+    taps = jnp.matmul(
+        x, side_by_side, precision=options.precision, preferred_element_type=wide
+    )
     taps = jnp.pad(taps, ((0, 0), (top, bottom), (left, right), (0, 0)))
     places = []
     for i, j in np.ndindex(kh, kw):
@@ -126,12 +138,20 @@ def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> ja
 
 
 def _input_gradient(
-    cotangent: jax.Array, x: jax.ShapeDtypeStruct, kernel: jax.Array, *, options: _Options
+    cotangent: jax.Array,
+    x: jax.ShapeDtypeStruct,
+    kernel: jax.Array,
+    *,
+    options: _Options,
 ) -> jax.Array:
     """On CPUs through what is faster there, elsewhere the library's."""
 
-    def through(form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x)(cotangent)[0]
+    def through(
+        form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array
+    ) -> jax.Array:
+        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x)(
+            cotangent
+        )[0]
 
     on_cpu = _form_on_cpu(kernel.shape, stride=options.stride)
     if on_cpu is _plain:
@@ -141,11 +161,17 @@ def _input_gradient(
 
 
 def _kernel_gradient(
-    cotangent: jax.Array, x: jax.Array, kernel: jax.ShapeDtypeStruct, *, options: _Options
+    cotangent: jax.Array,
+    x: jax.Array,
+    kernel: jax.ShapeDtypeStruct,
+    *,
+    options: _Options,
 ) -> jax.Array:
     """On CPUs what is fastest there, elsewhere the library's."""
     shape = kernel.shape
-    on_cpu = _gradient_on_cpu(channels=shape[2], features=shape[3], stride=options.stride)
+    on_cpu = _gradient_on_cpu(
+        channels=shape[2], features=shape[3], stride=options.stride
+    )
     library = functools.partial(_by_library, shape=shape, options=options)
     if on_cpu is _by_library:
         return library(x, cotangent)
@@ -153,7 +179,9 @@ def _kernel_gradient(
     return lax.platform_dependent(x, cotangent, cpu=ours, default=library)
 
 
-def _gradient_on_cpu(*, channels: int, features: int, stride: int) -> Callable[..., jax.Array]:
+def _gradient_on_cpu(
+    *, channels: int, features: int, stride: int
+) -> Callable[..., jax.Array]:
     """Chooses by measurement."""
     narrow = features <= _FEW_OUTPUTS and channels >= _ENOUGH_INPUTS
     if stride == 1 and (narrow or min(channels, features) >= _WIDE):
@@ -171,7 +199,9 @@ def _by_library(
 ) -> jax.Array:
     """Lets JAX go backwards through a form of the convolution to its kernel of that shape."""
     kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: form(x, kernel, options=options), kernel)(cotangent)[0]
+    return jax.linear_transpose(
+        lambda kernel: form(x, kernel, options=options), kernel
+    )(cotangent)[0]
 
 
 def _by_products(
@@ -188,13 +218,24 @@ def _by_products(
     taps = []
     for i, j in np.ndindex(*shape[:2]):
         down, right = i - top, j - left
-        margins = ((0, 0, 0), (down, spare[0] - down, 0), (right, spare[1] - right, 0), (0, 0, 0))
+        margins = (
+            (0, 0, 0),
+            (down, spare[0] - down, 0),
+            (right, spare[1] - right, 0),
+            (0, 0, 0),
+        )
         moved = lax.pad(cotangent, zero, margins)
-        taps.append(lax.dot_general(x, moved, (positions, ((), ())), precision=options.precision))
+        taps.append(
+            lax.dot_general(
+                x, moved, (positions, ((), ())), precision=options.precision
+            )
+        )
     return jnp.stack(taps).reshape(shape)
 
 
-def _by_strips(x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options) -> jax.Array:
+def _by_strips(
+    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
+) -> jax.Array:
     """A sum over strips of rows, each the library's."""
     return _by_library(x, cotangent, shape=shape, options=options, form=_in_strips)
 
@@ -219,7 +260,11 @@ def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Arr
         stop = (min(first + step, rows) - 1) * stride - top + kh
         beyond = ((max(0, -start), max(0, stop - height)), columns)
         part = x[:, max(0, start) : min(stop, height)]
-        strips.append(_plain(part, turned, options=options._replace(padding=beyond), layout="IHWO"))
+        strips.append(
+            _plain(
+                part, turned, options=options._replace(padding=beyond), layout="IHWO"
+            )
+        )
     return jnp.concatenate(strips, axis=1)
 
 

@@ -74,7 +74,9 @@ def grid_sample(
     References:
       Jaderberg et al., "Spatial transformer networks", NeurIPS 2015, equations 5-7.
     """
-    lead = _check(image, grid, padding=padding, mode=mode, implementation=implementation)
+    lead = _check(
+        image, grid, padding=padding, mode=mode, implementation=implementation
+    )
     image = jnp.broadcast_to(image, lead + image.shape[-3:])
     grid = jnp.broadcast_to(grid, lead + grid.shape[-3:])
     options = _Options(align_corners, padding, mode, implementation)
@@ -100,7 +102,9 @@ def _check(
         ("implementation", implementation, IMPLEMENTATIONS),
     ):
         if value not in known:
-            raise ValueError(f"grid_sample: {name} must be one of {known}, got {value!r}.")
+            raise ValueError(
+                f"grid_sample: {name} must be one of {known}, got {value!r}."
+            )
     if image.ndim < 3 or grid.ndim < 3 or grid.shape[-1] != 2:
         raise ValueError(
             f"grid_sample takes image [..., H, W, C] and grid [..., h, w, 2], got {image.shape} and "
@@ -110,7 +114,9 @@ def _check(
         raise ValueError(f"grid_sample: the image has no pixels, shape {image.shape}.")
     for name, array in (("image", image), ("grid", grid)):
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"grid_sample: {name} must be floating point, got {array.dtype}.")
+            raise ValueError(
+                f"grid_sample: {name} must be floating point, got {array.dtype}."
+            )
     try:
         return jnp.broadcast_shapes(image.shape[:-3], grid.shape[:-3])
     except ValueError:
@@ -120,7 +126,9 @@ def _check(
         ) from None
 
 
-def _by_platform(options: _Options, pixels: int, function: Callable[..., Any], *operands: Any) -> Any:
+def _by_platform(
+    options: _Options, pixels: int, function: Callable[..., Any], *operands: Any
+) -> Any:
     """Calls function(implementation, *operands) with the implementation that `options` means here."""
     if options.implementation != "auto":
         return function(options.implementation, *operands)
@@ -147,7 +155,9 @@ def _sample(image: jax.Array, grid: jax.Array, options: _Options) -> jax.Array:
     """Samples [N, H, W, C] at [N, P, 2] -> [N, P, C]."""
     taps = _taps(image.shape, grid, options)
 
-    def forward(implementation: str, image: jax.Array, taps: _sampling.Taps) -> jax.Array:
+    def forward(
+        implementation: str, image: jax.Array, taps: _sampling.Taps
+    ) -> jax.Array:
         return _sampling.FORWARD[implementation](image, taps)
 
     return _by_platform(options, image.shape[1] * image.shape[2], forward, image, taps)
@@ -166,12 +176,17 @@ def _sample_backward(
     taps = _taps(image.shape, grid, options)
 
     def backward(
-        implementation: str, image: jax.Array, taps: _sampling.Taps, cotangent: jax.Array
+        implementation: str,
+        image: jax.Array,
+        taps: _sampling.Taps,
+        cotangent: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         return _sampling.BACKWARD[implementation](image, taps, cotangent)
 
     pixels = image.shape[1] * image.shape[2]
-    d_image, d_position = _by_platform(options, pixels, backward, image, taps, cotangent)
+    d_image, d_position = _by_platform(
+        options, pixels, backward, image, taps, cotangent
+    )
     # 0 * inf would be NaN where a cotangent is infinite: no gradient means none.
     d_grid = jnp.where(taps.slope == 0, 0.0, d_position * taps.slope)
     return d_image.astype(image.dtype), d_grid.astype(grid.dtype)

@@ -27,7 +27,9 @@ def normalise(images: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the last axis is not 3.
     """
-    return (_unit(images, "normalise") - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(STD, jnp.float32)
+    return (_unit(images, "normalise") - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(
+        STD, jnp.float32
+    )
 
 
 def even_light(images: jax.Array, *, strength: float) -> jax.Array:
@@ -76,7 +78,9 @@ def denormalise(images: jax.Array) -> jax.Array:
 def _unit(images: jax.Array, function: str) -> jax.Array:
     """Converts RGB pictures of either kind to float32 in 0..1, for the function of that name."""
     if images.shape[-1] != 3:
-        raise ValueError(f"{function} takes RGB pictures [..., H, W, 3], got shape {images.shape}.")
+        raise ValueError(
+            f"{function} takes RGB pictures [..., H, W, 3], got shape {images.shape}."
+        )
     return jnp.asarray(images, jnp.float32) / (255.0 if _is_whole(images) else 1.0)
 
 

@@ -34,8 +34,13 @@ def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
     if side < 1:
         raise ValueError(f"side must be at least 1, got {side}.")
     height, width = x.shape[-3:-1]
-    rows, columns = (_averages(length, min(side, length)).astype(x.dtype) for length in (height, width))
-    return jnp.einsum("ih,jw,...hwc->...ijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
+    rows, columns = (
+        _averages(length, min(side, length)).astype(x.dtype)
+        for length in (height, width)
+    )
+    return jnp.einsum(
+        "ih,jw,...hwc->...ijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -60,7 +65,9 @@ def _largest_by_pairs(x: jax.Array) -> jax.Array:
     n, height, width, channels = x.shape
     height, width = height // 2, width // 2
     cells = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
-    upper, lower = (_larger(cells[:, :, row, :, 0], cells[:, :, row, :, 1]) for row in (0, 1))
+    upper, lower = (
+        _larger(cells[:, :, row, :, 0], cells[:, :, row, :, 1]) for row in (0, 1)
+    )
     return _larger(upper, lower)
 
 

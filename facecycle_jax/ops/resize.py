@@ -36,7 +36,9 @@ def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
       ValueError: if a target size is below 1.
     """
     if height < 1 or width < 1:
-        raise ValueError(f"resize_bilinear needs sizes of at least 1, got {height} x {width}.")
+        raise ValueError(
+            f"resize_bilinear needs sizes of at least 1, got {height} x {width}."
+        )
     source_height, source_width = images.shape[-3:-1]
     if source_height != height:
         rows = jnp.asarray(_interpolation_matrix(source_height, height), images.dtype)
@@ -61,7 +63,9 @@ def double_bilinear(images: jax.Array, *, align_corners: bool = False) -> jax.Ar
     if align_corners:
         height, width = images.shape[-3:-1]
         return resize_bilinear(images, height=2 * height, width=2 * width)
-    return _double_axis(_double_axis(images, axis=images.ndim - 3), axis=images.ndim - 2)
+    return _double_axis(
+        _double_axis(images, axis=images.ndim - 3), axis=images.ndim - 2
+    )
 
 
 def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
@@ -69,8 +73,12 @@ def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
-    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis)
-    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis=axis)
+    before = jnp.concatenate(
+        [first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis
+    )
+    after = jnp.concatenate(
+        [jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis=axis
+    )
 
     # Even samples lie towards the neighbour before, odd ones towards that after.
     even = 0.75 * x + 0.25 * before

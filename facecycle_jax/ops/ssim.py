@@ -40,7 +40,9 @@ def _blur(x: jax.Array, *, window: int, sigma: float) -> jax.Array:
     # The variances below are differences of close numbers: a TPU's or a GPU's default reduced precision
     # would make them negative.
     x = jnp.einsum("hi,...iwc->...hwc", rows, x, precision=jax.lax.Precision.HIGHEST)
-    return jnp.einsum("wj,...hjc->...hwc", columns, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(
+        "wj,...hjc->...hwc", columns, x, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def _level(x: jax.Array) -> jax.Array:
@@ -80,7 +82,9 @@ def ssim(
       2004, equation 13.
     """
     if a.shape != b.shape:
-        raise ValueError(f"ssim needs two arrays of one shape, got {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"ssim needs two arrays of one shape, got {a.shape} and {b.shape}."
+        )
     if window % 2 == 0:
         raise ValueError(f"ssim needs an odd window, got {window}.")
     blur = functools.partial(_blur, window=window, sigma=sigma)
@@ -110,7 +114,9 @@ def ssim(
     # Moments of a - b stand in for the covariance, and each factor is written as 1 minus what the images
     # differ in: for equal images that is exactly 0.
     difference = variance(rest_a - rest_b, blurred_a - blurred_b, level_a - level_b)
-    variances = variance(rest_a, blurred_a, level_a) + variance(rest_b, blurred_b, level_b)
+    variances = variance(rest_a, blurred_a, level_a) + variance(
+        rest_b, blurred_b, level_b
+    )
     mean_a = (1 - missing) * level_a + blurred_a
     mean_b = (1 - missing) * level_b + blurred_b
     mean_difference = (1 - missing) * (level_a - level_b) + (blurred_a - blurred_b)

@@ -25,14 +25,21 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
       ValueError: if the kernel is not 4 x 4 or its channels are not those of `x`.
     """
     if kernel.ndim != 4 or kernel.shape[:3] != (4, 4, x.shape[-1]):
-        raise ValueError(f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}.")
+        raise ValueError(
+            f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}."
+        )
     return lax.platform_dependent(x, kernel, cpu=_by_phases, default=_by_zero_filling)
 
 
 def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The library form, which accelerators have kernels for."""
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (1, 1),
+        ((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
@@ -48,6 +55,8 @@ def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = kernel.reshape(2, 2, 2, 2, channels, features)
     rows = []
     for a in (0, 1):
-        cells = [conv(x, taps[:, a, :, b], padding=((1 - a, a), (1 - b, b))) for b in (0, 1)]
+        cells = [
+            conv(x, taps[:, a, :, b], padding=((1 - a, a), (1 - b, b))) for b in (0, 1)
+        ]
         rows.append(jnp.stack(cells, axis=3))
     return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features)

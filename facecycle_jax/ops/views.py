@@ -42,7 +42,9 @@ def _unit(frames: jax.Array) -> jax.Array:
     return frames.astype(jnp.float32) / 255.0
 
 
-def crop_frames(key: jax.Array, batch: Batch, *, size: int, crop: CropOptions, normalised: bool) -> jax.Array:
+def crop_frames(
+    key: jax.Array, batch: Batch, *, size: int, crop: CropOptions, normalised: bool
+) -> jax.Array:
     """Crops every frame at a place of its own, by a side that all frames of the batch share.
 
     The published programs draw the side once an epoch or a run; here each step draws one, which needs no
@@ -76,7 +78,9 @@ def crop_frames(key: jax.Array, batch: Batch, *, size: int, crop: CropOptions, n
     return normalise(images) if normalised else images
 
 
-def centre_crop_frames(batch: Batch, *, size: int, crop: CropOptions, normalised: bool) -> jax.Array:
+def centre_crop_frames(
+    batch: Batch, *, size: int, crop: CropOptions, normalised: bool
+) -> jax.Array:
     """Crops the centre of the region, by the mean side: the deterministic counterpart of `crop_frames`.
 
     The published programs crop at random here too.
@@ -169,17 +173,25 @@ def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.A
         saturation=options.strength,
         hue=options.hue,
     )
-    image = jnp.where(jax.random.bernoulli(keys[1], options.jitter_probability), changed, image)
+    image = jnp.where(
+        jax.random.bernoulli(keys[1], options.jitter_probability), changed, image
+    )
 
     grey = jnp.broadcast_to((image @ jnp.asarray(_GREY))[..., None], image.shape)
-    image = jnp.where(jax.random.bernoulli(keys[2], options.grey_probability), grey, image)
+    image = jnp.where(
+        jax.random.bernoulli(keys[2], options.grey_probability), grey, image
+    )
 
     sigma = jax.random.uniform(keys[3], minval=0.1, maxval=2.0)
     blurred = gaussian_blur(image, sigma)
-    image = jnp.where(jax.random.bernoulli(keys[4], options.blur_probability), blurred, image)
+    image = jnp.where(
+        jax.random.bernoulli(keys[4], options.blur_probability), blurred, image
+    )
 
     edges = gradient_magnitude(image, wrapped=options.wrapped_edges)
-    return jnp.where(jax.random.bernoulli(keys[5], options.edge_probability), edges, image)
+    return jnp.where(
+        jax.random.bernoulli(keys[5], options.edge_probability), edges, image
+    )
 
 
 def distant_windows(key: jax.Array) -> jax.Array:
@@ -194,7 +206,9 @@ def distant_windows(key: jax.Array) -> jax.Array:
     return 0.5 * half + jax.random.uniform(place_key, (2, 2), maxval=0.1)
 
 
-def distant_views(key: jax.Array, frames: jax.Array, *, size: int, colours: ColourOptions) -> jax.Array:
+def distant_views(
+    key: jax.Array, frames: jax.Array, *, size: int, colours: ColourOptions
+) -> jax.Array:
     """Makes two views of each image from crops that lie far apart.
 
     Args:
@@ -287,7 +301,9 @@ def cropped_views(
         def view(key: jax.Array) -> jax.Array:
             keys = jax.random.split(key, 5)
             area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
-            aspect = jnp.exp(jax.random.uniform(keys[1], minval=-1.0, maxval=1.0) * jnp.log(4 / 3))
+            aspect = jnp.exp(
+                jax.random.uniform(keys[1], minval=-1.0, maxval=1.0) * jnp.log(4 / 3)
+            )
             extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
             low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
 
@@ -304,5 +320,7 @@ def cropped_views(
 def whole_frames(frames: jax.Array, *, size: int) -> jax.Array:
     """Resizes images uint8 [..., S, S, 3] to float32 [..., size, size, 3] in 0..1."""
     flat = frames.reshape(-1, *frames.shape[-3:])
-    resized = jax.vmap(lambda x: _resample(_unit(x), jnp.zeros(2), jnp.ones(2), size))(flat)
+    resized = jax.vmap(lambda x: _resample(_unit(x), jnp.zeros(2), jnp.ones(2), size))(
+        flat
+    )
     return resized.reshape(*frames.shape[:-3], size, size, frames.shape[-1])

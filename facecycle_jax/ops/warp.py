@@ -22,13 +22,20 @@ def identity_grid(*, height: int, width: int, align_corners: bool = True) -> jax
     Returns:
       float32 [height, width, 2] of (x, y) in [-1, 1]: the centres of the pixels.
     """
-    axes = [np.linspace(-1.0, 1.0, n) * (1.0 if align_corners else 1.0 - 1.0 / n) for n in (width, height)]
+    axes = [
+        np.linspace(-1.0, 1.0, n) * (1.0 if align_corners else 1.0 - 1.0 / n)
+        for n in (width, height)
+    ]
     x, y = np.meshgrid(*axes)
     return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
 
 def warp(
-    images: jax.Array, flow: jax.Array, *, clamp: bool = False, implementation: str = "auto"
+    images: jax.Array,
+    flow: jax.Array,
+    *,
+    clamp: bool = False,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Samples `images` at the identity grid plus `flow`: bilinear, zeros outside, corners aligned.
 

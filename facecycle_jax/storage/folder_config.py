@@ -104,7 +104,9 @@ def _check_config(config: Mapping[str, Any]) -> Built:
 
     built = build_model(config.get("model"))
     if config.get("stages") not in (["motion"], ["motion", "identity"]):
-        raise ConversionError("its stages are neither ['motion'] nor ['motion', 'identity']")
+        raise ConversionError(
+            "its stages are neither ['motion'] nor ['motion', 'identity']"
+        )
     expected = input_spec(built.model)
     pictures = config.get("input")
     if type(pictures) is not dict:

@@ -56,7 +56,9 @@ def model_card(config: Mapping[str, Any]) -> str:
         parameters=weights["parameters"],
         dtype=weights["dtype"],
         width=model["width"],
-        encoders=f" (encoders {model['encoder_width']:g})" if "encoder_width" in model else "",
+        encoders=f" (encoders {model['encoder_width']:g})"
+        if "encoder_width" in model
+        else "",
         code_dim=model["code_dim"],
         compute=model["dtype"],
         trunk=_TRUNKS[model["trunk"]],

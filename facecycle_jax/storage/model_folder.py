@@ -96,7 +96,9 @@ def write_model(
         raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     for name, text in (("licence", licence), ("source", source)):
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{name} must be a text that is not blank, got {shorten(text)}.")
+            raise UserError(
+                f"{name} must be a text that is not blank, got {shorten(text)}."
+            )
 
     checked, forward = build_model(model)
     stages = _stages(trees)
@@ -138,15 +140,23 @@ def _stages(names: Mapping[str, Any]) -> list[str]:
     known = {name for stage in STAGES.values() for name in stage} | {"vgg", "trunk"}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}.")
+        raise UserError(
+            f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}."
+        )
     identity = any(name in names for name in STAGES["identity"])
     return ["motion", "identity"] if identity else ["motion"]
 
 
-def _select(trees: Mapping[str, Tree], shapes: Shapes, dtype: Any) -> dict[str, np.ndarray]:
+def _select(
+    trees: Mapping[str, Tree], shapes: Shapes, dtype: Any
+) -> dict[str, np.ndarray]:
     """Picks the weights a model needs, checked and in the dtype they are stored in."""
     networks = {name.split("/")[0] for name in shapes}
-    flat = {n: a for name in networks & set(trees) for n, a in flatten(trees[name], f"{name}/")}
+    flat = {
+        n: a
+        for name in networks & set(trees)
+        for n, a in flatten(trees[name], f"{name}/")
+    }
     # Layers of the VGG-19 that only the loss needs.
     extra = {n for n in flat if n.startswith("vgg/") and n not in shapes}
     _compare({n: np.shape(a) for n, a in flat.items() if n not in extra}, shapes)
@@ -168,7 +178,9 @@ def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
         if name not in found:
             raise ConversionError(f"{name} of shape {shape} is missing.")
         if tuple(found[name]) != shape:
-            raise ConversionError(f"{name} has shape {tuple(found[name])}, the model needs {shape}.")
+            raise ConversionError(
+                f"{name} has shape {tuple(found[name])}, the model needs {shape}."
+            )
     for name in found:
         if name not in expected:
             raise ConversionError(f"{shorten(name)} is no weight of the model.")
@@ -193,33 +205,47 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS}, so it is no whole model folder.") from None
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}, so it is no whole model folder."
+        ) from None
     except OSError as error:
         raise ConversionError(f"{path} cannot be read ({error.strerror}).") from None
     digest = hashlib.sha256(data).hexdigest()
     if digest != info["weights"]["sha256"]:
         expected = shorten(info["weights"]["sha256"])
-        raise ConversionError(f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}.")
+        raise ConversionError(
+            f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}."
+        )
     try:
-        weights = _parse_weights(data, info, network_shapes(built.forward, info["stages"]))
+        weights = _parse_weights(
+            data, info, network_shapes(built.forward, info["stages"])
+        )
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
-    return ModelFolder(model=built.model, trees=nest(weights), info=info, forward=built.forward)
+    return ModelFolder(
+        model=built.model, trees=nest(weights), info=info, forward=built.forward
+    )
 
 
-def _parse_weights(data: bytes, info: Mapping[str, Any], shapes: Shapes) -> dict[str, np.ndarray]:
+def _parse_weights(
+    data: bytes, info: Mapping[str, Any], shapes: Shapes
+) -> dict[str, np.ndarray]:
     """Turns the bytes of a safetensors file into the model's arrays."""
     try:
         found = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
-        raise ConversionError(f"it is no safetensors file ({shorten(str(error))}).") from None
+        raise ConversionError(
+            f"it is no safetensors file ({shorten(str(error))})."
+        ) from None
     _compare({name: tuple(part["shape"]) for name, part in found.items()}, shapes)
     weights = {}
     for name, shape in shapes.items():
         part = found[name]
         if _SAFETENSORS_DTYPES.get(part["dtype"]) != info["weights"]["dtype"]:
             kind = shorten(part["dtype"])
-            raise ConversionError(f"{name} holds {kind}, {CONFIG} says {info['weights']['dtype']}.")
+            raise ConversionError(
+                f"{name} holds {kind}, {CONFIG} says {info['weights']['dtype']}."
+            )
         stored = np.frombuffer(part["data"], DTYPES[info["weights"]["dtype"]])
         weights[name] = stored.astype(np.float32, copy=False).reshape(shape)
         if not np.isfinite(weights[name]).all():

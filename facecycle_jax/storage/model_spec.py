@@ -73,9 +73,17 @@ def build_model(model: Any) -> Built:
         raise UserError(f"model must be a mapping of fields, got {shorten(model)}.")
     fields = {str(name): value for name, value in model.items()}
     missing = [name for name in ORIGINAL_MODEL if name not in fields]
-    unknown = [name for name in fields if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")]
+    unknown = [
+        name
+        for name in fields
+        if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")
+    ]
     if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has the unknown field {shorten(unknown[0])}"
+        what = (
+            f"lacks {missing[0]!r}"
+            if missing
+            else f"has the unknown field {shorten(unknown[0])}"
+        )
         raise UserError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
     checked: dict[str, Any] = {
         "width": _number(fields, "width"),
@@ -90,21 +98,27 @@ def build_model(model: Any) -> Built:
         checked["encoder_width"] = _number(fields, "encoder_width")
 
     # Building checks what is left: known sizes, dtypes and trunks.
-    forward = make_forward(checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False)
+    forward = make_forward(
+        checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False
+    )
     return Built(checked, forward)
 
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
     value = fields[name]
     if type(value) not in (int, float) or not 0 < value <= MAX_WIDTH:
-        raise UserError(f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}.")
+        raise UserError(
+            f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}."
+        )
     return float(value)
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:
     value = fields[name]
     if type(value) is not int or not 1 <= value <= MAX_CODE:
-        raise UserError(f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}.")
+        raise UserError(
+            f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}."
+        )
     return value
 
 
@@ -114,7 +128,9 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return fields[name]
 
 
-def weight_shapes(model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+def weight_shapes(
+    model: Mapping[str, Any], stages: Iterable[str] = tuple(STAGES)
+) -> Shapes:
     """Computes the names and shapes of a model's weights, without computing any weight.
 
     Args:
@@ -136,7 +152,9 @@ def network_shapes(forward: Forward, stages: Iterable[str] = tuple(STAGES)) -> S
     wanted = [name for stage in STAGES if stage in stages for name in STAGES[stage]]
     wanted.append("trunk" if forward.learned_trunk else "vgg")
     shapes = _all_shapes(forward)
-    return {name: shape for network in wanted for name, shape in shapes[network].items()}
+    return {
+        name: shape for network in wanted for name, shape in shapes[network].items()
+    }
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,12 +164,16 @@ def _all_shapes(forward: Forward) -> dict[str, Shapes]:
         if forward.vgg is not None:
             size = forward.networks.encoder.image_size
             trunk = forward.vgg.clone(last=TRUNK_LAYERS[-1])
-            trees["vgg"] = trunk.init(key, jax.numpy.zeros((1, size, size, 3)), taps=())["params"]
+            trees["vgg"] = trunk.init(
+                key, jax.numpy.zeros((1, size, size, 3)), taps=()
+            )["params"]
         return trees
 
     trees = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
     return {
-        network: {f"{network}/{name}": tuple(leaf.shape) for name, leaf in flatten(tree)}
+        network: {
+            f"{network}/{name}": tuple(leaf.shape) for name, leaf in flatten(tree)
+        }
         for network, tree in trees.items()
     }
 

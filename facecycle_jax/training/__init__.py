@@ -14,14 +14,28 @@ from facecycle_jax.training.network_loading import (
     find_checkpoint,
     load_trees,
 )
-from facecycle_jax.training.optimiser import average_weights, make_optimiser, make_schedule
+from facecycle_jax.training.optimiser import (
+    average_weights,
+    make_optimiser,
+    make_schedule,
+)
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.progress import Progress
 from facecycle_jax.training.ranges import check_ranges
-from facecycle_jax.training.run_config import check_config, flatten, read_config, shared_fields
+from facecycle_jax.training.run_config import (
+    check_config,
+    flatten,
+    read_config,
+    shared_fields,
+)
 from facecycle_jax.training.setup import Loader, Probe, Report, Run, prepare
-from facecycle_jax.training.sharding import check_batch, describe, put_batch, state_shardings
+from facecycle_jax.training.sharding import (
+    check_batch,
+    describe,
+    put_batch,
+    state_shardings,
+)
 from facecycle_jax.training.state import TrainState, init_state
 from facecycle_jax.training.step import StepOptions, make_eval_step, make_train_step
 from facecycle_jax.training.stopping import (

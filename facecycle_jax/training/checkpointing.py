@@ -65,7 +65,9 @@ class Checkpointer:
       start_anew: whether a run may start from scratch although damaged checkpoints were set aside.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, keep_last: int = 3, start_anew: bool = False) -> None:
+    def __init__(
+        self, workdir: epath.PathLike, *, keep_last: int = 3, start_anew: bool = False
+    ) -> None:
         if keep_last < 1:
             raise UserError(f"keep_last must be at least 1, got {keep_last}.")
         self._start_anew = start_anew
@@ -119,7 +121,8 @@ class Checkpointer:
             self.record_loss(step, loss)
 
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(digests(state))
+            state=ocp.args.StandardSave(state),
+            digests=ocp.args.JsonSave(digests(state)),
         )
         # Orbax would wait too; a failure is told with the step it belongs to.
         self.wait()
@@ -279,7 +282,9 @@ class Checkpointer:
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
     def _restore(self, step: int, abstract: Any) -> Any:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digests=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), digests=ocp.args.JsonRestore()
+        )
         try:
             restored = self._manager.restore(step, args=args)
         except ValueError as error:
@@ -297,7 +302,9 @@ class Checkpointer:
             folder = self._workdir / UNREADABLE
             folder.mkdir(parents=True, exist_ok=True)
             taken = set(self._set_aside_so_far())
-            names = itertools.chain([str(step)], (f"{step}-{n}" for n in itertools.count(2)))
+            names = itertools.chain(
+                [str(step)], (f"{step}-{n}" for n in itertools.count(2))
+            )
             name = next(name for name in names if name not in taken)
             (self._workdir / FOLDER / str(step)).rename(folder / name)
 
@@ -321,7 +328,10 @@ def _read_losses(workdir: epath.Path) -> dict[int, float]:
     if not path.exists():
         return {}
     try:
-        return {int(step): float(loss) for step, loss in json.loads(path.read_text()).items()}
+        return {
+            int(step): float(loss)
+            for step, loss in json.loads(path.read_text()).items()
+        }
     except (ValueError, AttributeError, TypeError):
         log.warning("%s is broken: which checkpoint was best is forgotten.", path)
         return {}

@@ -59,7 +59,11 @@ def train_and_evaluate(
       OSError: if a file cannot be read or written.
     """
     workdir = epath.Path(workdir)
-    config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    config = (
+        config.to_dict()
+        if isinstance(config, ml_collections.ConfigDict)
+        else dict(config)
+    )
 
     # What is wrong with any stage is reported before the first one starts.
     training.check_same(training.shared_fields(config))
@@ -68,7 +72,9 @@ def train_and_evaluate(
         _check_backend(stage)
 
     if "stages" not in config:
-        return _train(config, workdir, probe=probe, report=report, start_anew=start_anew)
+        return _train(
+            config, workdir, probe=probe, report=report, start_anew=start_anew
+        )
 
     if config.get("about"):
         log.info("%s", config["about"])
@@ -135,7 +141,9 @@ def _train(
         run, state = training.prepare(config, workdir, start_anew=start_anew)
         run.probe = probe
         start = int(state.step)
-        writer = training.MetricWriter(workdir, step=start, tensorboard=config["tensorboard"])
+        writer = training.MetricWriter(
+            workdir, step=start, tensorboard=config["tensorboard"]
+        )
         progress = training.Progress(
             step=start,
             total=run.total_steps,
@@ -149,18 +157,26 @@ def _train(
                 state = _loop(run, state, writer, progress, stop)
             if report is not None and jax.process_index() == 0:
                 figures = report(config, workdir)
-                writer.scalars(run.total_steps, {f"truth/{name}": x for name, x in figures.items()})
+                writer.scalars(
+                    run.total_steps, {f"truth/{name}": x for name, x in figures.items()}
+                )
         except BaseException as error:
             reason = error
             raise
         finally:
             _finish(run, writer, reason)
 
-    log.info("Done: %d steps. Checkpoints, metrics and panels are in %s", run.total_steps, workdir)
+    log.info(
+        "Done: %d steps. Checkpoints, metrics and panels are in %s",
+        run.total_steps,
+        workdir,
+    )
     return state
 
 
-def _finish(run: training.Run, writer: training.MetricWriter, reason: BaseException | None) -> None:
+def _finish(
+    run: training.Run, writer: training.MetricWriter, reason: BaseException | None
+) -> None:
     """Closes what a run has open; an error of that never takes the place of the reason of the end."""
     endings = [writer.close]
 
@@ -178,7 +194,9 @@ def _finish(run: training.Run, writer: training.MetricWriter, reason: BaseExcept
             ending()
         except Exception as error:
             if reason is not None or first is not None:
-                log.error("While ending, this went wrong too: %s", error, exc_info=error)
+                log.error(
+                    "While ending, this went wrong too: %s", error, exc_info=error
+                )
             else:
                 first = error
     if first is not None:
@@ -284,7 +302,9 @@ def _log(
     _check_finite(run, state, between=between)
 
 
-def _check_finite(run: training.Run, state: TrainState, *, between: tuple[int, int]) -> None:
+def _check_finite(
+    run: training.Run, state: TrainState, *, between: tuple[int, int]
+) -> None:
     """Stops a run whose last updates were all skipped."""
     in_row = int(state.nonfinite_in_row)
     if in_row < run.config["max_nonfinite"]:
@@ -299,7 +319,9 @@ def _check_finite(run: training.Run, state: TrainState, *, between: tuple[int, i
     )
 
 
-def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.MetricWriter) -> TrainState:
+def _evaluate(
+    run: training.Run, state: TrainState, step: int, writer: training.MetricWriter
+) -> TrainState:
     """Writes the losses of held-out people and, when due, a panel; returns the state that follows."""
     config = run.config
     averages: Averages | None = None
@@ -317,7 +339,9 @@ def _evaluate(run: training.Run, state: TrainState, step: int, writer: training.
     if run.probe is not None and jax.process_index() == 0:
         figures = run.probe(config, {**state.frozen, **state.eval_params})
         if figures:
-            writer.scalars(step, {f"probe/{name}": value for name, value in figures.items()})
+            writer.scalars(
+                step, {f"probe/{name}": value for name, value in figures.items()}
+            )
     if step % config["panel_every"] == 0 or step == run.total_steps:
         panel = _panel(first, step)
         if jax.process_index() == 0:
@@ -335,5 +359,7 @@ def _panel(pictures: Tree, step: int) -> np.ndarray:
     for name, picture in pictures.items():
         if picture.ndim == 4 and len(picture) == rows:
             colours = picture.shape[-1] == 3
-            drawn[name] = np.asarray(denormalise(picture) if colours else picture.astype(jnp.float32))
+            drawn[name] = np.asarray(
+                denormalise(picture) if colours else picture.astype(jnp.float32)
+            )
     return training_panel(drawn, step=step, max_rows=rows)

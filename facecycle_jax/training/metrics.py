@@ -50,7 +50,9 @@ class Averages:
     values: dict[str, Average]
 
     @classmethod
-    def of(cls, terms: Mapping[str, jax.Array], *, mask: jax.Array | None = None) -> "Averages":
+    def of(
+        cls, terms: Mapping[str, jax.Array], *, mask: jax.Array | None = None
+    ) -> "Averages":
         """Builds averages of one observation each.
 
         Args:
@@ -63,19 +65,26 @@ class Averages:
         mask = jnp.asarray(True) if mask is None else mask
         return cls(
             {
-                name: Average(jnp.where(mask, value, 0).astype(jnp.float32), mask.astype(jnp.int32))
+                name: Average(
+                    jnp.where(mask, value, 0).astype(jnp.float32),
+                    mask.astype(jnp.int32),
+                )
                 for name, value in terms.items()
             }
         )
 
     def merge(self, other: "Averages") -> "Averages":
         """Merges with averages of the same names."""
-        return Averages({k: value.merge(other.values[k]) for k, value in self.values.items()})
+        return Averages(
+            {k: value.merge(other.values[k]) for k, value in self.values.items()}
+        )
 
     def compute(self) -> dict[str, float]:
         """Computes the averages as floats; names without an observation are left out."""
         host = jax.device_get(self)
-        return {k: float(v.total / v.count) for k, v in host.values.items() if v.count > 0}
+        return {
+            k: float(v.total / v.count) for k, v in host.values.items() if v.count > 0
+        }
 
 
 def hide_accelerators_from_tensorflow() -> str:
@@ -122,7 +131,9 @@ class MetricWriter:
       tensorboard: whether to write event files too, if TensorFlow and TensorBoard are installed.
     """
 
-    def __init__(self, workdir: epath.Path, *, step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(
+        self, workdir: epath.Path, *, step: int = 0, tensorboard: bool = True
+    ) -> None:
         self._path = workdir / FILE_NAME
         self._lines: list[str] = []
         self._file: TextIO | None = None
@@ -137,14 +148,18 @@ class MetricWriter:
         if tensorboard:
             self._events, reason = _summary_writer(workdir / "tensorboard")
         if reason:
-            log.info("No TensorBoard event files: %s. Metrics go to %s.", reason, self._path)
+            log.info(
+                "No TensorBoard event files: %s. Metrics go to %s.", reason, self._path
+            )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of scalars, at once."""
         if jax.process_index():
             return
         # JSON has no NaN; null says the same to every reader.
-        numbers = {k: float(v) if np.isfinite(v) else None for k, v in sorted(values.items())}
+        numbers = {
+            k: float(v) if np.isfinite(v) else None for k, v in sorted(values.items())
+        }
         line = json.dumps({"step": int(step), **numbers})
         if self._file is not None:
             self._file.write(line + "\n")

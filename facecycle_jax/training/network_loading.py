@@ -23,7 +23,13 @@ FOLDER = "checkpoints"
 
 # What tensorstore's errors begin with where the content itself is wrong: a file is missing, too short or
 # altered. All its other errors tell of the storage, and of nothing else.
-_DAMAGE = ("NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+_DAMAGE = (
+    "NOT_FOUND",
+    "DATA_LOSS",
+    "OUT_OF_RANGE",
+    "FAILED_PRECONDITION",
+    "INVALID_ARGUMENT",
+)
 _READ_BYTES = 2**20
 
 
@@ -96,7 +102,10 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
                 raise
             log.warning("%s Using the checkpoint before it.", error)
             continue
-        return checkpoint, {**trees.get("frozen", {}), **(trees.get("ema") or trees["params"])}
+        return checkpoint, {
+            **trees.get("frozen", {}),
+            **(trees.get("ema") or trees["params"]),
+        }
 
     raise AssertionError("a path has at least one candidate")
 
@@ -125,7 +134,9 @@ def load_trees(path: epath.PathLike) -> Tree:
         _candidates(path)
     except FileNotFoundError as error:
         known = ", ".join(shipped_models())
-        raise FileNotFoundError(f"{error} A model folder will do too, or one of {known}.") from None
+        raise FileNotFoundError(
+            f"{error} A model folder will do too, or one of {known}."
+        ) from None
     return load_newest(path)[1]
 
 
@@ -223,14 +234,22 @@ def _read_arrays(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
     item = checkpoint / "state"
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         metadata = reader.metadata(item).tree
-        wanted = {k: v for k, v in metadata.items() if names is None or (k in names and v)}
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        wanted = {
+            k: v for k, v in metadata.items() if names is None or (k in names and v)
+        }
+        restore_args = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
+        )
         trees = reader.restore(
             item,
-            args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+            args=ocp.args.PyTreeRestore(
+                wanted, restore_args=restore_args, partial_restore=True
+            ),
         )
 
-    expected: Mapping[str, int] = json.loads((checkpoint / "digests" / "metadata").read_text())
+    expected: Mapping[str, int] = json.loads(
+        (checkpoint / "digests" / "metadata").read_text()
+    )
     found = host_digests(trees)
     compare_digests(found, dict(expected))
 
@@ -294,7 +313,10 @@ def check_same_vgg(own: Tree, source: Tree) -> None:
         return
     here, there = (np.asarray(tree["conv1_1"]["kernel"]) for tree in (own, source))
     # Model folders may be of half precision. Shapes are compared, and told, by `copy_trees`.
-    if here.shape == there.shape and np.abs(here - there).max() > 1e-2 * np.abs(there).max():
+    if (
+        here.shape == there.shape
+        and np.abs(here - there).max() > 1e-2 * np.abs(there).max()
+    ):
         raise UserError(
             "init_from has the first layers of another VGG-19 than loss.vgg: set --config.loss.vgg to the "
             "file that model was trained with, or --config.loss.perceptual=none."
@@ -305,5 +327,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Lists the shapes of arrays by path, e.g. 'params/generator/kernel'."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
     }

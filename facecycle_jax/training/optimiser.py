@@ -58,7 +58,9 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
     return falling
 
 
-def make_optimiser(config: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimiser(
+    config: Mapping[str, Any], schedule: optax.Schedule
+) -> optax.GradientTransformation:
     """Builds the optimiser with the schedule and, if requested, clipping by the global norm.
 
     Args:
@@ -177,9 +179,17 @@ def adam_with_own_counts(
             moves = jnp.asarray(used) if skip_unused else used | (state.steps[name] > 0)
             step = state.steps[name] + moves.astype(jnp.int32)
 
-            decayed = jax.tree.map(lambda g, p: g + weight_decay * p, gradient, params[name])
+            decayed = jax.tree.map(
+                lambda g, p: g + weight_decay * p, gradient, params[name]
+            )
             mean, square, change = _adam_step(
-                decayed, state.first[name], state.second[name], step, b1=b1, b2=b2, epsilon=epsilon
+                decayed,
+                state.first[name],
+                state.second[name],
+                step,
+                b1=b1,
+                b2=b2,
+                epsilon=epsilon,
             )
 
             # What does not move keeps its moments.
@@ -188,7 +198,9 @@ def adam_with_own_counts(
             second[name] = _chosen(moves, square, state.second[name])
             scaled = jax.tree.map(lambda c: -rate * c, change)
             changes[name] = _chosen(moves, scaled, jax.tree.map(jnp.zeros_like, change))
-        new = OwnCounts(updates=state.updates + 1, steps=steps, first=first, second=second)
+        new = OwnCounts(
+            updates=state.updates + 1, steps=steps, first=first, second=second
+        )
         return changes, new
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -216,11 +228,15 @@ def _adam_step(
     age = jnp.maximum(step, 1)
     of_mean = 1 - b1**age
     root = jnp.sqrt(1 - b2**age)
-    change = jax.tree.map(lambda m, v: m / of_mean / (jnp.sqrt(v) / root + epsilon), mean, square)
+    change = jax.tree.map(
+        lambda m, v: m / of_mean / (jnp.sqrt(v) / root + epsilon), mean, square
+    )
     return mean, square, change
 
 
-def average_weights(average: Tree, params: Tree, *, decay: float, step: jax.Array) -> Tree:
+def average_weights(
+    average: Tree, params: Tree, *, decay: float, step: jax.Array
+) -> Tree:
     """Moves an average of the weights towards new ones.
 
     Early on the decay is (1 + step) / (10 + step), so the average soon forgets the random start.

@@ -21,7 +21,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.training.stopping import DIVERGED_EXIT, PEER_LOST_EXIT, PREEMPTED_EXIT
+from facecycle_jax.training.stopping import (
+    DIVERGED_EXIT,
+    PEER_LOST_EXIT,
+    PREEMPTED_EXIT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +76,9 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
     )
     try:
         jax.distributed.initialize(
-            *named, initialization_timeout=start_timeout, heartbeat_timeout_seconds=peer_timeout
+            *named,
+            initialization_timeout=start_timeout,
+            heartbeat_timeout_seconds=peer_timeout,
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:300]
@@ -185,7 +191,9 @@ def check_same(facts: Mapping[str, str]) -> None:
     )
 
 
-def first_difference(facts: Sequence[Mapping[str, str]]) -> tuple[int, int, list[str]] | None:
+def first_difference(
+    facts: Sequence[Mapping[str, str]],
+) -> tuple[int, int, list[str]] | None:
     """Finds the first process that differs from most of the others.
 
     Args:
@@ -202,7 +210,9 @@ def first_difference(facts: Sequence[Mapping[str, str]]) -> tuple[int, int, list
     for process, text in enumerate(texts):
         if text != common:
             here, there = facts[reference], facts[process]
-            names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+            names = [
+                name for name in {**here, **there} if here.get(name) != there.get(name)
+            ]
             return process, reference, names
     return None
 
@@ -210,7 +220,9 @@ def first_difference(facts: Sequence[Mapping[str, str]]) -> tuple[int, int, list
 def _gather(text: str) -> list[str]:
     """Collects a text of every process, in the order of processes."""
     content = np.frombuffer(text.encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(content.size))).reshape(-1)
+    sizes = np.asarray(
+        multihost_utils.process_allgather(np.int32(content.size))
+    ).reshape(-1)
 
     # Arrays of one size are gathered: [processes, longest].
     padded = np.zeros(sizes.max(), np.uint8)
@@ -238,7 +250,10 @@ def _exit_on_abort(sentence: str) -> None:
         return
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
     function = ctypes.CDLL(None).signal
-    function.argtypes, function.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    function.argtypes, function.restype = (
+        [ctypes.c_int, ctypes.c_void_p],
+        ctypes.c_void_p,
+    )
     function(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
 
 

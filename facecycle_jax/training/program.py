@@ -19,7 +19,12 @@ from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import make_optimiser, make_schedule
 from facecycle_jax.training.sharding import check_batch, state_shardings
 from facecycle_jax.training.state import TrainState, init_state
-from facecycle_jax.training.step import Batch, StepOptions, make_eval_step, make_train_step
+from facecycle_jax.training.step import (
+    Batch,
+    StepOptions,
+    make_eval_step,
+    make_train_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +96,15 @@ def build_program(
     schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
     optimiser = make_optimiser(options, _by_gradient_step(schedule, len(method.steps)))
     # Abstract first: shapes, then shardings, then (the caller's) arrays.
-    init = functools.partial(init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0)
+    init = functools.partial(
+        init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0
+    )
     shapes = jax.eval_shape(init, jax.random.key(config["seed"]))
     shardings = state_shardings(mesh, shapes, fsdp=config["fsdp"])
     abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
         shapes,
         shardings,
     )
@@ -103,7 +112,9 @@ def build_program(
     if views is None:
         size = config["model"]["image_size"]
         views = Views(
-            augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+            augment=functools.partial(
+                ops.augment_pairs, size=size, **config["augment"]
+            ),
             plain=functools.partial(ops.plain_pairs, size=size),
         )
     quickly = config.get("compile_quickly", False)

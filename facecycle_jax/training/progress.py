@@ -81,7 +81,10 @@ class Progress:
         speeds = {}
         if done:
             speed = done / seconds
-            speeds = {"steps_per_second": speed, "pictures_per_second": speed * self._pictures}
+            speeds = {
+                "steps_per_second": speed,
+                "pictures_per_second": speed * self._pictures,
+            }
             left = _clock((self._total - step) / speed)
             line += f", {speed * self._pictures:.3g} images/s, {left} left"
         if not self._shown:

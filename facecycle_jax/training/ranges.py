@@ -163,7 +163,11 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
     for name in _RISING:
         pair = fields.get(name)
         if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
-            raise UserError(f"{prefix}.{name} must be two numbers, the smaller one first, got {pair!r}.")
+            raise UserError(
+                f"{prefix}.{name} must be two numbers, the smaller one first, got {pair!r}."
+            )
 
     if fields.get("num_steps") == 0 and fields.get("num_epochs") == 0:
-        raise UserError(f"{prefix}.num_steps and {prefix}.num_epochs are both 0: set one of them.")
+        raise UserError(
+            f"{prefix}.num_steps and {prefix}.num_epochs are both 0: set one of them."
+        )

@@ -55,7 +55,9 @@ def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bool) -> None:
+def check_config(
+    config: Mapping[str, Any], workdir: epath.Path, *, resuming: bool
+) -> None:
     """Compares a configuration with the one the run was started with, then stores it.
 
     Args:
@@ -73,7 +75,9 @@ def check_config(config: Mapping[str, Any], workdir: epath.Path, *, resuming: bo
         # A field one of the versions does not know cannot be compared.
         unknown = sorted(set(now) ^ set(before))
         if unknown:
-            log.warning("config.json and this config do not both have: %s.", ", ".join(unknown))
+            log.warning(
+                "config.json and this config do not both have: %s.", ", ".join(unknown)
+            )
         changed = [
             f"config.{name} was {before[name]!r} and is {now[name]!r}"
             for name in sorted(set(now) & set(before))
@@ -105,7 +109,9 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     """
     path = epath.Path(workdir) / FILE_NAME
     if not path.exists():
-        raise FileNotFoundError(f"no {FILE_NAME} in {workdir}: it is not the workdir of a run.")
+        raise FileNotFoundError(
+            f"no {FILE_NAME} in {workdir}: it is not the workdir of a run."
+        )
     nested: dict[str, Any] = {}
     for name, value in _read_flat(path).items():
         *parents, leaf = name.split(".")
@@ -113,7 +119,9 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise UserError(f"{path} is broken: {parent} is both a value and a block of fields.")
+                raise UserError(
+                    f"{path} is broken: {parent} is both a value and a block of fields."
+                )
         target[leaf] = value
     return nested
 

@@ -118,7 +118,9 @@ def prepare(
     train_data = data.make_loader(config, split="train")
     eval_data = data.make_loader(config, split="eval")
     steps_per_epoch = max(1, train_data.num_tracks // config["batch_size"])
-    total_steps = config["num_steps"] or max(1, round(config["num_epochs"] * steps_per_epoch))
+    total_steps = config["num_steps"] or max(
+        1, round(config["num_epochs"] * steps_per_epoch)
+    )
     log.info(
         "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
         train_data.num_tracks,
@@ -129,23 +131,45 @@ def prepare(
 
     if jax.process_count() > 1:
         # Processes that see different data would train different weights without an error.
-        trained_on = {f"{k} to train on": v for k, v in train_data.fingerprint().items()}
+        trained_on = {
+            f"{k} to train on": v for k, v in train_data.fingerprint().items()
+        }
         held_out = {f"{k} held out": v for k, v in eval_data.fingerprint().items()}
-        lengths = {"steps in an epoch": str(steps_per_epoch), "steps in all": str(total_steps)}
-        check_same({**trained_on, **held_out, **lengths, "weights in loss.vgg": _vgg_digest(config)})
+        lengths = {
+            "steps in an epoch": str(steps_per_epoch),
+            "steps in all": str(total_steps),
+        }
+        check_same(
+            {
+                **trained_on,
+                **held_out,
+                **lengths,
+                "weights in loss.vgg": _vgg_digest(config),
+            }
+        )
 
     # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is compiled yet.
     program = build_program(config, mesh, steps_per_epoch=steps_per_epoch)
-    checkpointer = Checkpointer(workdir, keep_last=config["keep_last"], start_anew=start_anew)
+    checkpointer = Checkpointer(
+        workdir, keep_last=config["keep_last"], start_anew=start_anew
+    )
     check_config(config, workdir, resuming=checkpointer.has_history)
 
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
         # Run once: on CPU, optimising it takes three times as long as everything else about it.
-        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        init = jax.jit(program.init, out_shardings=program.shardings, compiler_options=quick)
-        state = _start_from(config, init(jax.random.key(config["seed"])), program.shardings)
+        quick = (
+            {"xla_backend_optimization_level": 0}
+            if jax.default_backend() == "cpu"
+            else None
+        )
+        init = jax.jit(
+            program.init, out_shardings=program.shardings, compiler_options=quick
+        )
+        state = _start_from(
+            config, init(jax.random.key(config["seed"])), program.shardings
+        )
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
     _write_tables(config, workdir, state, devices=table)
@@ -167,16 +191,23 @@ def prepare(
     return run, state
 
 
-def _write_tables(config: Mapping[str, Any], workdir: epath.Path, state: TrainState, *, devices: str) -> None:
+def _write_tables(
+    config: Mapping[str, Any], workdir: epath.Path, state: TrainState, *, devices: str
+) -> None:
     """Writes the tables of devices and parameters into the workdir; the log names the number alone."""
     if jax.process_index():
         return
     # Only runs have use for it; the benchmark goes without.
     from clu import parameter_overview
 
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    overview = parameter_overview.get_parameter_overview(
+        state.params, include_stats=False
+    )
     path = workdir / TABLES
-    write_whole(path, f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n".encode())
+    write_whole(
+        path,
+        f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n".encode(),
+    )
     count = parameter_overview.count_parameters(state.params)
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)
 
@@ -212,7 +243,9 @@ def _copy(x: Any) -> Any:
     return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
 
 
-def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) -> TrainState:
+def _start_from(
+    config: Mapping[str, Any], state: TrainState, shardings: Any
+) -> TrainState:
     """Copies networks by name from the runs and models named by `init_from`, if any is."""
     needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
     if not config["init_from"]:
@@ -246,7 +279,9 @@ def _start_from(config: Mapping[str, Any], state: TrainState, shardings: Any) ->
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
-        raise UserError(f"init_from={','.join(places)} has no network of {config['method']}.")
+        raise UserError(
+            f"init_from={','.join(places)} has no network of {config['method']}."
+        )
     log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
     # A copy: two donated arguments must not share one buffer.
     average = None if state.ema is None else jax.tree.map(_copy, params)

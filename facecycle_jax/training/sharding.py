@@ -67,7 +67,9 @@ def check_batch(batch_size: int, *, accumulate: int, mesh: Mesh) -> None:
     if len(set(counts.values())) > 1:
         raise UserError(
             "every process must have as many devices as the others, and they have "
-            + ", ".join(f"{counts[process]} (process {process})" for process in sorted(counts))
+            + ", ".join(
+                f"{counts[process]} (process {process})" for process in sorted(counts)
+            )
             + "."
         )
 
@@ -100,13 +102,18 @@ def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
     Returns:
       One line per fact.
     """
-    kinds = sorted({f"{device.platform} {device.device_kind}" for device in mesh.devices.flat})
+    kinds = sorted(
+        {f"{device.platform} {device.device_kind}" for device in mesh.devices.flat}
+    )
     hosts = list(dict.fromkeys(host_names()))
     shown = ", ".join(hosts[:_MAX_HOSTS]) + (", ..." if len(hosts) > _MAX_HOSTS else "")
     rows = (
         ("process", f"{jax.process_index()} of {jax.process_count()}"),
         ("hosts", f"{len(hosts)} ({shown})"),
-        ("devices", f"{mesh.size} ({', '.join(kinds)}), {jax.local_device_count()} here"),
+        (
+            "devices",
+            f"{mesh.size} ({', '.join(kinds)}), {jax.local_device_count()} here",
+        ),
         ("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())),
         (
             "batch",

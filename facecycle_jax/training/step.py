@@ -89,14 +89,19 @@ def make_train_step(
             found, gradients = _gradients(
                 objective.loss, params, frozen, images, key, options.accumulate, mesh
             )
-            norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
+            norm = jnp.sqrt(
+                sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients))
+            )
             # One NaN or infinity anywhere makes the norm so.
             usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
             # Where the update is not made its input does not matter, as long as it is finite.
             gradients = jax.tree.map(
-                lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)), gradients
+                lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)),
+                gradients,
             )
-            updates, opt_state = optimiser.update(gradients, opt_state, params, networks=objective.networks)
+            updates, opt_state = optimiser.update(
+                gradients, opt_state, params, networks=objective.networks
+            )
             if found.rate is not None:
                 updates = jax.tree.map(lambda u, rate=found.rate: rate * u, updates)
             params = optax.apply_updates(params, updates)
@@ -105,7 +110,9 @@ def make_train_step(
             norms.append(norm)
             finite.append(usable)
 
-        norm = norms[0] if len(norms) == 1 else jnp.sqrt(sum(jnp.square(n) for n in norms))
+        norm = (
+            norms[0] if len(norms) == 1 else jnp.sqrt(sum(jnp.square(n) for n in norms))
+        )
         all_finite = functools.reduce(jnp.logical_and, finite)
         ema = state.ema
         if ema is not None:
@@ -114,7 +121,12 @@ def make_train_step(
         params, opt_state, ema, carried = jax.tree.map(
             lambda new, old: jnp.where(all_finite, new, old),
             (params, opt_state, ema, carried),
-            (state.params, state.opt_state, state.ema, {name: state.frozen[name] for name in carried}),
+            (
+                state.params,
+                state.opt_state,
+                state.ema,
+                {name: state.frozen[name] for name in carried},
+            ),
         )
 
         skipped = (~all_finite).astype(jnp.int32)
@@ -129,14 +141,18 @@ def make_train_step(
             nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
         )
         averages = Averages.of({**terms, "gradient_norm": norm}, mask=all_finite)
-        return state, Averages({**averages.values, **Averages.of({"skipped": skipped}).values})
+        return state, Averages(
+            {**averages.values, **Averages.of({"skipped": skipped}).values}
+        )
 
     return jax.jit(
         step,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=_cpu_options(mesh, level=1) if options.compile_quickly else None,
+        compiler_options=_cpu_options(mesh, level=1)
+        if options.compile_quickly
+        else None,
     )
 
 
@@ -164,9 +180,13 @@ def make_eval_step(
       `step(params, frozen, batch) -> (averages, pictures)`, the pictures [rows, ...] by name.
     """
 
-    def step(params: Tree, frozen: Tree, batch: Batch) -> tuple[Averages, dict[str, jax.Array]]:
+    def step(
+        params: Tree, frozen: Tree, batch: Batch
+    ) -> tuple[Averages, dict[str, jax.Array]]:
         _, aux = method.loss(params, frozen, prepare(batch), None)
-        return Averages.of(aux.terms), {name: x[:rows] for name, x in aux.pictures.items()}
+        return Averages.of(aux.terms), {
+            name: x[:rows] for name, x in aux.pictures.items()
+        }
 
     return jax.jit(
         step,
@@ -182,7 +202,9 @@ def _cpu_options(mesh: Mesh, *, level: int) -> dict[str, int] | None:
     return {"xla_backend_optimization_level": level} if on_cpu else None
 
 
-def _joined(terms: dict[str, jax.Array], name: str, new: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _joined(
+    terms: dict[str, jax.Array], name: str, new: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
     """Adds an objective's terms to those before it; 'total' is the sum of all."""
     if not name:
         return {**terms, **new}
@@ -223,7 +245,9 @@ def _gradients(
     def split_items(x: jax.Array) -> jax.Array:
         # Every accumulate-th item, so that each device keeps the items it has.
         micro = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(micro, NamedSharding(mesh, PartitionSpec(None, "data")))
+        return jax.lax.with_sharding_constraint(
+            micro, NamedSharding(mesh, PartitionSpec(None, "data"))
+        )
 
     micro = jax.tree.map(split_items, images)
     keys = jax.random.split(key, accumulate)
@@ -235,7 +259,9 @@ def _gradients(
         total, carried = before
         found, gradients = one(*inputs, carried)
         # What is carried replaces; all else is added up.
-        summed = jax.tree.map(jnp.add, total, (found._replace(carried={}, rate=None), gradients))
+        summed = jax.tree.map(
+            jnp.add, total, (found._replace(carried={}, rate=None), gradients)
+        )
         return (summed, found.carried), None
 
     start = ((zeros[0]._replace(carried={}, rate=None), zeros[1]), carried)
@@ -244,5 +270,7 @@ def _gradients(
     rate = None
     if shapes[0].rate is not None:
         # It depends on the state alone, not on the micro-batch.
-        rate = loss(params, frozen, jax.tree.map(lambda x: x[0], micro), keys[0])[1].rate
+        rate = loss(params, frozen, jax.tree.map(lambda x: x[0], micro), keys[0])[
+            1
+        ].rate
     return found._replace(carried=carried, rate=rate), gradients

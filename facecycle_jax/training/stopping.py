@@ -42,7 +42,10 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = False
-        self._own = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self._own = (
+            jax.process_count() == 1
+            and threading.current_thread() is threading.main_thread()
+        )
 
     def __enter__(self) -> "StopSignal":
         if self._own:

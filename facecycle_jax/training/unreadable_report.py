@@ -26,14 +26,18 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
     path = workdir / f"unreadable{process}.txt"
 
     try:
-        before = path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+        before = (
+            path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+        )
         # One line each, whatever is in a file's name. Names need not be UTF-8; the list is.
         found = {" ".join(reason.split()) for reason in reasons.values()}
         escaped = {line.encode(errors="backslashreplace").decode() for line in found}
         lines = escaped | set(before.splitlines())
         write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
     except OSError as error:
-        log.warning("The list of unreadable images cannot be written to %s: %s", path, error)
+        log.warning(
+            "The list of unreadable images cannot be written to %s: %s", path, error
+        )
         return
 
     log.warning(

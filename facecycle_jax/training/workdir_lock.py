@@ -28,7 +28,13 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = ".lock"
 # What a file system answers that has no locks.
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNSUPPORTED = (
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+)
 
 
 @contextlib.contextmanager
@@ -67,7 +73,10 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
     """Takes the lock; returns the file that holds it, or who else does."""
     if "://" in str(workdir):
-        log.info("%s is no local folder and cannot be locked: start no second run in it.", workdir)
+        log.info(
+            "%s is no local folder and cannot be locked: start no second run in it.",
+            workdir,
+        )
         return None, ""
     if fcntl is None:
         log.info("This system has no file locks: start no second run in %s.", workdir)
@@ -87,7 +96,9 @@ def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
         file.close()
         if error.errno not in _UNSUPPORTED:
             raise
-        log.warning("%s cannot be locked (%s): start no second run in it.", workdir, error)
+        log.warning(
+            "%s cannot be locked (%s): start no second run in it.", workdir, error
+        )
         return None, ""
 
     file.seek(0)

@@ -33,14 +33,20 @@ def curves(
       ImportError: if matplotlib is not installed.
       ValueError: if there is no line, or one has not as many steps as values.
     """
-    lengths = {name: (len(steps), len(values)) for name, (steps, values) in series.items()}
+    lengths = {
+        name: (len(steps), len(values)) for name, (steps, values) in series.items()
+    }
     if not lengths or any(steps != values for steps, values in lengths.values()):
-        raise UserError(f"curves needs lines with as many steps as values, got (steps, values) of {lengths}.")
+        raise UserError(
+            f"curves needs lines with as many steps as values, got (steps, values) of {lengths}."
+        )
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("Plots need matplotlib: pip install 'facecycle_jax[eval]'.") from error
+        raise MissingExtraError(
+            "Plots need matplotlib: pip install 'facecycle_jax[eval]'."
+        ) from error
     # A figure of its own: pyplot's global state and window backends stay out of training processes.
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)

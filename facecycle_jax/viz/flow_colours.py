@@ -50,10 +50,14 @@ def flow_to_rgb(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarra
     """
     flow = np.asarray(flow, np.float64)
     if flow.ndim < 3 or flow.shape[-1] != 2:
-        raise UserError(f"flow_to_rgb takes flow [..., H, W, 2], got shape {flow.shape}.")
+        raise UserError(
+            f"flow_to_rgb takes flow [..., H, W, 2], got shape {flow.shape}."
+        )
     if not np.isfinite(flow).all():
         bad = int((~np.isfinite(flow)).sum())
-        raise UserError(f"flow_to_rgb takes finite flow, got {bad} of {flow.size} values that are not.")
+        raise UserError(
+            f"flow_to_rgb takes finite flow, got {bad} of {flow.size} values that are not."
+        )
     if max_flow is not None and not max_flow > 0:
         raise UserError(f"max_flow must be above 0, got {max_flow}.")
     length = np.linalg.norm(flow, axis=-1, keepdims=True)

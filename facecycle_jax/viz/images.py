@@ -21,7 +21,11 @@ def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
       ValueError: if `picture` is not such an array.
     """
     picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
+    if (
+        picture.dtype != np.uint8
+        or picture.ndim not in (2, 3)
+        or picture.shape[2:] not in ((), (3,))
+    ):
         raise UserError(
             f"save_png takes uint8 [H, W, 3] or [H, W], got {picture.dtype} {list(picture.shape)}."
         )

@@ -40,9 +40,15 @@ _NAMES = {
 def _picture(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
     """Turns one cell into an enlarged picture."""
     cell = np.asarray(cell)
-    if cell.ndim == 3 and cell.shape[-1] == 2 and np.issubdtype(cell.dtype, np.floating):
+    if (
+        cell.ndim == 3
+        and cell.shape[-1] == 2
+        and np.issubdtype(cell.dtype, np.floating)
+    ):
         cell = flow_to_rgb(cell)
-    if cell.dtype != np.uint8 or not (cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] == 3)):
+    if cell.dtype != np.uint8 or not (
+        cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] == 3)
+    ):
         raise UserError(
             "A panel takes uint8 pictures [H, W, 3] or [H, W] and floating-point flows [H, W, 2], "
             f"got {cell.dtype} {list(cell.shape)}."
@@ -52,7 +58,9 @@ def _picture(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
     factor = side / max(image.size) if scale is None else scale
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     whole = factor == int(factor) and factor >= 1 and min(image.size) < 32
-    return image.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    return image.resize(
+        size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    )
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
@@ -70,7 +78,9 @@ def _wrap(text: str, font: Any, width: int) -> list[str]:
     return lines
 
 
-def _write(draw: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], font: Any, line: int) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], font: Any, line: int
+) -> None:
     """Writes lines below each other, `line` pixels apart."""
     for index, text in enumerate(lines):
         draw.text((x, y + index * line), text, fill=_INK, font=font)
@@ -79,9 +89,13 @@ def _write(draw: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], font: An
 def _check_captions(rows: Cells, captions: Any, row_captions: Any) -> list[list[str]]:
     """Brings captions into one string per cell."""
     if not rows or not any(len(row) for row in rows):
-        raise UserError(f"A panel needs at least one picture, got rows of {[len(r) for r in rows]}.")
+        raise UserError(
+            f"A panel needs at least one picture, got rows of {[len(r) for r in rows]}."
+        )
     if row_captions is not None and len(row_captions) != len(rows):
-        raise UserError(f"{len(rows)} rows need as many row captions, got {len(row_captions)}.")
+        raise UserError(
+            f"{len(rows)} rows need as many row captions, got {len(row_captions)}."
+        )
     if captions is None:
         return [[""] * len(row) for row in rows]
     if all(isinstance(caption, str) for caption in captions):
@@ -89,7 +103,9 @@ def _check_captions(rows: Cells, captions: Any, row_captions: Any) -> list[list[
         captions = [captions] + [[""] * len(row) for row in rows[1:]]
     shape, wanted = [len(c) for c in captions], [len(row) for row in rows]
     if shape != wanted:
-        raise UserError(f"Rows of {wanted} pictures need as many captions, got {shape}.")
+        raise UserError(
+            f"Rows of {wanted} pictures need as many captions, got {shape}."
+        )
     return [list(row) for row in captions]
 
 
@@ -130,12 +146,17 @@ def grid(
         )
     font = ImageFont.load_default(size=font_size)
     line = round(font_size * 1.3)
-    cells = [[None if c is None else _picture(c, side, scale) for c in row] for row in rows]
+    cells = [
+        [None if c is None else _picture(c, side, scale) for c in row] for row in rows
+    ]
     columns = max(len(row) for row in cells)
     places = [[row[i] for row in cells if i < len(row)] for i in range(columns)]
     widths = [max((c.width for c in column if c), default=side) for column in places]
     heights = [max((c.height for c in row if c), default=side) for row in cells]
-    wrapped = [[_wrap(t, font, widths[i]) for i, t in enumerate(row)] if any(row) else [] for row in texts]
+    wrapped = [
+        [_wrap(t, font, widths[i]) for i, t in enumerate(row)] if any(row) else []
+        for row in texts
+    ]
     headers = [max((len(t) for t in row), default=0) * line for row in wrapped]
     names = [_wrap(name, font, side) for name in row_captions or []]
     margin = max((round(font.getlength(t)) for name in names for t in name), default=0)
@@ -145,7 +166,9 @@ def grid(
     width = left + sum(w + padding for w in widths)
     if title:
         width = max(width, round(font.getlength(title)) + 2 * padding)
-    height = top + sum(sum(pair) + padding for pair in zip(headers, heights, strict=True))
+    height = top + sum(
+        sum(pair) + padding for pair in zip(headers, heights, strict=True)
+    )
     panel = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(panel)
     _write(draw, padding, padding, [title] if title else [], font, line)
@@ -194,14 +217,23 @@ def training_panel(
     """
     drawn = {n: np.asarray(p) for n, p in pictures.items() if np.ndim(p) == 4}
     counts = {name: len(array) for name, array in drawn.items()}
-    if not drawn or len(set(counts.values())) != 1 or max_rows < 1 or 0 in counts.values():
+    if (
+        not drawn
+        or len(set(counts.values())) != 1
+        or max_rows < 1
+        or 0 in counts.values()
+    ):
         raise UserError(
             "training_panel needs pictures [N, H, W, 3] with one N of at least 1 and max_rows of "
             f"at least 1, got N of {counts} and max_rows {max_rows}."
         )
     order = list(_NAMES)
-    names = sorted(drawn, key=lambda n: (order.index(n) if n in _NAMES else len(order), n))
-    rows = [[drawn[n][i] for n in names] for i in range(min(max_rows, counts[names[0]]))]
+    names = sorted(
+        drawn, key=lambda n: (order.index(n) if n in _NAMES else len(order), n)
+    )
+    rows = [
+        [drawn[n][i] for n in names] for i in range(min(max_rows, counts[names[0]]))
+    ]
     captions = [_NAMES.get(n, n.replace("_", " ")) for n in names]
     title = None if step is None else f"step {step:,}"
     return grid(rows, captions=captions, title=title, side=side)
@@ -234,10 +266,19 @@ def translation_panel(
     References:
       FaceCycle (ICCV 2021), image-to-image translation.
     """
-    keys = ("input", "flow", "neutral", "reexpressed", "mean_face", "reidentified_reexpressed")
+    keys = (
+        "input",
+        "flow",
+        "neutral",
+        "reexpressed",
+        "mean_face",
+        "reidentified_reexpressed",
+    )
     found = {key: len(result[key]) for key in keys if key in result}
     if any(found.get(key) != 2 for key in keys):
-        raise UserError(f"translation_panel needs {', '.join(keys)} of two faces, got {found}.")
+        raise UserError(
+            f"translation_panel needs {', '.join(keys)} of two faces, got {found}."
+        )
     captions = [_NAMES[key] for key in keys]
     rows = [[np.asarray(result[key][face]) for key in keys] for face in range(2)]
     return grid(rows, captions=captions, row_captions=names, side=side)

@@ -43,4 +43,7 @@ def new_panels(
 def _panels(workdir: epath.PathLike) -> list[epath.Path]:
     """Lists the panels below a folder; they are written whole."""
     root = epath.Path(workdir)
-    return sorted([*root.glob("panels/*.png"), *root.glob("*/panels/*.png")], key=lambda path: path.name)
+    return sorted(
+        [*root.glob("panels/*.png"), *root.glob("*/panels/*.png")],
+        key=lambda path: path.name,
+    )

@@ -22,19 +22,25 @@ from ml_collections import ConfigDict, config_flags
 
 from launch import compile_check
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A page of configs/.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A page of configs/.", lock_config=True
+)
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
     "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. v5e:16x16.",
 )
-_STAGE = flags.DEFINE_string("stage", None, "Which of a configuration's stages, where it has several.")
+_STAGE = flags.DEFINE_string(
+    "stage", None, "Which of a configuration's stages, where it has several."
+)
 _EFFORT = flags.DEFINE_enum(
     "effort", "full", ["full", "quick"],
     "'full' compiles as a run does, for minutes; 'quick' takes a fraction of that, its times are rougher.",
 )  # fmt: skip
 _LARGEST = flags.DEFINE_bool(
-    "largest_batch", False, "Search for the largest batch that fits, from config.batch_size on."
+    "largest_batch",
+    False,
+    "Search for the largest batch that fits, from config.batch_size on.",
 )
 _JSON = flags.DEFINE_string(
     "json", None, "File to write the report to, too; '-' prints it instead of the text."
@@ -45,21 +51,32 @@ def _chosen(config: ConfigDict) -> dict:
     """Picks the configuration to compile: the page itself, or one of its stages."""
     stages = list(config.get("stages", ()))
     if (_STAGE.value or None) not in (stages or [None]):
-        known = f"one of {', '.join(stages)}" if stages else "left out, as the configuration has none"
+        known = (
+            f"one of {', '.join(stages)}"
+            if stages
+            else "left out, as the configuration has none"
+        )
         raise ValueError(f"--stage must be {known}, got {_STAGE.value!r}.")
     return (config[_STAGE.value] if stages else config).to_dict()
 
 
-def _search(config: dict, topology: compile_check.Topology) -> compile_check.Report | None:
+def _search(
+    config: dict, topology: compile_check.Topology
+) -> compile_check.Report | None:
     """Finds the largest batch; says each trial as it goes, as each may take minutes."""
     unit = topology.size * config["optimiser"]["accumulate"]
     reports = {}
 
     def trial(number: int) -> tuple[bool, int]:
-        report = compile_check.check({**config, "batch_size": number * unit}, topology, effort=_EFFORT.value)
+        report = compile_check.check(
+            {**config, "batch_size": number * unit}, topology, effort=_EFFORT.value
+        )
         reports[number] = report
         found = f"{report.memory / 2**30:.2f} GiB" if report.memory else report.refused
-        print(f"{number * unit} pairs: {'fits' if report.fits else 'does not fit'}, {found}", file=sys.stderr)
+        print(
+            f"{number * unit} pairs: {'fits' if report.fits else 'does not fit'}, {found}",
+            file=sys.stderr,
+        )
         return report.fits, report.memory
 
     start = max(1, config["batch_size"] // unit)

@@ -7,7 +7,9 @@ from facecycle_jax.errors import UserError
 Trial = Callable[[int], tuple[bool, int]]
 
 
-def largest_batch(trial: Trial, *, start: int, limit: int, precision: float = 0.05) -> int:
+def largest_batch(
+    trial: Trial, *, start: int, limit: int, precision: float = 0.05
+) -> int:
     """Finds the largest number that fits.
 
     Memory grows about in proportion, which gives the second trial; from there it goes on in steps of

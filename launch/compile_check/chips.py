@@ -41,10 +41,32 @@ _MEGACORE = (("chip_config_name", "megacore"),)
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 32 * GIB, 275e12, 1200e9, 1.05e9, 300e9, dimensions=3, options=_MEGACORE),
+        Chip(
+            "v4",
+            "TPU v4",
+            32 * GIB,
+            275e12,
+            1200e9,
+            1.05e9,
+            300e9,
+            dimensions=3,
+            options=_MEGACORE,
+        ),
         Chip("v5e", "TPU v5 lite", 16 * GIB, 197e12, 819e9, 1.5e9, 200e9, dimensions=2),
-        Chip("v5p", "TPU v5", 95 * GIB, 459e12, 2765e9, 1.75e9, 600e9, dimensions=3, options=_MEGACORE),
-        Chip("v6e", "TPU v6 lite", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2),
+        Chip(
+            "v5p",
+            "TPU v5",
+            95 * GIB,
+            459e12,
+            2765e9,
+            1.75e9,
+            600e9,
+            dimensions=3,
+            options=_MEGACORE,
+        ),
+        Chip(
+            "v6e", "TPU v6 lite", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2
+        ),
     )
 }
 

@@ -25,7 +25,9 @@ EFFORTS: dict[str, dict[str, Any]] = {
 _STEPS_PER_EPOCH = 1000
 
 
-def lower_train_step(config: Mapping[str, Any], devices: list[Any]) -> jax.stages.Lowered:
+def lower_train_step(
+    config: Mapping[str, Any], devices: list[Any]
+) -> jax.stages.Lowered:
     """Traces the train step that `train` would run, for any devices and without data or weights.
 
     Args:
@@ -39,7 +41,9 @@ def lower_train_step(config: Mapping[str, Any], devices: list[Any]) -> jax.stage
       ValueError: for values out of range, or a batch that the devices do not divide.
     """
     mesh = make_mesh(devices)
-    program = training.build_program(config, mesh, steps_per_epoch=_STEPS_PER_EPOCH, weights=False)
+    program = training.build_program(
+        config, mesh, steps_per_epoch=_STEPS_PER_EPOCH, weights=False
+    )
     sharding = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -61,7 +65,11 @@ def settings_of(config: Mapping[str, Any], *, effort: str) -> dict[str, Any]:
 
 
 def read_compiled(
-    compiled: jax.stages.Compiled, topology: Topology, settings: dict[str, Any], *, seconds: float
+    compiled: jax.stages.Compiled,
+    topology: Topology,
+    settings: dict[str, Any],
+    *,
+    seconds: float,
 ) -> Report:
     """Reads a report off a compiled train step.
 
@@ -77,7 +85,11 @@ def read_compiled(
     Raises:
       ValueError: if the compiler tells nothing about its programs.
     """
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    memory, cost, text = (
+        compiled.memory_analysis(),
+        compiled.cost_analysis(),
+        compiled.as_text(),
+    )
     if memory is None or cost is None or text is None:
         raise UserError(f"this XLA tells nothing of programs compiled for {topology}.")
     # XLA counts the body of the loop over micro-batches once; nearly everything is in it.
@@ -98,10 +110,14 @@ def read_compiled(
     least = report.bounds["compute"] / times
     if (told := xla_estimate(cost, least=least)) is None:
         return report
-    return dataclasses.replace(report, xla_seconds=told[0] * times, xla_left_out=told[1])
+    return dataclasses.replace(
+        report, xla_seconds=told[0] * times, xla_left_out=told[1]
+    )
 
 
-def xla_estimate(cost: Mapping[str, float], *, least: float) -> tuple[float, int] | None:
+def xla_estimate(
+    cost: Mapping[str, float], *, least: float
+) -> tuple[float, int] | None:
     """Reads XLA's estimate of a program's time: the sum over its operations of what they take.
 
     Args:
@@ -119,7 +135,9 @@ def xla_estimate(cost: Mapping[str, float], *, least: float) -> tuple[float, int
     return cost["optimal_seconds"] + left_out, left_out
 
 
-def check(config: Mapping[str, Any], topology: Topology, *, effort: str = "full") -> Report:
+def check(
+    config: Mapping[str, Any], topology: Topology, *, effort: str = "full"
+) -> Report:
     """Compiles the train step of a configuration for a topology.
 
     Args:
@@ -154,5 +172,8 @@ def check(config: Mapping[str, Any], topology: Topology, *, effort: str = "full"
 
 def _out_of_memory(message: str) -> str:
     """Shortens XLA's report of several pages to the sentence with the numbers."""
-    match = re.search(r"Used [\d.]+\w of [\d.]+\w \w+\.(?: Exceeded \w+ capacity by [\d.]+\w)?", message)
+    match = re.search(
+        r"Used [\d.]+\w of [\d.]+\w \w+\.(?: Exceeded \w+ capacity by [\d.]+\w)?",
+        message,
+    )
     return f"XLA: {match[0]}" if match else f"XLA: {message.strip().splitlines()[0]}"

@@ -30,7 +30,14 @@ _CALLED = re.compile(
 _ARRAY = re.compile(_SHAPE.pattern + r"(?:\{[^}]*\})?")
 # What moves nothing: names for (parts of) other arrays, and operations that consist of others.
 _CONTROL = frozenset(("while", "conditional", "call"))
-_FREE = _CONTROL | {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "custom-call"}
+_FREE = _CONTROL | {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "custom-call",
+}
 _NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"\bchannel_id=\d+")
@@ -63,7 +70,9 @@ def shape_bytes(text: str) -> int:
     total = 0
     for kind, dimensions in _SHAPE.findall(text):
         bits = 8 if kind == "pred" else int(re.findall(r"\d+", kind)[0])
-        total += math.ceil(math.prod(int(n) for n in dimensions.split(",") if n) * bits / 8)
+        total += math.ceil(
+            math.prod(int(n) for n in dimensions.split(",") if n) * bits / 8
+        )
     return total
 
 
@@ -89,19 +98,27 @@ def count_collectives(text: str) -> list[Collective]:
         sizes[name] = shape_bytes(definition[: opcode.start()])
         kind = opcode[1].removesuffix("-start")
         if kind in KINDS:
-            operands = sum(sizes.get(operand, 0) for operand in _NAME.findall(opcode[2]))
+            operands = sum(
+                sizes.get(operand, 0) for operand in _NAME.findall(opcode[2])
+            )
             # The result of a -start holds the operands too.
-            given = operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
+            given = (
+                operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
+            )
             channel = _CHANNEL.search(definition)
             # One that a TPU runs beside other work stands in each of its parts: start, that work, end.
             key = kind, channel[0] if channel else name
-            found[key] = max(found.get(key, (0, 0)), (runs[here], max(operands, sizes[name] - given)))
+            found[key] = max(
+                found.get(key, (0, 0)), (runs[here], max(operands, sizes[name] - given))
+            )
     number: collections.Counter[str] = collections.Counter()
     size: collections.Counter[str] = collections.Counter()
     for (kind, _), (times, bytes_each) in found.items():
         number[kind] += times
         size[kind] += times * bytes_each
-    return [Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()]
+    return [
+        Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()
+    ]
 
 
 def memory_bytes(text: str) -> int:
@@ -134,7 +151,9 @@ def memory_bytes(text: str) -> int:
         started = opcode[1].endswith("-start")
         shapes[name] = (operands[0] if operands else "") if started else result
         if opcode[1].endswith("-done"):
-            moved = shape_bytes(result) * sum(_outside(x) > 0 for x in (result, *operands[:1]))
+            moved = shape_bytes(result) * sum(
+                _outside(x) > 0 for x in (result, *operands[:1])
+            )
         elif started or opcode[1] in _FREE:
             continue
         else:
@@ -169,7 +188,11 @@ def estimated_cycles(text: str) -> int:
 
 def _outside(shapes: str) -> int:
     """Adds up the bytes of those shapes that lie outside of the chip."""
-    return sum(shape_bytes(match[0]) for match in _ARRAY.finditer(shapes) if "S(" not in match[0])
+    return sum(
+        shape_bytes(match[0])
+        for match in _ARRAY.finditer(shapes)
+        if "S(" not in match[0]
+    )
 
 
 def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[str]:
@@ -185,7 +208,11 @@ def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[s
     Raises:
       ValueError: if no computation is the entry.
     """
-    entries = [match[2] for match in map(_COMPUTATION.match, text.splitlines()) if match and match[1]]
+    entries = [
+        match[2]
+        for match in map(_COMPUTATION.match, text.splitlines())
+        if match and match[1]
+    ]
     if not entries:
         raise UserError("the text has no ENTRY computation, so it is no HLO module.")
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)

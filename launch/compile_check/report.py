@@ -49,7 +49,9 @@ class Report:
     @property
     def memory(self) -> int:
         """Bytes in use at once, at most."""
-        return self.arguments + self.outputs - self.donated + self.temporaries + self.code
+        return (
+            self.arguments + self.outputs - self.donated + self.temporaries + self.code
+        )
 
     @property
     def fits(self) -> bool:
@@ -61,7 +63,9 @@ class Report:
         """Seconds that a step takes at least, by what bounds it."""
         chip = self.topology.chip
         # An all-reduce sends what it adds up twice, whatever the way; the others once.
-        sent = sum(c.bytes * (2 if c.kind == "all-reduce" else 1) for c in self.collectives)
+        sent = sum(
+            c.bytes * (2 if c.kind == "all-reduce" else 1) for c in self.collectives
+        )
         return {
             "compute": self.flops / chip.flops,
             "memory": self.bytes / chip.bandwidth,
@@ -113,7 +117,9 @@ def describe(report: Report) -> str:
     ):
         lines.append(f"  {name:<18}{value / GIB:10.3f} GiB")
     share = report.memory / chip.memory
-    lines.append(f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {share:.1%} of what it has")
+    lines.append(
+        f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {share:.1%} of what it has"
+    )
     lines.append(
         f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP, "
         f"{report.bytes / 1e9:.4g} GB to and from memory"
@@ -121,12 +127,25 @@ def describe(report: Report) -> str:
     lines.append("collectives in a step:" + ("" if report.collectives else " none"))
     for c in report.collectives:
         lines.append(f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB")
-    names = {"compute": "peak arithmetic", "memory": "memory bandwidth", "links": "links between chips"}
-    bounds = ", ".join(f"{1e3 * value:.3g} ms by {names[name]}" for name, value in report.bounds.items())
+    names = {
+        "compute": "peak arithmetic",
+        "memory": "memory bandwidth",
+        "links": "links between chips",
+    }
+    bounds = ", ".join(
+        f"{1e3 * value:.3g} ms by {names[name]}"
+        for name, value in report.bounds.items()
+    )
     lines.append(f"a step takes at least: {bounds}")
     if report.xla_seconds is not None:
-        left_out = f", {report.xla_left_out} operations left out" if report.xla_left_out else ""
-        lines.append(f"XLA's estimate of a step: {1e3 * report.xla_seconds:.3g} ms{left_out}")
+        left_out = (
+            f", {report.xla_left_out} operations left out"
+            if report.xla_left_out
+            else ""
+        )
+        lines.append(
+            f"XLA's estimate of a step: {1e3 * report.xla_seconds:.3g} ms{left_out}"
+        )
     if s["accumulate"] > 1:
         lines.append(
             "XLA counts a loop's body once: GFLOP and its estimate are those of it times the micro-batches."

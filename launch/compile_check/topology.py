@@ -90,7 +90,10 @@ def abstract_devices(topology: Topology) -> list[Any]:
         os.environ.setdefault(name, value)
     # A host holds 2x2 chips; smaller topologies are smaller hosts.
     shape = (*topology.shape, 1)[:3]
-    host = tuple(min(ours, theirs) for ours, theirs in zip(shape, topology.chip.host, strict=True))
+    host = tuple(
+        min(ours, theirs)
+        for ours, theirs in zip(shape, topology.chip.host, strict=True)
+    )
     try:
         description = topologies.get_topology_desc(
             platform="tpu",

@@ -17,7 +17,12 @@ def event(instruction, duration, phase="X"):
 def test_time_is_summed_by_network_and_direction():
     names = breakdown.instruction_names(PROGRAM)
     assert set(names) == {"dot.3", "conv.1", "add.2"}
-    events = [event("dot.3", 30), event("dot.3", 30), event("conv.1", 20), event("add.2", 20)]
+    events = [
+        event("dot.3", 30),
+        event("dot.3", 30),
+        event("conv.1", 20),
+        event("add.2", 20),
+    ]
     events += [event("unknown", 1000), event("dot.3", 1000, phase="B"), {"ph": "M"}]
     table = breakdown.summary(events, names)
     assert "| generator | 60.0 % | 0.0 % |" in table

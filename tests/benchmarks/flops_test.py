@@ -37,7 +37,11 @@ def networks(size):
         lambda t, m, f: forward.draw(t, m, f, key=jax.random.key(0)),
         (trees, maps, flow),
     )
-    yield flops.generator(size, WIDTH, flow=False), lambda t, m: forward.draw(t, m, None), (trees, maps)
+    yield (
+        flops.generator(size, WIDTH, flow=False),
+        lambda t, m: forward.draw(t, m, None),
+        (trees, maps),
+    )
     yield flops.normaliser(size, WIDTH), forward.remove_identity, (trees, maps, code)
     yield flops.vgg(size, WIDTH, "conv4_1"), forward.loss_features, (trees, x)
 
@@ -53,7 +57,10 @@ def test_formula_agrees_with_xla(size):
 
 def test_train_step_agrees_with_xla():
     """The whole update: passes of the backward too."""
-    setting, mesh = ours.Setting(1, WIDTH, "float32", "cpu"), make_mesh(jax.devices()[:1])
+    setting, mesh = (
+        ours.Setting(1, WIDTH, "float32", "cpu"),
+        make_mesh(jax.devices()[:1]),
+    )
     counted = ours.lower_step("motion_cycle", setting, mesh).cost_analysis()["flops"]
     formula = flops.train_step("motion_cycle", batch=1, width=WIDTH).flops
     assert formula == pytest.approx(counted, rel=0.1)
@@ -63,9 +70,12 @@ def test_growth():
     """Linear in the batch; by four with twice the picture's side; sharing saves."""
     one = flops.train_step("motion_cycle", batch=16)
     assert flops.train_step("motion_cycle", batch=32).flops == 2 * one.flops
-    assert flops.train_step("motion_cycle", batch=16, size=128).flops == pytest.approx(4 * one.flops, rel=0.1)
+    assert flops.train_step("motion_cycle", batch=16, size=128).flops == pytest.approx(
+        4 * one.flops, rel=0.1
+    )
     for stage in ("motion_cycle", "identity_cycle"):
         shared, plain = (
-            sum(flops.parts(stage, batch=16, shared=shared).values()) for shared in (True, False)
+            sum(flops.parts(stage, batch=16, shared=shared).values())
+            for shared in (True, False)
         )
         assert 0.85 * plain < shared < plain

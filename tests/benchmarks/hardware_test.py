@@ -4,7 +4,9 @@ from benchmarks import hardware
 from launch import compile_check
 
 
-@pytest.mark.parametrize("chip", compile_check.CHIPS.values(), ids=lambda chip: chip.name)
+@pytest.mark.parametrize(
+    "chip", compile_check.CHIPS.values(), ids=lambda chip: chip.name
+)
 def test_a_tpu_has_one_data_sheet(chip):
     assert compile_check.chip_of(chip.kind) is chip
     found = hardware.sheet(chip.kind, "bfloat16")
@@ -15,7 +17,11 @@ def test_a_tpu_has_one_data_sheet(chip):
 
 
 def test_gpus_by_a_part_of_their_name_and_nothing_for_others():
-    assert hardware.sheet("NVIDIA H100 80GB HBM3", "bfloat16") == (989e12, 3.35e12, 450e9)
+    assert hardware.sheet("NVIDIA H100 80GB HBM3", "bfloat16") == (
+        989e12,
+        3.35e12,
+        450e9,
+    )
     assert hardware.sheet("NVIDIA H200", "tf32").memory == 4.8e12
     # v5p's name begins those of other chips.
     assert hardware.sheet("TPU v5 something", "bfloat16") is None

@@ -11,7 +11,9 @@ from benchmarks.input_pipeline import Target, main, waiting
 from benchmarks.input_programs import Setting, measure
 
 pytest.importorskip("cv2", reason="needs the extra `fast`")
-needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's /proc")
+needs_proc = pytest.mark.skipif(
+    not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's /proc"
+)
 
 
 @pytest.fixture
@@ -20,7 +22,9 @@ def tree(tmp_path):
         folder = tmp_path / "tree" / f"p{person}" / "t"
         folder.mkdir(parents=True)
         for frame in range(3):
-            Image.new("RGB", (24, 24), (person * 60, frame * 60, 0)).save(folder / f"{frame}.jpg")
+            Image.new("RGB", (24, 24), (person * 60, frame * 60, 0)).save(
+                folder / f"{frame}.jpg"
+            )
     return tmp_path / "tree"
 
 
@@ -39,7 +43,18 @@ def test_figures_of_ours(tree):
 def test_table_and_json(tree, tmp_path, capsys):
     pytest.importorskip("torch")
     file = tmp_path / "figures.json"
-    options = ("--batch", "2", "--pictures", "40", "--repeats", "1", "--workers", "1", "--json", str(file))
+    options = (
+        "--batch",
+        "2",
+        "--pictures",
+        "40",
+        "--repeats",
+        "1",
+        "--workers",
+        "1",
+        "--json",
+        str(file),
+    )
     assert main(["--data", str(tree), "--programs", "folder;torch", *options]) == 0
     out = capsys.readouterr().out
     assert "| torch | " in out
@@ -51,9 +66,18 @@ def test_waiting_is_what_reading_falls_short_of():
     target = Target("x", 4, 10.0, 100)
     assert waiting({"pictures_per_core_s": 300.0}, target) == 0
     assert waiting({"pictures_per_core_s": 125.0}, target) == pytest.approx(0.5)
-    assert waiting({"pictures_per_core_s": 300.0, "interpreter_us": 4000.0}, target) == pytest.approx(0.75)
-    row = {"pictures_per_core_s": 300.0, "pictures_per_s": 1.0, "first_batch_s": 1.0, "memory_mb": 1.0}
-    text = input_pipeline.table({"folder": row, "torch": {**row, "pictures_per_core_s": 100.0}})
+    assert waiting(
+        {"pictures_per_core_s": 300.0, "interpreter_us": 4000.0}, target
+    ) == pytest.approx(0.75)
+    row = {
+        "pictures_per_core_s": 300.0,
+        "pictures_per_s": 1.0,
+        "first_batch_s": 1.0,
+        "memory_mb": 1.0,
+    }
+    text = input_pipeline.table(
+        {"folder": row, "torch": {**row, "pictures_per_core_s": 100.0}}
+    )
     assert "| folder | 300 | 3.00 |" in text
 
 

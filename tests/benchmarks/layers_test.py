@@ -20,7 +20,9 @@ def test_every_layer_has_its_rows(monkeypatch):
         "max pooling 8x8x3 with gradient",
     ]
     assert [row.program for row in rows] == ["ours", "library"] * 3
-    assert rows[0].share_of_peak == pytest.approx(2 * 2 * 64 * 9 * 15 / 1e12 / (rows[0].median_ms / 1e3))
+    assert rows[0].share_of_peak == pytest.approx(
+        2 * 2 * 64 * 9 * 15 / 1e12 / (rows[0].median_ms / 1e3)
+    )
 
 
 @pytest.mark.parametrize(("taps", "side"), [(2, 7), (3, 8)])
@@ -47,9 +49,13 @@ def test_both_forms_of_pooling_compute_the_same():
 def test_so_does_pytorch(taps, side):
     pytest.importorskip("torch", reason="PyTorch is not a dependency")
     arrays = layers._draw((2, 8, 8, 5), (2, side, side, 4))
-    ours = layers._program(layers._kernel_gradient(ops.conv, taps), arrays, SETTING)()[0]
+    ours = layers._program(layers._kernel_gradient(ops.conv, taps), arrays, SETTING)()[
+        0
+    ]
     options = {"taps": taps, "padding": layers.padding_of(taps)}
-    theirs = layers.torch_program("kernel_gradient_program", *arrays, setting=SETTING, **options)()
+    theirs = layers.torch_program(
+        "kernel_gradient_program", *arrays, setting=SETTING, **options
+    )()
     np.testing.assert_allclose(ours, theirs.permute(2, 3, 1, 0), atol=1e-4)
     arrays = layers._draw((2, 8, 8, 3), (2, 4, 4, 3))
     ours = layers._program(layers._pooled(ops.max_pool), arrays, SETTING)()[1][0]

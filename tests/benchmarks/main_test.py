@@ -14,7 +14,10 @@ TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu"
 
 def test_table_and_json(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    assert main([*TINY, "--cases", "inference", "--torch", "eager", "--json", str(file)]) == 0
+    assert (
+        main([*TINY, "--cases", "inference", "--torch", "eager", "--json", str(file)])
+        == 0
+    )
     out = capsys.readouterr().out
     for call in ("neutral", "flow", "motion_code"):
         assert f"| inference {call} |" in out
@@ -92,13 +95,17 @@ def test_running_out_of_memory_leaves_a_row():
     def starved():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
 
-    rows = timing.measure("a case", {"a": starved, "b": lambda: None}, settings={}, repeats=1, pause=0.0)
+    rows = timing.measure(
+        "a case", {"a": starved, "b": lambda: None}, settings={}, repeats=1, pause=0.0
+    )
     assert rows[0].note == "not run: not enough memory"
     assert rows[1].ratio == 1
 
 
 def test_rates():
     work = timing.Work(pictures=32, flops=1e9, peak=1e12)
-    row = timing.measure("a case", {"a": lambda: None}, settings={}, repeats=1, work=work, pause=0.0)[0]
+    row = timing.measure(
+        "a case", {"a": lambda: None}, settings={}, repeats=1, work=work, pause=0.0
+    )[0]
     assert row.pictures_per_s == pytest.approx(32 / (row.median_ms / 1e3))
     assert row.share_of_peak == pytest.approx(1e-3 / (row.median_ms / 1e3))

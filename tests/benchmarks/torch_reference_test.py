@@ -22,7 +22,9 @@ def run(stage):
     """Three Adam steps on the reference batch without noise; gradients are of the first."""
     model = Reference(STAGES[stage])
     load_trees(model, reference.trees())
-    x = (reference.golden()["images_u8"] / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+    x = (
+        reference.golden()["images_u8"] / np.float32(255) - np.float32(MEAN)
+    ) / np.float32(STD)
     x = torch.tensor(x.transpose(0, 3, 1, 2))
     trained = dict(model.trained())
     b2 = {"motion": 0.999, "identity": 0.9}[stage]
@@ -33,7 +35,9 @@ def run(stage):
         total, terms = model(x, noise=False)
         total.backward()
         if first is None:
-            grads = {name: p.grad.double().numpy().copy() for name, p in trained.items()}
+            grads = {
+                name: p.grad.double().numpy().copy() for name, p in trained.items()
+            }
             first = {name: value.item() for name, value in terms.items()}, grads
         optimiser.step()
         totals.append(total.item())
@@ -50,7 +54,11 @@ def test_names_and_shapes_are_the_checkpoints(stage):
         if stage == "identity" or module in TRAINED["motion_cycle"]
     }
     state = Reference(STAGES[stage]).state_dict()
-    ours = {name: tuple(value.shape) for name, value in state.items() if not name.startswith("vgg.")}
+    ours = {
+        name: tuple(value.shape)
+        for name, value in state.items()
+        if not name.startswith("vgg.")
+    }
     assert ours == expected
 
 
@@ -58,8 +66,12 @@ def test_names_and_shapes_are_the_checkpoints(stage):
 def test_losses_agree_with_reference(stage):
     totals, terms, _, _ = run(stage)
     numbers = reference.golden()
-    np.testing.assert_allclose(list(terms.values()), numbers[f"{stage}/terms"], rtol=1e-4)
-    np.testing.assert_allclose(totals, numbers[f"{stage}/total_loss_per_step"], rtol=1e-4)
+    np.testing.assert_allclose(
+        list(terms.values()), numbers[f"{stage}/terms"], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        totals, numbers[f"{stage}/total_loss_per_step"], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("stage", list(STAGES))

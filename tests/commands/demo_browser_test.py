@@ -51,9 +51,22 @@ def page(model, tmp_path_factory):
     pytest.importorskip("gradio")
     scratch = tmp_path_factory.mktemp("scratch")
     environment = os.environ | {"TMPDIR": str(scratch)}
-    command = [sys.executable, "-m", "facecycle_jax.cli", "demo", "--model", model, "--no-browser"]
+    command = [
+        sys.executable,
+        "-m",
+        "facecycle_jax.cli",
+        "demo",
+        "--model",
+        model,
+        "--no-browser",
+    ]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     lines, address = [], []
     ready = threading.Event()
@@ -90,7 +103,9 @@ def browser(tmp_path_factory):
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.set_capability(
+        "goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"}
+    )
     found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield found
     found.quit()
@@ -111,10 +126,14 @@ def find(browser, selector):
 
 
 def upload(browser, place, file):
-    clear = find(browser, f"#{place} button[aria-label='Clear'], #{place} button[title='Clear']")
+    clear = find(
+        browser, f"#{place} button[aria-label='Clear'], #{place} button[title='Clear']"
+    )
     if clear:
         clear[0].click()
-    wait_for(lambda: find(browser, f"#{place} input[type=file]"), "the place for a file")[0].send_keys(file)
+    wait_for(
+        lambda: find(browser, f"#{place} input[type=file]"), "the place for a file"
+    )[0].send_keys(file)
 
 
 def keep(browser, name):
@@ -149,7 +168,9 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     wait_for(lambda: len(find(browser, "#first img, #second img")) == 2, "the previews")
     find(browser, "#exchange")[0].click()
     wait_for(lambda: "Cosine similarity" in browser.page_source, "the similarities")
-    wait_for(lambda: loaded(browser, "first") and loaded(browser, "second"), "the pictures")
+    wait_for(
+        lambda: loaded(browser, "first") and loaded(browser, "second"), "the pictures"
+    )
     keep(browser, "2_result")
 
     bad = tmp_path / "letter.png"
@@ -158,18 +179,34 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     time.sleep(2)
     find(browser, "#exchange")[0].click()
     message = "The second picture cannot be read as a picture: no known picture format."
-    wait_for(lambda: message in browser.find_element("css selector", "body").text, "the message")
+    wait_for(
+        lambda: message in browser.find_element("css selector", "body").text,
+        "the message",
+    )
     keep(browser, "3_bad_upload")
 
     # Nobody but the page's own server was asked for anything, by the page or past it.
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
+    events = [
+        json.loads(entry["message"])["message"]
+        for entry in browser.get_log("performance")
+    ]
+    urls = [
+        e["params"]["request"]["url"]
+        for e in events
+        if e["method"] == "Network.requestWillBeSent"
+    ]
+    urls += [
+        e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"
+    ]
     # chrome: is the browser's own empty first tab.
     own = ("data:", "blob:", "chrome:")
-    hosts = {urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(own)}
+    hosts = {
+        urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(own)
+    }
     assert hosts == {"127.0.0.1"}
-    faults = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    faults = [
+        e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"
+    ]
     assert not faults
 
     # What was uploaded is in one folder, which goes with the program.

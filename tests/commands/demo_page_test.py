@@ -55,17 +55,26 @@ def asgi(folder, method, path, headers):
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path}
-    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope["headers"] = [
+        (name.encode(), value.encode()) for name, value in headers.items()
+    ]
     asyncio.run(demo_guard.OwnOnly(application, folder=str(folder))(scope, None, send))
     assert b"content-security-policy" in dict(sent[0]["headers"])
     return sent[0]["status"]
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"])
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"]
+)
 def test_only_the_own_page_may_send(tmp_path, path):
     own = {"host": HOST, "origin": f"http://{HOST}", "content-length": "10"}
     assert asgi(tmp_path, "POST", path, own) == 200
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:7861", f"https://{HOST}"):
+    for origin in (
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:7861",
+        f"https://{HOST}",
+    ):
         assert asgi(tmp_path, "POST", path, {**own, "origin": origin}) == 403
     del own["origin"]
     assert asgi(tmp_path, "POST", path, own) == 403
@@ -103,7 +112,9 @@ def test_uploads_that_come_at_once_are_bounded_together(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_guard, "MAX_KEPT", 1500)
     headers = {"host": HOST, "origin": f"http://{HOST}", "content-length": "1000"}
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
-    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope["headers"] = [
+        (name.encode(), value.encode()) for name, value in headers.items()
+    ]
     statuses = []
 
     async def both():
@@ -139,18 +150,35 @@ def test_paths_outside_the_folder_of_uploads_are_refused_alike(tmp_path):
 
     def words(path):
         with pytest.raises(UserError) as info:
-            demo_guard.only_uploaded(str(path), folder=str(folder), name="The first image")
+            demo_guard.only_uploaded(
+                str(path), folder=str(folder), name="The first image"
+            )
         return str(info.value)
 
-    assert demo_guard.only_uploaded(str(inside), folder=str(folder), name="It") == str(inside)
+    assert demo_guard.only_uploaded(str(inside), folder=str(folder), name="It") == str(
+        inside
+    )
     assert demo_guard.only_uploaded(None, folder=str(folder), name="It") is None
     # What is there, what is not, a folder, a link and a path with dots all get the same answer.
-    paths = ["private.png", "nothing.png", ".", "uploads", "uploads/link.png", "uploads/../private.png"]
-    assert {words(tmp_path / path) for path in paths} == {"The first image was not uploaded to this page."}
+    paths = [
+        "private.png",
+        "nothing.png",
+        ".",
+        "uploads",
+        "uploads/link.png",
+        "uploads/../private.png",
+    ]
+    assert {words(tmp_path / path) for path in paths} == {
+        "The first image was not uploaded to this page."
+    }
 
 
 def test_the_user_s_settings_of_gradio_do_not_count(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "environ", {"GRADIO_ALLOWED_PATHS": "/etc", "GRADIO_SHARE": "True", "HOME": "/x"})
+    monkeypatch.setattr(
+        os,
+        "environ",
+        {"GRADIO_ALLOWED_PATHS": "/etc", "GRADIO_SHARE": "True", "HOME": "/x"},
+    )
     demo_page._private(str(tmp_path))
     assert "GRADIO_ALLOWED_PATHS" not in os.environ
     assert os.environ["GRADIO_SHARE"] == "False"
@@ -162,7 +190,10 @@ def test_the_user_s_settings_of_gradio_do_not_count(monkeypatch, tmp_path):
 def server(tmp_path_factory):
     """Starts the page, with settings of the user that would open it; yields 'host:port'."""
     pytest.importorskip("gradio")
-    environment = os.environ | {"GRADIO_ALLOWED_PATHS": "/etc", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    environment = os.environ | {
+        "GRADIO_ALLOWED_PATHS": "/etc",
+        "GRADIO_SERVER_NAME": "0.0.0.0",
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE],
         env=environment,
@@ -177,7 +208,9 @@ def server(tmp_path_factory):
         for line in process.stdout:
             lines.append(line)
             if line.startswith("The demo is at "):
-                address.append(urllib.parse.urlsplit(line.split()[4].rstrip(";")).netloc)
+                address.append(
+                    urllib.parse.urlsplit(line.split()[4].rstrip(";")).netloc
+                )
                 ready.set()
         ready.set()
 
@@ -209,7 +242,14 @@ def upload(server, file, origin):
         b"Content-Type: image/png\r\n\r\n" + file.read_bytes() + b"\r\n--x--\r\n"
     )
     kind = "multipart/form-data; boundary=x"
-    return request(server, "POST", "/gradio_api/upload", body, Origin=origin, **{"Content-Type": kind})
+    return request(
+        server,
+        "POST",
+        "/gradio_api/upload",
+        body,
+        Origin=origin,
+        **{"Content-Type": kind},
+    )
 
 
 def exchange(server, paths):
@@ -217,9 +257,13 @@ def exchange(server, paths):
     _, config = request(server, "GET", "/config")
     dependencies = json.loads(config)["dependencies"]
     (chosen,) = (
-        d for d in dependencies if any(target[1] == "click" for target in d["targets"]) and d["queue"]
+        d
+        for d in dependencies
+        if any(target[1] == "click" for target in d["targets"]) and d["queue"]
     )
-    data = [{"path": path, "orig_name": "x.png"} for path in paths] + [False] * (len(chosen["inputs"]) - 2)
+    data = [{"path": path, "orig_name": "x.png"} for path in paths] + [False] * (
+        len(chosen["inputs"]) - 2
+    )
     body = json.dumps({"data": data, "fn_index": chosen["id"], "session_hash": "s"})
     headers = {"Content-Type": "application/json", "Origin": f"http://{server}"}
     status, content = request(server, "POST", "/gradio_api/queue/join", body, **headers)

@@ -36,7 +36,9 @@ def test_two_pictures_are_exchanged(model, pairs):
         assert picture.shape == (2, 256, 256, 3)
         assert picture.dtype == np.uint8
     # What is shown is what the model gives: here the first picture's neutral face, enlarged.
-    neutral = Image.fromarray(model.neutral(pairs[1][0])[0]).resize((256, 256), Image.Resampling.LANCZOS)
+    neutral = Image.fromarray(model.neutral(pairs[1][0])[0]).resize(
+        (256, 256), Image.Resampling.LANCZOS
+    )
     difference = np.abs(result.pictures["neutral"][0].astype(int) - np.asarray(neutral))
     assert difference.max() <= 2
     codes = model.identity_code(list(pairs[1]))
@@ -53,7 +55,8 @@ def test_a_picture_is_as_similar_to_itself_as_can_be(model, pairs):
 
 def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
     half = FaceCycle(
-        {k: v for k, v in model.trees.items() if k not in ("normaliser",)}, model=tiny_model.MODEL
+        {k: v for k, v in model.trees.items() if k not in ("normaliser",)},
+        model=tiny_model.MODEL,
     )
     result = demo.compare(half, *pairs[0])
     assert list(result.pictures) == ["input", "flow", "neutral", "reexpressed"]
@@ -64,7 +67,9 @@ def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
 def test_bad_pictures_are_named_by_their_place(model, pairs, tmp_path):
     text = tmp_path / "letter.png"
     text.write_text("no picture")
-    with pytest.raises(ValueError, match=r"^The second picture cannot be read as a picture: no known"):
+    with pytest.raises(
+        ValueError, match=r"^The second picture cannot be read as a picture: no known"
+    ):
         demo.compare(model, pairs[0][0], text)
     with pytest.raises(ValueError, match=r"^The first picture is missing: upload one"):
         demo.compare(model, None, pairs[0][0])

@@ -67,10 +67,21 @@ def test_squares_far_beyond_the_image_are_left_out(images, tmp_path):
 
 def test_several_processes_write_the_same(images, tmp_path):
     assert run(images, "--out", tmp_path / "one", "--cut", "0,0,1") == 1
-    arguments = ["frame", str(images), "--out", str(tmp_path / "two"), "--cut", "0,0,1", "--workers", "2"]
+    arguments = [
+        "frame",
+        str(images),
+        "--out",
+        str(tmp_path / "two"),
+        "--cut",
+        "0,0,1",
+        "--workers",
+        "2",
+    ]
     assert cli.main(arguments) == 1
     for path in (tmp_path / "one").rglob("*.*"):
-        assert (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
+        assert (
+            tmp_path / "two" / path.relative_to(tmp_path / "one")
+        ).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(

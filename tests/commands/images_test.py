@@ -22,7 +22,13 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.storage import write_model
 
-MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+MODEL = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +38,15 @@ def model(tmp_path_factory):
     # Compiled as one: a hundred small functions take longer.
     @jax.jit
     def init(key):
-        return init_motion(forward, key) | init_identity(forward, jax.random.fold_in(key, 1))
+        return init_motion(forward, key) | init_identity(
+            forward, jax.random.fold_in(key, 1)
+        )
 
     trees = init(jax.random.key(0))
     path = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers")
+    write_model(
+        path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers"
+    )
     return str(path)
 
 
@@ -46,7 +56,9 @@ def faces(tmp_path):
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "more/a.png"):
-        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(
+            folder / name
+        )
     return folder
 
 
@@ -58,9 +70,15 @@ def test_encode(model, faces, tmp_path, capsys):
     out = tmp_path / "codes.npz"
     assert run("encode", faces, "--model", model, "--out", out) == 0
     codes = np.load(out)
-    assert [name.removeprefix(f"{faces}/") for name in codes["path"]] == ["a.png", "b.png", "more/a.png"]
+    assert [name.removeprefix(f"{faces}/") for name in codes["path"]] == [
+        "a.png",
+        "b.png",
+        "more/a.png",
+    ]
     np.testing.assert_array_equal(codes["motion_code"], load(model).motion_code(faces))
-    np.testing.assert_array_equal(codes["identity_code"], load(model).identity_code(faces))
+    np.testing.assert_array_equal(
+        codes["identity_code"], load(model).identity_code(faces)
+    )
     assert "codes of 3 pictures" in capsys.readouterr().out
     before = out.read_bytes()
     assert run("encode", faces, "--model", model, "--out", out) == 2
@@ -69,12 +87,18 @@ def test_encode(model, faces, tmp_path, capsys):
     assert run("encode", faces, "--model", model, "--out", out, "--overwrite") == 0
 
 
-@pytest.mark.parametrize(("command", "columns"), [("frontalize", 3), ("reconstruct", 4)])
+@pytest.mark.parametrize(
+    ("command", "columns"), [("frontalize", 3), ("reconstruct", 4)]
+)
 def test_panels_of_single_pictures(model, faces, tmp_path, command, columns):
     out = tmp_path / "out"
     assert run(command, faces, "--model", model, "--out", out) == 0
     # Equal names get their folders before them.
-    assert sorted(p.name for p in out.iterdir()) == ["faces_a.png", "faces_b.png", "more_a.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "faces_a.png",
+        "faces_b.png",
+        "more_a.png",
+    ]
     with Image.open(out / "faces_a.png") as panel:
         width, height = panel.size
     assert width >= columns * 128
@@ -83,20 +107,59 @@ def test_panels_of_single_pictures(model, faces, tmp_path, command, columns):
 
 def test_translate_pairs(model, faces, tmp_path):
     out = tmp_path / "out"
-    assert run("translate", faces / "a.png", "--driver", faces / "b.png", "--model", model, "--out", out) == 0
+    assert (
+        run(
+            "translate",
+            faces / "a.png",
+            "--driver",
+            faces / "b.png",
+            "--model",
+            model,
+            "--out",
+            out,
+        )
+        == 0
+    )
     assert [p.name for p in out.iterdir()] == ["a_b.png"]
-    assert run("translate", faces, "--driver", faces / "b.png", "--model", model, "--out", out) == 0
+    assert (
+        run(
+            "translate",
+            faces,
+            "--driver",
+            faces / "b.png",
+            "--model",
+            model,
+            "--out",
+            out,
+        )
+        == 0
+    )
     assert len(list(out.iterdir())) == 4
 
 
 def test_pairs_that_join_to_one_name_have_panels_of_their_own(model, tmp_path):
     rng = np.random.default_rng(0)
-    for name in ("sources/a.png", "sources/a_b.png", "drivers/b_c.png", "drivers/c.png"):
+    for name in (
+        "sources/a.png",
+        "sources/a_b.png",
+        "drivers/b_c.png",
+        "drivers/c.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            tmp_path / name
+        )
     sources, drivers, out = (tmp_path / name for name in ("sources", "drivers", "out"))
-    assert run("translate", sources, "--driver", drivers, "--model", model, "--out", out) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["a_b_b_c.png", "a_b_c.png", "a_b_c_2.png", "a_c.png"]
+    assert (
+        run("translate", sources, "--driver", drivers, "--model", model, "--out", out)
+        == 0
+    )
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a_b_b_c.png",
+        "a_b_c.png",
+        "a_b_c_2.png",
+        "a_c.png",
+    ]
     assert (out / "a_b_c.png").read_bytes() != (out / "a_b_c_2.png").read_bytes()
 
 
@@ -144,7 +207,9 @@ def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
     assert {path.name: path.read_bytes() for path in faces.iterdir()} == before
 
 
-def test_a_name_too_long_for_an_output_leaves_the_others(model, faces, tmp_path, capsys):
+def test_a_name_too_long_for_an_output_leaves_the_others(
+    model, faces, tmp_path, capsys
+):
     """The name of one image leaves no room, alone or with that of the driver."""
     long = faces / f"{'x' * 248}.png"
     (faces / "a.png").rename(long)
@@ -152,7 +217,19 @@ def test_a_name_too_long_for_an_output_leaves_the_others(model, faces, tmp_path,
     assert run("frontalize", long, faces / "b.png", "--model", model, "--out", out) == 0
     assert len(list(out.iterdir())) == 2
     pairs = tmp_path / "pairs"
-    assert run("translate", faces, "--driver", faces / "b.png", "--model", model, "--out", pairs) == 1
+    assert (
+        run(
+            "translate",
+            faces,
+            "--driver",
+            faces / "b.png",
+            "--model",
+            model,
+            "--out",
+            pairs,
+        )
+        == 1
+    )
     assert len(list(pairs.iterdir())) == 2
     error = capsys.readouterr().err
     assert error.count("the name of this output is too long for the file system") == 1
@@ -167,7 +244,10 @@ def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys)
     assert error.count("c.jpg") == 1
     assert "1 picture left out, 3 done" in error
     assert len(list(out.iterdir())) == 3
-    assert run("encode", faces / "c.jpg", "--model", model, "--out", tmp_path / "x.npz") == 2
+    assert (
+        run("encode", faces / "c.jpg", "--model", model, "--out", tmp_path / "x.npz")
+        == 2
+    )
     assert not (tmp_path / "x.npz").exists()
 
 
@@ -177,8 +257,28 @@ def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys)
         (["encode", "{faces}/none.png", "--out", "{tmp}/x.npz"], "no file or folder"),
         (["encode", "{faces}", "--out", "{tmp}/x.txt"], "must end in .npz"),
         (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no picture file"),
-        (["translate", "{faces}", "--driver", "{faces}/none.png", "--out", "{tmp}/x"], "no file or folder"),
-        (["translate", "{faces}", "--driver", "{faces}/none.mp4", "--out", "{tmp}/x.mp4"], "one source"),
+        (
+            [
+                "translate",
+                "{faces}",
+                "--driver",
+                "{faces}/none.png",
+                "--out",
+                "{tmp}/x",
+            ],
+            "no file or folder",
+        ),
+        (
+            [
+                "translate",
+                "{faces}",
+                "--driver",
+                "{faces}/none.mp4",
+                "--out",
+                "{tmp}/x.mp4",
+            ],
+            "one source",
+        ),
     ],
 )
 def test_faults_are_one_sentence(model, faces, tmp_path, capsys, arguments, words):
@@ -193,7 +293,10 @@ def test_faults_are_one_sentence(model, faces, tmp_path, capsys, arguments, word
 
 def test_a_model_that_is_none(faces, tmp_path, capsys):
     assert run("encode", faces, "--model", faces, "--out", tmp_path / "x.npz") == 2
-    assert run("encode", faces, "--model", tmp_path / "none", "--out", tmp_path / "x.npz") == 2
+    assert (
+        run("encode", faces, "--model", tmp_path / "none", "--out", tmp_path / "x.npz")
+        == 2
+    )
     assert capsys.readouterr().err.count("\n") == 2
 
 
@@ -219,7 +322,9 @@ def test_an_interrupt_leaves_no_half_file(model, faces, tmp_path, capsys, monkey
 
     monkeypatch.setattr(pictures.FaceCycle, "motion_code", interrupted)
     assert run("encode", faces, "--model", model, "--out", tmp_path / "x.npz") == 130
-    assert capsys.readouterr().err == "facecycle: interrupted; what is written is whole.\n"
+    assert (
+        capsys.readouterr().err == "facecycle: interrupted; what is written is whole.\n"
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
 
 
@@ -244,20 +349,37 @@ def test_hundreds_of_damaged_pictures(model, tmp_path, capsys):
         buffer = io.BytesIO()
         face.save(buffer, form)
         for number in range(50):
-            (folder / f"{number:02}.{form}").write_bytes(damaged(buffer.getvalue(), rng))
+            (folder / f"{number:02}.{form}").write_bytes(
+                damaged(buffer.getvalue(), rng)
+            )
     assert run("encode", folder, "--model", model, "--out", out) == 1
     lines = capsys.readouterr().err.splitlines()
     codes = np.load(out)
-    assert len(codes["path"]) == len(codes["motion_code"]) == len(codes["identity_code"])
+    assert (
+        len(codes["path"]) == len(codes["motion_code"]) == len(codes["identity_code"])
+    )
     assert len(codes["path"]) + len(lines) - 1 == 300
     assert len(lines) > 100
-    assert all(line.startswith(f"facecycle: left out: {folder}/") for line in lines[:-1])
-    assert lines[-1] == f"facecycle: {len(lines) - 1} pictures left out, {len(codes['path'])} done"
+    assert all(
+        line.startswith(f"facecycle: left out: {folder}/") for line in lines[:-1]
+    )
+    assert (
+        lines[-1]
+        == f"facecycle: {len(lines) - 1} pictures left out, {len(codes['path'])} done"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codes.npz", "damaged"]
 
 
 def test_a_face_is_followed_through_a_video(monkeypatch):
-    finds = iter([[], [((10, 10, 30, 30), 1.0)], [((20, 10, 40, 30), 1.0)], [], [((20, 10, 40, 30), 1.0)]])
+    finds = iter(
+        [
+            [],
+            [((10, 10, 30, 30), 1.0)],
+            [((20, 10, 40, 30), 1.0)],
+            [],
+            [((20, 10, 40, 30), 1.0)],
+        ]
+    )
     monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
     monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
     ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
@@ -273,7 +395,9 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
 
 
 @pytest.mark.parametrize("crop", [False, True])
-def test_large_frames_are_shrunk_before_they_are_collected(faces, tmp_path, monkeypatch, crop):
+def test_large_frames_are_shrunk_before_they_are_collected(
+    faces, tmp_path, monkeypatch, crop
+):
     pytest.importorskip("av")
     from facecycle_jax.data.images.video import write_video
 
@@ -307,7 +431,11 @@ def test_a_video_drives_a_picture(model, faces, tmp_path):
     from facecycle_jax.data.images.video import read_video, write_video
 
     rng = np.random.default_rng(0)
-    write_video(tmp_path / "clip.mp4", rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8), fps=10)
+    write_video(
+        tmp_path / "clip.mp4",
+        rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8),
+        fps=10,
+    )
     out = tmp_path / "moved.mp4"
     arguments = (
         "translate",

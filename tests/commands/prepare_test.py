@@ -28,7 +28,9 @@ def raw(tmp_path):
         for track in range(2):
             files = [tmp_path / f"{person}-{track}-{frame}.png" for frame in range(4)]
             for frame, file in enumerate(files):
-                Image.new("RGB", (16, 16), (person * 40, track * 40, frame * 40)).save(file)
+                Image.new("RGB", (16, 16), (person * 40, track * 40, frame * 40)).save(
+                    file
+                )
             tracks[f"id1000{person}", str(track)] = files
     make_voxceleb1(tmp_path / "raw", tracks)
     return tmp_path / "raw"
@@ -47,25 +49,58 @@ def options(path, **data):
 
 
 def test_from_raw_to_batches(raw, tmp_path, capsys):
-    assert run("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0.4) == 0
+    assert (
+        run(
+            "voxceleb1",
+            "--data",
+            raw,
+            "--out",
+            tmp_path / "out",
+            "--eval-fraction",
+            0.4,
+        )
+        == 0
+    )
     assert "10 tracks of 5 people, 40 frames" in capsys.readouterr().out
-    assert find_set(str(tmp_path / "out")).parts[-3:] == ("facecycle_voxceleb1", "eval0.4", "1.0.0")
+    assert find_set(str(tmp_path / "out")).parts[-3:] == (
+        "facecycle_voxceleb1",
+        "eval0.4",
+        "1.0.0",
+    )
     for split in ("train", "eval"):
         made, tree = (
             make_loader(options(path, source=source), split=split)
             for path, source in ((tmp_path / "out", "records"), (raw, "folder"))
         )
         assert made.tracks.identities == tree.tracks.identities
-        for one, two in zip(itertools.islice(made.batches(7), 3), tree.batches(7), strict=False):
+        for one, two in zip(
+            itertools.islice(made.batches(7), 3), tree.batches(7), strict=False
+        ):
             np.testing.assert_array_equal(one["frames"], two["frames"])
     # The splits of TFDS are those of the loader.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(find_set(str(tmp_path / "out"))))
-    held = {example["identity"].decode() for example in tfds.as_numpy(builder.as_dataset(split="eval"))}
-    assert held == set(make_loader(options(tmp_path / "out"), split="eval").tracks.identities)
+    held = {
+        example["identity"].decode()
+        for example in tfds.as_numpy(builder.as_dataset(split="eval"))
+    }
+    assert held == set(
+        make_loader(options(tmp_path / "out"), split="eval").tracks.identities
+    )
     # The same command again finds it complete; its checksums hold.
-    assert run("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0.4) == 2
+    assert (
+        run(
+            "voxceleb1",
+            "--data",
+            raw,
+            "--out",
+            tmp_path / "out",
+            "--eval-fraction",
+            0.4,
+        )
+        == 2
+    )
     assert "is complete" in capsys.readouterr().err
     assert cli.main(["verify", str(tmp_path / "out")]) == 0
     shard = next(find_set(str(tmp_path / "out")).glob("*tfrecord*"))
@@ -88,12 +123,24 @@ def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, caps
         return prepare_track(source, given)
 
     prepare_track = prepare_work.prepare_track
-    arguments = ("tracks", "--data", raw, "--out", tmp_path / "out", "--size", 12, "--eval-fraction", 0)
+    arguments = (
+        "tracks",
+        "--data",
+        raw,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        12,
+        "--eval-fraction",
+        0,
+    )
     with unittest.mock.patch.object(prepare_work, "prepare_track", stopping):
         assert run(*arguments) == 130
     with pytest.raises(FileNotFoundError, match="holds no prepared set"):
         find_set(str(tmp_path / "out"))
-    with unittest.mock.patch.object(prepare_work, "prepare_track", wraps=prepare_track) as called:
+    with unittest.mock.patch.object(
+        prepare_work, "prepare_track", wraps=prepare_track
+    ) as called:
         assert run(*arguments) == 1
     assert called.call_count == 4
     folder = find_set(str(tmp_path / "out"))
@@ -106,7 +153,15 @@ def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, caps
 
 
 def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
-    arguments = ("voxceleb1", "--data", raw, "--out", tmp_path / "out", "--eval-fraction", 0)
+    arguments = (
+        "voxceleb1",
+        "--data",
+        raw,
+        "--out",
+        tmp_path / "out",
+        "--eval-fraction",
+        0,
+    )
     assert run(*arguments) == 0
     folder = find_set(str(tmp_path / "out"))
     before = (folder / "tracks.json").read_bytes()
@@ -120,12 +175,16 @@ def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
 def test_drawn_faces(tmp_path):
     sizes = ("--identities", 6, "--frames-per-track", 3, "--size", 16)
     assert run("synthetic", "--out", tmp_path / "out", *sizes) == 0
-    made = make_loader(options(tmp_path / "out", min_frames=3, eval_fraction=0), split="train")
+    made = make_loader(
+        options(tmp_path / "out", min_frames=3, eval_fraction=0), split="train"
+    )
     drawn = make_loader(
         options("", source="synthetic", backend="memory", identities=6, frames_per_track=3,
                 eval_fraction=0), split="train",
     )  # fmt: skip
-    for one, two in zip(itertools.islice(made.batches(0), 3), drawn.batches(0), strict=False):
+    for one, two in zip(
+        itertools.islice(made.batches(0), 3), drawn.batches(0), strict=False
+    ):
         np.testing.assert_array_equal(one["frames"], two["frames"])
 
 
@@ -135,21 +194,39 @@ def test_drawn_faces(tmp_path):
         (("voxceleb1",), "there is no folder None"),
         (("voxceleb1", "--data", "{raw}/none"), "there is no folder"),
         (("voxceleb2", "--data", "{raw}"), "holds no videos <identity>/<video>/*.mp4"),
-        (("voxceleb1", "--data", "{raw}/id10000"), "must hold <identity>/1.6/<youtube id>/<track>/*.jpg"),
+        (
+            ("voxceleb1", "--data", "{raw}/id10000"),
+            "must hold <identity>/1.6/<youtube id>/<track>/*.jpg",
+        ),
         (("voxceleb2", "--data", "{raw}", "--fps", "0"), "fps must be above 0"),
         (("tracks", "--data", "{raw}", "--eval-fraction", "0.9"), "too few to hold"),
         (("fer2013", "--data", "{raw}"), "holds neither fer2013.csv nor a folder"),
     ],
 )
-def test_faults_are_one_sentence_and_leave_nothing(raw, tmp_path, capsys, arguments, words):
-    assert run(*(part.format(raw=raw) for part in arguments), "--out", tmp_path / "out") == 2
+def test_faults_are_one_sentence_and_leave_nothing(
+    raw, tmp_path, capsys, arguments, words
+):
+    assert (
+        run(*(part.format(raw=raw) for part in arguments), "--out", tmp_path / "out")
+        == 2
+    )
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.tfrecord*"))
 
 
 def test_beam_that_is_not_installed_is_named(raw, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    assert run("tracks", "--data", raw, "--out", tmp_path / "out", "--beam=--runner=DirectRunner") == 2
+    assert (
+        run(
+            "tracks",
+            "--data",
+            raw,
+            "--out",
+            tmp_path / "out",
+            "--beam=--runner=DirectRunner",
+        )
+        == 2
+    )
     assert "facecycle_jax[beam]" in capsys.readouterr().err
 
 
@@ -157,7 +234,9 @@ def test_a_split_without_tracks_is_left_out_and_reported(tmp_path, capsys):
     """The held-out people have one image each, the others three."""
     raw = tmp_path / "raw"
     people = [f"p{number}" for number in range(8)]
-    tracks = make_tracks([(person, person, ["x"]) for person in people], origin="the test")
+    tracks = make_tracks(
+        [(person, person, ["x"]) for person in people], origin="the test"
+    )
     held = set(split_people(tracks, eval_fraction=0.25)[1].identities)
     for person in people:
         (raw / person).mkdir(parents=True)
@@ -168,11 +247,17 @@ def test_a_split_without_tracks_is_left_out_and_reported(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "6 tracks of 6 people, 18 frames" in told
     assert "There is no split eval" in told
-    assert len(make_loader(options(tmp_path / "out", min_frames=2), split="train").tracks) == 4
+    assert (
+        len(make_loader(options(tmp_path / "out", min_frames=2), split="train").tracks)
+        == 4
+    )
     # Of nothing at all there is no set.
     assert run(*arguments[:-4], "--min-frames", 9, "--out", tmp_path / "none") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "no track of the train or the eval split has 9 or more frames that can be read" in error
+    assert (
+        "no track of the train or the eval split has 9 or more frames that can be read"
+        in error
+    )
     assert not list((tmp_path / "none").rglob("*.tfrecord*"))
 
 

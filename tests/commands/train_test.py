@@ -17,12 +17,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 def facecycle(*arguments, cwd=ROOT):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "facecycle_jax.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment
+    )
 
 
 def test_configs_are_found_by_name_and_a_file_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert pathlib.Path(train.find_config("debug")).resolve() == (ROOT / "configs/debug.py").resolve()
+    assert (
+        pathlib.Path(train.find_config("debug")).resolve()
+        == (ROOT / "configs/debug.py").resolve()
+    )
     assert train.find_config("fab_net:small").endswith("fab_net.py:small")
     (tmp_path / "debug").write_text("")
     assert train.find_config("debug") == "debug"
@@ -31,19 +36,29 @@ def test_configs_are_found_by_name_and_a_file_of_that_name_wins(tmp_path, monkey
 def test_what_configs_share_is_no_config():
     assert "motion_cycle" in train.config_names()
     assert not {"base", "peer_base", "__init__"} & set(train.config_names())
-    with pytest.raises(UserError, match="there is no config 'base': name a file, or one of debug"):
+    with pytest.raises(
+        UserError, match="there is no config 'base': name a file, or one of debug"
+    ):
         train.find_config("base")
 
 
 def test_fields_become_flags_of_the_launchers_entry():
-    command = train.launcher_arguments("debug", ["data.path=a b", "num_steps=3"], workdir="w")
-    assert command[2:] == ["--workdir=w", "--config.data.path=a b", "--config.num_steps=3"]
+    command = train.launcher_arguments(
+        "debug", ["data.path=a b", "num_steps=3"], workdir="w"
+    )
+    assert command[2:] == [
+        "--workdir=w",
+        "--config.data.path=a b",
+        "--config.num_steps=3",
+    ]
     with pytest.raises(UserError, match="--set num_steps: write it as FIELD=VALUE"):
         train.launcher_arguments("debug", ["num_steps"], workdir="w")
 
 
 def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
-    ended = facecycle("train", "debug", "--set", "num_steps=7", "--dry-run", cwd=tmp_path)
+    ended = facecycle(
+        "train", "debug", "--set", "num_steps=7", "--dry-run", cwd=tmp_path
+    )
     assert ended.returncode == 0, ended.stderr
     assert "num_steps = 7" in ended.stdout.splitlines()
     assert "method = 'motion_cycle'" in ended.stdout.splitlines()
@@ -55,7 +70,10 @@ def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
     [
         (["train", "debug"], "--workdir is missing"),
         (["train", "nothere", "--workdir", "w"], "there is no config 'nothere'"),
-        (["train", "debug", "--set", "nofield=1", "--workdir", "w"], "has no field config.nofield"),
+        (
+            ["train", "debug", "--set", "nofield=1", "--workdir", "w"],
+            "has no field config.nofield",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, arguments, sentence):

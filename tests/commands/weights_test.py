@@ -24,14 +24,19 @@ def checkpoint(legacy):
     """A file of stage 1, a sixteenth as wide as the original's."""
     rng = np.random.default_rng(0)
     shapes = weight_shapes(SMALL, ("motion",))
-    trees = nest({n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    trees = nest(
+        {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    )
     state = {}
     for module, name, array in to_torch(trees):
         state.setdefault(module, {})[name] = array
     for layer in TRUNK_LAYERS:
         part = trees["vgg"][layer]
         kernel = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
-        state["Swap_Generator"] |= {f"{layer}.0.weight": kernel, f"{layer}.0.bias": part["bias"]}
+        state["Swap_Generator"] |= {
+            f"{layer}.0.weight": kernel,
+            f"{layer}.0.bias": part["bias"],
+        }
     return torch_files.checkpoint(state, legacy=legacy)
 
 
@@ -41,7 +46,9 @@ def damaged(data, rng):
         return data[: rng.randrange(len(data))]
     changed = bytearray(data)
     for _ in range(rng.choice((1, 2, 8))):
-        place = rng.randrange(20_000) if rng.random() < 0.7 else -rng.randrange(1, 20_000)
+        place = (
+            rng.randrange(20_000) if rng.random() < 0.7 else -rng.randrange(1, 20_000)
+        )
         changed[place] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
@@ -49,13 +56,17 @@ def damaged(data, rng):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
     monkeypatch.setattr(convert, "ORIGINAL_MODEL", SMALL)
-    monkeypatch.setattr(convert, "read_original", functools.partial(read_original, model=SMALL))
+    monkeypatch.setattr(
+        convert, "read_original", functools.partial(read_original, model=SMALL)
+    )
     rng = random.Random(1)
     file = tmp_path / "file.tar"
     refused = 0
     for number in range(101):
         # The first is whole.
-        file.write_bytes(damaged(checkpoint(legacy), rng) if number else checkpoint(legacy))
+        file.write_bytes(
+            damaged(checkpoint(legacy), rng) if number else checkpoint(legacy)
+        )
         out = tmp_path / f"model{number}"
         status = cli.main(["import-torch", str(file), "--out", str(out)])
         error = capsys.readouterr().err
@@ -71,18 +82,26 @@ def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
         assert not out.exists()
     assert refused > 50
     # Nothing else is left behind.
-    assert {p.name.rstrip("0123456789") for p in tmp_path.iterdir()} <= {"file.tar", "model"}
+    assert {p.name.rstrip("0123456789") for p in tmp_path.iterdir()} <= {
+        "file.tar",
+        "model",
+    }
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"model": 1, "model.width": 2}', "model is both a value and a block of fields"),
+        (
+            '{"model": 1, "model.width": 2}',
+            "model is both a value and a block of fields",
+        ),
         ('{"model.width": 2, "model": 1}', "is no configuration of a run"),
         ("[1, 2]", "is broken"),
     ],
 )
-def test_a_broken_configuration_of_a_run_is_one_sentence(tmp_path, capsys, content, words):
+def test_a_broken_configuration_of_a_run_is_one_sentence(
+    tmp_path, capsys, content, words
+):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "config.json").write_text(content)
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "model")]) == 2

@@ -27,7 +27,9 @@ def stage(batch_size, accumulate=1):
         (0, 1, 4, 1),
     ],
 )
-def test_the_largest_number_that_splits_the_batch(batch_size, accumulate, cores, devices):
+def test_the_largest_number_that_splits_the_batch(
+    batch_size, accumulate, cores, devices
+):
     assert cpu_devices_for(stage(batch_size, accumulate), cores) == devices
 
 
@@ -37,18 +39,28 @@ def test_every_stage_is_split():
     assert cpu_devices_for(demo.get_config(), 2) == 2
 
 
-@pytest.mark.parametrize(("environment", "count"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)])
+@pytest.mark.parametrize(
+    ("environment", "count"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)]
+)
 def test_what_jax_was_told_stands(environment, count):
     program = (
         "import jax; from facecycle_jax import cpu_devices;"
         "cpu_devices.split_cpu({'batch_size': 720720, 'optimiser': {'accumulate': 1}});"
         "print(jax.device_count())"
     )
-    kept = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
     result = subprocess.run(
         [sys.executable, "-c", program],
         env={**kept, "JAX_PLATFORMS": "cpu", **environment}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     expected = cpu_devices_for(stage(720720), cores) if count is None else count
     assert int(result.stdout) == expected

@@ -13,7 +13,9 @@ from facecycle_jax.evaluation.baselines import (
 
 
 def pictures(count=6, size=40, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 200, (count, size // 4, size // 4, 1))
+    coarse = np.random.default_rng(seed).integers(
+        0, 200, (count, size // 4, size // 4, 1)
+    )
     return np.kron(coarse, np.ones((1, 4, 4, 3))).astype(np.uint8)
 
 
@@ -25,8 +27,16 @@ def test_lbp_counts_patterns_and_ignores_brightness():
     np.testing.assert_allclose((features**2).sum(1), 2 * 16, rtol=1e-5)
     # Noise: in flat places the patterns are a matter of rounding; and without the outer cells, whose patterns
     # compare with the black outside of the picture.
-    noise = np.random.default_rng(1).integers(0, 200, (6, 40, 40, 1)).repeat(3, -1).astype(np.uint8)
-    inner = [lbp_features(x).reshape(6, 2, 4, 4, 59)[:, :, 1:3, 1:3] for x in (noise, noise + 30)]
+    noise = (
+        np.random.default_rng(1)
+        .integers(0, 200, (6, 40, 40, 1))
+        .repeat(3, -1)
+        .astype(np.uint8)
+    )
+    inner = [
+        lbp_features(x).reshape(6, 2, 4, 4, 59)[:, :, 1:3, 1:3]
+        for x in (noise, noise + 30)
+    ]
     np.testing.assert_allclose(*inner, atol=1e-6)
     with pytest.raises(ValueError, match="no cell of 50"):
         lbp_features(pictures(), cell=50)
@@ -34,17 +44,25 @@ def test_lbp_counts_patterns_and_ignores_brightness():
 
 def test_hog_sees_the_direction_of_edges():
     pytest.importorskip("skimage")
-    across = np.tile(np.arange(40) * 6, (40, 1))[None, :, :, None].repeat(3, -1).astype(np.uint8)
+    across = (
+        np.tile(np.arange(40) * 6, (40, 1))[None, :, :, None]
+        .repeat(3, -1)
+        .astype(np.uint8)
+    )
     one, other = hog_features(across), hog_features(across.transpose(0, 2, 1, 3))
     assert one.shape == other.shape
-    assert float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)) < 0.2
+    assert (
+        float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)) < 0.2
+    )
 
 
 def test_pixels_ignore_brightness_and_contrast():
     values = pixel_features(pictures())
     np.testing.assert_allclose(values.mean(1), 0, atol=1e-4)
     np.testing.assert_allclose(values.std(1), 1, atol=1e-4)
-    np.testing.assert_allclose(pixel_features((pictures() // 2) * 1 + 10), values, atol=0.03)
+    np.testing.assert_allclose(
+        pixel_features((pictures() // 2) * 1 + 10), values, atol=0.03
+    )
 
 
 def test_eigenfaces_are_white_on_what_they_are_fitted_to():

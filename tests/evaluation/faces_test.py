@@ -18,7 +18,13 @@ from facecycle_jax.evaluation.judges import networks as judges
 from facecycle_jax.evaluation.judges.networks import Judgement, dlib_judge
 from facecycle_jax.evaluation.report import markdown, write_report
 
-TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+TINY = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,10 @@ def people(tmp_path):
 def stand_in(images):
     """Sees a face in all, identity in the mean colour, and heads turned as the image is blue."""
     colour = images.reshape(len(images), -1, 3).mean(axis=1) / 255
-    turned = [head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T for blue in colour[:, 2]]
+    turned = [
+        head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T
+        for blue in colour[:, 2]
+    ]
     points = np.zeros((len(images), 68, 2))
     points[:, head_angles._INDICES] = np.stack(turned)[:, :, :2]
     return Judgement(np.ones(len(images), bool), points, colour)
@@ -70,14 +79,19 @@ def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
     # Yaw of the stand-in: 60 degrees times blue less a half.
     expected = np.abs(60 * (np.array([250, 200, 150, 100, 50]) / 255 - 0.5))
     assert result.rows["input"].angles[0] == pytest.approx(expected.mean(), abs=0.5)
-    assert result.rows["input"].turned == pytest.approx(expected[expected > 20].mean(), abs=0.5)
+    assert result.rows["input"].turned == pytest.approx(
+        expected[expected > 20].mean(), abs=0.5
+    )
     assert result.rows["another image of the person"].identity.rank_1 == 1.0
     assert result.panels["faces"].ndim == 3
     assert headlines(result)["neutral/rank_1"] == result.rows["neutral"].identity.rank_1
 
     write_report(result, tmp_path / "report")
     content = json.loads((tmp_path / "report/results.json").read_text())
-    assert content["rows"]["neutral"]["identity"]["rank_1"] == result.rows["neutral"].identity.rank_1
+    assert (
+        content["rows"]["neutral"]["identity"]["rank_1"]
+        == result.rows["neutral"].identity.rank_1
+    )
     assert (tmp_path / "report/faces.png").is_file()
     assert "| neutral |" in markdown(result)
 
@@ -109,11 +123,26 @@ def test_images_left_as_they_are_are_perfect_and_exchanged_ones_are_not(people):
 
 def test_the_command_writes_a_report(people, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "dlib_judge", lambda: stand_in)
-    result = evaluate("faces", str(people), model=model, without=["person_4"], limit=3, crop=1.0)
+    result = evaluate(
+        "faces", str(people), model=model, without=["person_4"], limit=3, crop=1.0
+    )
     assert result.counts["people"] == 3
     with pytest.raises(ValueError, match="needs a model"):
         evaluate("faces", str(people))
-    assert cli.main(["evaluate", "--task", "faces", "--data", str(people), "--out", str(tmp_path / "r")]) == 2
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "--task",
+                "faces",
+                "--data",
+                str(people),
+                "--out",
+                str(tmp_path / "r"),
+            ]
+        )
+        == 2
+    )
     assert "needs a model" in capsys.readouterr().err
 
 

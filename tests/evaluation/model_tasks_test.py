@@ -28,7 +28,13 @@ from facecycle_jax.evaluation.features import FeatureSet, with_even_light
 from facecycle_jax.evaluation.report import markdown, write_report
 from facecycle_jax.ops import even_light, normalise
 
-TINY = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+TINY = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +49,19 @@ def sets(model, baselines, **options):
 def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
     pytest.importorskip("sklearn")
     result = evaluate("lfw", lfw(tmp_path), model=model)
-    names = ["identity_code", "identity_code centred", "identity_code whitened", "motion_code", "both"]
+    names = [
+        "identity_code",
+        "identity_code centred",
+        "identity_code whitened",
+        "motion_code",
+        "both",
+    ]
     assert list(result.rows) == names
     # With nothing left but the origin moved, scores differ.
-    assert result.rows["identity_code"].thresholds != result.rows["identity_code centred"].thresholds
+    assert (
+        result.rows["identity_code"].thresholds
+        != result.rows["identity_code centred"].thresholds
+    )
     assert "not the published protocol" in result.protocol
     assert result.settings["model"]["config"]["width"] == 0.0625
     json.dumps(result.settings)
@@ -56,7 +71,9 @@ def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
     of_model = sets(model, ["random"], task="fer2013")
     alone = sets(None, ["random"], task="fer2013")
     picture = np.zeros((1, 100, 100, 3), np.uint8)
-    size = {name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()}
+    size = {
+        name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()
+    }
     assert size["random"] == size["feature_map"] == 7 * 7 * 8
     assert alone["random"].fit(np.zeros(0))(picture).size == 7 * 7 * 128
 
@@ -72,13 +89,18 @@ def test_earlier_layers_are_averaged_to_as_many_places(model):
 
 
 def test_maps_of_larger_pictures_are_averaged_to_as_many_places(model):
-    kinds = sets(model, ["random", "pixels"], task="fer2013", layer="residual2", size=160)
+    kinds = sets(
+        model, ["random", "pixels"], task="fer2013", layer="residual2", size=160
+    )
     # The floors that are no encoder's keep their own sizes.
     assert {name: kind.size for name, kind in kinds.items()} == {
         "feature_map": 160, "motion_code": 64, "random": 160, "pixels": 32,
     }  # fmt: skip
     picture = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), np.uint8)
-    values = {name: kinds[name].fit(np.zeros(0))(picture) for name in ("feature_map", "random")}
+    values = {
+        name: kinds[name].fit(np.zeros(0))(picture)
+        for name in ("feature_map", "random")
+    }
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 8
     for name, value in values.items():
         traced = np.asarray(kinds[name].encode(normalise(picture)))
@@ -93,26 +115,40 @@ def test_features_averaged_with_those_of_the_mirror_image(model, task):
     averaged = sets(model, ["random", "pixels"], task=task, flip=True)
     assert list(plain) == list(averaged)
     for name, kind in averaged.items():
-        faces = np.random.default_rng(0).integers(0, 256, (2, kind.size, kind.size, 3), np.uint8)
+        faces = np.random.default_rng(0).integers(
+            0, 256, (2, kind.size, kind.size, 3), np.uint8
+        )
         function, mirrored = kind.fit(np.zeros(0)), faces[:, :, ::-1]
         before = plain[name].fit(np.zeros(0))
         mean = (before(faces) + before(mirrored)) / 2
         np.testing.assert_allclose(function(faces), mean, rtol=1e-4, atol=1e-5)
         # What a probe sees no longer tells a face from its mirror image.
-        np.testing.assert_allclose(function(mirrored), function(faces), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            function(mirrored), function(faces), rtol=1e-4, atol=1e-5
+        )
         assert np.abs(before(mirrored) - before(faces)).max() > 1e-4
         if kind.encode is not None:
             traced = np.asarray(kind.encode(normalise(faces)))
-            np.testing.assert_allclose(traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_the_report_says_that_features_were_averaged(tmp_path):
     options = {"path": lfw(tmp_path), "baselines": ["pixels"]}
-    with_mirror_image, without = evaluate("lfw", **options, flip=True), evaluate("lfw", **options)
-    assert "Features averaged over a picture and its mirror image." in with_mirror_image.protocol
+    with_mirror_image, without = (
+        evaluate("lfw", **options, flip=True),
+        evaluate("lfw", **options),
+    )
+    assert (
+        "Features averaged over a picture and its mirror image."
+        in with_mirror_image.protocol
+    )
     assert "mirror" not in without.protocol
     assert with_mirror_image.settings["flip"] is True
-    assert with_mirror_image.rows["pixels"].thresholds != without.rows["pixels"].thresholds
+    assert (
+        with_mirror_image.rows["pixels"].thresholds != without.rows["pixels"].thresholds
+    )
 
 
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
@@ -122,25 +158,39 @@ def test_features_of_pictures_of_even_light(model, task):
     both = sets(model, ["random", "pixels"], task=task, light=1.0, flip=True)
     assert list(plain) == list(even)
     for name, kind in even.items():
-        faces = np.random.default_rng(0).integers(60, 200, (2, kind.size, kind.size, 3), np.uint8)
+        faces = np.random.default_rng(0).integers(
+            60, 200, (2, kind.size, kind.size, 3), np.uint8
+        )
         darker = (0.6 * faces + 10).astype(np.uint8)
         function, before = kind.fit(np.zeros(0)), plain[name].fit(np.zeros(0))
         expected = before(np.asarray(even_light(faces, strength=1.0)))
         np.testing.assert_allclose(function(faces), expected, rtol=1e-4, atol=1e-5)
         if name != "pixels":  # even by themselves
             # What a probe sees hardly tells the light any more.
-            moved, moved_before = function(darker) - function(faces), before(darker) - before(faces)
+            moved, moved_before = (
+                function(darker) - function(faces),
+                before(darker) - before(faces),
+            )
             assert np.abs(moved).mean() < 0.3 * np.abs(moved_before).mean()
         averaged = (function(faces) + function(faces[:, :, ::-1])) / 2
-        np.testing.assert_allclose(both[name].fit(np.zeros(0))(faces), averaged, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            both[name].fit(np.zeros(0))(faces), averaged, rtol=1e-4, atol=1e-5
+        )
         if kind.encode is not None:
             traced = np.asarray(kind.encode(normalise(faces)))
-            np.testing.assert_allclose(traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                traced, function(faces).reshape(2, -1), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_what_is_fitted_to_pictures_is_fitted_to_even_ones():
     seen = []
-    kind = FeatureSet("spy", lambda sample: (seen.append(sample), lambda pictures: pictures)[1], 8, True)
+    kind = FeatureSet(
+        "spy",
+        lambda sample: (seen.append(sample), lambda pictures: pictures)[1],
+        8,
+        True,
+    )
     sample = np.random.default_rng(0).integers(0, 100, (3, 8, 8, 3), np.uint8)
     function = with_even_light(kind, 1.0).fit(sample)
     np.testing.assert_array_equal(seen[0], function(sample))
@@ -150,7 +200,9 @@ def test_what_is_fitted_to_pictures_is_fitted_to_even_ones():
 
 def test_the_report_says_that_light_was_evened_out(tmp_path):
     result = evaluate("lfw", lfw(tmp_path), baselines=["pixels"], light=0.5)
-    assert result.protocol.endswith(" Brightness and contrast of all pictures evened out by 0.5.")
+    assert result.protocol.endswith(
+        " Brightness and contrast of all pictures evened out by 0.5."
+    )
     assert result.settings["light"] == 0.5
 
 
@@ -167,13 +219,30 @@ def test_a_gallery(tmp_path, model, capsys):
     write_report(result, tmp_path / "gallery")
     content = json.loads((tmp_path / "gallery" / "results.json").read_text())
     assert len(content["details"]["maps"]["identity_code"]) == 4
-    assert all((tmp_path / "gallery" / f"{name}.png").is_file() for name in result.panels)
+    assert all(
+        (tmp_path / "gallery" / f"{name}.png").is_file() for name in result.panels
+    )
     assert "![frontalisation](frontalisation.png)" in markdown(result)
-    with pytest.raises(ValueError, match=r"crop must be above 0 and at most 1, got 2\.0"):
+    with pytest.raises(
+        ValueError, match=r"crop must be above 0 and at most 1, got 2\.0"
+    ):
         draw_gallery(model, faces, crop=2.0)
     with pytest.raises(ValueError, match="at least three pictures, got 2"):
         draw_gallery(model, faces[:2])
-    assert cli.main(["evaluate", "--task", "gallery", "--data", "x", "--out", str(tmp_path / "no")]) == 2
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "--task",
+                "gallery",
+                "--data",
+                "x",
+                "--out",
+                str(tmp_path / "no"),
+            ]
+        )
+        == 2
+    )
     assert "needs a model and a folder of pictures" in capsys.readouterr().err
 
 
@@ -204,13 +273,22 @@ def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path):
 
 
 def test_probes_while_training(tmp_path, model):
-    config = {"fsdp": False, "seed": 0, "model": TINY, "probe": {"task": "", "path": "", "limit": 8}}
+    config = {
+        "fsdp": False,
+        "seed": 0,
+        "model": TINY,
+        "probe": {"task": "", "path": "", "limit": 8},
+    }
     trees = model.trees
     assert probe_while_training(config, trees) == {}
     assert probe_while_training({**config, "probe": None}, trees) == {}
     config["probe"] = {"task": "lfw", "path": lfw(tmp_path), "limit": 8}
     figures = probe_while_training(config, trees)
-    assert figures.keys() >= {"identity_code/accuracy", "identity_code/auc", "motion_code/accuracy"}
+    assert figures.keys() >= {
+        "identity_code/accuracy",
+        "identity_code/auc",
+        "motion_code/accuracy",
+    }
     whole = headlines(evaluate("lfw", config["probe"]["path"], model=model, limit=8))
     assert figures == pytest.approx(whole, abs=1e-6)
 
@@ -219,31 +297,68 @@ def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
     def config(task, path=""):
         return {"fsdp": False, "probe": {"task": task, "path": path, "limit": 8}}
 
-    for fine in (config(""), config("synthetic"), config("lfw", str(tmp_path)), {"fsdp": False}):
+    for fine in (
+        config(""),
+        config("synthetic"),
+        config("lfw", str(tmp_path)),
+        {"fsdp": False},
+    ):
         check_probe(fine)
-    with pytest.raises(ValueError, match=r"probe\.task must be one of lfw, .*, got 'gallery'"):
+    with pytest.raises(
+        ValueError, match=r"probe\.task must be one of lfw, .*, got 'gallery'"
+    ):
         check_probe({"stages": ("a",), "a": config("gallery")})
-    with pytest.raises(FileNotFoundError, match=r"probe\.path: there is no '/none', which probe\.task=lfw"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"probe\.path: there is no '/none', which probe\.task=lfw",
+    ):
         check_probe(config("lfw", "/none"))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": "lfw", "probe": "linear"}, "probe linear is of fer2013 and raf-db, not of lfw"),
-        ({"task": "pose", "without": ["Ann"]}, "without is of lfw and cplfw, not of pose"),
-        ({"task": "raf-db", "test_split": "both"}, "test_split is of fer2013, not of raf-db"),
+        (
+            {"task": "lfw", "probe": "linear"},
+            "probe linear is of fer2013 and raf-db, not of lfw",
+        ),
+        (
+            {"task": "pose", "without": ["Ann"]},
+            "without is of lfw and cplfw, not of pose",
+        ),
+        (
+            {"task": "raf-db", "test_split": "both"},
+            "test_split is of fer2013, not of raf-db",
+        ),
         ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
-        ({"task": "lfw", "layer": "conv2_2"}, "layer is of fer2013 and raf-db and pose, not of lfw"),
-        ({"task": "lfw", "size": 160}, "size is of fer2013 and raf-db and pose, not of lfw"),
+        (
+            {"task": "lfw", "layer": "conv2_2"},
+            "layer is of fer2013 and raf-db and pose, not of lfw",
+        ),
+        (
+            {"task": "lfw", "size": 160},
+            "size is of fer2013 and raf-db and pose, not of lfw",
+        ),
         ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
-        ({"task": "pose", "flip": True}, "flip is of lfw and cplfw and fer2013 and raf-db, not of pose"),
-        ({"task": "pose", "light": 0.5}, "light is of lfw and cplfw and fer2013 and raf-db, not of pose"),
+        (
+            {"task": "pose", "flip": True},
+            "flip is of lfw and cplfw and fer2013 and raf-db, not of pose",
+        ),
+        (
+            {"task": "pose", "light": 0.5},
+            "light is of lfw and cplfw and fer2013 and raf-db, not of pose",
+        ),
         ({"task": "lfw", "light": 1.5}, "light must be 0 to 1, got 1.5"),
-        ({"task": "fer2013", "layer": "conv9"}, "layer must be one of conv1_2, .*, got 'conv9'"),
+        (
+            {"task": "fer2013", "layer": "conv9"},
+            "layer must be one of conv1_2, .*, got 'conv9'",
+        ),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
-        ({"task": "mnist"}, "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery"),
+        (
+            {"task": "mnist"},
+            "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery",
+        ),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, words):
@@ -253,14 +368,23 @@ def test_options_that_would_be_ignored_are_refused(options, words):
 
 def test_options_are_whole_in_the_report_but_for_names_of_people(tmp_path):
     options = EvaluationOptions(
-        "lfw", lfw(tmp_path), baselines=["pixels"], without=["P7", "P7"], crop=0.9, flip=True, seed=3
+        "lfw",
+        lfw(tmp_path),
+        baselines=["pixels"],
+        without=["P7", "P7"],
+        crop=0.9,
+        flip=True,
+        seed=3,
     )
     settings = run_evaluation(options).settings
     assert settings["baselines"] == ["pixels"]
     assert (settings["crop"], settings["flip"], settings["seed"]) == (0.9, True, 3)
     assert settings["people_left_out"] == 1
     assert "P7" not in json.dumps(settings)
-    fields = {field.name for field in dataclasses.fields(EvaluationOptions)} - {"task", "without"}
+    fields = {field.name for field in dataclasses.fields(EvaluationOptions)} - {
+        "task",
+        "without",
+    }
     assert set(settings) == fields | {"version", "people_left_out", "model"}
 
 
@@ -274,7 +398,10 @@ def test_drawn_faces(tmp_path, monkeypatch, model):
     monkeypatch.setattr(synthetic_module, "random_model", lambda *_, **__: model)
     result = evaluate("synthetic", model=model, baselines=["random", "pixels"], limit=8)
     rows = result.rows
-    assert rows["neutral face to the true one"].model == rows["neutral face to the true one"].random
+    assert (
+        rows["neutral face to the true one"].model
+        == rows["neutral face to the true one"].random
+    )
     assert rows["identity from motion code"].model.reference == 100 / 8
     assert rows["identity from pixels"].random is None
     assert rows["mean face to the true one"].model.value > 0
@@ -282,7 +409,10 @@ def test_drawn_faces(tmp_path, monkeypatch, model):
     text = markdown(result)
     assert "| reference | the reference is |" in text
     assert "| identity from identity code |" in text
-    assert headlines(result)["yaw_from_motion_code"] == rows["yaw from motion code"].model.value
+    assert (
+        headlines(result)["yaw_from_motion_code"]
+        == rows["yaw from motion code"].model.value
+    )
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate("synthetic")
     with pytest.raises(ValueError, match="at least 8 people"):

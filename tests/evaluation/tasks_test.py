@@ -24,7 +24,9 @@ def emotions(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count).astype(np.int32)
     values = 60 + 60 * labels[:, None, None] + rng.normal(0, 20, (count, 8, 8))
-    return LabelledPictures(values.clip(0, 255).astype(np.uint8), labels, CLASSES, "the test")
+    return LabelledPictures(
+        values.clip(0, 255).astype(np.uint8), labels, CLASSES, "the test"
+    )
 
 
 def corners(pictures):
@@ -34,10 +36,14 @@ def corners(pictures):
 def test_emotion_is_learned_and_the_test_labels_change_nothing_chosen():
     train, test = emotions(120, 0), emotions(60, 1)
     features = {"corners": plain("corners", corners, size=8)}
-    result = judge_emotion(features, train, test, task="fer2013", counts={"train": 28_709, "test": 60})
+    result = judge_emotion(
+        features, train, test, task="fer2013", counts={"train": 28_709, "test": 60}
+    )
     assert result.rows["corners"].accuracy > 0.9
     assert result.warnings == ("train has 120 pictures, the official split 28,709.",)
-    poisoned = LabelledPictures(test.pictures, (test.labels + 1) % 3, CLASSES, "the test")
+    poisoned = LabelledPictures(
+        test.pictures, (test.labels + 1) % 3, CLASSES, "the test"
+    )
     again = judge_emotion(features, train, poisoned, task="fer2013")
     assert again.details == result.details
     # The predictions are the same, so the columns of the confusion matrix are.
@@ -76,9 +82,13 @@ def test_view_1_stands_in_for_view_2(tmp_path):
     assert "view 1" in result.protocol
     assert result.counts["test pairs"] == 5
     assert any("officially (500, 500)" in warning for warning in result.warnings)
-    assert any("3 of 8 test pairs are left out" in warning for warning in result.warnings)
+    assert any(
+        "3 of 8 test pairs are left out" in warning for warning in result.warnings
+    )
     assert not any("is in no pair" in warning for warning in result.warnings)
-    result = evaluate("lfw", path, baselines=["pixels"], without=["P0", "Nobody", "nobody else"])
+    result = evaluate(
+        "lfw", path, baselines=["pixels"], without=["P0", "Nobody", "nobody else"]
+    )
     named = [warning for warning in result.warnings if "is in no pair" in warning]
     assert [warning.split("'")[1] for warning in named] == ["Nobody", "nobody else"]
 
@@ -88,7 +98,10 @@ def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):
         lfw(tmp_path, name=f"pairsDev{part}.txt", header="4")
     path = lfw(tmp_path)
     (tmp_path / "lfw" / "P3" / "P3_0002.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"pairs\.txt, line 5: there is no picture P3/P3_0002\.jpg"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"pairs\.txt, line 5: there is no picture P3/P3_0002\.jpg",
+    ):
         evaluate("lfw", path, baselines=["pixels"])
 
 
@@ -103,11 +116,25 @@ def test_view_1_stands_in_below_a_path_with_a_colon(tmp_path):
 def test_the_command_writes_a_report(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     data, out = lfw(tmp_path / "data"), tmp_path / "report"
-    arguments = ["evaluate", "--task", "lfw", "--data", data, "--out", str(out), "--baselines", "pixels"]
+    arguments = [
+        "evaluate",
+        "--task",
+        "lfw",
+        "--data",
+        data,
+        "--out",
+        str(out),
+        "--baselines",
+        "pixels",
+    ]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "| FaceCycle | 73.72 |" in printed
-    assert sorted(p.name for p in out.iterdir()) == ["results.json", "results.md", "roc.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "results.json",
+        "results.md",
+        "roc.png",
+    ]
     content = json.loads((out / "results.json").read_text())
     assert content["rows"]["pixels"]["same"] == 8
     assert content["published"]["LBP"] == {"accuracy %": 56.90}
@@ -133,7 +160,9 @@ def test_a_report_in_a_bucket(tmp_path, capsys):
     ]
     with fake_bucket.bucket(tmp_path / "cloud"):
         assert cli.main(arguments) == 0
-        found = sorted(path.name for path in (tmp_path / "cloud" / "b" / "report").iterdir())
+        found = sorted(
+            path.name for path in (tmp_path / "cloud" / "b" / "report").iterdir()
+        )
         assert found == ["results.json", "results.md", "roc.png"]
         assert cli.main(arguments) == 2
     assert "gs://b/report exists already" in capsys.readouterr().err
@@ -151,7 +180,19 @@ def test_a_report_in_a_bucket(tmp_path, capsys):
 def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys, arguments, words):
     out = tmp_path / "report"
     assert (
-        cli.main(["evaluate", "--task", "lfw", "--data", str(tmp_path), "--out", str(out), *arguments]) == 2
+        cli.main(
+            [
+                "evaluate",
+                "--task",
+                "lfw",
+                "--data",
+                str(tmp_path),
+                "--out",
+                str(out),
+                *arguments,
+            ]
+        )
+        == 2
     )
     error = capsys.readouterr().err
     assert words in error

@@ -14,4 +14,6 @@ def damage(workdir, step, kind):
         elif kind == "missing":
             path.unlink()
         elif kind == "flipped":
-            path.write_bytes(bytes(b ^ (i == len(content) // 2) for i, b in enumerate(content)))
+            path.write_bytes(
+                bytes(b ^ (i == len(content) // 2) for i, b in enumerate(content))
+            )

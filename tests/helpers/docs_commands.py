@@ -44,9 +44,13 @@ def blocks(text):
             i = end + 1
         elif lines[i].startswith("    ") and (i == 0 or not lines[i - 1].strip()):
             end = i
-            while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
+            while end < len(lines) and (
+                lines[end].startswith("    ") or not lines[end].strip()
+            ):
                 end += 1
-            yield Block("", "\n".join(line[4:] for line in lines[i:end]).rstrip() + "\n")
+            yield Block(
+                "", "\n".join(line[4:] for line in lines[i:end]).rstrip() + "\n"
+            )
             i = end
         else:
             i += 1
@@ -88,21 +92,32 @@ def page_fields(name):
 @functools.cache
 def subcommands():
     """Parser of every subcommand of `facecycle`."""
-    [action] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    [action] = [
+        a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)
+    ]
     return dict(action.choices)
 
 
 @functools.cache
 def known_options():
     """Every option of every program of the package."""
-    options = {option for parser in subcommands().values() for option in parser._option_string_actions}
+    options = {
+        option
+        for parser in subcommands().values()
+        for option in parser._option_string_actions
+    }
     # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
     folders = ("facecycle_jax", "benchmarks", "launch")
-    for path in [file for folder in folders for file in sorted((ROOT / folder).rglob("*.*"))]:
+    for path in [
+        file for folder in folders for file in sorted((ROOT / folder).rglob("*.*"))
+    ]:
         if path.suffix == ".py":
             text = path.read_text()
             options |= set(re.findall(r"""add_argument\(\s*["'](--[\w-]+)""", text))
-            options |= {f"--{flag}" for flag in re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text)}
+            options |= {
+                f"--{flag}"
+                for flag in re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text)
+            }
         elif path.suffix == ".sh":
             options |= set(re.findall(r"(--[a-z][\w-]+)", path.read_text()))
     return options | {f"--{flag}" for flag in main_flags()} | {"--help"}
@@ -126,8 +141,12 @@ def check(command):
     if words[:3] == ["python", "-m", "facecycle_jax.main"]:
         return _training(words[3:])
     if words[0] == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        unknown = [word for word in words[1:] if word not in targets and "=" not in word]
+        targets = re.findall(
+            r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE
+        )
+        unknown = [
+            word for word in words[1:] if word not in targets and "=" not in word
+        ]
         return f"no target {unknown[0]}" if unknown else ""
     if words[0] == "pip":
         return extras(command)
@@ -162,7 +181,11 @@ def _training_by_name(words):
 def _training(words):
     """Checks a command of `facecycle_jax.main` against the page it names."""
     # An ellipsis stands for more options, or for any page.
-    matches = {word: re.match(r"--([\w.]+)(?:=(.*))?$", word) for word in words if word != "..."}
+    matches = {
+        word: re.match(r"--([\w.]+)(?:=(.*))?$", word)
+        for word in words
+        if word != "..."
+    }
     wrong = [word for word, match in matches.items() if not match]
     if wrong:
         return f"{wrong[0]} is no option"

@@ -17,13 +17,19 @@ class _Backend:
     def __getattr__(self, name):
         def done(*paths, **options):
             # Of `open` the second argument is the mode.
-            return getattr(backend.os_backend, name)(*map(self._local, paths), **options)
+            return getattr(backend.os_backend, name)(
+                *map(self._local, paths), **options
+            )
 
         return done
 
     def _local(self, path):
         path = os.fspath(path)
-        return str(self._folder / path.removeprefix("gs://")) if path.startswith("gs://") else path
+        return (
+            str(self._folder / path.removeprefix("gs://"))
+            if path.startswith("gs://")
+            else path
+        )
 
 
 @contextlib.contextmanager

@@ -48,7 +48,10 @@ def vgg() -> dict[str, dict[str, np.ndarray]]:
     for layer, (index, channels) in VGG_LAYERS.items():
         kernel = draw("vgg19.features", f"{index}.weight", (channels, incoming, 3, 3))
         bias = draw("vgg19.features", f"{index}.bias", (channels,))
-        tree[layer] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}
+        tree[layer] = {
+            "kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)),
+            "bias": bias,
+        }
         incoming = channels
     return tree
 
@@ -65,7 +68,9 @@ def torch_state() -> dict[str, dict[str, np.ndarray]]:
             if module.startswith("Swap_") and layer in VGG_LAYERS:
                 part = vgg()[layer]
                 is_kernel = name.endswith("weight")
-                array = part["kernel"].transpose(3, 2, 0, 1) if is_kernel else part["bias"]
+                array = (
+                    part["kernel"].transpose(3, 2, 0, 1) if is_kernel else part["bias"]
+                )
                 assert array.shape == tuple(shape)
             else:
                 array = draw(module, name, tuple(shape))

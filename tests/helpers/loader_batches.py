@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 
 
-def config(path, backend="memory", *, size, method="motion_cycle", batch_size=4, **data):
+def config(
+    path, backend="memory", *, size, method="motion_cycle", batch_size=4, **data
+):
     """As much of a run's configuration as a loader takes; a folder of pictures unless told otherwise."""
     options = {
         "source": "folder",
@@ -18,7 +20,12 @@ def config(path, backend="memory", *, size, method="motion_cycle", batch_size=4,
         "decode_size": size,
         "eval_fraction": 0.0,
     }
-    return {"method": method, "batch_size": batch_size, "seed": 3, "data": options | data}
+    return {
+        "method": method,
+        "batch_size": batch_size,
+        "seed": 3,
+        "data": options | data,
+    }
 
 
 def first(loader, count, *, start=0):

@@ -40,9 +40,13 @@ def outcomes(attempts, *, allowed):
             sentences.append(str(error))
             counts["refused"] += 1
         except Exception as error:
-            raise AssertionError(f"attempt {number}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"attempt {number}: {type(error).__name__}: {error}"
+            ) from error
         else:
             counts["read"] += 1
     assert all(sentences), "a refusal has no message"
-    assert not any("\n" in sentence for sentence in sentences), "a refusal has several lines"
+    assert not any("\n" in sentence for sentence in sentences), (
+        "a refusal has several lines"
+    )
     return counts

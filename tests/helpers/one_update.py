@@ -39,7 +39,11 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     made = methods.make(config)
     if not noise:
         loss = made.loss
-        made = made._replace(loss=lambda params, frozen, pictures, key: loss(params, frozen, pictures, None))
+        made = made._replace(
+            loss=lambda params, frozen, pictures, key: loss(
+                params, frozen, pictures, None
+            )
+        )
     optimiser = optax.sgd(1.0, momentum=0.9)
     init = functools.partial(training.init_state, method=made, optimiser=optimiser)
     key = jax.random.key(3)
@@ -49,7 +53,9 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     step = training.make_train_step(
         made,
         optimiser,
-        augment=functools.partial(ops.augment_pairs, size=64, **config.augment.to_dict()),
+        augment=functools.partial(
+            ops.augment_pairs, size=64, **config.augment.to_dict()
+        ),
         options=training.StepOptions(seed=1, accumulate=accumulate),
         mesh=mesh,
         shardings=shardings,
@@ -62,7 +68,9 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
     }
-    terms = {f"term:{name}": np.float64(value) for name, value in averages.compute().items()}
+    terms = {
+        f"term:{name}": np.float64(value) for name, value in averages.compute().items()
+    }
     return named | terms, state, batch
 
 
@@ -73,7 +81,9 @@ if __name__ == "__main__":
 
     processes.join(peer_timeout=60)
     arrays, _, batch = one_update(sys.argv[1])
-    part = np.asarray(jax.experimental.multihost_utils.process_allgather(batch["track"]))
+    part = np.asarray(
+        jax.experimental.multihost_utils.process_allgather(batch["track"])
+    )
     if jax.process_index() == 0:
         np.savez(sys.argv[2], **arrays, **{"data:track": part})
     processes.leave(0)

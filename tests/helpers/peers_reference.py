@@ -35,7 +35,9 @@ def enlarged(images: np.ndarray) -> jax.Array:
     """Enlarges uint8 images four times, bilinearly, to 0..1."""
     *lead, height, width, channels = images.shape
     flat = images.reshape(-1, height, width, channels).astype(np.float32)
-    large = jax.image.resize(flat, (len(flat), 4 * height, 4 * width, channels), "bilinear")
+    large = jax.image.resize(
+        flat, (len(flat), 4 * height, 4 * width, channels), "bilinear"
+    )
     return (large / np.float32(255)).reshape(*lead, 4 * height, 4 * width, channels)
 
 
@@ -70,27 +72,49 @@ def _up_decoder(source: str, path: str) -> dict[str, str]:
     """Layers of a decoder of eight blocks, or of six for PCL."""
     blocks = 6 if source == "decoder.model" else 8
     layers = {f"{source}.{4 * n + 2}": f"{path}/conv{n + 1}" for n in range(blocks)}
-    return layers | {f"{source}.{4 * n + 3}": f"{path}/norm{n + 1}" for n in range(blocks - 1)}
+    return layers | {
+        f"{source}.{4 * n + 3}": f"{path}/norm{n + 1}" for n in range(blocks - 1)
+    }
 
 
 def _fab_net() -> dict[str, str]:
     convs = [0, *range(2, 21, 3)]
-    layers = {f"encoder.{place}": f"encoder/conv{n}" for n, place in enumerate(convs, start=1)}
+    layers = {
+        f"encoder.{place}": f"encoder/conv{n}" for n, place in enumerate(convs, start=1)
+    }
     layers |= {f"encoder.{3 * n}": f"encoder/norm{n + 1}" for n in range(1, 7)}
-    return layers | _up_decoder("decoder", "flow_decoder") | _up_decoder("mask", "mask_decoder")
+    return (
+        layers
+        | _up_decoder("decoder", "flow_decoder")
+        | _up_decoder("mask", "mask_decoder")
+    )
 
 
 def _tcae() -> dict[str, str]:
-    norms = ["batch_norm", "batch_norm2_0", "batch_norm4_0", "batch_norm8_0", "batch_norm8_1"]
+    norms = [
+        "batch_norm",
+        "batch_norm2_0",
+        "batch_norm4_0",
+        "batch_norm8_0",
+        "batch_norm8_1",
+    ]
     layers = {}
     for n, norm in enumerate(norms, start=1):
         layers[f"encoder.conv{n}"] = f"encoder/shared{n}_conv"
         layers[f"encoder.{norm}"] = f"encoder/shared{n}_norm"
     for suffix, branch in {"": "pose", "_1": "expression"}.items():
-        layers |= {f"encoder.conv{n + 5}{suffix}": f"encoder/{branch}{n}_conv" for n in (1, 2, 3)}
-        layers |= {f"encoder.batch_norm8_{n + 1}{suffix}": f"encoder/{branch}{n}_norm" for n in (1, 2)}
+        layers |= {
+            f"encoder.conv{n + 5}{suffix}": f"encoder/{branch}{n}_conv"
+            for n in (1, 2, 3)
+        }
+        layers |= {
+            f"encoder.batch_norm8_{n + 1}{suffix}": f"encoder/{branch}{n}_norm"
+            for n in (1, 2)
+        }
     decoders = ("pose_decoder", "expression_decoder")
-    return layers | {k: v for name in decoders for k, v in _up_decoder(name, name).items()}
+    return layers | {
+        k: v for name in decoders for k, v in _up_decoder(name, name).items()
+    }
 
 
 def _temporal_consistency() -> dict[str, str]:
@@ -101,7 +125,10 @@ def _temporal_consistency() -> dict[str, str]:
     }
     for stage in range(1, 5):
         for block in (0, 1):
-            source, path = f"resnet18.{stage + 3}.{block}", f"encoder/stage{stage}_block{block + 1}"
+            source, path = (
+                f"resnet18.{stage + 3}.{block}",
+                f"encoder/stage{stage}_block{block + 1}",
+            )
             for n, name in {1: "first", 2: "second"}.items():
                 layers[f"{source}.conv{n}"] = f"{path}/{name}_conv"
                 layers[f"{source}.bn{n}"] = f"{path}/{name}_norm"
@@ -118,7 +145,9 @@ def _pcl() -> dict[str, str]:
         "layer2_2.2": "conv4_2", "layer3_1.0": "conv5_1", "layer3_1.2": "conv5_2",
     }  # fmt: skip
     for source, name in {"layer1.2": "attention2", "layer2_1.2": "attention3"}.items():
-        layers |= {f"{source}.{part}": f"{name}/{part}" for part in ("g", "theta", "phi")}
+        layers |= {
+            f"{source}.{part}": f"{name}/{part}" for part in ("g", "theta", "phi")
+        }
     for n in (1, 2):
         layers |= {f"resblock{n}.conv{c}": f"residual{n}/conv{c}" for c in (1, 2)}
     found = {f"encoder.{source}": f"trunk/{path}" for source, path in layers.items()}
@@ -139,11 +168,20 @@ LAYERS = {
 }
 # Dense layers on flattened maps of 4 x 4, which the programs flatten channels first.
 FLATTENED = ("exp_fc.0", "pose_fc.0", "decoder.fc")
-_FIELDS = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+_FIELDS = {
+    "weight": "kernel",
+    "bias": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+}
 
 
 def _field(layer: str, field: str) -> str:
-    return "scale" if field == "weight" and "norm" in layer.split("/")[-1] else _FIELDS[field]
+    return (
+        "scale"
+        if field == "weight" and "norm" in layer.split("/")[-1]
+        else _FIELDS[field]
+    )
 
 
 def _to_ours(name: str, array: np.ndarray) -> np.ndarray:
@@ -151,7 +189,12 @@ def _to_ours(name: str, array: np.ndarray) -> np.ndarray:
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2 and name.rpartition(".")[0] in FLATTENED:
         outputs, inputs = array.shape
-        return array.reshape(outputs, inputs // 16, 16).swapaxes(1, 2).reshape(outputs, inputs).T
+        return (
+            array.reshape(outputs, inputs // 16, 16)
+            .swapaxes(1, 2)
+            .reshape(outputs, inputs)
+            .T
+        )
     return array.T if array.ndim == 2 else array
 
 
@@ -160,7 +203,11 @@ def _to_torch(name: str, array: np.ndarray) -> np.ndarray:
         return array.transpose(3, 2, 0, 1)
     if array.ndim == 2 and name.rpartition(".")[0] in FLATTENED:
         inputs, outputs = array.shape
-        return array.T.reshape(outputs, 16, inputs // 16).swapaxes(1, 2).reshape(outputs, inputs)
+        return (
+            array.T.reshape(outputs, 16, inputs // 16)
+            .swapaxes(1, 2)
+            .reshape(outputs, inputs)
+        )
     return array.T if array.ndim == 2 else array
 
 
@@ -182,7 +229,9 @@ def trees(program: str) -> tuple[dict, dict]:
     return params, stats
 
 
-def named(program: str, tree: dict, *, statistics: bool = False) -> dict[str, np.ndarray]:
+def named(
+    program: str, tree: dict, *, statistics: bool = False
+) -> dict[str, np.ndarray]:
     """Our arrays by the program's names, in its layout."""
     layers = LAYERS[program]()
     found = {}
@@ -197,13 +246,17 @@ def named(program: str, tree: dict, *, statistics: bool = False) -> dict[str, np
     return found
 
 
-def of_map(x: np.ndarray, key: str, stored: dict) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def of_map(
+    x: np.ndarray, key: str, stored: dict
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pairs what is stored of a map [N, H, W, C] with the same of ours."""
     x = np.asarray(x, np.float64)
     height, width, channels = x.shape[1:]
     every = 17 if height == 256 else 9
     rng = np.random.default_rng([zlib.crc32(b"projection"), height, width, channels])
-    basis = rng.standard_normal((4, height, width, channels)) / math.sqrt(height * width * channels)
+    basis = rng.standard_normal((4, height, width, channels)) / math.sqrt(
+        height * width * channels
+    )
     ours = {
         "grid": x[:, ::every, ::every],
         "mean": x.mean(axis=(1, 2)),
@@ -213,11 +266,15 @@ def of_map(x: np.ndarray, key: str, stored: dict) -> dict[str, tuple[np.ndarray,
     return {kind: (value, stored[f"{key}/{kind}"]) for kind, value in ours.items()}
 
 
-def check_map(x: np.ndarray, key: str, stored: dict[str, np.ndarray], *, atol: float) -> float:
+def check_map(
+    x: np.ndarray, key: str, stored: dict[str, np.ndarray], *, atol: float
+) -> float:
     """Compares a map with what is stored of it; returns the largest difference."""
     worst = 0.0
     for kind, (ours, theirs) in of_map(x, key, stored).items():
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=f"{key}/{kind}")
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-4, atol=atol, err_msg=f"{key}/{kind}"
+        )
         worst = max(worst, float(np.abs(ours - theirs).max()))
     return worst
 
@@ -256,7 +313,9 @@ def check_tensors(
     compared = 0
     for name, norm, expected in zip(names, norms, probes, strict=True):
         ours = arrays[name].astype(np.float64)
-        limit = smallest * math.sqrt(ours.size) if absolute else smallest * np.nanmax(norms)
+        limit = (
+            smallest * math.sqrt(ours.size) if absolute else smallest * np.nanmax(norms)
+        )
         if not norm > limit:
             # Both sides are rounding, and stay below a few times the limit.
             assert np.linalg.norm(ours) <= 10 * limit, name
@@ -266,14 +325,18 @@ def check_tensors(
         of_norm = abs(np.linalg.norm(ours) - norm) / norm
         of_probe = abs(found - expected) / norm
         if of_norm > l2 or of_probe > probe:
-            raise AssertionError(f"{name}: norm off by {of_norm:.2g}, inner product by {of_probe:.2g}")
+            raise AssertionError(
+                f"{name}: norm off by {of_norm:.2g}, inner product by {of_probe:.2g}"
+            )
         worst_norm, worst_probe = max(worst_norm, of_norm), max(worst_probe, of_probe)
         compared += 1
     assert compared > len(names) // 4
     return worst_norm, worst_probe
 
 
-def check_statistics(program: str, stats: dict, stored: dict, prefix: str, *, rtol: float) -> float:
+def check_statistics(
+    program: str, stats: dict, stored: dict, prefix: str, *, rtol: float
+) -> float:
     """Compares running statistics; returns the worst error relative to the largest entry of an array."""
     ours = named(program, stats, statistics=True)
     keys = [name for name in stored if name.startswith(f"{prefix}/")]

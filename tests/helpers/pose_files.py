@@ -20,9 +20,15 @@ def write_mat(path, yaw, pitch, roll, *, points="pt2d", box=(10, 12, 50, 54)):
     from scipy.io import savemat
 
     pose = np.deg2rad([[pitch, yaw, roll]])
-    content = {"Pose_Para": np.concatenate([pose, [[1.0, 2.0, 3.0, 4e-4]]], axis=1).astype(np.float32)}
+    content = {
+        "Pose_Para": np.concatenate([pose, [[1.0, 2.0, 3.0, 4e-4]]], axis=1).astype(
+            np.float32
+        )
+    }
     if points:
-        corners = np.array([[box[0], box[2], box[0], box[2]], [box[1], box[1], box[3], box[3]]], float)
+        corners = np.array(
+            [[box[0], box[2], box[0], box[2]], [box[1], box[1], box[3], box[3]]], float
+        )
         if points == "pt3d_68":
             content["pt2d"] = np.full((2, 21), -1.0)
             corners = np.concatenate([corners, np.zeros((1, 4))])
@@ -32,7 +38,14 @@ def write_mat(path, yaw, pitch, roll, *, points="pt2d", box=(10, 12, 50, 54)):
 
 def angles(count, seed):
     rng = np.random.default_rng(seed)
-    return np.stack([rng.uniform(-80, 80, count), rng.uniform(-20, 20, count), rng.uniform(-9, 9, count)], 1)
+    return np.stack(
+        [
+            rng.uniform(-80, 80, count),
+            rng.uniform(-20, 20, count),
+            rng.uniform(-9, 9, count),
+        ],
+        1,
+    )
 
 
 def write_folders(root, *, photographs=8, renderings=3, tests=12):
@@ -61,9 +74,13 @@ def write_folders(root, *, photographs=8, renderings=3, tests=12):
 def write_npz(root, *, count=24, tests=12):
     """FSA-Net's type1/<set>[_Flip].npz and AFLW2000.npz: blue, green, red; yaw, pitch, roll in degrees."""
     (root / "type1").mkdir(parents=True)
-    files = [(name + flip, count) for name in SETS for flip in ("", "_Flip")] + [("AFLW2000", tests)]
+    files = [(name + flip, count) for name in SETS for flip in ("", "_Flip")] + [
+        ("AFLW2000", tests)
+    ]
     for number, (name, size) in enumerate(files):
         pose = angles(size, number)
-        image = np.stack([picture(yaw, seed=i)[..., ::-1] for i, (yaw, _, _) in enumerate(pose)])
+        image = np.stack(
+            [picture(yaw, seed=i)[..., ::-1] for i, (yaw, _, _) in enumerate(pose)]
+        )
         np.savez(root / "type1" / f"{name}.npz", image=image, pose=pose, img_size=64)
     return str(root)

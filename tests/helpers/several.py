@@ -41,7 +41,11 @@ def start(count, *command, present=None, **given):
             # A file: a full pipe would stop a process that nobody reads from yet.
             log = open(pathlib.Path(folder) / f"{index}", "w+")  # noqa: SIM115
             process = subprocess.Popen(
-                [sys.executable, *command], env=environment(**job, **given), cwd=ROOT, stdout=log, stderr=log
+                [sys.executable, *command],
+                env=environment(**job, **given),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
             )
             running.append((process, log))
         ended = []

@@ -67,7 +67,11 @@ class Cluster:
         return result.stdout
 
     def state(self, job):
-        fields = dict(f.split("=", 1) for f in self.run("scontrol", "show", "job", job).split() if "=" in f)
+        fields = dict(
+            f.split("=", 1)
+            for f in self.run("scontrol", "show", "job", job).split()
+            if "=" in f
+        )
         return fields["JobState"], int(fields["Restarts"]), fields["ExitCode"]
 
 
@@ -93,10 +97,18 @@ def cluster(root: pathlib.Path, *, cpus=4):
         for name in ("slurmctld", "slurmd"):
             with (root / f"{name}.out").open("w") as out:
                 daemons.append(
-                    subprocess.Popen([program(name), "-D"], env=env, stdout=out, stderr=subprocess.STDOUT)
+                    subprocess.Popen(
+                        [program(name), "-D"],
+                        env=env,
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                    )
                 )
         here = Cluster(root, env)
-        wait_for(lambda: "idle" in here.run("sinfo", "--noheader", "--format=%T"), seconds=120)
+        wait_for(
+            lambda: "idle" in here.run("sinfo", "--noheader", "--format=%T"),
+            seconds=120,
+        )
         yield here
         here.run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
     finally:

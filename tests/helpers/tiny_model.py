@@ -10,7 +10,13 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.storage import write_model
 
-MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+MODEL = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 def trees():
@@ -24,10 +30,14 @@ def trees():
 
     def draw(path, shape):
         # Drawing them as the networks do compiles for minutes on a busy machine.
-        scale = 0.0 if path[-1].key == "bias" else np.sqrt(1.5 / np.prod(shape.shape[:-1]))
+        scale = (
+            0.0 if path[-1].key == "bias" else np.sqrt(1.5 / np.prod(shape.shape[:-1]))
+        )
         return rng.normal(0, scale, shape.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(both, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(
+        draw, jax.eval_shape(both, jax.random.key(0))
+    )
 
 
 def write(path):

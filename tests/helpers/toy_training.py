@@ -31,9 +31,13 @@ def toy_method(*, noise: float = 0.1):
     def init(key):
         keys = jax.random.split(key, 3)
         params = {
-            "motion_encoder": {"kernel": jax.random.normal(keys[0], (SIZE * SIZE * 3, 128)) * 0.01},
+            "motion_encoder": {
+                "kernel": jax.random.normal(keys[0], (SIZE * SIZE * 3, 128)) * 0.01
+            },
             "flow_decoder": {"kernel": jax.random.normal(keys[1], (128, 128)) * 0.1},
-            "generator": {"kernel": jax.random.normal(keys[2], (128, SIZE * SIZE * 3)) * 0.1},
+            "generator": {
+                "kernel": jax.random.normal(keys[2], (128, SIZE * SIZE * 3)) * 0.1
+            },
         }
         return params, {"vgg": {"bias": jnp.ones((4,))}}
 
@@ -48,7 +52,12 @@ def toy_method(*, noise: float = 0.1):
         error = jnp.mean((y - flat) ** 2)
         return 2 * error, Aux(
             {"l2": error, "total": 2 * error},
-            {"input": x, "neutral": y.reshape(x.shape), "flow": x[..., :2], "code": hidden},
+            {
+                "input": x,
+                "neutral": y.reshape(x.shape),
+                "flow": x[..., :2],
+                "code": hidden,
+            },
         )
 
     return Method(init, loss)
@@ -81,9 +90,9 @@ class ToyLoader:
             begin = part * jax.process_index()
             if self._seed == 0:
                 time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
-            if self._seed == 0 and os.environ.get("TOY_WHO", str(jax.process_index())) == str(
-                jax.process_index()
-            ):
+            if self._seed == 0 and os.environ.get(
+                "TOY_WHO", str(jax.process_index())
+            ) == str(jax.process_index()):
                 if step in asked("TOY_NAN"):
                     frames[:] = 255
                 if step in asked("TOY_FAIL"):
@@ -176,10 +185,18 @@ if __name__ == "__main__":
             return text
 
     given = dict(pair.split("=", 1) for pair in sys.argv[2:])
-    if os.environ.get("TOY_FIELD") and os.environ.get("TOY_WHO") == os.environ.get("JAX_PROCESS_ID"):
+    if os.environ.get("TOY_FIELD") and os.environ.get("TOY_WHO") == os.environ.get(
+        "JAX_PROCESS_ID"
+    ):
         given |= dict([os.environ["TOY_FIELD"].split("=", 1)])
     # All other flags are the program's own.
-    flags.FLAGS([sys.argv[0], f"--workdir={sys.argv[1]}", *os.environ.get("TOY_FLAGS", "").split()])
+    flags.FLAGS(
+        [
+            sys.argv[0],
+            f"--workdir={sys.argv[1]}",
+            *os.environ.get("TOY_FLAGS", "").split(),
+        ]
+    )
     config = toy_config(**{name: value(text) for name, text in given.items()})
     a, b, c = patched()
     with (

@@ -25,7 +25,9 @@ def youtube_id(text):
 def make_voxceleb1(out, tracks):
     """Writes tracks {(person, track): [picture files]} as VoxCeleb1's dense frames."""
     for (person, track), files in tracks.items():
-        folder = pathlib.Path(out) / person / "1.6" / youtube_id(f"{person}/{track}") / "1"
+        folder = (
+            pathlib.Path(out) / person / "1.6" / youtube_id(f"{person}/{track}") / "1"
+        )
         folder.mkdir(parents=True)
         for number, file in enumerate(files):
             shutil.copyfile(file, folder / f"{number:07}{pathlib.Path(file).suffix}")
@@ -36,9 +38,15 @@ def make_voxceleb2(out, tracks, *, side=224):
     from facecycle_jax.data.images.video import write_video
 
     for (person, track), files in tracks.items():
-        path = pathlib.Path(out) / person / youtube_id(f"{person}/{track}") / "00001.mp4"
-        pictures = [np.asarray(Image.open(f).convert("RGB").resize((side, side))) for f in files]
-        write_video(path, (picture for picture in pictures for _ in range(HOLD)), fps=25)
+        path = (
+            pathlib.Path(out) / person / youtube_id(f"{person}/{track}") / "00001.mp4"
+        )
+        pictures = [
+            np.asarray(Image.open(f).convert("RGB").resize((side, side))) for f in files
+        ]
+        write_video(
+            path, (picture for picture in pictures for _ in range(HOLD)), fps=25
+        )
 
 
 def main(source, out, people="20"):
@@ -49,7 +57,9 @@ def main(source, out, people="20"):
     numbers = {person: f"id{10001 + place}" for place, person in enumerate(wanted)}
     tracks = {
         (numbers[person], name): list(frames)
-        for person, name, frames in zip(found.identities, found.names, found.frames, strict=True)
+        for person, name, frames in zip(
+            found.identities, found.names, found.frames, strict=True
+        )
         if person in numbers
     }
     make_voxceleb1(pathlib.Path(out) / "voxceleb1", tracks)

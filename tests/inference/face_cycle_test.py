@@ -23,7 +23,13 @@ from facecycle_jax.ops import denormalise, normalise
 from facecycle_jax.storage import write_model
 from facecycle_jax.storage.model_spec import build_model
 
-MODEL = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+MODEL = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 def networks(*, identity=True):
@@ -32,7 +38,9 @@ def networks(*, identity=True):
     # Unoptimised: run once, and compiled in a third of the time.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def init(key):
-        return init_motion(forward, key) | (init_identity(forward, key) if identity else {})
+        return init_motion(forward, key) | (
+            init_identity(forward, key) if identity else {}
+        )
 
     return forward, jax.device_get(init(jax.random.key(0)))
 
@@ -40,7 +48,9 @@ def networks(*, identity=True):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(path, networks()[1], model=MODEL, licence="CC0", source="random numbers")
+    write_model(
+        path, networks()[1], model=MODEL, licence="CC0", source="random numbers"
+    )
     return path
 
 
@@ -64,11 +74,17 @@ def test_shapes_and_ranges(model, faces):
     assert model.feature_map(faces).shape == (5, 7 * 7 * 8)
     earlier = model.feature_map(faces, layer="residual2", side=7)
     assert earlier.shape == (5, 7 * 7 * 8)
-    traced = model.traced_feature_map(normalise(model.read(faces, size=100)), layer="residual2", side=7)
+    traced = model.traced_feature_map(
+        normalise(model.read(faces, size=100)), layer="residual2", side=7
+    )
     np.testing.assert_allclose(traced, earlier, atol=1e-4)
     with pytest.raises(ValueError, match="side must be"):
         model.feature_map(faces, side=-1)
-    for pictures in (model.neutral(faces), model.mean_face(faces), model.reconstruct(faces)):
+    for pictures in (
+        model.neutral(faces),
+        model.mean_face(faces),
+        model.reconstruct(faces),
+    ):
         assert pictures.shape == (5, 64, 64, 3)
         assert pictures.dtype == np.uint8
     assert model.reexpress(faces[0], faces).shape == (5, 64, 64, 3)
@@ -88,7 +104,9 @@ def test_it_computes_the_cycle(model, faces):
 
     def close(drawn, expected):
         # A value half way between two levels may fall to either.
-        difference = np.abs(drawn.astype(int) - np.asarray(denormalise(expected)).astype(int))
+        difference = np.abs(
+            drawn.astype(int) - np.asarray(denormalise(expected)).astype(int)
+        )
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01
 
@@ -114,11 +132,17 @@ def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces)
     for name, call in single.items():
         # A value half way between two levels may fall to either in another program.
         tolerance = 1 if found[name].dtype == np.uint8 else 1e-5
-        np.testing.assert_allclose(found[name].astype(float), call(faces), atol=tolerance)
+        np.testing.assert_allclose(
+            found[name].astype(float), call(faces), atol=tolerance
+        )
 
-    pairs = model.translate(faces[:2], faces[2:4], outputs=("identity_code", "reidentified", "input"))
+    pairs = model.translate(
+        faces[:2], faces[2:4], outputs=("identity_code", "reidentified", "input")
+    )
     assert list(pairs) == ["identity_code", "reidentified", "input"]
-    np.testing.assert_allclose(pairs["identity_code"][:, 1], found["identity_code"][2:4], atol=1e-5)
+    np.testing.assert_allclose(
+        pairs["identity_code"][:, 1], found["identity_code"][2:4], atol=1e-5
+    )
     alone = model.reidentify(faces[:2], faces[2:4])
     np.testing.assert_allclose(pairs["reidentified"][:, 0].astype(float), alone, atol=1)
 
@@ -144,7 +168,9 @@ def test_a_call_costs_what_it_returns(model, faces):
     # neutral face.
     assert code < flow < 2 * code
     assert flow < neutral < 0.6 * reconstruction
-    several = recorder.lower(("flow", "neutral", "reconstruction", "motion_code")).cost_analysis()["flops"]
+    several = recorder.lower(
+        ("flow", "neutral", "reconstruction", "motion_code")
+    ).cost_analysis()["flops"]
     assert several < 1.01 * reconstruction
 
 
@@ -195,7 +221,9 @@ def test_a_model_of_a_training_state(faces, asked, width):
         "loss": {"vgg": "random", "vgg_width": asked, "perceptual": "gram"},
     }
     forward = make_forward(config["model"], vgg_width=width)
-    trees = jax.device_get(jax.jit(functools.partial(init_motion, forward))(jax.random.key(0)))
+    trees = jax.device_get(
+        jax.jit(functools.partial(init_motion, forward))(jax.random.key(0))
+    )
     trees["vgg"], _ = vgg_parameters(config)
     model = model_module.model_from_state(config, trees)
     assert model.model["vgg_width"] == width
@@ -206,14 +234,19 @@ def test_a_model_of_a_training_state(faces, asked, width):
 
 def test_a_learned_trunk_leaves_the_vgg_of_the_loss_out():
     config = {"model": MODEL, "loss": {"vgg": "vgg19.npz", "perceptual": "gram"}}
-    model = model_module.model_from_state(config, {"vgg": {}, "trunk": {}}, info={"source": "a test"})
+    model = model_module.model_from_state(
+        config, {"vgg": {}, "trunk": {}}, info={"source": "a test"}
+    )
     assert set(model.trees) == {"trunk"}
     assert model.info == {"source": "a test"}
     assert "vgg_width" not in model.model
 
 
 def test_source_and_driver_change_places(model, faces):
-    one, other = model.translate(faces[0], faces[1]), model.translate(faces[1], faces[0])
+    one, other = (
+        model.translate(faces[0], faces[1]),
+        model.translate(faces[1], faces[0]),
+    )
     for name, value in one.items():
         difference = np.abs(value.astype(float) - other[name][:, ::-1])
         assert difference.max() <= (1e-4 if name == "flow" else 1), name
@@ -235,7 +268,9 @@ def test_new_numbers_of_pictures_seldom_compile(model, faces):
     batches._cached_program.cache_clear()
     for count in range(1, 30):
         model.motion_code(np.concatenate([faces] * 6)[:count])
-    program = batches._program(inference.face_outputs, model.forward, outputs=("motion_code",))
+    program = batches._program(
+        inference.face_outputs, model.forward, outputs=("motion_code",)
+    )
     assert program.jitted._cache_size() <= 4
 
 
@@ -243,7 +278,15 @@ def test_all_kinds_of_pictures(model, faces, tmp_path):
     file = tmp_path / "face.png"
     Image.fromarray(faces[0]).save(file)
     expected = model.motion_code(faces[0])
-    for given in (file, str(file), [file], Image.fromarray(faces[0]), faces[:1], [faces[0]], tmp_path):
+    for given in (
+        file,
+        str(file),
+        [file],
+        Image.fromarray(faces[0]),
+        faces[:1],
+        [faces[0]],
+        tmp_path,
+    ):
         np.testing.assert_array_equal(model.motion_code(given), expected)
     grey = Image.fromarray(faces[0]).convert("L").resize((200, 100))
     assert model.motion_code([grey, faces[1], file]).shape == (3, 16)
@@ -264,10 +307,21 @@ def test_pictures_that_cannot_be_used(model, faces, tmp_path):
 
 def test_stage_1_alone(faces, tmp_path):
     path = tmp_path / "motion"
-    write_model(path, networks(identity=False)[1], model=MODEL, licence="CC0", source="random numbers")
+    write_model(
+        path,
+        networks(identity=False)[1],
+        model=MODEL,
+        licence="CC0",
+        source="random numbers",
+    )
     model = facecycle_jax.load(path)
     assert not model.has_identity
-    assert set(model.translate(faces[0], faces[1])) == {"input", "flow", "neutral", "reexpressed"}
+    assert set(model.translate(faces[0], faces[1])) == {
+        "input",
+        "flow",
+        "neutral",
+        "reexpressed",
+    }
     for wanted in (model.identity_code, model.mean_face):
         with pytest.raises(ValueError, match="stage 1 alone"):
             wanted(faces)
@@ -288,7 +342,9 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
     from facecycle_jax.training import loop as train
 
     config = debug.get_config()
-    config.update({"num_steps": 1, "batch_size": 8, "panel_every": 10, "eval_every": 10})
+    config.update(
+        {"num_steps": 1, "batch_size": 8, "panel_every": 10, "eval_every": 10}
+    )
     config.data.update({"identities": 8, "frames_per_track": 2})
     state = train.train_and_evaluate(config, tmp_path)
     model = facecycle_jax.load(tmp_path)

@@ -14,7 +14,10 @@ from facecycle_jax.inference.runner import Batches, devices_for
 
 def scaled(forward, trees, pictures, *, by=1.0):
     """Stands in for a network; its forward is not used."""
-    return {"sum": pictures.sum(axis=(1, 2)) @ trees["net"]["kernel"] * by, "input": pictures}
+    return {
+        "sum": pictures.sum(axis=(1, 2)) @ trees["net"]["kernel"] * by,
+        "input": pictures,
+    }
 
 
 TREES = {"net": {"kernel": np.arange(6, dtype=np.float32).reshape(3, 2)}}
@@ -32,7 +35,9 @@ def pictures(count):
     ],
 )  # fmt: skip
 def test_every_device_gets_as_many_pictures_as_it_needs(platform, count, there, used):
-    assert devices_for(count, [types.SimpleNamespace(platform=platform)] * there) == used
+    assert (
+        devices_for(count, [types.SimpleNamespace(platform=platform)] * there) == used
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 19])
@@ -42,7 +47,9 @@ def test_numbers_do_not_depend_on_devices(count):
     alone = Batches(None, TREES, batch_size=3, devices=jax.local_devices()[2:3])
     for batches in (split, alone):
         outputs = batches.run(scaled, x, by=2.0)
-        np.testing.assert_allclose(outputs["sum"], x.sum((1, 2)) @ TREES["net"]["kernel"] * 2, rtol=1e-5)
+        np.testing.assert_allclose(
+            outputs["sum"], x.sum((1, 2)) @ TREES["net"]["kernel"] * 2, rtol=1e-5
+        )
         np.testing.assert_array_equal(outputs["input"], x)
 
 
@@ -52,13 +59,17 @@ def test_devices_get_the_parameters_when_they_are_needed():
     found = []
 
     def look(forward, trees, pictures):
-        jax.debug.inspect_array_sharding(pictures, callback=lambda s: found.append(len(s.device_set)))
+        jax.debug.inspect_array_sharding(
+            pictures, callback=lambda s: found.append(len(s.device_set))
+        )
         return {"all": pictures}
 
     batches.run(look, pictures(2))
     assert len(batches._copies) == 1
     batches.run(look, pictures(8))
-    assert [next(iter(c["net"]["kernel"].devices())) for c in batches._copies] == devices
+    assert [
+        next(iter(c["net"]["kernel"].devices())) for c in batches._copies
+    ] == devices
     # Ragged ends are filled up, to as many devices as their size needs.
     batches.run(look, pictures(3))
     assert found == [1, 4, 2]
@@ -69,12 +80,19 @@ def test_devices_get_the_parameters_when_they_are_needed():
 def test_parameters_go_along_with_arrays_that_are_elsewhere():
     batches = Batches(None, TREES, batch_size=8)
     elsewhere = jax.device_put(pictures(2), jax.local_devices()[3])
-    assert (elsewhere.sum((1, 2)) @ batches.trees["net"]["kernel"]).devices() == elsewhere.devices()
+    assert (
+        elsewhere.sum((1, 2)) @ batches.trees["net"]["kernel"]
+    ).devices() == elsewhere.devices()
     with jax.default_device(jax.local_devices()[2]):
         chosen = Batches(None, TREES, batch_size=8)
     x = pictures(8)
-    for one in (chosen, Batches(None, batches.trees, batch_size=8, devices=jax.local_devices()[1:3])):
-        np.testing.assert_allclose(one.run(scaled, x)["sum"], batches.run(scaled, x)["sum"], rtol=1e-5)
+    for one in (
+        chosen,
+        Batches(None, batches.trees, batch_size=8, devices=jax.local_devices()[1:3]),
+    ):
+        np.testing.assert_allclose(
+            one.run(scaled, x)["sum"], batches.run(scaled, x)["sum"], rtol=1e-5
+        )
     assert len(chosen._copies) == 1
     assert chosen.trees["net"]["kernel"].devices() == {jax.local_devices()[2]}
 

@@ -15,7 +15,10 @@ from facecycle_jax.interop.torch_file import read_torch
 pytestmark = pytest.mark.slow
 COUNT = 1500
 STATE = {
-    "encoder": {"weight": np.arange(12, dtype=np.float32).reshape(3, 4), "bias": np.ones(3, np.float16)},
+    "encoder": {
+        "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "bias": np.ones(3, np.float16),
+    },
     "steps": np.arange(3),
     "epoch": 19,
     "optimizer": {"lr": 5e-5, "betas": (0.9, 0.999), "name": "adam"},
@@ -35,7 +38,9 @@ def test_damaged_checkpoints(tmp_path, legacy):
     whole = torch_files.checkpoint(STATE, legacy=legacy)
     rng = np.random.default_rng(0)
     contents = [damaged(whole, rng) for _ in range(COUNT)]
-    counts = outcomes(attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError))
+    counts = outcomes(
+        attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError)
+    )
     print(f"legacy {legacy}: {counts['read']} read, {counts['refused']} refused")
     assert counts["refused"]
 
@@ -49,9 +54,15 @@ def test_damaged_pickles_in_whole_files(tmp_path, legacy):
     tree.out.write(b".")
     pack = torch_files.pack_legacy if legacy else torch_files.pack_zip
     rng = np.random.default_rng(1)
-    contents = [pack(damaged(tree.out.getvalue(), rng), tree.storages) for _ in range(COUNT)]
-    counts = outcomes(attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError))
-    print(f"pickle, legacy {legacy}: {counts['read']} read, {counts['refused']} refused")
+    contents = [
+        pack(damaged(tree.out.getvalue(), rng), tree.storages) for _ in range(COUNT)
+    ]
+    counts = outcomes(
+        attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError)
+    )
+    print(
+        f"pickle, legacy {legacy}: {counts['read']} read, {counts['refused']} refused"
+    )
     assert counts["refused"]
 
 
@@ -70,7 +81,11 @@ def test_damaged_pickles_that_call_something_run_nothing(tmp_path):
     contents = []
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         whole = pickle.dumps({"weights": _Calls(tmp_path / "called")}, protocol)
-        contents += [torch_files.pack_zip(damaged(whole, rng)) for _ in range(COUNT // 6)]
-    counts = outcomes(attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError))
+        contents += [
+            torch_files.pack_zip(damaged(whole, rng)) for _ in range(COUNT // 6)
+        ]
+    counts = outcomes(
+        attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError)
+    )
     print(f"pickles with calls: {counts['read']} read, {counts['refused']} refused")
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]

@@ -28,14 +28,18 @@ STAGE_1 = ("codegeneration", "exptoflow", "Swap_Generator")
 def _small_state():
     rng = np.random.default_rng(0)
     shapes = weight_shapes(SMALL)
-    trees = nest({n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    trees = nest(
+        {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    )
     state = {}
     for module, name, array in to_torch(trees):
         state.setdefault(module, {})[name] = array
     for module in ("Swap_Generator", "Swap_Norm"):
         for layer in TRUNK_LAYERS:
             part = trees["vgg"][layer]
-            state[module][f"{layer}.0.weight"] = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
+            state[module][f"{layer}.0.weight"] = np.ascontiguousarray(
+                part["kernel"].transpose(3, 2, 0, 1)
+            )
             state[module][f"{layer}.0.bias"] = part["bias"]
     return state
 
@@ -66,7 +70,9 @@ def read_state(tmp_path, state, *, legacy=False):
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_trees_come_out_to_the_bit(tmp_path, legacy, modules, prefix):
     state = small_state(*modules)
-    file = {m: {f"{prefix}{n}": a for n, a in arrays.items()} for m, arrays in state.items()}
+    file = {
+        m: {f"{prefix}{n}": a for n, a in arrays.items()} for m, arrays in state.items()
+    }
     # What else such programs save; it is passed over.
     file |= {"epoch": 19, "optimizer": {"lr": 5e-5}}
     assert_same(read_state(tmp_path, file, legacy=legacy), from_torch(state))
@@ -74,12 +80,21 @@ def test_trees_come_out_to_the_bit(tmp_path, legacy, modules, prefix):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_files_of_pytorch_itself(tmp_path, legacy):
-    torch = pytest.importorskip("torch", reason="writes the file with PyTorch, which is no dependency")
-    state = {m: {n: torch.tensor(a) for n, a in arrays.items()} for m, arrays in small_state().items()}
+    torch = pytest.importorskip(
+        "torch", reason="writes the file with PyTorch, which is no dependency"
+    )
+    state = {
+        m: {n: torch.tensor(a) for n, a in arrays.items()}
+        for m, arrays in small_state().items()
+    }
     torch.save(state, tmp_path / "torch.tar", _use_new_zipfile_serialization=not legacy)
-    assert_same(read_original(tmp_path / "torch.tar", model=SMALL), from_torch(small_state()))
+    assert_same(
+        read_original(tmp_path / "torch.tar", model=SMALL), from_torch(small_state())
+    )
     # And what these tests write is what PyTorch reads.
-    (tmp_path / "ours.tar").write_bytes(torch_files.checkpoint(small_state(), legacy=legacy))
+    (tmp_path / "ours.tar").write_bytes(
+        torch_files.checkpoint(small_state(), legacy=legacy)
+    )
     back = torch.load(tmp_path / "ours.tar", weights_only=True)
     for module, arrays in small_state().items():
         for name, array in arrays.items():
@@ -88,17 +103,27 @@ def test_files_of_pytorch_itself(tmp_path, legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_papers_shapes(tmp_path, legacy):
-    (tmp_path / "full.tar").write_bytes(torch_files.checkpoint(reference.torch_state(), legacy=legacy))
+    (tmp_path / "full.tar").write_bytes(
+        torch_files.checkpoint(reference.torch_state(), legacy=legacy)
+    )
     expected = from_torch(reference.torch_state())
     assert_same(read_original(tmp_path / "full.tar"), expected)
-    assert_same(expected["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS})
+    assert_same(
+        expected["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS}
+    )
 
 
 def test_double_and_half_precision_become_float32(tmp_path):
     state = small_state(*STAGE_1)
     for dtype in (np.float64, np.float16):
-        file = {m: {n: a.astype(dtype) for n, a in arrays.items()} for m, arrays in state.items()}
-        rounded = {m: {n: a.astype(dtype).astype("f4") for n, a in v.items()} for m, v in state.items()}
+        file = {
+            m: {n: a.astype(dtype) for n, a in arrays.items()}
+            for m, arrays in state.items()
+        }
+        rounded = {
+            m: {n: a.astype(dtype).astype("f4") for n, a in v.items()}
+            for m, v in state.items()
+        }
         assert_same(read_state(tmp_path, file), from_torch(rounded))
 
 
@@ -109,7 +134,11 @@ def test_a_file_without_trunk_has_none_and_one_of_two_is_enough(tmp_path):
             del state["Swap_Generator"][name]
     assert_same(read_state(tmp_path, state), from_torch(small_state()))
     alone = {name: state[name] for name in STAGE_1}
-    assert set(read_state(tmp_path, alone)) == {"motion_encoder", "flow_decoder", "generator"}
+    assert set(read_state(tmp_path, alone)) == {
+        "motion_encoder",
+        "flow_decoder",
+        "generator",
+    }
 
 
 def _without(state, module, name):
@@ -201,7 +230,9 @@ def test_malicious_pickles_run_nothing(tmp_path, legacy, protocol):
         data = pickle.dumps({"codegeneration": call}, protocol)
         pack = torch_files.pack_legacy if legacy else torch_files.pack_zip
         (tmp_path / "evil.tar").write_bytes(pack(data))
-        with pytest.raises(ConversionError, match=r"evil\.tar: it asks for .*does not allow") as info:
+        with pytest.raises(
+            ConversionError, match=r"evil\.tar: it asks for .*does not allow"
+        ) as info:
             read_original(tmp_path / "evil.tar")
         assert "\n" not in str(info.value)
         assert not mark.exists()
@@ -224,7 +255,11 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, legacy):
     for _ in range(200):
         changed = bytearray(data)
         for _ in range(rng.choice((1, 1, 8))):
-            place = rng.randrange(pickles) if rng.random() < 0.7 else -rng.randrange(1, pickles)
+            place = (
+                rng.randrange(pickles)
+                if rng.random() < 0.7
+                else -rng.randrange(1, pickles)
+            )
             changed[place] ^= 1 << rng.randrange(8)
         damaged.append(bytes(changed))
     messages = []
@@ -240,7 +275,9 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, legacy):
             assert_same(trees, expected)
         assert set(trees) <= set(expected)
     assert len(messages) >= 120
-    assert all(m.isprintable() and len(m) < 600 and m.startswith(f"{path}: ") for m in messages)
+    assert all(
+        m.isprintable() and len(m) < 600 and m.startswith(f"{path}: ") for m in messages
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["damaged.tar"]
 
 
@@ -253,9 +290,14 @@ def test_a_flipped_bit_in_a_zips_weights_is_found(tmp_path):
 
 
 def test_unwanted_tensors_are_not_read(tmp_path):
-    state = {**small_state(*STAGE_1), "optimizer": {"momentum": np.zeros(7, np.float32)}}
+    state = {
+        **small_state(*STAGE_1),
+        "optimizer": {"momentum": np.zeros(7, np.float32)},
+    }
     (tmp_path / "file.tar").write_bytes(torch_files.checkpoint(state, legacy=False))
-    tree = read_torch(tmp_path / "file.tar", wanted=lambda name: not name.startswith("optimizer"))
+    tree = read_torch(
+        tmp_path / "file.tar", wanted=lambda name: not name.startswith("optimizer")
+    )
     assert tree["optimizer"] == {"momentum": None}
 
 

@@ -31,14 +31,20 @@ def write_keras(path, tree, *, nested):
 
 
 def test_torchvision_file_round_trip(tmp_path):
-    torch = pytest.importorskip("torch", reason="writes the file with PyTorch, which is no dependency")
+    torch = pytest.importorskip(
+        "torch", reason="writes the file with PyTorch, which is no dependency"
+    )
     state = {}
     for layer, (index, _) in reference.VGG_LAYERS.items():
         part = reference.vgg()[layer]
-        state[f"features.{index}.weight"] = torch.tensor(part["kernel"].transpose(3, 2, 0, 1).copy())
+        state[f"features.{index}.weight"] = torch.tensor(
+            part["kernel"].transpose(3, 2, 0, 1).copy()
+        )
         state[f"features.{index}.bias"] = torch.tensor(part["bias"])
     for legacy in (False, True):
-        torch.save(state, tmp_path / "vgg.pth", _use_new_zipfile_serialization=not legacy)
+        torch.save(
+            state, tmp_path / "vgg.pth", _use_new_zipfile_serialization=not legacy
+        )
         out = tmp_path / f"vgg{legacy}.npz"
         assert main(["import-vgg", str(tmp_path / "vgg.pth"), "--out", str(out)]) == 0
         for layer, parts in read_vgg_npz(out).items():
@@ -46,7 +52,9 @@ def test_torchvision_file_round_trip(tmp_path):
                 np.testing.assert_array_equal(value, reference.vgg()[layer][kind])
     state["features.5.weight"] = torch.zeros(2, 2)
     torch.save(state, tmp_path / "wrong.pth")
-    with pytest.raises(ValueError, match=r"features\.5\.weight.*\(2, 2\).*\(128, 64, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"features\.5\.weight.*\(2, 2\).*\(128, 64, 3, 3\)"
+    ):
         vgg_from_torchvision(tmp_path / "wrong.pth")
 
 
@@ -56,9 +64,15 @@ def test_keras_file_computes_what_keras_does_inside_the_picture(tmp_path, nested
     write_keras(tmp_path / "vgg.h5", tree, nested=nested)
     ours = vgg_from_keras(tmp_path / "vgg.h5")
     images = reference.golden()["images_u8"][:1]
-    keras_input = images[..., ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32)
-    expected = VGG19().apply({"params": tree}, jnp.asarray(keras_input), taps=("conv1_1",))["conv1_1"]
-    actual = VGG19().apply({"params": ours}, normalise(jnp.asarray(images)), taps=("conv1_1",))["conv1_1"]
+    keras_input = images[..., ::-1].astype(np.float32) - np.array(
+        [103.939, 116.779, 123.68], np.float32
+    )
+    expected = VGG19().apply(
+        {"params": tree}, jnp.asarray(keras_input), taps=("conv1_1",)
+    )["conv1_1"]
+    actual = VGG19().apply(
+        {"params": ours}, normalise(jnp.asarray(images)), taps=("conv1_1",)
+    )["conv1_1"]
     inner = np.s_[:, 1:-1, 1:-1]
     np.testing.assert_allclose(actual[inner], expected[inner], rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(ours["conv2_1"]["kernel"], tree["conv2_1"]["kernel"])
@@ -69,7 +83,9 @@ def torchvision_file(changes, *, legacy=False):
     state = {}
     for layer, (index, _) in reference.VGG_LAYERS.items():
         part = reference.vgg()[layer]
-        state[f"features.{index}.weight"] = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
+        state[f"features.{index}.weight"] = np.ascontiguousarray(
+            part["kernel"].transpose(3, 2, 0, 1)
+        )
         state[f"features.{index}.bias"] = part["bias"]
     state["classifier.0.weight"] = np.zeros((4, 4), np.float32)
     return torch_files.checkpoint(state | changes, legacy=legacy)
@@ -87,15 +103,21 @@ def test_only_the_layers_of_torchvision_that_are_needed_are_read(tmp_path, monke
 
     monkeypatch.setattr(torch_file, "decode", counted)
     tree = vgg_from_torchvision(path)
-    np.testing.assert_array_equal(tree["conv4_1"]["kernel"], reference.vgg()["conv4_1"]["kernel"])
+    np.testing.assert_array_equal(
+        tree["conv4_1"]["kernel"], reference.vgg()["conv4_1"]["kernel"]
+    )
     assert len(kinds) == 2 * len(LAYERS)
     assert 16 not in kinds
 
 
 def test_values_of_torchvision_that_are_not_finite_are_refused(tmp_path):
     path = tmp_path / "vgg.pth"
-    path.write_bytes(torchvision_file({"features.5.bias": np.full(128, np.nan, np.float32)}))
-    with pytest.raises(ConversionError, match=r"features\.5\.bias holds values that are not finite"):
+    path.write_bytes(
+        torchvision_file({"features.5.bias": np.full(128, np.nan, np.float32)})
+    )
+    with pytest.raises(
+        ConversionError, match=r"features\.5\.bias holds values that are not finite"
+    ):
         vgg_from_torchvision(path)
 
 
@@ -154,8 +176,12 @@ def test_other_arrays_of_keras_are_not_read_and_none_counts_twice(tmp_path):
     path = tmp_path / "vgg.h5"
     write_keras(path, reference.vgg(), nested=True)
     with h5py.File(path, "a") as file:
-        file.create_dataset("block9_conv1/kernel:0", shape=(3, 3, 1 << 15, 1 << 15), dtype="f4")
-        file.create_dataset("optimizer_weights/block1_conv2/kernel:0", data=np.ones((3, 3, 64, 64)))
+        file.create_dataset(
+            "block9_conv1/kernel:0", shape=(3, 3, 1 << 15, 1 << 15), dtype="f4"
+        )
+        file.create_dataset(
+            "optimizer_weights/block1_conv2/kernel:0", data=np.ones((3, 3, 64, 64))
+        )
     np.testing.assert_array_equal(
         vgg_from_keras(path)["conv1_2"]["kernel"], reference.vgg()["conv1_2"]["kernel"]
     )

@@ -26,15 +26,23 @@ def dry(*arguments, **env):
 def training_flags(line):
     """The words of a shell line from the module's name on."""
     words = subprocess.run(
-        ["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"printf '%s\\n' {line}"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     return words[words.index("facecycle_jax.main") + 1 :]
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="shellcheck is not installed"
+)
 def test_shellcheck_has_nothing_to_say():
     result = subprocess.run(
-        ["shellcheck", "--external-sources", *SCRIPTS], cwd=ROOT, capture_output=True, text=True
+        ["shellcheck", "--external-sources", *SCRIPTS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout
 
@@ -45,7 +53,9 @@ def test_every_script_can_be_parsed_and_run(script):
     assert script.name in SOURCED or os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("place", ["local", "multiprocess", "gpu", "slurm", "tpu", "gke"])
+@pytest.mark.parametrize(
+    "place", ["local", "multiprocess", "gpu", "slurm", "tpu", "gke"]
+)
 def test_help_says_how_to_call_it(place):
     result = launch(place, "--help")
     assert result.returncode == 0
@@ -78,7 +88,9 @@ def test_local_changes_the_allocator_unless_told_otherwise(env, preloaded):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's")
 def test_local_does_without_an_allocator_only_if_none_was_named():
-    missing = launch("local", "--dry-run", *FLAGS, LD_PRELOAD="", FACECYCLE_ALLOCATOR="libnone.so.1")
+    missing = launch(
+        "local", "--dry-run", *FLAGS, LD_PRELOAD="", FACECYCLE_ALLOCATOR="libnone.so.1"
+    )
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "FACECYCLE_ALLOCATOR=libnone.so.1 cannot be loaded" in missing.stderr
     assert dry("local", LD_PRELOAD="")
@@ -91,7 +103,9 @@ def test_gpus_are_chosen():
 
 
 def test_processes_differ_in_their_number_and_log_only():
-    _, *lines = dry("multiprocess", "--processes=3", "--devices=2", "--port=1234", "--logs=/logs")
+    _, *lines = dry(
+        "multiprocess", "--processes=3", "--devices=2", "--port=1234", "--logs=/logs"
+    )
     assert len(lines) == 3
     for i, line in enumerate(lines):
         assert f"JAX_PROCESS_ID={i} " in line
@@ -101,9 +115,16 @@ def test_processes_differ_in_their_number_and_log_only():
 
 
 def test_slurm_starts_a_process_for_each_gpu():
-    settings, line = dry("slurm", "--nodes=2", "--gpus-per-node=4", "--sbatch=--constraint=a100")
+    settings, line = dry(
+        "slurm", "--nodes=2", "--gpus-per-node=4", "--sbatch=--constraint=a100"
+    )
     assert "JAX_PLATFORMS=cuda" in settings
-    for option in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--constraint=a100"):
+    for option in (
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--gpus-per-node=4",
+        "--constraint=a100",
+    ):
         assert f" {option} " in line
     assert line.endswith("train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
                          "--config.data.path=/data/my\\ faces")  # fmt: skip
@@ -157,7 +178,9 @@ def test_sigterm_to_the_launcher_reaches_the_training(tmp_path):
 
 
 def test_a_dry_run_prints_a_line_that_does_the_same(tmp_path):
-    stand_in(tmp_path, "seeing", 'echo "$PWD|$PYTHONPATH|$JAX_COMPILATION_CACHE_DIR|$*"')
+    stand_in(
+        tmp_path, "seeing", 'echo "$PWD|$PYTHONPATH|$JAX_COMPILATION_CACHE_DIR|$*"'
+    )
     (tmp_path / "my.py").touch()
     arguments = ["--config=my.py:a b", "--workdir=my out", "--config.x=$HOME;'"]
     python = str(tmp_path / "seeing")
@@ -206,20 +229,44 @@ def test_no_home_is_needed():
         (["local", "--workdir=w"], "--config=FILE is missing"),
         (["local", "--config=no.py", "--workdir=w"], "there is no file 'no.py' in"),
         (["slurm", "--config=no.py:a", "--workdir=w"], "there is no file 'no.py' in"),
-        (["multiprocess", "--processes=0", *FLAGS], "--processes must be a whole number above 0, got '0'"),
+        (
+            ["multiprocess", "--processes=0", *FLAGS],
+            "--processes must be a whole number above 0, got '0'",
+        ),
         (["multiprocess", *FLAGS], "--logs=DIR is needed"),
         (["gpu", "--gpus=all", *FLAGS], "--gpus must be numbers"),
-        (["slurm", "--nodes=two", *FLAGS], "--nodes must be a whole number above 0, got 'two'"),
+        (
+            ["slurm", "--nodes=two", *FLAGS],
+            "--nodes must be a whole number above 0, got 'two'",
+        ),
         (["tpu", "--type=h100", *FLAGS], "unknown --type 'h100'"),
         (["tpu", "--config=c", "--workdir=here"], "--workdir must be gs://"),
-        (["tpu", "--mount=gs://data", *FLAGS], "--mount must be gs://BUCKET[/PREFIX]:/DIR"),
-        (["tpu", "--mount=gs://data:frames", *FLAGS], "--mount must be gs://BUCKET[/PREFIX]:/DIR"),
+        (
+            ["tpu", "--mount=gs://data", *FLAGS],
+            "--mount must be gs://BUCKET[/PREFIX]:/DIR",
+        ),
+        (
+            ["tpu", "--mount=gs://data:frames", *FLAGS],
+            "--mount must be gs://BUCKET[/PREFIX]:/DIR",
+        ),
         (["gke", *FLAGS], "--image=IMAGE is missing"),
-        (["gke", "--image=i", "--topology=v5e:4", *FLAGS], "--topology must be e.g. v4:2x2x2"),
-        (["gke", "--image=i", "--topology=v5e:2x8", *FLAGS], "--topology must be e.g. v4:2x2x2"),
+        (
+            ["gke", "--image=i", "--topology=v5e:4", *FLAGS],
+            "--topology must be e.g. v4:2x2x2",
+        ),
+        (
+            ["gke", "--image=i", "--topology=v5e:2x8", *FLAGS],
+            "--topology must be e.g. v4:2x2x2",
+        ),
         (["gke", "--image=i", "--topology=v4:1x1x2", *FLAGS], "not whole hosts of 4"),
         (
-            ["gke", "--image=i", "--topology=v6e:4x4", "--machine=ct6e-standard-8t", *FLAGS],
+            [
+                "gke",
+                "--image=i",
+                "--topology=v6e:4x4",
+                "--machine=ct6e-standard-8t",
+                *FLAGS,
+            ],
             "--machine for v6e:4x4 must be one of: ct6e-standard-4t",
         ),
         (["gke", "--image=i", "--mount=/data:/data", *FLAGS], "--mount must be gs://"),
@@ -233,7 +280,14 @@ def test_a_mistake_is_one_sentence(arguments, sentence):
 
 
 def manifest(*options):
-    result = launch("gke", "--dry-run", "--image=repo/image:1", *options, *FLAGS, '--config.x="a\\b"')
+    result = launch(
+        "gke",
+        "--dry-run",
+        "--image=repo/image:1",
+        *options,
+        *FLAGS,
+        '--config.x="a\\b"',
+    )
     assert result.returncode == 0, result.stderr
     return yaml.safe_load(result.stdout)
 
@@ -249,7 +303,10 @@ def test_the_manifest_is_a_jobset():
     assert container["args"] == [*FLAGS, '--config.x="a\\b"']
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     # What a schema cannot say: the rule names a container that is there.
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == container["name"]
+    assert (
+        job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"]
+        == container["name"]
+    )
 
 
 def test_the_jobset_starts_again_after_the_same_statuses_as_the_other_launchers():
@@ -259,7 +316,9 @@ def test_the_jobset_starts_again_after_the_same_statuses_as_the_other_launchers(
     codes = rule["onExitCodes"]
     assert codes["operator"] == "NotIn"
     values = " ".join(str(value) for value in codes["values"])
-    script = f"source launch/restarts.sh; for i in {values}; do can_restart $i || exit; done"
+    script = (
+        f"source launch/restarts.sh; for i in {values}; do can_restart $i || exit; done"
+    )
     subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
     assert {69, 75, 134, 137, 139, 143} <= set(codes["values"])
     assert not {0, 1, 2, 3, 70, 74} & set(codes["values"])
@@ -281,14 +340,19 @@ def test_buckets_are_volumes_of_the_pods():
         for mount in pod["containers"][0]["volumeMounts"]
     }
     assert mounted == {
-        "/frames": {"bucketName": "faces", "mountOptions": "implicit-dirs,only-dir=frames/small"},
+        "/frames": {
+            "bucketName": "faces",
+            "mountOptions": "implicit-dirs,only-dir=frames/small",
+        },
         "/vgg": {"bucketName": "weights", "mountOptions": "implicit-dirs"},
     }
     assert {csi["driver"] for csi in volumes.values()} == {"gcsfuse.csi.storage.gke.io"}
 
 
 def test_kubectl_gets_the_manifest_of_the_dry_run(tmp_path):
-    stand_in(tmp_path, "kubectl", f'[[ "$*" == "apply -f -" ]] && cat > {tmp_path}/applied')
+    stand_in(
+        tmp_path, "kubectl", f'[[ "$*" == "apply -f -" ]] && cat > {tmp_path}/applied'
+    )
     options = ["--image=i", "--mount=gs://faces:/frames", *FLAGS]
     result = launch("gke", *options, path=tmp_path)
     assert result.returncode == 0, result.stderr

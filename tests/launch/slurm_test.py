@@ -22,7 +22,9 @@ def submit(cluster, workdir, *flags):
         f"--config={ROOT}/configs/debug.py", f"--workdir={workdir}", *flags,
     ]  # fmt: skip
     env = {**cluster.env, "JAX_COMPILATION_CACHE_DIR": str(cluster.root / "xla")}
-    result = subprocess.run(command, env=env, cwd=cluster.root, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        command, env=env, cwd=cluster.root, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -37,12 +39,18 @@ def test_a_job_runs_to_the_end_and_through_a_requeue(tmp_path):
         log = tmp_path / f"facecycle-{job}.log"
         slurm_cluster.wait_for(lambda: len(steps(workdir)) > 2, seconds=1500)
         cluster.run("scontrol", "requeue", job)
-        slurm_cluster.wait_for(lambda: cluster.state(job)[:2] == ("PENDING", 1), seconds=300)
+        slurm_cluster.wait_for(
+            lambda: cluster.state(job)[:2] == ("PENDING", 1), seconds=300
+        )
         # SLURM lets a requeued job wait for two minutes, else.
         cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-        slurm_cluster.wait_for(lambda: cluster.state(job)[:2] == ("RUNNING", 1), seconds=300)
+        slurm_cluster.wait_for(
+            lambda: cluster.state(job)[:2] == ("RUNNING", 1), seconds=300
+        )
         stopped = int(training.find_checkpoint(workdir).name)
-        slurm_cluster.wait_for(lambda: cluster.state(job)[0] == "COMPLETED", seconds=1500)
+        slurm_cluster.wait_for(
+            lambda: cluster.state(job)[0] == "COMPLETED", seconds=1500
+        )
         assert cluster.state(job)[1:] == (1, "0:0")
         text = log.read_text()
     assert "is saved in" in text
@@ -57,11 +65,21 @@ def test_a_job_runs_to_the_end_and_through_a_requeue(tmp_path):
 def steps(workdir):
     if not (workdir / "metrics.jsonl").exists():
         return []
-    return [line["step"] for line in training.read_metrics(workdir) if "train/total" in line]
+    return [
+        line["step"] for line in training.read_metrics(workdir) if "train/total" in line
+    ]
 
 
 def test_the_log_is_where_the_job_was_submitted(tmp_path):
     env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
-    command = [ROOT / "launch" / "run.sh", "slurm", "--dry-run", "--config=a", "--workdir=b"]
-    result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [
+        ROOT / "launch" / "run.sh",
+        "slurm",
+        "--dry-run",
+        "--config=a",
+        "--workdir=b",
+    ]
+    result = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert f"--output={tmp_path}/facecycle-%j.log" in result.stdout

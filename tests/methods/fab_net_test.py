@@ -63,7 +63,9 @@ def test_embeddings_of_evaluation_agree_with_reference():
     variables = {"params": params["encoder"], "batch_stats": stats["encoder"]}
     ours = jax.jit(lambda x: networks.encoder.apply(variables, x, train=False))(images)
     expected = reference.numbers("fab_net")["eval/embedding"]
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("sources", SOURCES)
@@ -76,7 +78,9 @@ def test_maps_and_images_agree_with_reference(sources):
         "embedding_sources": found.source_embeddings,
     }.items():
         expected = stored[f"{prefix}/{name}"]
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+        )
 
     maps = {
         "flow": found.flows,
@@ -88,7 +92,9 @@ def test_maps_and_images_agree_with_reference(sources):
         maps["mask_weight"] = found.weights
     for name, x in maps.items():
         for source in range(sources):
-            reference.check_map(x[:, source], f"{prefix}/{name}{source}", stored, atol=5e-4)
+            reference.check_map(
+                x[:, source], f"{prefix}/{name}{source}", stored, atol=5e-4
+            )
     reference.check_map(found.combined, f"{prefix}/combined", stored, atol=5e-4)
 
 
@@ -96,14 +102,20 @@ def test_maps_and_images_agree_with_reference(sources):
 def test_running_statistics_agree_with_reference(sources):
     _, stats = forward(sources)
     prefix = f"up_align0/sources{sources}/bn_after_forward"
-    reference.check_statistics("fab_net", stats, reference.numbers("fab_net"), prefix, rtol=1e-4)
+    reference.check_statistics(
+        "fab_net", stats, reference.numbers("fab_net"), prefix, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("align_corners", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "align_corners", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_losses_agree_with_reference_for_either_upsampling(align_corners):
     found, _ = forward(1, align_corners)
     error = jnp.mean(jnp.abs(found.combined - inputs(1)[:, 0]), axis=(1, 2, 3))
-    expected = reference.numbers("fab_net")[f"up_align{int(align_corners)}/sources1/loss_per_sample"]
+    expected = reference.numbers("fab_net")[
+        f"up_align{int(align_corners)}/sources1/loss_per_sample"
+    ]
     np.testing.assert_allclose(error, expected, rtol=1e-4)
 
 
@@ -126,7 +138,9 @@ def test_windowed_loss_and_gradients_agree_with_reference(sources, window, key):
 
 
 def test_one_source_leaves_the_mask_without_a_gradient():
-    method = fab_net(build_fab_net(width=0.125, image_size=32, code_dim=16), FabNetOptions())
+    method = fab_net(
+        build_fab_net(width=0.125, image_size=32, code_dim=16), FabNetOptions()
+    )
     params, frozen = method.init(jax.random.key(1))
     images = jax.random.uniform(jax.random.key(2), (4, 3, 32, 32, 3))
     gradient = jax.jit(jax.grad(lambda p, x: method.loss(p, frozen, x, KEY)[0]))
@@ -153,12 +167,19 @@ def test_three_sgd_steps_agree_with_reference(sources):
 
     @jax.jit
     def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, images, KEY
+        )
         if sources > 1:
             # The published program keeps the flow decoder, whose statistics move all the same.
             grads["flow_decoder"] = jax.tree.map(jnp.zeros_like, grads["flow_decoder"])
         updates, opt_state = optimiser.update(grads, opt_state)
-        return optax.apply_updates(params, updates), {**frozen, **aux.carried}, opt_state, total
+        return (
+            optax.apply_updates(params, updates),
+            {**frozen, **aux.carried},
+            opt_state,
+            total,
+        )
 
     totals = []
     for _ in range(3):

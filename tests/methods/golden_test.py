@@ -23,7 +23,13 @@ from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
 from facecycle_jax.networks import make_forward
 from facecycle_jax.ops import normalise
 
-MODEL = {"width": 1.0, "image_size": 64, "code_dim": 256, "dtype": "float32", "trunk": "vgg"}
+MODEL = {
+    "width": 1.0,
+    "image_size": 64,
+    "code_dim": 256,
+    "dtype": "float32",
+    "trunk": "vgg",
+}
 TRAINED = {
     "motion": ("motion_encoder", "flow_decoder", "generator"),
     "identity": ("identity_encoder", "normaliser"),
@@ -91,7 +97,9 @@ def run(stage: str) -> dict[str, Any]:
 
     @jax.jit
     def step(params, opt_state):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, pictures, None)
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, pictures, None
+        )
         updates, opt_state = optimiser.update(grads, opt_state)
         return optax.apply_updates(params, updates), opt_state, total, aux, grads
 
@@ -115,7 +123,9 @@ def test_pictures_agree_with_reference(stage):
         expected = reference.golden()[f"{stage}/{key}"]
         if len(expected) > 1:
             expected = reference.paired(expected)
-        np.testing.assert_allclose(pictures[name], expected, rtol=1e-4, atol=2e-4, err_msg=key)
+        np.testing.assert_allclose(
+            pictures[name], expected, rtol=1e-4, atol=2e-4, err_msg=key
+        )
 
 
 @pytest.mark.parametrize("stage", ["motion", "identity"])
@@ -138,13 +148,17 @@ def test_gradients_agree_with_reference(stage):
     grads = torch_named(run(stage)["grads"])
     names = list(numbers[f"{stage}/grad_names"])
     assert set(names) == set(grads)
-    for name, l2, total in zip(names, numbers[f"{stage}/grad_l2"], numbers[f"{stage}/grad_sum"], strict=True):
+    for name, l2, total in zip(
+        names, numbers[f"{stage}/grad_l2"], numbers[f"{stage}/grad_sum"], strict=True
+    ):
         grad = grads[name].astype(np.float64)
         # Gradients that vanish in exact arithmetic are rounding noise on both sides.
         noise = 1e-7
         tolerance = 2e-3 if name.split(".")[-2] in ("g", "theta", "phi") else 1e-3
         assert abs(np.linalg.norm(grad) - l2) <= tolerance * l2 + noise, name
-        assert abs(grad.sum() - total) <= tolerance * l2 * np.sqrt(grad.size) + noise, name
+        assert abs(grad.sum() - total) <= tolerance * l2 * np.sqrt(grad.size) + noise, (
+            name
+        )
 
 
 @pytest.mark.parametrize("stage", ["motion", "identity"])
@@ -153,7 +167,9 @@ def test_parameters_after_three_steps_agree_with_reference(stage):
     ran = run(stage)
     params, ours = torch_named(ran["params"]), torch_named(ran["grads"])
     names, grads = numbers[f"{stage}/grad_names"], numbers[f"{stage}/grad_l2"]
-    for name, grad, l2 in zip(names, grads, numbers[f"{stage}/param_l2_after"], strict=True):
+    for name, grad, l2 in zip(
+        names, grads, numbers[f"{stage}/param_l2_after"], strict=True
+    ):
         value = params[name].astype(np.float64)
         # Of a gradient that is no larger than its rounding error, Adam makes whole steps either way: all of
         # theta's bias (a softmax ignores what is added to everything), elsewhere few elements.
@@ -178,7 +194,9 @@ def test_vgg_agrees_with_reference():
         np.testing.assert_allclose(
             [value.mean(), value.std(ddof=1)], numbers[f"vgg/{key}_mean_std"], rtol=1e-4
         )
-        np.testing.assert_allclose(value[:, :4, :4, :8], numbers[f"vgg/{key}_corner"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            value[:, :4, :4, :8], numbers[f"vgg/{key}_corner"], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_translation_agrees_with_reference():
@@ -193,7 +211,9 @@ def test_translation_agrees_with_reference():
         of_neutral = forward.features(trees, neutral)
         code = forward.identity_code(trees, images)
         mean = forward.remove_identity(trees, of_neutral, code)
-        restored = forward.restore_identity(trees, forward.features(trees, mean[::-1]), code)
+        restored = forward.restore_identity(
+            trees, forward.features(trees, mean[::-1]), code
+        )
         moved = forward.draw(trees, forward.features(trees, restored), others_back)
         return forward.draw(trees, of_neutral, others_back), mean, restored, moved
 

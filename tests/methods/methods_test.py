@@ -17,7 +17,11 @@ from facecycle_jax.methods.base import exchange, weighted_total
 from facecycle_jax.networks.face_networks import FaceFeatures, make_forward
 from facecycle_jax.ops import normalise
 
-SHARED = pathlib.Path(os.environ.get("FACECYCLE_SHARED", pathlib.Path(__file__).parents[2].parent / "shared"))
+SHARED = pathlib.Path(
+    os.environ.get(
+        "FACECYCLE_SHARED", pathlib.Path(__file__).parents[2].parent / "shared"
+    )
+)
 STAGES = ["motion_cycle", "identity_cycle"]
 
 
@@ -32,14 +36,23 @@ def config(method="motion_cycle", *, model=None, loss=None):
             "trunk": "learned",
             **(model or {}),
         },
-        "loss": {"vgg": "random", "vgg_width": 0.0, "perceptual": "gram", **(loss or {})},
+        "loss": {
+            "vgg": "random",
+            "vgg_width": 0.0,
+            "perceptual": "gram",
+            **(loss or {}),
+        },
     }
 
 
 @functools.cache
 def made(stage, trunk="learned", perceptual="gram", dtype="float32"):
     method = methods.make(
-        config(stage, model={"trunk": trunk, "dtype": dtype}, loss={"perceptual": perceptual})
+        config(
+            stage,
+            model={"trunk": trunk, "dtype": dtype},
+            loss={"perceptual": perceptual},
+        )
     )
     return method, *jax.jit(method.init)(jax.random.key(0))
 
@@ -56,18 +69,24 @@ def test_every_combination_has_finite_loss_and_gradients(stage, trunk, perceptua
 
     @jax.jit
     def run(params, frozen):
-        return jax.value_and_grad(method.loss, has_aux=True)(params, frozen, batch(), None)
+        return jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, batch(), None
+        )
 
     shapes = jax.eval_shape(run, params, frozen)
     assert shapes[0][0].shape == ()
-    assert any(name.startswith("gram") for name in shapes[0][1].terms) == (perceptual == "gram")
+    assert any(name.startswith("gram") for name in shapes[0][1].terms) == (
+        perceptual == "gram"
+    )
     assert ("trunk" in params) == (trunk == "learned" and stage == "motion_cycle")
     assert ("vgg" in frozen) == (trunk == "vgg" or perceptual != "none")
     # The others differ in shapes alone; compiling all of them would take minutes.
     if (trunk, perceptual) == ("learned", "gram"):
         (total, aux), grads = run(params, frozen)
         assert np.isfinite(total)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, aux.terms)))
+        assert all(
+            np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, aux.terms))
+        )
         # Every trained network learns: none is cut off from the loss.
         for name, tree in grads.items():
             assert optax.tree.norm(tree) > 0, name
@@ -87,7 +106,9 @@ def test_frozen_trees_stay_bit_identical_through_training_steps(stage):
         return optax.apply_updates(params, updates), frozen, opt_state
 
     for index in range(3):
-        params, frozen, opt_state = step(params, frozen, opt_state, jax.random.key(index))
+        params, frozen, opt_state = step(
+            params, frozen, opt_state, jax.random.key(index)
+        )
     jax.tree.map(np.testing.assert_array_equal, before, frozen)
 
 
@@ -96,14 +117,16 @@ def test_frozen_parts_cost_no_backward_pass(stage):
     """No gradient is built for a frozen kernel: their shapes never leave a backward convolution."""
     method, params, frozen = made(stage)
     grads = jax.eval_shape(
-        lambda p, f: jax.grad(lambda q: method.loss(q, f, batch(), None)[0])(p), params, frozen
+        lambda p, f: jax.grad(lambda q: method.loss(q, f, batch(), None)[0])(p),
+        params,
+        frozen,
     )
     assert set(grads) == set(params)
     if stage == "identity_cycle":
         # N is data to stage 2: nothing that only made N is needed for the gradient by the inputs of it.
-        grad_frozen = jax.jit(jax.grad(lambda f, p: method.loss(p, f, batch(), None)[0], argnums=0))(
-            frozen, params
-        )
+        grad_frozen = jax.jit(
+            jax.grad(lambda f, p: method.loss(p, f, batch(), None)[0], argnums=0)
+        )(frozen, params)
         for name in ("motion_encoder", "flow_decoder"):
             assert float(optax.tree.norm(grad_frozen[name])) == 0.0, name
 
@@ -162,7 +185,9 @@ def test_quirks_are_switchable():
     assert total(ssim_range=4.7)["ssim/reconstruction"] < base["ssim/reconstruction"]
     normalised = total(gram_normalise=True)
     channels = frozen["vgg"]["conv3_1"]["bias"].size
-    np.testing.assert_allclose(normalised["gram/conv3_1"] * channels**2, base["gram/conv3_1"], rtol=1e-4)
+    np.testing.assert_allclose(
+        normalised["gram/conv3_1"] * channels**2, base["gram/conv3_1"], rtol=1e-4
+    )
 
 
 def test_identity_can_be_restored_from_the_other_picture():
@@ -171,7 +196,9 @@ def test_identity_can_be_restored_from_the_other_picture():
 
     def restored(pictures, **loss):
         method = methods.make(config("identity_cycle", loss=loss))
-        return jax.jit(lambda x: method.loss(params, frozen, x, None)[1].pictures["restored"])(pictures)
+        return jax.jit(
+            lambda x: method.loss(params, frozen, x, None)[1].pictures["restored"]
+        )(pictures)
 
     x = batch()
     exchanged, swapped = restored(x, exchange_identity=True), restored(x[:, ::-1])
@@ -189,21 +216,34 @@ def test_networks_can_be_kept_from_training():
     trained = {"normaliser": params["normaliser"]}
 
     def gradient(method, params, frozen):
-        return jax.jit(jax.grad(lambda p: method.loss(p, frozen, batch(), None)[0]))(params)["normaliser"]
+        return jax.jit(jax.grad(lambda p: method.loss(p, frozen, batch(), None)[0]))(
+            params
+        )["normaliser"]
 
     # The same loss, and the same gradients of what is left.
     alone, among = gradient(method, trained, moved), gradient(whole, params, frozen)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), alone, among)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        alone,
+        among,
+    )
     for names in (("generator",), ("identity_encoder", "normaliser")):
-        with pytest.raises(ValueError, match="freeze must name some, not all, of identity_encoder, norm"):
-            methods.make({**config("identity_cycle"), "freeze": names}).init(jax.random.key(0))
+        with pytest.raises(
+            ValueError,
+            match="freeze must name some, not all, of identity_encoder, norm",
+        ):
+            methods.make({**config("identity_cycle"), "freeze": names}).init(
+                jax.random.key(0)
+            )
 
 
 @pytest.mark.parametrize("name", ["folding", "saturation"])
 def test_costs_of_flow_and_code_join_the_total_if_asked(name):
     _, params, frozen = made("motion_cycle")
     plain, costly = (
-        jax.jit(methods.make(config("motion_cycle", loss=loss)).loss)(params, frozen, batch(), None)
+        jax.jit(methods.make(config("motion_cycle", loss=loss)).loss)(
+            params, frozen, batch(), None
+        )
         for loss in ({}, {f"{name}_weight": 3.0})
     )
     added = set(costly[1].terms) - set(plain[1].terms)
@@ -227,7 +267,9 @@ def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
         jax.tree.map(np.testing.assert_array_equal, flows[name], params[name])
 
     _, expected = jax.jit(whole.loss)(params, frozen, batch(), None)
-    (_, aux), gradients = jax.jit(jax.value_and_grad(alone.loss, has_aux=True))(flows, nothing, batch(), None)
+    (_, aux), gradients = jax.jit(jax.value_and_grad(alone.loss, has_aux=True))(
+        flows, nothing, batch(), None
+    )
     assert not any("reconstruction" in name or "neutral" in name for name in aux.terms)
     for name in set(aux.terms) - {"total"}:
         np.testing.assert_allclose(aux.terms[name], expected.terms[name], rtol=1e-5)
@@ -235,7 +277,9 @@ def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
 
 
 def test_mean_faces_that_differ_cost_if_asked():
-    method = methods.make(config("identity_cycle", loss={"perceptual": "none", "consensus_weight": 2.0}))
+    method = methods.make(
+        config("identity_cycle", loss={"perceptual": "none", "consensus_weight": 2.0})
+    )
     params, frozen = jax.jit(method.init)(jax.random.key(0))
     _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
     mean_faces = aux.pictures["mean_face"]
@@ -252,10 +296,13 @@ def test_the_generator_draws_without_noise_if_asked():
     _, params, frozen = made("motion_cycle")
     key = jax.random.key(1)
     plain, quiet = (
-        jax.jit(methods.make(config("motion_cycle", loss={"noise": noise})).loss) for noise in (True, False)
+        jax.jit(methods.make(config("motion_cycle", loss={"noise": noise})).loss)
+        for noise in (True, False)
     )
     without = float(quiet(params, frozen, batch(), key)[0])
-    np.testing.assert_allclose(without, plain(params, frozen, batch(), None)[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        without, plain(params, frozen, batch(), None)[0], rtol=1e-6
+    )
     assert without != float(plain(params, frozen, batch(), key)[0])
 
 
@@ -270,12 +317,17 @@ def test_unknown_names_are_told():
         weighted_total({"a": jnp.ones(())}, {"b": 1.0})
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "tracks").exists(), reason="no face pictures at hand")
+@pytest.mark.skipif(
+    not (SHARED / "data" / "tracks").exists(), reason="no face pictures at hand"
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_loss_falls_on_a_handful_of_real_faces(stage):
     folders = sorted((SHARED / "data" / "tracks" / "youtube").glob("*/*"))[:4]
     frames = [sorted(folder.glob("*.jpg"))[:2] for folder in folders]
-    pixels = [[np.asarray(Image.open(f).convert("RGB").resize((64, 64))) for f in p] for p in frames]
+    pixels = [
+        [np.asarray(Image.open(f).convert("RGB").resize((64, 64))) for f in p]
+        for p in frames
+    ]
     x = normalise(jnp.asarray(np.stack([np.stack(p) for p in pixels])))
     method, params, frozen = made(stage)
     optimiser = optax.adam(1e-3, b1=0.5)
@@ -283,7 +335,9 @@ def test_loss_falls_on_a_handful_of_real_faces(stage):
 
     @jax.jit
     def step(params, opt_state):
-        total, grads = jax.value_and_grad(lambda p: method.loss(p, frozen, x, None)[0])(params)
+        total, grads = jax.value_and_grad(lambda p: method.loss(p, frozen, x, None)[0])(
+            params
+        )
         updates, opt_state = optimiser.update(grads, opt_state)
         return optax.apply_updates(params, updates), opt_state, total
 
@@ -307,10 +361,14 @@ def test_computing_activations_again_changes_no_gradient():
     params, gradients = None, []
     for remat in (False, True):
         forward = make_forward(config()["model"], vgg_width=1 / 16, remat=remat)
-        params = params or forward.networks.generator.init(keys[2], maps, flow)["params"]
+        params = (
+            params or forward.networks.generator.init(keys[2], maps, flow)["params"]
+        )
 
         def total(params, forward=forward):
-            drawn = forward.draw({"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0])
+            drawn = forward.draw(
+                {"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0]
+            )
             return jnp.sum(drawn**2)
 
         assert ("remat" in str(jax.make_jaxpr(jax.grad(total))(params))) is remat

@@ -14,7 +14,12 @@ import optax
 import peers_reference as reference
 import pytest
 
-from facecycle_jax.losses import info_nce, mixed_logits, mixed_logits_of_sets, orthogonality
+from facecycle_jax.losses import (
+    info_nce,
+    mixed_logits,
+    mixed_logits_of_sets,
+    orthogonality,
+)
 from facecycle_jax.methods.pcl import (
     Mixing,
     PclOptions,
@@ -31,7 +36,10 @@ from facecycle_jax.networks import build_pcl
 from facecycle_jax.training.optimiser import adam_with_own_counts
 
 NETWORKS = build_pcl()
-USED = {objective.name: objective.networks for objective in pcl(NETWORKS, PclOptions()).objectives}
+USED = {
+    objective.name: objective.networks
+    for objective in pcl(NETWORKS, PclOptions()).objectives
+}
 TEMPERATURE = 0.07
 
 
@@ -46,22 +54,38 @@ def in_items(x):
 
 
 def reconstruct(params, stats):
-    noise = jnp.float32(0.4) * reference.numbers("pcl")["inputs/recon_noise"].astype(np.float32)
+    noise = jnp.float32(0.4) * reference.numbers("pcl")["inputs/recon_noise"].astype(
+        np.float32
+    )
     found, stats = pcl_reconstruction(
-        NETWORKS, params, stats, unit("inputs/recon_u8"), (noise[0], noise[1]), train=True
+        NETWORKS,
+        params,
+        stats,
+        unit("inputs/recon_u8"),
+        (noise[0], noise[1]),
+        train=True,
     )
     return sum(found.terms.values()), (found, stats)
 
 
 def mixing(name):
     stored = reference.numbers("pcl")
-    return Mixing(jnp.asarray(stored[f"inputs/{name}_beta"]), jnp.asarray(stored[f"inputs/{name}_perm"]))
+    return Mixing(
+        jnp.asarray(stored[f"inputs/{name}_beta"]),
+        jnp.asarray(stored[f"inputs/{name}_perm"]),
+    )
 
 
 def contrast_faces(params, stats):
     views = in_items(unit("inputs/exp_views_u8"))
     logits, stats = pcl_face_logits(
-        NETWORKS, params, stats, views, mixing("exp"), temperature=TEMPERATURE, train=True
+        NETWORKS,
+        params,
+        stats,
+        views,
+        mixing("exp"),
+        temperature=TEMPERATURE,
+        train=True,
     )
     return jnp.mean(info_nce(logits)), (logits, stats)
 
@@ -97,7 +121,12 @@ STEPS = {
     "pose_intended": functools.partial(contrast_poses, grouping="own"),
 }
 # The network names of each step.
-OBJECTIVES = {"recon": "reconstruction", "exp": "face", "pose_original": "pose", "pose_intended": "pose"}
+OBJECTIVES = {
+    "recon": "reconstruction",
+    "exp": "face",
+    "pose_original": "pose",
+    "pose_intended": "pose",
+}
 
 
 @functools.cache
@@ -113,7 +142,9 @@ def ran(step):
 
 
 def close(ours, theirs):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(
+        ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max()
+    )
 
 
 def test_reconstruction_agrees_with_reference():
@@ -148,7 +179,9 @@ def test_contrasts_agree_with_reference(step):
 def test_running_statistics_agree_with_reference(step):
     _, (_, stats), _ = ran(step)
     stored = reference.numbers("pcl")
-    reference.check_statistics("pcl", stats, stored, f"{step}/bn_after_forward", rtol=1e-4)
+    reference.check_statistics(
+        "pcl", stats, stored, f"{step}/bn_after_forward", rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("step", list(STEPS))
@@ -167,7 +200,11 @@ def test_gradients_agree_with_reference(step):
 @pytest.mark.parametrize("step", list(STEPS))
 def test_a_step_has_gradients_for_the_networks_it_names(step):
     _, _, grads = ran(step)
-    moved = {name for name, tree in grads.items() if any(np.any(x) for x in jax.tree.leaves(tree))}
+    moved = {
+        name
+        for name, tree in grads.items()
+        if any(np.any(x) for x in jax.tree.leaves(tree))
+    }
     assert moved == set(USED[OBJECTIVES[step]])
 
 
@@ -178,13 +215,19 @@ def test_six_adam_steps_agree_with_reference(kind):
     start, stats = reference.trees("pcl")
     params = start
     optimiser = adam_with_own_counts(
-        lambda count: 1e-4, b1=0.9, b2=0.999, weight_decay=1e-3, skip_unused=kind == "adam_none"
+        lambda count: 1e-4,
+        b1=0.9,
+        b2=0.999,
+        weight_decay=1e-3,
+        skip_unused=kind == "adam_none",
     )
     opt_state = optimiser.init(params)
 
     @functools.partial(jax.jit, static_argnums=3)
     def update(grads, opt_state, params, networks):
-        updates, opt_state = optimiser.update(grads, opt_state, params, networks=networks)
+        updates, opt_state = optimiser.update(
+            grads, opt_state, params, networks=networks
+        )
         return optax.apply_updates(params, updates), opt_state
 
     losses, rounds = [], []
@@ -199,12 +242,18 @@ def test_six_adam_steps_agree_with_reference(kind):
 
     # Norms of what moved; single entries with tiny gradients flip.
     for number, values in enumerate(rounds, start=1):
-        changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), values, start)
+        changes = jax.tree.map(
+            lambda a, b: np.float64(a) - np.float64(b), values, start
+        )
         ours = reference.named("pcl", changes)
         names = stored[f"{kind}/round{number}/delta_names"]
-        for name, norm in zip(names, stored[f"{kind}/round{number}/delta_l2"], strict=True):
+        for name, norm in zip(
+            names, stored[f"{kind}/round{number}/delta_l2"], strict=True
+        ):
             if ours[name].ndim > 1:
-                np.testing.assert_allclose(np.linalg.norm(ours[name]), norm, rtol=5e-2, err_msg=name)
+                np.testing.assert_allclose(
+                    np.linalg.norm(ours[name]), norm, rtol=5e-2, err_msg=name
+                )
 
 
 def test_adam_counts_the_steps_of_every_network():
@@ -213,17 +262,24 @@ def test_adam_counts_the_steps_of_every_network():
         optimiser = adam_with_own_counts(
             lambda count: 1e-4, b1=0.9, b2=0.999, weight_decay=1e-3, skip_unused=False
         )
-        params = {"a": jnp.asarray(stored["adam_unit/a0"]), "b": jnp.asarray(stored["adam_unit/b0"])}
+        params = {
+            "a": jnp.asarray(stored["adam_unit/a0"]),
+            "b": jnp.asarray(stored["adam_unit/b0"]),
+        }
         state = optimiser.init(params)
         for step in range(5):
             grads = {name: stored[f"adam_unit/grad_{name}"][step] for name in params}
             # What has no gradient yet stands as nan in the reference.
             used = tuple(name for name in params if np.isfinite(grads[name]).all())
-            grads = {name: jnp.nan_to_num(jnp.asarray(grad)) for name, grad in grads.items()}
+            grads = {
+                name: jnp.nan_to_num(jnp.asarray(grad)) for name, grad in grads.items()
+            }
             updates, state = optimiser.update(grads, state, params, networks=used)
             params = optax.apply_updates(params, updates)
             for name, value in params.items():
-                np.testing.assert_allclose(value, stored[f"adam_unit/{name}_after"][step], rtol=1e-12)
+                np.testing.assert_allclose(
+                    value, stored[f"adam_unit/{name}_after"][step], rtol=1e-12
+                )
 
 
 def test_features_of_evaluation_agree_with_reference():
@@ -242,8 +298,12 @@ def test_groups_of_pose_negatives_are_those_of_the_published_program():
     view = np.tile(np.arange(views)[:, None], (1, items))
     for name, array in {"image": image, "view": view}.items():
         # The published grouping: rows view by view, cut into blocks.
-        np.testing.assert_array_equal(array.reshape(items, views), stored[f"groups_10x100/original_{name}"])
-    assert (image.reshape(views, items).swapaxes(0, 1) == np.arange(items)[:, None]).all()
+        np.testing.assert_array_equal(
+            array.reshape(items, views), stored[f"groups_10x100/original_{name}"]
+        )
+    assert (
+        image.reshape(views, items).swapaxes(0, 1) == np.arange(items)[:, None]
+    ).all()
 
 
 def test_dynamic_weights_are_those_of_the_published_program():
@@ -257,7 +317,9 @@ def test_dynamic_weights_are_those_of_the_published_program():
             for share in (0.5, 1.5):
                 for place in (0, 1):
                     part = jnp.zeros(2).at[place].set(share * losses[place])
-                    state = count_losses(state, part, ends_step=place == 1, epoch_steps=2)
+                    state = count_losses(
+                        state, part, ends_step=place == 1, epoch_steps=2
+                    )
 
 
 def test_mixed_logits_are_those_of_negatives_mixed_one_by_one():
@@ -268,20 +330,27 @@ def test_mixed_logits_are_those_of_negatives_mixed_one_by_one():
     for row in range(6):
         partner = (row + 3) % 6
         others = np.stack([x[i] for i in range(6) if i not in (row, partner)])
-        mixed = share[row][:, None] * others + (1 - share[row][:, None]) * others[permutation]
+        mixed = (
+            share[row][:, None] * others
+            + (1 - share[row][:, None]) * others[permutation]
+        )
         for place, other in enumerate([x[partner], *mixed]):
             cosine = x[row] @ other / np.linalg.norm(x[row]) / np.linalg.norm(other)
             expected[row, place] = cosine / 0.5
     found = mixed_logits(x, temperature=0.5, mix=share, permutation=permutation)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    plain = mixed_logits(x, temperature=0.5, mix=jnp.ones((6, 4)), permutation=permutation)
+    plain = mixed_logits(
+        x, temperature=0.5, mix=jnp.ones((6, 4)), permutation=permutation
+    )
     np.testing.assert_allclose(mixed_logits(x, temperature=0.5), plain, rtol=1e-5)
 
 
 def test_sets_of_negatives_belong_to_both_views_of_an_item():
     rng = np.random.default_rng(0)
     x, negatives = rng.standard_normal((4, 5)), rng.standard_normal((2, 3, 5))
-    found = mixed_logits_of_sets(jnp.asarray(x), jnp.asarray(negatives), temperature=1.0)
+    found = mixed_logits_of_sets(
+        jnp.asarray(x), jnp.asarray(negatives), temperature=1.0
+    )
     for row in range(4):
         for place, other in enumerate([x[(row + 2) % 4], *negatives[row % 2]]):
             cosine = x[row] @ other / np.linalg.norm(x[row]) / np.linalg.norm(other)

@@ -17,7 +17,13 @@ import pytest
 
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
 from facecycle_jax.methods.peer_options import fresh_curriculum
-from facecycle_jax.methods.tcae import WEIGHTS, TcaeOptions, tcae, tcae_images, tcae_terms
+from facecycle_jax.methods.tcae import (
+    WEIGHTS,
+    TcaeOptions,
+    tcae,
+    tcae_images,
+    tcae_terms,
+)
 from facecycle_jax.networks import build_tcae
 
 KEY = jax.random.key(0)
@@ -81,11 +87,15 @@ def test_codes_of_evaluation_agree_with_reference():
     expected = reference.numbers("tcae")["eval/codes"]
     for place in (0, 1):
         for ours, theirs in zip(encode(frames[:, place]), expected[place], strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+            np.testing.assert_allclose(
+                ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max()
+            )
 
 
 def test_weights_of_the_terms_are_those_of_the_published_program():
-    np.testing.assert_array_equal(list(WEIGHTS.values()), reference.numbers("tcae")["term_weights"])
+    np.testing.assert_array_equal(
+        list(WEIGHTS.values()), reference.numbers("tcae")["term_weights"]
+    )
 
 
 def test_codes_and_maps_agree_with_reference():
@@ -96,7 +106,11 @@ def test_codes_and_maps_agree_with_reference():
             expected = stored[f"up_align0/{key}_{short}_f"]
             ours = getattr(getattr(found, name), branch)
             np.testing.assert_allclose(
-                ours, expected, rtol=5e-4, atol=5e-4 * np.abs(expected).max(), err_msg=name
+                ours,
+                expected,
+                rtol=5e-4,
+                atol=5e-4 * np.abs(expected).max(),
+                err_msg=name,
             )
     for name, key in MAPS.items():
         reference.check_map(getattr(found, name), f"up_align0/{key}", stored, atol=5e-3)
@@ -118,7 +132,9 @@ def test_terms_agree_with_reference_for_aligned_upsampling():
 def test_running_statistics_agree_with_reference():
     _, stats, _ = forward()
     stored = reference.numbers("tcae")
-    reference.check_statistics("tcae", stats, stored, "up_align0/bn_after_forward", rtol=5e-4)
+    reference.check_statistics(
+        "tcae", stats, stored, "up_align0/bn_after_forward", rtol=5e-4
+    )
 
 
 @pytest.mark.slow
@@ -129,7 +145,9 @@ def test_windowed_terms_and_gradients_agree_with_reference(window, key):
     params, frozen = state(window)
     function = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
     (total, aux), grads = function(params, frozen, inputs(), KEY)
-    np.testing.assert_allclose(total, stored[f"up_align0/total_window_{key}"], rtol=5e-4)
+    np.testing.assert_allclose(
+        total, stored[f"up_align0/total_window_{key}"], rtol=5e-4
+    )
     ours = [float(aux.terms[name]) for name in WEIGHTS]
     np.testing.assert_allclose(ours, stored[f"up_align0/terms_window_{key}"], rtol=5e-4)
     reference.check_tensors(
@@ -154,15 +172,24 @@ def test_three_sgd_steps_agree_with_reference():
 
     @jax.jit
     def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, images, KEY
+        )
         updates, opt_state = optimiser.update(grads, opt_state)
-        return optax.apply_updates(params, updates), {**frozen, **aux.carried}, opt_state, total
+        return (
+            optax.apply_updates(params, updates),
+            {**frozen, **aux.carried},
+            opt_state,
+            total,
+        )
 
     totals = []
     for _ in range(3):
         params, frozen, opt_state, total = step(params, frozen, opt_state, images)
         totals.append(float(total))
-    np.testing.assert_allclose(totals, stored["up_align0/sgd3_lr1e-5_totals"], rtol=1e-3)
+    np.testing.assert_allclose(
+        totals, stored["up_align0/sgd3_lr1e-5_totals"], rtol=1e-3
+    )
     changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
     reference.check_tensors(
         "tcae",
@@ -185,7 +212,9 @@ def small():
 
     @jax.jit
     def run(params, frozen, images):
-        found, _ = tcae_images(networks, params, frozen[BATCH_STATS], images, train=True)
+        found, _ = tcae_images(
+            networks, params, frozen[BATCH_STATS], images, train=True
+        )
         kinds = ("each", "common")
         losses = [tcae(networks, TcaeOptions(window=kind)).loss for kind in kinds]
         terms = [loss(params, frozen, images, KEY)[1].terms for loss in losses]

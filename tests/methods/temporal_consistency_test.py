@@ -28,11 +28,15 @@ PROGRAM = "temporal_consistency"
 
 
 def inputs():
-    return normalise(reference.enlarged(reference.numbers(PROGRAM)["inputs/pictures_u8"]))
+    return normalise(
+        reference.enlarged(reference.numbers(PROGRAM)["inputs/pictures_u8"])
+    )
 
 
 def close(ours, theirs):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(
+        ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max()
+    )
 
 
 def test_features_of_evaluation_agree_with_reference():
@@ -41,7 +45,9 @@ def test_features_of_evaluation_agree_with_reference():
     variables = {"params": params["encoder"], "batch_stats": stats["encoder"]}
     # The first four frames of each item, frame by frame.
     images = inputs()[:, :4].swapaxes(0, 1).reshape(8, 256, 256, 3)
-    code, pooled = jax.jit(lambda x: TemporalEncoder().apply(variables, x, train=False))(images)
+    code, pooled = jax.jit(
+        lambda x: TemporalEncoder().apply(variables, x, train=False)
+    )(images)
     close(code, stored["eval/feature_256"])
     close(pooled, stored["eval/feature_512"])
 
@@ -59,8 +65,12 @@ def test_embeddings_hinges_and_statistics_agree_with_reference():
     close(found, stored["train/embeddings"])
     close(distances, stored["train/distances"])
     np.testing.assert_allclose(hinges, stored["train/hinges"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(hinges.sum(axis=1).mean(), stored["train/loss"], rtol=1e-4)
-    reference.check_statistics(PROGRAM, moved, stored, "train/bn_after_forward", rtol=1e-4)
+    np.testing.assert_allclose(
+        hinges.sum(axis=1).mean(), stored["train/loss"], rtol=1e-4
+    )
+    reference.check_statistics(
+        PROGRAM, moved, stored, "train/bn_after_forward", rtol=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -74,18 +84,27 @@ def test_gradients_and_three_sgd_steps_agree_with_reference():
 
     @jax.jit
     def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, frozen, images, KEY)
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, images, KEY
+        )
         updates, opt_state = optimiser.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         return params, {**frozen, **aux.carried}, opt_state, total, grads
 
     totals, first = [], None
     for _ in range(3):
-        params, frozen, opt_state, total, grads = step(params, frozen, opt_state, images)
+        params, frozen, opt_state, total, grads = step(
+            params, frozen, opt_state, images
+        )
         totals.append(float(total))
         first = first or grads
     reference.check_tensors(
-        PROGRAM, reference.named(PROGRAM, first), stored, "train/grad", l2=1e-2, probe=5e-2
+        PROGRAM,
+        reference.named(PROGRAM, first),
+        stored,
+        "train/grad",
+        l2=1e-2,
+        probe=5e-2,
     )
     np.testing.assert_allclose(totals, stored["sgd3/losses"], rtol=1e-4)
     changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
@@ -107,12 +126,21 @@ def test_a_frame_that_is_far_enough_costs_nothing():
     embeddings = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     hinges, distances = temporal_hinges(embeddings, margin=0.03)
     np.testing.assert_array_equal(hinges[0], 0.0)
-    np.testing.assert_allclose(hinges[1], distances[1, :-1] - distances[1, 1:] + 0.03, rtol=1e-6)
+    np.testing.assert_allclose(
+        hinges[1], distances[1, :-1] - distances[1, 1:] + 0.03, rtol=1e-6
+    )
 
 
 def torchvision_state():
     """The reference's ResNet-18 by torchvision's own names."""
-    names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+    names = {
+        "0": "conv1",
+        "1": "bn1",
+        "4": "layer1",
+        "5": "layer2",
+        "6": "layer3",
+        "7": "layer4",
+    }
     found = {}
     for name, array in reference.torch_state(PROGRAM).items():
         trunk, _, rest = name.partition(".")
@@ -144,16 +172,26 @@ def test_a_file_of_torchvisions_resnet_is_where_training_starts(tmp_path):
 def test_a_file_that_is_no_resnet_is_refused_by_name(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, a=np.zeros(3))
-    with pytest.raises(ValueError, match=r"other\.npz is not a \.npz of torchvision's ResNet-18"):
+    with pytest.raises(
+        ValueError, match=r"other\.npz is not a \.npz of torchvision's ResNet-18"
+    ):
         read_resnet18_npz(str(path))
-    with pytest.raises(FileNotFoundError, match=r"no ResNet-18 at .*torchvision's state dict"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no ResNet-18 at .*torchvision's state dict"
+    ):
         read_resnet18_npz(str(tmp_path / "none.npz"))
 
 
 def test_trees_of_a_file_have_the_shapes_of_the_network():
     encoder = TemporalEncoder()
-    shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    shapes = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
     params, stats = resnet18_trees(torchvision_state())
     expected = {name: tree for name, tree in shapes["params"].items() if name != "code"}
-    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, expected)
-    assert jax.tree.map(np.shape, stats) == jax.tree.map(lambda leaf: leaf.shape, dict(shapes["batch_stats"]))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(
+        lambda leaf: leaf.shape, expected
+    )
+    assert jax.tree.map(np.shape, stats) == jax.tree.map(
+        lambda leaf: leaf.shape, dict(shapes["batch_stats"])
+    )

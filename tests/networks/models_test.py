@@ -23,7 +23,13 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.networks.generator import NoiseEncoding
 
-TINY = {"width": 1 / 16, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+TINY = {
+    "width": 1 / 16,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 
 
 def count(tree):
@@ -31,7 +37,9 @@ def count(tree):
 
 
 def images(n=2, size=64, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((n, size, size, 3)), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(seed).standard_normal((n, size, size, 3)), jnp.float32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,8 @@ def tiny():
 def test_parameter_counts_are_the_papers():
     forward = make_forward({**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"})
     trees = jax.eval_shape(
-        lambda key: {**init_motion(forward, key), **init_identity(forward, key)}, jax.random.key(0)
+        lambda key: {**init_motion(forward, key), **init_identity(forward, key)},
+        jax.random.key(0),
     )
     millions = {name: round(count(tree) / 1e6, 2) for name, tree in trees.items()}
     assert millions == {
@@ -61,7 +70,9 @@ def test_parameter_counts_are_the_papers():
         "normaliser": 9.46,
     }
     trunk = jax.eval_shape(
-        lambda: VGG19("conv3_1").init(jax.random.key(0), images(1), taps=TRUNK_TAPS)["params"]
+        lambda: VGG19("conv3_1").init(jax.random.key(0), images(1), taps=TRUNK_TAPS)[
+            "params"
+        ]
     )
     assert round(count(trunk) / 1e6, 2) == 0.56
 
@@ -89,7 +100,9 @@ def test_feature_map_at_100_pixels_is_the_papers():
     networks = build_networks()
     variables = jax.eval_shape(networks.encoder.init, jax.random.key(0), images(1))
     shape = jax.eval_shape(
-        lambda v, x: networks.encoder.apply(v, x, method="feature_map"), variables, images(2, 100)
+        lambda v, x: networks.encoder.apply(v, x, method="feature_map"),
+        variables,
+        images(2, 100),
     ).shape
     assert shape == (2, 7, 7, 128)
 
@@ -102,7 +115,8 @@ def test_maps_of_every_layer_can_be_read():
         return networks.encoder.apply(variables, x, method="feature_map", layer=layer)
 
     shapes = {
-        layer: jax.eval_shape(lambda x, y=layer: read(y, x), images(2, 100)).shape[1:] for layer in LAYERS
+        layer: jax.eval_shape(lambda x, y=layer: read(y, x), images(2, 100)).shape[1:]
+        for layer in LAYERS
     }
     assert shapes == {
         "conv1_2": (50, 50, 4), "conv2_2": (50, 50, 4), "conv3_2": (25, 25, 8), "residual2": (25, 25, 8),
@@ -112,9 +126,13 @@ def test_maps_of_every_layer_can_be_read():
     x = images(2)
     _, seen = networks.encoder.apply(variables, x, capture_intermediates=True)
     inside = seen["intermediates"]["features"]
-    np.testing.assert_array_equal(read("residual2", x), inside["residual2"]["__call__"][0])
+    np.testing.assert_array_equal(
+        read("residual2", x), inside["residual2"]["__call__"][0]
+    )
     np.testing.assert_array_equal(read("conv6_2", x), inside["__call__"][0])
-    with pytest.raises(ValueError, match=r"layer must be one of conv1_2, .*, got 'conv9'"):
+    with pytest.raises(
+        ValueError, match=r"layer must be one of conv1_2, .*, got 'conv9'"
+    ):
         read("conv9", x)
 
 
@@ -137,10 +155,14 @@ def test_noise_comes_from_the_key_alone(tiny):
     np.testing.assert_array_equal(without(), without())
     # Autoencoding has no noise whatever the key.
     plain = forward.draw(trees, features, None)
-    np.testing.assert_array_equal(plain, forward.draw(trees, features, None, key=jax.random.key(3)))
+    np.testing.assert_array_equal(
+        plain, forward.draw(trees, features, None, key=jax.random.key(3))
+    )
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 16), (5, 5), (7, 6), (16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 3), (4, 16), (5, 5), (7, 6), (16, 16)], ids=str
+)
 @pytest.mark.parametrize("noisy", [False, True], ids=["mean alone", "noise"])
 def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
     """The mean is convolved on a few places; values and gradients are those of the whole map."""
@@ -148,14 +170,20 @@ def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
     key = jax.random.key(1) if noisy else None
     module = NoiseEncoding()
     tree = module.init(jax.random.key(2), x, None)["params"]
-    assert jax.tree.structure(tree) == jax.tree.structure(module.init(jax.random.key(2), x, key)["params"])
+    assert jax.tree.structure(tree) == jax.tree.structure(
+        module.init(jax.random.key(2), x, key)["params"]
+    )
 
     def plainly(tree, x):
         y = jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape)
         y = y + (jax.random.normal(key, x.shape) if noisy else 0)
         for name in ("conv1", "conv2"):
             y = jax.lax.conv_general_dilated(
-                y, tree[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                y,
+                tree[name]["kernel"],
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             y = jax.nn.relu(y + tree[name]["bias"])
         return y
@@ -165,7 +193,10 @@ def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
         value, pull = jax.vjp(function, tree, x)
         return value, pull(weight)
 
-    found, expected = run(lambda tree, x: module.apply({"params": tree}, x, key)), run(plainly)
+    found, expected = (
+        run(lambda tree, x: module.apply({"params": tree}, x, key)),
+        run(plainly),
+    )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -183,7 +214,9 @@ def test_vmap_equals_a_larger_batch(tiny):
     forward, trees = tiny
     x = images(4)
     code = forward.identity_code(trees, x)
-    mapped = jax.vmap(lambda y: forward.identity_code(trees, y))(x.reshape(2, 2, *x.shape[1:]))
+    mapped = jax.vmap(lambda y: forward.identity_code(trees, y))(
+        x.reshape(2, 2, *x.shape[1:])
+    )
     np.testing.assert_allclose(mapped.reshape(code.shape), code, atol=1e-6)
 
 
@@ -310,5 +343,7 @@ def test_vgg_arrays_of_any_claimed_size_are_refused_by_their_header(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("more.npy", header.getvalue())
         archive.writestr("conv1_1/kernel.npy", header.getvalue())
-    with pytest.raises(ValueError, match=r"conv1_1/kernel has shape \(3, 3, 3, 68719476736\)"):
+    with pytest.raises(
+        ValueError, match=r"conv1_1/kernel has shape \(3, 3, 3, 68719476736\)"
+    ):
         read_vgg_npz(path)

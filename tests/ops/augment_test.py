@@ -20,8 +20,12 @@ def batch_of(items=6, size=24, *, same=True, mirror=False, seed=0):
     rng = np.random.default_rng(seed)
     # Smooth pictures, so that resampling them changes little.
     coarse = rng.integers(40, 215, (items, 2, 4, 4, 3)).astype(np.float32)
-    frames = np.asarray(jax.image.resize(coarse, (items, 2, size, size, 3), "cubic")).clip(0, 255)
-    identity = np.stack([np.arange(items), np.arange(items) + (0 if same else 1)], axis=1)
+    frames = np.asarray(
+        jax.image.resize(coarse, (items, 2, size, size, 3), "cubic")
+    ).clip(0, 255)
+    identity = np.stack(
+        [np.arange(items), np.arange(items) + (0 if same else 1)], axis=1
+    )
     return {
         "frames": frames.astype(np.uint8),
         "mirror": np.full(items, mirror),
@@ -30,14 +34,18 @@ def batch_of(items=6, size=24, *, same=True, mirror=False, seed=0):
 
 
 def augment(batch, *, key=0, size=24, **options):
-    pictures = jax.jit(functools.partial(augment_pairs, size=size, **options))(jax.random.key(key), batch)
+    pictures = jax.jit(functools.partial(augment_pairs, size=size, **options))(
+        jax.random.key(key), batch
+    )
     return np.asarray(denormalise(pictures)).astype(int)
 
 
 def test_without_chance_nothing_changes():
     batch = batch_of()
     np.testing.assert_array_equal(augment(batch, **STILL), batch["frames"])
-    plain = np.asarray(denormalise(jax.jit(functools.partial(plain_pairs, size=24))(batch)))
+    plain = np.asarray(
+        denormalise(jax.jit(functools.partial(plain_pairs, size=24))(batch))
+    )
     np.testing.assert_array_equal(plain, batch["frames"])
 
 
@@ -53,7 +61,9 @@ def test_every_picture_is_warped_by_a_field_of_its_own():
     drawn = augment(batch, **STILL, warp=0.05)
     frames = batch["frames"].astype(int)
     moved = np.abs(drawn[:, 0] - frames[:, 0]).mean((1, 2, 3))
-    assert (moved > 0.5).mean() > 0.7  # strengths are drawn too, and may be next to nothing
+    assert (
+        moved > 0.5
+    ).mean() > 0.7  # strengths are drawn too, and may be next to nothing
     assert len(set(moved.round(6))) == len(moved)
     # A mirror image is not the mirror image of the warped first picture, but near it.
     unlike = np.abs(drawn[:, 1] - drawn[:, 0, :, ::-1]).mean((1, 2, 3))
@@ -75,7 +85,9 @@ def test_a_warp_moves_as_far_as_it_says():
     inside = (slice(None), slice(None), slice(16, 48), slice(16, 48))
     moved = (drawn - frames)[inside] / 4 / size  # four values a pixel
     deviation = moved.std(axis=(2, 3, 4))
-    assert 0.2 * strength < deviation.mean() < 0.6 * strength  # half of the largest, less what is smoothed
+    assert (
+        0.2 * strength < deviation.mean() < 0.6 * strength
+    )  # half of the largest, less what is smoothed
     assert abs(moved.mean()) < 0.1 * strength
     assert deviation.max() < 1.5 * strength
 
@@ -122,12 +134,15 @@ def test_the_default_changes_are_small():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("brightness", 0.3), ("contrast", 0.3), ("saturation", 0.3), ("hue", 0.2)]
+    ("name", "expected"),
+    [("brightness", 0.3), ("contrast", 0.3), ("saturation", 0.3), ("hue", 0.2)],
 )
 def test_colours_change_in_their_own_way(name, expected):
     batch = batch_of(60)
     none = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-    drawn = augment(batch, **{**STILL, **none, "jitter_probability": 1.0, name: expected})
+    drawn = augment(
+        batch, **{**STILL, **none, "jitter_probability": 1.0, name: expected}
+    )
     frames = batch["frames"].astype(float)
     grey = np.array([0.299, 0.587, 0.114])
     before, after = frames @ grey, drawn @ grey
@@ -147,7 +162,9 @@ def test_colours_change_in_their_own_way(name, expected):
 
 
 def test_crops_stay_inside_and_keep_their_place():
-    ramp = np.broadcast_to(np.linspace(20, 235, 48)[None, :, None], (48, 48, 3)).astype(np.uint8)
+    ramp = np.broadcast_to(np.linspace(20, 235, 48)[None, :, None], (48, 48, 3)).astype(
+        np.uint8
+    )
     batch = batch_of(50, 48)
     batch["frames"][:] = ramp
     drawn = augment(batch, **{**STILL, "scale": (0.5, 0.5), "size": 48})[..., 24, :, 0]

@@ -33,7 +33,9 @@ def library(x, kernel, *, stride, padding):
 def operands(*, shape=(2, 33, 20, 3), kernel=(3, 3), features=5):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    return x, jnp.asarray(rng.standard_normal((*kernel, shape[-1], features)), jnp.float32)
+    return x, jnp.asarray(
+        rng.standard_normal((*kernel, shape[-1], features)), jnp.float32
+    )
 
 
 CASES = {
@@ -46,7 +48,9 @@ CASES = {
 
 
 IN_EVERY_FORM = pytest.mark.parametrize(
-    ("channels", "features"), [(64, 64), (128, 128), (16, 3)], ids=["strips", "products", "one product"]
+    ("channels", "features"),
+    [(64, 64), (128, 128), (16, 3)],
+    ids=["strips", "products", "one product"],
 )
 
 
@@ -59,19 +63,33 @@ def test_every_form_is_the_library_s_gradient(form, case, monkeypatch):
     if form is _by_products and stride != 1:
         pytest.skip("products are of stride 1")
     x, kernel = operands(kernel=size)
-    y, back = jax.vjp(lambda kernel: library(x, kernel, stride=stride, padding=padding), kernel)
-    gradient = form(x, jnp.cos(y), shape=kernel.shape, options=_Options(stride, padding, None))
+    y, back = jax.vjp(
+        lambda kernel: library(x, kernel, stride=stride, padding=padding), kernel
+    )
+    gradient = form(
+        x, jnp.cos(y), shape=kernel.shape, options=_Options(stride, padding, None)
+    )
     np.testing.assert_allclose(gradient, back(jnp.cos(y))[0], atol=2e-3)
 
 
-@pytest.mark.parametrize("case", [name for name, (_, stride, _) in CASES.items() if stride == 1])
+@pytest.mark.parametrize(
+    "case", [name for name, (_, stride, _) in CASES.items() if stride == 1]
+)
 def test_one_product_is_the_library_s_convolution(case):
     size, stride, padding = CASES[case]
     x, kernel = operands(kernel=size)
-    y, back = jax.vjp(functools.partial(_in_one_product, options=_Options(stride, padding, None)), x, kernel)
-    expected, expected_back = jax.vjp(functools.partial(library, stride=stride, padding=padding), x, kernel)
+    y, back = jax.vjp(
+        functools.partial(_in_one_product, options=_Options(stride, padding, None)),
+        x,
+        kernel,
+    )
+    expected, expected_back = jax.vjp(
+        functools.partial(library, stride=stride, padding=padding), x, kernel
+    )
     np.testing.assert_allclose(y, expected, atol=1e-4)
-    for gradient, other in zip(back(jnp.cos(y)), expected_back(jnp.cos(y)), strict=True):
+    for gradient, other in zip(
+        back(jnp.cos(y)), expected_back(jnp.cos(y)), strict=True
+    ):
         np.testing.assert_allclose(gradient, other, atol=2e-3)
 
 
@@ -90,17 +108,23 @@ def test_one_product_is_the_library_s_convolution(case):
         (3, 64, 1, _by_library),
     ],
 )
-def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(channels, features, stride, form):
+def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(
+    channels, features, stride, form
+):
     assert _gradient_on_cpu(channels=channels, features=features, stride=stride) is form
     x, kernel = operands(shape=(2, 24, 40, channels), features=features)
     arguments = {"stride": stride, "padding": ((1, 1), (1, 1))}
 
     def gradients(f):
-        loss = jax.value_and_grad(lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel, **arguments))), (0, 1))
+        loss = jax.value_and_grad(
+            lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel, **arguments))), (0, 1)
+        )
         return jax.tree.leaves(jax.jit(loss)(x, kernel))
 
     for ours, theirs in zip(gradients(ops.conv), gradients(library), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max()))
+        np.testing.assert_allclose(
+            ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max())
+        )
 
 
 @IN_EVERY_FORM
@@ -117,12 +141,18 @@ def test_it_has_derivatives_of_both_modes_and_of_second_order(channels, features
             return jax.jvp(loss, (x, kernel), (jnp.cos(x), kernel))[1]
 
         def steepness(x, kernel):
-            return sum(jnp.sum(jnp.square(g)) for g in jax.grad(loss, (0, 1))(x, kernel))
+            return sum(
+                jnp.sum(jnp.square(g)) for g in jax.grad(loss, (0, 1))(x, kernel)
+            )
 
         return [
-            jax.value_and_grad(of, (0, 1))(x, kernel)  # backward over forward, backward over backward
+            jax.value_and_grad(of, (0, 1))(
+                x, kernel
+            )  # backward over forward, backward over backward
             for of in (slope, steepness)
-        ] + [jax.jvp(jax.grad(loss, 1), (x, kernel), (jnp.cos(x), kernel))]  # forward over backward
+        ] + [
+            jax.jvp(jax.grad(loss, 1), (x, kernel), (jnp.cos(x), kernel))
+        ]  # forward over backward
 
     # The library's one by one: jitted, some of these are wrong on CPUs with JAX 0.7.
     ours = jax.tree.leaves(jax.jit(derivatives, static_argnums=0)(ops.conv))
@@ -136,13 +166,19 @@ def test_it_maps_over_further_axes():
     x, kernel = operands(shape=(2, 6, 5, 4), features=3)
     xs, kernels = jnp.stack([x, -x]), jnp.stack([kernel, kernel + 1])
     conv = functools.partial(ops.conv, padding=((1, 1), (1, 1)))
-    np.testing.assert_allclose(jax.vmap(conv)(xs, kernels)[1], conv(-x, kernel + 1), atol=1e-4)
-    np.testing.assert_allclose(jax.vmap(conv, (None, 0))(x, kernels)[1], conv(x, kernel + 1), atol=1e-4)
+    np.testing.assert_allclose(
+        jax.vmap(conv)(xs, kernels)[1], conv(-x, kernel + 1), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        jax.vmap(conv, (None, 0))(x, kernels)[1], conv(x, kernel + 1), atol=1e-4
+    )
 
     def gradient(kernel):
         return jax.grad(lambda kernel: jnp.sum(jnp.sin(conv(x, kernel))))(kernel)
 
-    np.testing.assert_allclose(jax.vmap(gradient)(kernels)[1], gradient(kernel + 1), atol=1e-4)
+    np.testing.assert_allclose(
+        jax.vmap(gradient)(kernels)[1], gradient(kernel + 1), atol=1e-4
+    )
 
 
 def test_it_computes_in_the_precision_in_force_where_it_is_called():
@@ -151,7 +187,9 @@ def test_it_computes_in_the_precision_in_force_where_it_is_called():
 
     def text(precision):
         with jax.default_matmul_precision(precision):
-            traced = jax.jit(jax.grad(lambda kernel: jnp.sum(conv(x, kernel) ** 2))).trace(kernel)
+            traced = jax.jit(
+                jax.grad(lambda kernel: jnp.sum(conv(x, kernel) ** 2))
+            ).trace(kernel)
         lowered = traced.lower(lowering_platforms=("tpu",)).as_text()
         return lowered.count("#stablehlo<precision HIGHEST>")
 
@@ -179,15 +217,28 @@ def test_devices_that_share_a_batch_send_sums_only(channels, features):
     mesh = make_mesh()
     x, kernel = operands(shape=(mesh.size, 16, 40, channels), features=features)
     split, whole = batch_sharding(mesh), replicated(mesh)
-    gradient = jax.grad(lambda kernel, x: jnp.sum(ops.conv(x, kernel, padding=((1, 1), (1, 1))) ** 2))
-    compiled = jax.jit(gradient, in_shardings=(whole, split), out_shardings=whole).lower(kernel, x).compile()
-    assert {c.kind for c in compile_check.count_collectives(compiled.as_text())} == {"all-reduce"}
-    np.testing.assert_allclose(compiled(kernel, x), gradient(kernel, x), rtol=1e-3, atol=0.5)
+    gradient = jax.grad(
+        lambda kernel, x: jnp.sum(ops.conv(x, kernel, padding=((1, 1), (1, 1))) ** 2)
+    )
+    compiled = (
+        jax.jit(gradient, in_shardings=(whole, split), out_shardings=whole)
+        .lower(kernel, x)
+        .compile()
+    )
+    assert {c.kind for c in compile_check.count_collectives(compiled.as_text())} == {
+        "all-reduce"
+    }
+    np.testing.assert_allclose(
+        compiled(kernel, x), gradient(kernel, x), rtol=1e-3, atol=0.5
+    )
 
 
 @IN_EVERY_FORM
 def test_bfloat16_stays(channels, features):
-    x, kernel = (a.astype(jnp.bfloat16) for a in operands(shape=(2, 16, 40, channels), features=features))
+    x, kernel = (
+        a.astype(jnp.bfloat16)
+        for a in operands(shape=(2, 16, 40, channels), features=features)
+    )
     y, back = jax.vjp(functools.partial(ops.conv, padding=((1, 1), (1, 1))), x, kernel)
     assert {y.dtype, *(g.dtype for g in back(y))} == {jnp.dtype(jnp.bfloat16)}
 
@@ -198,9 +249,19 @@ def test_other_backends_get_the_library_s_program(channels, features):
     arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
 
     def text(f):
-        gradient = jax.grad(lambda x, kernel: jnp.sum(f(x, kernel, **arguments) ** 2), (0, 1))
+        gradient = jax.grad(
+            lambda x, kernel: jnp.sum(f(x, kernel, **arguments) ** 2), (0, 1)
+        )
         lowered = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=("tpu",))
-        names = ("convolution", "dot_general", "pad", "slice", "concatenate", "transpose", "reverse")
+        names = (
+            "convolution",
+            "dot_general",
+            "pad",
+            "slice",
+            "concatenate",
+            "transpose",
+            "reverse",
+        )
         return [lowered.as_text().count(f"stablehlo.{name}") for name in names]
 
     assert text(ops.conv) == text(library)
@@ -209,7 +270,9 @@ def test_other_backends_get_the_library_s_program(channels, features):
 
 def test_a_kernel_that_does_not_fit_is_named():
     x, kernel = operands()
-    with pytest.raises(ValueError, match=r"kernel must be \[kh, kw, 3, F\] for x \(2, 33, 20, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"kernel must be \[kh, kw, 3, F\] for x \(2, 33, 20, 3\)"
+    ):
         ops.conv(x, kernel[:, :, :2], padding=((1, 1), (1, 1)))
 
 
@@ -237,7 +300,9 @@ def assert_same_as_library(ours, theirs):
 @pytest.mark.parametrize("padding", [((-1, 1), (1, 1)), ((1, -1), (0, -2))])
 def test_negative_padding_cuts(channels, features, padding):
     operands_ = operands(shape=(2, 9, 8, channels), features=features)
-    ours, theirs = (value_and_gradients(f, padding)(*operands_) for f in (ops.conv, library))
+    ours, theirs = (
+        value_and_gradients(f, padding)(*operands_) for f in (ops.conv, library)
+    )
     assert_same_as_library(ours, theirs)
 
 
@@ -256,7 +321,9 @@ def test_gradients_are_exported_with_a_symbolic_batch(channels, features):
     (batch,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
     exported = jax.export.export(value_and_gradients(ops.conv))(shape, kernel)
-    assert_same_as_library(exported.call(x, kernel), value_and_gradients(library)(x, kernel))
+    assert_same_as_library(
+        exported.call(x, kernel), value_and_gradients(library)(x, kernel)
+    )
 
 
 @IN_ALL_FORMS
@@ -270,7 +337,9 @@ def test_gradients_inside_shard_map(channels, features, varying):
         def loss(x, kernel):
             return jnp.sum(jnp.sin(f(x, kernel, stride=1, padding=((1, 1), (1, 1)))))
 
-        inner = jax.shard_map(jax.grad(loss, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs)
+        inner = jax.shard_map(
+            jax.grad(loss, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs
+        )
         return jax.jit(inner)(x, kernel)
 
     assert_same_as_library(gradients(ops.conv), gradients(library))
@@ -289,6 +358,8 @@ def test_gradients_on_a_mesh_with_explicit_axes(channels, features):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
     x, kernel = operands(shape=(2, 9, 8, channels), features=features)
     with jax.set_mesh(mesh):
-        placed = jax.device_put((x, kernel), (NamedSharding(mesh, P("d")), NamedSharding(mesh, P())))
+        placed = jax.device_put(
+            (x, kernel), (NamedSharding(mesh, P("d")), NamedSharding(mesh, P()))
+        )
         ours, theirs = (value_and_gradients(f)(*placed) for f in (ops.conv, library))
         assert_same_as_library(ours, theirs)

@@ -35,14 +35,19 @@ def sampler(implementation, *, padding="zeros", mode="bilinear", align_corners=T
 
 @pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize(("mode", "padding", "corners"), VARIANTS)
-def test_values_and_both_gradients_agree_with_reference(mode, padding, corners, implementation):
+def test_values_and_both_gradients_agree_with_reference(
+    mode, padding, corners, implementation
+):
     """Absolute 1e-5: float32 rounding of sums of a few terms of size 1; gradients by the grid are times
     the number of pixels."""
     numbers = reference.golden()
     image, grid, cotangent = (
-        jnp.asarray(numbers[f"grid_sample/{name}"]) for name in ("image", "grid", "cotangent")
+        jnp.asarray(numbers[f"grid_sample/{name}"])
+        for name in ("image", "grid", "cotangent")
     )
-    sample = sampler(implementation, padding=padding, mode=mode, align_corners=corners == "corners")
+    sample = sampler(
+        implementation, padding=padding, mode=mode, align_corners=corners == "corners"
+    )
     out, vjp = jax.vjp(sample, image, grid)
     d_image, d_grid = vjp(cotangent)
     key = f"grid_sample/{mode}-{padding}-{corners}"
@@ -71,7 +76,15 @@ def test_gradients_agree_with_finite_differences():
     image = random(1, 5, 6, 2)
     # Away from pixel centres, where the derivative jumps.
     grid = identity_grid(height=5, width=6)[None] * 0.8 + 0.03
-    check_grads(sampler("gather"), (image, grid), order=1, modes=["rev"], atol=1e-2, rtol=1e-2, eps=1e-3)
+    check_grads(
+        sampler("gather"),
+        (image, grid),
+        order=1,
+        modes=["rev"],
+        atol=1e-2,
+        rtol=1e-2,
+        eps=1e-3,
+    )
 
 
 def test_second_derivatives_by_the_documented_way():
@@ -84,7 +97,9 @@ def test_second_derivatives_by_the_documented_way():
     corner = image[0, :, :, 0]
     # Position (1.695, 1.185): the mixed derivative is that of the bilinear form, times the scales.
     mixed = corner[2, 2] - corner[2, 1] - corner[1, 2] + corner[1, 1]
-    np.testing.assert_allclose(hessian, jnp.array([[0, 1], [1, 0]]) * mixed * 1.5**2, atol=1e-5)
+    np.testing.assert_allclose(
+        hessian, jnp.array([[0, 1], [1, 0]]) * mixed * 1.5**2, atol=1e-5
+    )
     _, tangent = jax.jvp(value, (grid,), (jnp.ones_like(grid),))
     np.testing.assert_allclose(tangent, jax.grad(value)(grid).sum(), rtol=1e-5)
 
@@ -94,7 +109,9 @@ def test_second_derivatives_by_the_documented_way():
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_identity_grid_gives_the_image(implementation, padding, align_corners):
     image = random(2, 5, 7, 3)
-    grid = jnp.broadcast_to(identity_grid(height=5, width=7, align_corners=align_corners), (2, 5, 7, 2))
+    grid = jnp.broadcast_to(
+        identity_grid(height=5, width=7, align_corners=align_corners), (2, 5, 7, 2)
+    )
     sample = sampler(implementation, padding=padding, align_corners=align_corners)
     np.testing.assert_allclose(sample(image, grid), image, atol=1e-5)
 
@@ -129,7 +146,9 @@ def test_odd_coordinates_stay_local(implementation, padding, value):
     d_image, d_grid = vjp(cotangent)
     assert np.isfinite(d_image).all()
     np.testing.assert_array_equal(d_grid[0, 1, 2, 0], 0.0)
-    np.testing.assert_allclose(d_grid[0][others], vjp_normal(cotangent)[1][0][others], atol=1e-5)
+    np.testing.assert_allclose(
+        d_grid[0][others], vjp_normal(cotangent)[1][0][others], atol=1e-5
+    )
     if nowhere:
         only_here = jnp.zeros_like(cotangent).at[0, 1, 2].set(1.0)
         np.testing.assert_array_equal(vjp(only_here)[0], 0.0)
@@ -143,9 +162,9 @@ def test_bfloat16_stays_within_its_rounding(implementation):
     rough = sampler(implementation)(image.astype(jnp.bfloat16), grid)
     assert rough.dtype == jnp.bfloat16
     np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.03)
-    d_image = jax.grad(lambda i: sampler(implementation)(i, grid).astype(jnp.float32).sum())(
-        image.astype(jnp.bfloat16)
-    )
+    d_image = jax.grad(
+        lambda i: sampler(implementation)(i, grid).astype(jnp.float32).sum()
+    )(image.astype(jnp.bfloat16))
     assert d_image.dtype == jnp.bfloat16
 
 
@@ -157,9 +176,13 @@ def test_jit_vmap_and_leading_axes_agree(implementation):
     assert expected.shape == (2, 3, 4, 6, 2)
     np.testing.assert_allclose(jax.jit(sample)(image, grid), expected, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(sample)(image, grid), expected, atol=1e-6)
-    np.testing.assert_allclose(sample(image[1, 2], grid[1, 2]), expected[1, 2], atol=1e-6)
+    np.testing.assert_allclose(
+        sample(image[1, 2], grid[1, 2]), expected[1, 2], atol=1e-6
+    )
     # One image, many grids.
-    np.testing.assert_allclose(sample(image[:1], grid)[1], sample(image[0], grid[1]), atol=1e-6)
+    np.testing.assert_allclose(
+        sample(image[:1], grid)[1], sample(image[0], grid[1]), atol=1e-6
+    )
 
 
 def test_auto_takes_products_where_it_is_compiled_for_a_tpu():
@@ -175,7 +198,9 @@ def test_auto_takes_products_where_it_is_compiled_for_a_tpu():
 def test_agrees_with_pytorch_on_wide_random_grids():
     torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
     image, grid = random(3, 6, 9, 4), 4 * random(3, 20, 20, 2, seed=1)
-    for mode, padding, align_corners in itertools.product(MODES, PADDINGS, (True, False)):
+    for mode, padding, align_corners in itertools.product(
+        MODES, PADDINGS, (True, False)
+    ):
         expected = torch.nn.functional.grid_sample(
             torch.tensor(np.array(image)).permute(0, 3, 1, 2),
             torch.tensor(np.array(grid)),
@@ -183,7 +208,9 @@ def test_agrees_with_pytorch_on_wide_random_grids():
             padding_mode=padding,
             align_corners=align_corners,
         ).permute(0, 2, 3, 1)
-        sample = sampler("gather", mode=mode, padding=padding, align_corners=align_corners)
+        sample = sampler(
+            "gather", mode=mode, padding=padding, align_corners=align_corners
+        )
         np.testing.assert_allclose(sample(image, grid), expected, atol=1e-4)
 
 
@@ -210,7 +237,9 @@ def test_wrong_arguments_are_named():
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("shape", [(1, 5, 2), (5, 1, 2), (1, 1, 2)])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, -3e38])
-def test_odd_coordinates_along_an_axis_of_one_pixel_stay_finite(implementation, padding, shape, value):
+def test_odd_coordinates_along_an_axis_of_one_pixel_stay_finite(
+    implementation, padding, shape, value
+):
     image = 1 + jnp.abs(random(1, *shape))
     grid = jnp.zeros((1, 2, 3, 2)).at[0, 1, 2].set(value)
     sample = sampler(implementation, padding=padding)
@@ -226,7 +255,9 @@ def test_odd_coordinates_along_an_axis_of_one_pixel_stay_finite(implementation, 
 
 
 @pytest.mark.parametrize("implementation", ALL)
-@pytest.mark.parametrize(("images", "places"), [((0,), (3, 4)), ((2, 0), (3, 4)), ((2,), (0, 4))])
+@pytest.mark.parametrize(
+    ("images", "places"), [((0,), (3, 4)), ((2, 0), (3, 4)), ((2,), (0, 4))]
+)
 def test_nothing_to_sample_gives_nothing(implementation, images, places):
     image, grid = jnp.ones((*images, 5, 7, 3)), jnp.zeros((*images, *places, 2))
     out, vjp = jax.vjp(sampler(implementation), image, grid)

@@ -18,13 +18,17 @@ def test_resize_keeps_corners_and_linear_ramps():
     np.testing.assert_allclose(resized[0, :, 0, 0], np.linspace(-1, 1, 9), atol=1e-6)
     image = random(2, 5, 7, 3)
     large = ops.resize_bilinear(image, height=11, width=9)
-    np.testing.assert_allclose(large[:, [0, -1]][:, :, [0, -1]], image[:, [0, -1]][:, :, [0, -1]])
+    np.testing.assert_allclose(
+        large[:, [0, -1]][:, :, [0, -1]], image[:, [0, -1]][:, :, [0, -1]]
+    )
 
 
 def test_resize_to_own_size_is_identity_and_to_one_takes_first():
     image = random(2, 5, 7, 3)
     np.testing.assert_array_equal(ops.resize_bilinear(image, height=5, width=7), image)
-    np.testing.assert_array_equal(ops.resize_bilinear(image, height=1, width=1), image[:, :1, :1])
+    np.testing.assert_array_equal(
+        ops.resize_bilinear(image, height=1, width=1), image[:, :1, :1]
+    )
     with pytest.raises(ValueError, match="0 x 3"):
         ops.resize_bilinear(image, height=0, width=3)
 
@@ -59,7 +63,9 @@ def test_normalise_round_trip_and_range():
     normal = ops.normalise(jnp.asarray(images))
     assert normal.dtype == jnp.float32
     np.testing.assert_array_equal(ops.denormalise(normal), images)
-    np.testing.assert_allclose(ops.normalise(images / np.float32(255)), normal, atol=1e-6)
+    np.testing.assert_allclose(
+        ops.normalise(images / np.float32(255)), normal, atol=1e-6
+    )
     assert ops.denormalise(jnp.full((1, 1, 3), jnp.nan)).tolist() == [[[0, 0, 0]]]
     assert ops.denormalise(jnp.full((1, 1, 3), 99.0)).tolist() == [[[255, 255, 255]]]
     with pytest.raises(ValueError, match=r"\(4, 4, 1\)"):
@@ -69,7 +75,10 @@ def test_normalise_round_trip_and_range():
 def test_even_light_moves_each_picture_as_far_as_told():
     rng = np.random.default_rng(0)
     scales, offsets = np.array([0.2, 0.5, 0.3]), np.array([0.1, 0.3, 0.4])
-    images = rng.random((3, 16, 12, 3)) * scales[:, None, None, None] + offsets[:, None, None, None]
+    images = (
+        rng.random((3, 16, 12, 3)) * scales[:, None, None, None]
+        + offsets[:, None, None, None]
+    )
     images = jnp.asarray(images, jnp.float32)
 
     def luma(x):
@@ -80,9 +89,13 @@ def test_even_light_moves_each_picture_as_far_as_told():
     half = luma(ops.even_light(images, strength=0.5))
     wanted = np.mean([0.485, 0.456, 0.406]), np.mean([0.229, 0.224, 0.225])
     np.testing.assert_allclose(half.mean((1, 2)), np.sqrt(mean * wanted[0]), rtol=2e-2)
-    np.testing.assert_allclose(half.std((1, 2)), np.sqrt(deviation * wanted[1]), rtol=2e-2)
+    np.testing.assert_allclose(
+        half.std((1, 2)), np.sqrt(deviation * wanted[1]), rtol=2e-2
+    )
     # One gain for all channels, up to what is clipped.
-    red_less_green = (images[0, ..., 0] - images[0, ..., 1]) * np.sqrt(wanted[1] / deviation[0])
+    red_less_green = (images[0, ..., 0] - images[0, ..., 1]) * np.sqrt(
+        wanted[1] / deviation[0]
+    )
     even = ops.even_light(images[0], strength=0.5)
     np.testing.assert_allclose(even[..., 0] - even[..., 1], red_less_green, atol=1e-5)
     np.testing.assert_allclose(ops.even_light(images, strength=0.5)[0], even, atol=1e-6)
@@ -93,7 +106,9 @@ def test_even_light_moves_each_picture_as_far_as_told():
 
 def test_even_light_leaves_flat_pictures_flat_and_refuses_what_it_cannot_do():
     for value in (0, 90, 255):
-        flat = jnp.full((8, 8, 3), value, jnp.uint8).at[0, 0].add(1 if value < 255 else 0)
+        flat = (
+            jnp.full((8, 8, 3), value, jnp.uint8).at[0, 0].add(1 if value < 255 else 0)
+        )
         even = np.asarray(ops.even_light(flat / 255, strength=1.0))
         assert np.isfinite(even).all()
         assert np.ptp(even) < 0.1
@@ -105,7 +120,9 @@ def test_even_light_leaves_flat_pictures_flat_and_refuses_what_it_cannot_do():
 
 def test_warp_by_zero_flow_is_identity():
     image = random(2, 6, 9, 3)
-    np.testing.assert_allclose(ops.warp(image, jnp.zeros((2, 3, 3, 2))), image, atol=1e-5)
+    np.testing.assert_allclose(
+        ops.warp(image, jnp.zeros((2, 3, 3, 2))), image, atol=1e-5
+    )
 
 
 def test_warp_moves_by_whole_pixels_and_fills_with_zeros():
@@ -138,7 +155,10 @@ def test_ssim_bounds_symmetry_and_equality():
     assert ops.ssim(a, b).shape == (4,)
     # Larger constants see less of a small difference.
     near = 0.1 * a
-    assert np.all(ops.ssim(near, near + 0.01 * b, value_range=4.7) > ops.ssim(near, near + 0.01 * b))
+    assert np.all(
+        ops.ssim(near, near + 0.01 * b, value_range=4.7)
+        > ops.ssim(near, near + 0.01 * b)
+    )
     with pytest.raises(ValueError, match="one shape"):
         ops.ssim(a, b[:2])
     with pytest.raises(ValueError, match="odd"):
@@ -169,7 +189,10 @@ def ssim_in_float64(a, b):
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 0.3])
 def test_ssim_is_exact_far_from_zero_and_at_most_one(level, noise):
     rng = np.random.default_rng(0)
-    a, b = (np.float32(level + noise * rng.standard_normal((2, 20, 17, 3))) for _ in range(2))
+    a, b = (
+        np.float32(level + noise * rng.standard_normal((2, 20, 17, 3)))
+        for _ in range(2)
+    )
     b += np.float32(1e-3)
     found = np.asarray(ops.ssim(a, b))
     assert found.max() <= 1.0
@@ -206,6 +229,8 @@ def test_leading_axes_and_vmap_agree():
     a, b = random(2, 3, 8, 8, 3), random(2, 3, 8, 8, 3, seed=1)
     flow = 0.3 * random(2, 3, 4, 4, 2, seed=2)
     np.testing.assert_allclose(jax.vmap(ops.ssim)(a, b), ops.ssim(a, b), atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(ops.warp)(a, flow), ops.warp(a, flow), atol=1e-6)
+    np.testing.assert_allclose(
+        jax.vmap(ops.warp)(a, flow), ops.warp(a, flow), atol=1e-6
+    )
     flat = ops.warp(a.reshape(6, 8, 8, 3), flow.reshape(6, 4, 4, 2)).reshape(a.shape)
     np.testing.assert_allclose(ops.warp(a, flow), flat, atol=1e-6)

@@ -13,7 +13,9 @@ def test_areas_that_divide_the_map_are_plain_averages():
     x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
     expected = x.reshape(2, 2, 3, 2, 2, 3).mean((2, 4))
     np.testing.assert_allclose(adaptive_average_pool(x, side=2), expected, atol=1e-6)
-    np.testing.assert_allclose(adaptive_average_pool(x, side=1), x.mean((1, 2), keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        adaptive_average_pool(x, side=1), x.mean((1, 2), keepdims=True), atol=1e-6
+    )
 
 
 def test_others_overlap():
@@ -25,7 +27,9 @@ def test_others_overlap():
 def test_a_map_keeps_what_it_has():
     x = jax.random.normal(jax.random.key(0), (1, 4, 9, 2))
     assert adaptive_average_pool(x, side=7).shape == (1, 4, 7, 2)
-    np.testing.assert_allclose(adaptive_average_pool(x[:, :, :4], side=7), x[:, :, :4], atol=1e-6)
+    np.testing.assert_allclose(
+        adaptive_average_pool(x[:, :, :4], side=7), x[:, :, :4], atol=1e-6
+    )
     with pytest.raises(ValueError, match="side must be at least 1, got 0"):
         adaptive_average_pool(x, side=0)
 
@@ -34,9 +38,13 @@ def test_a_map_keeps_what_it_has():
 def test_areas_are_those_of_pytorch(side):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(2, 25, 13, 3)).astype(np.float32)
-    expected = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), side)
+    expected = torch.nn.functional.adaptive_avg_pool2d(
+        torch.from_numpy(x.transpose(0, 3, 1, 2)), side
+    )
     np.testing.assert_allclose(
-        adaptive_average_pool(jnp.asarray(x), side=side), expected.numpy().transpose(0, 2, 3, 1), atol=1e-6
+        adaptive_average_pool(jnp.asarray(x), side=side),
+        expected.numpy().transpose(0, 2, 3, 1),
+        atol=1e-6,
     )
 
 
@@ -56,7 +64,9 @@ def test_the_largest_of_cells_and_its_gradient_are_the_library_s():
 def test_what_is_no_number_is_the_largest():
     x = jnp.ones((1, 2, 8, 1)).at[0, [0, 0, 1, 1], [0, 3, 4, 7]].set(jnp.nan)
     np.testing.assert_array_equal(_largest_by_pairs(x), jnp.full((1, 1, 4, 1), jnp.nan))
-    np.testing.assert_array_equal(_largest_of_windows(x), jnp.full((1, 1, 4, 1), jnp.nan))
+    np.testing.assert_array_equal(
+        _largest_of_windows(x), jnp.full((1, 1, 4, 1), jnp.nan)
+    )
 
 
 def test_the_largest_of_cells_agrees_with_pytorch_where_values_are_equal():

@@ -34,7 +34,9 @@ def test_it_agrees_with_pytorch():
         stride=2,
         padding=1,
     )
-    np.testing.assert_allclose(ops.transposed_conv(x, kernel), theirs.permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        ops.transposed_conv(x, kernel), theirs.permute(0, 2, 3, 1), atol=1e-5
+    )
 
 
 def test_a_kernel_that_does_not_fit_is_named():

@@ -24,7 +24,12 @@ def warp(images: Tensor, flow: Tensor, *, clamp: bool = False) -> Tensor:
     """Samples `images` [N, C, H, W] at the identity grid plus `flow` [N, h, w, 2], zeros outside."""
     height, width = images.shape[2:]
     if flow.shape[1:3] != (height, width):
-        flow = F.interpolate(flow.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=True)
+        flow = F.interpolate(
+            flow.permute(0, 3, 1, 2),
+            (height, width),
+            mode="bilinear",
+            align_corners=True,
+        )
         flow = flow.permute(0, 2, 3, 1)
     if clamp:
         flow = flow.clamp(-1, 1)
@@ -33,7 +38,11 @@ def warp(images: Tensor, flow: Tensor, *, clamp: bool = False) -> Tensor:
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     grid = torch.stack([x, y], -1) + flow
     return F.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=True
+        images,
+        grid.to(images.dtype),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
     )
 
 
@@ -42,7 +51,9 @@ def backward_flow(flow: Tensor) -> Tensor:
     return -warp(flow.permute(0, 3, 1, 2), flow).permute(0, 2, 3, 1).clamp(-1, 1)
 
 
-def _conv(incoming: int, outgoing: int, kernel: int = 3, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+def _conv(
+    incoming: int, outgoing: int, kernel: int = 3, *, stride: int = 1, bias: bool = True
+) -> nn.Conv2d:
     return nn.Conv2d(incoming, outgoing, kernel, stride, (kernel - 1) // 2, bias=bias)
 
 
@@ -87,9 +98,13 @@ class CodeEncoder(nn.Module):
         super().__init__()
         c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
 
-        def pair(a: int, b: int, c: int, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+        def pair(
+            a: int, b: int, c: int, *, stride: int = 1, kernel: int = 3
+        ) -> nn.Sequential:
             first = _conv(a, b, kernel, stride=stride)
-            return nn.Sequential(first, nn.LeakyReLU(0.1), _conv(b, c), nn.LeakyReLU(0.1))
+            return nn.Sequential(
+                first, nn.LeakyReLU(0.1), _conv(b, c), nn.LeakyReLU(0.1)
+            )
 
         def attended(a: int, b: int, *, stride: int = 1) -> nn.Sequential:
             first = _conv(a, b, stride=stride)
@@ -105,13 +120,18 @@ class CodeEncoder(nn.Module):
         self.layer3_1 = pair(c128, c256, c256, stride=2)
         self.layer3_2 = pair(c256, c256, c128)
         self.expresscode = nn.Sequential(
-            nn.Linear(16 * c128, c512), nn.LeakyReLU(0.1), nn.Linear(c512, code_dim), nn.Tanh()
+            nn.Linear(16 * c128, c512),
+            nn.LeakyReLU(0.1),
+            nn.Linear(c512, code_dim),
+            nn.Tanh(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Encodes [N, 3, 64, 64]."""
         x = self.resblock2(self.resblock1(self.layer2_1(self.layer1(self.conv1(x)))))
-        return self.expresscode(self.layer3_2(self.layer3_1(self.layer2_2(x))).flatten(1)).float()
+        return self.expresscode(
+            self.layer3_2(self.layer3_1(self.layer2_2(x))).flatten(1)
+        ).float()
 
 
 class FlowDecoder(nn.Module):
@@ -131,13 +151,19 @@ class FlowDecoder(nn.Module):
         self.resblock1 = ResidualBlock(c128)
         self.resblock2 = ResidualBlock(c128)
         self.toflow4 = nn.Sequential(
-            _double(), _conv(c128, c64), nn.LeakyReLU(0.1), _conv(c64, 2, 1, bias=False), nn.Tanh()
+            _double(),
+            _conv(c128, c64),
+            nn.LeakyReLU(0.1),
+            _conv(c64, 2, 1, bias=False),
+            nn.Tanh(),
         )
 
     def forward(self, code: Tensor) -> Tensor:
         """Decodes [N, code_dim]."""
         x = self.motiongen2(self.motiongen1(code[:, :, None, None]))
-        return self.toflow4(self.resblock2(self.resblock1(x))).float().permute(0, 2, 3, 1)
+        return (
+            self.toflow4(self.resblock2(self.resblock1(x))).float().permute(0, 2, 3, 1)
+        )
 
 
 class Trunk(nn.Module):
@@ -195,9 +221,14 @@ class Generator(Trunk):
 
             def moved(x: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
                 mean = x.mean((2, 3), keepdim=True).expand_as(x)
-                return warp(x, flow) + fill(mean + torch.randn_like(x) if noise else mean)
+                return warp(x, flow) + fill(
+                    mean + torch.randn_like(x) if noise else mean
+                )
 
-            coarse, fine = moved(coarse, self.noise_encoding0), moved(fine, self.noise_encoding1)
+            coarse, fine = (
+                moved(coarse, self.noise_encoding0),
+                moved(fine, self.noise_encoding1),
+            )
         x = self.up(self.cnn(self.redconv(coarse)))
         return self.torgb(self.up2(torch.cat([fine, x], 1))).float()
 
@@ -226,7 +257,9 @@ class Normaliser(Trunk):
         self.renorm = Modulation(full, code_dim)
         self.cnn = nn.Sequential(*(ResidualBlock(full) for _ in range(6)))
         self.cnn3 = nn.Sequential(ResidualBlock(full))
-        self.up = _rectified(_upconv(full, half), _conv(half, half), _upconv(half, half))
+        self.up = _rectified(
+            _upconv(full, half), _conv(half, half), _upconv(half, half)
+        )
         self.torgb = _conv(half, 3, 1)
 
     def forward(self, images: Tensor, code: Tensor, *, remove: bool) -> Tensor:

@@ -58,13 +58,19 @@ class Reference(nn.Module):
             trunk = hasattr(self.vgg, layer)
             parameter.requires_grad_(module in TRAINED[stage] and not trunk)
 
-    def forward(self, x: Tensor, *, noise: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, *, noise: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the total loss of pictures [2B, 3, H, W] and its terms before weighting."""
-        return (_motion_loss if self.stage == "motion_cycle" else _identity_loss)(self, x, noise)
+        return (_motion_loss if self.stage == "motion_cycle" else _identity_loss)(
+            self, x, noise
+        )
 
     def neutral(self, x: Tensor, *, noise: bool = False) -> Tensor:
         """Draws the neutral faces of pictures."""
-        return self.Swap_Generator(x, self.exptoflow(self.codegeneration(x)), noise=noise)
+        return self.Swap_Generator(
+            x, self.exptoflow(self.codegeneration(x)), noise=noise
+        )
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields what the stage trains, by name."""
@@ -85,14 +91,24 @@ def load_trees(model: Reference, trees: Mapping[str, Any]) -> None:
     for layer, part in trees["vgg"].items():
         kernel = np.asarray(part["kernel"]).transpose(3, 2, 0, 1)
         for owner in ("vgg", "Swap_Generator", "Swap_Norm"):
-            if owner == "vgg" or layer in ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"):
+            if owner == "vgg" or layer in (
+                "conv1_1",
+                "conv1_2",
+                "conv2_1",
+                "conv2_2",
+                "conv3_1",
+            ):
                 state[f"{owner}.{layer}.0.weight"] = kernel
                 state[f"{owner}.{layer}.0.bias"] = np.asarray(part["bias"])
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state))
     if missing:
-        raise RuntimeError(f"the trees lack {missing[0]} and {len(missing) - 1} more arrays.")
-    model.load_state_dict({name: torch.tensor(np.array(state[name])) for name in wanted})
+        raise RuntimeError(
+            f"the trees lack {missing[0]} and {len(missing) - 1} more arrays."
+        )
+    model.load_state_dict(
+        {name: torch.tensor(np.array(state[name])) for name in wanted}
+    )
 
 
 def _l1(a: Tensor, b: Tensor) -> Tensor:
@@ -136,7 +152,10 @@ def _gram_terms(model: Reference, sets: list[Tensor], x: Tensor) -> dict[str, Te
     maps = model.vgg.maps(torch.cat(sets))
     with torch.no_grad():
         targets = model.vgg.maps(torch.cat([x] * len(sets)))
-    return {f"gram/{tap}": F.mse_loss(_gram(maps[tap]), _gram(targets[tap])) for tap in LOSS_TAPS}
+    return {
+        f"gram/{tap}": F.mse_loss(_gram(maps[tap]), _gram(targets[tap]))
+        for tap in LOSS_TAPS
+    }
 
 
 def _swap(x: Tensor) -> Tensor:
@@ -144,7 +163,9 @@ def _swap(x: Tensor) -> Tensor:
     return torch.cat([b, a])
 
 
-def _motion_loss(model: Reference, x: Tensor, noise: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def _motion_loss(
+    model: Reference, x: Tensor, noise: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
     flow = model.exptoflow(model.codegeneration(x))
     back = backward_flow(flow)
     draw = model.Swap_Generator
@@ -169,11 +190,17 @@ def _motion_loss(model: Reference, x: Tensor, noise: bool) -> tuple[Tensor, dict
     }
     weights = dict.fromkeys(terms, 1.0) | {f"gram/{tap}": 0.01 for tap in LOSS_TAPS}
     weights |= {"l1/warped_back": 1.5, "symmetry/neutral": 1.5, "symmetry/warped": 0.75}
-    weights |= {"ssim/reconstruction": 5.0, "ssim/autoencoded": 5.0, "ssim/warped_back": 7.5}
+    weights |= {
+        "ssim/reconstruction": 5.0,
+        "ssim/autoencoded": 5.0,
+        "ssim/warped_back": 7.5,
+    }
     return torch.stack([terms[name] * weights[name] for name in terms]).sum(), terms
 
 
-def _identity_loss(model: Reference, x: Tensor, noise: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def _identity_loss(
+    model: Reference, x: Tensor, noise: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
     draw = model.Swap_Generator
     with torch.no_grad():
         flow = model.exptoflow(model.codegeneration(x))

@@ -31,12 +31,18 @@ def faces():
 
 def test_it_is_small_and_installed_with_the_package():
     files = [path for path in FOLDER.iterdir() if path.is_file()]
-    assert {path.name for path in files} == {"config.json", "weights.safetensors", "README.md"}
+    assert {path.name for path in files} == {
+        "config.json",
+        "weights.safetensors",
+        "README.md",
+    }
     assert sum(path.stat().st_size for path in files) < LARGEST
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["facecycle_jax"].split()
-    installed = {path for pattern in patterns for path in (ROOT / "facecycle_jax").glob(pattern)}
+    installed = {
+        path for pattern in patterns for path in (ROOT / "facecycle_jax").glob(pattern)
+    }
     assert set(files) <= installed
 
 
@@ -56,7 +62,11 @@ def test_it_loads_anywhere_without_tensorflow(tmp_path):
         "assert 'tensorflow' not in sys.modules; print(m.size)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip() == "64"
 

@@ -28,14 +28,25 @@ from facecycle_jax.storage import ORIGINAL_MODEL, read_model, write_model
 from facecycle_jax.storage.model_spec import check_model, nest, weight_shapes
 from facecycle_jax.training.checkpointing import Checkpointer
 
-LEARNED = {"width": 0.0625, "image_size": 64, "code_dim": 16, "dtype": "float32", "trunk": "learned"}
+LEARNED = {
+    "width": 0.0625,
+    "image_size": 64,
+    "code_dim": 16,
+    "dtype": "float32",
+    "trunk": "learned",
+}
 VGG = {**LEARNED, "trunk": "vgg", "vgg_width": 0.0625}
 
 
 def drawn(model, stages=("motion", "identity"), seed=0):
     rng = np.random.default_rng(seed)
     shapes = weight_shapes(model, stages)
-    return nest({name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    return nest(
+        {
+            name: rng.standard_normal(shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+    )
 
 
 def assert_same(ours, expected):
@@ -66,7 +77,9 @@ def test_a_folder_records_the_framing_of_its_training_images(tmp_path):
     assert "(0.3, 0.35)" in (tmp_path / "other" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("framing", [None, {}, {"left_eye": [0.3, 0.4], "right_eye": [0.2, 0.4]}])
+@pytest.mark.parametrize(
+    "framing", [None, {}, {"left_eye": [0.3, 0.4], "right_eye": [0.2, 0.4]}]
+)
 def test_a_wrong_framing_of_a_folder_is_one_sentence(tmp_path, framing):
     write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
     path = tmp_path / "model" / "config.json"
@@ -84,7 +97,9 @@ def test_folders_without_a_framing_are_read(tmp_path):
     assert load(tmp_path / "model").framing == FRAMING
 
 
-@pytest.mark.parametrize("stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"])
+@pytest.mark.parametrize(
+    "stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"]
+)
 @pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
 def test_round_trip_to_the_bit(tmp_path, model, stages):
     trees = drawn(model, stages)
@@ -106,12 +121,17 @@ def test_names_and_shapes_are_those_of_the_networks(model):
     forward = make_forward(model, vgg_width=model.get("vgg_width"))
     # Abstractly, and the VGG-19 of training cut as write_model cuts it.
     key = jax.random.key(0)
-    trees = jax.eval_shape(lambda: {**init_motion(forward, key), **init_identity(forward, key)})
+    trees = jax.eval_shape(
+        lambda: {**init_motion(forward, key), **init_identity(forward, key)}
+    )
     if model["trunk"] == "vgg":
         whole = jax.eval_shape(functools.partial(random_vgg, width=0.0625))
         trees["vgg"] = {layer: whole[layer] for layer in TRUNK_LAYERS}
     paths = jax.tree_util.tree_leaves_with_path(trees)
-    expected = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in paths}
+    expected = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape
+        for p, leaf in paths
+    }
     assert weight_shapes(model) == expected
 
 
@@ -133,7 +153,9 @@ def test_a_model_folder_in_a_bucket(tmp_path):
     assert_same(read_model(epath.Path(tmp_path) / "local").trees, trees)
 
 
-def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(tmp_path, monkeypatch):
+def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(
+    tmp_path, monkeypatch
+):
     order = []
     written = epath.Path.write_bytes
 
@@ -153,7 +175,10 @@ def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(tmp_path, mon
 def test_only_the_vgg_layers_a_model_needs_are_written(tmp_path):
     loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
     write(tmp_path / "vgg", {**drawn(VGG), "vgg": loss_vgg}, VGG)
-    assert_same(read_model(tmp_path / "vgg").trees["vgg"], {k: loss_vgg[k] for k in TRUNK_LAYERS})
+    assert_same(
+        read_model(tmp_path / "vgg").trees["vgg"],
+        {k: loss_vgg[k] for k in TRUNK_LAYERS},
+    )
     write(tmp_path / "learned", {**drawn(LEARNED), "vgg": loss_vgg}, LEARNED)
     assert "vgg" not in read_model(tmp_path / "learned").trees
 
@@ -162,12 +187,16 @@ def test_half_precision(tmp_path):
     trees = drawn(LEARNED)
     write(tmp_path / "full", trees, LEARNED)
     write(tmp_path / "half", trees, LEARNED, dtype="float16")
-    sizes = [(tmp_path / n / "weights.safetensors").stat().st_size for n in ("full", "half")]
+    sizes = [
+        (tmp_path / n / "weights.safetensors").stat().st_size for n in ("full", "half")
+    ]
     assert sizes[1] < 0.6 * sizes[0]
     rounded = jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), trees)
     assert_same(read_model(tmp_path / "half").trees, rounded)
     trees["generator"]["to_rgb"]["bias"][0] = 1e5
-    with pytest.raises(ValueError, match="generator/to_rgb/bias holds values too large for float16"):
+    with pytest.raises(
+        ValueError, match="generator/to_rgb/bias holds values too large for float16"
+    ):
         write(tmp_path / "large", trees, LEARNED, dtype="float16")
 
 
@@ -178,14 +207,16 @@ def _edit(change):
 
 
 FAULTS = {
-    r"generator/to_rgb/bias of shape \(3,\) is missing": lambda t: t["generator"]["to_rgb"].pop("bias"),
-    r"generator/to_rgb/bias has shape \(4,\), the model needs \(3,\)": lambda t: t["generator"][
+    r"generator/to_rgb/bias of shape \(3,\) is missing": lambda t: t["generator"][
         "to_rgb"
-    ].update(bias=np.zeros(4)),
+    ].pop("bias"),
+    r"generator/to_rgb/bias has shape \(4,\), the model needs \(3,\)": lambda t: t[
+        "generator"
+    ]["to_rgb"].update(bias=np.zeros(4)),
     "'generator/more' is no weight": lambda t: t["generator"].update(more=np.zeros(4)),
-    "to_rgb/bias holds values that are not finite": lambda t: t["generator"]["to_rgb"].update(
-        bias=np.full(3, np.inf)
-    ),
+    "to_rgb/bias holds values that are not finite": lambda t: t["generator"][
+        "to_rgb"
+    ].update(bias=np.full(3, np.inf)),
     "'discriminator' is no network": lambda t: t.update(discriminator={}),
     "normaliser/.* is missing": lambda t: t.pop("normaliser"),
     "trunk/.* is missing": lambda t: t.pop("trunk"),
@@ -266,7 +297,9 @@ def test_what_is_no_model_folder_is_told(tmp_path):
     (tmp_path / "bare" / "weights.safetensors").unlink()
     write(tmp_path / "later", drawn(LEARNED), LEARNED)
     config = tmp_path / "later" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "format_version": 2}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "format_version": 2})
+    )
     cases = {
         "missing": "No model folder",
         "file.tar": "facecycle import-torch",
@@ -291,7 +324,9 @@ def translate(forward):
         identity = forward.identity_code(trees, images)
         of_neutral = forward.features(trees, neutral)
         mean = forward.remove_identity(trees, of_neutral, identity)
-        restored = forward.restore_identity(trees, forward.features(trees, mean[::-1]), identity)
+        restored = forward.restore_identity(
+            trees, forward.features(trees, mean[::-1]), identity
+        )
         moved = forward.draw(trees, of_neutral, back[::-1])
         last = forward.draw(trees, forward.features(trees, restored), back[::-1])
         return {
@@ -313,21 +348,38 @@ def translate(forward):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_golden_numbers_through_an_imported_checkpoint(tmp_path, capsys, legacy):
     # As DataParallel names them.
-    state = {m: {f"module.{n}": a for n, a in v.items()} for m, v in reference.torch_state().items()}
-    (tmp_path / "original.tar").write_bytes(torch_files.checkpoint(state, legacy=legacy))
-    run("import-torch", tmp_path / "original.tar", "--out", tmp_path / "model", "--licence", "as is")
+    state = {
+        m: {f"module.{n}": a for n, a in v.items()}
+        for m, v in reference.torch_state().items()
+    }
+    (tmp_path / "original.tar").write_bytes(
+        torch_files.checkpoint(state, legacy=legacy)
+    )
+    run(
+        "import-torch",
+        tmp_path / "original.tar",
+        "--out",
+        tmp_path / "model",
+        "--licence",
+        "as is",
+    )
     assert "normaliser" in capsys.readouterr().out
     folder = read_model(tmp_path / "model")
     assert folder.info["licence"] == "as is"
     assert "original.tar" in folder.info["source"]
     own = reference.trees()
-    assert_same(folder.trees, {**own, "vgg": {layer: own["vgg"][layer] for layer in TRUNK_LAYERS}})
+    assert_same(
+        folder.trees,
+        {**own, "vgg": {layer: own["vgg"][layer] for layer in TRUNK_LAYERS}},
+    )
     if legacy:
         return  # The same bits as the zip's: once computed is enough.
     assert folder.model == check_model(ORIGINAL_MODEL)
     numbers = reference.golden()
     forward = make_forward(folder.model, vgg_width=folder.model["vgg_width"])
-    results = translate(forward)(folder.trees, normalise(jnp.asarray(numbers["images_u8"][:2])))
+    results = translate(forward)(
+        folder.trees, normalise(jnp.asarray(numbers["images_u8"][:2]))
+    )
     for key, result in results.items():
         for face in (1, 2):
             if key.startswith("translate/"):
@@ -335,11 +387,16 @@ def test_golden_numbers_through_an_imported_checkpoint(tmp_path, capsys, legacy)
                 expected = numbers[name][0]
             else:
                 name, expected = key, numbers[key][face - 1]
-            np.testing.assert_allclose(result[face - 1], expected, rtol=1e-4, atol=2e-4, err_msg=name)
+            np.testing.assert_allclose(
+                result[face - 1], expected, rtol=1e-4, atol=2e-4, err_msg=name
+            )
 
 
 def test_a_checkpoint_without_trunk_asks_for_one(tmp_path):
-    state = {m: dict(reference.torch_state()[m]) for m in ("codegeneration", "exptoflow", "Swap_Generator")}
+    state = {
+        m: dict(reference.torch_state()[m])
+        for m in ("codegeneration", "exptoflow", "Swap_Generator")
+    }
     for name in list(state["Swap_Generator"]):
         if name.split(".")[0] in TRUNK_LAYERS:
             del state["Swap_Generator"][name]
@@ -348,9 +405,18 @@ def test_a_checkpoint_without_trunk_asks_for_one(tmp_path):
         run("import-torch", tmp_path / "file.tar", "--out", tmp_path / "model")
     assert not (tmp_path / "model").exists()
     write_vgg(reference.vgg(), tmp_path / "vgg.npz")
-    run("import-torch", tmp_path / "file.tar", "--out", tmp_path / "model", "--vgg", tmp_path / "vgg.npz")
+    run(
+        "import-torch",
+        tmp_path / "file.tar",
+        "--out",
+        tmp_path / "model",
+        "--vgg",
+        tmp_path / "vgg.npz",
+    )
     folder = read_model(tmp_path / "model")
-    assert_same(folder.trees["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS})
+    assert_same(
+        folder.trees["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS}
+    )
     assert folder.info["stages"] == ["motion"]
 
 
@@ -359,7 +425,10 @@ def test_export_of_a_training_run(tmp_path, trunk):
     model = LEARNED if trunk == "learned" else VGG
     trees = drawn(model)
     loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
-    frozen = {"vgg": loss_vgg, **{n: trees[n] for n in ("motion_encoder", "flow_decoder", "generator")}}
+    frozen = {
+        "vgg": loss_vgg,
+        **{n: trees[n] for n in ("motion_encoder", "flow_decoder", "generator")},
+    }
     if trunk == "learned":
         frozen["trunk"] = trees["trunk"]
     else:
@@ -367,7 +436,9 @@ def test_export_of_a_training_run(tmp_path, trunk):
     params = {name: trees[name] for name in ("identity_encoder", "normaliser")}
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config = {f"model.{name}": value for name, value in model.items() if name != "vgg_width"}
+    config = {
+        f"model.{name}": value for name, value in model.items() if name != "vgg_width"
+    }
     config |= {"method": "identity_cycle", "loss.vgg": "random", "loss.vgg_width": 0.0}
     (workdir / "config.json").write_text(json.dumps(config))
     checkpointer = Checkpointer(workdir)
@@ -381,8 +452,18 @@ def test_export_of_a_training_run(tmp_path, trunk):
     assert_same(folder.trees, trees)
     assert (folder.model, folder.info["licence"]) == (model, "Apache-2.0")
     assert "identity_cycle, step 2" in folder.info["source"]
-    run("export", workdir / "checkpoints" / "1", "--out", tmp_path / "first", "--dtype", "float16")
-    assert not any(leaf.any() for leaf in jax.tree.leaves(read_model(tmp_path / "first").trees["normaliser"]))
+    run(
+        "export",
+        workdir / "checkpoints" / "1",
+        "--out",
+        tmp_path / "first",
+        "--dtype",
+        "float16",
+    )
+    assert not any(
+        leaf.any()
+        for leaf in jax.tree.leaves(read_model(tmp_path / "first").trees["normaliser"])
+    )
     with pytest.raises(FileExistsError, match="exists already"):
         run("export", workdir, "--out", tmp_path / "first")
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):

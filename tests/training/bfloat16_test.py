@@ -18,23 +18,42 @@ STEPS = 4
 @functools.cache
 def batch():
     """Two people, two smooth pictures of each, the second pair a picture and its mirror image."""
-    coarse = np.random.default_rng(0).integers(30, 225, (2, 2, 6, 6, 3)).astype(np.float32)
-    frames = np.asarray(jax.image.resize(coarse, (2, 2, 64, 64, 3), "cubic")).clip(0, 255).astype(np.uint8)
+    coarse = (
+        np.random.default_rng(0).integers(30, 225, (2, 2, 6, 6, 3)).astype(np.float32)
+    )
+    frames = (
+        np.asarray(jax.image.resize(coarse, (2, 2, 64, 64, 3), "cubic"))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     identity = np.array([[0, 0], [1, 1]], np.int32)
-    return {"frames": frames, "mirror": np.array([False, True]), "track": identity, "identity": identity}
+    return {
+        "frames": frames,
+        "mirror": np.array([False, True]),
+        "track": identity,
+        "identity": identity,
+    }
 
 
 def train(method_name, dtype):
     """Takes a few steps of gradient descent on one batch; its changes of weights are gradients."""
     config = {
         "method": method_name,
-        "model": {"width": 1 / 16, "image_size": 64, "code_dim": 16, "dtype": dtype, "trunk": "learned"},
+        "model": {
+            "width": 1 / 16,
+            "image_size": 64,
+            "code_dim": 16,
+            "dtype": dtype,
+            "trunk": "learned",
+        },
         "loss": {"vgg": "random", "vgg_width": 0.0, "perceptual": "none"},
     }
     method = methods.make(config)
     optimiser = optax.sgd(0.01)
     mesh = make_mesh(jax.devices()[:1])
-    init = functools.partial(training.init_state, method=method, optimiser=optimiser, average=True)
+    init = functools.partial(
+        training.init_state, method=method, optimiser=optimiser, average=True
+    )
     key = jax.random.key(0)
     shardings = training.state_shardings(mesh, jax.eval_shape(init, key))
     state = jax.jit(init, out_shardings=shardings)(key)
@@ -55,7 +74,8 @@ def train(method_name, dtype):
 
 
 @pytest.mark.parametrize(
-    "method_name", ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)]
+    "method_name",
+    ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)],
 )
 def test_bfloat16_trains_as_float32_does(method_name):
     before, full, losses = train(method_name, "float32")
@@ -72,6 +92,14 @@ def test_bfloat16_trains_as_float32_does(method_name):
     changes = []
     for state in (full, half):
         change = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
-        changes.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(change)]).astype(np.float64))
-    cosine = changes[0] @ changes[1] / np.prod([np.linalg.norm(change) for change in changes])
+        changes.append(
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(change)]).astype(
+                np.float64
+            )
+        )
+    cosine = (
+        changes[0]
+        @ changes[1]
+        / np.prod([np.linalg.norm(change) for change in changes])
+    )
     assert cosine > 0.8

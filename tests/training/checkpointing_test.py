@@ -21,7 +21,9 @@ from facecycle_jax.training.network_loading import (
 )
 
 # Orbax leaves reads that fail beside the first one unawaited.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture
@@ -42,7 +44,9 @@ def tree(value):
 
 def abstract():
     sharding = replicated(make_mesh(jax.devices()[:1]))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree(0))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree(0)
+    )
 
 
 def save(workdir, losses, *, keep_last=2):
@@ -136,7 +140,11 @@ def test_configurations_are_compared_field_by_field(tmp_path):
     training.check_config({**config, "num_steps": 9}, tmp_path, resuming=True)
     assert training.read_config(tmp_path)["model"] == {"width": 0.5, "sizes": [1, 2]}
     with pytest.raises(ValueError, match=r"config.model.width was 0.5 and is 1.0"):
-        training.check_config({**config, "model": {"width": 1.0, "sizes": (1, 2)}}, tmp_path, resuming=True)
+        training.check_config(
+            {**config, "model": {"width": 1.0, "sizes": (1, 2)}},
+            tmp_path,
+            resuming=True,
+        )
     # Without a checkpoint there is nothing to contradict.
     training.check_config({**config, "seed": 2}, tmp_path, resuming=False)
     with pytest.raises(FileNotFoundError, match="not the workdir of a run"):
@@ -151,7 +159,9 @@ def test_configurations_are_compared_field_by_field(tmp_path):
         MemoryError(),
     ],
 )
-def test_an_error_that_is_no_damage_leaves_every_checkpoint_in_place(tmp_path, monkeypatch, error):
+def test_an_error_that_is_no_damage_leaves_every_checkpoint_in_place(
+    tmp_path, monkeypatch, error
+):
     save(tmp_path, {1: None, 2: None})
     checkpointer = training.Checkpointer(tmp_path)
 
@@ -170,12 +180,18 @@ def test_an_error_that_is_no_damage_leaves_every_checkpoint_in_place(tmp_path, m
     checkpointer.close()
 
 
-@pytest.mark.parametrize("status", ["UNAVAILABLE", "PERMISSION_DENIED", "UNKNOWN", "RESOURCE_EXHAUSTED"])
-def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(tmp_path, monkeypatch, status):
+@pytest.mark.parametrize(
+    "status", ["UNAVAILABLE", "PERMISSION_DENIED", "UNKNOWN", "RESOURCE_EXHAUSTED"]
+)
+def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(
+    tmp_path, monkeypatch, status
+):
     save(tmp_path, {1: None})
 
     def fail(*arguments, **options):
-        raise ValueError(f"{status}: Error reading local file [OS error 5: EIO Input/output error]")
+        raise ValueError(
+            f"{status}: Error reading local file [OS error 5: EIO Input/output error]"
+        )
 
     monkeypatch.setattr("facecycle_jax.training.network_loading._read_arrays", fail)
     with pytest.raises(OSError, match=status):
@@ -190,14 +206,18 @@ def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path):
     checkpointer = training.Checkpointer(tmp_path)
     other = abstract()
     kernel = other["params"]["net"]["kernel"]
-    other["params"]["net"]["kernel"] = jax.ShapeDtypeStruct((32, 64), kernel.dtype, sharding=kernel.sharding)
+    other["params"]["net"]["kernel"] = jax.ShapeDtypeStruct(
+        (32, 64), kernel.dtype, sharding=kernel.sharding
+    )
     sentence = r"params/net/kernel has shape \(64, 64\) there and \(32, 64\) here"
     with pytest.raises(UserError, match=sentence):
         checkpointer.restore(other)
     # A network that is new here is as much another state.
     other = abstract()
     other["params"]["more"] = {"bias": kernel}
-    with pytest.raises(UserError, match=r"params/more/bias has shape none there and \(64, 64\) here"):
+    with pytest.raises(
+        UserError, match=r"params/more/bias has shape none there and \(64, 64\) here"
+    ):
         checkpointer.restore(other)
     checkpointer.close()
     assert steps(tmp_path) == [1, 2]
@@ -210,7 +230,9 @@ def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, logs):
     for _ in range(2):
         # The second time there is no checkpoint left, which is no reason either.
         checkpointer = training.Checkpointer(tmp_path)
-        with pytest.raises(UserError, match=r"1 were set aside in .* as damaged.*--start_anew"):
+        with pytest.raises(
+            UserError, match=r"1 were set aside in .* as damaged.*--start_anew"
+        ):
             checkpointer.restore(abstract())
         assert checkpointer.has_history
         checkpointer.close()
@@ -229,7 +251,11 @@ def test_a_checkpoint_set_aside_never_takes_the_place_of_another(tmp_path):
         checkpointer = training.Checkpointer(tmp_path)
         assert int(checkpointer.restore(abstract())["step"]) == 1
         checkpointer.close()
-    assert {p.name for p in (tmp_path / "checkpoints_unreadable").iterdir()} == {"2", "2-2", "2-3"}
+    assert {p.name for p in (tmp_path / "checkpoints_unreadable").iterdir()} == {
+        "2",
+        "2-2",
+        "2-3",
+    }
 
 
 def test_networks_come_from_the_checkpoint_before_a_damaged_one(tmp_path, logs):
@@ -250,7 +276,8 @@ def test_a_checkpoint_that_is_not_complete_is_none(tmp_path, monkeypatch):
     save(tmp_path, {1: None, 2: None})
     # In a bucket a checkpoint is written under its own name, and a last file says that it is complete.
     monkeypatch.setattr(
-        "orbax.checkpoint.utils.is_checkpoint_finalized", lambda path: (path / "commit_success.txt").exists()
+        "orbax.checkpoint.utils.is_checkpoint_finalized",
+        lambda path: (path / "commit_success.txt").exists(),
     )
     for number in (1, 2):
         (tmp_path / "checkpoints" / str(number) / "commit_success.txt").touch()
@@ -272,7 +299,9 @@ def test_checksums_of_the_host_are_those_of_the_devices(monkeypatch):
         "scalar": np.float32(3.5),
         "transposed": rng.normal(size=(64, 33)).astype(np.float32).T,
     }
-    assert host_digests(jax.tree.map(np.asarray, arrays)) == digests(jax.tree.map(jnp.asarray, arrays))
+    assert host_digests(jax.tree.map(np.asarray, arrays)) == digests(
+        jax.tree.map(jnp.asarray, arrays)
+    )
 
 
 def test_a_broken_configuration_file_of_a_run_is_named(tmp_path):

@@ -41,7 +41,9 @@ def assert_same_networks(a, b, *, rtol=0.0):
     a, b = networks(a), networks(b)
     assert [path for path, _ in a] == [path for path, _ in b]
     for (path, x), (_, y) in zip(a, b, strict=True):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=0, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            x, y, rtol=rtol, atol=0, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 def steps_of(workdir, name):
@@ -94,12 +96,21 @@ def test_a_diverging_run_stops_and_its_checkpoint_stays(tmp_path):
     assert "2 of the updates of steps 3 to 4" in result.stderr
     for _, leaf in networks(tmp_path):
         assert np.isfinite(leaf).all()
-    skipped = [m["skipped_updates"] for m in training.read_metrics(tmp_path) if "train/total" in m]
+    skipped = [
+        m["skipped_updates"]
+        for m in training.read_metrics(tmp_path)
+        if "train/total" in m
+    ]
     assert skipped[-1] >= 2
 
 
 def test_training_needs_no_tensorflow(tmp_path):
-    result = program(tmp_path, "num_steps=2", "tensorboard=True", TOY_BLOCK="tensorflow,tensorboard,torch")
+    result = program(
+        tmp_path,
+        "num_steps=2",
+        "tensorboard=True",
+        TOY_BLOCK="tensorflow,tensorboard,torch",
+    )
     assert result.returncode == 0, result.stderr
     assert "No TensorBoard event files: No module named" in result.stderr
     assert steps_of(tmp_path, "train/total") == [2]
@@ -114,7 +125,9 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(events.Tags()["tensors"])
+    assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(
+        events.Tags()["tensors"]
+    )
     # The panel is there as it is on disk: width, height and the picture.
     (shown,) = events.Tensors("held_out")
     with Image.open(io.BytesIO(shown.tensor_proto.string_val[2])) as image:
@@ -126,7 +139,9 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
 def test_a_changed_configuration_is_named(unbroken, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(unbroken, workdir)
-    result = program(workdir, "num_steps=12", "optimiser__ema_decay=0.9", "batch_size=4", "seed=1")
+    result = program(
+        workdir, "num_steps=12", "optimiser__ema_decay=0.9", "batch_size=4", "seed=1"
+    )
     assert result.returncode == 2
     message = result.stderr.strip().splitlines()[-1]
     assert "config.batch_size was 8 and is 4" in message
@@ -138,7 +153,11 @@ def test_a_changed_configuration_is_named(unbroken, tmp_path):
 def test_the_end_may_be_moved(unbroken, tmp_path):
     shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
     state = toy_training.train(
-        tmp_path, num_steps=11, log_every=1, checkpoint_every=3, optimiser__ema_decay=0.9
+        tmp_path,
+        num_steps=11,
+        log_every=1,
+        checkpoint_every=3,
+        optimiser__ema_decay=0.9,
     )
     assert int(state.step) == 11
     assert steps_of(tmp_path, "train/total")[-2:] == [10, 11]
@@ -153,13 +172,17 @@ def test_a_finished_run_is_left_as_it_is(unbroken, tmp_path):
 
 
 def test_metrics_panels_and_a_cut_off_line(unbroken, tmp_path):
-    assert sorted(p.name for p in (unbroken / "panels").iterdir()) == [f"{n:08}.png" for n in (4, 8, 9)]
+    assert sorted(p.name for p in (unbroken / "panels").iterdir()) == [
+        f"{n:08}.png" for n in (4, 8, 9)
+    ]
     lines = training.read_metrics(unbroken)
     train = [line for line in lines if "train/total" in line]
     assert [line["step"] for line in train] == [2, 4, 6, 8, 9]
     assert {"learning_rate", "steps_per_second", "pictures_per_second"} <= set(train[0])
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "')
+    file.write_text(
+        '{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "'
+    )
     writer = training.MetricWriter(tmp_path, step=2, tensorboard=False)
     writer.scalars(3, {"a": float("nan")})
     writer.close()
@@ -168,7 +191,9 @@ def test_metrics_panels_and_a_cut_off_line(unbroken, tmp_path):
 
 
 def test_eight_devices_in_one_process_run_the_loop(tmp_path):
-    state = toy_training.train(tmp_path, num_steps=3, fsdp=True, optimiser__accumulate=1)
+    state = toy_training.train(
+        tmp_path, num_steps=3, fsdp=True, optimiser__accumulate=1
+    )
     assert len(state.params["generator"]["kernel"].sharding.device_set) == 8
     # A run may go on with other devices and sharded otherwise.
     state = toy_training.train(tmp_path, num_steps=4, fsdp=False)
@@ -183,24 +208,43 @@ def pictures(tmp_path_factory):
     for person in range(12):
         (path / f"p{person:02}").mkdir()
         for frame in range(3):
-            noise = rng.integers(0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8)
+            noise = rng.integers(
+                0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8
+            )
             Image.fromarray(noise).save(path / f"p{person:02}" / f"{frame}.png")
     return path
 
 
 def test_every_backend_trains_the_same_networks(pictures, tmp_path):
     pytest.importorskip("tensorflow")
-    common = {"data__path": str(pictures), "data__decode_size": toy_training.SIZE, "data__min_frames": 1}
+    common = {
+        "data__path": str(pictures),
+        "data__decode_size": toy_training.SIZE,
+        "data__min_frames": 1,
+    }
     for backend in ("memory", "device", "tf"):
-        toy_training.train(tmp_path / backend, toy_data=False, num_steps=6, data__backend=backend, **common)
+        toy_training.train(
+            tmp_path / backend,
+            toy_data=False,
+            num_steps=6,
+            data__backend=backend,
+            **common,
+        )
     # Continued in the middle: the first four steps again from a checkpoint.
     half = tmp_path / "half"
     for steps in (4, 6):
-        toy_training.train(half, toy_data=False, num_steps=steps, data__backend="device", **common)
+        toy_training.train(
+            half, toy_data=False, num_steps=steps, data__backend="device", **common
+        )
     for other in ("device", "tf", "half"):
         assert_same_networks(tmp_path / "memory", tmp_path / other)
     figures = [
-        [(m["step"], m[k]) for m in training.read_metrics(tmp_path / b) for k in ("eval/total",) if k in m]
+        [
+            (m["step"], m[k])
+            for m in training.read_metrics(tmp_path / b)
+            for k in ("eval/total",)
+            if k in m
+        ]
         for b in ("memory", "device", "tf")
     ]
     assert figures[0] == figures[1] == figures[2]
@@ -220,7 +264,11 @@ def test_a_probe_runs_at_every_evaluation(tmp_path):
     with one, two, three:
         train.train_and_evaluate(config, tmp_path, probe=probe)
     assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
-    found = {m["step"]: m["probe/accuracy"] for m in training.read_metrics(tmp_path) if "probe/accuracy" in m}
+    found = {
+        m["step"]: m["probe/accuracy"]
+        for m in training.read_metrics(tmp_path)
+        if "probe/accuracy" in m
+    }
     assert list(found.values()) == [float(n + 1) for n in range(len(asked))]
     assert {2, 4} <= set(found)
 
@@ -230,7 +278,11 @@ def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
     shutil.copytree(pictures, broken)
     (broken / "p01" / "0.png").write_bytes(b"no picture")
     (broken / "p02" / "1.png").write_bytes((broken / "p02" / "1.png").read_bytes()[:50])
-    options = {"data__path": str(broken), "data__decode_size": toy_training.SIZE, "data__min_frames": 1}
+    options = {
+        "data__path": str(broken),
+        "data__decode_size": toy_training.SIZE,
+        "data__min_frames": 1,
+    }
     for steps in (2, 4):
         toy_training.train(tmp_path / "run", toy_data=False, num_steps=steps, **options)
     lines = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
@@ -262,7 +314,9 @@ def stop_at(monkeypatch, step):
     from facecycle_jax.training import loop
 
     asked = itertools.count(1)
-    monkeypatch.setattr(training.StopSignal, "reached", lambda self: next(asked) == step)
+    monkeypatch.setattr(
+        training.StopSignal, "reached", lambda self: next(asked) == step
+    )
     evaluated = []
     evaluate = loop._evaluate
 
@@ -274,11 +328,15 @@ def stop_at(monkeypatch, step):
     return evaluated
 
 
-def test_a_stop_saves_before_it_evaluates_and_the_next_start_evaluates(tmp_path, monkeypatch):
+def test_a_stop_saves_before_it_evaluates_and_the_next_start_evaluates(
+    tmp_path, monkeypatch
+):
     with monkeypatch.context() as patched:
         # Step 4 is one to evaluate.
         evaluated = stop_at(patched, 4)
-        with pytest.raises(training.PreemptedError, match="after step 4, which is saved"):
+        with pytest.raises(
+            training.PreemptedError, match="after step 4, which is saved"
+        ):
             toy_training.train(tmp_path, num_steps=6)
         assert evaluated == []
     assert training.find_checkpoint(tmp_path).name == "4"
@@ -309,7 +367,9 @@ def test_unreadable_images_whose_names_are_no_utf8_are_listed(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     for _ in range(2):
         training.report_unreadable(epath.Path(tmp_path), {name: f"{name}: broken"})
-    assert (tmp_path / "unreadable.txt").read_text("utf-8") == "caf\\udce9.png: broken\n"
+    assert (tmp_path / "unreadable.txt").read_text(
+        "utf-8"
+    ) == "caf\\udce9.png: broken\n"
 
 
 def test_a_list_of_unreadable_images_that_cannot_be_written_ends_no_run(tmp_path):
@@ -317,11 +377,18 @@ def test_a_list_of_unreadable_images_that_cannot_be_written_ends_no_run(tmp_path
     training.report_unreadable(epath.Path(tmp_path / "file"), {"a": "a: broken"})
 
 
-def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(tmp_path, monkeypatch):
+def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(
+    tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(MissingExtraError, match=r"data\.backend='tf' needs tensorflow: .*threads"):
+    with pytest.raises(
+        MissingExtraError, match=r"data\.backend='tf' needs tensorflow: .*threads"
+    ):
         toy_training.train(
-            tmp_path / "run", toy_data=False, data__backend="tf", data__path=str(tmp_path / "nowhere")
+            tmp_path / "run",
+            toy_data=False,
+            data__backend="tf",
+            data__path=str(tmp_path / "nowhere"),
         )
     assert not (tmp_path / "run").exists()
 

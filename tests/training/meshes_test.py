@@ -26,10 +26,14 @@ def assert_same(found, expected):
         a, b = found[name], expected[name]
         # Rounding, relative to the largest entry of the array: single entries may be nearly 0.
         scale = np.abs(b).max()
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4 * scale + 1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            a, b, rtol=1e-4, atol=2e-4 * scale + 1e-9, err_msg=name
+        )
 
 
-@pytest.mark.parametrize("method", ["identity_cycle", pytest.param("motion_cycle", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["identity_cycle", pytest.param("motion_cycle", marks=pytest.mark.slow)]
+)
 def test_eight_devices_give_the_numbers_of_one(method, monkeypatch):
     # Sharded parameters too, and small arrays, as these networks have no others.
     monkeypatch.setattr(sharding, "_MIN_SHARDED", 2**8)
@@ -37,11 +41,16 @@ def test_eight_devices_give_the_numbers_of_one(method, monkeypatch):
     assert_same(found, on_one_device(method))
     for tree in (state.params, state.opt_state):
         leaves = jax.tree.leaves(tree)
-        large = [x for x in leaves if x.size >= 2**8 and any(n % 8 == 0 for n in x.shape)]
+        large = [
+            x for x in leaves if x.size >= 2**8 and any(n % 8 == 0 for n in x.shape)
+        ]
         assert large
         for leaf in large:
             assert leaf.addressable_shards[0].data.size == leaf.size // 8
-    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+    held = sum(
+        x.addressable_shards[0].data.nbytes
+        for x in jax.tree.leaves((state.params, state.opt_state))
+    )
     whole = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
     assert held < whole / 4
 
@@ -56,7 +65,9 @@ def test_eight_devices_with_whole_parameters_give_the_numbers_of_one(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_with_four_devices_give_the_numbers_of_one(method, tmp_path):
     file = tmp_path / "arrays.npz"
-    ended = start(2, str(ROOT / "tests" / "helpers" / "one_update.py"), method, str(file))
+    ended = start(
+        2, str(ROOT / "tests" / "helpers" / "one_update.py"), method, str(file)
+    )
     assert codes(ended) == [0, 0], ended
     found = dict(np.load(file))
     assert_same(found, on_one_device(method))
@@ -70,7 +81,9 @@ def test_two_processes_with_four_devices_give_the_numbers_of_one(method, tmp_pat
 def test_accumulation_of_the_motion_cycle_equals_the_big_batch(devices):
     # Noise is drawn per micro-batch, so it is left out.
     big = one_update("motion_cycle", devices=jax.devices()[:1], noise=False)[0]
-    small = one_update("motion_cycle", devices=jax.devices()[:devices], accumulate=4, noise=False)[0]
+    small = one_update(
+        "motion_cycle", devices=jax.devices()[:devices], accumulate=4, noise=False
+    )[0]
     assert_same(small, big)
 
 

@@ -18,7 +18,12 @@ from facecycle_jax.losses import (
     windowed_mean,
 )
 from facecycle_jax.methods import Aux, Method, Objective
-from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE, apply_with_stats, init_with_stats
+from facecycle_jax.methods.base import (
+    BATCH_STATS,
+    SCHEDULE,
+    apply_with_stats,
+    init_with_stats,
+)
 from facecycle_jax.networks.batch_norm import BatchNorm
 
 
@@ -37,7 +42,10 @@ def normed_method(*, rate=None):
     def init(key):
         params, stats = init_with_stats({"normed": (network, jnp.zeros((1, 3)))}, key)
         params["plain"] = {"kernel": jnp.ones((3, 2))}
-        return params, {BATCH_STATS: stats, SCHEDULE: {"count": jnp.zeros((), jnp.int32)}}
+        return params, {
+            BATCH_STATS: stats,
+            SCHEDULE: {"count": jnp.zeros((), jnp.int32)},
+        }
 
     def first(params, frozen, images, key):
         x = jnp.mean(images, axis=(1, 2, 3))
@@ -55,12 +63,17 @@ def normed_method(*, rate=None):
         total = jnp.mean((x @ params["plain"]["kernel"]) ** 2)
         # What the first step left is seen here.
         total = total + 0.0 * frozen[SCHEDULE]["count"]
-        return total, Aux({"seen": frozen[SCHEDULE]["count"] * 1.0, "total": total}, {}, {})
+        return total, Aux(
+            {"seen": frozen[SCHEDULE]["count"] * 1.0, "total": total}, {}, {}
+        )
 
     def loss(params, frozen, images, key):
         return first(params, frozen, images, key)
 
-    objectives = (Objective("first", first, ("normed",)), Objective("second", second, ("plain",)))
+    objectives = (
+        Objective("first", first, ("normed",)),
+        Objective("second", second, ("plain",)),
+    )
     return Method(init, loss), Method(init, loss, objectives)
 
 
@@ -83,7 +96,9 @@ def make(method, *, devices=1, optimiser=None, **options):
 
 
 def batch(mesh, *, seed=0, value=None):
-    frames = np.random.default_rng(seed).uniform(0, 255, (16, 2, 4, 4, 3)).astype(np.float32)
+    frames = (
+        np.random.default_rng(seed).uniform(0, 255, (16, 2, 4, 4, 3)).astype(np.float32)
+    )
     if value is not None:
         frames[:] = value
     return training.put_batch({"frames": frames}, mesh)
@@ -112,12 +127,20 @@ def test_running_statistics_are_those_of_the_definition():
     variables = module.init(jax.random.key(0), x, train=False)
     y, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
     mean, var = x.mean(axis=(0, 1)), x.var(axis=(0, 1))
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(changed["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        changed["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6
+    )
     unbiased = x.var(axis=(0, 1), ddof=1)
-    np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * unbiased, rtol=1e-5)
+    np.testing.assert_allclose(
+        changed["batch_stats"]["var"], 0.9 + 0.1 * unbiased, rtol=1e-5
+    )
     plain = module.apply({**variables, **changed}, x, train=False)
-    expected = (x - changed["batch_stats"]["mean"]) / np.sqrt(changed["batch_stats"]["var"] + 1e-5)
+    expected = (x - changed["batch_stats"]["mean"]) / np.sqrt(
+        changed["batch_stats"]["var"] + 1e-5
+    )
     np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -132,11 +155,17 @@ def test_objectives_are_steps_one_after_the_other():
     before = jax.device_get(state.params)
     state, terms = step(state, batch(mesh))
     terms = terms.compute()
-    assert {"first/sine", "second/seen", "total", "gradient_norm", "skipped"} <= set(terms)
+    assert {"first/sine", "second/seen", "total", "gradient_norm", "skipped"} <= set(
+        terms
+    )
     # The second sees what the first has carried.
     assert terms["second/seen"] == 1.0
-    assert terms["total"] == pytest.approx(terms["first/total"] + terms["second/total"], rel=1e-5)
-    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
+    assert terms["total"] == pytest.approx(
+        terms["first/total"] + terms["second/total"], rel=1e-5
+    )
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params)
+    )
     assert all(jax.tree.leaves(moved["plain"]))
     assert moved["normed"]["dense"]["kernel"]
 
@@ -149,7 +178,9 @@ def test_a_skipped_update_leaves_what_is_carried():
     assert terms.compute() == {"skipped": 1.0}
     after = jax.device_get(state)
     for name in ("params", "frozen", "opt_state"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(before, name), getattr(after, name)
+        )
     assert int(after.step) == 2
 
 
@@ -159,8 +190,12 @@ def test_the_rate_of_a_loss_scales_its_step():
         step, state, mesh = make(normed_method(rate=rate)[0])
         before = jax.device_get(state.params)
         state, _ = step(state, batch(mesh))
-        changes.append(jax.tree.map(lambda a, b: a - b, jax.device_get(state.params), before))
-    assert_close(jax.tree.map(lambda x: 0.5 * x, changes[0]), changes[1], rtol=1e-3, atol=1e-6)
+        changes.append(
+            jax.tree.map(lambda a, b: a - b, jax.device_get(state.params), before)
+        )
+    assert_close(
+        jax.tree.map(lambda x: 0.5 * x, changes[0]), changes[1], rtol=1e-3, atol=1e-6
+    )
 
 
 def test_windows_average_the_ranks_inside():

@@ -18,7 +18,9 @@ def config(**fields):
 
 def test_shapes_without_weights_are_those_with_them():
     with_, without = (
-        training.build_program(config(), make_mesh(), steps_per_epoch=10, weights=w).abstract
+        training.build_program(
+            config(), make_mesh(), steps_per_epoch=10, weights=w
+        ).abstract
         for w in (True, False)
     )
     assert jax.tree.structure(with_) == jax.tree.structure(without)
@@ -27,7 +29,9 @@ def test_shapes_without_weights_are_those_with_them():
 
 
 def test_without_weights_no_file_is_opened():
-    vgg, width = methods.vgg_parameters(config(**{"loss.vgg": "/nowhere/vgg19.npz"}), weights=False)
+    vgg, width = methods.vgg_parameters(
+        config(**{"loss.vgg": "/nowhere/vgg19.npz"}), weights=False
+    )
     assert width == 1.0
     assert vgg["conv4_1"]["kernel"].shape == (3, 3, 256, 512)
 

@@ -66,7 +66,9 @@ def test_stages_are_announced_and_only_the_last_one_is_reported(log, tmp_path):
         reported.append(workdir.name)
         return {}
 
-    config = ml_collections.ConfigDict({"about": "Two short stages.", "stages": ("first", "second")})
+    config = ml_collections.ConfigDict(
+        {"about": "Two short stages.", "stages": ("first", "second")}
+    )
     config.first = toy_training.toy_config(num_steps=1, data__source="synthetic")
     config.second = toy_training.toy_config(num_steps=1, data__source="synthetic")
     a, b, c = toy_training.patched()

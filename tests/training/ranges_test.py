@@ -12,7 +12,9 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.training.ranges import RANGES, Range
 
 CONFIGS = sorted(
-    path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem[0] != "_"
+    path.stem
+    for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
+    if path.stem[0] != "_"
 )
 
 
@@ -36,7 +38,11 @@ def test_every_config_is_in_range(name):
         ("optimiser.ema_decay", 1.5, "a number from 0 to below 1"),
         ("optimiser.ema_decay", -0.5, "a number from 0 to below 1"),
         ("optimiser.ema_decay", math.nan, "a number from 0 to below 1"),
-        ("optimiser.schedule_rates", (1e-3, -1.0, 1e-3), "each be a number of at least 0"),
+        (
+            "optimiser.schedule_rates",
+            (1e-3, -1.0, 1e-3),
+            "each be a number of at least 0",
+        ),
         ("data.max_tracks", -3, "a whole number of at least 0"),
         ("data.identity_depth", -1, "a whole number of at least 1"),
         ("data.identity_depth", 0, "a whole number of at least 1"),
@@ -62,7 +68,9 @@ def test_the_stage_of_a_value_is_named_and_stages_must_exist():
     wrong = {"stages": ("one", "two"), "one": stage, "two": {**stage, "log_every": 0}}
     with pytest.raises(UserError, match=r"config\.two\.log_every must be"):
         training.check_ranges(wrong)
-    with pytest.raises(UserError, match=r"config\.stages must name some of one, two, got three"):
+    with pytest.raises(
+        UserError, match=r"config\.stages must name some of one, two, got three"
+    ):
         training.check_ranges({**wrong, "stages": ("three",)})
     with pytest.raises(UserError, match="got nothing"):
         training.check_ranges({**wrong, "stages": ()})
@@ -73,7 +81,9 @@ def test_a_run_without_a_length_and_a_range_upside_down_are_refused():
     with pytest.raises(UserError, match="are both 0"):
         training.check_ranges({**config, "num_steps": 0, "num_epochs": 0})
     with pytest.raises(UserError, match="the smaller one first"):
-        training.check_ranges({**config, "augment": {**config["augment"], "scale": (1.1, 0.9)}})
+        training.check_ranges(
+            {**config, "augment": {**config["augment"], "scale": (1.1, 0.9)}}
+        )
 
 
 def test_booleans_texts_and_infinities_are_no_numbers_of_a_range():
@@ -86,5 +96,9 @@ def test_booleans_texts_and_infinities_are_no_numbers_of_a_range():
 def test_every_field_of_the_table_is_a_field_of_a_config():
     known = set()
     for name in ("motion_cycle", "identity_cycle"):
-        known |= set(training.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict()))
+        known |= set(
+            training.flatten(
+                importlib.import_module(f"configs.{name}").get_config().to_dict()
+            )
+        )
     assert set(RANGES) <= known

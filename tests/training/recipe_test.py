@@ -20,12 +20,20 @@ def by_hand(seed):
     batches = toy_training.ToyLoader(16, 0).batches(0)
     norms = []
     for step in range(STEPS):
-        augment_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-        pictures = toy_training.augment_pairs(augment_key, next(batches), size=toy_training.SIZE)
+        augment_key, noise_key = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), step)
+        )
+        pictures = toy_training.augment_pairs(
+            augment_key, next(batches), size=toy_training.SIZE
+        )
         keys = jax.random.split(noise_key, MICRO)
         parts = [gradient(params, pictures[i::MICRO], keys[i]) for i in range(MICRO)]
         mean = jax.tree.map(lambda *g: sum(g) / MICRO, *parts)
-        norms.append(float(np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(mean)))))
+        norms.append(
+            float(
+                np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(mean)))
+            )
+        )
         scale = min(1.0, CLIP / norms[-1])
         mean = jax.tree.map(lambda g, scale=scale: g * scale, mean)
         first = jax.tree.map(lambda m, g: B1 * m + (1 - B1) * g, first, mean)
@@ -36,7 +44,9 @@ def by_hand(seed):
 
         params = jax.tree.map(move, params, first, second)
         decay = min(DECAY, (1 + step) / (10 + step))
-        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, params)
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, average, params
+        )
     return params, average, norms
 
 
@@ -75,5 +85,9 @@ def test_a_run_does_what_its_configuration_says(tmp_path):
         {name: training.load_trees(tmp_path)[name] for name in state.ema},
         jax.device_get(state.ema),
     )
-    logged = [m["train/gradient_norm"] for m in training.read_metrics(tmp_path) if "train/total" in m]
+    logged = [
+        m["train/gradient_norm"]
+        for m in training.read_metrics(tmp_path)
+        if "train/total" in m
+    ]
     np.testing.assert_allclose(logged, norms, rtol=1e-4)

@@ -18,17 +18,26 @@ FIELDS = ("num_steps=9", "optimiser__ema_decay=0.9")
 
 
 def run(workdir, *fields, count=2, devices=2, **environment):
-    given = {"TOY_DEVICES": str(devices), "TOY_FLAGS": "--peer_timeout=6", **environment}
+    given = {
+        "TOY_DEVICES": str(devices),
+        "TOY_FLAGS": "--peer_timeout=6",
+        **environment,
+    }
     return start(count, TOY, str(workdir), *(fields or FIELDS), **given)
 
 
 def assert_equal(one, other, *, exactly):
-    a, b = (jax.tree_util.tree_leaves_with_path(training.load_trees(w)) for w in (one, other))
+    a, b = (
+        jax.tree_util.tree_leaves_with_path(training.load_trees(w))
+        for w in (one, other)
+    )
     assert [path for path, _ in a] == [path for path, _ in b]
     for (path, x), (_, y) in zip(a, b, strict=True):
         # Sums over the batch are taken in another order; Adam's steps are 1e-3 to 2e-3.
         tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-6}
-        np.testing.assert_allclose(x, y, **tolerance, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            x, y, **tolerance, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +70,25 @@ def test_two_processes_end_where_one_does(one, two):
             assert value == pytest.approx(expected[step], rel=1e-5)
     panels = sorted(p.name for p in (workdir / "panels").iterdir())
     assert panels == [f"{n:08}.png" for n in (4, 8, 9)]
-    names = {".lock", "config.json", "checkpoints", "losses.json", "metrics.jsonl", "panels"}
+    names = {
+        ".lock",
+        "config.json",
+        "checkpoints",
+        "losses.json",
+        "metrics.jsonl",
+        "panels",
+    }
     assert {p.name for p in workdir.iterdir()} == names
 
 
 def test_lines_say_whose_they_are_and_a_table_what_runs_where(two):
     _, ended = two
     for index, process in enumerate(ended):
-        ours = [line for line in process.stderr.splitlines() if re.search(r"\d\d:\d\d:\d\d ", line)]
+        ours = [
+            line
+            for line in process.stderr.splitlines()
+            if re.search(r"\d\d:\d\d:\d\d ", line)
+        ]
         assert ours
         assert all(line.startswith(f"[{index}] ") for line in ours)
         table = {line.split()[0]: line.split(maxsplit=1)[1] for line in process.stderr.splitlines()
@@ -96,15 +116,24 @@ def test_when_one_is_killed_the_others_end_and_a_restart_continues(two, tmp_path
 
 
 def test_those_who_never_start_are_not_waited_for_forever(tmp_path):
-    (alone,) = start(2, TOY, str(tmp_path), *FIELDS, present=[1], TOY_FLAGS="--start_timeout=3")
+    (alone,) = start(
+        2, TOY, str(tmp_path), *FIELDS, present=[1], TOY_FLAGS="--start_timeout=3"
+    )
     assert alone.returncode == 69
-    assert "did not meet within 3 s at 127.0.0.1:" in alone.stderr.strip().splitlines()[-1]
+    assert (
+        "did not meet within 3 s at 127.0.0.1:" in alone.stderr.strip().splitlines()[-1]
+    )
 
 
 def test_sigterm_to_one_stops_all_at_one_step(one, tmp_path):
-    ended = run(tmp_path, "num_steps=16", FIELDS[1], TOY_TERM="3", TOY_WHO="1", TOY_PAUSE="0.3")
+    ended = run(
+        tmp_path, "num_steps=16", FIELDS[1], TOY_TERM="3", TOY_WHO="1", TOY_PAUSE="0.3"
+    )
     assert codes(ended) == [training.PREEMPTED_EXIT] * 2 == [75, 75], ended
-    said = [re.search(r"stopped by SIGTERM after step (\d+)", p.stderr).group(1) for p in ended]
+    said = [
+        re.search(r"stopped by SIGTERM after step (\d+)", p.stderr).group(1)
+        for p in ended
+    ]
     assert said[0] == said[1]
     assert training.find_checkpoint(tmp_path).name == said[0]
     assert 3 <= int(said[0]) < 16
@@ -117,7 +146,11 @@ def test_sigterm_to_one_stops_all_at_one_step(one, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", *(pytest.param(k, marks=pytest.mark.slow) for k in ("missing", "flipped"))]
+    "kind",
+    [
+        "truncated",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("missing", "flipped")),
+    ],
 )
 def test_all_pass_over_a_damaged_checkpoint(two, tmp_path, kind):
     shutil.copytree(two[0], tmp_path, dirs_exist_ok=True)
@@ -134,7 +167,9 @@ def test_all_pass_over_a_damaged_checkpoint(two, tmp_path, kind):
 @pytest.mark.slow
 def test_four_processes_go_on_from_two_with_parameters_sharded(one, two, tmp_path):
     shutil.copytree(two[0], tmp_path / "run")
-    ended = run(tmp_path / "run", "num_steps=12", FIELDS[1], "fsdp=True", count=4, devices=2)
+    ended = run(
+        tmp_path / "run", "num_steps=12", FIELDS[1], "fsdp=True", count=4, devices=2
+    )
     assert codes(ended) == [0] * 4, ended
     shutil.copytree(one, tmp_path / "one")
     toy_training.train(tmp_path / "one", num_steps=12, optimiser__ema_decay=0.9)
@@ -145,7 +180,9 @@ def test_four_processes_go_on_from_two_with_parameters_sharded(one, two, tmp_pat
 def test_two_processes_start_from_another_run(one, tmp_path):
     fields = ("num_steps=2", FIELDS[1], f"init_from={one}")
     assert codes(run(tmp_path / "two", *fields)) == [0, 0]
-    toy_training.train(tmp_path / "one", num_steps=2, optimiser__ema_decay=0.9, init_from=str(one))
+    toy_training.train(
+        tmp_path / "one", num_steps=2, optimiser__ema_decay=0.9, init_from=str(one)
+    )
     assert_equal(tmp_path / "one", tmp_path / "two", exactly=False)
 
 
@@ -153,7 +190,9 @@ def test_a_mistake_ends_all_with_its_code(tmp_path):
     ended = run(tmp_path, "num_steps=2", "batch_size=6")
     assert codes(ended) == [2, 2], ended
     for index, process in enumerate(ended):
-        (line,) = [line for line in process.stderr.splitlines() if "facecycle_jax: " in line]
+        (line,) = [
+            line for line in process.stderr.splitlines() if "facecycle_jax: " in line
+        ]
         assert line.startswith(f"[{index}] facecycle_jax: batch_size 6")
 
 
@@ -163,7 +202,9 @@ def people(folder, count):
     for person in range(count):
         (folder / f"p{person:02}").mkdir(parents=True)
         for frame in range(3):
-            noise = rng.integers(0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8)
+            noise = rng.integers(
+                0, 256, (toy_training.SIZE, toy_training.SIZE, 3), dtype=np.uint8
+            )
             Image.fromarray(noise).save(folder / f"p{person:02}" / f"{frame}.png")
     return folder
 
@@ -172,7 +213,9 @@ def assert_all_end_with(ended, sentence):
     assert codes(ended) == [2, 2], ended
     for index, process in enumerate(ended):
         # The runtime of the last one to end may have noticed the others' end after that.
-        (line,) = [line for line in process.stderr.splitlines() if "facecycle_jax: " in line]
+        (line,) = [
+            line for line in process.stderr.splitlines() if "facecycle_jax: " in line
+        ]
         assert line.startswith(f"[{index}] facecycle_jax: process 1 ("), process.stderr
         assert sentence in line
 
@@ -180,7 +223,9 @@ def assert_all_end_with(ended, sentence):
 def test_a_setting_that_differs_ends_all_and_is_named(tmp_path):
     ended = run(tmp_path, TOY_WHO="1", TOY_FIELD="num_steps=12")
     assert_all_end_with(ended, "differs from process 0 (")
-    assert_all_end_with(ended, "in config.num_steps (12, not 9). Give all processes the same command")
+    assert_all_end_with(
+        ended, "in config.num_steps (12, not 9). Give all processes the same command"
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -195,7 +240,13 @@ def test_data_that_differ_end_all_and_are_named(tmp_path):
         "data.eval_fraction=0.0",
         "batch_size=4",
     )
-    ended = run(tmp_path / "run", *fields, TOY_DATA="1", TOY_WHO="1", TOY_FIELD=f"data.path={partial}")
+    ended = run(
+        tmp_path / "run",
+        *fields,
+        TOY_DATA="1",
+        TOY_WHO="1",
+        TOY_FIELD=f"data.path={partial}",
+    )
     assert_all_end_with(ended, "tracks to train on (11, digest ")
     assert_all_end_with(ended, "frames to train on (33, digest ")
 
@@ -204,7 +255,13 @@ def test_data_that_differ_end_all_and_are_named(tmp_path):
 def test_the_same_data_in_another_folder_are_no_difference(tmp_path):
     one, other = people(tmp_path / "one", 12), people(tmp_path / "other", 12)
     fields = ("num_steps=2", f"data.path={one}", "data.min_frames=1", "batch_size=4")
-    ended = run(tmp_path / "run", *fields, TOY_DATA="1", TOY_WHO="1", TOY_FIELD=f"data.path={other}")
+    ended = run(
+        tmp_path / "run",
+        *fields,
+        TOY_DATA="1",
+        TOY_WHO="1",
+        TOY_FIELD=f"data.path={other}",
+    )
     assert codes(ended) == [0, 0], ended
 
 
@@ -221,7 +278,10 @@ def test_the_process_that_differs_from_most_is_named():
 def test_the_fault_of_one_ends_all(tmp_path):
     ended = run(tmp_path, TOY_FAIL="6", TOY_WHO="1")
     assert codes(ended) == [69, 2], ended
-    assert ended[1].stderr.strip().splitlines()[-1] == "[1] facecycle_jax: the batch of step 6 cannot be read"
+    assert (
+        ended[1].stderr.strip().splitlines()[-1]
+        == "[1] facecycle_jax: the batch of step 6 cannot be read"
+    )
     # The save of step 4 may not have ended by then.
     assert training.find_checkpoint(tmp_path).name in ("2", "4")
 
@@ -247,7 +307,9 @@ def test_processes_that_are_named_wrongly_are_a_mistake(monkeypatch):
         ("PROCESS_ID", "0"),
     ):
         monkeypatch.setenv(f"JAX_{name}", value)
-    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES 'two' and JAX_PROCESS_ID '0'"):
+    with pytest.raises(
+        ValueError, match="JAX_NUM_PROCESSES 'two' and JAX_PROCESS_ID '0'"
+    ):
         processes.join()
     with pytest.raises(ValueError, match="--peer_timeout is 1"):
         processes.join(peer_timeout=1)

@@ -23,7 +23,8 @@ TRAINED = ("identity_encoder", "normaliser")
 def zeros(forward):
     """A state of stage 2 with zeros for weights."""
     shapes = jax.eval_shape(
-        lambda key: (init_identity(forward, key), init_motion(forward, key)), jax.random.key(0)
+        lambda key: (init_identity(forward, key), init_motion(forward, key)),
+        jax.random.key(0),
     )
     params, frozen = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     count = jnp.zeros((), jnp.int32)
@@ -33,7 +34,12 @@ def zeros(forward):
 def start(state, init_from, model, perceptual="none"):
     """What training makes of it."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    config = {"init_from": init_from, "model": model, "method": "identity_cycle", "loss": {}}
+    config = {
+        "init_from": init_from,
+        "model": model,
+        "method": "identity_cycle",
+        "loss": {},
+    }
     config["loss"]["perceptual"] = perceptual
     return _start_from(config, state, jax.tree.map(lambda _: device, state))
 
@@ -44,7 +50,11 @@ def assert_equal(a, b):
 
 def test_networks_of_a_model_that_comes_with_the_package():
     shipped = facecycle_jax.load("facecycle-small")
-    state = start(zeros(make_forward(shipped.model, vgg_for_loss=False)), "facecycle-small", shipped.model)
+    state = start(
+        zeros(make_forward(shipped.model, vgg_for_loss=False)),
+        "facecycle-small",
+        shipped.model,
+    )
     trees = training.load_trees("facecycle-small")
     assert set(trees) == {*state.params, *state.frozen}
     for name, tree in trees.items():
@@ -56,26 +66,45 @@ def test_networks_of_a_model_that_comes_with_the_package():
 def test_networks_of_a_model_folder(tmp_path):
     trees = tiny_model.trees()
     motion = {name: tree for name, tree in trees.items() if name not in TRAINED}
-    write_model(tmp_path / "model", motion, model=tiny_model.MODEL, licence="CC0", source="random numbers")
+    write_model(
+        tmp_path / "model",
+        motion,
+        model=tiny_model.MODEL,
+        licence="CC0",
+        source="random numbers",
+    )
     fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, str(tmp_path / "model"), tiny_model.MODEL)
     assert_equal(state.frozen, motion)
     assert_equal(state.params, fresh.params)
-    with pytest.raises(ValueError, match=r"config\.model must be the same there and here"):
+    with pytest.raises(
+        ValueError, match=r"config\.model must be the same there and here"
+    ):
         start(fresh, "facecycle-small", tiny_model.MODEL)
 
 
 def test_networks_of_several_places(tmp_path):
     trees = tiny_model.trees()
-    other = jax.tree.map(lambda x: x + 1, {name: tree for name, tree in trees.items() if name not in TRAINED})
+    other = jax.tree.map(
+        lambda x: x + 1,
+        {name: tree for name, tree in trees.items() if name not in TRAINED},
+    )
     for name, content in (("both", trees), ("other", other), ("with, comma", other)):
-        write_model(tmp_path / name, content, model=tiny_model.MODEL, licence="CC0", source="random numbers")
+        write_model(
+            tmp_path / name,
+            content,
+            model=tiny_model.MODEL,
+            licence="CC0",
+            source="random numbers",
+        )
     fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, f"{tmp_path}/both, {tmp_path}/other", tiny_model.MODEL)
     assert_equal(state.frozen, other)
     assert_equal(state.params, {name: trees[name] for name in TRAINED})
     # As stages give them, whose workdirs are named as their user likes.
-    listed = start(fresh, [f"{tmp_path}/both", f"{tmp_path}/with, comma"], tiny_model.MODEL)
+    listed = start(
+        fresh, [f"{tmp_path}/both", f"{tmp_path}/with, comma"], tiny_model.MODEL
+    )
     assert_equal((listed.frozen, listed.params), (state.frozen, state.params))
 
 
@@ -84,7 +113,9 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     forward = make_forward(model, vgg_width=0.0625)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        VGG19("conv4_1", 0.0625).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32)
+        VGG19("conv4_1", 0.0625).init,
+        jax.random.key(0),
+        jnp.zeros((1, 64, 64, 3), jnp.float32),
     )["params"]
     vgg = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     trees = {name: tree for name, tree in tiny_model.trees().items() if name != "trunk"}
@@ -98,7 +129,9 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     started = start(state, folder, model, "gram")
     assert set(training.load_trees(folder)["vgg"]) < set(vgg)
     assert_equal(started.frozen["vgg"]["conv4_1"], vgg["conv4_1"])
-    assert_equal(started.frozen["vgg"]["conv3_1"], training.load_trees(folder)["vgg"]["conv3_1"])
+    assert_equal(
+        started.frozen["vgg"]["conv3_1"], training.load_trees(folder)["vgg"]["conv3_1"]
+    )
     # Another VGG-19: a loss would look through the first layers of one and the last of the other.
     state.frozen["vgg"] = jax.tree.map(lambda x: 2 * x, vgg)
     with pytest.raises(ValueError, match=r"another VGG-19 than loss\.vgg"):
@@ -109,5 +142,7 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
 def test_what_is_neither_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", "facecycle-huge"):
-        with pytest.raises(FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-small"):
+        with pytest.raises(
+            FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-small"
+        ):
             training.load_trees(path)

@@ -20,7 +20,9 @@ def make(*, devices=1, fsdp=False, optimiser=None, noise=0.0, **options):
     options = training.StepOptions(**options)
 
     def init(key):
-        return training.init_state(key, method=method, optimiser=optimiser, average=options.ema_decay > 0)
+        return training.init_state(
+            key, method=method, optimiser=optimiser, average=options.ema_decay > 0
+        )
 
     key = jax.random.key(0)
     shardings = training.state_shardings(mesh, jax.eval_shape(init, key), fsdp=fsdp)
@@ -37,7 +39,9 @@ def make(*, devices=1, fsdp=False, optimiser=None, noise=0.0, **options):
 
 
 def batch(mesh, *, value=None, seed=0, size=16):
-    frames = np.random.default_rng(seed).integers(0, 255, (size, 2, 8, 8, 3), dtype=np.uint8)
+    frames = np.random.default_rng(seed).integers(
+        0, 255, (size, 2, 8, 8, 3), dtype=np.uint8
+    )
     if value is not None:
         frames[:] = value
     return training.put_batch({"frames": frames}, mesh)
@@ -60,8 +64,12 @@ def test_the_whole_state_is_updated_in_place():
 def test_schedules_of_the_paper():
     from facecycle_jax.configs import identity_cycle, motion_cycle
 
-    stage1 = training.make_schedule(motion_cycle.get_config().optimiser, steps_per_epoch=7)
-    stage2 = training.make_schedule(identity_cycle.get_config().optimiser, steps_per_epoch=7)
+    stage1 = training.make_schedule(
+        motion_cycle.get_config().optimiser, steps_per_epoch=7
+    )
+    stage2 = training.make_schedule(
+        identity_cycle.get_config().optimiser, steps_per_epoch=7
+    )
     for epoch, rate in {0: 1e-5, 1: 5e-5, 19: 5e-5, 20: 1e-5, 39: 1e-5}.items():
         for step in (7 * epoch, 7 * epoch + 6):
             np.testing.assert_allclose(stage1(step), rate, rtol=1e-6)
@@ -72,7 +80,11 @@ def test_schedules_of_the_paper():
 
 @pytest.mark.parametrize(
     ("epochs", "rates", "said"),
-    [((0, 1), (1.0,), "2 entries"), ((1,), (1.0,), "rise from 0"), ((0,), (-1.0,), "negative")],
+    [
+        ((0, 1), (1.0,), "2 entries"),
+        ((1,), (1.0,), "rise from 0"),
+        ((0,), (-1.0,), "negative"),
+    ],
 )
 def test_schedules_that_do_not_fit_are_refused(epochs, rates, said):
     config = {"schedule_epochs": epochs, "schedule_rates": rates}
@@ -151,7 +163,8 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
     assert int(state.nonfinite_in_row) == 0
     assert terms.compute()["skipped"] == 0.0
     assert not np.array_equal(
-        np.asarray(state.params["generator"]["kernel"]), before.params["generator"]["kernel"]
+        np.asarray(state.params["generator"]["kernel"]),
+        before.params["generator"]["kernel"],
     )
 
 
@@ -160,7 +173,9 @@ def test_the_weight_average_follows_slowly():
     start = jax.device_get(state.params)
     state, _ = step(state, batch(mesh))
     # The first decay is (1 + 0) / (10 + 0).
-    expected = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, start, jax.device_get(state.params))
+    expected = jax.tree.map(
+        lambda a, b: 0.1 * a + 0.9 * b, start, jax.device_get(state.params)
+    )
     assert_close(state.ema, expected, rtol=1e-5, atol=1e-7)
     assert state.eval_params is state.ema
 
@@ -183,7 +198,9 @@ def test_noise_depends_on_the_step_and_the_seed_alone():
 def test_batches_that_cannot_be_split_are_refused():
     mesh = make_mesh()
     training.check_batch(16, accumulate=2, mesh=mesh)
-    with pytest.raises(ValueError, match=r"batch_size 12 .*accumulate 1 times the 8 devices"):
+    with pytest.raises(
+        ValueError, match=r"batch_size 12 .*accumulate 1 times the 8 devices"
+    ):
         training.check_batch(12, accumulate=1, mesh=mesh)
     with pytest.raises(ValueError, match="at least 1"):
         training.check_batch(8, accumulate=0, mesh=mesh)

@@ -23,7 +23,10 @@ from facecycle_jax import files, training
 def small_disk(folder, size):
     """A file system of so many kilobytes; needs root."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
         pytest.skip("cannot mount a small file system here")
     try:
         yield folder
@@ -48,7 +51,9 @@ def test_a_full_disk_is_told_and_old_checkpoints_stay(tmp_path):
         assert "The checkpoints before it are intact, the newest is of step" in last
         step = int(training.find_checkpoint(workdir).name)
         assert f"of step {step}." in last
-        for _, leaf in jax.tree_util.tree_leaves_with_path(training.load_trees(workdir)):
+        for _, leaf in jax.tree_util.tree_leaves_with_path(
+            training.load_trees(workdir)
+        ):
             assert np.isfinite(leaf).all()
         # With room made, the same command continues.
         subprocess.run(["mount", "-o", "remount,size=16000k", str(workdir)], check=True)
@@ -60,7 +65,14 @@ def test_a_full_disk_is_told_and_old_checkpoints_stay(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_ends_all_processes(tmp_path):
     with small_disk(tmp_path, 2000) as workdir:
-        ended = start(2, TOY, str(workdir), "num_steps=200", TOY_DEVICES="2", TOY_FLAGS="--peer_timeout=6")
+        ended = start(
+            2,
+            TOY,
+            str(workdir),
+            "num_steps=200",
+            TOY_DEVICES="2",
+            TOY_FLAGS="--peer_timeout=6",
+        )
         # The process whose write failed says so; the others notice its end.
         assert set(codes(ended)) <= {69, 74}, ended
         assert 74 in codes(ended)
@@ -77,11 +89,15 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         checkpointer.save(2, state)
-        with pytest.raises(training.StorageError, match=r"step 2; .*the newest is of step 1"):
+        with pytest.raises(
+            training.StorageError, match=r"step 2; .*the newest is of step 1"
+        ):
             checkpointer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["1"]
+    assert sorted(
+        p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()
+    ) == ["1"]
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -105,13 +121,19 @@ class Bucket:
     def __getattr__(self, name):
         def done(*paths, **options):
             # Of `open` the second argument is the mode.
-            return getattr(backend.os_backend, name)(*map(self._local, paths), **options)
+            return getattr(backend.os_backend, name)(
+                *map(self._local, paths), **options
+            )
 
         return done
 
     def _local(self, path):
         path = os.fspath(path)
-        return str(self._folder / path.removeprefix("gs://")) if path.startswith("gs://") else path
+        return (
+            str(self._folder / path.removeprefix("gs://"))
+            if path.startswith("gs://")
+            else path
+        )
 
 
 class Manager:
@@ -144,7 +166,12 @@ def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
     toy_training.train(epath.Path("gs://bucket/run"), num_steps=4)
     root = tmp_path / "bucket" / "run"
     found = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    assert found == {"config.json", "metrics.jsonl", "losses.json", "panels/00000004.png"}
+    assert found == {
+        "config.json",
+        "metrics.jsonl",
+        "losses.json",
+        "panels/00000004.png",
+    }
     assert [m["step"] for m in training.read_metrics("gs://bucket/run")] == [2, 4, 4]
     # Nothing is written beside the bucket, e.g. into a local folder called 'gs:'.
     assert not (pathlib.Path.cwd() / "gs:").exists()

@@ -28,7 +28,8 @@ with locked(epath.Path(sys.argv[1])):
 def test_a_second_run_is_refused_and_the_first_one_named(tmp_path):
     with training.locked(epath.Path(tmp_path)):
         with pytest.raises(
-            UserError, match=rf"in use by another run \(process {os.getpid()} on .*, started "
+            UserError,
+            match=rf"in use by another run \(process {os.getpid()} on .*, started ",
         ):
             toy_training.train(tmp_path, num_steps=2)
         # Nothing of the first run was touched.
@@ -39,7 +40,9 @@ def test_a_second_run_is_refused_and_the_first_one_named(tmp_path):
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
         try:
             assert holder.stdout.readline() == "held\n"
             with (
@@ -54,7 +57,9 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
         assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
 
 
-def test_places_that_cannot_be_locked_are_named_in_the_log(tmp_path, monkeypatch, caplog):
+def test_places_that_cannot_be_locked_are_named_in_the_log(
+    tmp_path, monkeypatch, caplog
+):
     caplog.set_level("INFO", logger="facecycle_jax")
     monkeypatch.setattr("facecycle_jax.training.workdir_lock.log.propagate", True)
     training_log = workdir_lock.logging.getLogger("facecycle_jax")

@@ -8,7 +8,9 @@ from facecycle_jax.viz import thumbnail_map
 
 def test_pictures_lie_where_their_points_are():
     pictures = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (10, 20, 30)])
-    drawn = thumbnail_map(np.array([[0.0, 0.0], [2.0, 2.0], [2.0, 0.0]]), pictures, side=30, thumbnail=10)
+    drawn = thumbnail_map(
+        np.array([[0.0, 0.0], [2.0, 2.0], [2.0, 0.0]]), pictures, side=30, thumbnail=10
+    )
     assert drawn.shape == (30, 30, 3)
     assert (drawn[20:, :10] == 10).all()
     assert (drawn[:10, 20:] == 20).all()

@@ -58,6 +58,8 @@ def test_legend_is_a_disc_on_white():
     assert legend.dtype == np.uint8
     assert (legend[0, 0] == 255).all()
     assert (legend[32, 32] > 250).all()
-    np.testing.assert_allclose(legend[32, 60], flow_to_rgb(np.array([[[0.86, 0]]]), max_flow=1)[0, 0], atol=6)
+    np.testing.assert_allclose(
+        legend[32, 60], flow_to_rgb(np.array([[[0.86, 0]]]), max_flow=1)[0, 0], atol=6
+    )
     with pytest.raises(ValueError, match="at least 1"):
         flow_legend(0)

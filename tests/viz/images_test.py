@@ -25,7 +25,9 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["taken.png"]
 
 
-@pytest.mark.parametrize("picture", [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "picture", [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8)]
+)
 def test_png_needs_a_picture(tmp_path, picture):
     with pytest.raises(ValueError, match="uint8"):
         save_png(tmp_path / "x.png", picture)
@@ -35,7 +37,11 @@ def test_png_needs_a_picture(tmp_path, picture):
 def test_curves_are_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra `eval`")
     path = tmp_path / "curves.png"
-    curves(path, {"a": ([0, 1, 2], [3.0, np.nan, 1.0]), "b": ([0], [2.0])}, logarithmic=True)
+    curves(
+        path,
+        {"a": ([0, 1, 2], [3.0, np.nan, 1.0]), "b": ([0], [2.0])},
+        logarithmic=True,
+    )
     with Image.open(path) as image:
         assert image.size == (960, 540)
 

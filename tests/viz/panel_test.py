@@ -13,8 +13,12 @@ def test_pictures_stand_where_they_should():
     red[..., 0], blue[..., 2] = 255, 255
     panel = grid([[red, blue], [blue, None]], scale=2, padding=4)
     assert panel.shape == (4 + 20 * 2, 4 + 20 * 2, 3)
-    np.testing.assert_array_equal(panel[4:20, 4:20], np.broadcast_to([255, 0, 0], (16, 16, 3)))
-    np.testing.assert_array_equal(panel[4:20, 24:40], np.broadcast_to([0, 0, 255], (16, 16, 3)))
+    np.testing.assert_array_equal(
+        panel[4:20, 4:20], np.broadcast_to([255, 0, 0], (16, 16, 3))
+    )
+    np.testing.assert_array_equal(
+        panel[4:20, 24:40], np.broadcast_to([0, 0, 255], (16, 16, 3))
+    )
     assert (panel[24:40, 24:40] == 255).all()
 
 
@@ -26,7 +30,10 @@ def test_flows_and_faces_and_grey_pictures_share_one_size():
 def test_captions_take_space_and_are_wrapped():
     bare = grid([[FACES[0], FACES[1]]])
     short = grid([[FACES[0], FACES[1]]], captions=["a", "b"])
-    long = grid([[FACES[0], FACES[1]]], captions=["a", "many words that need several lines " * 2])
+    long = grid(
+        [[FACES[0], FACES[1]]],
+        captions=["a", "many words that need several lines " * 2],
+    )
     endless = grid([[FACES[0]]], captions=["x" * 100])
     assert bare.shape[0] < short.shape[0] < long.shape[0]
     assert bare.shape[1] == short.shape[1] == long.shape[1]
@@ -60,7 +67,12 @@ def test_what_does_not_fit_is_refused(rows, options, message):
 
 
 def test_training_panel_orders_columns_and_limits_rows():
-    pictures = {"mystery": FACES, "flow": FLOW, "input": FACES, "code": np.zeros((2, 256))}
+    pictures = {
+        "mystery": FACES,
+        "flow": FLOW,
+        "input": FACES,
+        "code": np.zeros((2, 256)),
+    }
     both = training_panel(pictures, step=1200, side=32)
     one = training_panel(pictures, step=1200, side=32, max_rows=1)
     assert one.shape[0] == both.shape[0] - 38
@@ -69,7 +81,9 @@ def test_training_panel_orders_columns_and_limits_rows():
     np.testing.assert_array_equal(both, training_panel(known_first, step=1200, side=32))
 
 
-@pytest.mark.parametrize("pictures", [{}, {"code": np.zeros((2, 4))}, {"input": FACES, "flow": FLOW[:1]}])
+@pytest.mark.parametrize(
+    "pictures", [{}, {"code": np.zeros((2, 4))}, {"input": FACES, "flow": FLOW[:1]}]
+)
 def test_training_panel_needs_as_many_of_each(pictures):
     with pytest.raises(ValueError, match="one N"):
         training_panel(pictures)

@@ -20,7 +20,9 @@ def test_panels_come_once_in_order_and_to_the_last(tmp_path):
             write(tmp_path / "motion", name)
         return next(answers)
 
-    found = [path.name for path in new_panels(tmp_path, running=running, interval=0.001)]
+    found = [
+        path.name for path in new_panels(tmp_path, running=running, interval=0.001)
+    ]
     assert found == ["00000002.png", "00000003.png", "00000004.png"]
 
 

@@ -60,20 +60,33 @@ def resident_batches(
     """
     part = batch_size // mesh.size
 
-    def on_device(step: jax.Array, table: Table, frames: jax.Array) -> tuple[jax.Array, Batch]:
+    def on_device(
+        step: jax.Array, table: Table, frames: jax.Array
+    ) -> tuple[jax.Array, Batch]:
         if items is None:
-            drawn = draw_pairs(step, table, batch_size=batch_size, pairing=pairing, seed=seed)
+            drawn = draw_pairs(
+                step, table, batch_size=batch_size, pairing=pairing, seed=seed
+            )
         else:
-            drawn = draw_items(step, table, batch_size=batch_size, items=items, seed=seed)
+            drawn = draw_items(
+                step, table, batch_size=batch_size, items=items, seed=seed
+            )
         device = jax.lax.axis_index("data")
         place = drawn.pop("frame") - device * len(frames)
         held = (place >= 0) & (place < len(frames))
-        found = frames[jnp.where(held, place, 0)] * held[..., None, None, None].astype(frames.dtype)
+        found = frames[jnp.where(held, place, 0)] * held[..., None, None, None].astype(
+            frames.dtype
+        )
         # One device holds a frame, the others add zeros.
         mine = jax.lax.psum_scatter(found, "data", scatter_dimension=0, tiled=True)
-        others = {k: jax.lax.dynamic_slice_in_dim(v, device * part, part) for k, v in drawn.items()}
+        others = {
+            k: jax.lax.dynamic_slice_in_dim(v, device * part, part)
+            for k, v in drawn.items()
+        }
         return step + 1, {"frames": mine, **others}
 
     whole, split = PartitionSpec(), PartitionSpec("data")
-    placed = jax.shard_map(on_device, mesh=mesh, in_specs=(whole, whole, split), out_specs=(whole, split))
+    placed = jax.shard_map(
+        on_device, mesh=mesh, in_specs=(whole, whole, split), out_specs=(whole, split)
+    )
     return jax.jit(placed)

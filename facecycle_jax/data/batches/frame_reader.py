@@ -87,7 +87,9 @@ def file_reader(decoder: str, *, size: int) -> ReadFrame:
         except FileNotFoundError as error:
             raise UserError(str(error)) from None
         except OSError as error:
-            raise UserError(f"{frame} cannot be read: {error.strerror or error}.") from None
+            raise UserError(
+                f"{frame} cannot be read: {error.strerror or error}."
+            ) from None
 
         try:
             return decode(content)
@@ -123,7 +125,9 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
     return read
 
 
-def read_or_replace(tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: Report) -> np.ndarray:
+def read_or_replace(
+    tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: Report
+) -> np.ndarray:
     """Reads a frame of a track; in place of an unreadable one the next readable frame of that track.
 
     Args:
@@ -181,5 +185,9 @@ def read_rows(
     """
     before = None
     for row, one in enumerate(zip(track.tolist(), place.tolist(), strict=True)):
-        out[row] = out[row - 1] if one == before else read_or_replace(tracks, *one, read=read, report=report)
+        out[row] = (
+            out[row - 1]
+            if one == before
+            else read_or_replace(tracks, *one, read=read, report=report)
+        )
         before = one

@@ -72,12 +72,16 @@ def decode_all(
         decoded = list(pool.map(attempt, range(len(paths))))
     if not any(decoded):
         reason = next(iter(report.unreadable.values()), "there is none")
-        raise UserError(f"{tracks.origin}: none of its {len(paths)} images can be read; one: {reason}")
+        raise UserError(
+            f"{tracks.origin}: none of its {len(paths)} images can be read; one: {reason}"
+        )
 
     # Tracks of places in the array first, so that a track that became too short takes its frames with it.
     first = 0
     places = []
-    for person, name, frames in zip(tracks.identities, tracks.names, tracks.frames, strict=True):
+    for person, name, frames in zip(
+        tracks.identities, tracks.names, tracks.frames, strict=True
+    ):
         numbers = range(first, first + len(frames))
         places.append((person, name, [number for number in numbers if decoded[number]]))
         first += len(frames)
@@ -86,7 +90,9 @@ def decode_all(
     order = [int(place) for frames in chosen.frames for place in frames]
     named = [[paths[int(place)] for place in frames] for frames in chosen.frames]
     complete = order == list(range(len(paths)))
-    return dataclasses.replace(chosen, frames=named), kept[0] if complete else kept[0][order]
+    return dataclasses.replace(chosen, frames=named), kept[0] if complete else kept[0][
+        order
+    ]
 
 
 def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:

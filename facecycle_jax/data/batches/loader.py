@@ -80,7 +80,9 @@ class Loader:
         """Counts the tracks, of all processes."""
         return len(self.tracks)
 
-    def on_devices(self, mesh: jax.sharding.Mesh) -> Callable[[int], Iterator[dict[str, jax.Array]]] | None:
+    def on_devices(
+        self, mesh: jax.sharding.Mesh
+    ) -> Callable[[int], Iterator[dict[str, jax.Array]]] | None:
         """Puts the frames onto the devices, once, if they are to lie there.
 
         Args:
@@ -126,7 +128,10 @@ class Loader:
         tracks = self.tracks
         roots = roots_of(tracks.origin)
         counts = [len(frames) for frames in tracks.frames]
-        files = ("/".join(os.path.basename(str(frame)) for frame in frames) for frames in tracks.frames)
+        files = (
+            "/".join(os.path.basename(str(frame)) for frame in frames)
+            for frames in tracks.frames
+        )
         mirrored = np.broadcast_to(np.asarray(self.mirrored, np.float64), len(tracks))
 
         return {
@@ -148,9 +153,13 @@ class Loader:
             with jax.default_device(cpu), jax.transfer_guard("allow"):
                 options = {"batch_size": self.batch_size, "seed": self.seed}
                 if self.items is None:
-                    drawn = draw_pairs(np.uint32(step), table, pairing=self.pairing, **options)
+                    drawn = draw_pairs(
+                        np.uint32(step), table, pairing=self.pairing, **options
+                    )
                 else:
-                    drawn = draw_items(np.uint32(step), table, items=self.items, **options)
+                    drawn = draw_items(
+                        np.uint32(step), table, items=self.items, **options
+                    )
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
         if self.frames is None and self.read is not None:
@@ -248,26 +257,36 @@ def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame
     if source not in SOURCES:
         raise UserError(f"data.source must be one of {SOURCES}, got {source!r}.")
     if not options["path"]:
-        raise UserError("data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'.")
+        raise UserError(
+            "data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'."
+        )
     limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
     if source == "records":
         tracks, records = open_records(options["path"], **limits)
         return tracks, record_reader(records, decoder, size=size)
-    tracks = FILE_SOURCES[source](options["path"], identity_depth=options["identity_depth"], **limits)
+    tracks = FILE_SOURCES[source](
+        options["path"], identity_depth=options["identity_depth"], **limits
+    )
     return tracks, file_reader(decoder, size=size)
 
 
 def _pairing(config: Mapping[str, Any]) -> str:
     """Says whose pictures a method pairs: those of one track, or of two people."""
-    of_one = config["method"] == "motion_cycle" or config.get("loss", {}).get("exchange_identity", False)
+    of_one = config["method"] == "motion_cycle" or config.get("loss", {}).get(
+        "exchange_identity", False
+    )
     return "same" if of_one else "different"
 
 
 def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
     """Says how often each track's frames are paired with their own mirror image."""
-    values = np.atleast_1d(np.asarray(options.get("mirror_pair_probability", 0.5), np.float64))
+    values = np.atleast_1d(
+        np.asarray(options.get("mirror_pair_probability", 0.5), np.float64)
+    )
     if not ((values >= 0) & (values <= 1)).all():
-        raise UserError(f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}.")
+        raise UserError(
+            f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}."
+        )
     if len(values) == 1:
         return np.full(len(tracks), values[0])
     roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
@@ -299,7 +318,9 @@ def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tracks, np.ndarray]:
+def _synthetic(
+    options: Mapping[str, Any], *, seed: int, size: int
+) -> tuple[Tracks, np.ndarray]:
     """Draws faces; a track is one person, frames are numbers into the array."""
     drawn = synthetic_tracks(
         seed,
@@ -310,5 +331,8 @@ def _synthetic(options: Mapping[str, Any], *, seed: int, size: int) -> tuple[Tra
     )
     people = np.unique(drawn["identity"])
     names = [f"synthetic-{person:06}" for person in people]
-    frames = [[str(i) for i in np.flatnonzero(drawn["identity"] == person)] for person in people]
+    frames = [
+        [str(i) for i in np.flatnonzero(drawn["identity"] == person)]
+        for person in people
+    ]
     return Tracks(frames, names, names, "the synthetic source"), drawn["frames"]

@@ -54,9 +54,13 @@ def items_of(options: Mapping[str, Any]) -> Items | None:
     frames = options.get("item_frames", 0)
     if not frames:
         return None
-    items = Items(frames, options.get("item_order", "unordered"), options.get("item_spacing", 1))
+    items = Items(
+        frames, options.get("item_order", "unordered"), options.get("item_spacing", 1)
+    )
     if items.order not in ORDERS:
-        raise UserError(f"data.item_order must be one of {ORDERS}, got {items.order!r}.")
+        raise UserError(
+            f"data.item_order must be one of {ORDERS}, got {items.order!r}."
+        )
     if items.frames < 1 or items.spacing < 1:
         raise UserError(
             f"data.item_frames is {items.frames} and data.item_spacing {items.spacing}: both must be at "
@@ -107,7 +111,9 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
       The arrays.
     """
     count = np.array([len(frames) for frames in tracks.frames], np.int32)
-    _, identity, sizes = np.unique(tracks.identities, return_inverse=True, return_counts=True)
+    _, identity, sizes = np.unique(
+        tracks.identities, return_inverse=True, return_counts=True
+    )
     starts = np.cumsum(sizes) - sizes
     return Table(
         (np.cumsum(count) - count).astype(np.int32),
@@ -115,7 +121,9 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
         identity.astype(np.int32),
         starts[identity].astype(np.int32),
         sizes[identity].astype(np.int32),
-        np.where(count == 1, 1.0, np.broadcast_to(mirrored, count.shape)).astype(np.float32),
+        np.where(count == 1, 1.0, np.broadcast_to(mirrored, count.shape)).astype(
+            np.float32
+        ),
     )
 
 
@@ -146,7 +154,9 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
     def encrypt(x: jax.Array) -> jax.Array:
         left, right = x >> half, x & mask
         for number in range(4):
-            keyed = scramble(right ^ scramble(seed + jnp.uint32(0x9E3779B9) * jnp.uint32(number + 1)))
+            keyed = scramble(
+                right ^ scramble(seed + jnp.uint32(0x9E3779B9) * jnp.uint32(number + 1))
+            )
             left, right = right, left ^ (keyed & mask)
         return (left << half) | right
 
@@ -157,9 +167,13 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
     return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, start)
 
 
-def _draw_tracks(step: jax.Array, *, size: int, batch_size: int, seed: int) -> jax.Array:
+def _draw_tracks(
+    step: jax.Array, *, size: int, batch_size: int, seed: int
+) -> jax.Array:
     """Draws the tracks of a step's items, int32 [B]: each once an epoch, in an order of its own."""
-    item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
+    item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(
+        batch_size, dtype=jnp.uint32
+    )
     epoch, position = item // jnp.uint32(size), item % jnp.uint32(size)
     order = jnp.uint32(seed & 0xFFFFFFFF) * jnp.uint32(0x85EBCA6B) + epoch
     return permute(position, size=size, seed=order).astype(jnp.int32)
@@ -188,7 +202,9 @@ def draw_pairs(
     size = table.first.shape[0]
     track = _draw_tracks(step, size=size, batch_size=batch_size, seed=seed)
     base = jax.random.fold_in(jax.random.key(seed), step)
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(base, i), 3))(jnp.arange(batch_size))
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(base, i), 3))(
+        jnp.arange(batch_size)
+    )
 
     def below(key: jax.Array, bound: jax.Array) -> jax.Array:
         return jax.random.randint(key, (), 0, bound)
@@ -198,7 +214,9 @@ def draw_pairs(
     mirror = jnp.zeros(batch_size, bool)
     if pairing == "same":
         partner = track
-        mirror = jax.vmap(jax.random.bernoulli)(keys[:, 2], jnp.asarray(table.mirrored)[track])
+        mirror = jax.vmap(jax.random.bernoulli)(
+            keys[:, 2], jnp.asarray(table.mirrored)[track]
+        )
         # Another frame: skip the first one's place.
         other = jax.vmap(below)(keys[:, 1], jnp.maximum(count - 1, 1))
         two = jnp.where(mirror, one, other + (other >= one))
@@ -230,7 +248,9 @@ def draw_items(
     Returns:
       frame, track, identity int32 [B, n] and mirror bool [B], which is False.
     """
-    track = _draw_tracks(step, size=table.first.shape[0], batch_size=batch_size, seed=seed)
+    track = _draw_tracks(
+        step, size=table.first.shape[0], batch_size=batch_size, seed=seed
+    )
     count = jnp.asarray(table.frames)[track]
     base = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(batch_size))
@@ -257,7 +277,9 @@ def draw_items(
     return {
         "frame": jnp.asarray(table.first)[track][:, None] + place,
         "track": jnp.broadcast_to(track[:, None], shape),
-        "identity": jnp.broadcast_to(jnp.asarray(table.identity)[track][:, None], shape),
+        "identity": jnp.broadcast_to(
+            jnp.asarray(table.identity)[track][:, None], shape
+        ),
         "mirror": jnp.zeros(batch_size, bool),
     }
 

@@ -68,20 +68,28 @@ def tf_batches(
         frames = np.zeros(shape, np.uint8)
         rows = frames.reshape(-1, size, size, 3)
         try:
-            read_rows(rows, tracks, track.ravel(), places.ravel(), read=read, report=report)
+            read_rows(
+                rows, tracks, track.ravel(), places.ravel(), read=read, report=report
+            )
         except ValueError as error:
             # Raised below, in the batch's turn: raised here, tensorflow would print its own stack.
             failures.append(error)
             return frames, False
         return frames, True
 
-    signature = {k: tf.TensorSpec(v.shape, tf.as_dtype(v.dtype)) for k, v in example.items()}
+    signature = {
+        k: tf.TensorSpec(v.shape, tf.as_dtype(v.dtype)) for k, v in example.items()
+    }
 
     def load(indices: dict[str, Any]) -> dict[str, Any]:
         inputs = [indices["frame"], indices["track"]]
         frames, whole = tf.numpy_function(read_pairs, inputs, (tf.uint8, tf.bool))
         frames = tf.ensure_shape(frames, shape)
-        return {"frames": frames, "whole": whole, **{k: v for k, v in indices.items() if k != "frame"}}
+        return {
+            "frames": frames,
+            "whole": whole,
+            **{k: v for k, v in indices.items() if k != "frame"},
+        }
 
     dataset = tf.data.Dataset.from_generator(draws, output_signature=signature)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

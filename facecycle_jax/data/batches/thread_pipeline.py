@@ -53,7 +53,9 @@ def thread_batches(
     fill = functools.partial(read_rows, read=read, report=report)
     threads = threads or os.cpu_count() or 1
     steps = itertools.count(start)
-    pending: deque[tuple[dict[str, np.ndarray], list[concurrent.futures.Future[None]]]] = deque()
+    pending: deque[
+        tuple[dict[str, np.ndarray], list[concurrent.futures.Future[None]]]
+    ] = deque()
 
     def submit(step: int) -> None:
         drawn = draw(step)
@@ -63,13 +65,21 @@ def thread_batches(
         parts = range(0, track.size, _CHUNK)
         flat = track.ravel()
         tasks = [
-            pool.submit(fill, out[i : i + _CHUNK], tracks, flat[i : i + _CHUNK], place[i : i + _CHUNK])
+            pool.submit(
+                fill,
+                out[i : i + _CHUNK],
+                tracks,
+                flat[i : i + _CHUNK],
+                place[i : i + _CHUNK],
+            )
             for i in parts
         ]
         batch = {"frames": out.reshape(*track.shape, size, size, 3), **drawn}
         pending.append((batch, tasks))
 
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="reader")
+    pool = concurrent.futures.ThreadPoolExecutor(
+        max_workers=threads, thread_name_prefix="reader"
+    )
     try:
         submit(next(steps))
         # Enough tasks in flight for every thread to have one more waiting.

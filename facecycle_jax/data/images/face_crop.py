@@ -98,11 +98,20 @@ def crop_face(
       MissingExtraError: If no detector is given and dlib is not installed.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise UserError(f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[-1] != 3
+        or 0 in image.shape
+    ):
+        raise UserError(
+            f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
+        )
     by_place = isinstance(which, int) and not isinstance(which, bool) and which >= 0
     if not by_place and which not in ("largest", "centre"):
-        raise UserError(f"which must be 'largest', 'centre' or a place from 0 on, got {which!r}.")
+        raise UserError(
+            f"which must be 'largest', 'centre' or a place from 0 on, got {which!r}."
+        )
     if margin is not None and not margin > -1:
         raise UserError(f"margin must be above -1, got {margin}.")
 
@@ -163,7 +172,11 @@ def frame_image(
     if crop:
         try:
             face = crop_face(image, framing=framing)
-            return Framed(face.crop, found=True, beyond=reach_beyond(face.box, height=height, width=width))
+            return Framed(
+                face.crop,
+                found=True,
+                beyond=reach_beyond(face.box, height=height, width=width),
+            )
         except NoFaceError:
             if cut is None:
                 raise
@@ -199,7 +212,9 @@ def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
     for side in sorted(sides):
         factor = side / longer
         size = tuple(max(1, round(length * factor)) for length in image.shape[1::-1])
-        resized = Image.fromarray(np.ascontiguousarray(image)).resize((size[0], size[1]))
+        resized = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (size[0], size[1])
+        )
         boxes, scores, _ = detect.run(np.array(resized), 0, _UNSURE)
         faces = []
         for box, score in zip(boxes, scores, strict=True):
@@ -218,7 +233,9 @@ def _dlib_detector():  # type: ignore[no-untyped-def]  # dlib has no types
     try:
         import dlib
     except ImportError as error:
-        raise MissingExtraError("Finding faces needs dlib: pip install 'facecycle_jax[face]'.") from error
+        raise MissingExtraError(
+            "Finding faces needs dlib: pip install 'facecycle_jax[face]'."
+        ) from error
     return dlib.get_frontal_face_detector()
 
 
@@ -227,14 +244,21 @@ def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
     places = range(len(boxes))
     middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
     if which == "largest":
-        return max(places, key=lambda i: (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]))
+        return max(
+            places,
+            key=lambda i: (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]),
+        )
     if which == "centre":
         return min(
             places,
-            key=lambda i: (middles[i][0] - width / 2) ** 2 + (middles[i][1] - height / 2) ** 2,
+            key=lambda i: (
+                (middles[i][0] - width / 2) ** 2 + (middles[i][1] - height / 2) ** 2
+            ),
         )
     if int(which) >= len(boxes):
-        raise NoFaceError(f"Face {which} was asked for, but {len(boxes)} were found (from 0 on).")
+        raise NoFaceError(
+            f"Face {which} was asked for, but {len(boxes)} were found (from 0 on)."
+        )
     return sorted(places, key=lambda i: middles[i])[int(which)]
 
 

@@ -54,7 +54,9 @@ class Framing:
             place = getattr(self, name)
             is_pair = isinstance(place, tuple | list) and len(place) == 2
             if not is_pair or not all(_is_fraction(value) for value in place):
-                raise UserError(f"framing.{name} must be two numbers from 0 to 1, got {place!r}.")
+                raise UserError(
+                    f"framing.{name} must be two numbers from 0 to 1, got {place!r}."
+                )
             object.__setattr__(self, name, (float(place[0]), float(place[1])))
         if not self.left_eye[0] < self.right_eye[0]:
             raise UserError(
@@ -90,13 +92,22 @@ class Framing:
         Raises:
           UserError: If a field is missing, unknown or out of range.
         """
-        if not isinstance(content, Mapping) or set(content) != {"left_eye", "right_eye"}:
-            raise UserError(f"framing must have left_eye and right_eye, got {str(content)[:80]}.")
+        if not isinstance(content, Mapping) or set(content) != {
+            "left_eye",
+            "right_eye",
+        }:
+            raise UserError(
+                f"framing must have left_eye and right_eye, got {str(content)[:80]}."
+            )
         return cls(left_eye=content["left_eye"], right_eye=content["right_eye"])
 
 
 def _is_fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= 1
+    )
 
 
 # What the middle 0.6 of an LFW-deepfunneled image shows: midpoint (0.5, 0.41), eyes
@@ -129,7 +140,9 @@ def square_of_landmarks(landmarks: np.ndarray, framing: Framing = FRAMING) -> Sq
     return square_of_eyes((float(midpoint[0]), float(midpoint[1])), distance, framing)
 
 
-def square_of_eyes(midpoint: tuple[float, float], distance: float, framing: Framing = FRAMING) -> Square:
+def square_of_eyes(
+    midpoint: tuple[float, float], distance: float, framing: Framing = FRAMING
+) -> Square:
     """Computes the square that brings eyes of known midpoint and distance to a framing.
 
     Args:
@@ -210,7 +223,9 @@ def read_cut(values: str | Sequence[float]) -> Cut:
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
-        raise UserError(f"a cut is three numbers left,top,side, got {values!r}.") from None
+        raise UserError(
+            f"a cut is three numbers left,top,side, got {values!r}."
+        ) from None
     if len(numbers) != 3:
         raise UserError(f"a cut is three numbers left,top,side, got {values!r}.")
     cut = (numbers[0], numbers[1], numbers[2])
@@ -229,7 +244,9 @@ def check_cut(cut: Cut) -> None:
     """
     is_sane = all(math.isfinite(value) and abs(value) <= 10 for value in cut)
     if not is_sane or not cut[2] > 0:
-        raise UserError(f"a cut is left,top,side, fractions with side above 0, got {cut}.")
+        raise UserError(
+            f"a cut is left,top,side, fractions with side above 0, got {cut}."
+        )
 
 
 def cut_square(image: np.ndarray, square: Square) -> np.ndarray:

@@ -44,7 +44,10 @@ def model_file(name: str) -> pathlib.Path | None:
 
 def has_landmarks() -> bool:
     """Whether dlib and the predictor are installed."""
-    return importlib.util.find_spec("dlib") is not None and model_file(PREDICTOR) is not None
+    return (
+        importlib.util.find_spec("dlib") is not None
+        and model_file(PREDICTOR) is not None
+    )
 
 
 @functools.cache
@@ -63,7 +66,9 @@ def load_predictor() -> Any:
     except ImportError:
         path = None
     if path is None:
-        raise MissingExtraError("Landmarks need their model: pip install 'facecycle_jax[landmarks]'.")
+        raise MissingExtraError(
+            "Landmarks need their model: pip install 'facecycle_jax[landmarks]'."
+        )
     return dlib.shape_predictor(str(path))
 
 
@@ -94,11 +99,21 @@ def find_landmarks(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndar
         # The box lies outside the image, as that of a custom detector may.
         part, x0, y0 = image, 0, 0
     factor = max(1.0, _SIDE / length)
-    size = (max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor)))
+    size = (
+        max(1, round(part.shape[1] * factor)),
+        max(1, round(part.shape[0] * factor)),
+    )
     if factor > 1:
-        part = np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize(size, Image.Resampling.BICUBIC))
+        part = np.asarray(
+            Image.fromarray(np.ascontiguousarray(part)).resize(
+                size, Image.Resampling.BICUBIC
+            )
+        )
 
-    edges = [round((edge - origin) * factor) for edge, origin in zip(box, (x0, y0, x0, y0), strict=True)]
+    edges = [
+        round((edge - origin) * factor)
+        for edge, origin in zip(box, (x0, y0, x0, y0), strict=True)
+    ]
     rectangle = dlib.rectangle(edges[0], edges[1], edges[2] - 1, edges[3] - 1)
     shape = predictor(np.ascontiguousarray(part), rectangle)
 

@@ -15,7 +15,18 @@ log = logging.getLogger(__name__)
 
 # Endings of image files, in small letters; the same for training, preparing and every
 # command.
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 # Pillow's names of what may be inside, whatever the ending. A closed list: of others,
 # Pillow hands PostScript to Ghostscript, a program that files can attack.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -133,7 +144,9 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     for place, root in starts:
         key = key_of(root)
         if key in search.starts:
-            raise UserError(f"{root!r}, folder {place + 1} of {', '.join(roots)}, is named twice.")
+            raise UserError(
+                f"{root!r}, folder {place + 1} of {', '.join(roots)}, is named twice."
+            )
         search.starts.add(key)
         search.seen.add(key)
         above = os.path.dirname(os.path.realpath(root))

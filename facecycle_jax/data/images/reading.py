@@ -38,7 +38,9 @@ _STRIP_PIXELS = 1_000_000
 FITS = ("crop", "stretch")
 
 
-def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarray, list[str], list[str]]:
+def as_pictures(
+    inputs: Any, *, size: int, fit: str = "crop"
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Brings pictures of any source, size and mode into one batch.
 
     Args:
@@ -62,17 +64,27 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
       FileNotFoundError: if the one path given does not exist.
     """
     if size < 1 or fit not in FITS:
-        raise UserError(f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}.")
+        raise UserError(
+            f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}."
+        )
     pictures, names, problems = [], [], []
     alone = _is_single(inputs)
     for name, item in _items(inputs):
         try:
-            picture = item if isinstance(item, np.ndarray) else read_picture(item, at_least=size)
+            picture = (
+                item
+                if isinstance(item, np.ndarray)
+                else read_picture(item, at_least=size)
+            )
             picture = square(array_to_rgb(picture), size=size, fit=fit)
         except (ValueError, FileNotFoundError) as error:
-            if alone or isinstance(item, np.ndarray):  # a wrong array is the caller's mistake
+            if alone or isinstance(
+                item, np.ndarray
+            ):  # a wrong array is the caller's mistake
                 raise
-            problems.append(f"{name}: {error}" if name not in str(error) else str(error))
+            problems.append(
+                f"{name}: {error}" if name not in str(error) else str(error)
+            )
             continue
         pictures.append(picture)
         names.append(name)
@@ -81,7 +93,9 @@ def as_pictures(inputs: Any, *, size: int, fit: str = "crop") -> tuple[np.ndarra
     return np.stack(pictures), names, problems
 
 
-def read_picture(source: epath.PathLike | Image.Image, *, at_least: int = 0) -> np.ndarray:
+def read_picture(
+    source: epath.PathLike | Image.Image, *, at_least: int = 0
+) -> np.ndarray:
     """Reads one image file, or converts a PIL image, to RGB.
 
     Args:
@@ -101,7 +115,11 @@ def read_picture(source: epath.PathLike | Image.Image, *, at_least: int = 0) -> 
     if isinstance(source, Image.Image):
         with one_sentence("the picture"):
             return to_rgb(source, at_least)
-    with open_image_file(source) as file, one_sentence(os.fspath(source)), open_image(file) as image:
+    with (
+        open_image_file(source) as file,
+        one_sentence(os.fspath(source)),
+        open_image(file) as image,
+    ):
         return to_rgb(image, at_least)
 
 
@@ -109,7 +127,9 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """Opens an image in one of `IMAGE_FORMATS` with Pillow; anything may be raised for other files."""
     Image.init()
     # Older versions of Pillow do without some formats.
-    return Image.open(file, formats=[form for form in IMAGE_FORMATS if form in Image.OPEN])
+    return Image.open(
+        file, formats=[form for form in IMAGE_FORMATS if form in Image.OPEN]
+    )
 
 
 class UnreadableError(UserError):
@@ -134,7 +154,9 @@ def one_sentence(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known picture format"
-        raise UnreadableError(f"{name} cannot be read as a picture: {reason.rstrip('.')}.") from error
+        raise UnreadableError(
+            f"{name} cannot be read as a picture: {reason.rstrip('.')}."
+        ) from error
 
 
 def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
@@ -149,7 +171,9 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
     """
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise UserError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}; shrink it first")
+        raise UserError(
+            f"{width}x{height} pixels are more than {MAX_PIXELS:,}; shrink it first"
+        )
 
     factor = _reduction(image.size, at_least)
     if factor > 1:
@@ -197,7 +221,9 @@ def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]
         yield top // factor, image.crop((0, top, width, min(top + rows, height)))
 
 
-def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int) -> np.ndarray:
+def _in_strips(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int
+) -> np.ndarray:
     """Converts an image strip by strip, so that no second copy of a large one is made.
 
     Args:
@@ -284,7 +310,9 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
-        raise UserError(f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}.")
+        raise UserError(
+            f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}."
+        )
     if array.shape[-1] in (2, 4):
         alpha = array[..., -1:].astype(np.uint16)
         colour = array[..., :-1].astype(np.uint16)
@@ -318,21 +346,29 @@ def _is_single(inputs: Any) -> bool:
     """Whether `inputs` is one picture rather than a folder or several."""
     if isinstance(inputs, str | os.PathLike):
         return not epath.Path(inputs).is_dir()
-    return isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4)
+    return isinstance(inputs, Image.Image) or (
+        isinstance(inputs, np.ndarray) and inputs.ndim < 4
+    )
 
 
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     """Lists (name, path, PIL picture or array) of everything in `inputs`."""
     if isinstance(inputs, str | os.PathLike):
         yield from list_pictures(epath.Path(inputs))
-    elif isinstance(inputs, Image.Image) or (isinstance(inputs, np.ndarray) and inputs.ndim < 4):
+    elif isinstance(inputs, Image.Image) or (
+        isinstance(inputs, np.ndarray) and inputs.ndim < 4
+    ):
         yield "picture 0", inputs
     elif isinstance(inputs, np.ndarray):
         if inputs.ndim != 4:
-            raise UserError(f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}.")
+            raise UserError(
+                f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}."
+            )
         if inputs.dtype != np.uint8:
             array_to_rgb(inputs)  # says what to do
-        yield from ((f"picture {index}", picture) for index, picture in enumerate(inputs))
+        yield from (
+            (f"picture {index}", picture) for index, picture in enumerate(inputs)
+        )
     elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
         for index, item in enumerate(inputs):
             if isinstance(item, str | os.PathLike):
@@ -342,7 +378,9 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
             elif hasattr(item, "__array__"):
                 yield f"picture {index}", np.asarray(item)
             else:
-                raise UserError(_WANTED.format(f"{type(item).__name__} at place {index}"))
+                raise UserError(
+                    _WANTED.format(f"{type(item).__name__} at place {index}")
+                )
     elif hasattr(inputs, "__array__"):
         yield from _items(np.asarray(inputs))
     else:
@@ -392,7 +430,9 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
             if is_image_name(name)
         )
     if not found:
-        raise UserError(f"The folder {path} has no picture file ({', '.join(IMAGE_SUFFIXES)}).")
+        raise UserError(
+            f"The folder {path} has no picture file ({', '.join(IMAGE_SUFFIXES)})."
+        )
     yield from ((str(file), file) for file in found)
 
 

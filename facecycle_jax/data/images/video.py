@@ -38,7 +38,9 @@ class Video(NamedTuple):
     fps: float
 
 
-def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: float | None = None) -> Video:
+def read_video(
+    path: epath.PathLike, *, max_frames: int | None = None, fps: float | None = None
+) -> Video:
     """Opens a video for reading frame by frame.
 
     Args:
@@ -65,12 +67,16 @@ def read_video(path: epath.PathLike, *, max_frames: int | None = None, fps: floa
     av = _load_av()
     container, rate = _open(av, path)
     timed = _decode(av, container, os.fspath(path), rate, _to_array)
-    frames = (frame for _, frame in timed) if fps is None else _resample(timed, fps, rate)
+    frames = (
+        (frame for _, frame in timed) if fps is None else _resample(timed, fps, rate)
+    )
     first = next(frames, None)
     if first is None:
         raise UserError(f"{path} has no frames.")
     chained = itertools.chain([first], frames)
-    return Video(itertools.islice(chained, max_frames), float(rate if fps is None else fps))
+    return Video(
+        itertools.islice(chained, max_frames), float(rate if fps is None else fps)
+    )
 
 
 def count_frames(path: epath.PathLike, *, fps: float) -> int:
@@ -101,7 +107,9 @@ def count_frames(path: epath.PathLike, *, fps: float) -> int:
     return count
 
 
-def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: float) -> None:
+def write_video(
+    path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: float
+) -> None:
     """Writes frames as a video, whole or not at all.
 
     Args:
@@ -128,23 +136,34 @@ def write_video(path: epath.PathLike, frames: Iterable[np.ndarray], *, fps: floa
         raise UserError(f"There are no frames to write to {path}.")
     _check_frame(first, 0, np.shape(first))
     form = FORMATS[path.suffix.lower()]
-    with under_another_name(path) as partial, av.open(str(partial), "w", format=form) as container:
+    with (
+        under_another_name(path) as partial,
+        av.open(str(partial), "w", format=form) as container,
+    ):
         _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
 
 
 def _encode(
-    av: ModuleType, container: Any, frames: Iterable[np.ndarray], shape: tuple[int, ...], fps: float
+    av: ModuleType,
+    container: Any,
+    frames: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    fps: float,
 ) -> None:
     """Writes frames into an open container."""
     down, right = shape[0] % 2, shape[1] % 2
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(65535))
+    stream = container.add_stream(
+        "libx264", rate=Fraction(fps).limit_denominator(65535)
+    )
     stream.height, stream.width = shape[0] + down, shape[1] + right
     stream.pix_fmt = "yuv420p"
     stream.options = {"crf": "17"}
     for index, frame in enumerate(frames):
         _check_frame(frame, index, shape)
         padded = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(padded), format="rgb24"
+        )
         container.mux(stream.encode(picture))
     container.mux(stream.encode())
 
@@ -155,7 +174,9 @@ def _check_frame(frame: np.ndarray, index: int, shape: tuple[int, ...]) -> None:
     fits = frame.ndim == 3 and frame.shape[-1] == 3 and 0 not in frame.shape
     if frame.dtype != np.uint8 or not fits or frame.shape != shape:
         wanted = f"uint8 {list(shape)} as the first" if index else "uint8 [H, W, 3]"
-        raise UserError(f"Frame {index} must be {wanted}, got {frame.dtype} {list(frame.shape)}.")
+        raise UserError(
+            f"Frame {index} must be {wanted}, got {frame.dtype} {list(frame.shape)}."
+        )
 
 
 def _load_av() -> ModuleType:
@@ -163,7 +184,9 @@ def _load_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise MissingExtraError("Videos need PyAV: pip install 'facecycle_jax[video]'.") from error
+        raise MissingExtraError(
+            "Videos need PyAV: pip install 'facecycle_jax[video]'."
+        ) from error
     return av
 
 
@@ -183,11 +206,16 @@ def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
     # Some formats are lists of other files or addresses, so that only containers of
     # frames are allowed; and without the prefix, FFmpeg could take a name for an
     # address.
-    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "file"}
+    options = {
+        "format_whitelist": ",".join(VIDEO_FORMATS),
+        "protocol_whitelist": "file",
+    }
     try:
         container = av.open(f"file:{name}", options=options)
     except (av.FFmpegError, ValueError) as error:
-        raise UserError(f"{name} cannot be read as a video: {_reason(error)}.") from error
+        raise UserError(
+            f"{name} cannot be read as a video: {_reason(error)}."
+        ) from error
     if not container.streams.video:
         container.close()
         raise UserError(f"{name} has no pictures, only other streams.")
@@ -196,7 +224,11 @@ def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
 
 
 def _decode(
-    av: ModuleType, container: Any, name: str, rate: Fraction, convert: Callable[[Any], Any]
+    av: ModuleType,
+    container: Any,
+    name: str,
+    rate: Fraction,
+    convert: Callable[[Any], Any],
 ) -> Iterator[tuple[float, Any]]:
     """Decodes (seconds from the first frame, `convert(frame)`) and closes the container at the end."""
     count = 0
@@ -210,7 +242,10 @@ def _decode(
                     )
                 start = frame.time if start is None else start
                 timed = frame.time is not None and start is not None
-                yield frame.time - start if timed else float(count / rate), convert(frame)
+                yield (
+                    frame.time - start if timed else float(count / rate),
+                    convert(frame),
+                )
                 count += 1
         except UserError:
             raise
@@ -227,7 +262,9 @@ def _to_array(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, turns))
 
 
-def _resample(timed: Iterator[tuple[float, Any]], fps: float, rate: Fraction) -> Iterator[Any]:
+def _resample(
+    timed: Iterator[tuple[float, Any]], fps: float, rate: Fraction
+) -> Iterator[Any]:
     """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ... up to the last frame's.
 
     Args:

@@ -33,12 +33,18 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
     """
     if split not in OFFICIAL:
         raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
-    for file in (path, os.path.join(path, "fer2013.csv"), os.path.join(path, "icml_face_data.csv")):
+    for file in (
+        path,
+        os.path.join(path, "fer2013.csv"),
+        os.path.join(path, "icml_face_data.csv"),
+    ):
         if os.path.isfile(file):
             return _read_csv(file, split)
     folder = os.path.join(path, split)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{path} holds neither fer2013.csv nor a folder {split}/<class>/*.jpg.")
+        raise FileNotFoundError(
+            f"{path} holds neither fer2013.csv nor a folder {split}/<class>/*.jpg."
+        )
     return _read_folders(folder)
 
 
@@ -57,7 +63,9 @@ def _read_csv(path: str, split: str) -> LabelledPictures:
         if not row:
             continue
         if len(row) != 3:
-            raise UserError(f"{path}, row {number}: expected 3 columns, got {len(row)}.")
+            raise UserError(
+                f"{path}, row {number}: expected 3 columns, got {len(row)}."
+            )
         emotion, pixels, usage = (row[place] for place in places)
         if usage not in OFFICIAL:
             raise UserError(
@@ -66,7 +74,9 @@ def _read_csv(path: str, split: str) -> LabelledPictures:
         if usage != split:
             continue
         if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
-            raise UserError(f"{path}, row {number}: emotion must be 0 to 6, got {_shorten(emotion)}.")
+            raise UserError(
+                f"{path}, row {number}: emotion must be 0 to 6, got {_shorten(emotion)}."
+            )
         pictures.append(_pixels(pixels, f"{path}, row {number}"))
         labels.append(int(emotion))
 
@@ -91,9 +101,13 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise UserError(f"{path}, row {number}: {error}; is a quotation mark left open?") from None
+                raise UserError(
+                    f"{path}, row {number}: {error}; is a quotation mark left open?"
+                ) from None
             if not all(column.isascii() for column in row):
-                raise UserError(f"{path}, row {number}: it holds other characters than ASCII; is it a csv?")
+                raise UserError(
+                    f"{path}, row {number}: it holds other characters than ASCII; is it a csv?"
+                )
             yield number, [column.strip() for column in row]
 
 
@@ -111,13 +125,17 @@ def _pixels(text: str, where: str) -> np.ndarray:
         raise UserError(f"{where}: pixels must be whole numbers from 0 to 255.")
     values = np.array(numbers, np.int64)
     if values.size != _SIDE * _SIDE or values.max(initial=0) > 255:
-        raise UserError(f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} values.")
+        raise UserError(
+            f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} values."
+        )
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 
 
 def _read_folders(folder: str) -> LabelledPictures:
     """Reads `<class>/*.jpg`."""
-    found = sorted(f for f in os.listdir(folder) if os.path.isdir(os.path.join(folder, f)))
+    found = sorted(
+        f for f in os.listdir(folder) if os.path.isdir(os.path.join(folder, f))
+    )
     unknown = [name for name in found if name.lower() not in CLASSES]
     missing = sorted(set(CLASSES) - {name.lower() for name in found})
     if unknown or missing:

@@ -23,7 +23,11 @@ ANGLES = ("yaw", "pitch", "roll")
 TRAINING_SETS = ("AFW", "HELEN", "IBUG", "LFPW")
 # Pictures of each training set; the mirrored ones are as many again.
 OFFICIAL_SETS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
-OFFICIAL = {"train": 2 * sum(OFFICIAL_SETS.values()), "test": 2_000, "test within limit": 1_969}
+OFFICIAL = {
+    "train": 2 * sum(OFFICIAL_SETS.values()),
+    "test": 2_000,
+    "test within limit": 1_969,
+}
 LIMIT = 99.0
 _FLIP = "_Flip"
 # Consecutive pictures of an .npz file, whose names are not kept, that are taken to be of one photograph.
@@ -86,13 +90,17 @@ def read_300w_lp(path: str) -> PosePictures:
     for root in (path, os.path.join(path, "300W_LP"), os.path.join(path, "300W-LP")):
         if any(os.path.isdir(os.path.join(root, name)) for name in names):
             parts = [
-                _read_folder(os.path.join(root, n)) for n in names if os.path.isdir(os.path.join(root, n))
+                _read_folder(os.path.join(root, n))
+                for n in names
+                if os.path.isdir(os.path.join(root, n))
             ]
             return _join(parts, root)
     for root in _npz_roots(path):
         files = [os.path.join(root, f"{name}.npz") for name in names]
         if any(os.path.isfile(file) for file in files):
-            return _join([_read_npz(file) for file in files if os.path.isfile(file)], root)
+            return _join(
+                [_read_npz(file) for file in files if os.path.isfile(file)], root
+            )
     raise FileNotFoundError(
         f"{path} holds none of the sets {', '.join(TRAINING_SETS)} of 300W-LP, as folders of .jpg and "
         ".mat or as .npz files."
@@ -122,7 +130,9 @@ def read_aflw2000(path: str) -> PosePictures:
         file = os.path.join(root, "AFLW2000.npz")
         if os.path.isfile(file):
             return _join([_read_npz(file)], file)
-    raise FileNotFoundError(f"{path} holds neither a folder AFLW2000 of .jpg and .mat nor AFLW2000.npz.")
+    raise FileNotFoundError(
+        f"{path} holds neither a folder AFLW2000 of .jpg and .mat nor AFLW2000.npz."
+    )
 
 
 def _npz_roots(path: str) -> list[str]:
@@ -148,7 +158,9 @@ def _read_folder(folder: str) -> _Part:
     lonely = sorted({f"{f[:-4]}.mat" for f in files} ^ labels)
     if lonely:
         there, other = (".mat", ".jpg") if lonely[0] in labels else (".jpg", ".mat")
-        raise FileNotFoundError(f"{folder} has {lonely[0][:-4]}{there} but no {lonely[0][:-4]}{other}.")
+        raise FileNotFoundError(
+            f"{folder} has {lonely[0][:-4]}{there} but no {lonely[0][:-4]}{other}."
+        )
     base = os.path.basename(folder).removesuffix(_FLIP)
     pictures, angles, sources, without = [], [], [], 0
     for file in files:
@@ -171,14 +183,25 @@ def _read_npz(file: str) -> _Part:
         raise UserError(
             f"{file} lacks the array {error.args[0].split()[0]}; image and pose are needed."
         ) from None
-    except Exception as error:  # a damaged archive raises BadZipFile, EOFError, zlib.error and others
-        raise UserError(f"{file} cannot be read as .npz ({type(error).__name__}).") from None
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3 or pose.shape != (len(image), 3):
+    except (
+        Exception
+    ) as error:  # a damaged archive raises BadZipFile, EOFError, zlib.error and others
+        raise UserError(
+            f"{file} cannot be read as .npz ({type(error).__name__})."
+        ) from None
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 4
+        or image.shape[3] != 3
+        or pose.shape != (len(image), 3)
+    ):
         raise UserError(
             f"{file}: expected image uint8 [N, S, S, 3] and pose [N, 3], got {image.dtype} {image.shape} and "
             f"{pose.shape}."
         )
-    bad = np.flatnonzero(~np.isfinite(pose).all(axis=1) | (np.abs(pose) > 360).any(axis=1))
+    bad = np.flatnonzero(
+        ~np.isfinite(pose).all(axis=1) | (np.abs(pose) > 360).any(axis=1)
+    )
     if len(bad):
         raise UserError(
             f"{file}, row {bad[0]}: yaw, pitch and roll must be degrees, got {pose[bad[0]].tolist()}."
@@ -191,14 +214,26 @@ def _read_npz(file: str) -> _Part:
 def _join(parts: list[_Part], origin: str) -> PosePictures:
     """Puts sets one behind the other."""
     if isinstance(parts[0].pictures, np.ndarray):
-        sizes = {part.pictures.shape[1:] for part in parts if isinstance(part.pictures, np.ndarray)}
+        sizes = {
+            part.pictures.shape[1:]
+            for part in parts
+            if isinstance(part.pictures, np.ndarray)
+        }
         if len(sizes) > 1:
-            raise UserError(f"the .npz files in {origin} have pictures of different sizes: {sorted(sizes)}.")
-        pictures: Pictures = np.concatenate([np.asarray(part.pictures) for part in parts])
+            raise UserError(
+                f"the .npz files in {origin} have pictures of different sizes: {sorted(sizes)}."
+            )
+        pictures: Pictures = np.concatenate(
+            [np.asarray(part.pictures) for part in parts]
+        )
     else:
         pictures = [picture for part in parts for picture in part.pictures]
     numbers: dict[str, int] = {}
-    group = [numbers.setdefault(source, len(numbers)) for part in parts for source in part.sources]
+    group = [
+        numbers.setdefault(source, len(numbers))
+        for part in parts
+        for source in part.sources
+    ]
     return PosePictures(
         pictures,
         np.concatenate([part.angles for part in parts]),

@@ -9,7 +9,15 @@ import numpy as np
 from facecycle_jax.data.labelled.images import choose, read_lines, require_file
 from facecycle_jax.errors import UserError
 
-_SUBFOLDERS = ("", "lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "images", "aligned images")
+_SUBFOLDERS = (
+    "",
+    "lfw",
+    "lfw-deepfunneled",
+    "lfw_funneled",
+    "lfw-funneled",
+    "images",
+    "aligned images",
+)
 # Pairs of the published lists: (same, different).
 OFFICIAL = {
     "pairsDevTrain.txt": (1100, 1100),
@@ -74,7 +82,13 @@ class Pairs:
     def select(self, chosen: np.ndarray) -> "Pairs":
         """Returns the pairs of these indices, in their order, with the pictures they show."""
         rows = [
-            (self.files[self.left[i]], self.files[self.right[i]], self.same[i], self.fold[i], self.people[i])
+            (
+                self.files[self.left[i]],
+                self.files[self.right[i]],
+                self.same[i],
+                self.fold[i],
+                self.people[i],
+            )
             for i in chosen
         ]
         return _pairs(rows, self.origin)
@@ -86,7 +100,13 @@ class Pairs:
         parts = []
         for kind in np.unique(kinds):
             inside = np.flatnonzero(kinds == kind)
-            parts.append(inside[choose(len(inside), limit=max(1, int(share * len(inside))), seed=seed)])
+            parts.append(
+                inside[
+                    choose(
+                        len(inside), limit=max(1, int(share * len(inside))), seed=seed
+                    )
+                ]
+            )
         return self.select(np.sort(np.concatenate(parts)))
 
 
@@ -148,14 +168,22 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
       FileNotFoundError: if the list or a picture is missing.
       ValueError: for a line of another form, with its number, or another count of pairs than declared.
     """
-    path = require_file(os.path.join(root, name), what="the list of pairs comes with LFW")
+    path = require_file(
+        os.path.join(root, name), what="the list of pairs comes with LFW"
+    )
     lines = read_lines(path)
     while lines and not lines[-1].strip():
         lines.pop()
     header = lines[0].split() if lines else []
-    if len(header) not in (1, 2) or not all(_is_number(h) and int(h) > 0 for h in header):
-        raise UserError(f"{path}, line 1: expected '<pairs>' or '<folds> <pairs>', got {lines[:1]}.")
-    folds, count = (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
+    if len(header) not in (1, 2) or not all(
+        _is_number(h) and int(h) > 0 for h in header
+    ):
+        raise UserError(
+            f"{path}, line 1: expected '<pairs>' or '<folds> <pairs>', got {lines[:1]}."
+        )
+    folds, count = (
+        (1, int(header[0])) if len(header) == 1 else (int(header[0]), int(header[1]))
+    )
     if len(lines) - 1 != 2 * folds * count:
         raise UserError(
             f"{path} declares {folds} x 2 x {count} pairs and has {len(lines) - 1} lines of them; "
@@ -180,7 +208,9 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
     return _pairs(rows, path)
 
 
-def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 10) -> Pairs:
+def read_cplfw_pairs(
+    root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 10
+) -> Pairs:
     """Reads the list of CPLFW: two lines a pair, `<picture> <answer>`, the answer 0 for different people.
 
     The list names no folds: those of the same and those of different people are cut, each in the list's
@@ -198,10 +228,14 @@ def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 1
       FileNotFoundError: if the list or a picture is missing.
       ValueError: for a line of another form, with its number.
     """
-    path = require_file(os.path.join(root, name), what="the list of pairs comes with CPLFW")
+    path = require_file(
+        os.path.join(root, name), what="the list of pairs comes with CPLFW"
+    )
     lines = [line.split() for line in read_lines(path) if line.strip()]
     if not lines or len(lines) % 2:
-        raise UserError(f"{path} has {len(lines)} lines; CPLFW has two lines for each pair.")
+        raise UserError(
+            f"{path} has {len(lines)} lines; CPLFW has two lines for each pair."
+        )
     for index, columns in enumerate(lines):
         if len(columns) != 2 or not _is_number(columns[1]):
             raise UserError(
@@ -217,8 +251,12 @@ def read_cplfw_pairs(root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 1
                 f"{where}: both lines of a pair must have one answer, got {one[1]} and {other[1]}."
             )
         answer = same[index]
-        left, right = (_find_picture(root, part[0], line=where) for part in (one, other))
+        left, right = (
+            _find_picture(root, part[0], line=where) for part in (one, other)
+        )
         people = (one[0].rsplit("_", 1)[0], other[0].rsplit("_", 1)[0])
-        rows.append((left, right, answer, seen[answer] * folds // totals[answer], people))
+        rows.append(
+            (left, right, answer, seen[answer] * folds // totals[answer], people)
+        )
         seen[answer] += 1
     return _pairs(rows, path)

@@ -39,15 +39,21 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except Exception as error:  # scipy raises ValueError, TypeError, zlib.error, struct.error and others
-        raise UserError(f"{path} cannot be read as a .mat file ({type(error).__name__}).") from None
+        raise UserError(
+            f"{path} cannot be read as a .mat file ({type(error).__name__})."
+        ) from None
     if "Pose_Para" not in content:
         raise UserError(f"{path} has no Pose_Para.")
     pose = np.asarray(content["Pose_Para"]).ravel()
     if pose.size < 3 or pose.dtype.kind not in "fiu" or not np.isfinite(pose[:3]).all():
-        raise UserError(f"{path}: Pose_Para must start with three finite angles, got {pose[:3].tolist()}.")
+        raise UserError(
+            f"{path}: Pose_Para must start with three finite angles, got {pose[:3].tolist()}."
+        )
     # Two turns are beyond any label and nearly always degrees.
     if np.abs(pose[:3]).max() > 4 * np.pi:
-        raise UserError(f"{path}: Pose_Para must be in radians, got {pose[:3].tolist()}.")
+        raise UserError(
+            f"{path}: Pose_Para must be in radians, got {pose[:3].tolist()}."
+        )
     pitch, yaw, roll = np.rad2deg(pose[:3].astype(np.float64))
     return np.array([yaw, pitch, roll]), _box(content, path, margin)
 
@@ -59,10 +65,18 @@ def _box(content: dict[str, Any], path: str, margin: float) -> Box | None:
     if name is None:
         return None
     points = np.asarray(content[name])
-    if points.ndim != 2 or points.shape[0] not in (2, 3) or points.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} must be [2 or 3, points], got {points.dtype} {points.shape}.")
+    if (
+        points.ndim != 2
+        or points.shape[0] not in (2, 3)
+        or points.dtype.kind not in "fiu"
+    ):
+        raise UserError(
+            f"{path}: {name} must be [2 or 3, points], got {points.dtype} {points.shape}."
+        )
     # Points that cannot be seen are marked by negative places.
-    seen = points[:2, np.isfinite(points[:2]).all(axis=0) & (points[:2] > 0).all(axis=0)].astype(np.float64)
+    seen = points[
+        :2, np.isfinite(points[:2]).all(axis=0) & (points[:2] > 0).all(axis=0)
+    ].astype(np.float64)
     if seen.shape[1] < 2:
         return None
     low, high = seen.min(axis=1), seen.max(axis=1)

@@ -49,7 +49,9 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
                 f"{line.strip()!r}."
             )
         if columns[1] not in ("1", "2", "3", "4", "5", "6", "7"):
-            raise UserError(f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}.")
+            raise UserError(
+                f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}."
+            )
         if stem.split("_")[0] != split:
             continue
         picture = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
@@ -58,4 +60,6 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
         labels.append(int(columns[1]) - 1)
     if not labels:
         raise UserError(f"{name} names no picture of the split {split}.")
-    return LabelledPictures(pictures, np.array(labels, np.int32), CLASSES, f"{name} ({split})")
+    return LabelledPictures(
+        pictures, np.array(labels, np.int32), CLASSES, f"{name} ({split})"
+    )

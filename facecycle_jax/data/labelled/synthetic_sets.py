@@ -47,26 +47,40 @@ def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndar
 @functools.partial(jax.jit, static_argnames=("kind", "count"))
 def _sample(key: jax.Array, *, kind: str, count: int) -> Parameters:
     """Draws parameters [count]."""
-    draw = {"identity": sample_identity, "motion": sample_motion, "scene": sample_scene}[kind]
+    draw = {
+        "identity": sample_identity,
+        "motion": sample_motion,
+        "scene": sample_scene,
+    }[kind]
     return jax.vmap(draw)(jax.random.split(key, count))
 
 
 def _repeat(parameters: Parameters, count: int) -> Arrays:
     """Repeats single parameters `count` times."""
-    return {name: np.repeat(np.asarray(value)[None], count) for name, value in parameters.items()}
+    return {
+        name: np.repeat(np.asarray(value)[None], count)
+        for name, value in parameters.items()
+    }
 
 
 def _each(parameters: Arrays | Parameters, times: int) -> Arrays:
     """Repeats every element of [N] parameters `times` times, [N * times]."""
-    return {name: np.repeat(np.asarray(value), times) for name, value in parameters.items()}
+    return {
+        name: np.repeat(np.asarray(value), times) for name, value in parameters.items()
+    }
 
 
 def _others(parameters: Arrays | Parameters) -> Arrays:
     """Exchanges both halves of [2 N] parameters."""
-    return {name: np.roll(np.asarray(value), len(value) // 2) for name, value in parameters.items()}
+    return {
+        name: np.roll(np.asarray(value), len(value) // 2)
+        for name, value in parameters.items()
+    }
 
 
-def synthetic_labelled(seed: int, *, people: int, frames: int, size: int) -> dict[str, Any]:
+def synthetic_labelled(
+    seed: int, *, people: int, frames: int, size: int
+) -> dict[str, Any]:
     """Draws people in frames that each have their own motion, light and background.
 
     Nothing but the face tells who it is, unlike in a track, whose background does.
@@ -84,7 +98,9 @@ def synthetic_labelled(seed: int, *, people: int, frames: int, size: int) -> dic
     count = people * frames
     identity = _each(_sample(keys[0], kind="identity", count=people), frames)
     motion = _sample(keys[1], kind="motion", count=count)
-    drawn = render_each(identity, motion, _sample(keys[2], kind="scene", count=count), size=size)
+    drawn = render_each(
+        identity, motion, _sample(keys[2], kind="scene", count=count), size=size
+    )
     return {
         "frames": drawn,
         "identity": np.repeat(np.arange(people, dtype=np.int32), frames),
@@ -119,11 +135,15 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
         "reidentified": (identity, still, _others(scene)),
         "reidentified_reexpressed": (identity, _others(motion), _others(scene)),
     }
-    drawn = {name: render_each(*parameters, size=size) for name, parameters in wanted.items()}
+    drawn = {
+        name: render_each(*parameters, size=size) for name, parameters in wanted.items()
+    }
     return drawn | {"partner_neutral": np.roll(drawn["neutral"], pairs, axis=0)}
 
 
-def synthetic_one_scene(seed: int, *, scenes: int, people: int, size: int) -> dict[str, np.ndarray]:
+def synthetic_one_scene(
+    seed: int, *, scenes: int, people: int, size: int
+) -> dict[str, np.ndarray]:
     """Draws several people in one light and before one background, for several scenes.
 
     Args:
@@ -148,6 +168,9 @@ def synthetic_one_scene(seed: int, *, scenes: int, people: int, size: int) -> di
         "frames": render_each(identity, motion, everyone, size=size).reshape(shape),
         "neutral": render_each(identity, still, everyone, size=size).reshape(shape),
         "mean": render_each(
-            _repeat(mean_identity(), scenes), _repeat(neutral_motion(), scenes), scene, size=size
+            _repeat(mean_identity(), scenes),
+            _repeat(neutral_motion(), scenes),
+            scene,
+            size=size,
         ),
     }

@@ -88,7 +88,9 @@ def read_yale_b(root: str) -> LitFaces:
         for file, match in lit:
             files.append(os.path.join(folder, file))
             person.append(len(people))
-            angle.append(light_angle(float(match["azimuth"]), float(match["elevation"])))
+            angle.append(
+                light_angle(float(match["azimuth"]), float(match["elevation"]))
+            )
         if lit:
             people.append(name)
 
@@ -96,8 +98,15 @@ def read_yale_b(root: str) -> LitFaces:
         raise UserError(
             f"{root} must hold <person>/<person>_P00A<azimuth>E<elevation>.jpg of two people or more."
         )
-    faces = LitFaces(files=tuple(files), person=np.array(person), angle=np.array(angle), people=tuple(people))
+    faces = LitFaces(
+        files=tuple(files),
+        person=np.array(person),
+        angle=np.array(angle),
+        people=tuple(people),
+    )
     for place, name in enumerate(people):
         if not (faces.angle[faces.person == place] == 0).any():
-            raise UserError(f"{root} has no image of {name} under frontal light, A+000E+00.")
+            raise UserError(
+                f"{root} has no image of {name} under frontal light, A+000E+00."
+            )
     return faces

@@ -125,8 +125,15 @@ def picture_sources(
     sources = []
     for track in sorted(found, key=lambda track: (track.identity, track.name)):
         if pattern and not re.fullmatch(pattern, track.name):
-            raise UserError(f"{root} must hold {layout}, and has pictures in {track.name!r}.")
-        source = Source(identity=track.identity, name=track.name, path=track.path, left_out=track.left_out)
+            raise UserError(
+                f"{root} must hold {layout}, and has pictures in {track.name!r}."
+            )
+        source = Source(
+            identity=track.identity,
+            name=track.name,
+            path=track.path,
+            left_out=track.left_out,
+        )
         sources.append(source)
     return sources
 
@@ -154,7 +161,9 @@ def video_sources(root: str) -> list[Source]:
             path = os.path.join(folder.path, file)
             parts = os.path.relpath(path, root).split(os.sep)
             if len(parts) != 3:
-                raise UserError(f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}.")
+                raise UserError(
+                    f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}."
+                )
             sources.append(Source(parts[0], "/".join(parts), path))
     if not sources:
         raise UserError(f"{root} holds no videos <identity>/<video>/*.mp4.")
@@ -217,7 +226,9 @@ def _pictures(source: Source, options: FrameOptions) -> Prepared:
     try:
         if os.path.isdir(source.path):
             names = sorted(set(os.listdir(source.path)) - set(source.left_out))
-            paths = [os.path.join(source.path, name) for name in names if is_image_name(name)]
+            paths = [
+                os.path.join(source.path, name) for name in names if is_image_name(name)
+            ]
         else:
             paths = [source.path]
     except OSError as error:
@@ -264,7 +275,9 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
         # no others are held.
         total = count_frames(source.path, fps=options.fps) if options.max_frames else 0
         wanted = set(chosen(total, options.max_frames))
-        for number, picture in enumerate(read_video(source.path, fps=options.fps).frames):
+        for number, picture in enumerate(
+            read_video(source.path, fps=options.fps).frames
+        ):
             if options.max_frames and number not in wanted:
                 continue
             try:

@@ -74,7 +74,12 @@ class Work:
         except OSError:
             return None
         key = json.dumps(
-            [source.name, stat.st_size, stat.st_mtime_ns, dataclasses.astuple(self.options)]
+            [
+                source.name,
+                stat.st_size,
+                stat.st_mtime_ns,
+                dataclasses.astuple(self.options),
+            ]
         ).encode()
         name = hashlib.sha256(key).hexdigest()
         return pathlib.Path(self.finished) / name[:2] / f"{name}.npz"
@@ -96,7 +101,10 @@ def _load(path: pathlib.Path) -> Prepared | None:
     """Takes up a finished track; None if there is none, or a broken one."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            content, ends = stored["content"].tobytes(), np.cumsum(stored["lengths"]).tolist()
+            content, ends = (
+                stored["content"].tobytes(),
+                np.cumsum(stored["lengths"]).tolist(),
+            )
             left_out = json.loads(stored["left_out"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -169,7 +177,9 @@ def _processes(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
 
 
-def _until_killed(sources: Sequence[Source], work: Work, workers: int) -> Iterator[tuple[Source, Prepared]]:
+def _until_killed(
+    sources: Sequence[Source], work: Work, workers: int
+) -> Iterator[tuple[Source, Prepared]]:
     """Prepares tracks in several processes, in order, until one of the processes is killed."""
     with _processes(workers) as pool:
         waiting = deque(sources)

@@ -33,10 +33,16 @@ class FoundTrack(NamedTuple):
 
     def paths(self) -> list[str]:
         """Returns the paths of the images."""
-        return [self.path] if self.is_single else [os.path.join(self.path, name) for name in self.files]
+        return (
+            [self.path]
+            if self.is_single
+            else [os.path.join(self.path, name) for name in self.files]
+        )
 
 
-def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:
+def scan_folder(
+    path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0
+) -> Tracks:
     """Finds tracks in trees: every folder that holds images is one.
 
     The person is named by the first `identity_depth` folders below the root:
@@ -72,7 +78,9 @@ def scan_folder(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_
     )
 
 
-def find_tracks(roots: Sequence[str], *, origin: str, identity_depth: int = 1) -> list[FoundTrack]:
+def find_tracks(
+    roots: Sequence[str], *, origin: str, identity_depth: int = 1
+) -> list[FoundTrack]:
     """Lists the tracks below some roots, of any length.
 
     Args:
@@ -89,7 +97,9 @@ def find_tracks(roots: Sequence[str], *, origin: str, identity_depth: int = 1) -
     """
     for root in roots:
         if not root or not os.path.isdir(root):
-            raise FileNotFoundError(f"data.path={origin!r}: there is no folder {root!r}.")
+            raise FileNotFoundError(
+                f"data.path={origin!r}: there is no folder {root!r}."
+            )
 
     found = []
     for folder in walk(roots):
@@ -99,7 +109,15 @@ def find_tracks(roots: Sequence[str], *, origin: str, identity_depth: int = 1) -
             for image in images:
                 name = in_root(image, folder.root)
                 path = os.path.join(folder.path, image)
-                found.append(FoundTrack(identity=name, name=name, path=path, files=(image,), is_single=True))
+                found.append(
+                    FoundTrack(
+                        identity=name,
+                        name=name,
+                        path=path,
+                        files=(image,),
+                        is_single=True,
+                    )
+                )
         elif images:
             person = "/".join(relative.split("/")[:identity_depth])
             found.append(
@@ -133,15 +151,25 @@ def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
     """
     # A root may lie in another one; its tracks are those whose files are below the
     # longer name.
-    roots = sorted(zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0]))
+    roots = sorted(
+        zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0])
+    )
     found = []
     for frames in tracks.frames:
         first = str(frames[0])
-        found.append(next(value for root, value in roots if first.startswith(f"{root.rstrip('/')}/")))
+        found.append(
+            next(
+                value
+                for root, value in roots
+                if first.startswith(f"{root.rstrip('/')}/")
+            )
+        )
     return np.array(found)
 
 
-def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0) -> Tracks:
+def read_list(
+    path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0
+) -> Tracks:
     """Reads a text file that names one track folder a line, relative to the file or absolute.
 
     Empty lines and those that start with # are passed over. The person is named by the
@@ -178,10 +206,14 @@ def read_list(path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tr
             continue
         folder = pathlib.Path(os.path.normpath(base / line))
         if not folder.is_dir():
-            raise FileNotFoundError(f"{path}, line {number}: there is no folder {line!r}.")
+            raise FileNotFoundError(
+                f"{path}, line {number}: there is no folder {line!r}."
+            )
         lines.append((number, folder))
 
-    elsewhere = [str(folder.parent) for _, folder in lines if not folder.is_relative_to(base)]
+    elsewhere = [
+        str(folder.parent) for _, folder in lines if not folder.is_relative_to(base)
+    ]
     shared = os.path.commonpath(elsewhere) if elsewhere else ""
     if shared and all(parent == shared for parent in elsewhere):
         # All are one person's, who still needs a name.

@@ -63,12 +63,23 @@ def write_index(
         track.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        read = list(pool.map(lambda item: index_shard(folder / item[1], number=item[0]), enumerate(shards)))
-    tracks = sorted((t for found, _ in read for t in found), key=lambda t: (t.identity, t.name))
+        read = list(
+            pool.map(
+                lambda item: index_shard(folder / item[1], number=item[0]),
+                enumerate(shards),
+            )
+        )
+    tracks = sorted(
+        (t for found, _ in read for t in found), key=lambda t: (t.identity, t.name)
+    )
     for one, two in itertools.pairwise(tracks):
         if (one.identity, one.name) == (two.identity, two.name):
-            raise UserError(f"{folder} has two records of the track {one.name}; prepare the set again.")
-    frames = np.concatenate([t.frames for t in tracks]) if tracks else np.zeros(0, FRAME)
+            raise UserError(
+                f"{folder} has two records of the track {one.name}; prepare the set again."
+            )
+    frames = (
+        np.concatenate([t.frames for t in tracks]) if tracks else np.zeros(0, FRAME)
+    )
     counts = {
         "shards": len(shards),
         "tracks": len(tracks),
@@ -97,7 +108,9 @@ def write_index(
     unsigned = json.dumps(content).encode()
     digest = hashlib.sha256(unsigned).hexdigest()
     # Last: its presence says that the set is complete.
-    write_whole(folder / TRACKS, unsigned.replace(_NO_DIGEST.encode(), digest.encode(), 1))
+    write_whole(
+        folder / TRACKS, unsigned.replace(_NO_DIGEST.encode(), digest.encode(), 1)
+    )
     return counts
 
 
@@ -124,13 +137,17 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
     """
     path = folder / TRACKS
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {TRACKS}: `facecycle prepare` did not finish there.")
+        raise FileNotFoundError(
+            f"{folder} has no {TRACKS}: `facecycle prepare` did not finish there."
+        )
     content = _read_tracks(path)
     counted = sum(content["count"])
 
     file = folder / FRAMES
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; copy it again or prepare the set again.")
+        raise FileNotFoundError(
+            f"{file} is missing; copy it again or prepare the set again."
+        )
     try:
         frames = np.load(file, mmap_mode="r", allow_pickle=False)
         fits = frames.dtype == FRAME and frames.ndim == 1
@@ -138,15 +155,21 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
         # Of a damaged header numpy raises ValueError, EOFError, SyntaxError, TypeError
         # and others.
         reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
-        raise UserError(f"{file} is damaged ({reason}); copy it again or prepare the set again.") from None
+        raise UserError(
+            f"{file} is damaged ({reason}); copy it again or prepare the set again."
+        ) from None
     if not fits or len(frames) != counted:
         listed = f"{len(frames)} frames" if fits else "something else than frames"
-        raise UserError(f"{file} lists {listed} and {TRACKS} {counted} frames: they are not of one set.")
+        raise UserError(
+            f"{file} lists {listed} and {TRACKS} {counted} frames: they are not of one set."
+        )
 
     for shard in content["shards"]:
         file = folder / shard["name"]
         if not file.is_file():
-            raise FileNotFoundError(f"The shard {file} is missing; copy it again or prepare the set again.")
+            raise FileNotFoundError(
+                f"The shard {file} is missing; copy it again or prepare the set again."
+            )
         size = file.stat().st_size
         if size != shard["bytes"]:
             raise UserError(
@@ -165,11 +188,15 @@ def _read_tracks(path: pathlib.Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
     if form != FORMAT:
-        raise UserError(f"{path} is of the format {str(form)[:40]!r}, this program reads {FORMAT!r}.")
+        raise UserError(
+            f"{path} is of the format {str(form)[:40]!r}, this program reads {FORMAT!r}."
+        )
 
     digest = content.get("sha256")
     if digest is not None:
-        unsigned = data.replace(str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1)
+        unsigned = data.replace(
+            str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1
+        )
         if hashlib.sha256(unsigned).hexdigest() != digest:
             raise _damaged(path, "it does not agree with its SHA-256")
     _check_tracks(path, content)
@@ -189,14 +216,27 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
     if not are(shards, dict):
         raise _damaged(path, "its shards are no list")
     for shard in shards:
-        if not are([shard.get("name"), shard.get("sha256")], str) or not are([shard.get("bytes")], int, 0):
+        if not are([shard.get("name"), shard.get("sha256")], str) or not are(
+            [shard.get("bytes")], int, 0
+        ):
             raise _damaged(path, "a shard lacks its name, size or SHA-256")
-        if shard["name"] in ("", ".", "..") or "/" in shard["name"] or "\0" in shard["name"]:
+        if (
+            shard["name"] in ("", ".", "..")
+            or "/" in shard["name"]
+            or "\0" in shard["name"]
+        ):
             raise _damaged(path, "a shard lies in another folder")
 
-    columns: list[Any] = [content.get(key) for key in ("identity", "track", "shard", "count")]
+    columns: list[Any] = [
+        content.get(key) for key in ("identity", "track", "shard", "count")
+    ]
     people, names, numbers, counts = columns
-    if not (are(people, str) and are(names, str) and are(numbers, int, 0) and are(counts, int, 1)):
+    if not (
+        are(people, str)
+        and are(names, str)
+        and are(numbers, int, 0)
+        and are(counts, int, 1)
+    ):
         raise _damaged(path, "its tracks lack names, shards or numbers of frames")
     if not len(people) == len(names) == len(numbers) == len(counts):
         raise _damaged(path, "its tracks are not as many everywhere")
@@ -209,7 +249,9 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
 def _damaged(path: pathlib.Path, reason: str) -> UserError:
     """Says that tracks.json is damaged."""
     reason = " ".join(reason.split())[:160]
-    return UserError(f"{path} is damaged ({reason}); copy it again or prepare the set again.")
+    return UserError(
+        f"{path} is damaged ({reason}); copy it again or prepare the set again."
+    )
 
 
 def verify(folder: pathlib.Path) -> list[str]:
@@ -225,7 +267,9 @@ def verify(folder: pathlib.Path) -> list[str]:
       FileNotFoundError, UserError: As `read_index` does, which compares tracks.json.
     """
     content, _ = read_index(folder)
-    expected = [("The shard ", shard["name"], shard["sha256"]) for shard in content["shards"]]
+    expected = [
+        ("The shard ", shard["name"], shard["sha256"]) for shard in content["shards"]
+    ]
     # Sets of earlier versions have no SHA-256 of their index.
     if "frames_sha256" in content:
         expected.append(("The index ", FRAMES, content["frames_sha256"]))
@@ -233,13 +277,19 @@ def verify(folder: pathlib.Path) -> list[str]:
     def check(item: tuple[str, str, str]) -> str:
         kind, name, digest = item
         found = _sha256(folder / name)
-        return "" if found == digest else f"{kind}{folder / name} has changed: SHA-256 {found}."
+        return (
+            ""
+            if found == digest
+            else f"{kind}{folder / name} has changed: SHA-256 {found}."
+        )
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return [sentence for sentence in pool.map(check, expected) if sentence]
 
 
-def index_shard(path: pathlib.Path, *, number: int) -> tuple[list[IndexedTrack], dict[str, Any]]:
+def index_shard(
+    path: pathlib.Path, *, number: int
+) -> tuple[list[IndexedTrack], dict[str, Any]]:
     """Reads one shard.
 
     Args:
@@ -252,13 +302,20 @@ def index_shard(path: pathlib.Path, *, number: int) -> tuple[list[IndexedTrack],
     Raises:
       ValueError: if it is cut off, or a record is not of a track.
     """
-    described: dict[str, Any] = {"name": path.name, "records": 0, "bytes": path.stat().st_size}
+    described: dict[str, Any] = {
+        "name": path.name,
+        "records": 0,
+        "bytes": path.stat().st_size,
+    }
     tracks: list[IndexedTrack] = []
     with open(path, "rb") as file:
         described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         if not described["bytes"]:
             return tracks, described
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
             for start, stop in _records(view, str(path)):
                 tracks.append(_track(view, start, stop, shard=number, where=str(path)))
     described["records"] = len(tracks)
@@ -273,16 +330,23 @@ def _records(view: memoryview, where: str) -> Iterator[Span]:
         stop = start + int.from_bytes(view[place : place + 8], "little")
         place = stop + _TAIL
         if place > len(view):
-            raise UserError(f"The shard {where} is cut off: its last record ends after the file.")
+            raise UserError(
+                f"The shard {where} is cut off: its last record ends after the file."
+            )
         yield start, stop
 
 
-def _track(view: memoryview, start: int, stop: int, *, shard: int, where: str) -> IndexedTrack:
+def _track(
+    view: memoryview, start: int, stop: int, *, shard: int, where: str
+) -> IndexedTrack:
     """Reads one record."""
     try:
         features = example_spans(view, start, stop)
         # os.fsdecode, because names of folders may hold bytes that are not UTF-8.
-        identity, name = (os.fsdecode(bytes(view[slice(*features[key][0])])) for key in ("identity", "track"))
+        identity, name = (
+            os.fsdecode(bytes(view[slice(*features[key][0])]))
+            for key in ("identity", "track")
+        )
         spans = features["frames"]
     except (KeyError, IndexError, ValueError):
         raise UserError(

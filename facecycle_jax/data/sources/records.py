@@ -30,7 +30,9 @@ class DamagedSetError(UserError):
 class RecordFrames:
     """Reads frames of prepared sets; may be used by several threads at once."""
 
-    def __init__(self, sets: list[tuple[pathlib.Path, dict[str, Any], np.ndarray]]) -> None:
+    def __init__(
+        self, sets: list[tuple[pathlib.Path, dict[str, Any], np.ndarray]]
+    ) -> None:
         """Takes the sets (folder, content of tracks.json, frames) in the order of their numbers."""
         self._frames = [frames for _, _, frames in sets]
         # Tracks of all sets: the number of the first frame, the set, the file, its size and the name.
@@ -40,7 +42,10 @@ class RecordFrames:
         number = 0
         for index, (folder, content, frames) in enumerate(sets):
             self._starts.append(number)
-            files = [(str(folder / shard["name"]), shard["bytes"]) for shard in content["shards"]]
+            files = [
+                (str(folder / shard["name"]), shard["bytes"])
+                for shard in content["shards"]
+            ]
             begins = itertools.accumulate(content["count"], initial=number)
             self._first += list(begins)[:-1]
             self._where += [
@@ -114,7 +119,9 @@ def _close(files: dict[str, int]) -> None:
         os.close(files.popitem()[1])
 
 
-def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tuple[Tracks, RecordFrames]:
+def open_records(
+    path: str, *, min_frames: int = 1, max_tracks: int = 0
+) -> tuple[Tracks, RecordFrames]:
     """Opens sets that `facecycle prepare` or `tfds build` made.
 
     Names are those that `folder.scan_folder` gives to the same images: a name of one person in several sets
@@ -143,7 +150,13 @@ def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tupl
         content, frames = read_index(folder)
         sets.append((folder, content, frames))
         begins = itertools.accumulate(content["count"], initial=number)
-        listed = zip(content["identity"], content["track"], begins, content["count"], strict=False)
+        listed = zip(
+            content["identity"],
+            content["track"],
+            begins,
+            content["count"],
+            strict=False,
+        )
         for person, name, begin, count in listed:
             # A track of one image in a root is named as its person is, after the file.
             is_single = person == name and is_image_name(name)
@@ -151,7 +164,9 @@ def open_records(path: str, *, min_frames: int = 1, max_tracks: int = 0) -> tupl
             singles.append(is_single)
             found.append((person, in_root(name, place), range(begin, begin + count)))
         number += len(frames)
-    tracks = long_tracks(found, singles, origin=path, min_frames=min_frames, max_tracks=max_tracks)
+    tracks = long_tracks(
+        found, singles, origin=path, min_frames=min_frames, max_tracks=max_tracks
+    )
     return tracks, RecordFrames(sets)
 
 
@@ -175,7 +190,9 @@ def find_set(path: str) -> pathlib.Path:
         found = sorted(root.glob("/".join(["*"] * depth + [TRACKS])))
         if len(found) > 1:
             names = ", ".join(str(file.parent) for file in found)
-            raise UserError(f"{path} holds several prepared sets: {names}; name one, or several with commas.")
+            raise UserError(
+                f"{path} holds several prepared sets: {names}; name one, or several with commas."
+            )
         if found:
             return found[0].parent
     raise FileNotFoundError(

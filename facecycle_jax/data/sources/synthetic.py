@@ -69,10 +69,16 @@ NEUTRAL = {name: 1.0 if name == "eye_open" else 0.0 for name in MOTION}
 
 
 def _sample(
-    key: jax.Array, table: dict[str, tuple[float, float]], *, variation: float | jax.Array = 1.0
+    key: jax.Array,
+    table: dict[str, tuple[float, float]],
+    *,
+    variation: float | jax.Array = 1.0,
 ) -> Parameters:
     values = jax.random.truncated_normal(key, -2.0, 2.0, (len(table),))
-    return {name: mean + variation * std * values[i] for i, (name, (mean, std)) in enumerate(table.items())}
+    return {
+        name: mean + variation * std * values[i]
+        for i, (name, (mean, std)) in enumerate(table.items())
+    }
 
 
 def sample_identity(key: jax.Array) -> Parameters:
@@ -104,7 +110,9 @@ def mean_identity() -> Parameters:
     return {name: jnp.float32(mean) for name, (mean, _) in IDENTITY.items()}
 
 
-def render(identity: Parameters, motion: Parameters, scene: Parameters, *, size: int = 64) -> jax.Array:
+def render(
+    identity: Parameters, motion: Parameters, scene: Parameters, *, size: int = 64
+) -> jax.Array:
     """Draws a face.
 
     Args:
@@ -121,7 +129,9 @@ def render(identity: Parameters, motion: Parameters, scene: Parameters, *, size:
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "size"))
-def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array) -> dict[str, Any]:
+def _track(
+    key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
+) -> dict[str, Any]:
     """Draws one person: frames, the neutral faces of the same scenes, and the labels."""
     keys = jax.random.split(key, 3)
     identity = sample_identity(keys[0])
@@ -129,7 +139,9 @@ def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
     motions = jax.vmap(sample_motion)(jax.random.split(keys[2], frames))
     draw = functools.partial(render, size=size)
     return {
-        "frames": jax.lax.map(lambda motion: draw(identity, motion, scene), motions, batch_size=8),
+        "frames": jax.lax.map(
+            lambda motion: draw(identity, motion, scene), motions, batch_size=8
+        ),
         "neutral": draw(identity, neutral_motion(), scene),
         "mean": draw(mean_identity(), neutral_motion(), scene),
         "motion": motions,
@@ -139,7 +151,12 @@ def _track(key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
 
 
 def synthetic_tracks(
-    seed: int, *, identities: int, frames_per_track: int, size: int, scene_variation: float = 1.0
+    seed: int,
+    *,
+    identities: int,
+    frames_per_track: int,
+    size: int,
+    scene_variation: float = 1.0,
 ) -> dict[str, Any]:
     """Draws people, one track of one light and background each.
 
@@ -160,7 +177,9 @@ def synthetic_tracks(
       UserError: If a count is below 1 or the variation is negative.
     """
     if scene_variation < 0:
-        raise UserError(f"data.scene_variation must be 0 or more, got {scene_variation}.")
+        raise UserError(
+            f"data.scene_variation must be 0 or more, got {scene_variation}."
+        )
     if identities < 1 or frames_per_track < 1:
         raise UserError(
             f"synthetic faces need data.identities and data.frames_per_track of at least 1, got "
@@ -179,7 +198,10 @@ def _all_tracks(
     """Renders the tracks; the arrays are read-only, because several callers share them."""
     keys = jax.random.split(jax.random.key(seed), identities)
     render_track = functools.partial(
-        _track, frames=frames_per_track, size=size, scene_variation=np.float32(scene_variation)
+        _track,
+        frames=frames_per_track,
+        size=size,
+        scene_variation=np.float32(scene_variation),
     )
     tracks = [jax.device_get(render_track(key)) for key in keys]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)
@@ -187,7 +209,9 @@ def _all_tracks(
     rendered = {
         "frames": stacked["frames"].reshape(-1, size, size, 3),
         "identity": np.repeat(np.arange(identities, dtype=np.int32), frames_per_track),
-        "motion": {name: value.reshape(-1) for name, value in stacked["motion"].items()},
+        "motion": {
+            name: value.reshape(-1) for name, value in stacked["motion"].items()
+        },
         "neutral": stacked["neutral"],
         "mean": stacked["mean"],
         "identity_parameters": stacked["identity_parameters"],

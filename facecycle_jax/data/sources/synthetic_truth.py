@@ -96,7 +96,11 @@ def compare_with_truth(
         "frames_apart": difference(frames[0::2], frames[1::2]),
         "neutral_apart": difference(neutral[0::2], neutral[1::2]),
     }
-    images = {"input": frames[0::2], "neutral": neutral[0::2], "true neutral": truth["neutral"]}
+    images = {
+        "input": frames[0::2],
+        "neutral": neutral[0::2],
+        "true neutral": truth["neutral"],
+    }
 
     if "mean_face" in drawn:
         true_mean = np.repeat(truth["mean"], 2, axis=0)
@@ -104,7 +108,9 @@ def compare_with_truth(
         figures["mean_before"] = difference(neutral, true_mean)
         figures["mean_true_neutral"] = difference(true_neutral, true_mean)
         figures["mean_after"] = difference(drawn["mean_face"], true_mean)
-        figures["neutral_people_apart"] = difference(truth["neutral"], _next(truth["neutral"]))
+        figures["neutral_people_apart"] = difference(
+            truth["neutral"], _next(truth["neutral"])
+        )
         figures["mean_people_apart"] = difference(mean, _next(mean))
         images |= {"mean": mean, "true mean": truth["mean"]}
 
@@ -114,10 +120,16 @@ def compare_with_truth(
         drivers = _next(sources)
         moved = np.asarray(reexpress(sources, drivers))
         motion = {name: _next(value[0::2]) for name, value in truth["motion"].items()}
-        true_moved = render_each(truth["identity_parameters"], motion, truth["scene"], size=size)
+        true_moved = render_each(
+            truth["identity_parameters"], motion, truth["scene"], size=size
+        )
         figures["exchange_before"] = difference(sources, true_moved)
         figures["exchange_after"] = difference(moved, true_moved)
-        images |= {"other": drivers, "other's motion": moved, "true other's motion": true_moved}
+        images |= {
+            "other": drivers,
+            "other's motion": moved,
+            "true other's motion": true_moved,
+        }
     return figures, images
 
 
@@ -134,13 +146,17 @@ def describe_truth(figures: Mapping[str, float]) -> str:
     width = max(len(name) for name in rows)
     lines = [f"{'':<{width}}  no model  model"]
     for name, (before, after, meaning) in rows.items():
-        lines.append(f"{name:<{width}}  {figures[before]:8.3f}  {figures[after]:5.3f}  {meaning}")
+        lines.append(
+            f"{name:<{width}}  {figures[before]:8.3f}  {figures[after]:5.3f}  {meaning}"
+        )
     return "\n".join(lines)
 
 
 def difference(one: Any, other: Any) -> float:
     """Computes the mean absolute difference of uint8 images of one shape, a fraction of full brightness."""
-    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean() / 255)
+    return float(
+        np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean() / 255
+    )
 
 
 def _next(of_people: np.ndarray) -> np.ndarray:

@@ -46,7 +46,10 @@ class Tracks:
 
 
 def make_tracks(
-    tracks: Sequence[tuple[str, str, Sequence[Frame]]], *, origin: str, min_frames: int = 1
+    tracks: Sequence[tuple[str, str, Sequence[Frame]]],
+    *,
+    origin: str,
+    min_frames: int = 1,
 ) -> Tracks:
     """Sorts (person, track, frames) and leaves out short tracks.
 
@@ -61,7 +64,10 @@ def make_tracks(
     Raises:
       ValueError: if none is left.
     """
-    kept = sorted((t for t in tracks if len(t[2]) >= max(1, min_frames)), key=lambda t: (t[0], t[1]))
+    kept = sorted(
+        (t for t in tracks if len(t[2]) >= max(1, min_frames)),
+        key=lambda t: (t[0], t[1]),
+    )
     if not kept:
         longest = max((len(track[2]) for track in tracks), default=0)
         found = f"{len(tracks)} tracks, the longest of {longest} frames"
@@ -100,7 +106,9 @@ def long_tracks(
     for track, single in zip(tracks, is_single, strict=True):
         if single or len(track[2]) >= min_frames:
             kept.append(track)
-    made = make_tracks(kept or tracks, origin=origin, min_frames=1 if kept else min_frames)
+    made = make_tracks(
+        kept or tracks, origin=origin, min_frames=1 if kept else min_frames
+    )
     return made.select(range(max_tracks)) if 0 < max_tracks < len(made) else made
 
 
@@ -132,7 +140,9 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
       ValueError: if fewer than two people would be left to train on.
     """
     if not 0 <= eval_fraction < 1:
-        raise UserError(f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}.")
+        raise UserError(
+            f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}."
+        )
     if eval_fraction == 0:
         return tracks, tracks
 

@@ -56,7 +56,9 @@ class FaceFigures(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns all figures, for JSON."""
         values = self._asdict()
-        values["identity"] = self.identity._asdict() if self.identity is not None else None
+        values["identity"] = (
+            self.identity._asdict() if self.identity is not None else None
+        )
         return values
 
     def cells(self) -> dict[str, str]:
@@ -124,11 +126,15 @@ def sharpness(images: np.ndarray) -> np.ndarray:
       float64 [N], units of pixel values.
     """
     luma = images.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    neighbours = (
+        luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    )
     laplacian = neighbours - 4 * luma[:, 1:-1, 1:-1]
 
     height, width = laplacian.shape[1:]
-    middle = laplacian[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    middle = laplacian[
+        :, height // 4 : height - height // 4, width // 4 : width - width // 4
+    ]
     return middle.std(axis=(1, 2))
 
 

@@ -46,10 +46,19 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     Returns:
       float64 [3, 3]; a frontal face's is the identity.
     """
-    sines, cosines = np.sin(np.radians([yaw, pitch, roll])), np.cos(np.radians([yaw, pitch, roll]))
-    about_y = np.array([[cosines[0], 0, -sines[0]], [0, 1, 0], [sines[0], 0, cosines[0]]])
-    about_x = np.array([[1, 0, 0], [0, cosines[1], sines[1]], [0, -sines[1], cosines[1]]])
-    about_z = np.array([[cosines[2], -sines[2], 0], [sines[2], cosines[2], 0], [0, 0, 1]])
+    sines, cosines = (
+        np.sin(np.radians([yaw, pitch, roll])),
+        np.cos(np.radians([yaw, pitch, roll])),
+    )
+    about_y = np.array(
+        [[cosines[0], 0, -sines[0]], [0, 1, 0], [sines[0], 0, cosines[0]]]
+    )
+    about_x = np.array(
+        [[1, 0, 0], [0, cosines[1], sines[1]], [0, -sines[1], cosines[1]]]
+    )
+    about_z = np.array(
+        [[cosines[2], -sines[2], 0], [sines[2], cosines[2], 0], [0, 0, 1]]
+    )
     return about_z @ about_x @ about_y
 
 
@@ -66,8 +75,14 @@ def head_angles(landmarks: np.ndarray) -> np.ndarray:
       UserError: If the shape is another, or a number is not finite.
     """
     landmarks = np.asarray(landmarks, np.float64)
-    if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 2) or not np.isfinite(landmarks).all():
-        raise UserError(f"landmarks must be finite [N, 68, 2], got {list(landmarks.shape)}.")
+    if (
+        landmarks.ndim != 3
+        or landmarks.shape[1:] != (68, 2)
+        or not np.isfinite(landmarks).all()
+    ):
+        raise UserError(
+            f"landmarks must be finite [N, 68, 2], got {list(landmarks.shape)}."
+        )
     return np.array([_fit(points) for points in landmarks[:, _INDICES]]).reshape(-1, 3)
 
 
@@ -84,7 +99,10 @@ def _fit(points: np.ndarray) -> np.ndarray:
     errors = _errors(values, scaled)
     for _ in range(_STEPS):
         step = 1e-5
-        columns = [(_errors(values + step * unit, scaled) - errors) / step for unit in np.eye(6)]
+        columns = [
+            (_errors(values + step * unit, scaled) - errors) / step
+            for unit in np.eye(6)
+        ]
         slope = np.stack(columns, axis=1)
         normal = slope.T @ slope + damping * np.eye(6)
         moved = values - np.linalg.solve(normal, slope.T @ errors)

@@ -66,7 +66,9 @@ def _load_network() -> Any:
     """Loads the face network, once."""
     path = model_file(RECOGNITION)
     if path is None:
-        raise MissingExtraError("Judging faces needs dlib's models: pip install 'facecycle_jax[judges]'.")
+        raise MissingExtraError(
+            "Judging faces needs dlib's models: pip install 'facecycle_jax[judges]'."
+        )
     import dlib
 
     return dlib.face_recognition_model_v1(str(path))
@@ -97,4 +99,6 @@ def _judge(network: Any, images: np.ndarray) -> Judgement:
 
 def _resized(image: np.ndarray, side: int) -> np.ndarray:
     """Resizes an image to a square of `side` pixels."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    )

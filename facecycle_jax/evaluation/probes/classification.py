@@ -37,7 +37,9 @@ class Classification(NamedTuple):
         }
 
 
-def classification(predicted: np.ndarray, labels: np.ndarray, *, classes: int) -> Classification:
+def classification(
+    predicted: np.ndarray, labels: np.ndarray, *, classes: int
+) -> Classification:
     """Compares predicted with true classes.
 
     Args:
@@ -58,8 +60,12 @@ def classification(predicted: np.ndarray, labels: np.ndarray, *, classes: int) -
         )
     for name, values in (("predictions", predicted), ("labels", labels)):
         if values.min() < 0 or values.max() >= classes:
-            raise UserError(f"{name} must be 0 to {classes - 1}, got {values.min()} to {values.max()}.")
-    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+            raise UserError(
+                f"{name} must be 0 to {classes - 1}, got {values.min()} to {values.max()}."
+            )
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+        classes, classes
+    )
     hits, actual, claimed = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     occurs = actual > 0
     return Classification(

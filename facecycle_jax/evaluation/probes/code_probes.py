@@ -54,12 +54,18 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
       ValueError: if there are too few for training and test.
     """
     if people < 8 or frames < 6:
-        raise UserError(f"the probes need at least 8 people with 6 frames each, got {people} with {frames}.")
-    drawn = synthetic_labelled(seed + UNSEEN + 3, people=people, frames=frames, size=size)
+        raise UserError(
+            f"the probes need at least 8 people with 6 frames each, got {people} with {frames}."
+        )
+    drawn = synthetic_labelled(
+        seed + UNSEEN + 3, people=people, frames=frames, size=size
+    )
     return ProbeSet(drawn["frames"], drawn["identity"], drawn["motion"])
 
 
-def judge_code(name: str, function: FeatureFunction, data: ProbeSet, *, seed: int = 0) -> dict[str, Figure]:
+def judge_code(
+    name: str, function: FeatureFunction, data: ProbeSet, *, seed: int = 0
+) -> dict[str, Figure]:
     """Measures by linear probes how much of identity, pose and expression a code tells.
 
     Who it is: logistic regression over people, trained on some frames of each and tested on others. Pose and
@@ -79,7 +85,11 @@ def judge_code(name: str, function: FeatureFunction, data: ProbeSet, *, seed: in
     people = int(data.identity.max()) + 1
     last = last_frames(data.identity)
     hits = predict_people(codes, data.identity, last, seed=seed) == data.identity[last]
-    figures = {f"identity from {name}": Figure(100 * float(np.mean(hits)), 100 / people, "chance", "%")}
+    figures = {
+        f"identity from {name}": Figure(
+            100 * float(np.mean(hits)), 100 / people, "chance", "%"
+        )
+    }
     others = last_people(data.identity)
     angles = np.stack([data.motion[angle] for angle in POSE], axis=1)
     true, constant = angles[others], angles[~others].mean(0)
@@ -89,11 +99,17 @@ def judge_code(name: str, function: FeatureFunction, data: ProbeSet, *, seed: in
         figures[f"{angle} from {name}"] = Figure(
             float(errors[place]), float(floor[place]), "always the mean", "degrees"
         )
-    scaled = np.stack([data.motion[part] / MOTION[part][1] for part in EXPRESSION], axis=1)
+    scaled = np.stack(
+        [data.motion[part] / MOTION[part][1] for part in EXPRESSION], axis=1
+    )
     true, constant = scaled[others], scaled[~others].mean(0)
     predicted = predict_motion(codes, scaled, data.identity, others, seed=seed)
-    explained = 1 - np.square(predicted - true).sum(0) / np.square(constant - true).sum(0)
-    figures[f"expression from {name}"] = Figure(float(explained.mean()), 0.0, "always the mean", "R2")
+    explained = 1 - np.square(predicted - true).sum(0) / np.square(constant - true).sum(
+        0
+    )
+    figures[f"expression from {name}"] = Figure(
+        float(explained.mean()), 0.0, "always the mean", "R2"
+    )
     return figures
 
 
@@ -110,7 +126,9 @@ def last_people(identity: np.ndarray) -> np.ndarray:
     return identity >= people - people // _TEST_PEOPLE
 
 
-def predict_people(codes: np.ndarray, identity: np.ndarray, test: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def predict_people(
+    codes: np.ndarray, identity: np.ndarray, test: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
     """Predicts who the test frames show.
 
     Args:
@@ -128,7 +146,12 @@ def predict_people(codes: np.ndarray, identity: np.ndarray, test: np.ndarray, *,
 
 
 def predict_motion(
-    codes: np.ndarray, values: np.ndarray, identity: np.ndarray, test: np.ndarray, *, seed: int = 0
+    codes: np.ndarray,
+    values: np.ndarray,
+    identity: np.ndarray,
+    test: np.ndarray,
+    *,
+    seed: int = 0,
 ) -> np.ndarray:
     """Predicts motion of the test frames.
 

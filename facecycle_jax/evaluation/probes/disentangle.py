@@ -52,27 +52,40 @@ def judge_pictures(
 
     def draw(frames: np.ndarray) -> dict[str, np.ndarray]:
         drawn = {"neutral": model.neutral(frames)}
-        return drawn | ({"mean_face": model.mean_face(frames)} if model.has_identity else {})
+        return drawn | (
+            {"mean_face": model.mean_face(frames)} if model.has_identity else {}
+        )
 
     truth, panel = compare_with_truth(draw, seed=seed, size=size, people=people)
     figures = {
         "neutral face to the true one": Figure(
-            truth["neutral_after"], truth["neutral_before"], "the input to the true one", "difference"
+            truth["neutral_after"],
+            truth["neutral_before"],
+            "the input to the true one",
+            "difference",
         ),
         "neutral faces of two frames of a person": Figure(
-            truth["neutral_apart"], truth["frames_apart"], "the two frames", "difference"
+            truth["neutral_apart"],
+            truth["frames_apart"],
+            "the two frames",
+            "difference",
         ),
     }
     if model.has_identity:
         figures["mean face to the true one"] = Figure(
-            truth["mean_after"], truth["mean_true_neutral"], "the true neutral face to it", "difference"
+            truth["mean_after"],
+            truth["mean_true_neutral"],
+            "the true neutral face to it",
+            "difference",
         )
         figures |= _mean_faces(model, seed, size, people)
     moved, pictures = _exchanges(model, seed, size, people)
     return figures | moved, panel | pictures
 
 
-def _mean_faces(model: DrawingModel, seed: int, size: int, people: int) -> dict[str, Figure]:
+def _mean_faces(
+    model: DrawingModel, seed: int, size: int, people: int
+) -> dict[str, Figure]:
     """Measures how much mean faces of different people in one scene differ, where they should not."""
     scenes = max(2, people // 8)
     truth = synthetic_one_scene(seed + UNSEEN + 1, scenes=scenes, people=8, size=size)
@@ -80,14 +93,19 @@ def _mean_faces(model: DrawingModel, seed: int, size: int, people: int) -> dict[
     mean = np.asarray(model.mean_face(flat)).reshape(truth["frames"].shape)
     return {
         "spread of mean faces over people in one scene": Figure(
-            _spread(mean), _spread(truth["neutral"]), "spread of the true neutral faces", "difference"
+            _spread(mean),
+            _spread(truth["neutral"]),
+            "spread of the true neutral faces",
+            "difference",
         )
     }
 
 
 def _spread(pictures: np.ndarray) -> float:
     """Root mean variance over people [scenes, people, S, S, 3], parts of 1."""
-    return float(np.sqrt((pictures.astype(np.float32) / 255).var(axis=1, ddof=1).mean()))
+    return float(
+        np.sqrt((pictures.astype(np.float32) / 255).var(axis=1, ddof=1).mean())
+    )
 
 
 def _exchanges(
@@ -99,7 +117,9 @@ def _exchanges(
     frames = truth["frames"]
     result = model.translate(frames[:pairs], frames[pairs:])
     drawn = {
-        name: np.concatenate([value[:, 0], value[:, 1]]) for name, value in result.items() if name in truth
+        name: np.concatenate([value[:, 0], value[:, 1]])
+        for name, value in result.items()
+        if name in truth
     }
     figures = {
         "face with another's motion to the true one": Figure(
@@ -117,12 +137,17 @@ def _exchanges(
             "difference",
         )
         both = "reidentified_reexpressed"
-        figures["identity on another's mean face, with the other's motion, to the true one"] = Figure(
+        figures[
+            "identity on another's mean face, with the other's motion, to the true one"
+        ] = Figure(
             difference(drawn[both], truth[both]),
             difference(np.roll(frames, pairs, axis=0), truth[both]),
             "the other's frame to it",
             "difference",
         )
     pictures = {"other": frames[pairs:], "other's motion": drawn["reexpressed"][:pairs]}
-    pictures |= {"source": frames[:pairs], "true, other's motion": truth["reexpressed"][:pairs]}
+    pictures |= {
+        "source": frames[:pairs],
+        "true, other's motion": truth["reexpressed"][:pairs],
+    }
     return figures, pictures

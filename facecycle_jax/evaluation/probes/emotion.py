@@ -65,9 +65,14 @@ def judge_emotion(
         every, chosen = _predict(kind, train, pictures, probe, crop, seed, options)
         for (split, content), predicted in zip(splits.items(), every, strict=True):
             row = name if split == names[1] else f"{name} ({split})"
-            rows[row] = classification(predicted, content.labels, classes=len(test.classes))
+            rows[row] = classification(
+                predicted, content.labels, classes=len(test.classes)
+            )
             details[row] = chosen
-    found = {names[0]: len(train), **{split: len(content) for split, content in splits.items()}}
+    found = {
+        names[0]: len(train),
+        **{split: len(content) for split, content in splits.items()},
+    }
     warnings = [
         f"{split} has {count:,} pictures, the official split {counts[split]:,}."
         for split, count in found.items()
@@ -120,12 +125,17 @@ def _predict(
         images = [load_pictures(test, size=kind.size, crop=crop) for test in tests]
         found = [predict_linear(fitted, part, encode=kind.encode) for part in images]
         return found, {"losses": [float(x) for x in fitted.losses]}
-    sample = load_pictures(train.pictures, size=kind.size, crop=crop) if kind.needs_fit else np.zeros(0)
+    sample = (
+        load_pictures(train.pictures, size=kind.size, crop=crop)
+        if kind.needs_fit
+        else np.zeros(0)
+    )
     function = kind.fit(sample)
     values = extract(function, train.pictures, size=kind.size, crop=crop)
     fitted_logistic = fit_logistic(values, train.labels, classes=classes, seed=seed)
     predicted = [
-        fitted_logistic.predict(extract(function, test, size=kind.size, crop=crop)) for test in tests
+        fitted_logistic.predict(extract(function, test, size=kind.size, crop=crop))
+        for test in tests
     ]
     chosen: dict[str, object] = {
         "strength": fitted_logistic.strength,

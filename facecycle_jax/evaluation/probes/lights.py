@@ -37,12 +37,19 @@ class LightFigures(NamedTuple):
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
         cells = {"rank-1 %": f"{100 * self.rank_1:.1f}"}
-        cells |= {f"{name}, %": f"{100 * rate:.1f}" for name, rate in self.rank_1_by_light.items()}
+        cells |= {
+            f"{name}, %": f"{100 * rate:.1f}"
+            for name, rate in self.rank_1_by_light.items()
+        }
         cells["AUC"] = f"{self.auc:.4f}"
-        return cells | {f"AUC {name}": f"{auc:.4f}" for name, auc in self.auc_by_light.items()}
+        return cells | {
+            f"AUC {name}": f"{auc:.4f}" for name, auc in self.auc_by_light.items()
+        }
 
 
-def judge_lights(features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: float = 1.0) -> Evaluation:
+def judge_lights(
+    features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: float = 1.0
+) -> Evaluation:
     """Judges features by cosine: identification and verification, by angle of light.
 
     Args:
@@ -56,7 +63,10 @@ def judge_lights(features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: f
     is_gallery = faces.angle == 0
     # One image a person, in the order of `people`.
     gallery = np.array(
-        [np.flatnonzero(is_gallery & (faces.person == p))[0] for p in range(len(faces.people))]
+        [
+            np.flatnonzero(is_gallery & (faces.person == p))[0]
+            for p in range(len(faces.people))
+        ]
     )
     probes = np.flatnonzero(~is_gallery)
     subset = np.searchsorted(SUBSETS, faces.angle[probes])
@@ -64,7 +74,11 @@ def judge_lights(features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: f
     rows = {}
     for name, kind in features.items():
         enrolled = [faces.files[place] for place in gallery]
-        sample = load_pictures(enrolled, size=kind.size, crop=crop) if kind.needs_fit else np.zeros(0)
+        sample = (
+            load_pictures(enrolled, size=kind.size, crop=crop)
+            if kind.needs_fit
+            else np.zeros(0)
+        )
         function = kind.fit(sample)
         codes = extract(function, list(faces.files), size=kind.size, crop=crop)
         if kind.adapt is not None:
@@ -75,7 +89,9 @@ def judge_lights(features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: f
     counts = {"people": len(faces.people), "probes": len(probes)}
     warnings = []
     if len(faces.people) != OFFICIAL["people"]:
-        warnings.append(f"{len(faces.people)} people, Extended Yale B has {OFFICIAL['people']}.")
+        warnings.append(
+            f"{len(faces.people)} people, Extended Yale B has {OFFICIAL['people']}."
+        )
     return Evaluation("lights", _PROTOCOL, rows, {}, (), counts, tuple(warnings))
 
 
@@ -94,7 +110,9 @@ def _unit(codes: np.ndarray) -> np.ndarray:
     return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)
 
 
-def _figures(cosines: np.ndarray, person: np.ndarray, subset: np.ndarray) -> LightFigures:
+def _figures(
+    cosines: np.ndarray, person: np.ndarray, subset: np.ndarray
+) -> LightFigures:
     """Computes a row from cosines [probes, gallery], person and subset of each probe."""
     by_rank, by_auc = {}, {}
     for number in np.unique(subset):

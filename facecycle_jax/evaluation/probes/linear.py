@@ -66,8 +66,14 @@ def _window(key: jax.Array, images: jax.Array) -> jax.Array:
     count, size = images.shape[:2]
     keys = jax.random.split(key, 3)
     area = jax.random.uniform(keys[0], (count, 1), minval=0.8, maxval=1.2)
-    ratio = jnp.exp(jax.random.uniform(keys[1], (count, 1), minval=math.log(0.8), maxval=math.log(1.2)))
-    extent = jnp.minimum(jnp.sqrt(area * jnp.concatenate([1 / ratio, ratio], axis=1)), 1.0)
+    ratio = jnp.exp(
+        jax.random.uniform(
+            keys[1], (count, 1), minval=math.log(0.8), maxval=math.log(1.2)
+        )
+    )
+    extent = jnp.minimum(
+        jnp.sqrt(area * jnp.concatenate([1 / ratio, ratio], axis=1)), 1.0
+    )
     low = jax.random.uniform(keys[2], (count, 2)) * (1 - extent)
     centres = (jnp.arange(size) + 0.5) / size
     position = (low[..., None] + extent[..., None] * centres) * size - 0.5
@@ -77,7 +83,9 @@ def _window(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.einsum("nij,nhjc->nhic", weights[:, 1], images)
 
 
-def augment(key: jax.Array, images: jax.Array, *, jitter: float = 0.4, hue: float = 0.1) -> jax.Array:
+def augment(
+    key: jax.Array, images: jax.Array, *, jitter: float = 0.4, hue: float = 0.1
+) -> jax.Array:
     """Crops, recolours (p .8), greys (p .2) and mirrors (p .5) pictures.
 
     Args:
@@ -107,7 +115,9 @@ def augment(key: jax.Array, images: jax.Array, *, jitter: float = 0.4, hue: floa
     pictures = jnp.where(_chance(keys[2], count, 0.8), changed, pictures)
     luma = jnp.broadcast_to((pictures @ grey)[..., None], pictures.shape)
     pictures = jnp.where(_chance(keys[3], count, 0.2), luma, pictures)
-    return normalise(jnp.where(_chance(keys[4], count, 0.5), pictures[:, :, ::-1], pictures))
+    return normalise(
+        jnp.where(_chance(keys[4], count, 0.5), pictures[:, :, ::-1], pictures)
+    )
 
 
 def _chance(key: jax.Array, count: int, probability: float) -> jax.Array:
@@ -119,9 +129,13 @@ def _turn_hue(pictures: jax.Array, turns: jax.Array) -> jax.Array:
     """Rotates colours about the grey axis: [N, H, W, 3] by [N] turns."""
     cosine, sine = jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
     axis = jnp.ones((3, 3)) / 3
-    cross = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    cross = jnp.array(
+        [[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]
+    ) / math.sqrt(3)
     turn = (
-        cosine[:, None, None] * jnp.eye(3) + (1 - cosine)[:, None, None] * axis + sine[:, None, None] * cross
+        cosine[:, None, None] * jnp.eye(3)
+        + (1 - cosine)[:, None, None] * axis
+        + sine[:, None, None] * cross
     )
     return jnp.einsum("nij,nhwj->nhwi", turn, pictures)
 
@@ -168,10 +182,16 @@ def fit_linear(
     parameters = _start(start_key, data[0][: options.batch], encode, classes)
     solver = _solver(options, steps)
     state = solver.init(parameters)
-    epoch = jax.jit(functools.partial(_epoch, encode=encode, solver=solver, options=options, steps=steps))
+    epoch = jax.jit(
+        functools.partial(
+            _epoch, encode=encode, solver=solver, options=options, steps=steps
+        )
+    )
     losses = []
     for number in range(options.epochs):
-        parameters, state, loss = epoch(parameters, state, data, jax.random.fold_in(epoch_key, number))
+        parameters, state, loss = epoch(
+            parameters, state, data, jax.random.fold_in(epoch_key, number)
+        )
         losses.append(float(loss))
         if not math.isfinite(losses[-1]):
             raise UserError(
@@ -189,16 +209,22 @@ def _solver(options: LinearOptions, steps: int) -> optax.GradientTransformation:
         options.learning_rate, {epoch * steps: options.decay for epoch in drops}
     )
     return optax.chain(
-        optax.add_decayed_weights(options.weight_decay), optax.sgd(rate, momentum=options.momentum)
+        optax.add_decayed_weights(options.weight_decay),
+        optax.sgd(rate, momentum=options.momentum),
     )
 
 
-def _start(key: jax.Array, inputs: jax.Array, encode: Encode | None, classes: int) -> dict[str, Any]:
+def _start(
+    key: jax.Array, inputs: jax.Array, encode: Encode | None, classes: int
+) -> dict[str, Any]:
     """Draws the layer's first weights, N(0, 0.01)."""
     shape = inputs.shape
     if encode is not None:
         shape = jax.eval_shape(lambda x: encode(normalise(x)), inputs).shape
-    return {"weights": 0.01 * jax.random.normal(key, (shape[1], classes)), "bias": jnp.zeros(classes)}
+    return {
+        "weights": 0.01 * jax.random.normal(key, (shape[1], classes)),
+        "bias": jnp.zeros(classes),
+    }
 
 
 def _epoch(
@@ -217,7 +243,9 @@ def _epoch(
     order_key, augment_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(labels))[: steps * options.batch]
 
-    def loss(parameters: dict[str, jax.Array], features: jax.Array, labels: jax.Array) -> jax.Array:
+    def loss(
+        parameters: dict[str, jax.Array], features: jax.Array, labels: jax.Array
+    ) -> jax.Array:
         logits = features @ parameters["weights"] + parameters["bias"]
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
@@ -229,7 +257,9 @@ def _epoch(
             key = jax.random.fold_in(augment_key, number)
             pictures = normalise(features)
             if options.augment:
-                pictures = augment(key, features, jitter=options.jitter, hue=options.hue)
+                pictures = augment(
+                    key, features, jitter=options.jitter, hue=options.hue
+                )
             features = jax.lax.stop_gradient(encode(pictures))
         value, gradient = jax.value_and_grad(loss)(parameters, features, labels[chosen])
         updates, state = solver.update(gradient, state, parameters)
@@ -260,5 +290,8 @@ def predict_linear(
         features = inputs if encode is None else encode(normalise(inputs))
         return jnp.argmax(features @ layer.weights + layer.bias, axis=1)
 
-    parts = [np.asarray(run(inputs[start : start + batch])) for start in range(0, len(inputs), batch)]
+    parts = [
+        np.asarray(run(inputs[start : start + batch]))
+        for start in range(0, len(inputs), batch)
+    ]
     return np.concatenate(parts).astype(np.int32)

@@ -55,7 +55,9 @@ class Logistic(NamedTuple):
         return np.argmax(standard @ self.weights + self.bias, axis=1).astype(np.int32)
 
 
-def _preconditioner(covariance: np.ndarray, strength: float, *, classes: int) -> np.ndarray:
+def _preconditioner(
+    covariance: np.ndarray, strength: float, *, classes: int
+) -> np.ndarray:
     """Computes A [D, D] with A A' the inverse of the objective's curvature where classes are equally likely.
 
     In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS tens of iterations
@@ -63,7 +65,9 @@ def _preconditioner(covariance: np.ndarray, strength: float, *, classes: int) ->
     """
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
-    factor = scipy.linalg.cholesky(curvature, lower=True, overwrite_a=True, check_finite=False)
+    factor = scipy.linalg.cholesky(
+        curvature, lower=True, overwrite_a=True, check_finite=False
+    )
     inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
     return np.asarray(inverse.T, np.float32)
 
@@ -111,18 +115,32 @@ def _minimise(
     def step(carry: Any) -> Any:
         parameters, state, _, count = carry
         value, gradient = value_and_grad(parameters, state=state)
-        updates, state = solver.update(gradient, state, parameters, value=value, grad=gradient, value_fn=loss)
+        updates, state = solver.update(
+            gradient, state, parameters, value=value, grad=gradient, value_fn=loss
+        )
         parameters = optax.apply_updates(parameters, updates)
-        return parameters, state, optax.tree.norm(optax.tree.get(state, "grad")), count + 1
+        return (
+            parameters,
+            state,
+            optax.tree.norm(optax.tree.get(state, "grad")),
+            count + 1,
+        )
 
     def unfinished(carry: Any) -> jax.Array:
         _, _, norm, count = carry
         return (norm > tolerance) & (count < iterations)
 
-    start = {"weights": jnp.zeros((features.shape[1], classes)), "bias": jnp.zeros(classes)}
+    start = {
+        "weights": jnp.zeros((features.shape[1], classes)),
+        "bias": jnp.zeros(classes),
+    }
     carry = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
     parameters, _, norm, count = jax.lax.while_loop(unfinished, step, carry)
-    return {**parameters, "weights": round_to_weights @ parameters["weights"]}, norm, count
+    return (
+        {**parameters, "weights": round_to_weights @ parameters["weights"]},
+        norm,
+        count,
+    )
 
 
 def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
@@ -140,7 +158,9 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray
       ValueError: if there are fewer examples than folds.
     """
     if not 2 <= folds <= len(labels):
-        raise UserError(f"cross-validation needs 2 to {len(labels)} folds, got {folds}.")
+        raise UserError(
+            f"cross-validation needs 2 to {len(labels)} folds, got {folds}."
+        )
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     numbers = np.empty(len(labels), np.int64)
@@ -180,14 +200,24 @@ def fit_logistic(
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
     if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
-        raise UserError(f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}.")
+        raise UserError(
+            f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}."
+        )
     if not np.isfinite(features).all():
-        raise UserError("features have values that are not finite; the model that made them is broken.")
+        raise UserError(
+            "features have values that are not finite; the model that made them is broken."
+        )
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
+        raise UserError(
+            f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}."
+        )
 
     solve = functools.partial(
-        _fit_each, labels=labels, classes=classes, tolerance=tolerance, iterations=iterations
+        _fit_each,
+        labels=labels,
+        classes=classes,
+        tolerance=tolerance,
+        iterations=iterations,
     )
 
     def accuracies(path: Sequence[float]) -> dict[float, float]:
@@ -203,7 +233,9 @@ def fit_logistic(
 
     choice = choose_penalty(strengths, accuracies)
     if choice.at_edge:
-        log.warning("The penalty chosen, %g, is at an end of those tried.", choice.strength)
+        log.warning(
+            "The penalty chosen, %g, is at an end of those tried.", choice.strength
+        )
     last = solve(features, np.ones(len(labels), bool), [choice.strength])[0]
     if last.gradient_norm > tolerance:
         log.warning(
@@ -229,14 +261,20 @@ def _fit_each(
     inside = features[chosen]
     mean, deviation = inside.mean(0, dtype=np.float64), inside.std(0, dtype=np.float64)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(
+        np.float32
+    )
     mean = mean.astype(np.float32)
     standard = (features - mean) * scale
     # The product of one array with itself takes half the time of that of two copies.
     inside = standard[chosen]
     covariance = inside.T @ inside / len(inside)
     # Left-out examples weigh nothing and stay in place: one shape, so one compilation, for all folds.
-    data = (jnp.asarray(standard), jnp.asarray(labels), jnp.asarray(chosen, jnp.float32))
+    data = (
+        jnp.asarray(standard),
+        jnp.asarray(labels),
+        jnp.asarray(chosen, jnp.float32),
+    )
     fitted = []
     for strength in strengths:
         parameters, norm, count = _minimise(

@@ -22,8 +22,12 @@ def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or len(codes) < 2 or not np.isfinite(codes).all():
-        raise UserError(f"neighbours need at least two finite codes [N, D], got {codes.shape}.")
-    unit = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        raise UserError(
+            f"neighbours need at least two finite codes [N, D], got {codes.shape}."
+        )
+    unit = codes / np.maximum(
+        np.linalg.norm(codes, axis=1, keepdims=True), np.finfo(np.float64).tiny
+    )
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, len(codes) - 1)]
@@ -46,7 +50,9 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
       ImportError: if scikit-learn is missing.
     """
     if method not in PROJECTIONS:
-        raise UserError(f"a map is made by one of {', '.join(PROJECTIONS)}, got {method!r}.")
+        raise UserError(
+            f"a map is made by one of {', '.join(PROJECTIONS)}, got {method!r}."
+        )
     if len(codes) < 3:
         raise UserError(f"a map needs at least three codes, got {len(codes)}.")
     try:
@@ -61,7 +67,9 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)
     # The perplexity must be below the number of codes.
-    tsne = TSNE(perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=seed)
+    tsne = TSNE(
+        perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=seed
+    )
     # For few codes, threads wait for each other far longer than they compute.
     with threadpool_limits(limits=1 if len(values) < 1000 else None):
         return tsne.fit_transform(values).astype(np.float64)

@@ -49,17 +49,23 @@ def judge_pairs(
         log.info("%s: %s", task, name)
         if train is not None:
             used = ~np.isin(np.array(train.files), np.array(test.files))
-            scores = [_scores(kind, train, used, pairs, computed) for pairs in (train, test)]
+            scores = [
+                _scores(kind, train, used, pairs, computed) for pairs in (train, test)
+            ]
             rows[name] = verify_split(scores[0], train.same, scores[1], test.same)
             continue
         if kind.needs_fit or kind.adapt is not None:
             # Fitted anew for every fold, on the pictures that only the others have.
-            outside = [_only_outside(test, test.fold == k) for k in np.unique(test.fold)]
+            outside = [
+                _only_outside(test, test.fold == k) for k in np.unique(test.fold)
+            ]
             scores = [_scores(kind, test, used, test, computed) for used in outside]
             rows[name] = verify_folds(np.stack(scores), test.same, test.fold)
         else:
             every = np.ones(len(test.files), bool)
-            rows[name] = verify_folds(_scores(kind, test, every, test, computed), test.same, test.fold)
+            rows[name] = verify_folds(
+                _scores(kind, test, every, test, computed), test.same, test.fold
+            )
     how = (
         "Threshold chosen on pairsDevTrain, tested on pairsDevTest (LFW view 1, for development)."
         if train is not None
@@ -67,7 +73,10 @@ def judge_pairs(
     )
     counts = {"test pairs": len(test), "test pictures": len(test.files)}
     if train is not None:
-        counts |= {"development pairs": len(train), "development pictures": len(train.files)}
+        counts |= {
+            "development pairs": len(train),
+            "development pictures": len(train.files),
+        }
     protocol = f"Cosine similarity of features, no training. {how} Middle {crop:g} of the pictures."
     if any(kind.adapt is not None for kind in features.values()):
         protocol += (
@@ -92,7 +101,9 @@ class _Computed:
         self.crop = crop
         self._kept: dict[tuple[str, str], np.ndarray] = {}
 
-    def __call__(self, kind: FeatureSet, function: FeatureFunction, pairs: Pairs) -> np.ndarray:
+    def __call__(
+        self, kind: FeatureSet, function: FeatureFunction, pairs: Pairs
+    ) -> np.ndarray:
         key = (kind.shared, pairs.origin)
         if kind.shared and key in self._kept:
             return self._kept[key]

@@ -63,7 +63,9 @@ def choose_penalty(
             break
 
     ends = (min(scores), max(scores))
-    best = max(scores, key=lambda strength: (scores[strength], strength not in ends, strength))
+    best = max(
+        scores, key=lambda strength: (scores[strength], strength not in ends, strength)
+    )
     ordered = {strength: scores[strength] for strength in sorted(scores, reverse=True)}
     return Choice(strength=best, validation=ordered, at_edge=best in ends)
 
@@ -90,7 +92,11 @@ def edge_warnings(details: Mapping[str, Mapping[str, object]]) -> tuple[str, ...
     Returns:
       One sentence, or none.
     """
-    names = [f"{row} ({chosen['strength']:g})" for row, chosen in details.items() if chosen.get("at_edge")]
+    names = [
+        f"{row} ({chosen['strength']:g})"
+        for row, chosen in details.items()
+        if chosen.get("at_edge")
+    ]
     if not names:
         return ()
     return (

@@ -49,21 +49,38 @@ class PoseErrors(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns everything but the single predictions, for JSON."""
         named = {
-            key: dict(zip((*ANGLES, "mean"), (*errors, float(np.mean(errors))), strict=True))
-            for key, errors in (("errors", self.errors), ("errors_all", self.errors_all))
+            key: dict(
+                zip((*ANGLES, "mean"), (*errors, float(np.mean(errors))), strict=True)
+            )
+            for key, errors in (
+                ("errors", self.errors),
+                ("errors_all", self.errors_all),
+            )
         }
         by_yaw = {
-            name: dict(zip(("pictures", *ANGLES), row, strict=True)) for name, row in self.by_yaw.items()
+            name: dict(zip(("pictures", *ANGLES), row, strict=True))
+            for name, row in self.by_yaw.items()
         }
-        return {**named, "pictures": self.pictures, "pictures_all": self.pictures_all, "by_yaw": by_yaw}
+        return {
+            **named,
+            "pictures": self.pictures,
+            "pictures_all": self.pictures_all,
+            "by_yaw": by_yaw,
+        }
 
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
-        cells = {f"{name} °": f"{error:.2f}" for name, error in zip(ANGLES, self.errors, strict=True)}
+        cells = {
+            f"{name} °": f"{error:.2f}"
+            for name, error in zip(ANGLES, self.errors, strict=True)
+        }
         cells["mean °"] = f"{np.mean(self.errors):.2f}"
-        cells["unfiltered: yaw / pitch / roll °"] = " / ".join(f"{error:.2f}" for error in self.errors_all)
+        cells["unfiltered: yaw / pitch / roll °"] = " / ".join(
+            f"{error:.2f}" for error in self.errors_all
+        )
         return cells | {
-            f"yaw error, yaw {name} either way": f"{row[1]:.2f}" for name, row in self.by_yaw.items()
+            f"yaw error, yaw {name} either way": f"{row[1]:.2f}"
+            for name, row in self.by_yaw.items()
         }
 
 
@@ -82,7 +99,9 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
     """
     predicted, true = np.asarray(predicted), np.asarray(true, np.float64)
     if predicted.shape != true.shape or true.ndim != 2 or true.shape[1] != 3:
-        raise UserError(f"predicted and true angles must be [N, 3], got {predicted.shape}, {true.shape}.")
+        raise UserError(
+            f"predicted and true angles must be [N, 3], got {predicted.shape}, {true.shape}."
+        )
     error = np.abs(predicted - true)
     within = np.all(np.abs(true) <= LIMIT, axis=1)
     if not within.any():
@@ -90,11 +109,19 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
     yaw = np.abs(true[:, 0])
     by_yaw = {}
     for low, high in itertools.pairwise(YAW_RANGES):
-        inside = within & (yaw >= low) & ((yaw <= high) if high == LIMIT else (yaw < high))
+        inside = (
+            within & (yaw >= low) & ((yaw <= high) if high == LIMIT else (yaw < high))
+        )
         if inside.any():
             by_yaw[f"{low:g}-{high:g}°"] = (int(inside.sum()), *_triple(error[inside]))
     return PoseErrors(
-        _triple(error[within]), int(within.sum()), _triple(error), len(true), by_yaw, true, predicted
+        _triple(error[within]),
+        int(within.sum()),
+        _triple(error),
+        len(true),
+        by_yaw,
+        true,
+        predicted,
     )
 
 
@@ -131,7 +158,11 @@ def judge_pose(
     References:
       FaceCycle (ICCV 2021), head pose regression.
     """
-    found = {"train": len(train), "test": len(test), "test within limit": int(test.within_limit().sum())}
+    found = {
+        "train": len(train),
+        "test": len(test),
+        "test within limit": int(test.within_limit().sum()),
+    }
     train = train.select(train.within_limit())
     rows, details = {}, {}
     for name, kind in features.items():
@@ -172,7 +203,11 @@ def _predict(
     kind: FeatureSet, train: PosePictures, test: Pictures, crop: float, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Predicts the test pictures' angles; test angles are not among the arguments."""
-    sample = load_pictures(train.pictures, size=kind.size, crop=crop) if kind.needs_fit else np.zeros(0)
+    sample = (
+        load_pictures(train.pictures, size=kind.size, crop=crop)
+        if kind.needs_fit
+        else np.zeros(0)
+    )
     function = kind.fit(sample)
     values = extract(function, train.pictures, size=kind.size, crop=crop)
     fitted = fit_ridge(values, train.angles, group=train.group, seed=seed)

@@ -70,7 +70,10 @@ class _Sums(NamedTuple):
 
 def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
     """Adds up [N, D] and [N, K]; products in the values' precision, their sum in float64."""
-    xx, xy = np.zeros((values.shape[1],) * 2), np.zeros((values.shape[1], targets.shape[1]))
+    xx, xy = (
+        np.zeros((values.shape[1],) * 2),
+        np.zeros((values.shape[1], targets.shape[1])),
+    )
     for start in range(0, len(values), _CHUNK):
         part, wanted = values[start : start + _CHUNK], targets[start : start + _CHUNK]
         xx += part.T @ part
@@ -93,7 +96,9 @@ def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
     left = sums.xx / sums.number - np.outer(mean, mean)
     left[np.diag_indices_from(left)] += strength
     right = sums.xy / sums.number - np.outer(mean, level)
-    weights = scipy.linalg.solve(left, right, assume_a="pos", overwrite_a=True, check_finite=False)
+    weights = scipy.linalg.solve(
+        left, right, assume_a="pos", overwrite_a=True, check_finite=False
+    )
     return weights, level - mean @ weights
 
 
@@ -113,9 +118,13 @@ def group_folds(group: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
     """
     names, number = np.unique(group, return_inverse=True)
     if not 2 <= folds <= len(names):
-        raise UserError(f"{folds} folds need as many groups of pictures at least, got {len(names)}.")
+        raise UserError(
+            f"{folds} folds need as many groups of pictures at least, got {len(names)}."
+        )
     dealt = np.empty(len(names), np.int64)
-    dealt[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % folds
+    dealt[np.random.default_rng(seed).permutation(len(names))] = (
+        np.arange(len(names)) % folds
+    )
     return dealt[number]
 
 
@@ -145,16 +154,28 @@ def fit_ridge(
     Raises:
       ValueError: for values that are not finite, shapes that differ or a penalty of 0 or less.
     """
-    features, targets = np.asarray(features, np.float32), np.asarray(targets, np.float64)
-    if features.ndim != 2 or targets.ndim != 2 or len(targets) != len(features) or len(targets) < 2:
+    features, targets = (
+        np.asarray(features, np.float32),
+        np.asarray(targets, np.float64),
+    )
+    if (
+        features.ndim != 2
+        or targets.ndim != 2
+        or len(targets) != len(features)
+        or len(targets) < 2
+    ):
         raise UserError(
             f"features [N, D] and targets [N, K] are needed, got {features.shape}, {targets.shape}."
         )
     if not (np.isfinite(features).all() and np.isfinite(targets).all()):
-        raise UserError("features or targets have values that are not finite; what made them is broken.")
+        raise UserError(
+            "features or targets have values that are not finite; what made them is broken."
+        )
     mean, deviation = _moments(features)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(
+        np.float32
+    )
     mean = mean.astype(np.float32)
     values = features - mean
     values *= scale
@@ -174,7 +195,9 @@ def fit_ridge(
 
     choice = choose_penalty(strengths, scores)
     if choice.at_edge:
-        log.warning("The penalty chosen, %g, is at an end of those tried.", choice.strength)
+        log.warning(
+            "The penalty chosen, %g, is at an end of those tried.", choice.strength
+        )
     weights, bias = _solve(every, choice.strength)
     weights = weights if basis is None else basis @ weights
     return Ridge(
@@ -189,7 +212,11 @@ def fit_ridge(
 
 
 def _validate(
-    values: np.ndarray, targets: np.ndarray, every: _Sums, fold: np.ndarray, path: Sequence[float]
+    values: np.ndarray,
+    targets: np.ndarray,
+    every: _Sums,
+    fold: np.ndarray,
+    path: Sequence[float],
 ) -> dict[float, float]:
     """Computes the mean absolute error over left-out folds for each penalty."""
     errors = dict.fromkeys(path, 0.0)
@@ -198,5 +225,7 @@ def _validate(
         others = every.minus(_sums(values[left_out], targets[left_out]))
         for strength in path:
             weights, bias = _solve(others, strength)
-            errors[strength] += float(np.abs(values[left_out] @ weights + bias - targets[left_out]).sum())
+            errors[strength] += float(
+                np.abs(values[left_out] @ weights + bias - targets[left_out]).sum()
+            )
     return {strength: error / targets.size for strength, error in errors.items()}

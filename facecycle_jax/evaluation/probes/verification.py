@@ -53,7 +53,10 @@ class Verification(NamedTuple):
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
         # The true accept rate is a percentage, the false accept rate a fraction.
-        rates = {f"TAR % at FAR {far:g}": f"{100 * tar:.2f}" for far, tar in self.tar_at_far.items()}
+        rates = {
+            f"TAR % at FAR {far:g}": f"{100 * tar:.2f}"
+            for far, tar in self.tar_at_far.items()
+        }
         return {
             "accuracy %": f"{100 * self.accuracy:.2f} ± {100 * self.standard_error:.2f}",
             "AUC": f"{self.auc:.4f}",
@@ -77,9 +80,13 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     if left.shape != right.shape or left.ndim != 2:
-        raise UserError(f"cosine_scores needs two arrays [P, D], got {left.shape} and {right.shape}.")
+        raise UserError(
+            f"cosine_scores needs two arrays [P, D], got {left.shape} and {right.shape}."
+        )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise UserError("codes have values that are not finite; the model that made them is broken.")
+        raise UserError(
+            "codes have values that are not finite; the model that made them is broken."
+        )
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return np.sum(left * right, axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
 
@@ -103,7 +110,9 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     # Cutting before place i rejects the i lowest pairs.
     right = np.concatenate([[0], np.cumsum(~answers)]) + answers.sum()
     right = right - np.concatenate([[0], np.cumsum(answers)])
-    cuts = np.concatenate([[values[0] - 1e-6], (values[1:] + values[:-1]) / 2, [values[-1] + 1e-6]])
+    cuts = np.concatenate(
+        [[values[0] - 1e-6], (values[1:] + values[:-1]) / 2, [values[-1] + 1e-6]]
+    )
     # Equal scores cannot be parted.
     possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
     best = np.flatnonzero(possible & (right == right[possible].max()))
@@ -125,7 +134,9 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     scores, same = _checked(scores, same)
     if same.all() or not same.any():
-        raise UserError(f"a ROC curve needs pairs of one and of two people, got {same.sum()} of {len(same)}.")
+        raise UserError(
+            f"a ROC curve needs pairs of one and of two people, got {same.sum()} of {len(same)}."
+        )
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     true, false = np.cumsum(same[order])[last], np.cumsum(~same[order])[last]
@@ -147,10 +158,15 @@ def equal_error_rate(false_accept: np.ndarray, true_accept: np.ndarray) -> float
     if place == 0 or gap[place] == 0:
         return float(false_accept[place])
     share = -gap[place - 1] / (gap[place] - gap[place - 1])
-    return float(false_accept[place - 1] + share * (false_accept[place] - false_accept[place - 1]))
+    return float(
+        false_accept[place - 1]
+        + share * (false_accept[place] - false_accept[place - 1])
+    )
 
 
-def verify_folds(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Verification:
+def verify_folds(
+    scores: np.ndarray, same: np.ndarray, fold: np.ndarray
+) -> Verification:
     """Judges scores fold by fold, each with the best threshold of all other folds (LFW view 2).
 
     Args:
@@ -166,9 +182,13 @@ def verify_folds(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
     """
     folds = np.unique(fold)
     if len(folds) < 2:
-        raise UserError(f"fold by fold needs at least two folds, got {len(folds)}; use verify_split.")
+        raise UserError(
+            f"fold by fold needs at least two folds, got {len(folds)}; use verify_split."
+        )
     rows = np.asarray(scores, np.float64)
-    rows = np.broadcast_to(rows, (len(folds), rows.shape[0])) if rows.ndim == 1 else rows
+    rows = (
+        np.broadcast_to(rows, (len(folds), rows.shape[0])) if rows.ndim == 1 else rows
+    )
     thresholds, accuracies, own = [], [], np.empty(len(fold))
     for row, k in zip(rows, folds, strict=True):
         inside = fold == k
@@ -181,7 +201,10 @@ def verify_folds(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
 
 
 def verify_split(
-    train_scores: np.ndarray, train_same: np.ndarray, test_scores: np.ndarray, test_same: np.ndarray
+    train_scores: np.ndarray,
+    train_same: np.ndarray,
+    test_scores: np.ndarray,
+    test_same: np.ndarray,
 ) -> Verification:
     """Judges test pairs with the best threshold of the training pairs (LFW view 1).
 
@@ -205,7 +228,11 @@ def verify_split(
 
 
 def _verification(
-    scores: np.ndarray, same: np.ndarray, accuracies: list[float], thresholds: list[float], error: float
+    scores: np.ndarray,
+    same: np.ndarray,
+    accuracies: list[float],
+    thresholds: list[float],
+    error: float,
 ) -> Verification:
     """Adds what needs no threshold."""
     false, true = roc(scores, same)
@@ -233,5 +260,7 @@ def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarr
             f"scores and answers must be [P] with P above 0, got {scores.shape} and {same.shape}."
         )
     if not np.isfinite(scores).all():
-        raise UserError("scores have values that are not finite; the model that made them is broken.")
+        raise UserError(
+            "scores have values that are not finite; the model that made them is broken."
+        )
     return scores, same

@@ -34,7 +34,9 @@ def test_frames_are_split_over_the_devices(tree):
     frames = make_loader(config(tree, "device"), split="train").frames
     assert len(frames) == 15
     placed = place_frames(frames, make_mesh())
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, SIZE, SIZE, 3)}
+    assert {shard.data.shape for shard in placed.addressable_shards} == {
+        (2, SIZE, SIZE, 3)
+    }
     np.testing.assert_array_equal(np.asarray(placed)[:15], frames)
     assert not np.asarray(placed)[15:].any()
 
@@ -43,8 +45,12 @@ def test_frames_are_split_over_the_devices(tree):
 @pytest.mark.parametrize("method", ["motion_cycle", "identity_cycle"])
 def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
     mesh = make_mesh(jax.devices()[:devices])
-    feed = make_loader(config(tree, "device", method=method), split="train").on_devices(mesh)
-    expected = make_loader(config(tree, "memory", method=method), split="train").batches(5)
+    feed = make_loader(config(tree, "device", method=method), split="train").on_devices(
+        mesh
+    )
+    expected = make_loader(
+        config(tree, "memory", method=method), split="train"
+    ).batches(5)
     batches = feed(5)
     # The first call compiles and places the step's number.
     made = [next(batches)]
@@ -59,4 +65,7 @@ def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
 
 
 def test_other_backends_feed_from_the_host(tree):
-    assert make_loader(config(tree, "memory"), split="train").on_devices(make_mesh()) is None
+    assert (
+        make_loader(config(tree, "memory"), split="train").on_devices(make_mesh())
+        is None
+    )

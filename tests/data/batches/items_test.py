@@ -13,21 +13,32 @@ LENGTHS = (5, 1, 3, 8, 2, 6, 4)
 
 def tracks(lengths=LENGTHS):
     frames = [list(range(n)) for n in lengths]
-    return Tracks(frames, list("aabccde")[: len(lengths)], [str(i) for i in range(len(lengths))], "x")
+    return Tracks(
+        frames,
+        list("aabccde")[: len(lengths)],
+        [str(i) for i in range(len(lengths))],
+        "x",
+    )
 
 
 def draw(step, items, *, lengths=LENGTHS, batch_size=7, seed=0):
     table = sampling.make_table(tracks(lengths))
-    drawn = sampling.draw_items(np.uint32(step), table, batch_size=batch_size, items=items, seed=seed)
+    drawn = sampling.draw_items(
+        np.uint32(step), table, batch_size=batch_size, items=items, seed=seed
+    )
     return {name: np.asarray(value) for name, value in drawn.items()}, table
 
 
-@pytest.mark.parametrize(("pairing", "checksum"), [("same", 2218052720), ("different", 3693364887)])
+@pytest.mark.parametrize(
+    ("pairing", "checksum"), [("same", 2218052720), ("different", 3693364887)]
+)
 def test_pairs_are_those_of_earlier_versions(pairing, checksum):
     table = sampling.make_table(tracks(), mirrored=0.5)
     found = 0
     for step in range(5):
-        drawn = sampling.draw_pairs(np.uint32(step), table, batch_size=6, pairing=pairing, seed=3)
+        drawn = sampling.draw_pairs(
+            np.uint32(step), table, batch_size=6, pairing=pairing, seed=3
+        )
         for name in sorted(drawn):
             found = zlib.crc32(np.asarray(drawn[name]).tobytes(), found)
     assert found == checksum
@@ -61,9 +72,13 @@ def test_ordered_items_are_spaced_in_time():
     for step in range(30):
         drawn, table = draw(step, items, lengths=(8, 6, 9), batch_size=3)
         place = drawn["frame"] - np.asarray(table.first)[drawn["track"]]
-        np.testing.assert_array_equal(place - place[:, :1], np.tile(items.offsets, (3, 1)))
+        np.testing.assert_array_equal(
+            place - place[:, :1], np.tile(items.offsets, (3, 1))
+        )
         assert (place[:, -1] < np.asarray((8, 6, 9))[drawn["track"][:, 0]]).all()
-        starts |= {int(place[row, 0]) for row in range(3) if drawn["track"][row, 0] == 2}
+        starts |= {
+            int(place[row, 0]) for row in range(3) if drawn["track"][row, 0] == 2
+        }
     # A track of nine has room for four anchors.
     assert starts == {0, 1, 2, 3}
 
@@ -75,7 +90,9 @@ def test_items_are_a_function_of_seed_and_step_alone():
         again, _ = draw(step, items, seed=1)
         for name, value in first.items():
             np.testing.assert_array_equal(value, again[name])
-    assert not np.array_equal(draw(0, items, seed=1)[0]["frame"], draw(0, items, seed=2)[0]["frame"])
+    assert not np.array_equal(
+        draw(0, items, seed=1)[0]["frame"], draw(0, items, seed=2)[0]["frame"]
+    )
     assert not np.array_equal(draw(0, items)[0]["frame"], draw(1, items)[0]["frame"])
 
 
@@ -85,6 +102,8 @@ def test_items_that_cannot_be_drawn_are_refused():
         sampling.items_of({"item_frames": 2, "item_order": "backwards"})
     with pytest.raises(ValueError, match=r"both must be at least 1"):
         sampling.items_of({"item_frames": 2, "item_spacing": 0})
-    with pytest.raises(ValueError, match=r"track of 1 frames.*span 4.*data\.min_frames=4"):
+    with pytest.raises(
+        ValueError, match=r"track of 1 frames.*span 4.*data\.min_frames=4"
+    ):
         sampling.check_items(tracks(), sampling.Items(4, "ordered"))
     sampling.check_items(tracks(), sampling.Items(4))

@@ -48,7 +48,9 @@ def tree(tmp_path):
 
 
 def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):
-    mirror = np.concatenate([b["mirror"] for b in first(make_loader(config(tree), split="train"), 100)])
+    mirror = np.concatenate(
+        [b["mirror"] for b in first(make_loader(config(tree), split="train"), 100)]
+    )
     # Four standard deviations of 400 throws.
     assert abs(mirror.mean() - 0.5) < 0.1
     held = make_loader(config(tree), split="eval")
@@ -59,8 +61,12 @@ def test_mirror_images_alone_for_one_root_of_two(tree):
     # The second root lies within the first.
     roots = f"{tree}, {tree / 'p1'}"
     for split in ("train", "eval"):
-        loader = make_loader(config(roots, mirror_pair_probability=(0.0, 1.0)), split=split)
-        inner = np.array([frames[0].startswith(f"{tree / 'p1'}/") for frames in loader.tracks.frames])
+        loader = make_loader(
+            config(roots, mirror_pair_probability=(0.0, 1.0)), split=split
+        )
+        inner = np.array(
+            [frames[0].startswith(f"{tree / 'p1'}/") for frames in loader.tracks.frames]
+        )
         assert 0 < inner.sum() < len(inner)
         for batch in first(loader, 20):
             np.testing.assert_array_equal(batch["mirror"], inner[batch["track"][:, 0]])
@@ -72,7 +78,9 @@ def test_mirror_images_alone_for_one_root_of_two(tree):
 def test_all_backends_yield_the_same_bytes(tree, method):
     pytest.importorskip("tensorflow")
     backends = ("memory", "tf", "threads")
-    loaders = [make_loader(config(tree, b, method=method), split="train") for b in backends]
+    loaders = [
+        make_loader(config(tree, b, method=method), split="train") for b in backends
+    ]
     assert {loader.num_tracks for loader in loaders} == {6}
     expected = first(loaders[0], 7)
     for loader in loaders[1:]:
@@ -85,14 +93,19 @@ def test_frames_are_those_of_the_named_people(tree):
             assert batch["frames"].dtype == np.uint8
             assert batch["frames"].shape == (4, 2, SIZE, SIZE, 3)
             # The red channel is the person, whatever the indices say.
-            np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+            np.testing.assert_array_equal(
+                batch["frames"][..., 0, 0, 0], batch["identity"] * 10
+            )
             same = batch["identity"][:, 0] == batch["identity"][:, 1]
             assert same.all() if method == "motion_cycle" else not same.any()
 
 
 def test_stage_2_pairs_one_person_where_identity_is_exchanged(tree):
     for exchanged in (False, True):
-        settings = {**config(tree, method="identity_cycle"), "loss": {"exchange_identity": exchanged}}
+        settings = {
+            **config(tree, method="identity_cycle"),
+            "loss": {"exchange_identity": exchanged},
+        }
         for batch in first(make_loader(settings, split="train"), 20):
             assert (np.diff(batch["track"], axis=1) == 0).all() == exchanged
 
@@ -150,19 +163,26 @@ def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     assert set(loader.report.unreadable) == {str(broken), str(empty)}
     for path in (broken, empty):
         assert sum(str(path) in record.getMessage() for record in caplog.records) <= 1
-    greens = {tuple(v) for b in batches for v in b["frames"][:, :, 0, 0, :2].reshape(-1, 2).tolist()}
+    greens = {
+        tuple(v)
+        for b in batches
+        for v in b["frames"][:, :, 0, 0, :2].reshape(-1, 2).tolist()
+    }
     assert (20, 30) not in greens
     assert (40, 0) not in greens
     assert len(greens) == 28
 
 
 @pytest.mark.parametrize(
-    ("backend", "decoder"), [("threads", "pillow"), ("threads", "opencv"), ("tf", "pillow")]
+    ("backend", "decoder"),
+    [("threads", "pillow"), ("threads", "opencv"), ("tf", "pillow")],
 )
 def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
     pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
     pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
-    batches = make_loader(config(tree, backend, decoder=decoder), split="train").batches(0)
+    batches = make_loader(
+        config(tree, backend, decoder=decoder), split="train"
+    ).batches(0)
     next(batches)
     gone = tree / "p2" / "track" / "3.png"
     gone.unlink()
@@ -171,7 +191,9 @@ def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
     batches.close()
     assert sum(str(gone) in record.getMessage() for record in caplog.records) == 1
     for batch in later:
-        np.testing.assert_array_equal(batch["frames"][..., 0, 0, 0], batch["identity"] * 10)
+        np.testing.assert_array_equal(
+            batch["frames"][..., 0, 0, 0], batch["identity"] * 10
+        )
         greens = batch["frames"][batch["identity"] == 2][:, 0, 0, 1]
         assert 30 not in greens.tolist()
 
@@ -182,7 +204,9 @@ def test_a_track_of_which_nothing_can_be_read(tree):
     loader = make_loader(config(tree, "memory"), split="train")
     assert loader.num_tracks == 5
     pytest.importorskip("tensorflow")
-    with pytest.raises(ValueError, match=r"No picture of the track .*p2/track can be read"):
+    with pytest.raises(
+        ValueError, match=r"No picture of the track .*p2/track can be read"
+    ):
         first(make_loader(config(tree, "tf"), split="train"), 20)
 
 
@@ -192,7 +216,9 @@ def test_the_next_readable_frame_stands_in(tree):
     paths = sorted(str(p) for p in (tree / "p0" / "track").iterdir())
     tracks = make_tracks([("p0", "p0/track", paths)], origin="the test")
     report = Report()
-    read = read_or_replace(tracks, 0, 4, read=file_reader("pillow", size=SIZE), report=report)
+    read = read_or_replace(
+        tracks, 0, 4, read=file_reader("pillow", size=SIZE), report=report
+    )
     np.testing.assert_array_equal(read, picture(0, 1))
     assert len(report.unreadable) == 2
 
@@ -200,7 +226,9 @@ def test_the_next_readable_frame_stands_in(tree):
 def test_nothing_readable_at_all(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "0.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of its 1 images can be read; one: .*0\.jpg"):
+    with pytest.raises(
+        ValueError, match=r"none of its 1 images can be read; one: .*0\.jpg"
+    ):
         make_loader(config(tmp_path), split="train")
 
 
@@ -214,19 +242,28 @@ def test_single_pictures_are_paired_with_their_mirror_image(tmp_path):
 
 def test_too_much_for_the_memory_allowed(tree):
     tracks = make_loader(config(tree), split="train").tracks
-    with pytest.raises(ValueError, match=r"needs 0\.0 GB decoded at 16 pixels, more than data.memory_gb=0"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs 0\.0 GB decoded at 16 pixels, more than data.memory_gb=0",
+    ):
         check_memory(tracks, size=SIZE, limit_gb=0)
-    kept, frames = decode_all(tracks, read=file_reader("pillow", size=SIZE), report=Report())
+    kept, frames = decode_all(
+        tracks, read=file_reader("pillow", size=SIZE), report=Report()
+    )
     assert frames.shape == (30, SIZE, SIZE, 3)
     assert len(kept) == 6
 
 
 def test_settings_that_are_wrong(tree):
-    with pytest.raises(ValueError, match=r"data\.backend must be one of .*, got 'disk'"):
+    with pytest.raises(
+        ValueError, match=r"data\.backend must be one of .*, got 'disk'"
+    ):
         make_loader(config(tree, "disk"), split="train")
     with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
         make_loader(config(tree, source="web"), split="train")
-    with pytest.raises(ValueError, match=r"mirror_pair_probability must be from 0 to 1, got \[1\.5\]"):
+    with pytest.raises(
+        ValueError, match=r"mirror_pair_probability must be from 0 to 1, got \[1\.5\]"
+    ):
         make_loader(config(tree, mirror_pair_probability=(1.5,)), split="train")
     with pytest.raises(ValueError, match=r"has 2 numbers and data\.path 1 folders"):
         make_loader(config(tree, mirror_pair_probability=(0.5, 1.0)), split="train")
@@ -235,8 +272,15 @@ def test_settings_that_are_wrong(tree):
 
 
 def test_synthetic_people_are_held_out_too():
-    options = {"source": "synthetic", "identities": 8, "frames_per_track": 3, "eval_fraction": 0.25}
-    train, held = (make_loader(config("", **options), split=s) for s in ("train", "eval"))
+    options = {
+        "source": "synthetic",
+        "identities": 8,
+        "frames_per_track": 3,
+        "eval_fraction": 0.25,
+    }
+    train, held = (
+        make_loader(config("", **options), split=s) for s in ("train", "eval")
+    )
     assert (train.num_tracks, held.num_tracks) == (6, 2)
     assert not set(train.tracks.identities) & set(held.tracks.identities)
     shown = {frame.tobytes() for frame in train.frames}
@@ -248,7 +292,9 @@ def test_synthetic_people_are_held_out_too():
 @pytest.fixture
 def impatient(monkeypatch):
     """Attempts follow each other at once."""
-    monkeypatch.setattr("facecycle_jax.data.batches.host_memory._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(
+        "facecycle_jax.data.batches.host_memory._PAUSES", (0.0, 0.0, 0.0)
+    )
 
 
 def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
@@ -278,7 +324,9 @@ def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
     assert sum(map(len, kept.frames)) == sum(map(len, tracks.frames)) == len(frames)
 
 
-def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(tree, impatient):
+def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(
+    tree, impatient
+):
     tracks = scan_folder(str(tree))
     gone = pathlib.Path(tracks.frames[1][0])
     gone.unlink()
@@ -288,7 +336,9 @@ def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(tree, im
     assert not report.unreadable
 
 
-def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(tree, tmp_path_factory):
+def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(
+    tree, tmp_path_factory
+):
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(tree, copy)
     own = make_loader(config(tree), split="train").fingerprint()

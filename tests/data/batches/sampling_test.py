@@ -17,7 +17,11 @@ def tracks_of(counts):
     """Tracks of persons a, b, ...: counts[p] lists the frames of each of p's tracks."""
     return make_tracks(
         [
-            (f"p{person:03}", f"p{person:03}/t{number}", [f"{person}-{number}-{i}" for i in range(frames)])
+            (
+                f"p{person:03}",
+                f"p{person:03}/t{number}",
+                [f"{person}-{number}-{i}" for i in range(frames)],
+            )
             for person, tracks in enumerate(counts)
             for number, frames in enumerate(tracks)
         ],
@@ -27,7 +31,9 @@ def tracks_of(counts):
 
 def draw(tracks, step, *, batch_size=8, pairing="same", seed=0, mirrored=0.0):
     table = make_table(tracks, mirrored=mirrored)
-    drawn = draw_pairs(np.uint32(step), table, batch_size=batch_size, pairing=pairing, seed=seed)
+    drawn = draw_pairs(
+        np.uint32(step), table, batch_size=batch_size, pairing=pairing, seed=seed
+    )
     return {name: np.asarray(value) for name, value in drawn.items()}
 
 
@@ -35,12 +41,17 @@ def draw(tracks, step, *, batch_size=8, pairing="same", seed=0, mirrored=0.0):
 def test_permute_is_one_to_one(size):
     index = np.arange(size, dtype=np.uint32)
     for seed in (0, 1, 12345):
-        assert sorted(np.asarray(permute(index, size=size, seed=np.uint32(seed)))) == list(range(size))
+        assert sorted(
+            np.asarray(permute(index, size=size, seed=np.uint32(seed)))
+        ) == list(range(size))
 
 
 def test_permute_shuffles_and_differs_by_seed():
     index = np.arange(1000, dtype=np.uint32)
-    one, two = (np.asarray(permute(index, size=1000, seed=np.uint32(s))).astype(int) for s in (1, 2))
+    one, two = (
+        np.asarray(permute(index, size=1000, seed=np.uint32(s))).astype(int)
+        for s in (1, 2)
+    )
     assert np.mean(one == index) < 0.01
     assert np.mean(one == two) < 0.01
     # No order is left: rank correlation with the identity is that of noise, 1 / sqrt(1000).
@@ -77,15 +88,22 @@ def test_same_pairs_are_two_different_frames_of_one_track():
 @pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
 def test_frames_are_paired_with_their_mirror_image_as_often_as_asked(probability):
     tracks = tracks_of([[5, 1, 3, 9]])
-    drawn = [draw(tracks, step, batch_size=64, mirrored=probability) for step in range(25)]
-    frame, mirror = (np.concatenate([batch[name] for batch in drawn]) for name in ("frame", "mirror"))
+    drawn = [
+        draw(tracks, step, batch_size=64, mirrored=probability) for step in range(25)
+    ]
+    frame, mirror = (
+        np.concatenate([batch[name] for batch in drawn]) for name in ("frame", "mirror")
+    )
     np.testing.assert_array_equal(frame[:, 0] == frame[:, 1], mirror)
     single = np.concatenate([batch["track"][:, 0] for batch in drawn]) == 1
     assert mirror[single].all()
     # 1200 throws.
-    assert abs(mirror[~single].mean() - probability) <= 4 * np.sqrt(probability * (1 - probability) / 1200)
+    assert abs(mirror[~single].mean() - probability) <= 4 * np.sqrt(
+        probability * (1 - probability) / 1200
+    )
     np.testing.assert_array_equal(
-        draw(tracks, 3, batch_size=64, mirrored=probability)["mirror"], drawn[3]["mirror"]
+        draw(tracks, 3, batch_size=64, mirrored=probability)["mirror"],
+        drawn[3]["mirror"],
     )
 
 
@@ -98,7 +116,9 @@ def test_each_track_has_its_own_share_of_mirror_images():
 
 def test_frames_of_a_track_are_drawn_evenly():
     tracks = tracks_of([[10]])
-    frames = np.concatenate([draw(tracks, step, batch_size=64)["frame"] for step in range(64)])
+    frames = np.concatenate(
+        [draw(tracks, step, batch_size=64)["frame"] for step in range(64)]
+    )
     for column in (0, 1):
         counts = np.bincount(frames[:, column], minlength=10)
         expected = len(frames) / 10
@@ -144,5 +164,8 @@ def test_drawing_compiles_once():
         draw(tracks, step)
     assert draw_pairs._cache_size() == before
     assert isinstance(
-        draw_pairs(np.uint32(0), make_table(tracks), batch_size=8, pairing="same", seed=0)["frame"], jax.Array
+        draw_pairs(
+            np.uint32(0), make_table(tracks), batch_size=8, pairing="same", seed=0
+        )["frame"],
+        jax.Array,
     )

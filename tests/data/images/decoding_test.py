@@ -23,11 +23,16 @@ def encoded(image, form="JPEG", **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("shape", [(72, 72), (112, 112), (250, 200), (300, 620), (600, 600), (40, 40)])
+@pytest.mark.parametrize(
+    "shape", [(72, 72), (112, 112), (250, 200), (300, 620), (600, 600), (40, 40)]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_near_to_pillow_at_every_reduction(shape, mode):
     content = encoded(smooth(*shape).convert(mode), quality=95)
-    fast, exact = (make_decoder(name, size=72)(content).astype(int) for name in ("opencv", "pillow"))
+    fast, exact = (
+        make_decoder(name, size=72)(content).astype(int)
+        for name in ("opencv", "pillow")
+    )
     assert fast.shape == exact.shape == (72, 72, 3)
     difference = np.abs(fast - exact)
     assert difference.mean() < 2
@@ -38,15 +43,24 @@ def test_exif_turns_the_picture_upright():
     exif = Image.Exif()
     exif[274] = 6  # turned by a quarter
     content = encoded(smooth(120, 90), quality=95, exif=exif)
-    fast, exact = (make_decoder(name, size=72)(content).astype(int) for name in ("opencv", "pillow"))
+    fast, exact = (
+        make_decoder(name, size=72)(content).astype(int)
+        for name in ("opencv", "pillow")
+    )
     assert np.abs(fast - exact).mean() < 2
 
 
 def test_other_formats_are_left_to_pillow():
     image = smooth(90, 80).convert("RGBA")
     image.putalpha(128)
-    for content in (encoded(image, "PNG"), encoded(image, "WEBP"), encoded(smooth(80, 80), "BMP")):
-        fast, exact = (make_decoder(name, size=72)(content) for name in ("opencv", "pillow"))
+    for content in (
+        encoded(image, "PNG"),
+        encoded(image, "WEBP"),
+        encoded(smooth(80, 80), "BMP"),
+    ):
+        fast, exact = (
+            make_decoder(name, size=72)(content) for name in ("opencv", "pillow")
+        )
         np.testing.assert_array_equal(fast, exact)
 
 
@@ -54,7 +68,13 @@ def test_other_formats_are_left_to_pillow():
 def test_half_a_file_is_refused(decoder):
     decode = make_decoder(decoder, size=72)
     content = encoded(smooth(250, 250), quality=95)
-    for part in (content[: len(content) // 2], content[:-40], content[:30], b"", b"no picture"):
+    for part in (
+        content[: len(content) // 2],
+        content[:-40],
+        content[:30],
+        b"",
+        b"no picture",
+    ):
         with pytest.raises(ValueError, match=r"picture"):
             decode(part)
 
@@ -67,5 +87,7 @@ def test_sizes_are_read_from_headers():
 
 
 def test_unknown_decoders():
-    with pytest.raises(ValueError, match=r"data\.decoder must be one of .*, got 'fast'"):
+    with pytest.raises(
+        ValueError, match=r"data\.decoder must be one of .*, got 'fast'"
+    ):
         make_decoder("fast", size=8)

@@ -20,7 +20,9 @@ def several(image):
     return BOXES
 
 
-@pytest.mark.parametrize(("which", "index"), [("largest", 0), ("centre", 2), (0, 1), (1, 2), (2, 0)])
+@pytest.mark.parametrize(
+    ("which", "index"), [("largest", 0), ("centre", 2), (0, 1), (1, 2), (2, 0)]
+)
 def test_which_face_is_taken(which, index):
     crop, box, score = crop_face(IMAGE, which=which, margin=0.0, detector=several)
     assert score == BOXES[index][1]
@@ -31,7 +33,9 @@ def test_which_face_is_taken(which, index):
 
 
 def test_crops_are_square_and_reflected_outside_the_image():
-    crop, (left, top, right, bottom), _ = crop_face(IMAGE, which=0, margin=2.0, detector=several)
+    crop, (left, top, right, bottom), _ = crop_face(
+        IMAGE, which=0, margin=2.0, detector=several
+    )
     assert crop.shape == (90, 90, 3)
     assert right - left == bottom - top == 90
     assert left < 0
@@ -45,7 +49,9 @@ def test_crops_are_square_and_reflected_outside_the_image():
 
 
 def test_no_face_is_said_in_one_sentence():
-    with pytest.raises(NoFaceError, match=r"No face was found in the image of 200x100 pixels\."):
+    with pytest.raises(
+        NoFaceError, match=r"No face was found in the image of 200x100 pixels\."
+    ):
         crop_face(IMAGE, detector=lambda image: [])
     with pytest.raises(NoFaceError, match="Face 3 was asked for, but 3 were found"):
         crop_face(IMAGE, which=3, detector=several)
@@ -100,7 +106,9 @@ def test_a_known_face_is_found_at_any_size():
     assert max(sides) < 1.35 * min(sides)
 
 
-@pytest.mark.skipif(not (SHARED / "data/tracks").is_dir(), reason="needs the shared pictures")
+@pytest.mark.skipif(
+    not (SHARED / "data/tracks").is_dir(), reason="needs the shared pictures"
+)
 def test_crops_agree_with_the_training_data():
     pytest.importorskip("dlib", reason="needs the extra `face`")
     overlaps = []
@@ -108,9 +116,13 @@ def test_crops_agree_with_the_training_data():
         with Image.open(path) as image:
             face = np.asarray(image.convert("RGB").resize((224, 224)))
         frame = np.pad(face, ((150, 150), (150, 150), (0, 0)), mode="edge")
-        left, top, right, bottom = crop_face(frame, framing=load("facecycle-small").framing).box
+        left, top, right, bottom = crop_face(
+            frame, framing=load("facecycle-small").framing
+        ).box
         wide = max(0, min(right, 374) - max(left, 150))
         high = max(0, min(bottom, 374) - max(top, 150))
-        overlaps.append(wide * high / ((right - left) * (bottom - top) + 224**2 - wide * high))
+        overlaps.append(
+            wide * high / ((right - left) * (bottom - top) + 224**2 - wide * high)
+        )
     assert np.median(overlaps) > 0.75
     assert np.mean(np.array(overlaps) > 0.5) > 0.9

@@ -41,10 +41,14 @@ def test_the_framing_is_what_lfw_shows():
     assert FRAMING.midpoint == pytest.approx((0.5, 0.41))
     assert FRAMING.eye_distance == pytest.approx(0.28)
     assert Framing.from_dict(json.loads(json.dumps(FRAMING.to_dict()))) == FRAMING
-    assert read_framing("0.3,0.4,0.7,0.4") == Framing(left_eye=(0.3, 0.4), right_eye=(0.7, 0.4))
+    assert read_framing("0.3,0.4,0.7,0.4") == Framing(
+        left_eye=(0.3, 0.4), right_eye=(0.7, 0.4)
+    )
 
 
-@pytest.mark.parametrize("framing", [FRAMING, Framing(left_eye=(0.3, 0.35), right_eye=(0.7, 0.35))])
+@pytest.mark.parametrize(
+    "framing", [FRAMING, Framing(left_eye=(0.3, 0.35), right_eye=(0.7, 0.35))]
+)
 def test_eyes_of_a_frontal_face_come_to_their_places(framing):
     square = square_of_landmarks(face((500, 300), (780, 300), (640, 580)), framing)
     found = places(square, (500, 300), (780, 300))
@@ -57,17 +61,23 @@ def test_a_turned_head_is_not_enlarged():
     turned = square_of_landmarks(face((570, 300), (710, 300), (640, 580)))
     side, other = frontal[2] - frontal[0], turned[2] - turned[0]
     assert 0.8 * side < other <= side
-    np.testing.assert_allclose(places(turned, (640, 300)), [FRAMING.midpoint], atol=0.002)
+    np.testing.assert_allclose(
+        places(turned, (640, 300)), [FRAMING.midpoint], atol=0.002
+    )
 
 
 def test_the_roll_of_a_head_stays():
     square = square_of_landmarks(face((500, 200), (740, 340), (550, 510)))
     (left_eye, right_eye) = places(square, (500, 200), (740, 340))
     np.testing.assert_allclose((left_eye + right_eye) / 2, FRAMING.midpoint, atol=0.002)
-    assert right_eye[1] - left_eye[1] == pytest.approx(0.28 * np.sin(np.arctan2(140, 240)), abs=0.01)
+    assert right_eye[1] - left_eye[1] == pytest.approx(
+        0.28 * np.sin(np.arctan2(140, 240)), abs=0.01
+    )
 
 
-@pytest.mark.parametrize("square", [(-20, -30, 70, 60), (100, 90, 250, 240), (-300, -400, 500, 400)])
+@pytest.mark.parametrize(
+    "square", [(-20, -30, 70, 60), (100, 90, 250, 240), (-300, -400, 500, 400)]
+)
 def test_images_are_reflected_beyond_their_edges(square):
     left, top, right, bottom = square
     padded = np.pad(IMAGE, ((500, 500), (500, 500), (0, 0)), mode="reflect")
@@ -79,11 +89,18 @@ def test_images_are_reflected_beyond_their_edges(square):
 def test_a_cut_is_in_fractions_of_the_middle_square():
     assert square_of_cut((0.2, 0.2, 0.6), height=250, width=250) == (50, 50, 200, 200)
     assert square_of_cut((0.0, 0.0, 1.0), height=100, width=160) == (30, 0, 130, 100)
-    assert square_of_cut((-0.1, -0.2, 1.3), height=100, width=100) == (-10, -20, 120, 110)
+    assert square_of_cut((-0.1, -0.2, 1.3), height=100, width=100) == (
+        -10,
+        -20,
+        120,
+        110,
+    )
     assert read_cut("-0.1,-0.2,1.3") == (-0.1, -0.2, 1.3)
 
 
-@pytest.mark.parametrize("text", ["", "1,2", "0,0,0", "0,0,-1", "0,nan,1", "a,b,c", "0,0,99", "0,0,1,1"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "0,0,0", "0,0,-1", "0,nan,1", "a,b,c", "0,0,99", "0,0,1,1"]
+)
 def test_a_wrong_cut_is_refused(text):
     with pytest.raises(ValueError, match=r"^a cut is"):
         read_cut(text)
@@ -118,12 +135,18 @@ def test_landmarks_decide_over_the_box():
         return [((10, 10, 90, 90), 1.0)]
 
     points = face((60, 40), (88, 40), (74, 68))
-    square = crop_face(IMAGE, detector=detector, landmarks=lambda image, box: points).box
+    square = crop_face(
+        IMAGE, detector=detector, landmarks=lambda image, box: points
+    ).box
     assert square == square_of_landmarks(points)
     # Without landmarks the box does, in proportion to the framing.
-    near = crop_face(IMAGE, detector=detector, framing=Framing((0.3, 0.41), (0.7, 0.41))).box
+    near = crop_face(
+        IMAGE, detector=detector, framing=Framing((0.3, 0.41), (0.7, 0.41))
+    ).box
     far = crop_face(IMAGE, detector=detector).box
-    assert (far[2] - far[0]) / (near[2] - near[0]) == pytest.approx(0.4 / 0.28, rel=0.02)
+    assert (far[2] - far[0]) / (near[2] - near[0]) == pytest.approx(
+        0.4 / 0.28, rel=0.02
+    )
 
 
 def test_a_cut_stands_in_where_no_face_is_found(monkeypatch):
@@ -136,7 +159,9 @@ def test_a_cut_stands_in_where_no_face_is_found(monkeypatch):
     assert not framed.found
     np.testing.assert_array_equal(framed.image, IMAGE[24:96, 44:116])
 
-    monkeypatch.setattr(face_crop, "find_faces", lambda image: [((30, 30, 60, 60), 1.0)])
+    monkeypatch.setattr(
+        face_crop, "find_faces", lambda image: [((30, 30, 60, 60), 1.0)]
+    )
     monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
     framed = frame_image(IMAGE, crop=True, cut=(0.2, 0.2, 0.6))
     assert framed.found
@@ -155,7 +180,9 @@ def test_a_known_face_is_framed_at_any_size():
         eyes = np.array([(203, 105), (245, 106)]) * size / 512
         found = places(square, *eyes)
         np.testing.assert_allclose(found.mean(axis=0), FRAMING.midpoint, atol=0.04)
-        assert found[1, 0] - found[0, 0] == pytest.approx(FRAMING.eye_distance, abs=0.03)
+        assert found[1, 0] - found[0, 0] == pytest.approx(
+            FRAMING.eye_distance, abs=0.03
+        )
 
 
 @pytest.mark.skipif(not has_landmarks(), reason="needs the extra `landmarks`")

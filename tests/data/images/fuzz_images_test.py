@@ -41,7 +41,11 @@ def seeds():
         "tiff": (image, "TIFF", {}),
         "lzw": (image, "TIFF", {"compression": "tiff_lzw"}),
         "jpeg in tiff": (image, "TIFF", {"compression": "jpeg"}),
-        "float": (Image.fromarray(np.float32(deep) / 6e4), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        "float": (
+            Image.fromarray(np.float32(deep) / 6e4),
+            "TIFF",
+            {"compression": "tiff_adobe_deflate"},
+        ),
         "bmp": (image, "BMP", {}),
         "ppm": (image, "PPM", {}),
         "avif": (image, "AVIF", {}),
@@ -66,7 +70,9 @@ def test_damaged_images(decoder):
         rng = np.random.default_rng(1)
         assert decode(content).shape == (16, 16, 3)
         files = [damaged(content, rng) for _ in range(PER_SEED)]
-        counts = outcomes([functools.partial(decode, file) for file in files], allowed=UserError)
+        counts = outcomes(
+            [functools.partial(decode, file) for file in files], allowed=UserError
+        )
         print(f"{decoder}, {name}: {counts['read']} read, {counts['refused']} refused")
         assert counts["refused"]
 
@@ -111,7 +117,9 @@ def attempts_with(folder, name, contents):
     return [functools.partial(attempt, content) for content in contents]
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["with checksums", "of an earlier version"])
+@pytest.mark.parametrize(
+    "signed", [True, False], ids=["with checksums", "of an earlier version"]
+)
 @pytest.mark.parametrize("name", [TRACKS, FRAMES, "set-train.tfrecord-00000-of-00002"])
 def test_damaged_sets(prepared, name, signed):
     if not signed:
@@ -121,8 +129,12 @@ def test_damaged_sets(prepared, name, signed):
     rng = np.random.default_rng(3)
     whole = (prepared / name).read_bytes()
     contents = [damaged(whole, rng) for _ in range(600)]
-    counts = outcomes(attempts_with(prepared, name, contents), allowed=(UserError, OSError))
-    print(f"{name}, checksums {signed}: {counts['read']} read, {counts['refused']} refused")
+    counts = outcomes(
+        attempts_with(prepared, name, contents), allowed=(UserError, OSError)
+    )
+    print(
+        f"{name}, checksums {signed}: {counts['read']} read, {counts['refused']} refused"
+    )
     unchanged = sum(content == whole for content in contents)
     if signed and name != "set-train.tfrecord-00000-of-00002":
         # Changed indices are never believed; only frames.npy is compared by `verify` and CRC-32 alone.
@@ -141,7 +153,24 @@ def changed(content, rng):
         if isinstance(place[key], dict | list) and rng.random() < 0.8:
             place = place[key]
             continue
-        values = [None, True, -1, 0, 1, 2**31, 2**64, 1.5, float("nan"), "", "x", "../x", "\0", [], {}, [[]]]
+        values = [
+            None,
+            True,
+            -1,
+            0,
+            1,
+            2**31,
+            2**64,
+            1.5,
+            float("nan"),
+            "",
+            "x",
+            "../x",
+            "\0",
+            [],
+            {},
+            [[]],
+        ]
         place[key] = values[rng.integers(len(values))]
         return content
 
@@ -151,7 +180,9 @@ def test_wrong_values_in_tracks_json(prepared):
     del content["sha256"], content["frames_sha256"]
     rng = np.random.default_rng(4)
     contents = [json.dumps(changed(content, rng)).encode() for _ in range(600)]
-    counts = outcomes(attempts_with(prepared, TRACKS, contents), allowed=(UserError, OSError))
+    counts = outcomes(
+        attempts_with(prepared, TRACKS, contents), allowed=(UserError, OSError)
+    )
     print(f"values of {TRACKS}: {counts['read']} read, {counts['refused']} refused")
     assert counts["refused"]
 
@@ -175,9 +206,13 @@ def test_damaged_videos(tmp_path):
             source = Source(identity="a", name=path.name, path=str(path))
             prepared = prepare_track(source, FrameOptions(fps=10))
             assert prepared.frames or prepared.left_out
-            assert all("\n" not in line and path.name in line for line in prepared.left_out)
+            assert all(
+                "\n" not in line and path.name in line for line in prepared.left_out
+            )
             most = max(most, len(prepared.frames))
             full += not prepared.left_out
-        print(f"video, {suffix}: {full} read, {150 - full} refused or cut, at most {most} frames")
+        print(
+            f"video, {suffix}: {full} read, {150 - full} refused or cut, at most {most} frames"
+        )
         # Ten seconds of every frame at most.
         assert most <= 8 * 100

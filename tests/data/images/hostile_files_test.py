@@ -34,10 +34,19 @@ def bomb(width=100_000, height=100_000):
     """A PNG of 80 bytes that claims very many pixels."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data))
+            + name
+            + data
+            + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(10))), chunk(b"IEND", b""))
+    parts = (
+        chunk(b"IHDR", header),
+        chunk(b"IDAT", zlib.compress(bytes(10))),
+        chunk(b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -48,13 +57,18 @@ def half_avif():
     return buffer.getvalue()[:-200]
 
 
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+)
 HOSTILE = {"bomb": bomb, "half an AVIF": half_avif, "PostScript": lambda: POSTSCRIPT}
 
 
 @pytest.fixture(params=HOSTILE)
 def hostile(request):
-    if "AVIF" in request.param and not pictures_module.Image.registered_extensions().get(".avif"):
+    if (
+        "AVIF" in request.param
+        and not pictures_module.Image.registered_extensions().get(".avif")
+    ):
         pytest.skip("this Pillow reads no AVIF")
     return HOSTILE[request.param]()
 
@@ -65,7 +79,9 @@ def tree(tmp_path, hostile):
     for person in range(3):
         (tmp_path / "root" / f"p{person}").mkdir(parents=True)
         for number in range(2):
-            (tmp_path / "root" / f"p{person}" / f"{number}.png").write_bytes(png((person, number, 0)))
+            (tmp_path / "root" / f"p{person}" / f"{number}.png").write_bytes(
+                png((person, number, 0))
+            )
     (tmp_path / "root" / "p1" / "bad.png").write_bytes(hostile)
     return tmp_path / "root"
 
@@ -94,7 +110,8 @@ def test_a_hostile_image_in_records_is_left_out_and_named(tmp_path, hostile, dec
     tracks["p1", "p1/t"].insert(1, hostile)
     write_set(tmp_path / "set", tracks)
     loader = make_loader(
-        config(tmp_path / "set", "threads", source="records", decoder=decoder), split="train"
+        config(tmp_path / "set", "threads", source="records", decoder=decoder),
+        split="train",
     )
     first(loader, 30)
     (reason,) = loader.unreadable.values()
@@ -103,7 +120,10 @@ def test_a_hostile_image_in_records_is_left_out_and_named(tmp_path, hostile, dec
 
 @pytest.mark.parametrize("size", [0, 8])
 def test_a_hostile_image_is_left_out_while_preparing(tree, size):
-    prepared = [prepare_track(source, FrameOptions(size=size)) for source in picture_sources(str(tree))]
+    prepared = [
+        prepare_track(source, FrameOptions(size=size))
+        for source in picture_sources(str(tree))
+    ]
     assert [len(track.frames) for track in prepared] == [2, 2, 2]
     (line,) = prepared[1].left_out
     assert line.startswith(f"{tree / 'p1' / 'bad.png'} cannot be read as a picture")
@@ -125,9 +145,21 @@ def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
 def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(png((1, 2, 3)))
 
-    for error in (RuntimeError("two\nlines"), MemoryError(), SystemError("x"), RecursionError(), KeyError(7)):
-        monkeypatch.setattr(pictures_module, "to_rgb", lambda *_, error=error: (_ for _ in ()).throw(error))
-        with pytest.raises(UserError, match=r"x\.png cannot be read as a picture: [^\n]+\.$"):
+    for error in (
+        RuntimeError("two\nlines"),
+        MemoryError(),
+        SystemError("x"),
+        RecursionError(),
+        KeyError(7),
+    ):
+        monkeypatch.setattr(
+            pictures_module,
+            "to_rgb",
+            lambda *_, error=error: (_ for _ in ()).throw(error),
+        )
+        with pytest.raises(
+            UserError, match=r"x\.png cannot be read as a picture: [^\n]+\.$"
+        ):
             read_picture(tmp_path / "x.png")
 
 
@@ -138,7 +170,9 @@ def test_strips_and_orientation_give_the_pixels_of_the_whole(mode, monkeypatch):
         dtype = np.uint16 if mode == "I;16" else np.float32
         image = Image.fromarray(rng.integers(0, 60_000, (37, 23)).astype(dtype))
     else:
-        channels = {"L": 1, "P": 1, "LA": 2}.get(mode, 4 if mode in ("RGBA", "CMYK") else 3)
+        channels = {"L": 1, "P": 1, "LA": 2}.get(
+            mode, 4 if mode in ("RGBA", "CMYK") else 3
+        )
         pixels = rng.integers(0, 256, (37, 23, channels), np.uint8)
         form = {"P": "L"}.get(mode, mode)
         image = Image.frombytes(form, (23, 37), pixels.tobytes())
@@ -159,7 +193,9 @@ def test_large_images_are_reduced_where_little_of_them_is_needed(tmp_path, monke
         # 300 // (4 * 8) is 9; a JPEG is decoded at an eighth.
         exact = np.asarray(image.reduce(9 if name == "x.png" else 8))
         reduced = read_picture(tmp_path / name, at_least=8)
-        assert np.abs(reduced.astype(int) - exact).mean() < (0.1 if name == "x.png" else 2)
+        assert np.abs(reduced.astype(int) - exact).mean() < (
+            0.1 if name == "x.png" else 2
+        )
 
 
 @pytest.mark.slow
@@ -168,7 +204,9 @@ def test_memory_of_one_huge_image_is_bounded(tmp_path, mode):
     """7,990 x 7,990 pixels: 256 MB decoded at most, and a result of 192 MB."""
     side = 7990
     if mode in ("F", "I;16"):
-        image = Image.fromarray(np.zeros((side, side), np.float32 if mode == "F" else np.uint16))
+        image = Image.fromarray(
+            np.zeros((side, side), np.float32 if mode == "F" else np.uint16)
+        )
     else:
         image = Image.new(mode, (side, side))
     path = tmp_path / ("x.tif" if mode == "F" else "x.png")

@@ -12,7 +12,13 @@ from loader_batches import first
 from PIL import Image
 from record_files import png, write_set
 
-from facecycle_jax.data import list_pictures, make_loader, read_list, read_picture, scan_folder
+from facecycle_jax.data import (
+    list_pictures,
+    make_loader,
+    read_list,
+    read_picture,
+    scan_folder,
+)
 from facecycle_jax.data.images.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 from facecycle_jax.data.prepare.encoding import (
     FrameOptions,
@@ -47,7 +53,10 @@ def shown(root):
     tracks = scan_folder(str(root))
     found = {}
     for person, frames in zip(tracks.identities, tracks.frames, strict=True):
-        real = {os.path.basename(os.path.dirname(os.path.realpath(frame))) for frame in frames}
+        real = {
+            os.path.basename(os.path.dirname(os.path.realpath(frame)))
+            for frame in frames
+        }
         found[person] = found.get(person, set()) | real
     return found
 
@@ -87,9 +96,14 @@ def test_links_to_elsewhere_are_followed_and_each_file_counts_once(tmp_path):
         write_image(tmp_path / "store" / f"{number}.png")
     (tmp_path / "root" / "ann").mkdir(parents=True)
     for name, number in (("a", 0), ("b", 1), ("again", 1)):
-        (tmp_path / "root" / "ann" / f"{name}.png").symlink_to(tmp_path / "store" / f"{number}.png")
+        (tmp_path / "root" / "ann" / f"{name}.png").symlink_to(
+            tmp_path / "store" / f"{number}.png"
+        )
     tracks = scan_folder(str(tmp_path / "root"))
-    assert [os.path.basename(frame) for frame in tracks.frames[0]] == ["a.png", "again.png"]
+    assert [os.path.basename(frame) for frame in tracks.frames[0]] == [
+        "a.png",
+        "again.png",
+    ]
     # Preparing reads the same files.
     (source,) = picture_sources(str(tmp_path / "root"))
     assert len(prepare_track(source, FrameOptions()).frames) == 2
@@ -142,7 +156,10 @@ def test_a_pipe_in_the_place_of_an_image_is_refused_at_once(people, decoder):
     loader = make_loader(config(people, "threads", decoder=decoder), split="train")
     first(loader, 30)
     (reason,) = loader.unreadable.values()
-    assert reason == f"{pipe} is a pipe, a socket or a device; images must be regular files."
+    assert (
+        reason
+        == f"{pipe} is a pipe, a socket or a device; images must be regular files."
+    )
     (line,) = prepare_track(picture_sources(str(people))[0], FrameOptions()).left_out
     assert line == reason
 
@@ -157,7 +174,9 @@ def test_devices_and_folders_are_no_images(tmp_path):
 def test_a_file_larger_than_any_image_is_refused_unread(tmp_path):
     with open(tmp_path / "x.png", "wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(UserError, match=r"x\.png has 1,099,511,627,776 bytes, more than"):
+    with pytest.raises(
+        UserError, match=r"x\.png has 1,099,511,627,776 bytes, more than"
+    ):
         read_picture(tmp_path / "x.png")
 
 
@@ -193,10 +212,18 @@ def test_held_out_people_do_not_depend_on_where_the_data_lies(tmp_path, monkeypa
     paths = (f"{tmp_path}/first", f"{tmp_path}/first/", "first", "./deep/second")
     found = [scan_folder(path) for path in paths]
     for tracks in found[1:]:
-        assert (tracks.identities, tracks.names) == (found[0].identities, found[0].names)
+        assert (tracks.identities, tracks.names) == (
+            found[0].identities,
+            found[0].names,
+        )
 
-    prepared = {(s.identity, s.name): [png((0, 0, 0))] for s in picture_sources(f"{tmp_path}/first")}
-    assert sorted(prepared) == list(zip(found[0].identities, found[0].names, strict=True))
+    prepared = {
+        (s.identity, s.name): [png((0, 0, 0))]
+        for s in picture_sources(f"{tmp_path}/first")
+    }
+    assert sorted(prepared) == list(
+        zip(found[0].identities, found[0].names, strict=True)
+    )
     assert len(held_out(found[0])) == 4
 
 
@@ -209,16 +236,35 @@ def test_records_name_people_as_folders_do(tmp_path):
         for number in range(4):
             write_image(tmp_path / root / "ann" / f"{place}{number}.png", 50)
         sources = picture_sources(str(tmp_path / root))
-        tracks = {(s.identity, s.name): prepare_track(s, FrameOptions()).frames for s in sources}
+        tracks = {
+            (s.identity, s.name): prepare_track(s, FrameOptions()).frames
+            for s in sources
+        }
         write_set(tmp_path / "records" / root, tracks)
     roots = f"{tmp_path}/one,{tmp_path}/two"
     sets = f"{tmp_path}/records/one,{tmp_path}/records/two"
     folders = scan_folder(roots, min_frames=4)
     records, _ = open_records(sets, min_frames=4)
-    assert list(folders.identities) == ["0.png", "0.png#2", "1.png", "1.png#2", "ann", "ann"]
-    assert list(folders.names) == ["0.png", "0.png#2", "1.png", "1.png#2", "ann", "ann#2"]
+    assert list(folders.identities) == [
+        "0.png",
+        "0.png#2",
+        "1.png",
+        "1.png#2",
+        "ann",
+        "ann",
+    ]
+    assert list(folders.names) == [
+        "0.png",
+        "0.png#2",
+        "1.png",
+        "1.png#2",
+        "ann",
+        "ann#2",
+    ]
     assert (records.identities, records.names) == (folders.identities, folders.names)
-    assert [len(frames) for frames in records.frames] == [len(frames) for frames in folders.frames]
+    assert [len(frames) for frames in records.frames] == [
+        len(frames) for frames in folders.frames
+    ]
 
     options = {"min_frames": 4, "eval_fraction": 0.4, "backend": "threads"}
     for split in ("train", "eval"):
@@ -250,7 +296,10 @@ def test_lists_name_people_below_what_their_folders_share(tmp_path):
 def test_a_list_that_gives_one_folder_to_two_people_is_refused(people):
     (people / "cy").symlink_to("ann")
     (people / "list.txt").write_text("ann\n# twice the weight\nann\ncy\n")
-    with pytest.raises(UserError, match=r"list\.txt, lines 1 and 4 name the same folder as two people's"):
+    with pytest.raises(
+        UserError,
+        match=r"list\.txt, lines 1 and 4 name the same folder as two people's",
+    ):
         read_list(str(people / "list.txt"))
 
 

@@ -14,7 +14,9 @@ RAMP = np.broadcast_to(np.linspace(0, 255, 40).astype(np.uint8)[:, None], (40, 4
 
 def smooth(height=48, width=40):
     small = RNG.integers(0, 256, (6, 5, 3), np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    )
 
 
 def one(inputs, **options):
@@ -25,7 +27,9 @@ def one(inputs, **options):
     return batch[0]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV"]
+)
 def test_every_mode_shows_the_same_picture(mode):
     source = np.where(RAMP > 127, 255, 0).astype(np.uint8) if mode == "1" else RAMP
     image = Image.fromarray(source).convert("RGB")
@@ -38,7 +42,9 @@ def test_every_mode_shows_the_same_picture(mode):
 def test_deep_pictures_are_scaled_to_eight_bits(tmp_path, suffix, dtype):
     if suffix == "png" and dtype != np.uint16:
         pytest.skip("PNG has at most 16 bits")
-    deep = RAMP / np.float32(255) if dtype == np.float32 else RAMP.astype(np.uint32) * 257
+    deep = (
+        RAMP / np.float32(255) if dtype == np.float32 else RAMP.astype(np.uint32) * 257
+    )
     Image.fromarray(deep.astype(dtype)).save(tmp_path / f"x.{suffix}")
     drawn = one(tmp_path / f"x.{suffix}")
     np.testing.assert_allclose(drawn, np.repeat(RAMP[..., None], 3, -1), atol=1)
@@ -60,7 +66,9 @@ def test_transparent_parts_become_white(tmp_path, form):
         image.info["transparency"] = 0
     elif form == "png":
         image.save(tmp_path / "x.png")
-    given = {"LA": image.convert("LA") if form == "LA" else None, "array": pixels}.get(form, image)
+    given = {"LA": image.convert("LA") if form == "LA" else None, "array": pixels}.get(
+        form, image
+    )
     drawn = one(tmp_path / "x.png" if form == "png" else given)
     assert (drawn[:20] == 0).all()
     assert (drawn[20:] == 255).all()

@@ -78,13 +78,17 @@ def test_files_that_are_no_videos_are_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("this is text")
     (tmp_path / "empty.mp4").write_bytes(b"")
     for name in ("text", "empty"):
-        with pytest.raises(ValueError, match=rf"{name}\.mp4 cannot be read as a video: .*\.$"):
+        with pytest.raises(
+            ValueError, match=rf"{name}\.mp4 cannot be read as a video: .*\.$"
+        ):
             read_video(tmp_path / f"{name}.mp4")
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.mp4"):
         read_video(tmp_path / "none.mp4")
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        samples = av.AudioFrame.from_ndarray(
+            np.zeros((1, 800), np.int16), "s16", "mono"
+        )
         samples.sample_rate = 8000
         container.mux(stream.encode(samples))
         container.mux(stream.encode())
@@ -108,7 +112,9 @@ def test_damaged_videos_are_read_as_far_as_they_go_or_refused(written, tmp_path)
         path.write_bytes(bytes(data))
         said = ""
         try:
-            frames = list(read_video(path, max_frames=50, fps=10 if index % 3 else None).frames)
+            frames = list(
+                read_video(path, max_frames=50, fps=10 if index % 3 else None).frames
+            )
         except ValueError as error:
             frames, said = [], str(error)
         assert frames or path.name in said
@@ -125,7 +131,9 @@ def test_videos_of_a_turned_camera_are_upright(tmp_path):
     upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     place = data.index(upright, data.index(b"tkhd"))
     clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
-    (tmp_path / "y.mp4").write_bytes(data[:place] + clockwise + data[place + len(clockwise) :])
+    (tmp_path / "y.mp4").write_bytes(
+        data[:place] + clockwise + data[place + len(clockwise) :]
+    )
     turned = next(read_video(tmp_path / "y.mp4").frames)
     np.testing.assert_allclose(turned, np.rot90(frame, -1), atol=60)
     assert turned[4, 60].min() > 200
@@ -134,7 +142,9 @@ def test_videos_of_a_turned_camera_are_upright(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path):
     pytest.importorskip("av", reason="needs the extra `video`")
     frames = [*clip(2), np.zeros((10, 10, 3), np.uint8)]
-    with pytest.raises(ValueError, match=r"Frame 2 must be uint8 \[48, 64, 3\] as the first"):
+    with pytest.raises(
+        ValueError, match=r"Frame 2 must be uint8 \[48, 64, 3\] as the first"
+    ):
         write_video(tmp_path / "x.mp4", frames, fps=5)
     with pytest.raises(ValueError, match="Frame 0 must be"):
         write_video(tmp_path / "x.mp4", [np.zeros((4, 4, 3))], fps=5)
@@ -202,7 +212,9 @@ def test_rates_out_of_range(written, fps):
 
 def test_frames_counted_are_those_read(written, tmp_path):
     for fps in (3, 5, 10, 24):
-        assert count_frames(written, fps=fps) == len(list(read_video(written, fps=fps).frames))
+        assert count_frames(written, fps=fps) == len(
+            list(read_video(written, fps=fps).frames)
+        )
     (tmp_path / "cut.mp4").write_bytes(written.read_bytes()[:-300])
     with pytest.raises(ValueError, match=r"cut\.mp4"):
         count_frames(tmp_path / "cut.mp4", fps=5)
@@ -212,11 +224,15 @@ def test_frames_counted_are_those_read(written, tmp_path):
 def test_only_the_frames_that_are_kept_are_held(written, most, monkeypatch):
     encoded = []
     encode = preparing._encode
-    monkeypatch.setattr(preparing, "_encode", lambda picture: encoded.append(1) or encode(picture))
+    monkeypatch.setattr(
+        preparing, "_encode", lambda picture: encoded.append(1) or encode(picture)
+    )
     source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
     every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
     encoded.clear()
-    kept = preparing.prepare_track(source, preparing.FrameOptions(fps=10, max_frames=most)).frames
+    kept = preparing.prepare_track(
+        source, preparing.FrameOptions(fps=10, max_frames=most)
+    ).frames
     assert kept == tuple(every[place] for place in preparing.chosen(len(every), most))
     assert len(encoded) == most
 

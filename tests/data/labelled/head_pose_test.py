@@ -18,7 +18,9 @@ def test_folders_of_jpg_and_mat(tmp_path):
     assert len(test) == 12
     # Yaw comes first here and second in the file; mirrored pictures have mirrored yaw and roll.
     np.testing.assert_allclose(train.angles[:6], pose_files.angles(6, 0), atol=1e-3)
-    np.testing.assert_allclose(train.angles[6:12], train.angles[:6] * [-1, 1, -1], atol=1e-3)
+    np.testing.assert_allclose(
+        train.angles[6:12], train.angles[:6] * [-1, 1, -1], atol=1e-3
+    )
     assert test.within_limit().tolist() == [False] + [True] * 11
     # All renderings of a photograph, mirrored or not, are of one group.
     assert train.group[:12].tolist() == [0, 0, 0, 1, 1, 1] * 2
@@ -31,17 +33,23 @@ def test_the_landmarks_surroundings_are_cut_out(tmp_path):
     array[20:44, 24:40] = 255
     Image.fromarray(array).save(tmp_path / "a.png")
     whole = load_pictures([CroppedFile(str(tmp_path / "a.png"), None)], size=8)
-    part = load_pictures([CroppedFile(str(tmp_path / "a.png"), (24, 20, 40, 44))], size=8)
+    part = load_pictures(
+        [CroppedFile(str(tmp_path / "a.png"), (24, 20, 40, 44))], size=8
+    )
     assert whole.min() == 0
     assert part.min() == 255
     # The square reaches the picture's edge and no further.
-    assert load_pictures([CroppedFile(str(tmp_path / "a.png"), (-9, -9, 90, 90))], size=8).shape == (
+    assert load_pictures(
+        [CroppedFile(str(tmp_path / "a.png"), (-9, -9, 90, 90))], size=8
+    ).shape == (
         1,
         8,
         8,
         3,
     )
-    with pytest.raises(ValueError, match=r"a\.png: the landmarks lie outside the picture"):
+    with pytest.raises(
+        ValueError, match=r"a\.png: the landmarks lie outside the picture"
+    ):
         load_pictures([CroppedFile(str(tmp_path / "a.png"), (70, 70, 90, 90))], size=8)
 
 
@@ -61,7 +69,9 @@ def test_npz_files(tmp_path):
     train, test = read_300w_lp(path), read_aflw2000(path)
     assert train.pictures.shape == (8 * 24, 64, 64, 3)
     np.testing.assert_allclose(train.angles[:24], pose_files.angles(24, 0))
-    np.testing.assert_array_equal(train.pictures[0], pose_files.picture(train.angles[0, 0], seed=0))
+    np.testing.assert_array_equal(
+        train.pictures[0], pose_files.picture(train.angles[0, 0], seed=0)
+    )
     assert len(test) == 12
     # Neighbours in the file, and their mirror images, stay together.
     assert train.group[0] == train.group[15] == train.group[24] != train.group[16]
@@ -77,9 +87,15 @@ def test_official_counts():
         (b"no such thing", "image00002.mat cannot be read as a .mat file"),
         ({"Pose": np.zeros((1, 7))}, "image00002.mat has no Pose_Para"),
         ({"Pose_Para": np.zeros((1, 2))}, "must start with three finite angles"),
-        ({"Pose_Para": np.array([[np.nan, 0, 0]])}, "must start with three finite angles"),
+        (
+            {"Pose_Para": np.array([[np.nan, 0, 0]])},
+            "must start with three finite angles",
+        ),
         ({"Pose_Para": np.array([[10.0, 45, 0]])}, "must be in radians"),
-        ({"Pose_Para": np.zeros((1, 7)), "pt2d": np.zeros((4, 68))}, r"pt2d must be \[2 or 3, points\]"),
+        (
+            {"Pose_Para": np.zeros((1, 7)), "pt2d": np.zeros((4, 68))},
+            r"pt2d must be \[2 or 3, points\]",
+        ),
     ],
 )
 def test_damaged_labels(tmp_path, content, words):
@@ -95,7 +111,9 @@ def test_damaged_labels(tmp_path, content, words):
         read_aflw2000(str(tmp_path))
 
 
-@pytest.mark.parametrize(("gone", "words"), [("mat", r"jpg but no .*mat"), ("jpg", r"mat but no .*jpg")])
+@pytest.mark.parametrize(
+    ("gone", "words"), [("mat", r"jpg but no .*mat"), ("jpg", r"mat but no .*jpg")]
+)
 def test_missing_halves(tmp_path, gone, words):
     pose_files.write_folders(tmp_path, photographs=1, renderings=1, tests=2)
     (tmp_path / "AFLW2000" / f"image00003.{gone}").unlink()
@@ -107,13 +125,25 @@ def test_missing_halves(tmp_path, gone, words):
     ("arrays", "words"),
     [
         ({"image": np.zeros((2, 8, 8, 3), np.uint8)}, "lacks the array pose"),
-        ({"image": np.zeros((2, 8, 8, 3)), "pose": np.zeros((2, 3))}, "expected image uint8"),
-        ({"image": np.zeros((2, 8, 8, 3), np.uint8), "pose": np.zeros((1, 3))}, "expected image uint8"),
         (
-            {"image": np.zeros((2, 8, 8, 3), np.uint8), "pose": np.array([[0, 0, 0], [0, np.inf, 0]])},
+            {"image": np.zeros((2, 8, 8, 3)), "pose": np.zeros((2, 3))},
+            "expected image uint8",
+        ),
+        (
+            {"image": np.zeros((2, 8, 8, 3), np.uint8), "pose": np.zeros((1, 3))},
+            "expected image uint8",
+        ),
+        (
+            {
+                "image": np.zeros((2, 8, 8, 3), np.uint8),
+                "pose": np.array([[0, 0, 0], [0, np.inf, 0]]),
+            },
             "row 1: yaw, pitch and roll must be degrees",
         ),
-        ({"image": np.array([None]), "pose": np.zeros((1, 3))}, "cannot be read as .npz"),
+        (
+            {"image": np.array([None]), "pose": np.zeros((1, 3))},
+            "cannot be read as .npz",
+        ),
     ],
 )
 def test_damaged_npz_files(tmp_path, arrays, words):
@@ -123,10 +153,13 @@ def test_damaged_npz_files(tmp_path, arrays, words):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none of the sets AFW, HELEN, IBUG, LFPW"):
+    with pytest.raises(
+        FileNotFoundError, match="none of the sets AFW, HELEN, IBUG, LFPW"
+    ):
         read_300w_lp(str(tmp_path))
     with pytest.raises(
-        FileNotFoundError, match=r"neither a folder AFLW2000 of \.jpg and \.mat nor AFLW2000\.npz"
+        FileNotFoundError,
+        match=r"neither a folder AFLW2000 of \.jpg and \.mat nor AFLW2000\.npz",
     ):
         read_aflw2000(str(tmp_path))
     (tmp_path / "AFLW2000.npz").write_bytes(b"PK broken")

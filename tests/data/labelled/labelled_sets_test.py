@@ -47,7 +47,10 @@ def test_fer2013_csv(tmp_path):
         ("1," + "+1 " * 2304 + ",Training", "row 3: pixels must be whole numbers"),
         ("1," + "9" * 5000 + ",Training", "row 3: pixels must be whole numbers"),
         ("1," + "1" * 200_000 + ",Training", "row 3: field larger than field limit"),
-        ('1,"' + "1 " * 2304 + ",Training\n" * 100_000, "row 3: field larger than field limit"),
+        (
+            '1,"' + "1 " * 2304 + ",Training\n" * 100_000,
+            "row 3: field larger than field limit",
+        ),
         ('1,"1 2 3,Training', "row 3: expected 3 columns, got 2"),
         ("1,caf\u00e9,Training", "row 3: it holds other characters than ASCII"),
     ],
@@ -63,7 +66,10 @@ def test_fer2013_corrupt_rows(tmp_path, bad, words):
     [
         (b"\xff\xfee\0m\0o\0", "row 1: it holds other characters than ASCII"),
         (b"", "row 1: expected the columns emotion, pixels and Usage, got \\[\\]"),
-        (b"a," * 1000, r"row 1: expected the columns emotion, pixels and Usage, got .{1,90}\.$"),
+        (
+            b"a," * 1000,
+            r"row 1: expected the columns emotion, pixels and Usage, got .{1,90}\.$",
+        ),
     ],
 )
 def test_fer2013_other_files(tmp_path, start, words):
@@ -93,8 +99,13 @@ def test_fer2013_folders(tmp_path):
         face(tmp_path / "Training" / name / f"{number}.jpg")
     split = read_fer2013(str(tmp_path), split="Training")
     assert sorted(split.labels.tolist()) == list(range(7))
-    assert all(f"/{CLASSES[label]}/" in p for p, label in zip(split.pictures, split.labels, strict=True))
-    with pytest.raises(FileNotFoundError, match=r"neither fer2013\.csv nor a folder PublicTest"):
+    assert all(
+        f"/{CLASSES[label]}/" in p
+        for p, label in zip(split.pictures, split.labels, strict=True)
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"neither fer2013\.csv nor a folder PublicTest"
+    ):
         read_fer2013(str(tmp_path), split="PublicTest")
     (tmp_path / "Training" / "bored").mkdir()
     with pytest.raises(ValueError, match=r"unknown: \['bored'\]"):
@@ -103,9 +114,17 @@ def test_fer2013_folders(tmp_path):
 
 def raf(tmp_path, *lines):
     (tmp_path / "basic" / "EmoLabel").mkdir(parents=True)
-    (tmp_path / "basic" / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "basic" / "EmoLabel" / "list_patition_label.txt").write_text(
+        "\n".join(lines) + "\n"
+    )
     for line in lines:
-        face(tmp_path / "basic" / "Image" / "aligned" / f"{line.split()[0][:-4]}_aligned.jpg")
+        face(
+            tmp_path
+            / "basic"
+            / "Image"
+            / "aligned"
+            / f"{line.split()[0][:-4]}_aligned.jpg"
+        )
     return str(tmp_path)
 
 
@@ -146,7 +165,9 @@ def lfw(tmp_path, name, header, lines):
 
 def test_lfw_view_1(tmp_path):
     lines = ["Ann\t1\t2", "Bob\t1\t3", "Ann\t1\tBob\t2", "Bob\t3\tCy\t1"]
-    pairs = read_lfw_pairs(lfw(tmp_path, "pairsDevTest.txt", "2", lines), name="pairsDevTest.txt")
+    pairs = read_lfw_pairs(
+        lfw(tmp_path, "pairsDevTest.txt", "2", lines), name="pairsDevTest.txt"
+    )
     assert pairs.same.tolist() == [True, True, False, False]
     assert pairs.people[3] == ("Bob", "Cy")
     assert pairs.files[pairs.left[0]].endswith("lfw/Ann/Ann_0001.jpg")
@@ -174,8 +195,16 @@ def test_lfw_view_2(tmp_path):
         ("2", ["Ann\t1\t2"], "declares 1 x 2 x 2 pairs and has 1"),
         ("pairs", ["Ann\t1\t2"], "line 1: expected"),
         ("1", ["Ann\t1", "Ann\t1\tBob\t2"], "line 2: expected name, number, number"),
-        ("1", ["Ann\t1\t2", "Ann\t1\tAnn\t2"], "line 3: a pair of different people names 'Ann' twice"),
-        ("1", ["Ann\t0\t2", "Ann\t1\tBob\t2"], "line 2: a picture's number must be 1 or more"),
+        (
+            "1",
+            ["Ann\t1\t2", "Ann\t1\tAnn\t2"],
+            "line 3: a pair of different people names 'Ann' twice",
+        ),
+        (
+            "1",
+            ["Ann\t0\t2", "Ann\t1\tBob\t2"],
+            "line 2: a picture's number must be 1 or more",
+        ),
     ],
 )
 def test_lfw_faults(tmp_path, header, lines, words):
@@ -184,7 +213,9 @@ def test_lfw_faults(tmp_path, header, lines, words):
 
 
 def test_lfw_missing_picture(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"line 2: there is no picture Ann/Ann_0009\.jpg"):
+    with pytest.raises(
+        FileNotFoundError, match=r"line 2: there is no picture Ann/Ann_0009\.jpg"
+    ):
         read_lfw_pairs(lfw(tmp_path, "pairs.txt", "1", ["Ann\t1\t9", "Ann\t1\tBob\t2"]))
 
 
@@ -197,7 +228,9 @@ def test_cplfw(tmp_path):
     assert pairs.same.tolist() == [True, False]
     assert pairs.people[1] == ("Ann", "Bob")
     (tmp_path / "pairs_CPLFW.txt").write_text("Ann_1.jpg 1\nAnn_2.jpg 0\n")
-    with pytest.raises(ValueError, match="line 1: both lines of a pair must have one answer"):
+    with pytest.raises(
+        ValueError, match="line 1: both lines of a pair must have one answer"
+    ):
         read_cplfw_pairs(str(tmp_path))
 
 

@@ -25,7 +25,9 @@ def random_people(rng):
             frames = range(int(rng.integers(1, 6)))
             # Names whose order is not that of their numbers.
             name = f"{(person * 7) % 10}-person{person}"
-            tracks[name, f"{(track * 3) % 5}-t{track}"] = [(person, track, frame) for frame in frames]
+            tracks[name, f"{(track * 3) % 5}-t{track}"] = [
+                (person, track, frame) for frame in frames
+            ]
     return tracks
 
 
@@ -43,7 +45,9 @@ def source(kind, tmp_path, tracks):
     if kind == "records":
         pytest.importorskip("tensorflow")
         encoded = {
-            (person, f"{person}/{track}"): [record_files.png(np.array(c) * 20) for c in colours]
+            (person, f"{person}/{track}"): [
+                record_files.png(np.array(c) * 20) for c in colours
+            ]
             for (person, track), colours in tracks.items()
         }
         record_files.write_set(tmp_path / "set", encoded, shards=3)
@@ -72,7 +76,9 @@ def test_pairs(kind, backend, seed, tmp_path):
     known = {colour for colours in tracks.values() for colour in colours}
     for method in ("motion_cycle", "identity_cycle"):
         config = {"method": method, "batch_size": 8, "seed": seed, "data": options}
-        batches = make_loader(config, split="train").batches(int(rng.integers(0, 10_000)))
+        batches = make_loader(config, split="train").batches(
+            int(rng.integers(0, 10_000))
+        )
         for batch in itertools.islice(batches, 8):
             shown = batch["frames"][:, :, 0, 0, :] // 20
             assert {tuple(c) for c in shown.reshape(-1, 3).tolist()} <= known
@@ -94,9 +100,19 @@ def test_pairs_of_drawn_faces():
         "identities": 3, "frames_per_track": 3,
     }  # fmt: skip
     for method in ("motion_cycle", "identity_cycle"):
-        loader = make_loader({"method": method, "batch_size": 8, "seed": 1, "data": options}, split="train")
-        person = {frame.tobytes(): number // 3 for number, frame in enumerate(loader.frames)}
+        loader = make_loader(
+            {"method": method, "batch_size": 8, "seed": 1, "data": options},
+            split="train",
+        )
+        person = {
+            frame.tobytes(): number // 3 for number, frame in enumerate(loader.frames)
+        }
         for batch in itertools.islice(loader.batches(0), 4):
-            shown = np.array([[person[frame.tobytes()] for frame in pair] for pair in batch["frames"]])
+            shown = np.array(
+                [
+                    [person[frame.tobytes()] for frame in pair]
+                    for pair in batch["frames"]
+                ]
+            )
             same = shown[:, 0] == shown[:, 1]
             assert same.all() if method == "motion_cycle" else not same.any()

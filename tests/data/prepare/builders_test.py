@@ -28,7 +28,10 @@ def picture(path, value=0, mode="RGB", side=48):
 def tracks(root):
     return {
         (f"id1000{person}", str(track)): [
-            picture(root / "sources" / f"{person}{track}{frame}.jpg", 40 * person + 9 * track + frame)
+            picture(
+                root / "sources" / f"{person}{track}{frame}.jpg",
+                40 * person + 9 * track + frame,
+            )
             for frame in range(3)
         ]
         for person in range(5)
@@ -65,15 +68,22 @@ class Voxceleb1Test(Layout, testing.DatasetBuilderTestCase):
 
     def test_index_agrees_with_the_examples(self):
         self._download_and_prepare_as_dataset(self.builder)
-        content = json.loads((pathlib.Path(self.builder.data_path) / TRACKS).read_text())
+        content = json.loads(
+            (pathlib.Path(self.builder.data_path) / TRACKS).read_text()
+        )
         expected = {"tracks": 10, "people": 5, "frames": 30, "left_out": 0}
         assert content["counts"].items() >= expected.items()
         examples = {
-            example["track"].decode(): (example["identity"].decode(), len(example["frames"]))
+            example["track"].decode(): (
+                example["identity"].decode(),
+                len(example["frames"]),
+            )
             for split in self.SPLITS
             for example in self.builder.as_dataset(split=split).as_numpy_iterator()
         }
-        indexed = zip(content["track"], content["identity"], content["count"], strict=True)
+        indexed = zip(
+            content["track"], content["identity"], content["count"], strict=True
+        )
         assert examples == {track: (person, count) for track, person, count in indexed}
 
 
@@ -97,7 +107,8 @@ class TracksTest(Layout, testing.DatasetBuilderTestCase):
         for person in range(5):
             for number in range(1 + person % 2):
                 picture(
-                    raw / f"Person_{person}" / f"Person_{person}_{number + 1:04}.jpg", 40 * person + number
+                    raw / f"Person_{person}" / f"Person_{person}_{number + 1:04}.jpg",
+                    40 * person + number,
                 )
 
 
@@ -109,7 +120,11 @@ class Fer2013Test(Layout, testing.DatasetBuilderTestCase):
     def make(raw, root):
         for split, first in (("Training", 0), ("PublicTest", 100)):
             for number, name in enumerate(labelled.fer2013.CLASSES):
-                picture(raw / split / name / f"{split}_{number}.jpg", first + 10 * number, "L")
+                picture(
+                    raw / split / name / f"{split}_{number}.jpg",
+                    first + 10 * number,
+                    "L",
+                )
 
 
 class Fer2013CsvTest(Layout, testing.DatasetBuilderTestCase):
@@ -119,9 +134,19 @@ class Fer2013CsvTest(Layout, testing.DatasetBuilderTestCase):
     @staticmethod
     def make(raw, root):
         raw.mkdir()
-        rows = [("0", 5, "Training"), ("3", 6, "Training"), ("1", 7, "PublicTest"), ("6", 8, "PrivateTest")]
-        lines = [f"{label},{' '.join([str(value)] * 2304)},{usage}" for label, value, usage in rows]
-        (raw / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *lines]) + "\n")
+        rows = [
+            ("0", 5, "Training"),
+            ("3", 6, "Training"),
+            ("1", 7, "PublicTest"),
+            ("6", 8, "PrivateTest"),
+        ]
+        lines = [
+            f"{label},{' '.join([str(value)] * 2304)},{usage}"
+            for label, value, usage in rows
+        ]
+        (raw / "fer2013.csv").write_text(
+            "\n".join(["emotion,pixels,Usage", *lines]) + "\n"
+        )
 
 
 class RafDbTest(Layout, testing.DatasetBuilderTestCase):
@@ -132,7 +157,9 @@ class RafDbTest(Layout, testing.DatasetBuilderTestCase):
     def make(raw, root):
         lines = ["train_00001.jpg 5", "test_0001.jpg 7", "train_00002.jpg 1"]
         (raw / "basic" / "EmoLabel").mkdir(parents=True)
-        (raw / "basic" / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
+        (raw / "basic" / "EmoLabel" / "list_patition_label.txt").write_text(
+            "\n".join(lines) + "\n"
+        )
         for number, line in enumerate(lines):
             name = f"{line.split()[0][:-4]}_aligned.jpg"
             picture(raw / "basic" / "Image" / "aligned" / name, 50 * number, side=100)
@@ -141,7 +168,9 @@ class RafDbTest(Layout, testing.DatasetBuilderTestCase):
 def posed(path, value, angles):
     picture(path, value)
     pose = np.array([[*np.radians(angles), 1.0, 2.0, 3.0, 0.1]], np.float32)
-    scipy_io.savemat(path.with_suffix(".mat"), {"Pose_Para": pose, "pt2d": np.zeros((2, 68))})
+    scipy_io.savemat(
+        path.with_suffix(".mat"), {"Pose_Para": pose, "pt2d": np.zeros((2, 68))}
+    )
 
 
 class W300LpTest(Layout, testing.DatasetBuilderTestCase):
@@ -150,8 +179,14 @@ class W300LpTest(Layout, testing.DatasetBuilderTestCase):
 
     @staticmethod
     def make(raw, root):
-        for number, subset in enumerate(f"{n}{flip}" for n in TRAINING_SETS for flip in ("", "_Flip")):
-            posed(raw / "300W_LP" / subset / f"{subset}_{number}_0.jpg", 20 * number, (1, 2, 3))
+        for number, subset in enumerate(
+            f"{n}{flip}" for n in TRAINING_SETS for flip in ("", "_Flip")
+        ):
+            posed(
+                raw / "300W_LP" / subset / f"{subset}_{number}_0.jpg",
+                20 * number,
+                (1, 2, 3),
+            )
 
 
 class Aflw2000Test(Layout, testing.DatasetBuilderTestCase):
@@ -161,7 +196,11 @@ class Aflw2000Test(Layout, testing.DatasetBuilderTestCase):
     @staticmethod
     def make(raw, root):
         for number in range(3):
-            posed(raw / "AFLW2000" / f"image0000{number + 2}.jpg", 20 * number, (number, 2, 3))
+            posed(
+                raw / "AFLW2000" / f"image0000{number + 2}.jpg",
+                20 * number,
+                (number, 2, 3),
+            )
 
 
 class CplfwTest(Layout, testing.DatasetBuilderTestCase):
@@ -170,8 +209,15 @@ class CplfwTest(Layout, testing.DatasetBuilderTestCase):
 
     @staticmethod
     def make(raw, root):
-        pairs = [("A_1", "A_2", 1), ("B_1", "B_2", 1), ("A_1", "B_2", 0), ("B_1", "A_2", 0)]
-        lines = [f"{name}.jpg {answer}" for one, two, answer in pairs for name in (one, two)]
+        pairs = [
+            ("A_1", "A_2", 1),
+            ("B_1", "B_2", 1),
+            ("A_1", "B_2", 0),
+            ("B_1", "A_2", 0),
+        ]
+        lines = [
+            f"{name}.jpg {answer}" for one, two, answer in pairs for name in (one, two)
+        ]
         for number, name in enumerate(("A_1", "A_2", "B_1", "B_2")):
             picture(raw / "images" / f"{name}.jpg", 50 * number)
         (raw / "pairs_CPLFW.txt").write_text("\n".join(lines) + "\n")

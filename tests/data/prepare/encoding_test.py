@@ -49,7 +49,9 @@ def test_frames_of_pictures_are_their_bytes(tracks, tmp_path):
     assert len(sources) == 6
     assert {source.identity for source in sources} == {"id10000", "id10001", "id10002"}
     prepared = [prepare_track(source, FrameOptions()) for source in sources]
-    assert {p.frames for p in prepared} == {tuple(f.read_bytes() for f in files) for files in tracks.values()}
+    assert {p.frames for p in prepared} == {
+        tuple(f.read_bytes() for f in files) for files in tracks.values()
+    }
     assert not any(p.left_out for p in prepared)
 
 
@@ -134,18 +136,24 @@ def test_broken_videos_are_left_out(tracks, tmp_path):
 def test_a_second_start_does_only_what_is_left(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
     sources = picture_sources(str(tmp_path / "raw"))
-    work = Work(FrameOptions(size=16), str(tmp_path / "left_out"), str(tmp_path / "finished"))
+    work = Work(
+        FrameOptions(size=16), str(tmp_path / "left_out"), str(tmp_path / "finished")
+    )
     first = []
     for number, (_, prepared) in enumerate(prepare_all(sources, work)):
         first.append(prepared)
         if number == 3:
             break
-    with unittest.mock.patch.object(prepare_work, "prepare_track", wraps=prepare_track) as called:
+    with unittest.mock.patch.object(
+        prepare_work, "prepare_track", wraps=prepare_track
+    ) as called:
         again = [prepared for _, prepared in prepare_all(sources, work)]
     assert called.call_count == 2
     assert again[:4] == first
     # Other options, other frames.
-    with unittest.mock.patch.object(prepare_work, "prepare_track", wraps=prepare_track) as called:
+    with unittest.mock.patch.object(
+        prepare_work, "prepare_track", wraps=prepare_track
+    ) as called:
         other = Work(FrameOptions(size=20), work.left_out, work.finished)
         assert dict(prepare_all(sources, other))[sources[0]] != first[0]
     assert called.call_count == 6
@@ -160,19 +168,25 @@ def test_several_processes_do_the_same(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
     sources = picture_sources(str(tmp_path / "raw"))
     work = Work(FrameOptions(size=16), str(tmp_path / "left_out"))
-    assert list(prepare_all(sources, work, workers=2)) == list(prepare_all(sources, work))
+    assert list(prepare_all(sources, work, workers=2)) == list(
+        prepare_all(sources, work)
+    )
 
 
 def test_other_layouts_are_named(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     (tmp_path / "id1" / "abc").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "id1" / "abc" / "a.jpg")
-    with pytest.raises(ValueError, match=r"must hold <a>/1\.6, and has pictures in 'a\.jpg'"):
+    with pytest.raises(
+        ValueError, match=r"must hold <a>/1\.6, and has pictures in 'a\.jpg'"
+    ):
         picture_sources(str(tmp_path), pattern=r"[^/]+/1\.6", layout="<a>/1.6")
     with pytest.raises(ValueError, match="holds no videos"):
         video_sources(str(tmp_path))
     (tmp_path / "id1" / "clip.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"<identity>/<video>/\*\.mp4, and has 'id1/clip\.mp4'"):
+    with pytest.raises(
+        ValueError, match=r"<identity>/<video>/\*\.mp4, and has 'id1/clip\.mp4'"
+    ):
         video_sources(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         video_sources(str(tmp_path / "none"))
@@ -203,7 +217,9 @@ def test_a_killed_process_costs_its_track_alone(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
     sources = picture_sources(str(tmp_path / "raw"))
     plain = dict(prepare_all(sources, Work(FrameOptions(), str(tmp_path / "plain"))))
-    work = KilledWork(FrameOptions(), str(tmp_path / "left_out"), deadly=(sources[1].name,))
+    work = KilledWork(
+        FrameOptions(), str(tmp_path / "left_out"), deadly=(sources[1].name,)
+    )
     made = list(prepare_all(sources, work, workers=2))
     assert [source for source, _ in made] == sources
     for source, prepared in made:
@@ -213,16 +229,22 @@ def test_a_killed_process_costs_its_track_alone(tracks, tmp_path):
             assert prepared == plain[source]
     (line,) = collect_left_out(tmp_path / "left_out")
     assert (
-        line == f"{sources[1].path}: the process that read the track was killed, for want of memory perhaps."
+        line
+        == f"{sources[1].path}: the process that read the track was killed, for want of memory perhaps."
     )
 
 
 @pytest.mark.slow
-def test_a_machine_that_kills_every_process_is_reported_with_the_track(tracks, tmp_path):
+def test_a_machine_that_kills_every_process_is_reported_with_the_track(
+    tracks, tmp_path
+):
     make_voxceleb1(tmp_path / "raw", tracks)
     sources = picture_sources(str(tmp_path / "raw"))
-    work = KilledWork(FrameOptions(), str(tmp_path / "out"), deadly=tuple(s.name for s in sources))
+    work = KilledWork(
+        FrameOptions(), str(tmp_path / "out"), deadly=tuple(s.name for s in sources)
+    )
     with pytest.raises(
-        UserError, match=f"3 processes in a row were killed, the last one at the track {sources[2].name}"
+        UserError,
+        match=f"3 processes in a row were killed, the last one at the track {sources[2].name}",
     ):
         list(prepare_all(sources, work, workers=2))

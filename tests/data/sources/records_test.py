@@ -30,7 +30,9 @@ from facecycle_jax.errors import UserError
 
 pytest.importorskip("tensorflow")
 SIZE = 8
-config = functools.partial(loader_batches.config, size=SIZE, source="records", backend="threads")
+config = functools.partial(
+    loader_batches.config, size=SIZE, source="records", backend="threads"
+)
 
 
 def colour(person, track, frame):
@@ -38,7 +40,9 @@ def colour(person, track, frame):
 
 
 TRACKS_OF_PEOPLE = {
-    (f"p{person}", f"p{person}/t{track}"): [png(colour(person, track, n)) for n in range(2 + track)]
+    (f"p{person}", f"p{person}/t{track}"): [
+        png(colour(person, track, n)) for n in range(2 + track)
+    ]
     for person in range(6)
     for track in range(2)
 }
@@ -52,19 +56,29 @@ def folder(tmp_path):
 
 def test_frames_are_the_bytes_that_were_prepared(folder):
     tracks, records = open_records(str(folder))
-    assert list(zip(tracks.identities, tracks.names, strict=True)) == sorted(TRACKS_OF_PEOPLE)
+    assert list(zip(tracks.identities, tracks.names, strict=True)) == sorted(
+        TRACKS_OF_PEOPLE
+    )
     for track, key in enumerate(sorted(TRACKS_OF_PEOPLE)):
-        assert [records.read(frame) for frame in tracks.frames[track]] == TRACKS_OF_PEOPLE[key]
+        assert [
+            records.read(frame) for frame in tracks.frames[track]
+        ] == TRACKS_OF_PEOPLE[key]
     content, frames = read_index(folder)
     expected = {"shards": 2, "tracks": 12, "people": 6, "frames": 30, "left_out": 0}
     assert content["counts"].items() >= expected.items()
     assert sum(shard["records"] for shard in content["shards"]) == 12
-    assert frames["length"].sum() == sum(len(f) for v in TRACKS_OF_PEOPLE.values() for f in v)
+    assert frames["length"].sum() == sum(
+        len(f) for v in TRACKS_OF_PEOPLE.values() for f in v
+    )
 
 
 def test_tracks_too_short_and_more_than_wanted(folder):
     assert len(open_records(str(folder), min_frames=3)[0]) == 6
-    assert open_records(str(folder), max_tracks=3)[0].names == ["p0/t0", "p0/t1", "p1/t0"]
+    assert open_records(str(folder), max_tracks=3)[0].names == [
+        "p0/t0",
+        "p0/t1",
+        "p1/t0",
+    ]
     with pytest.raises(ValueError, match="no track of at least 9 frames"):
         open_records(str(folder), min_frames=9)
 
@@ -78,11 +92,14 @@ def test_batches_equal_those_of_the_folder(folder, tmp_path, method):
     options = {"method": method, "min_frames": 2, "eval_fraction": 0.34}
     for split in ("train", "eval"):
         tree = make_loader(
-            config(tmp_path / "tree", source="folder", backend="memory", **options), split=split
+            config(tmp_path / "tree", source="folder", backend="memory", **options),
+            split=split,
         )
         expected = first(tree, 6)
         for backend in ("threads", "memory", "tf"):
-            loader = make_loader(config(folder, backend=backend, **options), split=split)
+            loader = make_loader(
+                config(folder, backend=backend, **options), split=split
+            )
             assert_same(first(loader, 6), expected)
 
 
@@ -125,12 +142,17 @@ def test_resuming_and_processes(folder):
 
 
 def test_several_sets_and_one_track_in_both(folder, tmp_path):
-    write_set(tmp_path / "other", {("p0", "p0/t0"): [png((1, 2, 3))] * 2, ("q", "q/t"): [png((9, 9, 9))]})
+    write_set(
+        tmp_path / "other",
+        {("p0", "p0/t0"): [png((1, 2, 3))] * 2, ("q", "q/t"): [png((9, 9, 9))]},
+    )
     tracks, records = open_records(f"{folder}, {tmp_path / 'other'}")
     assert len(tracks) == 14
     # One person in both sets is one person.
     assert len(set(tracks.identities)) == 7
-    assert records.read(tracks.frames[tracks.names.index("p0/t0#2")][1]) == png((1, 2, 3))
+    assert records.read(tracks.frames[tracks.names.index("p0/t0#2")][1]) == png(
+        (1, 2, 3)
+    )
     assert records.read(tracks.frames[-1][0]) == png((9, 9, 9))
     with pytest.raises(ValueError, match="holds several prepared sets"):
         find_set(str(tmp_path))
@@ -140,10 +162,14 @@ def test_a_shard_that_is_cut_off_or_missing_is_named_before_training(folder):
     shard = next(folder.glob("*00000-of*"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-100])
-    with pytest.raises(ValueError, match=r"The shard .*00000-of-00002 has \d+ bytes and had \d+"):
+    with pytest.raises(
+        ValueError, match=r"The shard .*00000-of-00002 has \d+ bytes and had \d+"
+    ):
         make_loader(config(folder), split="train")
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=r"The shard .*00000-of-00002 is missing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"The shard .*00000-of-00002 is missing"
+    ):
         make_loader(config(folder), split="train")
 
 
@@ -158,7 +184,11 @@ def test_damage_while_training_ends_the_run_with_its_name(folder, backend, damag
             shard.unlink()
         else:
             shard.write_bytes(bytes(reversed(shard.read_bytes())))
-    words = {"cut": "is cut off", "foreign": "does not hold at byte", "gone": "cannot be read"}[damage]
+    words = {
+        "cut": "is cut off",
+        "foreign": "does not hold at byte",
+        "gone": "cannot be read",
+    }[damage]
     with pytest.raises(DamagedSetError, match=words):
         first(loader, 30)
 
@@ -176,7 +206,9 @@ def test_a_foreign_record_never_passes_for_the_right_one(tmp_path):
     write_set(tmp_path / "one", one)
     write_set(tmp_path / "two", two)
     name = "set-train.tfrecord-00000-of-00002"
-    assert (tmp_path / "one" / name).stat().st_size == (tmp_path / "two" / name).stat().st_size
+    assert (tmp_path / "one" / name).stat().st_size == (
+        tmp_path / "two" / name
+    ).stat().st_size
     shutil.copy(tmp_path / "two" / name, tmp_path / "one" / name)
     with pytest.raises(DamagedSetError, match="does not hold at byte"):
         first(make_loader(config(tmp_path / "one"), split="train"), 10)
@@ -204,8 +236,14 @@ def test_checksums_find_a_changed_bit(folder):
         (lambda f: (f / FRAMES).write_bytes(b"no array"), r"frames\.npy is damaged"),
         (lambda f: (f / FRAMES).write_bytes(b""), r"frames\.npy is damaged"),
         (lambda f: (f / FRAMES).unlink(), r"frames\.npy is missing"),
-        (lambda f: np.save(f / FRAMES, np.zeros(3)), "lists something else than frames and tracks.json 30"),
-        (lambda f: np.save(f / FRAMES, np.zeros(3, FRAME)), "lists 3 frames and tracks.json 30"),
+        (
+            lambda f: np.save(f / FRAMES, np.zeros(3)),
+            "lists something else than frames and tracks.json 30",
+        ),
+        (
+            lambda f: np.save(f / FRAMES, np.zeros(3, FRAME)),
+            "lists 3 frames and tracks.json 30",
+        ),
     ],
 )
 def test_a_spoilt_index_is_told(folder, spoil, words):
@@ -222,7 +260,11 @@ def test_shards_that_are_none(folder, tmp_path):
         index_shard(shard, number=0)
     import tensorflow as tf
 
-    for content in (b"", b"\x0a\xff\xff\xff\xff\x0f", tf.train.Example().SerializeToString() + b"abc"):
+    for content in (
+        b"",
+        b"\x0a\xff\xff\xff\xff\x0f",
+        tf.train.Example().SerializeToString() + b"abc",
+    ):
         with tf.io.TFRecordWriter(str(shard)) as writer:
             writer.write(content)
         with pytest.raises(ValueError, match="that is no track"):
@@ -279,7 +321,10 @@ def test_an_index_that_points_outside_a_shard_is_blamed_itself(folder):
     frames = np.load(folder / FRAMES)
     frames["length"] = 2**32 - 1
     np.save(folder / FRAMES, frames)
-    with pytest.raises(DamagedSetError, match=r"frames\.npy is damaged: it places a frame of the track p"):
+    with pytest.raises(
+        DamagedSetError,
+        match=r"frames\.npy is damaged: it places a frame of the track p",
+    ):
         first(make_loader(config(folder), split="train"), 1)
 
 
@@ -302,13 +347,28 @@ def test_sets_of_earlier_versions_are_read(folder):
     ("change", "words"),
     [
         (lambda c: c.update(shards=3), "its shards are no list"),
-        (lambda c: c["shards"][0].update(bytes=-1), "a shard lacks its name, size or SHA-256"),
-        (lambda c: c["shards"][0].update(name="../x"), "a shard lies in another folder"),
-        (lambda c: c["shard"].__setitem__(0, 2), "a track lies in a shard that there is not"),
+        (
+            lambda c: c["shards"][0].update(bytes=-1),
+            "a shard lacks its name, size or SHA-256",
+        ),
+        (
+            lambda c: c["shards"][0].update(name="../x"),
+            "a shard lies in another folder",
+        ),
+        (
+            lambda c: c["shard"].__setitem__(0, 2),
+            "a track lies in a shard that there is not",
+        ),
         (lambda c: c["shard"].pop(), "its tracks are not as many everywhere"),
         (lambda c: c["track"].__setitem__(0, None), "its tracks lack names"),
-        (lambda c: c["count"].__setitem__(0, 0), "its tracks lack names, shards or numbers of frames"),
-        (lambda c: c["count"].__setitem__(0, "2"), "its tracks lack names, shards or numbers of frames"),
+        (
+            lambda c: c["count"].__setitem__(0, 0),
+            "its tracks lack names, shards or numbers of frames",
+        ),
+        (
+            lambda c: c["count"].__setitem__(0, "2"),
+            "its tracks lack names, shards or numbers of frames",
+        ),
     ],
 )
 def test_a_wrong_entry_of_tracks_json_is_named(folder, change, words):

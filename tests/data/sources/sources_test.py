@@ -29,7 +29,10 @@ def test_identity_may_be_several_folders_deep(tmp_path):
     for person in ("a", "b"):
         write_frames(tmp_path / "train" / person, 2)
     assert set(scan_folder(str(tmp_path)).identities) == {"train"}
-    assert set(scan_folder(str(tmp_path), identity_depth=2).identities) == {"train/a", "train/b"}
+    assert set(scan_folder(str(tmp_path), identity_depth=2).identities) == {
+        "train/a",
+        "train/b",
+    }
 
 
 def test_one_folder_per_person_and_other_files(tmp_path):
@@ -70,7 +73,9 @@ def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ValueError, match="no pictures at all"):
         scan_folder(str(tmp_path))
     write_frames(tmp_path / "Ann", 2)
-    with pytest.raises(ValueError, match=r"no track of at least 4 frames \(1 tracks, the longest of 2"):
+    with pytest.raises(
+        ValueError, match=r"no track of at least 4 frames \(1 tracks, the longest of 2"
+    ):
         scan_folder(str(tmp_path), min_frames=4)
 
 
@@ -105,7 +110,8 @@ def test_list_file_faults_name_the_line(tmp_path):
 
 def people(count):
     return make_tracks(
-        [(f"p{n}", f"p{n}/{t}", ["a", "b"]) for n in range(count) for t in range(2)], origin="x"
+        [(f"p{n}", f"p{n}/{t}", ["a", "b"]) for n in range(count) for t in range(2)],
+        origin="x",
     )
 
 
@@ -133,4 +139,8 @@ def test_splits_out_of_range():
 def test_tracks_are_in_the_order_of_their_names(tmp_path):
     for name in ("2", "10", "1"):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
-    assert [t.split("/")[-1] for t in scan_folder(str(tmp_path)).names] == ["1.png", "10.png", "2.png"]
+    assert [t.split("/")[-1] for t in scan_folder(str(tmp_path)).names] == [
+        "1.png",
+        "10.png",
+        "2.png",
+    ]

@@ -43,17 +43,27 @@ def test_the_labels_draw_the_picture_again(drawn):
             for part in ("identity_parameters", "scene")
         )
         motion = {name: value[frame] for name, value in drawn["motion"].items()}
-        again = np.asarray(synthetic.render(identity, motion, scene, size=32)).astype(int)
+        again = np.asarray(synthetic.render(identity, motion, scene, size=32)).astype(
+            int
+        )
         # One level of rounding between a compiled batch and a single picture.
         assert np.abs(again - drawn["frames"][frame].astype(int)).max() <= 1
-        neutral = np.asarray(synthetic.render(identity, synthetic.neutral_motion(), scene, size=32))
-        assert np.abs(neutral.astype(int) - drawn["neutral"][person].astype(int)).max() <= 1
+        neutral = np.asarray(
+            synthetic.render(identity, synthetic.neutral_motion(), scene, size=32)
+        )
+        assert (
+            np.abs(neutral.astype(int) - drawn["neutral"][person].astype(int)).max()
+            <= 1
+        )
 
 
 def test_seeds_give_other_people_and_the_same_ones_again(drawn):
     again = synthetic_tracks(0, identities=6, frames_per_track=4, size=32)
     np.testing.assert_array_equal(again["frames"], drawn["frames"])
-    assert (synthetic_tracks(1, identities=6, frames_per_track=4, size=32)["frames"] != drawn["frames"]).any()
+    assert (
+        synthetic_tracks(1, identities=6, frames_per_track=4, size=32)["frames"]
+        != drawn["frames"]
+    ).any()
 
 
 def test_a_neutral_frontal_face_under_frontal_light_is_symmetric():
@@ -70,12 +80,17 @@ def test_yaw_turns_and_mirrors():
     assert np.abs(right - left[:, ::-1]).mean() < 1
 
 
-@pytest.mark.parametrize("name", sorted({**synthetic.IDENTITY, **synthetic.MOTION, **synthetic.SCENE}))
+@pytest.mark.parametrize(
+    "name", sorted({**synthetic.IDENTITY, **synthetic.MOTION, **synthetic.SCENE})
+)
 def test_every_parameter_shows(name):
     parts = middle()
     table = {**synthetic.IDENTITY, **synthetic.MOTION, **synthetic.SCENE}
     mean, std = table[name]
-    low, high = draw(*parts, **{name: mean - 2 * std}), draw(*parts, **{name: mean + 2 * std})
+    low, high = (
+        draw(*parts, **{name: mean - 2 * std}),
+        draw(*parts, **{name: mean + 2 * std}),
+    )
     assert np.abs(low - high).max() > 8, name
 
 
@@ -97,13 +112,17 @@ def test_draws_stay_within_two_deviations():
 
 
 def test_one_scene_for_everyone_where_scenes_do_not_vary():
-    tracks = synthetic_tracks(0, identities=3, frames_per_track=4, size=32, scene_variation=0.0)
+    tracks = synthetic_tracks(
+        0, identities=3, frames_per_track=4, size=32, scene_variation=0.0
+    )
     for name, (mean, _) in synthetic.SCENE.items():
         np.testing.assert_allclose(tracks["scene"][name], mean, rtol=1e-6)
     people = tracks["identity_parameters"]["skin_tone"]
     assert len(set(people.tolist())) == 3
     with pytest.raises(ValueError, match="scene_variation must be 0 or more"):
-        synthetic_tracks(0, identities=3, frames_per_track=4, size=32, scene_variation=-1.0)
+        synthetic_tracks(
+            0, identities=3, frames_per_track=4, size=32, scene_variation=-1.0
+        )
 
 
 def test_a_set_is_rendered_once_and_shared_read_only(monkeypatch):

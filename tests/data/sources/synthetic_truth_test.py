@@ -11,8 +11,12 @@ from facecycle_jax.data.sources.synthetic_truth import (
 
 
 def test_a_model_that_changes_nothing_gains_nothing():
-    figures, pictures = compare_with_truth(lambda x: {"neutral": x}, seed=0, size=32, people=3)
-    assert figures["neutral_after"] == pytest.approx(figures["neutral_before"], abs=1e-6)
+    figures, pictures = compare_with_truth(
+        lambda x: {"neutral": x}, seed=0, size=32, people=3
+    )
+    assert figures["neutral_after"] == pytest.approx(
+        figures["neutral_before"], abs=1e-6
+    )
     assert figures["neutral_apart"] == pytest.approx(figures["frames_apart"], abs=1e-6)
     assert figures["neutral_before"] > 0.01
     assert {name: p.shape for name, p in pictures.items()} == dict.fromkeys(
@@ -44,7 +48,11 @@ def test_a_model_that_knows_the_truth_has_no_error():
 
 def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
     _, images = compare_with_truth(
-        lambda x: {"neutral": x}, seed=0, size=32, people=3, reexpress=lambda source, driver: source
+        lambda x: {"neutral": x},
+        seed=0,
+        size=32,
+        people=3,
+        reexpress=lambda source, driver: source,
     )
     figures, _ = compare_with_truth(
         lambda x: {"neutral": x},
@@ -59,17 +67,27 @@ def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
     np.testing.assert_array_equal(images["other"], np.roll(images["input"], -1, axis=0))
     # The scene and the person stay: only the head moves, so the corners are those of the input.
     true = images["true other's motion"]
-    np.testing.assert_allclose(true[:, :3, :3].astype(int), images["input"][:, :3, :3], atol=1)
+    np.testing.assert_allclose(
+        true[:, :3, :3].astype(int), images["input"][:, :3, :3], atol=1
+    )
 
 
 def test_scenes_vary_as_asked():
-    _, images = compare_with_truth(lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0)
+    _, images = compare_with_truth(
+        lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0
+    )
     corners = images["input"][:, :3, :3].astype(int)
-    np.testing.assert_allclose(corners, np.broadcast_to(corners[:1], corners.shape), atol=1)
+    np.testing.assert_allclose(
+        corners, np.broadcast_to(corners[:1], corners.shape), atol=1
+    )
 
 
 def test_people_are_others_than_those_of_training():
-    _, pictures = compare_with_truth(lambda x: {"neutral": x}, seed=5, size=32, people=2)
-    trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)["neutral"]
+    _, pictures = compare_with_truth(
+        lambda x: {"neutral": x}, seed=5, size=32, people=2
+    )
+    trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)[
+        "neutral"
+    ]
     for face in pictures["true neutral"]:
         assert not any(np.array_equal(face, other) for other in trained)

@@ -23,7 +23,9 @@ def test_identity_kept_and_lost():
     kept = compare_identity(gallery * 0.9, gallery, own, threshold=0.6)
     assert kept == (1.0, 1.0, 0.0, 1.0)
     # Everyone is the first person.
-    lost = compare_identity(np.repeat(gallery[:1], 6, axis=0), gallery, own, threshold=0.6)
+    lost = compare_identity(
+        np.repeat(gallery[:1], 6, axis=0), gallery, own, threshold=0.6
+    )
     assert lost.rank_1 == lost.accepted == pytest.approx(1 / 6)
     assert lost.false_accepted == pytest.approx(5 / 30)
     assert lost.auc == pytest.approx(0.5)

@@ -6,7 +6,15 @@ import pytest
 from facecycle_jax.evaluation.judges import head_angles as module
 from facecycle_jax.evaluation.judges.head_angles import head_angles, rotation
 
-POSES = [(0, 0, 0), (35, 0, 0), (-50, 10, 5), (0, 25, 0), (10, -20, -30), (5, 5, 60), (0, 0, -110)]
+POSES = [
+    (0, 0, 0),
+    (35, 0, 0),
+    (-50, 10, 5),
+    (0, 25, 0),
+    (10, -20, -30),
+    (5, 5, 60),
+    (0, 0, -110),
+]
 
 
 def landmarks(yaw, pitch, roll, *, distance=None):
@@ -26,7 +34,9 @@ def test_poses_are_found_again(pose):
 
 
 def test_a_camera_nearby_changes_little():
-    found = head_angles(np.stack([landmarks(*pose, distance=1000) for pose in POSES[:5]]))
+    found = head_angles(
+        np.stack([landmarks(*pose, distance=1000) for pose in POSES[:5]])
+    )
     np.testing.assert_allclose(found, POSES[:5], atol=3)
 
 

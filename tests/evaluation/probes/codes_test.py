@@ -38,7 +38,9 @@ def test_an_offset_shared_by_all_codes_is_taken_out(tmp_path):
         # All cosines are near 1.
         return flat(pictures) / 255 + 1e5
 
-    rows = judge_pairs(with_adapted("code", plain("code", offset, size=16)), None, pairs, task="lfw").rows
+    rows = judge_pairs(
+        with_adapted("code", plain("code", offset, size=16)), None, pairs, task="lfw"
+    ).rows
     assert set(rows) == {"code", "code centred", "code whitened"}
     assert rows["code centred"].auc > 0.95
     assert min(rows["code"].thresholds) > 0.999
@@ -60,7 +62,9 @@ def test_statistics_see_no_picture_of_their_own_fold(tmp_path):
     # A picture of the first fold, in the second fold as well: it must serve neither.
     rows = [*range(len(pairs)), 0]
     shared = pairs.select(np.array(rows))
-    shared = Pairs(**{**vars(shared), "fold": np.append(pairs.fold, 1).astype(np.int32)})
+    shared = Pairs(
+        **{**vars(shared), "fold": np.append(pairs.fold, 1).astype(np.int32)}
+    )
     seen = []
     judge_pairs(spying(seen), None, shared, task="lfw")
     from facecycle_jax.data.labelled.images import load_pictures

@@ -37,7 +37,9 @@ class Still:
 
     def translate(self, source, driver):
         pair = np.stack([source, driver], axis=1)
-        return dict.fromkeys(("input", "reexpressed", "reidentified", "reidentified_reexpressed"), pair)
+        return dict.fromkeys(
+            ("input", "reexpressed", "reidentified", "reidentified_reexpressed"), pair
+        )
 
 
 class Knowing(Still):
@@ -49,7 +51,9 @@ class Knowing(Still):
 
     def translate(self, source, driver):
         truth = synthetic_exchange(UNSEEN + 2, pairs=len(source), size=SIZE)
-        return {name: np.stack(np.split(value, 2), axis=1) for name, value in truth.items()}
+        return {
+            name: np.stack(np.split(value, 2), axis=1) for name, value in truth.items()
+        }
 
 
 def test_a_model_that_changes_nothing_stays_at_the_references():
@@ -59,7 +63,13 @@ def test_a_model_that_changes_nothing_stays_at_the_references():
     moved = figures["face with another's motion to the true one"]
     assert moved.value == moved.reference > 0
     assert figures["spread of mean faces over people in one scene"].value > 0.02
-    assert set(pictures) >= {"input", "neutral", "true neutral", "other's motion", "true, other's motion"}
+    assert set(pictures) >= {
+        "input",
+        "neutral",
+        "true neutral",
+        "other's motion",
+        "true, other's motion",
+    }
 
 
 def test_a_model_that_knows_the_truth_has_no_error():
@@ -79,8 +89,15 @@ def labels(people=16, frames=9, seed=0):
     from facecycle_jax.data.sources.synthetic import MOTION
 
     count = people * frames
-    motion = {name: rng.normal(mean, deviation, count) for name, (mean, deviation) in MOTION.items()}
-    return ProbeSet(np.zeros((count, 1, 1, 3), np.uint8), np.repeat(np.arange(people), frames), motion)
+    motion = {
+        name: rng.normal(mean, deviation, count)
+        for name, (mean, deviation) in MOTION.items()
+    }
+    return ProbeSet(
+        np.zeros((count, 1, 1, 3), np.uint8),
+        np.repeat(np.arange(people), frames),
+        motion,
+    )
 
 
 def test_codes_tell_what_they_hold_and_no_more():
@@ -107,27 +124,40 @@ def test_test_answers_change_no_prediction():
     test = last_frames(data.identity)
     poisoned = np.where(test, (data.identity + 1) % 16, data.identity)
     np.testing.assert_array_equal(
-        predict_people(codes, data.identity, test), predict_people(codes, poisoned, test)
+        predict_people(codes, data.identity, test),
+        predict_people(codes, poisoned, test),
     )
     test = last_people(data.identity)
     angles = np.stack([data.motion[name] for name in POSE], axis=1)
     before = predict_motion(codes, angles, data.identity, test)
-    after = predict_motion(codes, np.where(test[:, None], -angles, angles), data.identity, test)
+    after = predict_motion(
+        codes, np.where(test[:, None], -angles, angles), data.identity, test
+    )
     np.testing.assert_array_equal(before, after)
-    turned = predict_motion(codes, np.where(test[:, None], angles, -angles), data.identity, test)
+    turned = predict_motion(
+        codes, np.where(test[:, None], angles, -angles), data.identity, test
+    )
     assert (turned != before).any()
 
 
 def test_test_frames_and_people_are_apart_from_training():
     data = labels(people=8, frames=6)
-    assert last_frames(data.identity).reshape(8, 6).tolist() == [[False] * 4 + [True] * 2] * 8
-    assert last_people(data.identity).reshape(8, 6).all(axis=1).tolist() == [False] * 6 + [True] * 2
+    assert (
+        last_frames(data.identity).reshape(8, 6).tolist()
+        == [[False] * 4 + [True] * 2] * 8
+    )
+    assert (
+        last_people(data.identity).reshape(8, 6).all(axis=1).tolist()
+        == [False] * 6 + [True] * 2
+    )
 
 
 def test_drawn_sets_combine_what_they_say():
     exchange = synthetic_exchange(0, pairs=2, size=SIZE)
     assert {value.shape for value in exchange.values()} == {(4, SIZE, SIZE, 3)}
-    np.testing.assert_array_equal(exchange["partner_neutral"][:2], exchange["neutral"][2:])
+    np.testing.assert_array_equal(
+        exchange["partner_neutral"][:2], exchange["neutral"][2:]
+    )
     assert (exchange["reexpressed"] != exchange["frames"]).any()
     labelled = synthetic_labelled(0, people=2, frames=3, size=SIZE)
     assert labelled["identity"].tolist() == [0, 0, 0, 1, 1, 1]

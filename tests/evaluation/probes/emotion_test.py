@@ -11,7 +11,9 @@ from facecycle_jax.evaluation.probes.emotion import judge_emotion
 from facecycle_jax.evaluation.probes.linear import LinearOptions
 
 # Without augmentation, which would mirror left and right.
-SHORT = LinearOptions(epochs=8, batch=32, learning_rate=1.0, decay_every=4, augment=False)
+SHORT = LinearOptions(
+    epochs=8, batch=32, learning_rate=1.0, decay_every=4, augment=False
+)
 
 
 def bright(count, seed):
@@ -21,14 +23,20 @@ def bright(count, seed):
     pictures = rng.integers(0, 120, (count, 8, 8, 3))
     for picture, label in zip(pictures, labels, strict=True):
         picture[:, 4 * label : 4 * label + 4] += 60
-    return LabelledPictures(pictures.astype(np.uint8), labels, ("left", "right"), "the test")
+    return LabelledPictures(
+        pictures.astype(np.uint8), labels, ("left", "right"), "the test"
+    )
 
 
 def halves(images):
     return images.reshape(len(images), 8, 2, 4, 3).mean((1, 3, 4))
 
 
-KIND = {"halves": plain("halves", lambda p: np.asarray(halves(p / 255)), size=8, encode=halves)}
+KIND = {
+    "halves": plain(
+        "halves", lambda p: np.asarray(halves(p / 255)), size=8, encode=halves
+    )
+}
 
 
 @pytest.mark.parametrize("probe", ["linear", "logistic"])
@@ -36,13 +44,19 @@ def test_test_labels_change_nothing_fitted(probe):
     train, test = bright(96, 0), bright(64, 1)
     options = {"task": "fer2013", "probe": probe, "options": SHORT}
     before = judge_emotion(KIND, train, test, **options)
-    after = judge_emotion(KIND, train, dataclasses.replace(test, labels=1 - test.labels), **options)
+    after = judge_emotion(
+        KIND, train, dataclasses.replace(test, labels=1 - test.labels), **options
+    )
     assert after.details == before.details
     # The predictions are the same: the rows of the matrix have changed places.
-    np.testing.assert_array_equal(after.rows["halves"].confusion, before.rows["halves"].confusion[::-1])
+    np.testing.assert_array_equal(
+        after.rows["halves"].confusion, before.rows["halves"].confusion[::-1]
+    )
     assert before.rows["halves"].accuracy > 0.9
     # What would be noticed: training labels do change what is fitted.
-    leaked = judge_emotion(KIND, dataclasses.replace(train, labels=1 - train.labels), test, **options)
+    leaked = judge_emotion(
+        KIND, dataclasses.replace(train, labels=1 - train.labels), test, **options
+    )
     assert leaked.rows["halves"].accuracy < 0.1
 
 
@@ -54,14 +68,21 @@ def test_fitted_features_see_training_pictures_only():
         seen.append(pictures)
         return lambda others: others.reshape(len(others), -1) / 255.0
 
-    judge_emotion({"spy": FeatureSet("spy", fit, 8, needs_fit=True)}, train, test, task="fer2013")
+    judge_emotion(
+        {"spy": FeatureSet("spy", fit, 8, needs_fit=True)}, train, test, task="fer2013"
+    )
     np.testing.assert_array_equal(seen[0], train.pictures)
 
 
 def test_two_test_splits_share_one_probe():
     train, test, other = bright(96, 0), bright(64, 1), bright(32, 2)
     result = judge_emotion(
-        KIND, train, test, task="fer2013", names=("Training", "PublicTest"), also={"PrivateTest": other}
+        KIND,
+        train,
+        test,
+        task="fer2013",
+        names=("Training", "PublicTest"),
+        also={"PrivateTest": other},
     )
     assert list(result.rows) == ["halves", "halves (PrivateTest)"]
     assert result.counts == {"Training": 96, "PublicTest": 64, "PrivateTest": 32}

@@ -36,7 +36,9 @@ def test_lights_are_read_from_names(yale):
     assert len(faces) == 16
     assert faces.people == tuple(f"yaleB{person:02}" for person in range(4))
     np.testing.assert_array_equal(faces.person, np.repeat(np.arange(4), 4))
-    np.testing.assert_allclose(sorted(set(faces.angle.round(1))), list(LIGHTS.values()), atol=0.1)
+    np.testing.assert_allclose(
+        sorted(set(faces.angle.round(1))), list(LIGHTS.values()), atol=0.1
+    )
     assert light_angle(0, 90) == pytest.approx(90)
     assert light_angle(-130, 20) == pytest.approx(light_angle(130, 20))
 
@@ -46,7 +48,9 @@ def test_recognition_by_the_angle_of_the_light(yale):
         angle = images.mean(axis=(1, 2, 3)) / 255
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
-    result = judge_lights({"brightness": plain("brightness", brightness, size=8)}, read_yale_b(str(yale)))
+    result = judge_lights(
+        {"brightness": plain("brightness", brightness, size=8)}, read_yale_b(str(yale))
+    )
     row = result.rows["brightness"]
     assert row.rank_1_by_light == {"0-12°": 1.0, "25-50°": 1.0, "77-180°": 0.25}
     assert row.rank_1 == pytest.approx(9 / 12)

@@ -12,7 +12,9 @@ from facecycle_jax.evaluation.probes.linear import (
     predict_linear,
 )
 
-SHORT = LinearOptions(epochs=12, batch=32, learning_rate=1.0, decay_every=5, augment=False)
+SHORT = LinearOptions(
+    epochs=12, batch=32, learning_rate=1.0, decay_every=5, augment=False
+)
 
 
 def bright(count, seed):
@@ -26,17 +28,23 @@ def bright(count, seed):
 
 
 def halves(images):
-    return jnp.stack([images[:, :, :8].mean((1, 2, 3)), images[:, :, 8:].mean((1, 2, 3))], axis=1)
+    return jnp.stack(
+        [images[:, :, :8].mean((1, 2, 3)), images[:, :, 8:].mean((1, 2, 3))], axis=1
+    )
 
 
 def test_it_learns_and_repeats_itself():
     pictures, labels = bright(128, 0)
-    fitted = fit_linear(jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT)
+    fitted = fit_linear(
+        jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+    )
     assert len(fitted.losses) == 12
     assert fitted.losses[-1] < fitted.losses[0]
     others, answers = bright(70, 1)
     assert np.mean(predict_linear(fitted, others, encode=halves) == answers) > 0.95
-    again = fit_linear(jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT)
+    again = fit_linear(
+        jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+    )
     np.testing.assert_array_equal(again.weights, fitted.weights)
 
 
@@ -57,15 +65,30 @@ def test_augmentation_changes_pictures_within_range():
 
 def test_the_defaults_are_the_papers():
     options = LinearOptions()
-    assert (options.epochs, options.batch, options.learning_rate, options.decay) == (300, 256, 30.0, 0.1)
-    assert (options.decay_every, options.momentum, options.weight_decay) == (80, 0.9, 1e-4)
+    assert (options.epochs, options.batch, options.learning_rate, options.decay) == (
+        300,
+        256,
+        30.0,
+        0.1,
+    )
+    assert (options.decay_every, options.momentum, options.weight_decay) == (
+        80,
+        0.9,
+        1e-4,
+    )
 
 
 def test_faults():
     pictures, labels = bright(20, 0)
-    with pytest.raises(ValueError, match="at least one batch of 32 labelled pictures, got 20"):
-        fit_linear(jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT)
+    with pytest.raises(
+        ValueError, match="at least one batch of 32 labelled pictures, got 20"
+    ):
+        fit_linear(
+            jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+        )
     wild = SHORT._replace(learning_rate=1e38)
     features = np.random.default_rng(0).normal(size=(96, 5)).astype(np.float32) * 1e20
     with pytest.raises(ValueError, match="diverged in epoch"):
-        fit_linear(jax.random.key(0), features, np.arange(96) % 2, classes=2, options=wild)
+        fit_linear(
+            jax.random.key(0), features, np.arange(96) % 2, classes=2, options=wild
+        )

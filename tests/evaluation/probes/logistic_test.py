@@ -11,7 +11,9 @@ def blobs(count=300, *, classes=4, dimensions=12, spread=1.5, seed=0):
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(classes, dimensions))
     labels = rng.integers(0, classes, count)
-    return (centres[labels] + spread * rng.normal(size=(count, dimensions))).astype(np.float32), labels
+    return (centres[labels] + spread * rng.normal(size=(count, dimensions))).astype(
+        np.float32
+    ), labels
 
 
 def test_agrees_with_scikit_learn():
@@ -19,7 +21,9 @@ def test_agrees_with_scikit_learn():
     features, labels = blobs()
     ours = fit_logistic(features, labels, classes=4, strengths=(0.1,), tolerance=1e-5)
     standard = (features - features.mean(0)) / features.std(0)
-    theirs = linear.LogisticRegression(C=1 / (0.1 * len(labels)), tol=1e-8, max_iter=2000)
+    theirs = linear.LogisticRegression(
+        C=1 / (0.1 * len(labels)), tol=1e-8, max_iter=2000
+    )
     theirs.fit(standard, labels)
     # Weights are unique but for a constant over classes.
     weights = ours.weights - ours.weights.mean(1, keepdims=True)
@@ -39,7 +43,9 @@ def test_correlated_features_converge_at_once():
     """Thirty directions of variances a million apart, seen through five hundred features."""
     rng = np.random.default_rng(0)
     latent, labels = blobs(600, dimensions=30)
-    seen = (latent * np.logspace(0, -3, 30)) @ rng.normal(size=(30, 500)).astype(np.float32)
+    seen = (latent * np.logspace(0, -3, 30)) @ rng.normal(size=(30, 500)).astype(
+        np.float32
+    )
     seen += 1e-4 * rng.normal(size=seen.shape)
     fitted = fit_logistic(seen, labels, classes=4, strengths=(0.001,), iterations=100)
     assert fitted.gradient_norm <= 1e-4
@@ -49,14 +55,18 @@ def test_correlated_features_converge_at_once():
     logits = standard @ fitted.weights + fitted.bias
     share = np.exp(logits - logits.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
-    slope = standard.T @ (share - np.eye(4)[labels]) / len(labels) + 0.001 * fitted.weights
+    slope = (
+        standard.T @ (share - np.eye(4)[labels]) / len(labels) + 0.001 * fitted.weights
+    )
     assert np.abs(slope).max() < 2e-3
 
 
 def test_noise_wants_a_stronger_penalty():
     rng = np.random.default_rng(0)
     features, labels = blobs(120, dimensions=4)
-    noisy = np.concatenate([features, rng.normal(size=(120, 400)).astype(np.float32)], 1)
+    noisy = np.concatenate(
+        [features, rng.normal(size=(120, 400)).astype(np.float32)], 1
+    )
     chosen = fit_logistic(noisy, labels, classes=4)
     assert chosen.strength >= 0.1
     assert set(chosen.validation) >= {1.0, 0.1, 0.01, 0.001}
@@ -90,7 +100,9 @@ def test_faults():
 
 
 def test_figures_by_hand():
-    figures = classification(np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1]), classes=3)
+    figures = classification(
+        np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1]), classes=3
+    )
     assert figures.accuracy == pytest.approx(0.8)
     assert figures.mean_class_accuracy == pytest.approx((2 / 3 + 1) / 2)
     assert figures.macro_f1 == pytest.approx((0.8 + 0.8) / 2)

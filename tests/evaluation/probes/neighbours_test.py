@@ -35,5 +35,7 @@ def test_maps():
 
 def nearest_in_plane(places, half):
     """Whether every point's nearest is of its own half."""
-    distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(len(places))
+    distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(
+        len(places)
+    )
     return all((i < half) == (j < half) for i, j in enumerate(distance.argmin(1)))

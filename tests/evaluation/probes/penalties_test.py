@@ -64,7 +64,11 @@ def test_one_penalty_is_no_choice():
 
 
 def test_the_report_names_rows_at_an_end():
-    details = {"lbp": {"strength": 1e4, "at_edge": True}, "hog": {"strength": 0.1, "at_edge": False}, "x": {}}
+    details = {
+        "lbp": {"strength": 1e4, "at_edge": True},
+        "hog": {"strength": 0.1, "at_edge": False},
+        "x": {},
+    }
     (sentence,) = edge_warnings(details)
     assert sentence.startswith("The penalty of lbp (10000) is at an end of those tried")
     assert edge_warnings({"hog": details["hog"]}) == ()

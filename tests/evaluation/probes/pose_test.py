@@ -29,13 +29,22 @@ def test_yaw_is_learned_from_where_the_bar_is(tmp_path, write):
     result = judge_pose(FEATURES, read_300w_lp(path), read_aflw2000(path))
     row, floor = result.rows["columns"], result.rows["mean training angles"]
     assert row.errors[0] < 0.4 * floor.errors[0]
-    assert any("train has 192 pictures, officially 122,450" in warning for warning in result.warnings)
-    assert any("test has 12 pictures, officially 2,000" in warning for warning in result.warnings)
+    assert any(
+        "train has 192 pictures, officially 122,450" in warning
+        for warning in result.warnings
+    )
+    assert any(
+        "test has 12 pictures, officially 2,000" in warning
+        for warning in result.warnings
+    )
     text = markdown(result)
     assert "| FaceCycle | 11.70 | 12.76 | 12.94 |" in text
     assert "| columns |" in text
     # As many cells in every row as in the head.
-    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert (
+        len({line.count("|") for line in text.splitlines() if line.startswith("|")})
+        == 1
+    )
 
 
 def test_pictures_beyond_the_limit_count_only_unfiltered(tmp_path):
@@ -55,7 +64,9 @@ def test_training_pictures_beyond_the_limit_are_left_out(tmp_path):
     after = judge_pose(FEATURES, dataclasses.replace(train, angles=wild), test)
     gone = judge_pose(FEATURES, train.select(np.delete(np.arange(len(train)), 3)), test)
     assert after.counts["train within limit"] == before.counts["train within limit"] - 1
-    np.testing.assert_array_equal(after.rows["columns"].predicted, gone.rows["columns"].predicted)
+    np.testing.assert_array_equal(
+        after.rows["columns"].predicted, gone.rows["columns"].predicted
+    )
 
 
 def test_test_angles_change_neither_choice_nor_prediction(tmp_path):
@@ -66,12 +77,15 @@ def test_test_angles_change_neither_choice_nor_prediction(tmp_path):
     after = judge_pose(FEATURES, train, poisoned)
     assert after.details == before.details
     for name in before.rows:
-        np.testing.assert_array_equal(after.rows[name].predicted, before.rows[name].predicted)
+        np.testing.assert_array_equal(
+            after.rows[name].predicted, before.rows[name].predicted
+        )
     assert after.rows["columns"].errors[0] > before.rows["columns"].errors[0]
     # What would be noticed: training angles do change both.
     turned = dataclasses.replace(train, angles=train.angles[::-1])
     assert (
-        judge_pose(FEATURES, turned, test).rows["columns"].predicted != before.rows["columns"].predicted
+        judge_pose(FEATURES, turned, test).rows["columns"].predicted
+        != before.rows["columns"].predicted
     ).any()
 
 
@@ -83,7 +97,9 @@ def test_errors_by_hand():
     assert row.by_yaw == {
         "0-30°": (1, 1.0, 2.0, 3.0), "30-60°": (1, 3.0, 2.0, 3.0), "60-99°": (1, 5.0, 2.0, 3.0)
     }  # fmt: skip
-    with pytest.raises(ValueError, match="no test picture has all its angles within 99"):
+    with pytest.raises(
+        ValueError, match="no test picture has all its angles within 99"
+    ):
         pose_errors(true[3:], true[3:])
 
 

@@ -21,7 +21,9 @@ def test_agrees_with_scikit_learn(count, dimensions):
     standard = (features - features.mean(0)) / features.std(0)
     theirs = linear.Ridge(alpha=0.1 * count).fit(standard, targets)
     np.testing.assert_allclose(ours.weights, theirs.coef_.T, atol=1e-3)
-    np.testing.assert_allclose(ours.predict(features), theirs.predict(standard), atol=1e-3)
+    np.testing.assert_allclose(
+        ours.predict(features), theirs.predict(standard), atol=1e-3
+    )
 
 
 def test_scale_and_constant_features_do_not_matter():
@@ -30,19 +32,29 @@ def test_scale_and_constant_features_do_not_matter():
     one = fit_ridge(features, targets).predict(features)
     other = fit_ridge(np.concatenate([1000 * features + 7, constant], 1), targets)
     np.testing.assert_allclose(
-        one, other.predict(np.concatenate([1000 * features + 7, constant], 1)), atol=1e-2
+        one,
+        other.predict(np.concatenate([1000 * features + 7, constant], 1)),
+        atol=1e-2,
     )
 
 
 def test_noise_wants_a_stronger_penalty():
     features, targets = line(120, dimensions=3)
-    noisy = np.concatenate([features, np.random.default_rng(1).normal(size=(120, 70))], 1)
-    assert fit_ridge(noisy, targets).strength >= 0.1 > fit_ridge(features, targets).strength
+    noisy = np.concatenate(
+        [features, np.random.default_rng(1).normal(size=(120, 70))], 1
+    )
+    assert (
+        fit_ridge(noisy, targets).strength
+        >= 0.1
+        > fit_ridge(features, targets).strength
+    )
 
 
 def test_a_grid_that_ends_too_early_grows():
     features, targets = line(120, dimensions=3)
-    noisy = np.concatenate([features, np.random.default_rng(1).normal(size=(120, 70))], 1)
+    noisy = np.concatenate(
+        [features, np.random.default_rng(1).normal(size=(120, 70))], 1
+    )
     chosen = fit_ridge(noisy, targets, strengths=(0.01, 0.001))
     assert 0.01 < chosen.strength < max(chosen.validation)
     assert not chosen.at_edge
@@ -53,7 +65,10 @@ def test_a_grid_that_ends_too_early_grows():
 def test_copies_in_one_group_do_not_hide_that_a_fit_does_not_carry_over():
     # Every example three times: by itself, its copies in the other folds give it away.
     rng = np.random.default_rng(0)
-    features, targets = np.repeat(rng.normal(size=(40, 60)), 3, 0), np.repeat(rng.normal(size=(40, 1)), 3, 0)
+    features, targets = (
+        np.repeat(rng.normal(size=(40, 60)), 3, 0),
+        np.repeat(rng.normal(size=(40, 1)), 3, 0),
+    )
     alone = fit_ridge(features, targets)
     together = fit_ridge(features, targets, group=np.repeat(np.arange(40), 3))
     assert together.strength > alone.strength
@@ -65,7 +80,9 @@ def test_groups_stay_whole():
     fold = group_folds(group, folds=3)
     assert all(len(set(fold[group == g])) == 1 for g in range(7))
     assert sorted(np.bincount(fold)) == [8, 8, 12]
-    with pytest.raises(ValueError, match="3 folds need as many groups of pictures at least, got 2"):
+    with pytest.raises(
+        ValueError, match="3 folds need as many groups of pictures at least, got 2"
+    ):
         group_folds(np.array([0, 0, 1]), folds=3)
 
 
@@ -75,5 +92,7 @@ def test_faults():
         fit_ridge(features * np.nan, targets)
     with pytest.raises(ValueError, match="penalties must be above 0"):
         fit_ridge(features, targets, strengths=(0.0,))
-    with pytest.raises(ValueError, match=r"features \[N, D\] and targets \[N, K\] are needed"):
+    with pytest.raises(
+        ValueError, match=r"features \[N, D\] and targets \[N, K\] are needed"
+    ):
         fit_ridge(features, targets[:5])

@@ -41,7 +41,9 @@ def test_curve_and_area_agree_with_scikit_learn():
     scores, same = pairs(500)
     scores = np.round(scores, 1)
     false, true = roc(scores, same)
-    expected_false, expected_true, _ = metrics.roc_curve(same, scores, drop_intermediate=False)
+    expected_false, expected_true, _ = metrics.roc_curve(
+        same, scores, drop_intermediate=False
+    )
     np.testing.assert_allclose(false, expected_false)
     np.testing.assert_allclose(true, expected_true)
     figures = verify_folds(scores, same, np.arange(500) % 10)
@@ -50,14 +52,23 @@ def test_curve_and_area_agree_with_scikit_learn():
 
 def test_equal_error_rate_by_hand():
     assert equal_error_rate(np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0])) == 0.0
-    assert equal_error_rate(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx(0.5)
-    assert equal_error_rate(np.array([0.0, 0.2, 1.0]), np.array([0.0, 0.8, 1.0])) == pytest.approx(0.2)
+    assert equal_error_rate(
+        np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    ) == pytest.approx(0.5)
+    assert equal_error_rate(
+        np.array([0.0, 0.2, 1.0]), np.array([0.0, 0.8, 1.0])
+    ) == pytest.approx(0.2)
 
 
 def test_figures_of_separable_and_random_scores():
     scores, same = pairs(1000, gap=100.0)
     perfect = verify_folds(scores, same, np.arange(1000) % 10)
-    assert (perfect.accuracy, perfect.standard_error, perfect.auc, perfect.eer) == (1.0, 0.0, 1.0, 0.0)
+    assert (perfect.accuracy, perfect.standard_error, perfect.auc, perfect.eer) == (
+        1.0,
+        0.0,
+        1.0,
+        0.0,
+    )
     assert perfect.tar_at_far[0.001] == 1.0
     scores, same = pairs(4000, gap=0.0)
     chance = verify_folds(scores, same, np.arange(4000) % 10)
@@ -95,7 +106,9 @@ def test_one_kind_of_pairs_is_not_enough():
 
 def test_true_accepts_are_percentages_at_a_false_accept_rate_that_is_a_fraction():
     scores = np.array([4.0, 3.0, 2.0, 1.0])
-    figures = verify_split(scores, scores > 2.5, scores, np.array([True, False, True, False]))
+    figures = verify_split(
+        scores, scores > 2.5, scores, np.array([True, False, True, False])
+    )
     # Without a false accept one of the two true pairs is found.
     assert figures.cells()["TAR % at FAR 0.01"] == "50.00"
     assert not any(column.startswith("TAR at") for column in figures.cells())

@@ -32,37 +32,54 @@ def config(**fields):
     return page.to_dict()
 
 
-@pytest.mark.parametrize("method", ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)]
+)
 def test_devices_send_each_other_sums_only(method):
     """No picture and no feature map moves; each device's share of the batch costs what it always did."""
     page = config(method=method)
     compiled = lower_train_step(page, jax.devices()).compile()
     topology = compile_check.parse_topology("v5e:2x4")
-    report = read_compiled(compiled, topology, settings_of(page, effort="full"), seconds=1.0)
+    report = read_compiled(
+        compiled, topology, settings_of(page, effort="full"), seconds=1.0
+    )
     assert {c.kind for c in report.collectives} == {"all-reduce"}
-    trained = training.build_program(page, make_mesh(), steps_per_epoch=1, weights=False).abstract
+    trained = training.build_program(
+        page, make_mesh(), steps_per_epoch=1, weights=False
+    ).abstract
     size = sum(4 * np.prod(leaf.shape) for leaf in jax.tree.leaves(trained.params))
     # The gradients, those of a network that draws three times perhaps before they are added up, and a few
     # scalars and means of the batch.
     assert size <= sum(c.bytes for c in report.collectives) <= 3 * size + 2**16
     # The state is donated, all of it.
-    state = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained))
+    state = sum(
+        np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)
+    )
     assert report.donated == pytest.approx(state, rel=0.01)
     assert report.fits
     assert report.flops > 0
 
 
 def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
-    with pytest.raises(ValueError, match=r"batch_size 12 must be a multiple of .* 8 devices"):
+    with pytest.raises(
+        ValueError, match=r"batch_size 12 must be a multiple of .* 8 devices"
+    ):
         lower_train_step(config(batch_size=12), jax.devices())
 
 
 @pytest.mark.parametrize(
     ("told", "seconds", "left_out"),
-    [(0.0068, 0.0068, 0), (-2.9989, 0.0011, 3), (-74.99322, 0.00678, 75), (-1.0 + 1e-4, 1e-4, 1)],
+    [
+        (0.0068, 0.0068, 0),
+        (-2.9989, 0.0011, 3),
+        (-74.99322, 0.00678, 75),
+        (-1.0 + 1e-4, 1e-4, 1),
+    ],
 )
 def test_operations_without_a_figure_are_counted_and_left_out(told, seconds, left_out):
-    found = compile_check.xla_estimate({"optimal_seconds": told}, least=min(1e-3, seconds))
+    found = compile_check.xla_estimate(
+        {"optimal_seconds": told}, least=min(1e-3, seconds)
+    )
     assert found == (pytest.approx(seconds, rel=1e-3), left_out)
     assert compile_check.xla_estimate({"flops": 1.0}, least=1.0) is None
 
@@ -83,8 +100,14 @@ def test_a_topology_has_its_chips_and_programs_compile_for_them():
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=replicated(mesh),
     )
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((128, 128), (64, 128))]
-    text = gradient.lower(*shapes).compile(compiler_options={"exec_time_optimization_effort": -1.0}).as_text()
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((128, 128), (64, 128))
+    ]
+    text = (
+        gradient.lower(*shapes)
+        .compile(compiler_options={"exec_time_optimization_effort": -1.0})
+        .as_text()
+    )
     assert sum(c.bytes for c in compile_check.count_collectives(text)) >= 4 * 128 * 128
 
 
@@ -92,7 +115,10 @@ def test_a_topology_has_its_chips_and_programs_compile_for_them():
 @pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_jax_has_the_names_that_data_sheets_are_found_by(name):
     topology = compile_check.parse_topology(name)
-    assert compile_check.chip_of(compile_check.abstract_devices(topology)[0].device_kind) is topology.chip
+    assert (
+        compile_check.chip_of(compile_check.abstract_devices(topology)[0].device_kind)
+        is topology.chip
+    )
 
 
 @needs_libtpu
@@ -108,17 +134,33 @@ def test_the_command_compiles_the_debug_configuration():
         sys.executable, "-m", "launch.compile_check", "--config=configs/debug.py", "--topology=v5e:2x2",
         "--config.batch_size=4", "--effort=quick",
     ]  # fmt: skip
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1800
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().endswith("FITS")
     assert "all-reduce" in result.stdout
 
 
 def test_a_mistake_in_the_command_is_one_line():
-    command = [sys.executable, "-m", "launch.compile_check", "--config=configs/demo.py", "--topology=v5e:2x2"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.compile_check",
+        "--config=configs/demo.py",
+        "--topology=v5e:2x2",
+    ]
     result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ}, timeout=300
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        timeout=300,
     )
     assert result.returncode == 2
-    assert "--stage must be one of motion, identity" in result.stderr.strip().splitlines()[-1]
+    assert (
+        "--stage must be one of motion, identity"
+        in result.stderr.strip().splitlines()[-1]
+    )
     assert "Traceback" not in result.stderr

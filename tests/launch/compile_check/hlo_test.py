@@ -17,13 +17,20 @@ from launch.compile_check.hlo import shape_bytes
 
 def compiled(function, *shapes, inputs, outputs):
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return jax.jit(function, in_shardings=inputs, out_shardings=outputs).lower(*arguments).compile().as_text()
+    return (
+        jax.jit(function, in_shardings=inputs, out_shardings=outputs)
+        .lower(*arguments)
+        .compile()
+        .as_text()
+    )
 
 
 @pytest.fixture(scope="module")
 def places():
     mesh = make_mesh()
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(
+        mesh, PartitionSpec("data")
+    )
 
 
 def loss(w, x):
@@ -32,13 +39,17 @@ def loss(w, x):
 
 def test_gradients_of_a_split_batch_are_reduced_once(places):
     whole, split = places
-    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
+    text = compiled(
+        jax.grad(loss), (32, 16), (64, 32), inputs=(whole, split), outputs=whole
+    )
     assert count_collectives(text) == [Collective("all-reduce", 1, 4 * 32 * 16)]
 
 
 def test_split_parameters_are_gathered(places):
     _, split = places
-    text = compiled(jax.grad(loss), (32, 16), (64, 32), inputs=(split, split), outputs=split)
+    text = compiled(
+        jax.grad(loss), (32, 16), (64, 32), inputs=(split, split), outputs=split
+    )
     assert Collective("all-gather", 1, 4 * 32 * 16) in count_collectives(text)
 
 
@@ -46,14 +57,18 @@ def test_a_loop_counts_as_often_as_it_turns(places):
     whole, split = places
 
     def total(w, x):
-        return jax.lax.scan(lambda w, _: (w - jax.grad(loss)(w, x), None), w, None, length=5)[0]
+        return jax.lax.scan(
+            lambda w, _: (w - jax.grad(loss)(w, x), None), w, None, length=5
+        )[0]
 
     text = compiled(total, (32, 16), (64, 32), inputs=(whole, split), outputs=whole)
     assert count_collectives(text) == [Collective("all-reduce", 5, 5 * 4 * 32 * 16)]
 
 
 def test_one_device_sends_nothing():
-    assert count_collectives(jax.jit(jnp.sum).lower(jnp.ones(8)).compile().as_text()) == []
+    assert (
+        count_collectives(jax.jit(jnp.sum).lower(jnp.ones(8)).compile().as_text()) == []
+    )
 
 
 def test_asynchronous_forms_count_once():
@@ -141,7 +156,10 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
 
 
 def test_what_a_loop_or_a_call_holds_counts_as_often_as_it_runs():
-    told, five = 'backend_config={"estimated_cycles":"10"}', 'backend_config={"known_trip_count":{"n":"5"}}'
+    told, five = (
+        'backend_config={"estimated_cycles":"10"}',
+        'backend_config={"known_trip_count":{"n":"5"}}',
+    )
     text = f"""
 %body (p: f32[8]) -> f32[8] {{
   %p = f32[8]{{0}} parameter(0)

@@ -34,7 +34,9 @@ def test_donated_memory_counts_once():
 
 
 def test_bounds_are_work_over_peak():
-    assert report().bounds == pytest.approx({"compute": 1e-3, "memory": 1e-3, "links": 1e-3})
+    assert report().bounds == pytest.approx(
+        {"compute": 1e-3, "memory": 1e-3, "links": 1e-3}
+    )
     alone = dataclasses.replace(report(), topology=parse_topology("v5e:1x1"))
     assert alone.bounds["links"] == 0
 
@@ -58,7 +60,9 @@ def test_json_holds_everything():
     assert read["collectives"] == [{"kind": "all-reduce", "number": 2, "bytes": 10**8}]
 
 
-@pytest.mark.parametrize("text", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:4", "v5e:2x2x2", "v4:4x4", "4x4"])
+@pytest.mark.parametrize(
+    "text", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:4", "v5e:2x2x2", "v4:4x4", "4x4"]
+)
 def test_a_wrong_topology_is_a_sentence(text):
     with pytest.raises(ValueError, match=r"topology .*"):
         parse_topology(text)

@@ -30,10 +30,14 @@ class FacecycleSynthetic(TrackBuilder):
 
     name = "facecycle_synthetic"
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         """Splits people by their names."""
         del dl_manager
-        people = [f"synthetic-{number:06}" for number in range(self.builder_config.identities)]
+        people = [
+            f"synthetic-{number:06}" for number in range(self.builder_config.identities)
+        ]
         return self._by_split(people, people, self._draw)
 
     def _draw(self, people: list[str]) -> Iterator[Example]:
@@ -41,9 +45,15 @@ class FacecycleSynthetic(TrackBuilder):
         config = self.builder_config
         size = config.size or 72
         drawn = synthetic_tracks(
-            config.seed, identities=config.identities, frames_per_track=config.frames_per_track, size=size
+            config.seed,
+            identities=config.identities,
+            frames_per_track=config.frames_per_track,
+            size=size,
         )
         for person in people:
             rows = np.flatnonzero(drawn["identity"] == int(person.rsplit("-", 1)[1]))
             frames = [encode_png(frame) for frame in drawn["frames"][rows]]
-            yield person.encode(), {"identity": person, "track": person, "frames": frames}
+            yield (
+                person.encode(),
+                {"identity": person, "track": person, "frames": frames},
+            )

@@ -34,9 +34,17 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _generate_examples(self, pictures: LabelledPictures) -> Examples:
-        for number, (picture, label) in enumerate(zip(pictures.pictures, pictures.labels, strict=True)):
+        for number, (picture, label) in enumerate(
+            zip(pictures.pictures, pictures.labels, strict=True)
+        ):
             is_array = isinstance(picture, np.ndarray)
-            yield number, {"image": picture[..., None] if is_array else picture, "label": int(label)}
+            yield (
+                number,
+                {
+                    "image": picture[..., None] if is_array else picture,
+                    "label": int(label),
+                },
+            )
 
 
 class FacecycleFer2013(_LabelledBuilder):
@@ -50,14 +58,27 @@ class FacecycleFer2013(_LabelledBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         label = tfds.features.ClassLabel(names=fer2013.CLASSES)
-        return self._describe({"image": tfds.features.Image(shape=(48, 48, 1)), "label": label})
+        return self._describe(
+            {"image": tfds.features.Image(shape=(48, 48, 1)), "label": label}
+        )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         root = dl_manager.manual_dir
-        is_csv = any((root / name).exists() for name in ("fer2013.csv", "icml_face_data.csv"))
-        found = [split for split in fer2013.OFFICIAL if is_csv or (root / split).is_dir()]
-        read = {split: fer2013.read_fer2013(str(root), split=split) for split in found or ["Training"]}
-        return {split: self._generate_examples(pictures) for split, pictures in read.items()}
+        is_csv = any(
+            (root / name).exists() for name in ("fer2013.csv", "icml_face_data.csv")
+        )
+        found = [
+            split for split in fer2013.OFFICIAL if is_csv or (root / split).is_dir()
+        ]
+        read = {
+            split: fer2013.read_fer2013(str(root), split=split)
+            for split in found or ["Training"]
+        }
+        return {
+            split: self._generate_examples(pictures) for split, pictures in read.items()
+        }
 
 
 class FacecycleRafDb(_LabelledBuilder):
@@ -70,12 +91,17 @@ class FacecycleRafDb(_LabelledBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         label = tfds.features.ClassLabel(names=raf_db.CLASSES)
-        return self._describe({"image": tfds.features.Image(shape=(None, None, 3)), "label": label})
+        return self._describe(
+            {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+        )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         root = str(dl_manager.manual_dir)
         return {
-            split: self._generate_examples(raf_db.read_raf_db(root, split=split)) for split in raf_db.OFFICIAL
+            split: self._generate_examples(raf_db.read_raf_db(root, split=split))
+            for split in raf_db.OFFICIAL
         }
 
 
@@ -90,7 +116,9 @@ class _PoseBuilder(_LabelledBuilder):
         return self._describe(features | {"name": tfds.features.Text()})
 
     def _generate_examples(self, posed: PosePictures) -> Examples:  # type: ignore[override]
-        for number, (picture, angles) in enumerate(zip(posed.pictures, posed.angles, strict=True)):
+        for number, (picture, angles) in enumerate(
+            zip(posed.pictures, posed.angles, strict=True)
+        ):
             image, box, name = picture, None, str(number)
             if not isinstance(picture, np.ndarray):
                 image, box = picture.path, picture.box
@@ -109,8 +137,12 @@ class Facecycle300wLp(_PoseBuilder):
     are left out.
     """
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {"train": self._generate_examples(read_300w_lp(str(dl_manager.manual_dir)))}
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
+        return {
+            "train": self._generate_examples(read_300w_lp(str(dl_manager.manual_dir)))
+        }
 
 
 class FacecycleAflw2000(_PoseBuilder):
@@ -121,8 +153,12 @@ class FacecycleAflw2000(_PoseBuilder):
     manual_dir holds AFLW2000/image*.jpg and a .mat of the same name for each, or AFLW2000.npz.
     """
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {"test": self._generate_examples(read_aflw2000(str(dl_manager.manual_dir)))}
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
+        return {
+            "test": self._generate_examples(read_aflw2000(str(dl_manager.manual_dir)))
+        }
 
 
 class FacecycleCplfw(_LabelledBuilder):
@@ -135,14 +171,27 @@ class FacecycleCplfw(_LabelledBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         image, text = tfds.features.Image(shape=(None, None, 3)), tfds.features.Text()
-        features: dict[str, Any] = {"image_1": image, "image_2": image, "person_1": text, "person_2": text}
+        features: dict[str, Any] = {
+            "image_1": image,
+            "image_2": image,
+            "person_1": text,
+            "person_2": text,
+        }
         return self._describe(features | {"same": tf.bool, "fold": tf.int32})
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {"test": self._generate_examples(read_cplfw_pairs(str(dl_manager.manual_dir)))}
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
+        return {
+            "test": self._generate_examples(
+                read_cplfw_pairs(str(dl_manager.manual_dir))
+            )
+        }
 
     def _generate_examples(self, pairs: Pairs) -> Examples:  # type: ignore[override]
-        for number, (left, right) in enumerate(zip(pairs.left, pairs.right, strict=True)):
+        for number, (left, right) in enumerate(
+            zip(pairs.left, pairs.right, strict=True)
+        ):
             yield (
                 number,
                 {

@@ -7,7 +7,9 @@ import tensorflow_datasets as tfds
 from facecycle_jax.errors import MissingExtraError
 
 
-def download_config(manual_dir: str | None, *, beam: str | None = None) -> tfds.download.DownloadConfig:
+def download_config(
+    manual_dir: str | None, *, beam: str | None = None
+) -> tfds.download.DownloadConfig:
     """Builds TFDS's options.
 
     Args:
@@ -25,6 +27,8 @@ def download_config(manual_dir: str | None, *, beam: str | None = None) -> tfds.
         try:
             from apache_beam.options.pipeline_options import PipelineOptions
         except ImportError as error:
-            raise MissingExtraError("--beam needs Apache Beam: pip install 'facecycle_jax[beam]'.") from error
+            raise MissingExtraError(
+                "--beam needs Apache Beam: pip install 'facecycle_jax[beam]'."
+            ) from error
         config.beam_options = PipelineOptions(shlex.split(beam))
     return config

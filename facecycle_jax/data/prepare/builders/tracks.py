@@ -82,7 +82,9 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
-    BUILDER_CONFIGS: ClassVar[list[TrackConfig]] = [TrackConfig(description="All frames, as they are.")]
+    BUILDER_CONFIGS: ClassVar[list[TrackConfig]] = [
+        TrackConfig(description="All frames, as they are.")
+    ]
     builder_config_cls = TrackConfig
     workers = 1
     uses_beam = False
@@ -93,7 +95,9 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         text = tfds.features.Text
         frames = tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=tf.string))
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({"identity": text(), "track": text(), "frames": frames}),
+            features=tfds.features.FeaturesDict(
+                {"identity": text(), "track": text(), "frames": frames}
+            ),
             description=f"{type(self).__doc__} One example is one track with its encoded frames.",
             supervised_keys=None,
         )
@@ -116,10 +120,18 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         folder = pathlib.Path(self.data_path)
         is_records = self.info.file_format == tfds.core.FileFormat.TFRECORD
         if is_records and not (folder / TRACKS).exists():
-            shards = [name for split in self.info.splits.values() for name in sorted(split.filenames)]
+            shards = [
+                name
+                for split in self.info.splits.values()
+                for name in sorted(split.filenames)
+            ]
             write_index(folder, shards, left_out=collect_left_out(folder / _PARTS))
         # What stopped runs left: their notes, finished tracks and unfinished folders.
-        stale = [folder / _PARTS, self._finished(), *folder.parent.glob(f"incomplete.*_{folder.name}")]
+        stale = [
+            folder / _PARTS,
+            self._finished(),
+            *folder.parent.glob(f"incomplete.*_{folder.name}"),
+        ]
         for path in stale:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -139,19 +151,29 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         """Lists the tracks of the raw data."""
         raise NotImplementedError
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         """Splits by person, as the other sources do."""
         sources = self._sources(str(dl_manager.manual_dir))
-        return self._by_split([source.identity for source in sources], sources, self._generate_examples)
+        return self._by_split(
+            [source.identity for source in sources], sources, self._generate_examples
+        )
 
     def _by_split(
         self, people: list[str], items: list[Any], generate: Callable[[list[Any]], Any]
     ) -> dict[str, Any]:
         """Deals items to the splits by their people."""
-        numbered = [(person, f"{number:012}", [number]) for number, person in enumerate(people)]
+        numbered = [
+            (person, f"{number:012}", [number]) for number, person in enumerate(people)
+        ]
         tracks = make_tracks(numbered, origin=f"{self.name}'s raw data")
-        train, held = split_people(tracks, eval_fraction=self.builder_config.eval_fraction)
-        splits = {"train": train, "eval": held} if held is not train else {"train": train}
+        train, held = split_people(
+            tracks, eval_fraction=self.builder_config.eval_fraction
+        )
+        splits = (
+            {"train": train, "eval": held} if held is not train else {"train": train}
+        )
 
         generators = {}
         for split, chosen in splits.items():
@@ -186,7 +208,9 @@ def _prepare(source: Source, *, work: Work, min_frames: int) -> list[Example]:
     return _example(source, work(source), min_frames)
 
 
-def _local(sources: list[Source], work: Work, workers: int, min_frames: int) -> Iterator[Example]:
+def _local(
+    sources: list[Source], work: Work, workers: int, min_frames: int
+) -> Iterator[Example]:
     """Prepares tracks on this machine."""
     for source, prepared in prepare_all(sources, work, workers=workers):
         yield from _example(source, prepared, min_frames)
@@ -197,5 +221,9 @@ def _example(source: Source, prepared: Prepared, min_frames: int) -> list[Exampl
     if len(prepared.frames) < max(1, min_frames):
         return []
     name = os.fsencode(source.name)
-    example = {"identity": os.fsencode(source.identity), "track": name, "frames": list(prepared.frames)}
+    example = {
+        "identity": os.fsencode(source.identity),
+        "track": name,
+        "frames": list(prepared.frames),
+    }
     return [(name, example)]

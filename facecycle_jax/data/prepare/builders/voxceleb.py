@@ -16,7 +16,9 @@ class FacecycleVoxceleb1(TrackBuilder):
     def _sources(self, root: str) -> list[Source]:
         """Lists the folders of frames."""
         return picture_sources(
-            root, pattern=r"[^/]+/1\.6/[^/]+/[^/]+", layout="<identity>/1.6/<youtube id>/<track>/*.jpg"
+            root,
+            pattern=r"[^/]+/1\.6/[^/]+/[^/]+",
+            layout="<identity>/1.6/<youtube id>/<track>/*.jpg",
         )
 
 
