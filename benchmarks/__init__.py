@@ -1,1 +1,4 @@
-"""Measures the program against a plain PyTorch rendering: python -m benchmarks --help."""
+"""Measures the program against a plain PyTorch rendering.
+
+Run `python -m benchmarks --help`.
+"""

@@ -1,4 +1,7 @@
-"""The benchmark's command line; see --help. Exit status 0, or 2 for a wrong argument, in one sentence."""
+"""The benchmark's command line; see --help.
+
+Exit status 0, or 2 for a wrong argument, in one sentence.
+"""
 
 import argparse
 import concurrent.futures
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark.
 
     Args:
-      arguments: command line without the program's name; None takes that of the process.
+      arguments: command line without the program's name; None takes that of the
+        process.
 
     Returns:
       The exit status.
@@ -153,8 +157,8 @@ def _run(
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     workers = (os.cpu_count() or 1) // 4
     if ahead and workers:
-        # On a machine of many cores compilers side by side save most of their time; on few cores they would
-        # spend all of it before anything is measured.
+        # On a machine of many cores compilers side by side save most of their time; on
+        # few cores they would spend all of it before anything is measured.
         def prepare(entry: suites.Entry) -> None:
             if time.perf_counter() - started < budget / 4:
                 entry.prepare()
@@ -183,7 +187,10 @@ def _split(text: str, known: Sequence[str], option: str) -> list[str]:
 
 
 def _split_cpu(batch: int) -> None:
-    """Splits the CPU as training does; where JAX is in use already, what it has stands."""
+    """Splits the CPU as training does.
+
+    Where JAX is in use already, what it has stands.
+    """
     try:
         split_cpu({"batch_size": batch})
     except RuntimeError:

@@ -1,8 +1,9 @@
 """What XLA's TPU compiler says of our programs, without a TPU.
 
 Command: python -m benchmarks.abstract_tpu. Needs libtpu (`pip install
-'facecycle_jax[compile-check]'`); nothing runs. XLA's estimate is the sum of what it takes for each operation
-from operations and bytes; of custom kernels and loops it has no figure, and they count as nothing in it.
+'facecycle_jax[compile-check]'`); nothing runs. XLA's estimate is the sum of what it
+takes for each operation from operations and bytes; of custom kernels and loops it has
+no figure, and they count as nothing in it.
 """
 
 import argparse
@@ -27,7 +28,8 @@ class Estimate(NamedTuple):
     Attributes:
       seconds: its estimate, or None where it has none.
       left_out: operations that it has no figure for.
-      generated: seconds by the code generator's estimate of cycles, see `compile_check.estimated_cycles`.
+      generated: seconds by the code generator's estimate of cycles, see
+        `compile_check.estimated_cycles`.
       flops: floating-point operations.
       bytes: bytes to and from memory, see `compile_check.memory_bytes`.
       temporary: bytes of memory beside arguments and results.

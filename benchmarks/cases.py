@@ -1,4 +1,7 @@
-"""The cases of the benchmark: what is timed, ours and PyTorch's programs of it in turn."""
+"""The cases of the benchmark.
+
+What is timed, ours and PyTorch's programs of it in turn.
+"""
 
 import dataclasses
 import functools
@@ -22,7 +25,8 @@ CASES = (
 MODES = ("eager", "channels_last", "compile")
 SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
-# Pairs of pictures up to which both sides' losses are compared; larger batches compute the same.
+# Pairs of pictures up to which both sides' losses are compared; larger batches compute
+# the same.
 _CHECKED = 16
 _ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
 STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
@@ -61,7 +65,10 @@ def measure(
 
 
 def prepare(case: str, setting: ours.Setting) -> None:
-    """Compiles our train step of a case, if it is one, so that measuring it need not; safe in threads."""
+    """Compiles our train step of a case, if it is one, so that measuring it need not.
+
+    Safe in threads.
+    """
     if case in STAGES:
         _train_step(STAGES[case], setting).compile()
 
@@ -98,7 +105,10 @@ def _peak(precision: str, device: str) -> float:
 def _inference(
     call: str, setting: ours.Setting, modes: list[str], repeats: int
 ) -> list[timing.Row]:
-    """Measures one public call of a loaded model: its first call compiles, the others are warm."""
+    """Measures one public call of a loaded model.
+
+    Its first call compiles, the others are warm.
+    """
     mine = ours.Inference(call, setting)
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
@@ -185,7 +195,10 @@ def _torch_inference(
 def _check_same_output(
     mine: np.ndarray, other: np.ndarray, setting: ours.Setting
 ) -> None:
-    """Raises RuntimeError if the sides compute different outputs: then their times mean nothing."""
+    """Raises RuntimeError if the sides compute different outputs.
+
+    Then their times mean nothing.
+    """
     mine, other = mine.astype(np.float64), other.astype(np.float64)
     tolerance = 1e-2 if setting.precision == "float32" else 1e-1
     difference = np.abs(mine - other).mean()
@@ -216,7 +229,10 @@ def _torch_train_step(
 
 
 def _check_same(mine: float, other: float, setting: ours.Setting) -> None:
-    """Raises RuntimeError if the sides compute different losses: then their times mean nothing."""
+    """Raises RuntimeError if the sides compute different losses.
+
+    Then their times mean nothing.
+    """
     tolerance = 1e-3 if setting.precision == "float32" else 5e-2
     if abs(mine - other) > tolerance * abs(other):
         raise RuntimeError(

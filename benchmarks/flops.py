@@ -1,9 +1,10 @@
 """Floating-point operations and bytes of a train step, by formula from the layers' shapes.
 
-Counted are convolutions, dense layers, the channel attention's products and the Gram matrices, a
-multiply-add as two operations; taps that fall on the zero padding do not count (nor do they in XLA's own
-count). Bytes are those that cannot be avoided when everything between two products is fused into them:
-each product reads its input and weights and writes its output once.
+Counted are convolutions, dense layers, the channel attention's products and the Gram
+matrices, a multiply-add as two operations; taps that fall on the zero padding do not
+count (nor do they in XLA's own count). Bytes are those that cannot be avoided when
+everything between two products is fused into them: each product reads its input and
+weights and writes its output once.
 """
 
 from collections.abc import Iterable
@@ -73,7 +74,10 @@ def conv(
 
 
 def _upconv(size: int, incoming: int, outgoing: int) -> Layer:
-    """Transposed convolution, kernel 4, stride 2, padding 1: the adjoint of a strided convolution."""
+    """Transposed convolution, kernel 4, stride 2, padding 1.
+
+    The adjoint of a strided convolution.
+    """
     flops = 2 * _taps(2 * size, 4, 2, 1) ** 2 * incoming * outgoing
     return Layer(flops, size**2 * (incoming + 4 * outgoing), 16 * incoming * outgoing)
 
@@ -134,7 +138,10 @@ def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
 def generator(
     size: int, width: float, *, flow: bool, noise: bool = False
 ) -> list[Layer]:
-    """Lists the layers of one drawing by the generator, without its trunk; noise comes with a flow alone."""
+    """Lists the layers of one drawing by the generator, without its trunk.
+
+    Noise comes with a flow alone.
+    """
     half, full, s = scaled(128, width), scaled(256, width), size // 4
     layers = [
         conv(s, full, full),
@@ -148,7 +155,8 @@ def generator(
         conv(size, half, 3),
     ]
     if flow:
-        # Without noise a small map stands for what is the same everywhere but at the edges.
+        # Without noise a small map stands for what is the same everywhere but at the
+        # edges.
         coarse, fine = (
             (s, 2 * s) if noise else (min(s, MEAN_SIDE), min(2 * s, MEAN_SIDE))
         )
@@ -202,7 +210,8 @@ def gram(size: int, width: float) -> list[Layer]:
     return layers
 
 
-# How often a product is computed: forward; and with the gradient of its input, of its weights, or both.
+# How often a product is computed: forward; and with the gradient of its input, of its
+# weights, or both.
 FORWARD, FROZEN, TRAINED = 1, 2, 3
 
 
@@ -211,8 +220,9 @@ def _passes(
 ) -> Iterable[tuple[str, list[Layer], int]]:
     """Yields (what, layers per picture, passes) of one update.
 
-    With `shared`, as this program computes: maps of a picture once, for the networks and the loss. Without,
-    as the original program does: every network call starts from pictures.
+    With `shared`, as this program computes: maps of a picture once, for the networks
+    and the loss. Without, as the original program does: every network call starts from
+    pictures.
     """
     deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
     moved, still = (
@@ -240,7 +250,8 @@ def _passes(
     yield "generator, frozen", moved, FROZEN
     yield "encoder", encoder(size, width), TRAINED
     yield "normaliser", 2 * normaliser(size, width), TRAINED
-    # The mean face is one picture for the whole batch; where nothing is shared it is computed for each.
+    # The mean face is one picture for the whole batch; where nothing is shared it is
+    # computed for each.
     yield "VGG-19 of X", deep if shared else shallow + 2 * deep, FORWARD
     yield "VGG-19 of drawn faces", shallow, FORWARD
     yield "VGG-19 of drawn faces", (1 if shared else 2) * shallow + 2 * deep, FROZEN
@@ -258,7 +269,8 @@ def parts(
       batch: pairs of pictures.
       width: multiplier on all channels, the VGG-19's included.
       size: side of the pictures, pixels.
-      shared: as this program computes, each picture's maps once; False: as the original program does.
+      shared: as this program computes, each picture's maps once; False: as the original
+        program does.
 
     Returns:
       {network: floating-point operations}.
@@ -290,8 +302,8 @@ def train_step(
       item_bytes: bytes of an activation; weights and Adam's moments are float32.
 
     Returns:
-      Operations, and bytes of every product's activations and weights and of Adam's seven passes over the
-      weights.
+      Operations, and bytes of every product's activations and weights and of Adam's
+      seven passes over the weights.
     """
     flops = sum(
         parts(stage, batch=batch, width=width, size=size, shared=shared).values()

@@ -1,4 +1,7 @@
-"""Peaks of processors: from their data sheets, and as a large matrix product reaches them here."""
+"""Peaks of processors.
+
+From their data sheets, and as a large matrix product reaches them here.
+"""
 
 import statistics
 import time
@@ -10,13 +13,15 @@ import jax.numpy as jnp
 from benchmarks.ours import PRECISIONS, Setting, device_of
 from launch.compile_check import chip_of
 
-# Operations a second by precision, dense, and bytes a second of memory and of the links of one GPU.
+# Operations a second by precision, dense, and bytes a second of memory and of the links
+# of one GPU.
 _GPUS: dict[str, tuple[dict[str, float], float, float]] = {
     "H100": ({"bfloat16": 989e12, "tf32": 495e12, "float32": 67e12}, 3.35e12, 450e9),
     "H200": ({"bfloat16": 989e12, "tf32": 495e12, "float32": 67e12}, 4.8e12, 450e9),
     "A100": ({"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12}, 2.0e12, 300e9),
 }
-# A TPU multiplies float32 in six passes of bfloat16, three for tensorfloat32's precision.
+# A TPU multiplies float32 in six passes of bfloat16, three for tensorfloat32's
+# precision.
 _PASSES = {"bfloat16": 1, "tf32": 3, "float32": 6}
 
 

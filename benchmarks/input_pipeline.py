@@ -1,4 +1,6 @@
-"""Times reading against PyTorch's DataLoader: python -m benchmarks.input_pipeline --help.
+"""Times reading against PyTorch's DataLoader.
+
+Run `python -m benchmarks.input_pipeline --help`.
 
 Exit status 0, or 2 for a wrong argument, in one sentence. Linux only.
 """
@@ -36,7 +38,8 @@ class Target(NamedTuple):
     pictures: int
 
 
-# Rates are stated targets, not measurements; cores are those such hosts are rented with.
+# Rates are stated targets, not measurements; cores are those such hosts are rented
+# with.
 TARGETS = ("one H200:16:40:32", "v5e host, 8 chips:112:20:256")
 
 
@@ -91,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark.
 
     Args:
-      arguments: command line without the program's name; None takes that of the process.
+      arguments: command line without the program's name; None takes that of the
+        process.
 
     Returns:
       The exit status.
@@ -232,7 +236,8 @@ def highest_rate(row: Mapping[str, Any], target: Target) -> float:
       target: the host.
 
     Returns:
-      Steps a second. Cores are taken to add up, until the interpreter's lock is always held.
+      Steps a second. Cores are taken to add up, until the interpreter's lock is always
+      held.
     """
     supply = row["pictures_per_core_s"] * target.cores
     if row.get("interpreter_us"):
@@ -241,7 +246,10 @@ def highest_rate(row: Mapping[str, Any], target: Target) -> float:
 
 
 def waiting(row: Mapping[str, Any], target: Target) -> float:
-    """Computes the share of a train step that waits for data: 0 (reading keeps up) to below 1."""
+    """Computes the share of a train step that waits for data.
+
+    0 (reading keeps up) to below 1.
+    """
     return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
 
 

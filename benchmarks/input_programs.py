@@ -1,6 +1,7 @@
 """One side of the input benchmark, in a process of its own that `input_pipeline` starts.
 
-Counts the processor time of the process and its workers, so that other programs on the machine matter little.
+Counts the processor time of the process and its workers, so that other programs on the
+machine matter little.
 """
 
 import dataclasses
@@ -57,10 +58,11 @@ def measure(setting: Setting) -> dict[str, Any]:
       setting: what is measured.
 
     Returns:
-      first_batch_s (from building the loader), pictures_per_s, pictures_per_core_s (a second of processor
-      time), memory_mb (of the process and its workers, shared pages counted once); of ours also
-      interpreter_us, the time per picture that runs under the interpreter's lock, and resume_ms, the
-      times to the first batch at step 0 and at step 1,000,000.
+      first_batch_s (from building the loader), pictures_per_s, pictures_per_core_s (a
+      second of processor time), memory_mb (of the process and its workers, shared pages
+      counted once); of ours also interpreter_us, the time per picture that runs under
+      the interpreter's lock, and resume_ms, the times to the first batch at step 0 and
+      at step 1,000,000.
     """
     start = time.perf_counter()
     loader = None if setting.program in TORCH else _loader(setting)
@@ -107,7 +109,10 @@ def _loader(setting: Setting) -> Any:
 
 
 def _interpreter_us(loader: Any, rounds: int) -> float:
-    """Times the pipeline with pictures that need no reading: what is left is Python's own part."""
+    """Times the pipeline with pictures that need no reading.
+
+    What is left is Python's own part.
+    """
     side = loader.decode_size
     picture = np.zeros((side, side, 3), np.uint8)
     batches = dataclasses.replace(loader, read=lambda frame: picture).batches(0)
@@ -134,7 +139,10 @@ def _resume_ms(loader: Any, repeats: int = 9) -> dict[str, float]:
 
 
 def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
-    """PyTorch's DataLoader over the same tracks: Pillow opens, converts, resizes; workers are processes."""
+    """PyTorch's DataLoader over the same tracks: Pillow opens, converts, resizes.
+
+    Workers are processes.
+    """
     import torch
     from PIL import Image
 

@@ -1,4 +1,7 @@
-"""Gradients of single layers: as this package computes them on a device, and as the libraries do."""
+"""Gradients of single layers.
+
+As this package computes them on a device, and as the libraries do.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +15,8 @@ from benchmarks import timing
 from benchmarks.ours import PRECISIONS, Setting, compiled_program
 from facecycle_jax import ops
 
-# Convolutions at the paper's width: taps in a row, side of the result, channels, features. The generator's,
-# a phase of its transposed ones, and one of 64 channels.
+# Convolutions at the paper's width: taps in a row, side of the result, channels,
+# features. The generator's, a phase of its transposed ones, and one of 64 channels.
 CONVOLUTIONS = (
     (3, 16, 256, 256),
     (3, 32, 128, 128),
@@ -104,7 +107,10 @@ def measure(
 
 
 def padding_of(taps: int) -> int:
-    """Returns the zeros on each side of a map: an odd number of taps leaves its size."""
+    """Returns the zeros on each side of a map.
+
+    An odd number of taps leaves its size.
+    """
     return (taps - 1) // 2
 
 

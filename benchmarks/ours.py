@@ -1,4 +1,7 @@
-"""Our side of the comparison: the training loop's own step, inference and sampling, ready to be called."""
+"""Our side of the comparison.
+
+The training loop's own step, inference and sampling, ready to be called.
+"""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +28,8 @@ PRECISIONS = {
 }
 # Methods of `FaceCycle` that are timed.
 CALLS = ("neutral", "flow", "motion_code")
-# Learning rate and decays of both stages, as everywhere in the paper's schedule in size.
+# Learning rate and decays of both stages, as everywhere in the paper's schedule in
+# size.
 ADAM = {"motion_cycle": (5e-5, 0.5, 0.999), "identity_cycle": (1e-4, 0.5, 0.9)}
 
 
@@ -38,7 +42,8 @@ class Setting(NamedTuple):
       precision: one of `PRECISIONS`.
       device: 'cpu', 'gpu' or 'tpu'.
       size: side of the pictures in pixels: 64, 128 or 256.
-      remat: whether the backward pass computes the networks' activations again instead of keeping them.
+      remat: whether the backward pass computes the networks' activations again instead
+        of keeping them.
     """
 
     batch: int
@@ -68,7 +73,10 @@ def device_of(kind: str) -> jax.Device:
 
 
 def devices_of(setting: Setting) -> list[jax.Device]:
-    """Returns what a train step runs on: one device, or of a CPU as many as training splits it into."""
+    """Returns what a train step runs on.
+
+    One device, or of a CPU as many as training splits it into.
+    """
     if setting.device != "cpu":
         return [device_of(setting.device)]
     devices = jax.devices("cpu")
@@ -76,7 +84,10 @@ def devices_of(setting: Setting) -> list[jax.Device]:
 
 
 def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
-    """Draws smooth normalised pictures [batch, 2, size, size, 3]; what they show costs no time."""
+    """Draws smooth normalised pictures [batch, 2, size, size, 3].
+
+    What they show costs no time.
+    """
     coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
         return np.asarray(
@@ -116,7 +127,9 @@ def initial_trees(
 
 
 class TrainStep:
-    """The training loop's step on pictures that lie on the device; one call is one finished update.
+    """The training loop's step on pictures that lie on the device.
+
+    One call is one finished update.
 
     Attributes:
       trees: the parameters at the start, by network name.
@@ -157,7 +170,10 @@ class TrainStep:
             )
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles the step, calls use it from then on, and returns it: its costs, memory and program."""
+        """Compiles the step, calls use it from then on, and returns it.
+
+        Its costs, memory and program.
+        """
         if not isinstance(self._step, jax.stages.Compiled):
             with jax.default_matmul_precision(self._precision):
                 self._step = self._step.lower(self._state, self._batch).compile()
@@ -260,7 +276,10 @@ class Inference:
 
 
 def to_bytes(pairs: np.ndarray) -> np.ndarray:
-    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images [x0; x1], [2B, size, size, 3]."""
+    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images [x0.
+
+    X1], [2B, size, size, 3].
+    """
     with jax.default_device(jax.devices("cpu")[0]):
         images = np.asarray(ops.denormalise(jnp.asarray(pairs)))
     return np.concatenate([images[:, 0], images[:, 1]])

@@ -1,6 +1,9 @@
-"""Operations, bytes and what they cost at best: python -m benchmarks.roofline. Nothing is run.
+"""Operations, bytes and what they cost at best: python -m benchmarks.roofline.
 
-The schedule is the paper's on VoxCeleb1 and 2: one item an epoch for each track, tracks being utterances.
+Nothing is run.
+
+The schedule is the paper's on VoxCeleb1 and 2: one item an epoch for each track, tracks
+being utterances.
 """
 
 import argparse
@@ -15,7 +18,8 @@ from facecycle_jax.errors import UserError
 TRACKS = 153_516 + 1_128_246
 EPOCHS = {"motion_cycle": 40, "identity_cycle": 20}
 TRAINED_PARAMETERS = {"motion_cycle": 20.1e6, "identity_cycle": 13.7e6}
-# (name, data sheet, chips, pairs over all chips). 256 chips need as many pairs, 16 times the paper's batch.
+# (name, data sheet, chips, pairs over all chips). 256 chips need as many pairs, 16
+# times the paper's batch.
 MACHINES = (
     ("one H200", "H200", 1, 16),
     ("v5e-8", "TPU v5 lite", 8, 16),
@@ -32,7 +36,9 @@ def step_seconds(
     precision: str = "bfloat16",
     slowdown: float = 1.0,
 ) -> float:
-    """Computes the least time of an update: arithmetic or memory on each chip, then the gradients' sum.
+    """Computes the least time of an update.
+
+    Arithmetic or memory on each chip, then the gradients' sum.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
@@ -40,7 +46,8 @@ def step_seconds(
       chips: how many.
       batch: pairs over all chips, a multiple of `chips`.
       precision: one of `PRECISIONS`.
-      slowdown: time a chip takes for its part, over the least that arithmetic and memory allow.
+      slowdown: time a chip takes for its part, over the least that arithmetic and
+        memory allow.
 
     Returns:
       Seconds.

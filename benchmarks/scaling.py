@@ -1,9 +1,12 @@
-"""What sharding costs, and how a step's cost grows: python -m benchmarks.scaling; see --help.
+"""What sharding costs, and how a step's cost grows: python -m benchmarks.scaling.
 
-The devices are fake: one CPU that JAX divides. Their number changes the program (its collectives and its
-copies), not what the machine can do. So a mesh of n devices is held against one device with the same batch,
-which is the same work on the same cores: the ratio is the overhead of sharding. It says nothing about how
-fast n real devices would be. Exit status 0, or 2 for a wrong argument, in one sentence.
+See --help.
+
+The devices are fake: one CPU that JAX divides. Their number changes the program (its
+collectives and its copies), not what the machine can do. So a mesh of n devices is held
+against one device with the same batch, which is the same work on the same cores: the
+ratio is the overhead of sharding. It says nothing about how fast n real devices would
+be. Exit status 0, or 2 for a wrong argument, in one sentence.
 """
 
 import argparse
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark.
 
     Args:
-      arguments: command line without the program's name; None takes that of the process.
+      arguments: command line without the program's name; None takes that of the
+        process.
 
     Returns:
       The exit status.
@@ -118,7 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class ScaledStep:
-    """The training loop's step on a mesh of some devices; one call is one finished update."""
+    """The training loop's step on a mesh of some devices.
+
+    One call is one finished update.
+    """
 
     def __init__(
         self,

@@ -28,7 +28,9 @@ with torch.inference_mode():
 def our_starts(
     folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 ) -> dict[str, Callable[[], None]]:
-    """Writes a model folder; builds programs that start Python, load it and encode a picture.
+    """Writes a model folder.
+
+    Builds programs that start Python, load it and encode a picture.
 
     Args:
       folder: an empty folder.

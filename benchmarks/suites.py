@@ -72,7 +72,10 @@ def plan(
 
 
 def _gpu(setting: Setting, modes: list[str], repeats: int) -> list[Entry]:
-    """Entries in the order of what they tell; seconds are what they are thought to take on an H100."""
+    """Entries in the order of what they tell.
+
+    Seconds are what they are thought to take on an H100.
+    """
     half, tf32 = (
         setting._replace(precision="bfloat16"),
         setting._replace(precision="tf32"),

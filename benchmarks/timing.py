@@ -40,12 +40,15 @@ class Row:
       median_ms: median time of one call in milliseconds; None: not run.
       fastest_ms: the fastest call.
       slowest_ms: the slowest call.
-      ratio: median over that of the first program of the case; above 1 is slower than it.
+      ratio: median over that of the first program of the case; above 1 is slower than
+        it.
       first_call_s: seconds of the first call, compilation included.
-      cpu_ms: median processor time of one call, all threads of this process together: on a CPU it says
-        what was computed even where other programs take turns with this one.
+      cpu_ms: median processor time of one call, all threads of this process together:
+        on a CPU it says what was computed even where other programs take turns with
+        this one.
       pictures_per_s: pictures a second at the median.
-      share_of_peak: operations the method needs, over what a large matrix product gets done in that time.
+      share_of_peak: operations the method needs, over what a large matrix product gets
+        done in that time.
       note: why it was not run, or what else is worth knowing.
     """
 
@@ -76,12 +79,14 @@ def measure(
 
     Args:
       case: name of the comparison.
-      programs: what to call, by name; each call returns when its work is done. A string says why a
-        program is not run. The first that runs is what the others are held against.
+      programs: what to call, by name; each call returns when its work is done. A string
+        says why a program is not run. The first that runs is what the others are held
+        against.
       settings: told in every row.
       repeats: timed calls of each program, at least 1.
       work: what one call gets done, where rates are wanted.
-      pause: seconds of rest before each call, so that one library's threads do not spin into the next.
+      pause: seconds of rest before each call, so that one library's threads do not spin
+        into the next.
 
     Returns:
       One row for each program.

@@ -1,4 +1,7 @@
-"""PyTorch's side of the comparison: the plain rendering in several ways of running it."""
+"""PyTorch's side of the comparison.
+
+The plain rendering in several ways of running it.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +71,10 @@ def _prepared(
     pictures: np.ndarray,
     mode: str,
 ) -> tuple[Reference, torch.Tensor, torch.device]:
-    """Networks with our weights, and pictures [x0; x1], both where and as the mode wants them."""
+    """Networks with our weights, and pictures [x0.
+
+    X1], both where and as the mode wants them.
+    """
     device = torch_device(setting.device)
     model = Reference(stage, width=setting.width)
     load_trees(model, trees)
@@ -131,7 +137,10 @@ class TorchTrainStep:
 
 
 class TorchInference:
-    """What `ours.Inference` computes, by the plain rendering: uint8 arrays in and arrays out."""
+    """What `ours.Inference` computes, by the plain rendering.
+
+    Uint8 arrays in and arrays out.
+    """
 
     def __init__(
         self,

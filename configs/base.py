@@ -16,7 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
         ""  # runs, checkpoints, models to copy networks from by name; '': none
     )
     config.seed = 0  # of parameters, order, augmentation and noise
-    config.freeze = ()  # networks to keep as init_from has them, of those that the stage trains
+    # networks to keep as init_from has them, of those that the stage trains
+    config.freeze = ()
 
     # Networks.
     config.model = ml_collections.ConfigDict()
@@ -58,9 +59,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Data: <path>/<identity>/[<video>/]<track>/*.jpg and more, see README.md.
     config.data = ml_collections.ConfigDict()
-    config.data.source = "folder"  # kind of source: 'folder', 'list', 'records' (prepared) or 'synthetic'
+    # kind of source: 'folder', 'list', 'records' (prepared) or 'synthetic'
+    config.data.source = "folder"
     config.data.path = ""  # where it is
-    config.data.backend = "threads"  # 'threads' or 'tf' read while training, 'memory' or 'device' before it
+    # 'threads' or 'tf' read while training, 'memory' or 'device' before it
+    config.data.backend = "threads"
     config.data.decoder = (
         "pillow"  # 'pillow', or 'opencv': faster, slightly other pixels (extra `fast`)
     )
@@ -91,7 +94,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.hue = 0.01  # largest change, turns
     config.augment.jitter_probability = 0.8  # of any change of colours
     config.augment.mirror_probability = 0.5  # of mirroring
-    config.augment.warp = 0.0  # largest deviation of a random smooth warp, parts of the side; not the paper's
+    # largest deviation of a random smooth warp, parts of the side; not the paper's
+    config.augment.warp = 0.0
 
     # Length and size.
     config.batch_size = 16  # pairs of pictures, over all devices

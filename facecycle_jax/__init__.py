@@ -1,4 +1,7 @@
-"""FaceCycle in JAX and Flax: face representations from the cycle-consistency of faces."""
+"""FaceCycle in JAX and Flax.
+
+Face representations from the cycle-consistency of faces.
+"""
 
 from facecycle_jax._version import __version__
 from facecycle_jax.inference.face_cycle import FaceCycle, load

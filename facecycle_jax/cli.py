@@ -1,8 +1,9 @@
 # PYTHON_ARGCOMPLETE_OK
 """The `facecycle` command.
 
-Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or file, reported in one
-sentence; 70 for a defect of the package, with its stack trace; 130 interrupted.
+Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or
+file, reported in one sentence; 70 for a defect of the package, with its stack trace;
+130 interrupted.
 """
 
 import argparse
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      arguments: command line without the program's name; None takes that of the process.
+      arguments: command line without the program's name; None takes that of the
+        process.
 
     Returns:
       The exit status.
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
         return 130
     except Exception:
-        # A defect. Status 1 means "done but for some images", so it needs one of its own.
+        # A defect. Status 1 means "done but for some images", so it needs one of its
+        # own.
         traceback.print_exc()
         return DEFECT_EXIT
 

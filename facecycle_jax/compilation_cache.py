@@ -21,17 +21,20 @@ def default_directory() -> str:
 
 
 def enable(directory: str) -> bool:
-    """Keeps programs that take over a second to compile in a directory; call it before anything compiles.
+    """Keeps programs that take over a second to compile in a directory.
 
-    What a program is looked up by includes the program, JAX's version, the compiler's options and the
-    device, so a changed configuration or machine compiles anew. Nothing is ever removed: delete the
-    directory to free its room.
+    Call it before anything compiles.
+
+    What a program is looked up by includes the program, JAX's version, the compiler's
+    options and the device, so a changed configuration or machine compiles anew. Nothing
+    is ever removed: delete the directory to free its room.
 
     Args:
       directory: local or gs://; created. Empty: programs are not kept.
 
     Returns:
-      Whether programs are kept: not where the directory cannot be written, which is logged.
+      Whether programs are kept: not where the directory cannot be written, which is
+      logged.
     """
     if not directory:
         jax.config.update("jax_compilation_cache_dir", None)

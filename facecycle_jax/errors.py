@@ -1,10 +1,12 @@
 """Errors that a user can mend.
 
-A `UserError` carries one sentence that names the value or file at fault and says what to do. Commands print
-that sentence alone. Every other exception is a defect of this package and keeps its stack trace.
+A `UserError` carries one sentence that names the value or file at fault and says what
+to do. Commands print that sentence alone. Every other exception is a defect of this
+package and keeps its stack trace.
 """
 
-# Exit status of a command that met a defect of this package (EX_SOFTWARE of sysexits.h).
+# Exit status of a command that met a defect of this package (EX_SOFTWARE of
+# sysexits.h).
 DEFECT_EXIT = 70
 
 
@@ -17,7 +19,10 @@ class MissingExtraError(UserError, ImportError):
 
 
 class ConversionError(UserError):
-    """A file cannot be converted; the message is one sentence naming the file and the reason."""
+    """A file cannot be converted.
+
+    The message is one sentence naming the file and the reason.
+    """
 
 
 def shorten(value: object, limit: int = 80) -> str:

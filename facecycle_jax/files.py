@@ -13,7 +13,9 @@ from etils import epath
 
 @contextlib.contextmanager
 def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Gives a file its name only once it is written; one that is there is replaced then.
+    """Gives a file its name only once it is written.
+
+    One that is there is replaced then.
 
     Args:
       path: where to, local or in the cloud; missing folders are made.
@@ -37,7 +39,8 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     """Writes a file under another name beside it, then renames it.
 
     Args:
-      path: where to, local or in the cloud; missing folders are made, an existing file is replaced.
+      path: where to, local or in the cloud; missing folders are made, an existing file
+        is replaced.
       content: the bytes.
     """
     with under_another_name(path) as partial:
@@ -63,8 +66,8 @@ def check_new(path: epath.PathLike) -> None:
 def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
     """Makes a folder that appears whole or not at all.
 
-    Buckets cannot rename a folder at once. There its files are copied one by one, and `last`, without which
-    the folder means nothing, comes last.
+    Buckets cannot rename a folder at once. There its files are copied one by one, and
+    `last`, without which the folder means nothing, comes last.
 
     Args:
       path: the folder to make, local or in the cloud; missing folders above are made.
@@ -95,7 +98,10 @@ def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
 
 
 def _copy_files(source: pathlib.Path, target: epath.Path, *, last: str) -> None:
-    """Copies the files of a folder, `last` at the end; after an error it removes those copied."""
+    """Copies the files of a folder, `last` at the end.
+
+    After an error it removes those copied.
+    """
     names = sorted(
         (file.name for file in source.iterdir()), key=lambda name: (name == last, name)
     )

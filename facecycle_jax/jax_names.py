@@ -1,7 +1,8 @@
 """Names of JAX whose stability JAX does not promise, in one place.
 
-Everything else in the package uses JAX's public names alone. `tests/jax_names_test.py` tries each of these on
-the JAX that is installed; a release that moves one is followed here.
+Everything else in the package uses JAX's public names alone. `tests/jax_names_test.py`
+tries each of these on the JAX that is installed; a release that moves one is followed
+here.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,10 @@ def default_matmul_precision() -> str | None:
 
 
 def default_device() -> Any:
-    """Returns what `jax.default_device` or the option of that name has set here; None if nothing has."""
+    """Returns what `jax.default_device` or the option of that name has set here.
+
+    None if nothing has.
+    """
     return jax.config.jax_default_device  # type: ignore[attr-defined]
 
 
@@ -47,16 +51,17 @@ def bilinear_primitive(
 ) -> Callable[..., jax.Array]:
     """Makes a function of two arrays an operation of its own, linear in each.
 
-    JAX then keeps it whole in a traced program. How it is computed is chosen when the program is compiled
-    for a platform, and how it is transposed is given here.
+    JAX then keeps it whole in a traced program. How it is computed is chosen when the
+    program is compiled for a platform, and how it is transposed is given here.
 
     Args:
       name: of the operation, in printed programs.
-      library: the function of (x, y, **options) of two arrays; gives its value everywhere but on CPUs, its
-        shapes, and what it is under `jax.vmap`.
+      library: the function of (x, y, **options) of two arrays; gives its value
+        everywhere but on CPUs, its shapes, and what it is under `jax.vmap`.
       on_cpu: the same function in the form that CPUs compute.
-      gradients: functions of (cotangent, shape of x, y, **options) and (cotangent, x, shape of y, **options)
-        that return the cotangents of x and of y; a shape is a `jax.ShapeDtypeStruct`.
+      gradients: functions of (cotangent, shape of x, y, **options) and (cotangent, x,
+        shape of y, **options) that return the cotangents of x and of y; a shape is a
+        `jax.ShapeDtypeStruct`.
 
     Returns:
       The operation, a function of (x, y, **options) with hashable options.

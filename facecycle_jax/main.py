@@ -30,7 +30,8 @@ from facecycle_jax.training import loop, processes
 MISTAKE_EXIT = 2
 INTERRUPTED_EXIT = 130
 
-# Files that are not there, or that are there in a folder's place: the command names another one than meant.
+# Files that are not there, or that are there in a folder's place: the command names
+# another one than meant.
 _WRONG_PLACE = (
     FileNotFoundError,
     FileExistsError,
@@ -91,7 +92,10 @@ def _set_up_logging() -> None:
 
 
 def _prefix() -> str:
-    """Names this process where there are several; asks JAX for nothing before they have met."""
+    """Names this process where there are several.
+
+    Asks JAX for nothing before they have met.
+    """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return ""
     return f"[{jax.process_index()}] "
@@ -126,7 +130,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         # Help was printed.
         raise SystemExit(0) from None
     except Exception as error:
-        # Nothing but the command line and the config is looked at here, so the mistake is in one of them.
+        # Nothing but the command line and the config is looked at here, so the mistake
+        # is in one of them.
         raise SystemExit(_fail(MISTAKE_EXIT, _command_mistake(error, argv))) from None
     return rest
 
@@ -204,7 +209,8 @@ def main(argv: list[str]) -> int:
                 peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value
             )
         else:
-            # First of all: whatever asks JAX for a device, as the log does, settles how many there are.
+            # First of all: whatever asks JAX for a device, as the log does, settles how
+            # many there are.
             split_cpu(_CONFIG.value)
         _set_up_logging()
     except Exception as error:
@@ -231,8 +237,8 @@ def _train() -> int:
     except (Exception, KeyboardInterrupt) as error:
         code = _status(error)
         if code == DEFECT_EXIT and _DISTRIBUTED.value:
-            # A process that stayed in the job would keep the others waiting. But first the
-            # runtime may find that a lost process was the reason.
+            # A process that stayed in the job would keep the others waiting. But first
+            # the runtime may find that a lost process was the reason.
             processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
         return code
     return 0
@@ -241,7 +247,8 @@ def _train() -> int:
 def _status(error: BaseException) -> int:
     """Reports the error that ends a run, and returns its exit status.
 
-    What the user can mend is one sentence; a defect of the program keeps its stack trace.
+    What the user can mend is one sentence; a defect of the program keeps its stack
+    trace.
     """
     if isinstance(error, UserError):
         return _fail(MISTAKE_EXIT, error)
@@ -273,7 +280,10 @@ def _status(error: BaseException) -> int:
 
 
 def _fail(code: int, error: BaseException) -> int:
-    """Prints one line instead of a stack trace; FACECYCLE_TRACEBACK=1 brings that back."""
+    """Prints one line instead of a stack trace.
+
+    FACECYCLE_TRACEBACK=1 brings that back.
+    """
     if os.environ.get("FACECYCLE_TRACEBACK"):
         traceback.print_exc()
     print(f"{_prefix()}facecycle_jax: {error}", file=sys.stderr)

@@ -28,7 +28,10 @@ def all_modules():
 
 @pytest.mark.parametrize("function", [f for p in PURE for f in public_functions(p)])
 def test_arrays_first_then_options_by_keyword(function):
-    """Positional parameters have no default; everything with a default is keyword-only."""
+    """Positional parameters have no default.
+
+    Everything with a default is keyword-only.
+    """
     parameters = inspect.signature(function).parameters.values()
     for parameter in parameters:
         if parameter.default is not inspect.Parameter.empty:

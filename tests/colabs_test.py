@@ -1,4 +1,7 @@
-"""Every notebook of colabs/ from start to end, with small settings; and what is stored in them."""
+"""Every notebook of colabs/ from start to end, with small settings.
+
+And what is stored in them.
+"""
 
 import pathlib
 import re
@@ -21,7 +24,10 @@ def read(name):
 
 
 def execute(name, folder, **parameters):
-    """Runs a notebook in an empty folder, its parameters replaced; returns all it printed."""
+    """Runs a notebook in an empty folder, its parameters replaced.
+
+    Returns all it printed.
+    """
     book = read(name)
     place = [
         i

@@ -1,7 +1,7 @@
 """Eight fake devices, set before anything uses JAX; tests of one device name it.
 
-Nearly all the time of the suite is compilation, and nothing in it is timed: XLA's optimisation is off, which
-halves that time. Processes that tests start inherit this.
+Nearly all the time of the suite is compilation, and nothing in it is timed: XLA's
+optimisation is off, which halves that time. Processes that tests start inherit this.
 """
 
 import os
@@ -23,7 +23,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 def compiled_programs_of_a_module_end_with_it():
     """Every program compiled holds several memory maps, and Linux grants a process 65,530 of them.
 
-    The suite in one process would come to that: XLA then dies inside a compilation, of SIGSEGV or SIGABRT.
+    The suite in one process would come to that: XLA then dies inside a compilation, of
+    SIGSEGV or SIGABRT.
     """
     yield
     jax.clear_caches()

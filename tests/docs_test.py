@@ -1,4 +1,7 @@
-"""README and docs are true: links lead somewhere, options and fields exist, commands run or say why not."""
+"""README and docs are true.
+
+Links lead somewhere, options and fields exist, commands run or say why not.
+"""
 
 import ast
 import pathlib
@@ -17,7 +20,8 @@ from PIL import Image
 import facecycle_jax
 from facecycle_jax import cli
 
-# Run below, in this order, in a folder with the pictures, folders and models that pages speak of.
+# Run below, in this order, in a folder with the pictures, folders and models that pages
+# speak of.
 RUN = (
     "facecycle translate ann.jpg --driver bob.jpg --out panels",
     "facecycle frontalize photos/ --out frontal",
@@ -25,7 +29,8 @@ RUN = (
     "facecycle encode photos/ --out codes.npz",
     "facecycle encode photos/ --model MODEL --out my_codes.npz",
 )
-# Commands that are not run here, by how they begin, and why. Options and fields of all are checked.
+# Commands that are not run here, by how they begin, and why. Options and fields of all
+# are checked.
 NOT_RUN = {
     "make test": "this is it; CI runs it",
     "make demo": "8 minutes; tests/end_to_end_test.py runs both stages on the same loop",

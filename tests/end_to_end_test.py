@@ -1,4 +1,7 @@
-"""The command of the README on the real networks and data: stage 1, then stage 2 from it."""
+"""The command of the README on the real networks and data.
+
+Stage 1, then stage 2 from it.
+"""
 
 import os
 import pathlib

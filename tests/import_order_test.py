@@ -1,4 +1,7 @@
-"""The layers: imports go downward only, and tensorflow stays in data/ and training/metrics."""
+"""The layers.
+
+Imports go downward only, and tensorflow stays in data/ and training/metrics.
+"""
 
 import ast
 import pathlib

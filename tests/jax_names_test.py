@@ -1,4 +1,7 @@
-"""Names of JAX that carry no promise: each does on the installed JAX what the package relies on."""
+"""Names of JAX that carry no promise.
+
+Each does on the installed JAX what the package relies on.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""The command line of training: a mistake is one sentence and status 2, a defect keeps its trace."""
+"""The command line of training.
+
+A mistake is one sentence and status 2, a defect keeps its trace.
+"""
 
 import errno
 import subprocess
@@ -12,7 +15,8 @@ from several import ROOT, environment
 from facecycle_jax import main, training
 from facecycle_jax.errors import DEFECT_EXIT, MissingExtraError, UserError
 
-# ml_collections reads a config in a way that Python 3.12 drops; newer versions of it do not.
+# ml_collections reads a config in a way that Python 3.12 drops; newer versions of it do
+# not.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 DEBUG = str(ROOT / "configs" / "debug.py")
@@ -23,7 +27,8 @@ def parse(monkeypatch, *arguments):
     argv = ["main", *arguments]
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.chdir(ROOT)
-    # ml_collections reads every config into one module, where names of the one before would stay.
+    # ml_collections reads every config into one module, where names of the one before
+    # would stay.
     sys.modules.pop("config_config", None)
     try:
         return main.parse(argv)

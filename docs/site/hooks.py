@@ -22,6 +22,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Points links to notebooks at their pages; other files of the repository become plain text."""
+    """Points links to notebooks at their pages.
+
+    Other files of the repository become plain text.
+    """
     markdown = markdown.replace("](../colabs/", "](colabs/")
     return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)

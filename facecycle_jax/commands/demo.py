@@ -1,7 +1,9 @@
-"""`facecycle demo`: a web page on this computer that exchanges motion and identity of two pictures.
+"""`facecycle demo`.
 
-What the page computes is here, free of the page: pictures uint8 [H, W, 3] in; pictures, flows as colours
-and similarities out. The page itself is in `demo_page`.
+A web page on this computer that exchanges motion and identity of two pictures.
+
+What the page computes is here, free of the page: pictures uint8 [H, W, 3] in; pictures,
+flows as colours and similarities out. The page itself is in `demo_page`.
 """
 
 import argparse
@@ -43,7 +45,8 @@ class Comparison(NamedTuple):
     """What the page shows.
 
     Attributes:
-      pictures: uint8 [2, S, S, 3] by the names of `SHOWN`; of stage 1 alone without the last three.
+      pictures: uint8 [2, S, S, 3] by the names of `SHOWN`; of stage 1 alone without the
+        last three.
       motion: cosine of the two motion codes, in -1..1.
       identity: cosine of the two identity codes, or None of stage 1 alone.
     """
@@ -129,7 +132,8 @@ def compare(
       What the page shows.
 
     Raises:
-      ValueError: in one sentence without the file's path, if one is missing, is no picture or shows no face.
+      ValueError: in one sentence without the file's path, if one is missing, is no
+        picture or shows no face.
     """
     faces = np.stack(
         [
@@ -176,7 +180,10 @@ def _read(
     crop: bool,
     framing: Framing,
 ) -> np.ndarray:
-    """Reads one face uint8 [size, size, 3]; faults name the picture by its place, not its temporary file."""
+    """Reads one face uint8 [size, size, 3].
+
+    Faults name the picture by its place, not its temporary file.
+    """
     if not path:
         raise UserError(f"{name} is missing: upload one, or take one with the webcam.")
     try:

@@ -1,4 +1,6 @@
-"""What keeps the page of `facecycle demo` to itself: other pages and other files are refused.
+"""What keeps the page of `facecycle demo` to itself.
+
+Other pages and other files are refused.
 
 An ASGI middleware and a check of paths; Gradio is not needed for either.
 """
@@ -9,7 +11,8 @@ from typing import Any
 
 from facecycle_jax.errors import UserError
 
-# Bytes of one request, and bytes and number of the files that are kept at a time, uploads and results.
+# Bytes of one request, and bytes and number of the files that are kept at a time,
+# uploads and results.
 MAX_REQUEST = 64 << 20
 MAX_KEPT, MAX_FILES = 512 << 20, 2000
 # What the page's own requests are sent to; the server's other doors stay shut.
@@ -50,9 +53,12 @@ def only_uploaded(path: str | None, *, folder: str, name: str) -> str | None:
 
 
 class OwnOnly:
-    """Keeps the page to itself: refuses requests of other pages, and what would fill the disk.
+    """Keeps the page to itself.
 
-    Its answers also carry the policy that keeps browsers from loading anything from elsewhere.
+    Refuses requests of other pages, and what would fill the disk.
+
+    Its answers also carry the policy that keeps browsers from loading anything from
+    elsewhere.
     """
 
     def __init__(self, app: Any, *, folder: str) -> None:
@@ -94,8 +100,12 @@ class OwnOnly:
     def _refusal(
         self, path: str, headers: dict[bytes, bytes], length: int
     ) -> tuple[int, str]:
-        """Says with which status and words a request is refused; (0, '') where it is not."""
-        # Browsers name the page that a request comes from; other pages may not send any.
+        """Says with which status and words a request is refused.
+
+        (0, '') where it is not.
+        """
+        # Browsers name the page that a request comes from; other pages may not send
+        # any.
         if headers.get(b"origin", b"") != b"http://" + headers.get(b"host", b""):
             return 403, "Only the page of this server may send this."
         if path.rstrip("/") not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDER):
@@ -112,7 +122,10 @@ class OwnOnly:
 
 
 def _content_length(headers: dict[bytes, bytes]) -> int:
-    """Reads the announced number of bytes of a request's body; -1 where it may be of any length."""
+    """Reads the announced number of bytes of a request's body.
+
+    -1 where it may be of any length.
+    """
     if b"transfer-encoding" in headers:
         return -1
     text = headers.get(b"content-length", b"")

@@ -1,9 +1,9 @@
 """The page of `facecycle demo`, made with Gradio, which is imported only when it is served.
 
-Nothing leaves the computer: the server listens on 127.0.0.1, answers no other host name, and tells the
-browser to load nothing from elsewhere. It accepts requests of its own page only, reads no file but those
-uploaded to it, and bounds their size and number. Uploads live in a temporary folder that is removed at the
-end.
+Nothing leaves the computer: the server listens on 127.0.0.1, answers no other host
+name, and tells the browser to load nothing from elsewhere. It accepts requests of its
+own page only, reads no file but those uploaded to it, and bounds their size and number.
+Uploads live in a temporary folder that is removed at the end.
 """
 
 import importlib.util
@@ -20,7 +20,8 @@ from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploade
 from facecycle_jax.errors import MissingExtraError
 
 _ADDRESS = "127.0.0.1"
-# Seconds between clean-ups, and the age at which uploads and results are removed while the page is open.
+# Seconds between clean-ups, and the age at which uploads and results are removed while
+# the page is open.
 _CLEAN_EVERY, _KEEP_FOR = 60, 600
 _TEXT = """# FaceCycle
 Two pictures that a face fills. The model removes the motion of each (expression and head pose), then the
@@ -65,8 +66,8 @@ def serve(
     """Serves the page until SIGINT or SIGTERM, then removes what was uploaded.
 
     Args:
-      compare: `compare(first, second, crop)`, from two picture files to what is shown; ValueError is told
-        to the user.
+      compare: `compare(first, second, crop)`, from two picture files to what is shown;
+        ValueError is told to the user.
       shown: captions of the pictures, in the order of the result.
       examples: writes pictures into a folder and returns the files of each pair.
       port: of the page, or None for the first free one from 7860 on.
@@ -140,8 +141,9 @@ def build(
             height=280,
             buttons=[],
         )
-        # The file itself: `compare` reads it, and has better words for one that is no picture. Not a
-        # subclass, for which Gradio would write a stub file into this package.
+        # The file itself: `compare` reads it, and has better words for one that is no
+        # picture. Not a subclass, for which Gradio would write a stub file into this
+        # package.
         made.preprocess = lambda payload: None if payload is None else payload.path
         return made
 

@@ -1,4 +1,7 @@
-"""`facecycle evaluate`: a model, baselines or both on a data set, as a report folder."""
+"""`facecycle evaluate`.
+
+A model, baselines or both on a data set, as a report folder.
+"""
 
 import argparse
 from typing import TYPE_CHECKING

@@ -1,4 +1,7 @@
-"""Pictures in, pictures or codes out: `facecycle translate`, `frontalize`, `reconstruct` and `encode`."""
+"""Pictures in, pictures or codes out.
+
+`facecycle translate`, `frontalize`, `reconstruct` and `encode`.
+"""
 
 import argparse
 import errno
@@ -174,7 +177,10 @@ def run_translate(arguments: argparse.Namespace) -> int:
 
 
 def _save(file: epath.Path, panel: np.ndarray, problems: inputs.Problems) -> bool:
-    """Writes a panel; False, with a note, if its name is too long for the file system."""
+    """Writes a panel.
+
+    False, with a note, if its name is too long for the file system.
+    """
     try:
         save_png(file, panel)
     except OSError as error:
@@ -201,7 +207,10 @@ def _pair_panel(
 
 
 def _reenact(arguments: argparse.Namespace) -> int:
-    """Writes a video of the source with the motion of the driving video: source, driver, result."""
+    """Writes a video of the source with the motion of the driving video.
+
+    Source, driver, result.
+    """
     from facecycle_jax.data.images.video import FORMATS, read_video, write_video
 
     out = epath.Path(arguments.out)
@@ -226,7 +235,8 @@ def _reenact(arguments: argparse.Namespace) -> int:
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
     frames_read: Iterable[np.ndarray] = video.frames
     if arguments.crop:
-        # Frames wait until a face is found, and detection uses no more pixels than this.
+        # Frames wait until a face is found, and detection uses no more pixels than
+        # this.
         frames_read = (_within(frame, _FOLLOWED_SIDE) for frame in frames_read)
         frames_read = inputs.follow_face(
             frames_read,

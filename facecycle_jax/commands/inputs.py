@@ -1,4 +1,7 @@
-"""Pictures named on a command line: found, cut to faces, read in batches, those that fail noted."""
+"""Pictures named on a command line.
+
+Found, cut to faces, read in batches, those that fail noted.
+"""
 
 import argparse
 import dataclasses
@@ -22,7 +25,8 @@ CUT_HELP = (
 )
 # Pictures read before they are computed together.
 CHUNK = 64
-# Part of the way that the square around a face goes to where the face is found, each frame.
+# Part of the way that the square around a face goes to where the face is found, each
+# frame.
 _FOLLOW = 0.6
 # Most folders that precede the name of an output.
 _DEPTH = 8
@@ -74,7 +78,10 @@ class Problems:
     lines: list[str] = dataclasses.field(default_factory=list)
 
     def status(self, done: int) -> int:
-        """Tells of them on standard error; 0 if there are none, 1 if some of the work was done, else 2."""
+        """Tells of them on standard error.
+
+        0 if there are none, 1 if some of the work was done, else 2.
+        """
         for line in self.lines:
             print(f"facecycle: left out: {line}", file=sys.stderr)
         if not self.lines:
@@ -147,8 +154,8 @@ def follow_face(
 ) -> Iterator[np.ndarray]:
     """Cuts a face out of every frame of a video.
 
-    The square moves smoothly, so that the face does not tremble as its finds do; where no face is found it
-    stays.
+    The square moves smoothly, so that the face does not tremble as its finds do; where
+    no face is found it stays.
 
     Args:
       frames: uint8 [H, W, 3] each.
@@ -260,7 +267,10 @@ def check_free(
 
 
 def _exists(path: epath.Path) -> bool:
-    """Whether there is such a file; there is none of a name that the file system cannot have."""
+    """Whether there is such a file.
+
+    There is none of a name that the file system cannot have.
+    """
     try:
         return path.exists()
     except OSError as error:
@@ -270,7 +280,9 @@ def _exists(path: epath.Path) -> bool:
 
 
 def output_names(paths: Sequence[epath.Path]) -> list[str]:
-    """Names outputs after their inputs; equal names are preceded by their folders, or numbered.
+    """Names outputs after their inputs.
+
+    Equal names are preceded by their folders, or numbered.
 
     Args:
       paths: the inputs.
@@ -290,7 +302,9 @@ def output_names(paths: Sequence[epath.Path]) -> list[str]:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Numbers repeated names: the second 'ann' becomes 'ann_2', unless another one is called so.
+    """Numbers repeated names.
+
+    The second 'ann' becomes 'ann_2', unless another one is called so.
 
     Names that differ only by case count as equal, as some file systems treat them.
 

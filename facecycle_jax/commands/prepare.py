@@ -1,4 +1,7 @@
-"""Raw data sets into records: `facecycle prepare SET`, and `facecycle verify` of what it made."""
+"""Raw data sets into records.
+
+`facecycle prepare SET`, and `facecycle verify` of what it made.
+"""
 
 import argparse
 import contextlib

@@ -56,7 +56,11 @@ def add(commands: "Subcommands") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains; the exit statuses are those of `python -m facecycle_jax.main` (docs/multi_process.md)."""
+    """Trains.
+
+    The exit statuses are those of `python -m facecycle_jax.main`
+    (docs/multi_process.md).
+    """
     if arguments.workdir is None and not arguments.dry_run:
         raise UserError(
             "--workdir is missing: name the folder of the run, which will be made."
@@ -69,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         distributed=arguments.distributed,
     )
 
-    # The launchers' entry defines flags when it is imported, so it is imported only to train.
+    # The launchers' entry defines flags when it is imported, so it is imported only to
+    # train.
     from facecycle_jax import main
 
     rest = main.parse(command_line)
@@ -90,7 +95,8 @@ def launcher_arguments(
     """Translates the command into that of `python -m facecycle_jax.main`.
 
     Args:
-      config: name of a config or path of a config file, perhaps followed by ':' and its argument.
+      config: name of a config or path of a config file, perhaps followed by ':' and its
+        argument.
       fields: 'field=value' each.
       workdir: directory of the run.
       start_anew: as the flag of that name.
@@ -125,7 +131,8 @@ def find_config(name: str) -> str:
     """Finds a config by its name, or by its path, which wins where both exist.
 
     Args:
-      name: 'motion_cycle', or 'my/config.py'; what follows a ':' is the config's argument.
+      name: 'motion_cycle', or 'my/config.py'; what follows a ':' is the config's
+        argument.
 
     Returns:
       The path, with the argument.

@@ -1,4 +1,7 @@
-"""Pictures and tracks in, batches out. Only `data.backend='tf'` and `builders` need tensorflow."""
+"""Pictures and tracks in, batches out.
+
+Only `data.backend='tf'` and `builders` need tensorflow.
+"""
 
 from facecycle_jax.data.batches.loader import Loader, batch_shapes, make_loader
 from facecycle_jax.data.images.reading import as_pictures, list_pictures, read_picture

@@ -1,4 +1,7 @@
-"""The devices of this process: the mesh over them, and a CPU split into one device a core."""
+"""The devices of this process.
+
+The mesh over them, and a CPU split into one device a core.
+"""
 
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated

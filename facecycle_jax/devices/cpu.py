@@ -1,7 +1,10 @@
-"""How many devices a CPU stands for: one a core is faster than one device with a thread for each core.
+"""How many devices a CPU stands for.
 
-XLA's CPU programs run one operation after the other, and many are too small to keep several threads busy;
-devices that share a batch each work through their part undisturbed.
+One a core is faster than one device with a thread for each core.
+
+XLA's CPU programs run one operation after the other, and many are too small to keep
+several threads busy; devices that share a batch each work through their part
+undisturbed.
 """
 
 import os
@@ -10,7 +13,8 @@ from typing import Any
 
 import jax
 
-# With one pair on a device stage 2 at the paper's width takes a third longer than on one device for all.
+# With one pair on a device stage 2 at the paper's width takes a third longer than on
+# one device for all.
 _FEWEST_PAIRS = 2
 
 
@@ -22,8 +26,8 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
       cores: that may be used.
 
     Returns:
-      The largest number, at most `cores`, that splits the micro-batches of every stage into two pairs of
-      pictures or more; at least 1.
+      The largest number, at most `cores`, that splits the micro-batches of every stage
+      into two pairs of pictures or more; at least 1.
     """
     stages = (
         [config[name] for name in config["stages"]] if "stages" in config else [config]
@@ -44,7 +48,9 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
 
 
 def split_cpu(config: Mapping[str, Any]) -> None:
-    """Splits this machine's CPU into devices, unless JAX was told how many; before JAX is first used.
+    """Splits this machine's CPU into devices, unless JAX was told how many.
+
+    Before JAX is first used.
 
     Accelerators are not touched: where there is one, the CPU's devices are not used.
 
@@ -57,7 +63,8 @@ def split_cpu(config: Mapping[str, Any]) -> None:
         or "xla_force_host_platform_device_count" in flags
     ):
         return
-    # The cores that this process may use, where the system can tell, not those of the machine.
+    # The cores that this process may use, where the system can tell, not those of the
+    # machine.
     cores = (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

@@ -1,4 +1,7 @@
-"""One mesh axis, 'data', over the devices, and the two places an array has on it: split over it, or whole."""
+"""One mesh axis, 'data', over the devices, and the two places an array has on it.
+
+Split over it, or whole.
+"""
 
 from collections.abc import Sequence
 
@@ -14,8 +17,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
       devices: the devices, or None for all of all processes.
 
     Returns:
-      A mesh with the axis 'data', the devices of a process side by side, so that a process's part of the
-      batch is one piece and an item's place in the batch does not depend on how devices are numbered.
+      A mesh with the axis 'data', the devices of a process side by side, so that a
+      process's part of the batch is one piece and an item's place in the batch does not
+      depend on how devices are numbered.
     """
     found = jax.devices() if devices is None else devices
     found = sorted(found, key=lambda device: (device.process_index, device.id))

@@ -1,4 +1,7 @@
-"""Evaluation of models: tables of the paper by their protocols, drawn faces against the truth, galleries."""
+"""Evaluation of models.
+
+Tables of the paper by their protocols, drawn faces against the truth, galleries.
+"""
 
 from facecycle_jax.evaluation.gallery import draw_gallery
 from facecycle_jax.evaluation.options import (

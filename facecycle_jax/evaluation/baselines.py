@@ -1,4 +1,7 @@
-"""Features that need no training: the floor under every figure. Pictures uint8 [N, S, S, 3], RGB."""
+"""Features that need no training: the floor under every figure.
+
+Pictures uint8 [N, S, S, 3], RGB.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,11 +29,13 @@ def _grey(pictures: np.ndarray) -> np.ndarray:
 def lbp_features(pictures: np.ndarray, *, cell: int = 10) -> np.ndarray:
     """Computes square roots of uniform local binary pattern histograms (8 neighbours, radii 1 and 2) by cell.
 
-    The root makes cosine and Euclidean distance compare histograms as distributions (Hellinger).
+    The root makes cosine and Euclidean distance compare histograms as distributions
+    (Hellinger).
 
     Args:
       pictures: uint8 [N, S, S, 3].
-      cell: side of the square cells, in pixels; what is left over at the far edges is not used.
+      cell: side of the square cells, in pixels; what is left over at the far edges is
+        not used.
 
     Returns:
       float32 [N, cells * 118].
@@ -66,7 +71,9 @@ def lbp_features(pictures: np.ndarray, *, cell: int = 10) -> np.ndarray:
 
 
 def hog_features(pictures: np.ndarray, *, cell: int = 8) -> np.ndarray:
-    """Computes histograms of oriented gradients: 9 orientations, 2x2-cell blocks, L2-Hys, roots of the grey.
+    """Computes histograms of oriented gradients.
+
+    9 orientations, 2x2-cell blocks, L2-Hys, roots of the grey.
 
     Args:
       pictures: uint8 [N, S, S, 3].
@@ -189,7 +196,8 @@ def random_encoder(
     )
 
 
-# Made by `random_encoder` options of the encoder to compare with, which only random weights have a use for.
+# Made by `random_encoder` options of the encoder to compare with, which only random
+# weights have a use for.
 BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "lbp": lambda _: plain("lbp", lbp_features, size=100),
     "hog": lambda _: plain("hog", hog_features, size=64),

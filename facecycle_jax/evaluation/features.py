@@ -1,4 +1,6 @@
-"""What probes are run on: functions from pictures to features, and reading them in batches.
+"""What probes are run on.
+
+Functions from pictures to features, and reading them in batches.
 
 Pictures uint8 [N, S, S, 3], RGB; features float32 [N, D].
 """
@@ -22,7 +24,10 @@ _even_light = jax.jit(even_light, static_argnames="strength")
 
 
 class FaceModel(Protocol):
-    """What probes need of a loaded model; pictures uint8 [N, H, W, 3], results of any array kind."""
+    """What probes need of a loaded model.
+
+    Pictures uint8 [N, H, W, 3], results of any array kind.
+    """
 
     def motion_code(self, images: Any) -> Any:
         """Computes motion codes [N, D]."""
@@ -51,10 +56,11 @@ class FeatureSet(NamedTuple):
       fit: `fit(training pictures) -> function`; most kinds ignore the pictures.
       size: side of the pictures it takes, in pixels.
       needs_fit: whether `fit` looks at the pictures, and so must not see test ones.
-      encode: the same as a function jax can trace, from normalised pictures [N, S, S, 3] to [N, D], which
-        the linear protocol needs for its augmentation; None where there is none.
-      adapt: `adapt(features of training pictures) -> function of features`, for verification; None leaves
-        features as they are.
+      encode: the same as a function jax can trace, from normalised pictures [N, S, S,
+        3] to [N, D], which the linear protocol needs for its augmentation; None where
+        there is none.
+      adapt: `adapt(features of training pictures) -> function of features`, for
+        verification; None leaves features as they are.
       shared: kinds with one name here, if any, have the same features before `adapt`.
     """
 
@@ -87,8 +93,8 @@ def plain(
 def with_mirror_image(kind: FeatureSet) -> FeatureSet:
     """Averages features over a picture and its mirror image, the flip test of face verification.
 
-    What a label does not change with, as identity and emotion, features then do not change with either.
-    Not for head pose: the mirror image has another one.
+    What a label does not change with, as identity and emotion, features then do not
+    change with either. Not for head pose: the mirror image has another one.
 
     Args:
       kind: any kind of features.
@@ -146,7 +152,8 @@ def extract(
       pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
       size: side the function takes, in pixels.
       crop: side of the middle square that is kept, in parts of the shorter side.
-      batch: pictures at a time; the last batch is filled up, so that shapes do not change.
+      batch: pictures at a time; the last batch is filled up, so that shapes do not
+        change.
 
     Returns:
       float32 [N, D].
@@ -179,12 +186,14 @@ def model_features(
     Args:
       model: a loaded model.
       size: side of the pictures it takes, in pixels.
-      layer: whose map of the motion encoder is taken, one of `facecycle_jax.networks.LAYERS`.
+      layer: whose map of the motion encoder is taken, one of
+        `facecycle_jax.networks.LAYERS`.
       map_size: side of the pictures the map is taken of, in pixels.
 
     Returns:
-      motion_code, identity_code, both (one behind the other, each of unit length) and feature_map
-      (averaged to 7 x 7 where it is larger; of the last layer at 100 pixels the linear protocol's), by name.
+      motion_code, identity_code, both (one behind the other, each of unit length) and
+      feature_map (averaged to 7 x 7 where it is larger; of the last layer at 100 pixels
+      the linear protocol's), by name.
     """
 
     def feature_map(pictures: np.ndarray) -> np.ndarray:

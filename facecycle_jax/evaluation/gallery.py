@@ -1,4 +1,7 @@
-"""Pictures to look at: frontalisation, translation, nearest neighbours of codes, maps of codes."""
+"""Pictures to look at.
+
+Frontalisation, translation, nearest neighbours of codes, maps of codes.
+"""
 
 from typing import Any
 
@@ -41,8 +44,10 @@ def draw_gallery(
       seed: of the draws.
 
     Returns:
-      Panels: frontalisation; translation_1 to _3, of neighbouring pairs of the faces drawn for it;
-      neighbours_CODE and map_CODE for each code. Details: the files, and the places in each map.
+      Panels: frontalisation; translation_1 to _3, of neighbouring pairs of the faces
+        drawn for it;
+      neighbours_CODE and map_CODE for each code. Details: the files, and the places in
+      each map.
 
     Raises:
       ValueError: for another projection or fewer than three pictures.
@@ -100,9 +105,12 @@ def draw_gallery(
 def _read(
     pictures: Any, *, size: int, crop: float
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Reads the middle of images, uint8 [N, size, size, 3]; also their names and those left out.
+    """Reads the middle of images, uint8 [N, size, size, 3].
 
-    The middle is cut out before it is resized: the memory that is needed does not depend on `crop`.
+    Also their names and those left out.
+
+    The middle is cut out before it is resized: the memory that is needed does not
+    depend on `crop`.
     """
     if crop == 1:
         return as_pictures(pictures, size=size)

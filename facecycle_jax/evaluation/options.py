@@ -30,11 +30,13 @@ FEATURES = {
     "raf-db": ("feature_map", "motion_code"),
     "pose": ("feature_map", "motion_code"),
 }
-# Tasks that evaluate a layer's map, and so may choose the layer and the size of the images.
+# Tasks that evaluate a layer's map, and so may choose the layer and the size of the
+# images.
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
 # Tasks whose answer neither mirroring nor lighting changes.
 _OF_LABELS = ("lfw", "cplfw", "lights", "fer2013", "raf-db")
-# Sides in pixels: below, the last layer's map is a single place; above, a batch does not fit common memories.
+# Sides in pixels: below, the last layer's map is a single place; above, a batch does
+# not fit common memories.
 SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 
 
@@ -42,25 +44,32 @@ SMALLEST_SIZE, LARGEST_SIZE = 32, 512
 class EvaluationOptions:
     """What is evaluated and how, from the command line to the report.
 
-    Values out of range, and options that the task would ignore, raise a UserError at once.
+    Values out of range, and options that the task would ignore, raise a UserError at
+    once.
 
     Attributes:
-      task: one of `TASKS`: 'lfw' (view 2 if pairs.txt is there, else view 1), 'cplfw', 'fer2013', 'raf-db',
-        'pose', 'lights', 'faces', 'synthetic' or 'gallery'.
-      path: the data, as published; of 'gallery' a folder of images; 'synthetic' needs none.
+      task: one of `TASKS`: 'lfw' (view 2 if pairs.txt is there, else view 1), 'cplfw',
+        'fer2013', 'raf-db', 'pose', 'lights', 'faces', 'synthetic' or 'gallery'.
+      path: the data, as published; of 'gallery' a folder of images; 'synthetic' needs
+        none.
       baselines: names of `facecycle_jax.evaluation.baselines.BASELINES`.
-      probe: of emotion: 'logistic' (to convergence, nothing to tune) or 'linear' (the paper's).
+      probe: of emotion: 'logistic' (to convergence, nothing to tune) or 'linear' (the
+        paper's).
       without: people to leave out of verification, because a model was trained on them.
-      crop: central fraction of the images that is kept, above 0 to 1; None means 0.6 for LFW and 1 elsewhere.
+      crop: central fraction of the images that is kept, above 0 to 1; None means 0.6
+        for LFW and 1 elsewhere.
       test_split: of FER-2013: 'PublicTest' (the default), 'PrivateTest' or 'both'.
-      limit: most images, or pairs, of each split, drawn at random; of 'synthetic' the people; 0: all.
+      limit: most images, or pairs, of each split, drawn at random; of 'synthetic' the
+        people; 0: all.
       projection: of the maps of 'gallery': 'pca' or 'tsne'.
-      layer: of the motion encoder, whose map is evaluated for emotion and head pose, one of
-        `facecycle_jax.networks.LAYERS`, averaged to 7 x 7; the last is the paper's. Random weights likewise.
+      layer: of the motion encoder, whose map is evaluated for emotion and head pose,
+        one of `facecycle_jax.networks.LAYERS`, averaged to 7 x 7; the last is the
+        paper's. Random weights likewise.
       size: side those images are resized to, 32 to 512 pixels; 100 is the paper's.
-      flip: of verification and emotion: average all features over an image and its mirror image.
-      light: of the same: how far brightness and contrast of all images are normalised, 0 (not) to 1
-        (entirely), see `facecycle_jax.ops.even_light`.
+      flip: of verification and emotion: average all features over an image and its
+        mirror image.
+      light: of the same: how far brightness and contrast of all images are normalised,
+        0 (not) to 1 (entirely), see `facecycle_jax.ops.even_light`.
       seed: of folds, initial weights and draws.
 
     Raises:
@@ -126,7 +135,10 @@ class EvaluationOptions:
             )
 
     def departures(self) -> str:
-        """Words where a protocol departs from the paper's: sentences, each after a space, or ''."""
+        """Words where a protocol departs from the paper's.
+
+        Sentences, each after a space, or ''.
+        """
         words = ""
         if (self.layer, self.size) != (LAYERS[-1], FEATURE_SIZE):
             areas = f"{FEATURE_SIDE}x{FEATURE_SIDE}"
@@ -138,7 +150,10 @@ class EvaluationOptions:
         return words
 
     def settings(self) -> dict[str, Any]:
-        """Returns the options as JSON values for the report; of the people left out only their number."""
+        """Returns the options as JSON values for the report.
+
+        Of the people left out only their number.
+        """
         values = dataclasses.asdict(self)
         del values["task"], values["without"]
         values["baselines"] = list(self.baselines)

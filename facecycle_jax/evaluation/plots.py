@@ -1,4 +1,7 @@
-"""The plots of a report: ROC curves, confusion matrices, errors of head pose. They need matplotlib."""
+"""The plots of a report: ROC curves, confusion matrices, errors of head pose.
+
+They need matplotlib.
+"""
 
 import pathlib
 from collections.abc import Mapping
@@ -33,8 +36,8 @@ def plot(
 
     Args:
       task: for the titles.
-      rows: by name; `Verification` gives one ROC plot, `Classification` a matrix each, `PoseErrors` error
-        curves and a scatter each.
+      rows: by name; `Verification` gives one ROC plot, `Classification` a matrix each,
+        `PoseErrors` error curves and a scatter each.
       classes: names of the classes.
       folder: where to write.
 

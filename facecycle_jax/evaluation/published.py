@@ -22,7 +22,8 @@ _ACCURACIES: dict[str, dict[str, float]] = {
     "cplfw": {"FaceCycle": 58.52, "LBP": 51.50, "HoG": 51.73},
 }
 
-# Mean absolute errors of yaw, pitch and roll, degrees; whether the test set is filtered is not stated.
+# Mean absolute errors of yaw, pitch and roll, degrees; whether the test set is filtered
+# is not stated.
 _POSE_ERRORS = {
     "FaceCycle": (11.70, 12.76, 12.94),
     "FAb-Net": (13.92, 13.25, 14.51),

@@ -1,4 +1,7 @@
-"""An evaluation as a folder: results.json, results.md with published rows beside one's own, and plots."""
+"""An evaluation as a folder.
+
+Results.json, results.md with published rows beside one's own, and plots.
+"""
 
 import json
 from collections.abc import Mapping
@@ -30,10 +33,12 @@ class Evaluation(NamedTuple):
       task: its name.
       protocol: how it was judged, in words, for the reader of the table.
       rows: figures by name of the features, or of what was measured.
-      details: of each row, what was chosen and how (penalties, thresholds); JSON values.
+      details: of each row, what was chosen and how (penalties, thresholds); JSON
+        values.
       classes: names of the classes; empty where there are none.
       counts: pictures or pairs of each split.
-      warnings: what the reader must know before comparing, such as counts that are not the official ones.
+      warnings: what the reader must know before comparing, such as counts that are not
+        the official ones.
       settings: seed, crop and whatever else the figures depend on; JSON values.
       panels: pictures by file name without its ending, uint8 [H, W, 3].
     """

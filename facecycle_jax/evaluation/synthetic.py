@@ -81,8 +81,8 @@ def evaluate_synthetic(
 
     Args:
       model: the model, or None.
-      baselines: names of `BASELINES`; 'random' is a model of the same architecture, the others are judged by
-        the probes alone.
+      baselines: names of `BASELINES`; 'random' is a model of the same architecture, the
+        others are judged by the probes alone.
       people: people of the probes, and half as many for pictures; 0 takes 64.
       seed: of people, folds and random weights.
 

@@ -1,4 +1,7 @@
-"""The report at the end of a run on synthetic faces: how close its faces come to the truth."""
+"""The report at the end of a run on synthetic faces.
+
+How close its faces come to the truth.
+"""
 
 import functools
 import logging
@@ -24,15 +27,17 @@ _TITLE = "Synthetic people not trained on; 'true' images are rendered, not gener
 def report_on_synthetic_faces(
     config: Mapping[str, Any], workdir: epath.PathLike
 ) -> dict[str, float]:
-    """Compares the faces of the newest checkpoint with the truth: a table in the log, and truth.png.
+    """Compares the faces of the newest checkpoint with the truth.
+
+    A table in the log, and truth.png.
 
     Args:
       config: of the run.
       workdir: of the run; truth.png is written there.
 
     Returns:
-      Mean absolute differences in 0..1 by name; empty for runs on real faces, for other methods than the two
-      cycles, and for runs that train flows alone.
+      Mean absolute differences in 0..1 by name; empty for runs on real faces, for other
+      methods than the two cycles, and for runs that train flows alone.
     """
     if config["data"]["source"] != "synthetic" or config["method"] not in METHODS:
         return {}

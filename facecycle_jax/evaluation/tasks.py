@@ -1,7 +1,8 @@
 """The paper's evaluations of frozen features, each with its baselines, and tasks of our own.
 
-Tasks: emotion ('fer2013', 'raf-db'), person verification ('lfw', 'cplfw'), head pose ('pose');
-on the built-in synthetic faces, disentanglement ('synthetic'); and images to look at ('gallery').
+Tasks: emotion ('fer2013', 'raf-db'), person verification ('lfw', 'cplfw'), head pose
+('pose'); on the built-in synthetic faces, disentanglement ('synthetic'); and images to
+look at ('gallery').
 """
 
 import functools
@@ -46,7 +47,8 @@ from facecycle_jax.networks import FEATURE_SIDE
 
 # Names of people to leave out that are listed where no pair has them.
 _NAMED = 20
-# Of a deep-funneled picture the middle three fifths are the face, as in the training pictures.
+# Of a deep-funneled picture the middle three fifths are the face, as in the training
+# pictures.
 LFW_CROP = 0.6
 
 
@@ -56,9 +58,10 @@ def feature_sets(
     """Lists the features that a task is evaluated with.
 
     Args:
-      options: of an evaluation but 'synthetic' and 'gallery'. Verification takes codes, identity codes also
-        centred and whitened; emotion and head pose take the motion encoder's map and code. Baseline 'random'
-        takes the model's width, the paper's where there is no model.
+      options: of an evaluation but 'synthetic' and 'gallery'. Verification takes codes,
+        identity codes also centred and whitened; emotion and head pose take the motion
+        encoder's map and code. Baseline 'random' takes the model's width, the paper's
+        where there is no model.
       model: a loaded model, or None for baselines alone.
 
     Returns:
@@ -127,7 +130,8 @@ def evaluate(
       task: see `EvaluationOptions`.
       path: the data, as published; see `EvaluationOptions`.
       model: a loaded model.
-      **options: the other fields of `EvaluationOptions`: baselines, probe, crop, limit, seed, ...
+      **options: the other fields of `EvaluationOptions`: baselines, probe, crop, limit,
+        seed, ...
 
     Returns:
       The figures.
@@ -251,7 +255,8 @@ def _verification(
     """Reads the lists of pairs and evaluates all features."""
     path = options.path
     train: Pairs | None = None
-    # View 1 stands in only where the list of view 2 itself is missing: a list with an error is refused.
+    # View 1 stands in only where the list of view 2 itself is missing: a list with an
+    # error is refused.
     if options.task == "cplfw":
         test = read_cplfw_pairs(path)
     elif os.path.isfile(os.path.join(path, "pairs.txt")):

@@ -1,4 +1,7 @@
-"""Probes of a model that is being trained, on small sets: curves of what its features are worth."""
+"""Probes of a model that is being trained, on small sets.
+
+Curves of what its features are worth.
+"""
 
 import os
 from collections.abc import Mapping
@@ -26,8 +29,8 @@ def probe_while_training(
     """Runs the evaluation that a training configuration asks for; nothing by default.
 
     Args:
-      config: of the run; `probe.task`, `probe.path` and `probe.limit` say what to run, see
-        configs/motion_cycle.py.
+      config: of the run; `probe.task`, `probe.path` and `probe.limit` say what to run,
+        see configs/motion_cycle.py.
       trees: networks by name.
 
     Returns:
@@ -59,7 +62,8 @@ def check_probe(config: Mapping[str, Any]) -> None:
       config: of the run; with `stages`, each stage's is checked.
 
     Raises:
-      ValueError: for a task there is none of, or parameters spread over several processes.
+      ValueError: for a task there is none of, or parameters spread over several
+        processes.
       FileNotFoundError: if the data set is not there.
     """
     for stage in config.get("stages") or ():

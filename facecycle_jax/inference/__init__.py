@@ -1,4 +1,7 @@
-"""Trained models: `FaceCycle`, and the runner that batches and compiles its functions."""
+"""Trained models.
+
+`FaceCycle`, and the runner that batches and compiles its functions.
+"""
 
 from facecycle_jax.inference.face_cycle import (
     FaceCycle,

@@ -1,8 +1,9 @@
 """A trained model and what is done with it: codes, neutral and mean faces, translation.
 
-Pictures go in as paths, PIL pictures, uint8 arrays or lists of these, of any size and mode, and are cut
-square about their middle; they come out uint8 [N, S, S, 3], RGB, S the model's size (64). Codes are float32
-[N, D] in (-1, 1). Flows are float32 [N, S/4, S/4, 2], (x, y) in units of half a picture.
+Pictures go in as paths, PIL pictures, uint8 arrays or lists of these, of any size and
+mode, and are cut square about their middle; they come out uint8 [N, S, S, 3], RGB, S
+the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are float32 [N, S/4,
+S/4, 2], (x, y) in units of half a picture.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +50,12 @@ def load(
     """Loads a model.
 
     Args:
-      path_or_name: a model folder, the workdir of a training run (its newest checkpoint is meant) or one
-        of its checkpoints, DIR/checkpoints/STEP, or the name of a model that comes with the package:
-        'facecycle-small' (docs/model_card.md).
+      path_or_name: a model folder, the workdir of a training run (its newest checkpoint
+        is meant) or one of its checkpoints, DIR/checkpoints/STEP, or the name of a
+        model that comes with the package: 'facecycle-small' (docs/model_card.md).
       batch_size: pictures computed at once, at most, on all devices together.
-      devices: of one kind and of this process, to split batches of pictures over; None: all of the default
-        kind. Each holds the parameters once it is needed.
+      devices: of one kind and of this process, to split batches of pictures over; None:
+        all of the default kind. Each holds the parameters once it is needed.
 
     Returns:
       The model; of a run of a method that FaceCycle is compared with, a `PeerModel`.
@@ -125,11 +126,12 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     """Loads what a model folder needs from a training run.
 
     Args:
-      path: workdir of a run (its newest checkpoint is meant, or the one before it if that is damaged) or one
-        checkpoint, WORKDIR/checkpoints/STEP.
+      path: workdir of a run (its newest checkpoint is meant, or the one before it if
+        that is damaged) or one checkpoint, WORKDIR/checkpoints/STEP.
 
     Returns:
-      Trees by name (averaged weights where they were kept), model configuration, and the source in words.
+      Trees by name (averaged weights where they were kept), model configuration, and
+      the source in words.
 
     Raises:
       FileNotFoundError: if there is no run or no checkpoint.
@@ -166,7 +168,8 @@ def model_from_state(
 
     Args:
       config: of the run, with `model` and `loss`.
-      trees: parameters by network name, those of the state's `frozen` and `eval_params` together.
+      trees: parameters by network name, those of the state's `frozen` and `eval_params`
+        together.
       info: what is known of the model, for reading.
       batch_size: see `load`.
       devices: see `load`.
@@ -183,7 +186,10 @@ def model_from_state(
 def _networks_of_state(
     config: Mapping[str, Any], trees: Mapping[str, Tree]
 ) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """Picks what a model needs of a run: parameters without those of the loss alone, and configuration."""
+    """Picks what a model needs of a run.
+
+    Parameters without those of the loss alone, and configuration.
+    """
     kept = dict(trees)
     model = dict(config["model"])
 
@@ -206,20 +212,23 @@ class FaceCycle:
     """A trained model; every method is a pure function of its pictures.
 
     Args:
-      trees: parameters by network name: motion_encoder, flow_decoder, generator, the trunk and, of both
-        stages, identity_encoder and normaliser.
+      trees: parameters by network name: motion_encoder, flow_decoder, generator, the
+        trunk and, of both stages, identity_encoder and normaliser.
       model: configuration of the networks.
       info: what is known of the model, for reading.
       batch_size: pictures computed at once, at most, on all devices together.
       devices: see `load`.
-      forward: the networks, where they are built already; None builds them from `model`.
+      forward: the networks, where they are built already; None builds them from
+        `model`.
 
     Attributes:
       model: configuration of the networks.
       info: what is known of the model.
-      has_identity: whether stage 2 is there: identity codes, mean faces and exchanged identities.
+      has_identity: whether stage 2 is there: identity codes, mean faces and exchanged
+        identities.
       size: side of the pictures it draws, in pixels.
-      framing: where the eyes are in the images it expects; `crop_face(image, framing=model.framing)`.
+      framing: where the eyes are in the images it expects; `crop_face(image,
+        framing=model.framing)`.
 
     References:
       FaceCycle (ICCV 2021), sections 3.1 and 3.2.
@@ -268,12 +277,12 @@ class FaceCycle:
 
         Args:
           pictures: one image or several, see the top of this module.
-          names: any of input, motion_code, flow, backward_flow, neutral, reconstruction and, with stage 2,
-            identity_code and mean_face.
+          names: any of input, motion_code, flow, backward_flow, neutral, reconstruction
+            and, with stage 2, identity_code and mean_face.
 
         Returns:
-          Arrays by name, in the order of `names`: codes float32 [N, D] in (-1, 1), flows float32 [N, S/4,
-          S/4, 2], images uint8 [N, S, S, 3].
+          Arrays by name, in the order of `names`: codes float32 [N, D] in (-1, 1),
+          flows float32 [N, S/4, S/4, 2], images uint8 [N, S, S, 3].
 
         Raises:
           ValueError: If a name is unknown or needs stage 2, or an image cannot be read.
@@ -297,7 +306,8 @@ class FaceCycle:
           count: images in the batch.
 
         Returns:
-          The program of (trees, images uint8 [n, S, S, 3]), n the next power of two, before optimisation.
+          The program of (trees, images uint8 [n, S, S, 3]), n the next power of two,
+          before optimisation.
 
         Raises:
           ValueError: If a name is unknown or needs stage 2.
@@ -324,7 +334,10 @@ class FaceCycle:
         return self._one("motion_code", pictures)
 
     def identity_code(self, pictures: Pictures) -> np.ndarray:
-        """Computes identity codes float32 [N, D] in (-1, 1); ValueError for a model of stage 1 alone."""
+        """Computes identity codes float32 [N, D] in (-1, 1).
+
+        ValueError for a model of stage 1 alone.
+        """
         return self._one("identity_code", pictures)
 
     def feature_map(
@@ -340,15 +353,18 @@ class FaceCycle:
         Args:
           pictures: one picture or several.
           size: side they are brought to, pixels.
-          layer: one of `facecycle_jax.networks.LAYERS`, to read an earlier layer of the motion encoder.
-          side: above 0, the map is averaged over side x side areas: earlier maps are large.
+          layer: one of `facecycle_jax.networks.LAYERS`, to read an earlier layer of the
+            motion encoder.
+          side: above 0, the map is averaged over side x side areas: earlier maps are
+            large.
 
         Returns:
-          float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1, for 'residual2' and
-          a side of 7 the same.
+          float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1,
+          for 'residual2' and a side of 7 the same.
 
         Raises:
-          ValueError: for a layer there is none of, a side below 0, or a picture that cannot be read.
+          ValueError: for a layer there is none of, a side below 0, or a picture that
+            cannot be read.
         """
         found = self._batches.run(
             inference.feature_map,
@@ -361,7 +377,10 @@ class FaceCycle:
     def traced_feature_map(
         self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
     ) -> jax.Array:
-        """Computes the same from normalised pictures [N, H, W, 3], for use inside jit: [N, h * w * c]."""
+        """Computes the same from normalised pictures [N, H, W, 3], for use inside jit.
+
+        [N, h * w * c].
+        """
         maps = self._forward.feature_map(self.trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
 
@@ -370,7 +389,10 @@ class FaceCycle:
         return self._one("flow", pictures)
 
     def neutral(self, pictures: Pictures) -> np.ndarray:
-        """Draws neutral faces uint8 [N, S, S, 3]: the same people without expression, from the front."""
+        """Draws neutral faces uint8 [N, S, S, 3].
+
+        The same people without expression, from the front.
+        """
         return self._one("neutral", pictures)
 
     def mean_face(self, pictures: Pictures) -> np.ndarray:
@@ -392,7 +414,8 @@ class FaceCycle:
           uint8 [N, S, S, 3].
 
         Raises:
-          ValueError: if the numbers of pictures differ and neither is one, or one cannot be read.
+          ValueError: if the numbers of pictures differ and neither is one, or one
+            cannot be read.
         """
         a, b = self._pair(source, driver)
         return self._batches.run(inference.reexpress, a, b)["reexpressed"]
@@ -415,18 +438,19 @@ class FaceCycle:
         Args:
           source: one picture or N.
           driver: one picture or N.
-          outputs: what to compute; None: all named below but backward_flow and codes, of a model of stage 1
-            alone input, flow, neutral and reexpressed.
+          outputs: what to compute; None: all named below but backward_flow and codes,
+            of a model of stage 1 alone input, flow, neutral and reexpressed.
 
         Returns:
-          Arrays [N, 2, ...] by name, second axis source and driver: input, neutral, reexpressed (the face
-          with the other's motion), mean_face, reidentified (the identity on the other's mean face),
-          reidentified_reexpressed (that with the other's motion), all uint8 [N, 2, S, S, 3]; flow and
-          backward_flow float32 [N, 2, S/4, S/4, 2]; motion_code and identity_code float32 [N, 2, D].
+          Arrays [N, 2, ...] by name, second axis source and driver: input, neutral,
+          reexpressed (the face with the other's motion), mean_face, reidentified (the
+          identity on the other's mean face), reidentified_reexpressed (that with the
+          other's motion), all uint8 [N, 2, S, S, 3]; flow and backward_flow float32 [N,
+          2, S/4, S/4, 2]; motion_code and identity_code float32 [N, 2, D].
 
         Raises:
-          ValueError: If the numbers of images differ and neither is one, one cannot be read, or an output is
-            unknown or needs stage 2.
+          ValueError: If the numbers of images differ and neither is one, one cannot be
+            read, or an output is unknown or needs stage 2.
 
         References:
           FaceCycle (ICCV 2021), section 4.5.
@@ -445,7 +469,10 @@ class FaceCycle:
         return {name: found[name] for name in wanted}
 
     def read(self, pictures: Pictures, *, size: int | None = None) -> np.ndarray:
-        """Reads pictures uint8 [N, size, size, 3]; ValueError names every one that cannot be read."""
+        """Reads pictures uint8 [N, size, size, 3].
+
+        ValueError names every one that cannot be read.
+        """
         array, _, problems = as_pictures(pictures, size=size or self.size)
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -459,7 +486,10 @@ class FaceCycle:
     def _pair(
         self, source: Pictures, driver: Pictures
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads two sides of equal length; one picture stands for as many as the other side has."""
+        """Reads two sides of equal length.
+
+        One picture stands for as many as the other side has.
+        """
         a, b = self.read(source), self.read(driver)
         if len(a) != len(b) and 1 not in (len(a), len(b)):
             raise UserError(
@@ -476,7 +506,9 @@ def _features(function: Any, trees: Tree, images: jax.Array) -> dict[str, jax.Ar
 
 
 class PeerModel:
-    """A trained model of a method that FaceCycle is compared with: its features, and nothing else.
+    """A trained model of a method that FaceCycle is compared with.
+
+    Its features, and nothing else.
 
     Args:
       trees: parameters by network name, and the running statistics.
@@ -523,8 +555,10 @@ class PeerModel:
         """Computes the features that the method is evaluated with, see `methods.peers.peer_features`.
 
         Args:
-          images: one image or several, see the top of this module. They are not cropped further.
-          size: side they are resized to, pixels; None: the one trained on. FAb-Net and TCAE accept no other.
+          images: one image or several, see the top of this module. They are not cropped
+            further.
+          size: side they are resized to, pixels; None: the one trained on. FAb-Net and
+            TCAE accept no other.
 
         Returns:
           float32 [N, D].

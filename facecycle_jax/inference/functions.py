@@ -1,7 +1,8 @@
 """What a trained model computes, as pure functions of (forward, trees, images, ...).
 
-Images go in and come out uint8 [N, S, S, 3], RGB; codes are float32 in (-1, 1); flows are float32 [N, S/4,
-S/4, 2]. A function computes the outputs it is asked for and what these need, nothing else.
+Images go in and come out uint8 [N, S, S, 3], RGB; codes are float32 in (-1, 1); flows
+are float32 [N, S/4, S/4, 2]. A function computes the outputs it is asked for and what
+these need, nothing else.
 
 References:
   FaceCycle (ICCV 2021), sections 3.1, 3.2 and 4.5.
@@ -61,7 +62,8 @@ def check_outputs(
       The names, each once, in their order.
 
     Raises:
-      ValueError: If there is no name, one is unknown, or one needs stage 2 and that is missing.
+      ValueError: If there is no name, one is unknown, or one needs stage 2 and that is
+        missing.
     """
     if isinstance(names, str):
         raise UserError(
@@ -86,7 +88,10 @@ def check_outputs(
 def feature_map(
     forward: Forward, trees: Tree, images: jax.Array, *, layer: str, side: int
 ) -> Arrays:
-    """Computes the map of a layer of the motion encoder, see `Forward`: {map float32 [N, h, w, c]}."""
+    """Computes the map of a layer of the motion encoder, see `Forward`.
+
+    {map float32 [N, h, w, c]}.
+    """
     return {
         "map": forward.feature_map(trees, normalise(images), layer=layer, side=side)
     }
@@ -148,7 +153,8 @@ def pair_outputs(
     """
     needed = _needed(outputs, PAIR_OUTPUTS)
 
-    # All arrays are [a; b] from here on, so a roll by half the batch exchanges the two faces.
+    # All arrays are [a; b] from here on, so a roll by half the batch exchanges the two
+    # faces.
     images = jnp.concatenate([a, b])
     found = _cycle(forward, trees, images, needed)
 

@@ -29,8 +29,8 @@ class Batches:
       forward: the networks.
       trees: parameters by network name.
       batch_size: pictures computed at once, at most, on all devices together.
-      devices: to split batches over, of one kind and of this process; None: all of the default kind, or
-        `jax_default_device` alone where that is set.
+      devices: to split batches over, of one kind and of this process; None: all of the
+        default kind, or `jax_default_device` alone where that is set.
 
     Raises:
       ValueError: if `batch_size` is below 1 or there is no device.
@@ -44,13 +44,17 @@ class Batches:
         batch_size: int,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
-        """Puts the parameters on the first device; others get them when there are images enough."""
+        """Puts the parameters on the first device.
+
+        Others get them when there are images enough.
+        """
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}.")
         found = jax.device_get(dict(trees))
 
         if devices is None:
-            # Bound to no device, so that `trees` goes along with arrays that are anywhere.
+            # Bound to no device, so that `trees` goes along with arrays that are
+            # anywhere.
             first = jax.device_put(found)
             alone = default_device() is not None
             self._devices = (
@@ -81,8 +85,8 @@ class Batches:
         Several threads may call it at once: each program is compiled once.
 
         Args:
-          function: of (forward, trees, images, ...), item by item of the images' first axis. All that it
-            returns is copied to the host.
+          function: of (forward, trees, images, ...), item by item of the images' first
+            axis. All that it returns is copied to the host.
           *images: arrays with equal first axes.
           **options: hashable options of the function.
 
@@ -165,17 +169,20 @@ def devices_for(pictures: int, devices: Sequence[jax.Device]) -> int:
       devices: that there are, of one kind.
 
     Returns:
-      The largest number that divides the batch into parts of two images or more on CPUs, of one or more
-      elsewhere; at least 1.
+      The largest number that divides the batch into parts of two images or more on
+      CPUs, of one or more elsewhere; at least 1.
     """
     if devices[0].platform == "cpu":
-        # They share threads: with one image each they are slower than one device, as in training.
+        # They share threads: with one image each they are slower than one device, as in
+        # training.
         return cpu_devices_for({"batch_size": pictures}, len(devices))
     return max(n for n in range(1, len(devices) + 1) if pictures % n == 0)
 
 
 class _Program:
-    """A compiled function of (trees, images, ...); its first call of each kind is made by one thread.
+    """A compiled function of (trees, images, ...).
+
+    Its first call of each kind is made by one thread.
 
     Without that, threads that ask for a program at the same time would each compile it.
     """
@@ -199,7 +206,8 @@ class _Program:
         return outputs
 
 
-# Models of one configuration share what is compiled. The lock keeps threads from making two programs of one.
+# Models of one configuration share what is compiled. The lock keeps threads from making
+# two programs of one.
 _PROGRAMS = threading.Lock()
 
 

@@ -1,4 +1,7 @@
-"""Weights of other programs in: the original PyTorch program and ImageNet VGG-19 files."""
+"""Weights of other programs in.
+
+The original PyTorch program and ImageNet VGG-19 files.
+"""
 
 from facecycle_jax.interop.original import read_original
 

@@ -1,7 +1,8 @@
 """The original program's checkpoints as our parameter trees, read without running anything in them.
 
-Such a file is a dict of state dicts: codegeneration, exptoflow and Swap_Generator (stage 1), and with
-idcodegen and Swap_Norm both stages. Its tensors are in PyTorch's layouts, ours come out in ours, float32.
+Such a file is a dict of state dicts: codegeneration, exptoflow and Swap_Generator
+(stage 1), and with idcodegen and Swap_Norm both stages. Its tensors are in PyTorch's
+layouts, ours come out in ours, float32.
 """
 
 import functools
@@ -38,20 +39,23 @@ def read_original(
 ) -> dict[str, Tree]:
     """Reads a checkpoint of the original program, of stage 1 or of both stages.
 
-    Both formats of PyTorch are read; names may carry the `module.` of DataParallel. Entries of the file
-    that are no networks (epochs, optimisers) are passed over unread.
+    Both formats of PyTorch are read; names may carry the `module.` of DataParallel.
+    Entries of the file that are no networks (epochs, optimisers) are passed over
+    unread.
 
     Args:
       path: the file, whatever its suffix.
-      model: configuration whose names and shapes the file must have; its trunk is 'vgg'.
+      model: configuration whose names and shapes the file must have; its trunk is
+        'vgg'.
 
     Returns:
-      Trees by name, float32: motion_encoder, flow_decoder, generator, of both stages also
-      identity_encoder and normaliser, and 'vgg', the frozen trunk conv1_1 .. conv3_1, if the file has it.
+      Trees by name, float32: motion_encoder, flow_decoder, generator, of both stages
+      also identity_encoder and normaliser, and 'vgg', the frozen trunk conv1_1 ..
+      conv3_1, if the file has it.
 
     Raises:
-      ConversionError: one sentence naming the file and the first name that is missing, unknown or
-        misshapen, with both shapes.
+      ConversionError: one sentence naming the file and the first name that is missing,
+        unknown or misshapen, with both shapes.
     """
     state = read_torch(path, wanted=lambda name: name.split("/")[0] in MODULES)
     try:
@@ -128,7 +132,10 @@ def _is_trunk(name: str) -> bool:
 def _checked(
     arrays: dict[str, Any], expected: dict[str, tuple[int, ...]], module: str
 ) -> dict[str, np.ndarray]:
-    """Compares a module's names and shapes with what they must be; returns float32 arrays."""
+    """Compares a module's names and shapes with what they must be.
+
+    Returns float32 arrays.
+    """
     has_trunk = module in _WITH_TRUNK and any(_is_trunk(name) for name in arrays)
     if module in _WITH_TRUNK and not has_trunk:
         expected = {
@@ -166,7 +173,10 @@ def _checked(
 
 
 def _move_trunk(arrays: dict[str, dict[str, np.ndarray]]) -> None:
-    """Leaves one trunk, the generator's: the normaliser's must be the same, or takes its place."""
+    """Leaves one trunk, the generator's.
+
+    The normaliser's must be the same, or takes its place.
+    """
     generator, normaliser = (arrays.get(module, {}) for module in _WITH_TRUNK)
     own = {name: normaliser.pop(name) for name in list(normaliser) if _is_trunk(name)}
     for name, value in own.items():

@@ -1,8 +1,9 @@
 """Names and array layouts of the original PyTorch program against ours.
 
-PyTorch stores convolutions as O x I x kh x kw, transposed ones as I x O x kh x kw, dense layers O x I; ours
-are kh x kw x I x O and I x O. Two things beyond transposition: transposed convolutions flip their kernel
-in space, and the first dense layer reads its 4x4 map channel by channel there, pixel by pixel here.
+PyTorch stores convolutions as O x I x kh x kw, transposed ones as I x O x kh x kw,
+dense layers O x I; ours are kh x kw x I x O and I x O. Two things beyond transposition:
+transposed convolutions flip their kernel in space, and the first dense layer reads its
+4x4 map channel by channel there, pixel by pixel here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -140,11 +141,12 @@ def from_torch(state: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """Converts state dicts of the original's modules into our parameter trees.
 
     Args:
-      state: {module of `MODULES`: {name: array}}; stage 1's three modules, or all five. Names must be
-        known and complete: check them first.
+      state: {module of `MODULES`: {name: array}}; stage 1's three modules, or all five.
+        Names must be known and complete: check them first.
 
     Returns:
-      {network: tree} and 'vgg', the trunk's conv1_1 .. conv3_1, taken from the generator.
+      {network: tree} and 'vgg', the trunk's conv1_1 .. conv3_1, taken from the
+      generator.
 
     Raises:
       ValueError: if a module or name is unknown.
@@ -183,8 +185,8 @@ def to_torch(trees: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields the trees' arrays under the original's names and layouts, without the frozen trunks.
 
     Args:
-      trees: {network: tree} as `from_torch` returns; other trees (vgg) are passed over. Gradients or
-        averages in the same structure work as well.
+      trees: {network: tree} as `from_torch` returns; other trees (vgg) are passed over.
+        Gradients or averages in the same structure work as well.
 
     Yields:
       (module, name, array), in the order of `LAYERS`.

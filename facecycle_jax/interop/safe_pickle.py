@@ -1,8 +1,11 @@
-"""Reads pickles as data: no class is looked up, no function of the file's choosing is called.
+"""Reads pickles as data.
 
-A pickle is a program for a small stack machine. This is that machine without its dangerous half:
-`GLOBAL` may only name entries of a table the caller gives, `REDUCE` may only call such entries, and
-the instructions that build arbitrary objects are refused. Python's own unpickler is not used.
+No class is looked up, no function of the file's choosing is called.
+
+A pickle is a program for a small stack machine. This is that machine without its
+dangerous half: `GLOBAL` may only name entries of a table the caller gives, `REDUCE` may
+only call such entries, and the instructions that build arbitrary objects are refused.
+Python's own unpickler is not used.
 """
 
 import pickletools
@@ -13,7 +16,8 @@ from typing import Any, BinaryIO
 from facecycle_jax.errors import ConversionError, UserError, shorten
 
 MAX_INSTRUCTIONS = 2_000_000
-# Over all containers that are built: a call can copy a list that another instruction only names.
+# Over all containers that are built: a call can copy a list that another instruction
+# only names.
 MAX_ENTRIES = 2_000_000
 MAX_LINE = 1 << 16
 MAX_BITS = 128
@@ -37,7 +41,8 @@ class Builder:
 
     Attributes:
       name: the name as the pickle writes it.
-      build: called with the pickle's arguments; None where the name is only ever an argument itself.
+      build: called with the pickle's arguments; None where the name is only ever an
+        argument itself.
     """
 
     def __init__(self, name: str, build: Callable[..., Any] | None = None) -> None:
@@ -46,7 +51,9 @@ class Builder:
 
 
 def is_key(value: Any) -> bool:
-    """Tells whether a value may be a key of a dict: a name, or a small integer as optimisers use.
+    """Tells whether a value may be a key of a dict.
+
+    A name, or a small integer as optimisers use.
 
     Args:
       value: the key.
@@ -92,8 +99,9 @@ def load(
       persistent: called with persistent ids; None refuses them.
 
     Returns:
-      dicts (string and small integer keys), lists, tuples, numbers, strings, bytes, None and what the
-      builders return. Containers may be shared or even hold themselves: walk them with care.
+      dicts (string and small integer keys), lists, tuples, numbers, strings, bytes,
+      None and what the builders return. Containers may be shared or even hold
+      themselves: walk them with care.
 
     Raises:
       ConversionError: for anything else, without the file's name.
@@ -232,7 +240,8 @@ class _Machine:
         self._stack.append(function.build(*arguments))
 
     def _build(self, _: Any) -> None:
-        # State dicts carry their `_metadata` (module versions) this way; it means nothing here.
+        # State dicts carry their `_metadata` (module versions) this way; it means
+        # nothing here.
         self._stack.pop()
         if type(self._stack[-1]) is not dict:
             raise ConversionError(

@@ -1,8 +1,8 @@
 """Reads PyTorch checkpoint files without PyTorch and without running anything that is in them.
 
-Two formats exist: a zip archive (since PyTorch 1.6) with `data.pkl` and one record per storage, and the
-legacy stream of five pickles followed by the storages. Arrays come back in PyTorch's own layouts and
-dtypes, read-only, as views of their storages.
+Two formats exist: a zip archive (since PyTorch 1.6) with `data.pkl` and one record per
+storage, and the legacy stream of five pickles followed by the storages. Arrays come
+back in PyTorch's own layouts and dtypes, read-only, as views of their storages.
 """
 
 import io
@@ -33,7 +33,8 @@ from facecycle_jax.interop.torch_tensors import (
 MAX_PICKLE = 64 << 20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-# What zipfile raises on archives with broken fields; OSError is told apart where it is caught.
+# What zipfile raises on archives with broken fields; OSError is told apart where it is
+# caught.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -52,19 +53,22 @@ _LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 def read_torch(
     path: str | os.PathLike[str], *, wanted: Callable[[str], bool] | None = None
 ) -> dict[Any, Any]:
-    """Reads a file written by `torch.save`: a dict of tensors, numbers, strings and further dicts.
+    """Reads a file written by `torch.save`.
 
-    Only names of a short fixed list may occur in the file (tensors, parameters, ordered dicts, sizes);
-    anything else is refused by name and nothing is ever called. The tar format of PyTorch before 0.1.10
-    is not read.
+    A dict of tensors, numbers, strings and further dicts.
+
+    Only names of a short fixed list may occur in the file (tensors, parameters, ordered
+    dicts, sizes); anything else is refused by name and nothing is ever called. The tar
+    format of PyTorch before 0.1.10 is not read.
 
     Args:
       path: the file, of either format, whatever its suffix.
-      wanted: takes the keys that lead to a tensor joined by '/', returns whether to read it; tensors not
-        wanted become None. None reads all.
+      wanted: takes the keys that lead to a tensor joined by '/', returns whether to
+        read it; tensors not wanted become None. None reads all.
 
     Returns:
-      The dict with numpy arrays (read-only) in place of tensors and plain dicts for ordered ones.
+      The dict with numpy arrays (read-only) in place of tensors and plain dicts for
+      ordered ones.
 
     Raises:
       ConversionError: one sentence with the file and the reason.

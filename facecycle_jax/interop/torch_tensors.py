@@ -150,7 +150,10 @@ TABLE = {
 
 
 def build_storage(identity: Any) -> Storage:
-    """Checks a persistent id: ('storage', type, key, location, number of elements, view or None)."""
+    """Checks a persistent id.
+
+    ('storage', type, key, location, number of elements, view or None).
+    """
     if (
         type(identity) is not tuple
         or len(identity) not in (5, 6)

@@ -1,7 +1,7 @@
 """VGG-19 weights of torchvision and Keras as our .npz, and its writer.
 
-Our layout: {layer: {'kernel' [3, 3, in, out], 'bias' [out]}} for conv1_1 .. conv4_1, float32, taking
-RGB pictures in ImageNet normalisation.
+Our layout: {layer: {'kernel' [3, 3, in, out], 'bias' [out]}} for conv1_1 .. conv4_1,
+float32, taking RGB pictures in ImageNet normalisation.
 """
 
 import io
@@ -33,16 +33,19 @@ def vgg_from_torchvision(path: str | os.PathLike[str]) -> Vgg:
     """Reads torchvision's VGG-19 (vgg19-*.pth) without running anything in the file.
 
     Args:
-      path: the .pth file; names `features.N.weight` or, of the features alone, `N.weight`.
+      path: the .pth file; names `features.N.weight` or, of the features alone,
+        `N.weight`.
 
     Returns:
       The weights in our layout.
 
     Raises:
-      ConversionError: in one sentence that names the first array that is missing, misshapen or not finite.
+      ConversionError: in one sentence that names the first array that is missing,
+        misshapen or not finite.
       FileNotFoundError: if there is no such file.
     """
-    # Only these are read: the dense layers of the whole network are nine tenths of the file.
+    # Only these are read: the dense layers of the whole network are nine tenths of the
+    # file.
     wanted = {
         f"{index}.{kind}"
         for index in _TORCH_INDEX.values()
@@ -71,9 +74,9 @@ def vgg_from_torchvision(path: str | os.PathLike[str]) -> Vgg:
 def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
     """Reads Keras's VGG19 (.h5), folding its preprocessing into the first layer.
 
-    Keras's network takes blue-green-red pictures in 0..255 less their mean. Inside a picture the folded
-    layer computes the same; at the border it pads with our mean colour instead of Keras's, which differ by
-    less than a grey level.
+    Keras's network takes blue-green-red pictures in 0..255 less their mean. Inside a
+    picture the folded layer computes the same; at the border it pads with our mean
+    colour instead of Keras's, which differ by less than a grey level.
 
     Args:
       path: the .h5 file of `keras.applications.VGG19`, with or without its top.
@@ -83,8 +86,8 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
 
     Raises:
       MissingExtraError: if h5py is not installed.
-      ConversionError: if the file is no HDF5 file, or an array is missing, misshapen, not finite or stored
-        elsewhere.
+      ConversionError: if the file is no HDF5 file, or an array is missing, misshapen,
+        not finite or stored elsewhere.
       FileNotFoundError: if there is no such file.
     """
     if not pathlib.Path(path).is_file():
@@ -161,7 +164,10 @@ def _keras_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _keras_key(name: str) -> str:
-    """Reads which array a path in the file means; '' for none, such as the state of an optimiser."""
+    """Reads which array a path in the file means.
+
+    '' for none, such as the state of an optimiser.
+    """
     *groups, last = name.split("/")
     if any(group.startswith("optimizer") for group in groups):
         return ""
@@ -177,7 +183,10 @@ def _keras_key(name: str) -> str:
 
 
 def _fold_keras_preprocessing(layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Makes the first layer take our normalised RGB: y_bgr = 255 (std x + mean) - keras mean."""
+    """Makes the first layer take our normalised RGB.
+
+    Y_bgr = 255 (std x + mean) - keras mean.
+    """
     kernel = layer["kernel"][:, :, ::-1].astype(np.float64)
     scale = 255.0 * np.asarray(STD)
     offset = 255.0 * np.asarray(MEAN) - _KERAS_MEAN[::-1]
@@ -215,7 +224,9 @@ def _expect(
 
 
 def write_vgg(tree: Vgg, path: epath.PathLike) -> None:
-    """Writes weights as the .npz that `loss.vgg` takes; a file appears whole or not at all.
+    """Writes weights as the .npz that `loss.vgg` takes.
+
+    A file appears whole or not at all.
 
     Args:
       tree: weights in our layout.

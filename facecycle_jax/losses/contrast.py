@@ -1,7 +1,7 @@
 """Contrastive losses with mixed negatives, and the orthogonality of two sets of features.
 
-Projections are of any length; they are normalised here. Row i of two views [2 B, D] and row i + B belong
-together.
+Projections are of any length; they are normalised here. Row i of two views [2 B, D] and
+row i + B belong together.
 """
 
 import jax
@@ -24,9 +24,9 @@ def mixed_logits(
 ) -> jax.Array:
     """Compares every view with its partner, and with all other rows as negatives.
 
-    A negative n is replaced by b n + (1 - b) n' before it is normalised, with n' the negative at the permuted
-    place. All products come from one Gram matrix, so that the [2B, 2B - 2, D] mixed negatives are never
-    built.
+    A negative n is replaced by b n + (1 - b) n' before it is normalised, with n' the
+    negative at the permuted place. All products come from one Gram matrix, so that the
+    [2B, 2B - 2, D] mixed negatives are never built.
 
     Args:
       projections: [2 B, D], first views before second views.
@@ -115,7 +115,10 @@ def mixed_logits_of_sets(
 
 
 def info_nce(logits: jax.Array) -> jax.Array:
-    """Computes the cross-entropy of the positive, the first of each row: [N, K + 1] to [N]."""
+    """Computes the cross-entropy of the positive, the first of each row.
+
+    [N, K + 1] to [N].
+    """
     return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
 
 
@@ -127,8 +130,8 @@ def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
       b: [N, D].
 
     Returns:
-      Scalar, the mean square of A^T B [D, D] of the centred features, each row divided by its length, which
-      gets no gradient.
+      Scalar, the mean square of A^T B [D, D] of the centred features, each row divided
+      by its length, which gets no gradient.
     """
 
     def rows(x: jax.Array) -> jax.Array:

@@ -1,6 +1,9 @@
-"""Losses of the two cycles: images, flows, codes and feature maps, one value per example.
+"""Losses of the two cycles.
 
-Images and feature maps are [..., H, W, C]. Images are normalised; feature maps are rectified.
+Images, flows, codes and feature maps, one value per example.
+
+Images and feature maps are [..., H, W, C]. Images are normalised; feature maps are
+rectified.
 """
 
 import jax
@@ -30,7 +33,8 @@ def l1(a: jax.Array, b: jax.Array) -> jax.Array:
 def symmetry(images: jax.Array) -> jax.Array:
     """Computes the mean absolute difference of the left half and the mirrored right half.
 
-    Neutral faces are frontal, hence nearly symmetric. A middle column of an odd width is left out.
+    Neutral faces are frontal, hence nearly symmetric. A middle column of an odd width
+    is left out.
 
     Args:
       images: [..., H, W, C].
@@ -56,9 +60,9 @@ def margin(
       a: [..., H, W, C].
       b: [..., H, W, C], broadcast against `a`.
       width: the margin, in normalised units.
-      hinge: whether differences below the margin count as 0. The paper describes this; its program
-        does not cut, so that pictures are drawn together beyond the margin too (the gradient is that
-        of plain L1). The program's behaviour is the default.
+      hinge: whether differences below the margin count as 0. The paper describes this;
+        its program does not cut, so that pictures are drawn together beyond the margin
+        too (the gradient is that of plain L1). The program's behaviour is the default.
 
     Returns:
       float32 [...], at least -width (0 with the hinge).
@@ -78,8 +82,9 @@ def ssim_loss(a: jax.Array, b: jax.Array, *, value_range: float = 1.0) -> jax.Ar
     Args:
       a: [..., H, W, C].
       b: same shape as `a`.
-      value_range: L of the SSIM constants. FaceCycle's program uses 1 although normalised pictures
-        span about 4.7; the larger value makes flat regions count less.
+      value_range: L of the SSIM constants. FaceCycle's program uses 1 although
+        normalised pictures span about 4.7; the larger value makes flat regions count
+        less.
 
     Returns:
       float32 [...], between 0 and 2.
@@ -90,16 +95,19 @@ def ssim_loss(a: jax.Array, b: jax.Array, *, value_range: float = 1.0) -> jax.Ar
 def folding(flow: jax.Array) -> jax.Array:
     """Computes how far a flow turns the order of neighbouring places round.
 
-    Where it does, the warped picture shows a place twice, mirrored, and no flow can undo it: the backward
-    flow, the flow carried along itself, is an inverse only of flows that do not fold. A flow that mirrors
-    half of the picture makes every face symmetric, the same for all, which training can fall into.
+    Where it does, the warped picture shows a place twice, mirrored, and no flow can
+    undo it: the backward flow, the flow carried along itself, is an inverse only of
+    flows that do not fold. A flow that mirrors half of the picture makes every face
+    symmetric, the same for all, which training can fall into.
 
     Args:
-      flow: [..., H, W, 2], (x, y) in units where 2 is the whole picture; H and W at least 2.
+      flow: [..., H, W, 2], (x, y) in units where 2 is the whole picture; H and W at
+        least 2.
 
     Returns:
-      float32 [...]: the mean overlap of neighbours along x and along y, in distances of neighbours of the
-      identity; 0 for flows that keep the order, 1 for the picture's mirror image.
+      float32 [...]: the mean overlap of neighbours along x and along y, in distances of
+      neighbours of the identity; 0 for flows that keep the order, 1 for the picture's
+      mirror image.
     """
     return _overlap(flow[..., 0], axis=-1) + _overlap(flow[..., 1], axis=-2)
 
@@ -114,8 +122,9 @@ def _overlap(flow: jax.Array, axis: int) -> jax.Array:
 def saturation(code: jax.Array) -> jax.Array:
     """Computes the mean square of what the tanh at a code's end was given.
 
-    Where it is large the tanh lets next to no gradient through: the code is a row of signs that training
-    cannot change any more. The cost is of its argument, so that its own gradient does not vanish there.
+    Where it is large the tanh lets next to no gradient through: the code is a row of
+    signs that training cannot change any more. The cost is of its argument, so that its
+    own gradient does not vanish there.
 
     Args:
       code: [..., D], in (-1, 1).
@@ -143,14 +152,16 @@ def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax
 
     Args:
       features: [..., H, W, C].
-      divide_by_channels: also divide by C, as many style losses do and FaceCycle's program does not;
-        the entries then no longer grow with the layer's activation energy times its width.
+      divide_by_channels: also divide by C, as many style losses do and FaceCycle's
+        program does not; the entries then no longer grow with the layer's activation
+        energy times its width.
 
     Returns:
       float32 [..., C, C].
 
     References:
-      Gatys et al., "Image style transfer using convolutional neural networks", CVPR 2016, section 2.2.
+      Gatys et al., "Image style transfer using convolutional neural networks", CVPR
+      2016, section 2.2.
     """
     flat = _flat(features)
     pixels, channels = flat.shape[-2:]
@@ -164,7 +175,10 @@ def few_pixels(*, pixels: int, channels: int) -> bool:
 
 @jax.custom_jvp
 def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
-    """Sums the squares of F^T F - T^T T of maps [..., P, C]; the target has no gradient."""
+    """Sums the squares of F^T F - T^T T of maps [..., P, C].
+
+    The target has no gradient.
+    """
     return jnp.sum(
         jnp.square(_correlate(features, features) - _correlate(target, target)),
         axis=(-2, -1),
@@ -175,10 +189,14 @@ def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
 def _over_channels_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """4 <F^T F - T^T T, F^T dF>, the first being symmetric: backwards one product instead of two."""
+    """4 <F^T F - T^T T, F^T dF>, the first being symmetric.
+
+    Backwards one product instead of two.
+    """
     (features, target), (change, _) = primals, tangents
     difference = _correlate(features, features) - _correlate(target, target)
-    # In the precision of the maps, and so backwards, where float32 would be cast down to it in any case.
+    # In the precision of the maps, and so backwards, where float32 would be cast down
+    # to it in any case.
     along = jnp.einsum("...pc,...pd->...cd", features, change).astype(jnp.float32)
     return jnp.sum(jnp.square(difference), axis=(-2, -1)), 4 * jnp.sum(
         difference * along, axis=(-2, -1)
@@ -189,8 +207,9 @@ def _over_channels_jvp(
 def _over_pixels(features: jax.Array, target: jax.Array) -> jax.Array:
     """The number of `_over_channels` from products over pixels, which are small where pixels are few.
 
-    With D and S the difference and the sum of the maps F^T F - T^T T is (D^T S + S^T D) / 2, and its squares
-    sum up to (<D D^T, S S^T> + <D S^T, S D^T>) / 2. Differences of large numbers are not taken.
+    With D and S the difference and the sum of the maps F^T F - T^T T is (D^T S + S^T D)
+    / 2, and its squares sum up to (<D D^T, S S^T> + <D S^T, S D^T>) / 2. Differences of
+    large numbers are not taken.
     """
     return _with_products(features, target)[0]
 
@@ -239,7 +258,9 @@ def _mix_pixels(weights: jax.Array, maps: jax.Array) -> jax.Array:
 def gram_loss(
     features: jax.Array, target: jax.Array, *, divide_by_channels: bool = False
 ) -> jax.Array:
-    """Computes the mean squared difference of Gram matrices; the target gets no gradient.
+    """Computes the mean squared difference of Gram matrices.
+
+    The target gets no gradient.
 
     Args:
       features: [..., H, W, C].
@@ -258,9 +279,12 @@ def gram_loss(
 
 
 def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:
-    """Computes the mean squared difference of maps at each place; the target gets no gradient.
+    """Computes the mean squared difference of maps at each place.
 
-    Unlike the Gram loss it compares content where it stands, so it also sees misplaced features.
+    The target gets no gradient.
+
+    Unlike the Gram loss it compares content where it stands, so it also sees misplaced
+    features.
 
     Args:
       features: [..., H, W, C].
@@ -270,7 +294,8 @@ def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:
       float32 [...], 0 or more.
 
     References:
-      Johnson et al., "Perceptual losses for real-time style transfer", ECCV 2016, equation 2.
+      Johnson et al., "Perceptual losses for real-time style transfer", ECCV 2016,
+      equation 2.
     """
     difference = features.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(
         jnp.float32

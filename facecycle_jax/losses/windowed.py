@@ -1,4 +1,7 @@
-"""Means over a window of ranks, and the curriculum that moves it: how FAb-Net and TCAE train."""
+"""Means over a window of ranks, and the curriculum that moves it.
+
+How FAb-Net and TCAE train.
+"""
 
 from typing import NamedTuple
 
@@ -6,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# An evaluation counts as an epoch here. After more of these without improvement the window moves.
+# An evaluation counts as an epoch here. After more of these without improvement the
+# window moves.
 PATIENCE = 15
-# Once the window has arrived, moves are counted by a plateau schedule of the learning rate.
+# Once the window has arrived, moves are counted by a plateau schedule of the learning
+# rate.
 _RATE_PATIENCE, _RATE_FACTOR, _RATE_THRESHOLD = 10, 0.1, 1e-4
 _STEP, _LAST_HIGH = 0.1, 0.85
 
@@ -16,14 +21,15 @@ _STEP, _LAST_HIGH = 0.1, 0.85
 def window_bounds(batch_size: int) -> np.ndarray:
     """Computes the windows of the curriculum, first to last.
 
-    The shares of the batch are added up in floating point, as the published program does: the fourth window
-    ends below 0.8, which matters for a batch of 10.
+    The shares of the batch are added up in floating point, as the published program
+    does: the fourth window ends below 0.8, which matters for a batch of 10.
 
     Args:
       batch_size: items that are ranked.
 
     Returns:
-      int32 [windows, 2]: first rank, and the rank after the last; ranks ascend with the loss.
+      int32 [windows, 2]: first rank, and the rank after the last; ranks ascend with the
+      loss.
     """
     low, high = 0.0, 0.5
     rows = [(int(low * batch_size), int(high * batch_size))]
@@ -41,8 +47,9 @@ def windowed_mean(
 
     Args:
       losses: [B], one for each item.
-      bounds: int [2], first rank and the rank after the last; may be traced, so that a moving window needs
-        no new compilation. An empty window gives 0 without a gradient.
+      bounds: int [2], first rank and the rank after the last; may be traced, so that a
+        moving window needs no new compilation. An empty window gives 0 without a
+        gradient.
       ranking: [B], what is ranked; None: the losses themselves.
 
     Returns:
@@ -92,9 +99,9 @@ def move_curriculum(
 ) -> Curriculum:
     """Moves the curriculum on after an evaluation.
 
-    After more than `PATIENCE` evaluations without a lower loss the window moves by one; in the last window
-    the plateau schedule takes a step instead, and lowers the rate by 10 after more than ten without
-    progress.
+    After more than `PATIENCE` evaluations without a lower loss the window moves by one;
+    in the last window the plateau schedule takes a step instead, and lowers the rate by
+    10 after more than ten without progress.
 
     Args:
       curriculum: before.

@@ -1,4 +1,7 @@
-"""Training methods as pure functions (init, loss): the two of FaceCycle, and those it is compared with."""
+"""Training methods as pure functions (init, loss).
+
+The two of FaceCycle, and those it is compared with.
+"""
 
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Objective
 from facecycle_jax.methods.build import METHODS, make, vgg_parameters, vgg_width

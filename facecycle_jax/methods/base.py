@@ -1,4 +1,7 @@
-"""What a training method is: a pair of pure functions, and the options all methods share."""
+"""What a training method is.
+
+A pair of pure functions, and the options all methods share.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,10 +20,12 @@ class Aux:
 
     Attributes:
       terms: scalars by name, before weighting, and 'total'.
-      pictures: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the two images of an
-        item next to each other, or [B, ...]. Unused ones cost nothing under jit.
-      carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`): batch statistics,
-        curricula and the like, which change from step to step but not by gradients.
+      pictures: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the
+        two images of an item next to each other, or [B, ...]. Unused ones cost nothing
+        under jit.
+      carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`):
+        batch statistics, curricula and the like, which change from step to step but not
+        by gradients.
       rate: factor of this step's learning rate, or None for 1.
     """
 
@@ -30,8 +35,9 @@ class Aux:
     rate: jax.Array | None = None
 
 
-# Entries of `frozen` that are no networks but state which losses renew: the running statistics of batch
-# normalisation by network name, and what a method counts to schedule its own weights.
+# Entries of `frozen` that are no networks but state which losses renew: the running
+# statistics of batch normalisation by network name, and what a method counts to
+# schedule its own weights.
 BATCH_STATS, SCHEDULE = "batch_stats", "schedule"
 CARRIED = (BATCH_STATS, SCHEDULE)
 
@@ -44,8 +50,8 @@ class Objective(NamedTuple):
     Attributes:
       name: put before the names of its terms, with a slash; '' for none.
       loss: as `Method.loss`.
-      networks: names of the networks that the loss uses, or None for all. Optimisers that count steps for
-        each network need them.
+      networks: names of the networks that the loss uses, or None for all. Optimisers
+        that count steps for each network need them.
     """
 
     name: str
@@ -69,16 +75,20 @@ class Method(NamedTuple):
     """A training method.
 
     Attributes:
-      init: `init(key) -> (params, frozen)`, two trees by network name: what is trained, and what is
-        not trained: networks that are only used, and the entries in `CARRIED`.
-      loss: `loss(params, frozen, images, key) -> (total, Aux)`; images float32 [B, n, H, W, 3], or what
-        the method's views make of a batch. A key of None is evaluation: without noise, and with running
-        statistics instead of the batch's.
-      objectives: where an update is several gradient steps: their losses, in order, each of the parameters
-        and statistics that the one before left. Empty: the update is one step, of `loss`.
-      evaluated: where a schedule follows held-out losses: `evaluated(frozen, total) -> frozen`, called
-        after every evaluation with its mean 'total'. None: nothing does.
-      views: how images are made of batches, or None for the pairs of `ops.augment_pairs`.
+      init: `init(key) -> (params, frozen)`, two trees by network name: what is trained,
+        and what is not trained: networks that are only used, and the entries in
+        `CARRIED`.
+      loss: `loss(params, frozen, images, key) -> (total, Aux)`; images float32 [B, n,
+        H, W, 3], or what the method's views make of a batch. A key of None is
+        evaluation: without noise, and with running statistics instead of the batch's.
+      objectives: where an update is several gradient steps: their losses, in order,
+        each of the parameters and statistics that the one before left. Empty: the
+        update is one step, of `loss`.
+      evaluated: where a schedule follows held-out losses: `evaluated(frozen, total) ->
+        frozen`, called after every evaluation with its mean 'total'. None: nothing
+        does.
+      views: how images are made of batches, or None for the pairs of
+        `ops.augment_pairs`.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -156,7 +166,10 @@ def init_with_stats(
 
 
 def exchange(x: jax.Array) -> jax.Array:
-    """Exchanges the two pictures of every item in [2B, ...], side by side; stays on its device."""
+    """Exchanges the two pictures of every item in [2B, ...], side by side.
+
+    Stays on its device.
+    """
     return jnp.flip(x.reshape(-1, 2, *x.shape[1:]), axis=1).reshape(x.shape)
 
 
@@ -164,30 +177,35 @@ class LossOptions(NamedTuple):
     """Weights of the loss groups, and the program's quirks, which are the defaults.
 
     Attributes:
-      perceptual_weight: weight of the Gram (or feature) loss. 0.01 belongs to torchvision's weights.
+      perceptual_weight: weight of the Gram (or feature) loss. 0.01 belongs to
+        torchvision's weights.
       pixel_weight: weight of the L1 terms.
       symmetry_weight: weight of the symmetry terms.
       ssim_weight: weight of the SSIM terms.
       margin_weight: weight of the margin (identity cycle).
-      consensus_weight: weight of the L1 distance of each mean face to the mean of the batch (identity
-        cycle), which nothing else makes alike. Not in the paper.
-      folding_weight: weight of `losses.folding` (motion cycle), which keeps flows invertible. Not in the
-        paper.
-      saturation_weight: weight of `losses.saturation` of motion codes (motion cycle), which keeps the tanh at
-        their end out of its flat parts. Not in the paper.
-      perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a Gram matrix
-        cannot) or 'none' (no VGG in training at all).
-      gram_normalise: divide Gram matrices by the channels too; the program does not, so its loss grows
-        with a layer's width.
-      noise: the generator draws with noise while training, as the paper's does. The noise has unit
-        variance, whatever the maps have: beside those of a learned trunk it is large.
-      generator: (motion cycle) False leaves out the generator and every term of its images: the motion
-        encoder and the flow decoder are trained on warped images alone, at a fraction of the cost. A short
-        stage before the motion cycle, whose flows it prepares. Not in the paper.
-      exchange_identity: (identity cycle) pairs are two pictures of one track instead of two people's, and
-        each neutral face is made again from the other picture's code: the code can hold only what the
-        two share, as stage 1 does it with neutral faces. Not in the paper.
-      ssim_range: L of the SSIM constants; the program uses 1 on pictures that span about 4.7.
+      consensus_weight: weight of the L1 distance of each mean face to the mean of the
+        batch (identity cycle), which nothing else makes alike. Not in the paper.
+      folding_weight: weight of `losses.folding` (motion cycle), which keeps flows
+        invertible. Not in the paper.
+      saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
+        which keeps the tanh at their end out of its flat parts. Not in the paper.
+      perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a
+        Gram matrix cannot) or 'none' (no VGG in training at all).
+      gram_normalise: divide Gram matrices by the channels too; the program does not, so
+        its loss grows with a layer's width.
+      noise: the generator draws with noise while training, as the paper's does. The
+        noise has unit variance, whatever the maps have: beside those of a learned trunk
+        it is large.
+      generator: (motion cycle) False leaves out the generator and every term of its
+        images: the motion encoder and the flow decoder are trained on warped images
+        alone, at a fraction of the cost. A short stage before the motion cycle, whose
+        flows it prepares. Not in the paper.
+      exchange_identity: (identity cycle) pairs are two pictures of one track instead of
+        two people's, and each neutral face is made again from the other picture's code:
+        the code can hold only what the two share, as stage 1 does it with neutral
+        faces. Not in the paper.
+      ssim_range: L of the SSIM constants; the program uses 1 on pictures that span
+        about 4.7.
       margin: width of the margin, normalised units.
       margin_hinge: cut the margin at 0 as the paper describes; the program does not.
     """
@@ -211,7 +229,9 @@ class LossOptions(NamedTuple):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "LossOptions":
-        """Takes the fields of the same names from a mapping; others keep their defaults.
+        """Takes the fields of the same names from a mapping.
+
+        Others keep their defaults.
 
         Args:
           config: e.g. `config.loss`.

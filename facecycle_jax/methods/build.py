@@ -21,8 +21,8 @@ def vgg_width(config: Mapping[str, Any]) -> float:
     """Returns the channel multiplier of the VGG-19 that a configuration asks for.
 
     Args:
-      config: with `loss.vgg` ('random' or a .npz path), perhaps `loss.vgg_width` (0: 1 for a file, the
-        model's width for 'random') and `model.width`.
+      config: with `loss.vgg` ('random' or a .npz path), perhaps `loss.vgg_width` (0: 1
+        for a file, the model's width for 'random') and `model.width`.
 
     Returns:
       The multiplier.
@@ -48,10 +48,12 @@ def vgg_parameters(
 
     Args:
       config: with `loss.perceptual`, `model.trunk` and what `vgg_width` needs.
-      weights: whether to read or draw them; if not, zeros of the same shapes are returned.
+      weights: whether to read or draw them; if not, zeros of the same shapes are
+        returned.
 
     Returns:
-      The parameters as numpy arrays, or None where no VGG is used, and the channel multiplier.
+      The parameters as numpy arrays, or None where no VGG is used, and the channel
+      multiplier.
 
     Raises:
       FileNotFoundError: if the file is missing, saying how to get it.
@@ -70,7 +72,10 @@ def vgg_parameters(
 
 
 def _zeros(width: float) -> dict[str, Any]:
-    """Zeros of the shapes of a VGG-19, which take no memory: every element is the same one."""
+    """Zeros of the shapes of a VGG-19, which take no memory.
+
+    Every element is the same one.
+    """
     shapes = jax.eval_shape(lambda: random_vgg(width=width))
     return jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes
@@ -81,10 +86,10 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     """Builds the method that a configuration describes.
 
     Args:
-      config: with `method` (one of `METHODS` or `PEERS`), `model`, `loss` and, optionally, `remat` and
-        `freeze`; see configs/<method>.py for their fields.
-      weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is good for
-        shapes only.
+      config: with `method` (one of `METHODS` or `PEERS`), `model`, `loss` and,
+        optionally, `remat` and `freeze`; see configs/<method>.py for their fields.
+      weights: whether to read or draw the VGG-19; if not, zeros stand in and `init` is
+        good for shapes only.
 
     Returns:
       The method.

@@ -1,7 +1,9 @@
-"""FAb-Net: reconstructs a frame by warping others of its track, from embeddings of both.
+"""FAb-Net.
 
-A batch holds n frames per item, of one track: the target first, then one source or several. Images [B, n, H,
-W, 3] in 0..1.
+Reconstructs a frame by warping others of its track, from embeddings of both.
+
+A batch holds n frames per item, of one track: the target first, then one source or
+several. Images [B, n, H, W, 3] in 0..1.
 """
 
 from typing import NamedTuple
@@ -31,7 +33,8 @@ class FabNetOptions(NamedTuple):
     """Switches of the loss.
 
     Attributes:
-      curriculum: average the window of ranks that the curriculum has come to; otherwise all items.
+      curriculum: average the window of ranks that the curriculum has come to; otherwise
+        all items.
     """
 
     curriculum: bool = True
@@ -62,7 +65,10 @@ class FabNetImages(NamedTuple):
 
 
 def clipped_grid(flow: jax.Array) -> jax.Array:
-    """Turns flows [..., H, W, 2] into sampling grids: each pixel's place plus the flow, in [-1, 1]."""
+    """Turns flows [..., H, W, 2] into sampling grids.
+
+    Each pixel's place plus the flow, in [-1, 1].
+    """
     base = identity_grid(height=flow.shape[-3], width=flow.shape[-2])
     return jnp.clip(base + flow, -1.0, 1.0)
 
@@ -72,8 +78,9 @@ def fab_net_images(
 ) -> tuple[FabNetImages, Tree]:
     """Reconstructs targets from sources.
 
-    The target and each source pass the encoder separately, and each source's pair the decoders: each pass is
-    a batch of its own to the normalisation, as in the published program.
+    The target and each source pass the encoder separately, and each source's pair the
+    decoders: each pass is a batch of its own to the normalisation, as in the published
+    program.
 
     Args:
       networks: the modules.
@@ -130,8 +137,9 @@ def fab_net_images(
 def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
     """Builds FAb-Net.
 
-    With several sources the published program keeps the flow decoder as it is: start from a run with one
-    source and set `freeze=("flow_decoder",)`. Its running statistics move all the same.
+    With several sources the published program keeps the flow decoder as it is: start
+    from a run with one source and set `freeze=("flow_decoder",)`. Its running
+    statistics move all the same.
 
     Args:
       networks: the modules.
@@ -141,7 +149,8 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
       The method; trains encoder, flow_decoder and mask_decoder.
 
     References:
-      Wiles et al., "Self-supervised learning of a facial attribute embedding from video", BMVC 2018.
+      Wiles et al., "Self-supervised learning of a facial attribute embedding from
+      video", BMVC 2018.
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:

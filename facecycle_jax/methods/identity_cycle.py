@@ -1,8 +1,9 @@
 """Stage 2, the identity cycle: remove a neutral face's identity, put it back.
 
-X: all pictures; N: their neutral faces from the frozen stage 1; M: faces without identity; M_bar: the
-mean of M over the whole (global) batch; N': neutral faces made from M_bar; R: their motion put back by
-the generator, Nb by a warp. Pictures [2B, H, W, 3], normalised.
+X: all pictures; N: their neutral faces from the frozen stage 1; M: faces without
+identity; M_bar: the mean of M over the whole (global) batch; N': neutral faces made
+from M_bar; R: their motion put back by the generator, Nb by a warp. Pictures [2B, H, W,
+3], normalised.
 """
 
 from collections.abc import Mapping
@@ -40,16 +41,16 @@ def identity_pictures(
 ) -> tuple[dict[str, jax.Array], FaceFeatures]:
     """Computes every picture of the identity cycle.
 
-    What the frozen networks make of the inputs carries no gradient. The mean face is one picture: its
-    trunk maps are computed once, for all identities.
+    What the frozen networks make of the inputs carries no gradient. The mean face is
+    one picture: its trunk maps are computed once, for all identities.
 
     Args:
       forward: the networks.
       trees: parameters by network name, those of stage 1 among them.
       images: X, [2B, H, W, 3].
       key: random key of the generator's noise, or None.
-      exchanged: whether identity is put back from the code of the other picture of an item, which must
-        then show the same person.
+      exchanged: whether identity is put back from the code of the other picture of an
+        item, which must then show the same person.
 
     Returns:
       The pictures by name ('batch_mean' is [1, H, W, 3]), and the maps of X.
@@ -94,8 +95,8 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
       options: loss weights and switches.
 
     Returns:
-      The method; trains identity_encoder and normaliser. `init` draws the frozen networks of stage 1
-      at random: training replaces them by those of a stage 1 run.
+      The method; trains identity_encoder and normaliser. `init` draws the frozen
+      networks of stage 1 at random: training replaces them by those of a stage 1 run.
 
     References:
       FaceCycle (ICCV 2021), section 3.2.

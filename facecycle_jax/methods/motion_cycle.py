@@ -1,8 +1,9 @@
 """Stage 1, the motion cycle: remove a face's motion, put it back.
 
-A batch holds two pictures per item, of one person. X: all pictures; N: neutral faces; R: faces with
-their motion put back onto the *other* picture's neutral face; A: redrawn without motion; W: the picture
-itself warped; b: warped back. Pictures [2B, H, W, 3], normalised, the two of an item side by side.
+A batch holds two pictures per item, of one person. X: all pictures; N: neutral faces;
+R: faces with their motion put back onto the *other* picture's neutral face; A: redrawn
+without motion; W: the picture itself warped; b: warped back. Pictures [2B, H, W, 3],
+normalised, the two of an item side by side.
 """
 
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ def motion_pictures(
 ) -> tuple[dict[str, jax.Array], FaceFeatures, FaceFeatures]:
     """Computes every picture of the motion cycle.
 
-    The trunk runs once over the inputs and once over the neutral faces; the exchange is done on its
-    maps, so exchanged pictures cost no second pass.
+    The trunk runs once over the inputs and once over the neutral faces; the exchange is
+    done on its maps, so exchanged pictures cost no second pass.
 
     Args:
       forward: the networks.
@@ -102,8 +103,8 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
       options: loss weights and switches.
 
     Returns:
-      The method; trains motion_encoder, flow_decoder, generator and, if learned, trunk. Without
-      `options.generator` it trains the first two.
+      The method; trains motion_encoder, flow_decoder, generator and, if learned, trunk.
+      Without `options.generator` it trains the first two.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
@@ -154,7 +155,10 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
 
 
 def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
-    """Builds the part of the motion cycle that only warps: no generator, no trunk, no Gram loss."""
+    """Builds the part of the motion cycle that only warps.
+
+    No generator, no trunk, no Gram loss.
+    """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         trees = init_motion(forward, key)
@@ -180,7 +184,8 @@ def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
             terms["saturation/code"] = saturation(p["code"])
         terms = {name: jnp.mean(value) for name, value in terms.items()}
 
-        # The weights of the whole cycle, so that a later stage with the generator goes on from here.
+        # The weights of the whole cycle, so that a later stage with the generator goes
+        # on from here.
         weights = _weights(options)
         total = weighted_total(terms, {name: weights[name] for name in terms})
         return total, Aux({**terms, "total": total}, p)

@@ -1,7 +1,7 @@
 """PCL: pose-disentangled contrastive learning, three gradient steps an update.
 
-The steps are reconstruction of an image and its mirror image, contrast of faces, and contrast of
-poses. Images are in 0..1; what a batch holds is in `PclViews`.
+The steps are reconstruction of an image and its mirror image, contrast of faces, and
+contrast of poses. Images are in 0..1; what a batch holds is in `PclViews`.
 """
 
 from collections.abc import Mapping
@@ -44,13 +44,16 @@ class PclOptions(NamedTuple):
     """Switches and weights of the losses.
 
     Attributes:
-      noise: standard deviation of what is added to images before they are encoded to be reconstructed.
+      noise: standard deviation of what is added to images before they are encoded to be
+        reconstructed.
       temperature: of both contrasts.
-      mix: parameter of the symmetric Beta distribution that negatives are mixed by; 0: they are not mixed.
-      grouping: 'own' compares each item with its own mirrored views, as the paper intends; 'published' with
-        the block of views that the published program takes, ten views of every item of the batch.
-      epoch_steps: steps that count as an epoch for the dynamic weights of the contrasts; 0: both weights
-        stay 1.
+      mix: parameter of the symmetric Beta distribution that negatives are mixed by; 0:
+        they are not mixed.
+      grouping: 'own' compares each item with its own mirrored views, as the paper
+        intends; 'published' with the block of views that the published program takes,
+        ten views of every item of the batch.
+      epoch_steps: steps that count as an epoch for the dynamic weights of the
+        contrasts; 0: both weights stay 1.
     """
 
     noise: float = 0.4
@@ -89,7 +92,9 @@ class Mixing(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What the first step computes, of images x and their mirror images f; maps [B, h, w, C].
+    """What the first step computes, of images x and their mirror images f.
+
+    Maps [B, h, w, C].
 
     Attributes:
       terms: six scalars by name; their sum is the loss.
@@ -149,7 +154,8 @@ def pcl_reconstruction(
     trunk_x, face_x, pose_x = encode(images if noise is None else images + noise[0])
     trunk_f, face_f, pose_f = encode(mirrored if noise is None else mirrored + noise[1])
 
-    # Four passes of the decoder, in the published program's order: running statistics depend on it.
+    # Four passes of the decoder, in the published program's order: running statistics
+    # depend on it.
     decoded: dict[str, jax.Array] = {}
     for name, features in {
         "face_x_pose_f": face_x + pose_f,
@@ -205,8 +211,8 @@ def pcl_face_logits(
       train: whether batch statistics are used and the running ones moved.
 
     Returns:
-      Logits [2 B, 2 B - 1], the positive first, rows of first views before those of second ones; and the
-      statistics after it.
+      Logits [2 B, 2 B - 1], the positive first, rows of first views before those of
+      second ones; and the statistics after it.
     """
     images = jnp.concatenate([views[:, 0], views[:, 1]])
     head = _head(networks, "face_head", trees, images)
@@ -236,7 +242,8 @@ def pcl_pose_logits(
 ) -> tuple[jax.Array, Tree]:
     """Compares poses with those of mirror images.
 
-    Positives and negatives pass the projector separately: each is a batch of its own to the normalisation.
+    Positives and negatives pass the projector separately: each is a batch of its own to
+    the normalisation.
 
     Args:
       networks: the modules.
@@ -263,7 +270,8 @@ def pcl_pose_logits(
 
     positive, stats = project(jnp.concatenate([views[:, 0], views[:, 1]]), stats)
 
-    # View by view, as the published program has them; each block of K rows there is taken for one item's.
+    # View by view, as the published program has them; each block of K rows there is
+    # taken for one item's.
     rows = negatives.swapaxes(0, 1).reshape(-1, *negatives.shape[2:])
     projected, stats = project(rows, stats)
     if grouping == "published":
@@ -282,7 +290,10 @@ def pcl_pose_logits(
 
 
 def fresh_weights() -> dict[str, jax.Array]:
-    """Returns the dynamic weights' state before the first step; of face and pose, in this order."""
+    """Returns the dynamic weights' state before the first step.
+
+    Of face and pose, in this order.
+    """
     return {
         "sums": jnp.zeros(2, jnp.float32),
         "steps": jnp.zeros((), jnp.int32),
@@ -296,8 +307,8 @@ def dynamic_weights(state: Mapping[str, jax.Array]) -> jax.Array:
     """Computes the weights [2] of both contrasts from the mean losses of the last two epochs.
 
     References:
-      Liu, Johns and Davison, "End-to-end multi-task learning with attention", CVPR 2019, equation 7, with a
-      temperature of 2.
+      Liu, Johns and Davison, "End-to-end multi-task learning with attention", CVPR
+      2019, equation 7, with a temperature of 2.
     """
     ratio = state["last"] / state["before"]
     weights = 2.0 * jax.nn.softmax(ratio / 2.0)
@@ -311,7 +322,10 @@ def count_losses(
     ends_step: bool,
     epoch_steps: int,
 ) -> dict[str, jax.Array]:
-    """Adds losses [2] to an epoch's sums; where the step ends, and with it the epoch, begins another."""
+    """Adds losses [2] to an epoch's sums.
+
+    Where the step ends, and with it the epoch, begins another.
+    """
     sums = state["sums"] + losses
     steps = state["steps"] + int(ends_step)
     ends = steps == max(epoch_steps, 1)
@@ -332,15 +346,15 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
       options: switches and weights.
 
     Returns:
-      The method; trains trunk, face_head, pose_head, face_projector, pose_projector and decoder, in three
-      gradient steps an update. Its batches are `PclViews`.
+      The method; trains trunk, face_head, pose_head, face_projector, pose_projector and
+      decoder, in three gradient steps an update. Its batches are `PclViews`.
 
     Raises:
       UserError: If the grouping is unknown.
 
     References:
-      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial representation",
-      CVPR 2023.
+      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial
+      representation", CVPR 2023.
     """
     if options.grouping not in GROUPINGS:
         raise UserError(
@@ -409,7 +423,10 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
     def contrast(
         frozen: Tree, logits: jax.Array, stats: Tree, place: int, *, train: bool
     ) -> tuple[jax.Array, Aux]:
-        """Weighs a contrast; `place` is 0 of faces and 1 of poses, the last step of an update."""
+        """Weighs a contrast.
+
+        `place` is 0 of faces and 1 of poses, the last step of an update.
+        """
         nce = jnp.mean(info_nce(logits))
         first = jnp.argmax(logits, axis=1) == 0
         terms = {"nce": nce, "accuracy": jnp.mean(first.astype(jnp.float32))}

@@ -23,8 +23,8 @@ def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
     Args:
       model: `config.model`.
-      *names: fields of it that are passed on, in addition to width and dtype; those it lacks keep their
-        default.
+      *names: fields of it that are passed on, in addition to width and dtype; those it
+        lacks keep their default.
 
     Returns:
       Keywords of the function that builds the networks.

@@ -1,4 +1,7 @@
-"""Builds the methods that FaceCycle is compared with: networks, losses, views and features."""
+"""Builds the methods that FaceCycle is compared with.
+
+Networks, losses, views and features.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -37,7 +40,10 @@ Batch = Mapping[str, jax.Array]
 
 
 def _record(kind: Any, fields: Mapping[str, Any]) -> Any:
-    """Builds an options record from the fields of its names; others keep their defaults."""
+    """Builds an options record from the fields of its names.
+
+    Others keep their defaults.
+    """
     names: type[NamedTuple] = kind
     return kind(**{name: fields[name] for name in names._fields if name in fields})
 
@@ -186,15 +192,16 @@ def _simclr_views(config: Config) -> Views:
 def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
     """Builds the function from images to the features that a method is evaluated with.
 
-    These are FAb-Net's embedding, TCAE's code of expression, temporal consistency's embedding of unit length,
-    and the flattened maps of PCL's trunk and of SimCLR's encoder.
+    These are FAb-Net's embedding, TCAE's code of expression, temporal consistency's
+    embedding of unit length, and the flattened maps of PCL's trunk and of SimCLR's
+    encoder.
 
     Args:
       config: a run's configuration: method and model.
 
     Returns:
-      `features(trees, images) -> [N, D]` of trees by network name, statistics included, and uint8 images [N,
-      S, S, 3]; pure. Nothing is cropped.
+      `features(trees, images) -> [N, D]` of trees by network name, statistics included,
+      and uint8 images [N, S, S, 3]; pure. Nothing is cropped.
     """
     name, model = config["method"], config["model"]
 

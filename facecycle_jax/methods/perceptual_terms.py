@@ -1,6 +1,9 @@
-"""The perceptual terms of both cycles: several picture sets against the maps of the inputs.
+"""The perceptual terms of both cycles.
 
-Maps [N, h, w, C] by layer. The inputs' side is one computation to XLA, however many sets there are.
+Several picture sets against the maps of the inputs.
+
+Maps [N, h, w, C] by layer. The inputs' side is one computation to XLA, however many
+sets there are.
 """
 
 import jax
@@ -15,8 +18,8 @@ from facecycle_jax.networks.face_networks import Features
 def stack_sets(sets: list[jax.Array]) -> jax.Array:
     """Stacks k versions of N pictures to [N k, ...], the versions of a picture side by side.
 
-    One set after the other would do for one device; of a batch that is split over devices it would move
-    nearly all pictures, and their maps, to other devices.
+    One set after the other would do for one device; of a batch that is split over
+    devices it would move nearly all pictures, and their maps, to other devices.
     """
     return jnp.stack(sets, axis=1).reshape(-1, *sets[0].shape[1:])
 
@@ -27,7 +30,8 @@ def perceptual_terms(
     """Computes one term per layer, over all pictures of all sets.
 
     Args:
-      sets: maps [N k, h, w, C] by layer; each holds k versions of the N inputs, as `stack_sets` has them.
+      sets: maps [N k, h, w, C] by layer; each holds k versions of the N inputs, as
+        `stack_sets` has them.
       targets: maps of the inputs, [N, h, w, C] by layer; they get no gradient.
       options: chooses Gram or feature loss and its normalisation.
 

@@ -1,4 +1,6 @@
-"""SimCLR on FaceCycle's encoder, the contrastive baseline: two views of an image against all other images.
+"""SimCLR on FaceCycle's encoder, the contrastive baseline.
+
+Two views of an image against all other images.
 
 Images [B, 2, H, W, 3], normalised, two views of one image.
 """
@@ -38,7 +40,8 @@ def simclr(
     """Builds the baseline.
 
     Args:
-      encoder: the convolutional part of FaceCycle's encoder; its flattened map is the feature.
+      encoder: the convolutional part of FaceCycle's encoder; its flattened map is the
+        feature.
       projector: the layers between feature and loss.
       options: switches of the loss.
 
@@ -46,7 +49,8 @@ def simclr(
       The method; trains encoder and projector.
 
     References:
-      Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020.
+      Chen et al., "A simple framework for contrastive learning of visual
+      representations", ICML 2020.
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:

@@ -1,7 +1,9 @@
-"""TCAE, the twin-cycle autoencoder: takes the change between two frames apart into pose and expression.
+"""TCAE, the twin-cycle autoencoder.
 
-A batch holds two frames per item, of one track: target t and source s. Images [B, 2, H, W, 3] in 0..1, the
-target first.
+Takes the change between two frames apart into pose and expression.
+
+A batch holds two frames per item, of one track: target t and source s. Images [B, 2, H,
+W, 3] in 0..1, the target first.
 """
 
 from collections.abc import Callable
@@ -50,9 +52,9 @@ class TcaeOptions(NamedTuple):
     """Switches of the loss.
 
     Attributes:
-      window: 'each' ranks and windows every term by itself, as the published program does, so that terms
-        average different items; 'common' windows all by the reconstruction error; 'none' averages all
-        items.
+      window: 'each' ranks and windows every term by itself, as the published program
+        does, so that terms average different items; 'common' windows all by the
+        reconstruction error; 'none' averages all items.
     """
 
     window: str = "each"
@@ -112,8 +114,8 @@ def tcae_images(
 ) -> tuple[TcaeImages, Tree]:
     """Runs both cycles.
 
-    The five sets of images pass the encoder separately, each a batch of its own to the normalisation, in the
-    order t, s, I_p, I_e, I_o.
+    The five sets of images pass the encoder separately, each a batch of its own to the
+    normalisation, in the order t, s, I_p, I_e, I_o.
 
     Args:
       networks: the modules.
@@ -168,7 +170,8 @@ def tcae_images(
     expressed_codes, stats = encode(expressed, stats)
     reconstruction_codes, stats = encode(reconstruction, stats)
 
-    # 3. Back to the source. Only the pixels that are warped are detached; the codes are not.
+    # 3. Back to the source. Only the pixels that are warped are detached; the codes are
+    # not.
     pose_back, _, stats = decode(
         "pose_decoder", posed_codes.pose, source_codes.pose, stats
     )
@@ -251,8 +254,8 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
       UserError: If the kind of window is unknown.
 
     References:
-      Li et al., "Self-supervised representation learning from videos for facial action unit detection",
-      CVPR 2019.
+      Li et al., "Self-supervised representation learning from videos for facial action
+      unit detection", CVPR 2019.
     """
     if options.window not in WINDOWS:
         raise UserError(

@@ -1,7 +1,9 @@
-"""Temporal consistency: the farther a frame in time, the farther its embedding from the anchor's.
+"""Temporal consistency.
 
-A batch holds n frames per item, in order of time: the anchor, its sibling and the followers. Images [B, n, H,
-W, 3], normalised by ImageNet's mean and standard deviation.
+The farther a frame in time, the farther its embedding from the anchor's.
+
+A batch holds n frames per item, in order of time: the anchor, its sibling and the
+followers. Images [B, n, H, W, 3], normalised by ImageNet's mean and standard deviation.
 """
 
 from collections.abc import Callable
@@ -24,8 +26,8 @@ class TemporalOptions(NamedTuple):
     """Switches of the loss.
 
     Attributes:
-      margin: by which a frame is to be farther from the anchor than the frame before it, in squared
-        distances of unit vectors.
+      margin: by which a frame is to be farther from the anchor than the frame before
+        it, in squared distances of unit vectors.
     """
 
     margin: float = 0.03
@@ -41,7 +43,8 @@ def temporal_embeddings(
 ) -> tuple[jax.Array, Tree]:
     """Encodes anchors, siblings and followers.
 
-    These are three passes, each a batch of its own to the normalisation, as in the published program.
+    These are three passes, each a batch of its own to the normalisation, as in the
+    published program.
 
     Args:
       encoder: the network.
@@ -95,15 +98,15 @@ def temporal_consistency(
     Args:
       encoder: the network.
       options: switches of the loss.
-      trunk: returns the parameters and statistics of ResNet-18 to start from, ImageNet's as published; None:
-        random ones.
+      trunk: returns the parameters and statistics of ResNet-18 to start from,
+        ImageNet's as published; None: random ones.
 
     Returns:
       The method; trains encoder.
 
     References:
-      Lu et al., "Self-supervised learning for facial action unit recognition through temporal consistency",
-      BMVC 2020.
+      Lu et al., "Self-supervised learning for facial action unit recognition through
+      temporal consistency", BMVC 2020.
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:

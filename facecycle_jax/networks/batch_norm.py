@@ -1,7 +1,8 @@
 """Batch normalisation whose statistics are explicit state, and dense layers of PyTorch's initialisation.
 
-The running statistics live in the collection `batch_stats`. A module that is applied with `train=True` and
-`mutable=["batch_stats"]` returns new ones; nothing is changed in place.
+The running statistics live in the collection `batch_stats`. A module that is applied
+with `train=True` and `mutable=["batch_stats"]` returns new ones; nothing is changed in
+place.
 """
 
 import flax.linen as nn
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 
 from facecycle_jax.networks.blocks import Dtype, _kernel_and_bias_init
 
-# PyTorch's momentum of 0.1 is the share of the new value; this is the share of the old one.
+# PyTorch's momentum of 0.1 is the share of the new value; this is the share of the old
+# one.
 MOMENTUM = 0.9
 EPSILON = 1e-5
 
@@ -18,12 +20,14 @@ EPSILON = 1e-5
 class BatchNorm(nn.Module):
     """Normalises each channel over all other axes, then scales and shifts it.
 
-    Means are taken over the whole array. Under jit on a mesh that is the global batch: the result does not
-    depend on the number of devices, and equals what one device computes with the whole batch. (The programs
-    in PyTorch normalise each device's part by itself.)
+    Means are taken over the whole array. Under jit on a mesh that is the global batch:
+    the result does not depend on the number of devices, and equals what one device
+    computes with the whole batch. (The programs in PyTorch normalise each device's part
+    by itself.)
 
-    While training, the normalisation uses the biased variance and the running variance moves towards the
-    unbiased one, as PyTorch has it. Two calls in one update count as two batches.
+    While training, the normalisation uses the biased variance and the running variance
+    moves towards the unbiased one, as PyTorch has it. Two calls in one update count as
+    two batches.
 
     Attributes:
       dtype: computation dtype; statistics are computed in float32 at least.
@@ -96,7 +100,9 @@ class Dense(nn.Module):
 
 
 class Projector(nn.Module):
-    """Projects features for a contrastive loss: dense, ReLU, dense, batch normalisation.
+    """Projects features for a contrastive loss.
+
+    Dense, ReLU, dense, batch normalisation.
 
     Attributes:
       hidden: numbers of the hidden layer.

@@ -116,7 +116,9 @@ class _Conv(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Transposed convolution that doubles height and width: kernel 4, stride 2, padding 1, with bias.
+    """Transposed convolution that doubles height and width.
+
+    Kernel 4, stride 2, padding 1, with bias.
 
     Attributes:
       features: output channels.
@@ -176,7 +178,9 @@ class ResidualBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention between channels: LReLU(x + S g) with S = phi theta^T, theta softmax over pixels.
+    """Attention between channels.
+
+    LReLU(x + S g) with S = phi theta^T, theta softmax over pixels.
 
     Attributes:
       dtype: computation dtype; softmaxes are in float32.

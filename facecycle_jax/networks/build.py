@@ -48,8 +48,9 @@ def build_networks(
       image_size: 64, 128 or 256 pixels.
       code_dim: length of the codes.
       dtype: 'float32' or 'bfloat16', the dtype computed in; parameters are float32.
-      encoder_width: multiplier of the encoders' channels, 0: `width`. They see a picture once where the
-        generator draws three, so a narrow model affords wider ones.
+      encoder_width: multiplier of the encoders' channels, 0: `width`. They see a
+        picture once where the generator draws three, so a narrow model affords wider
+        ones.
 
     Returns:
       The networks.

@@ -19,9 +19,11 @@ from facecycle_jax.networks.blocks import (
 from facecycle_jax.ops import adaptive_average_pool
 
 IMAGE_SIZES = (64, 128, 256)
-# Layers whose maps can be read, in order; the last is the feature of the linear protocol.
+# Layers whose maps can be read, in order; the last is the feature of the linear
+# protocol.
 LAYERS = ("conv1_2", "conv2_2", "conv3_2", "residual2", "conv4_2", "conv5_2", "conv6_2")
-# Sides of the linear protocol's pictures, in pixels, and of the map that the last layer makes of them.
+# Sides of the linear protocol's pictures, in pixels, and of the map that the last layer
+# makes of them.
 FEATURE_SIZE, FEATURE_SIDE = 100, 7
 
 
@@ -44,8 +46,8 @@ class EncoderFeatures(nn.Module):
 
     Attributes:
       width: multiplier on all channel counts; 1 is the paper's network.
-      image_size: 64, 128 or 256: the picture size at which the map is 4x4. 128 puts a stride into the
-        last group, 256 one more into the second convolution pair.
+      image_size: 64, 128 or 256: the picture size at which the map is 4x4. 128 puts a
+        stride into the last group, 256 one more into the second convolution pair.
       dtype: computation dtype.
     """
 
@@ -55,9 +57,12 @@ class EncoderFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, last: str = LAYERS[-1]) -> jax.Array:
-        """Maps pictures [N, H, W, 3] to [N, H/16, W/16, 128 width] (at image_size 64; rounded up).
+        """Maps pictures [N, H, W, 3] to [N, H/16, W/16, 128 width] (at image_size 64.
 
-        `last`, one of `LAYERS`, is the layer to end with: an earlier one has a larger map.
+        Rounded up).
+
+        `last`, one of `LAYERS`, is the layer to end with: an earlier one has a larger
+        map.
         """
         check_image_size(self.image_size)
         check_layer(last)
@@ -102,7 +107,8 @@ class CodeEncoder(nn.Module):
     """Encodes a face into a code: convolutions to a 4x4 map, two dense layers, tanh.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the paper's network (4.24 M parameters).
+      width: multiplier on all channel counts; 1 is the paper's network (4.24 M
+        parameters).
       image_size: 64, 128 or 256 pixels, see `EncoderFeatures`.
       code_dim: length of the code; not scaled by `width`.
       dtype: computation dtype.
@@ -152,7 +158,8 @@ class CodeEncoder(nn.Module):
         """Computes the map below the dense layers, the feature of the linear protocol, or an earlier one.
 
         Args:
-          x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the paper.
+          x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the
+            paper.
           layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128.
           side: above 0, the map is averaged over side x side areas.
 

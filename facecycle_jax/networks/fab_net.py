@@ -1,6 +1,7 @@
 """The networks of FAb-Net: an encoder, and a decoder each for flow and mask.
 
-Images [N, S, S, 3] in 0..1, without mean and standard deviation; embeddings [N, D], unbounded.
+Images [N, S, S, 3] in 0..1, without mean and standard deviation; embeddings [N, D],
+unbounded.
 """
 
 import math
@@ -29,7 +30,10 @@ def check_peer_size(image_size: int) -> None:
 
 
 def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax.Array:
-    """Halves height and width inside a compact module: kernel 4, stride 2, padding 1."""
+    """Halves height and width inside a compact module.
+
+    Kernel 4, stride 2, padding 1.
+    """
     return conv(
         x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default"
     )
@@ -38,11 +42,14 @@ def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax
 class FabNetEncoder(nn.Module):
     """Encodes faces by strided convolutions until one pixel is left.
 
-    The first convolution has no normalisation; the last has neither normalisation nor activation.
+    The first convolution has no normalisation; the last has neither normalisation nor
+    activation.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the published network (4.89 M parameters).
-      image_size: side of the images, 256 as published; each halving leaves out a convolution.
+      width: multiplier on all channel counts; 1 is the published network (4.89 M
+        parameters).
+      image_size: side of the images, 256 as published; each halving leaves out a
+        convolution.
       code_dim: length of the embedding; not scaled by `width`.
       dtype: computation dtype.
 
@@ -101,8 +108,9 @@ def build_fab_net(
       width: multiplier on channel counts, above 0.
       image_size: side of the images.
       code_dim: length of the embedding.
-      align_corners: of the decoders' bilinear doubling. The published program ran on an unreleased version
-        of PyTorch, so which one it used is not known; PyTorch 0.4.0 does not align.
+      align_corners: of the decoders' bilinear doubling. The published program ran on an
+        unreleased version of PyTorch, so which one it used is not known; PyTorch 0.4.0
+        does not align.
       dtype: computation dtype.
 
     Returns:

@@ -1,7 +1,7 @@
 """The forward passes of FaceCycle as pure functions of one dict of parameter trees.
 
-Trees by name: motion_encoder, flow_decoder, generator, identity_encoder, normaliser, and the trunk:
-'trunk' if it is learned, else 'vgg'. Pictures [N, H, W, 3], normalised.
+Trees by name: motion_encoder, flow_decoder, generator, identity_encoder, normaliser,
+and the trunk: 'trunk' if it is learned, else 'vgg'. Pictures [N, H, W, 3], normalised.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,17 @@ from facecycle_jax.networks.encoder import LAYERS
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
 from facecycle_jax.ops import backward_flow
 
-# Parameter trees by network name; `Tree` where they are built, `Trees` where they are only read.
+# Parameter trees by network name; `Tree` where they are built, `Trees` where they are
+# only read.
 Tree = dict[str, Any]
 Trees = Mapping[str, Any]
 Features = dict[str, jax.Array]
 
 
 class FaceFeatures(NamedTuple):
-    """Maps of one batch for the networks and for the loss; one pass where both use one trunk.
+    """Maps of one batch for the networks and for the loss.
+
+    One pass where both use one trunk.
 
     Attributes:
       trunk: conv2_1 and conv3_1 maps for generator and normaliser.
@@ -35,14 +38,18 @@ class FaceFeatures(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Networks with their trunk: everything a method or a loaded model computes pictures with.
+    """Networks with their trunk.
+
+    Everything a method or a loaded model computes pictures with.
 
     Attributes:
       networks: the modules.
-      vgg: the VGG-19 module of loss and, unless learned, trunk; None where no VGG is used.
-      learned_trunk: whether the trunk's parameters are 'trunk' (learned) or 'vgg' (frozen).
-      remat: whether a backward pass computes the activations inside each network again instead of
-        keeping them: less memory, a third more computation.
+      vgg: the VGG-19 module of loss and, unless learned, trunk; None where no VGG is
+        used.
+      learned_trunk: whether the trunk's parameters are 'trunk' (learned) or 'vgg'
+        (frozen).
+      remat: whether a backward pass computes the activations inside each network again
+        instead of keeping them: less memory, a third more computation.
     """
 
     networks: Networks
@@ -161,8 +168,8 @@ def make_forward(
     """Builds the forward passes of a model configuration.
 
     Args:
-      model: mapping with width, image_size, code_dim, dtype, trunk ('vgg' or 'learned') and perhaps
-        encoder_width.
+      model: mapping with width, image_size, code_dim, dtype, trunk ('vgg' or 'learned')
+        and perhaps encoder_width.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
       remat: see `Forward`.
@@ -192,7 +199,10 @@ def make_forward(
 
 
 def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
-    """Draws the parameters of stage 1: motion_encoder, flow_decoder, generator and a learned trunk."""
+    """Draws the parameters of stage 1.
+
+    Motion_encoder, flow_decoder, generator and a learned trunk.
+    """
     keys = jax.random.split(key, 4)
     networks = forward.networks
     size = networks.encoder.image_size

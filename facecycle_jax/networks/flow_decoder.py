@@ -1,4 +1,7 @@
-"""The flow decoder: codes [N, code_dim] to dense flows [N, size/4, size/4, 2] in (-1, 1)."""
+"""The flow decoder.
+
+Codes [N, code_dim] to dense flows [N, size/4, size/4, 2] in (-1, 1).
+"""
 
 import math
 
@@ -26,9 +29,10 @@ class FlowDecoder(nn.Module):
     """Decodes a motion code into the flow that takes the face to its neutral state.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the paper's network (3.00 M parameters).
-      image_size: 64, 128 or 256 pixels; the flow is a quarter of it, larger pictures add a doubling
-        each before the last.
+      width: multiplier on all channel counts; 1 is the paper's network (3.00 M
+        parameters).
+      image_size: 64, 128 or 256 pixels; the flow is a quarter of it, larger pictures
+        add a doubling each before the last.
       dtype: computation dtype.
 
     References:
@@ -47,8 +51,8 @@ class FlowDecoder(nn.Module):
           code: [N, code_dim] in (-1, 1).
 
         Returns:
-          Flow float32 [N, image_size / 4, image_size / 4, 2] in (-1, 1), (x, y) in units where 2 is
-          the whole picture.
+          Flow float32 [N, image_size / 4, image_size / 4, 2] in (-1, 1), (x, y) in
+          units where 2 is the whole picture.
         """
         check_image_size(self.image_size)
         dtype = self.dtype

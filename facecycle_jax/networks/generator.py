@@ -1,7 +1,7 @@
 """The generator: trunk maps and a flow to a picture.
 
-Pictures [N, H, W, 3], normalised, without a final activation. Trunk maps: conv2_1 [N, H/2, W/2, C2] and
-conv3_1 [N, H/4, W/4, C3] of the trunk.
+Pictures [N, H, W, 3], normalised, without a final activation. Trunk maps: conv2_1 [N,
+H/2, W/2, C2] and conv3_1 [N, H/4, W/4, C3] of the trunk.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,18 @@ import jax.numpy as jnp
 from facecycle_jax.networks.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
 from facecycle_jax.ops import warp
 
-# Two 3x3 convolutions see the zeros around a map from two places away: of this side, all but the middle does.
+# Two 3x3 convolutions see the zeros around a map from two places away: of this side,
+# all but the middle does.
 MEAN_SIDE = 5
 
 
 class NoiseEncoding(nn.Module):
-    """Fills what a warp uncovers: two rectified convolutions of noise around a map's mean.
+    """Fills what a warp uncovers.
 
-    Without noise the result is the same everywhere but at the edges, so it is computed on a map of a few
-    places and spread.
+    Two rectified convolutions of noise around a map's mean.
+
+    Without noise the result is the same everywhere but at the edges, so it is computed
+    on a map of a few places and spread.
 
     Attributes:
       dtype: computation dtype.
@@ -31,7 +34,10 @@ class NoiseEncoding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Maps [N, H, W, C] and an optional key to [N, H, W, C]; without a key there is no noise."""
+        """Maps [N, H, W, C] and an optional key to [N, H, W, C].
+
+        Without a key there is no noise.
+        """
         y = jnp.mean(x, axis=(1, 2), keepdims=True)
         if key is None:
             count, height, width, channels = x.shape
@@ -67,7 +73,8 @@ class Generator(nn.Module):
     """Draws a face from trunk maps that are warped by a flow, or from the maps as they are.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the paper's network (12.85 M parameters).
+      width: multiplier on all channel counts; 1 is the paper's network (12.85 M
+        parameters).
       dtype: computation dtype.
 
     References:
@@ -88,7 +95,8 @@ class Generator(nn.Module):
         """Draws pictures.
 
         Args:
-          features: {'conv2_1': [N, H/2, W/2, C2], 'conv3_1': [N, H/4, W/4, C3]} of the trunk.
+          features: {'conv2_1': [N, H/2, W/2, C2], 'conv3_1': [N, H/4, W/4, C3]} of the
+            trunk.
           flow: [N, h, w, 2], or None to redraw the face without motion (autoencoding).
           key: random key of the noise; None draws without noise.
 

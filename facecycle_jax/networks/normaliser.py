@@ -1,6 +1,9 @@
-"""The normaliser: takes identity out of a neutral face, or puts it back into the mean face.
+"""The normaliser.
 
-Pictures [N, H, W, 3], normalised, without a final activation. Trunk maps conv3_1 [N, H/4, W/4, C].
+Takes identity out of a neutral face, or puts it back into the mean face.
+
+Pictures [N, H, W, 3], normalised, without a final activation. Trunk maps conv3_1 [N,
+H/4, W/4, C].
 """
 
 import flax.linen as nn
@@ -11,14 +14,18 @@ from facecycle_jax.networks.blocks import Dtype, ResidualBlock, UpConv, conv, sc
 
 
 class Modulation(nn.Module):
-    """Instance normalisation, scaled and shifted by a code: gamma(code) * (x - mean) / std + beta(code).
+    """Instance normalisation, scaled and shifted by a code.
+
+    Gamma(code) * (x - mean) / std + beta(code).
 
     Attributes:
-      dtype: computation dtype; the statistics are in float32, the variance is the biased one.
+      dtype: computation dtype; the statistics are in float32, the variance is the
+        biased one.
 
     References:
-      Huang and Belongie, "Arbitrary style transfer in real-time with adaptive instance normalization",
-      ICCV 2017; Park et al., "Semantic image synthesis with spatially-adaptive normalization", CVPR 2019.
+      Huang and Belongie, "Arbitrary style transfer in real-time with adaptive instance
+      normalization", ICCV 2017; Park et al., "Semantic image synthesis with
+      spatially-adaptive normalization", CVPR 2019.
     """
 
     dtype: Dtype = jnp.float32
@@ -49,7 +56,8 @@ class Normaliser(nn.Module):
     """Draws the mean face of a neutral face, or the neutral face of a mean face.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the paper's network (9.46 M parameters).
+      width: multiplier on all channel counts; 1 is the paper's network (9.46 M
+        parameters).
       dtype: computation dtype.
 
     References:
@@ -68,7 +76,10 @@ class Normaliser(nn.Module):
     def __call__(
         self, features: jax.Array, code: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Applies both directions to the same maps; used to initialise all parameters."""
+        """Applies both directions to the same maps.
+
+        Used to initialise all parameters.
+        """
         return self.remove(features, code), self.restore(features, code)
 
     def remove(self, features: jax.Array, code: jax.Array) -> jax.Array:
@@ -112,7 +123,8 @@ class NormaliserDecoder(nn.Module):
         """Maps [N, H/4, W/4, C] to pictures float32 [N, H, W, 3]."""
         features = scaled(256, self.width)
         if x.shape[-1] != features:
-            # Only where a VGG trunk of fixed width meets a narrower decoder; never at the paper's width.
+            # Only where a VGG trunk of fixed width meets a narrower decoder; never at
+            # the paper's width.
             x = conv(
                 x,
                 features=features,

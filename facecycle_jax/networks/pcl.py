@@ -1,4 +1,6 @@
-"""The networks of PCL: a trunk, a head and a projector each for face and pose, and one decoder.
+"""The networks of PCL.
+
+A trunk, a head and a projector each for face and pose, and one decoder.
 
 Images [N, S, S, 3] in 0..1, without mean and standard deviation.
 """
@@ -28,12 +30,13 @@ class PclTrunk(nn.Module):
     """The convolutions of FaceCycle's encoder up to the last stride, with a narrower last layer.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the published network (1.88 M parameters).
+      width: multiplier on all channel counts; 1 is the published network (1.88 M
+        parameters).
       dtype: computation dtype.
 
     References:
-      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial representation",
-      CVPR 2023.
+      Liu et al., "Pose-disentangled contrastive learning for self-supervised facial
+      representation", CVPR 2023.
     """
 
     width: float = 1.0
@@ -99,10 +102,12 @@ class PclHead(nn.Module):
 class PclDecoder(nn.Module):
     """Decodes the sum of both heads into an image.
 
-    Its last activation is a tanh although images are in 0..1, as in the published program.
+    Its last activation is a tanh although images are in 0..1, as in the published
+    program.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the published network (4.30 M parameters).
+      width: multiplier on all channel counts; 1 is the published network (4.30 M
+        parameters).
       dtype: computation dtype.
     """
 
@@ -124,10 +129,13 @@ class PclDecoder(nn.Module):
 
 
 class Pcl(NamedTuple):
-    """Linen modules without parameters; the two heads, and the two projectors, are alike.
+    """Linen modules without parameters.
+
+    The two heads, and the two projectors, are alike.
 
     Attributes:
-      trunk: images to maps; their flattened maps are the features that PCL is evaluated with.
+      trunk: images to maps; their flattened maps are the features that PCL is evaluated
+        with.
       head: trunk maps to maps of the face, or of the pose.
       projector: flattened head maps to projections.
       decoder: summed head maps to images.

@@ -1,6 +1,7 @@
 """The networks of TCAE: an encoder with two branches, and a decoder for each.
 
-Images [N, S, S, 3] in 0..1, without mean and standard deviation; codes [N, D], unbounded.
+Images [N, S, S, 3] in 0..1, without mean and standard deviation; codes [N, D],
+unbounded.
 """
 
 import math
@@ -23,18 +24,20 @@ _BRANCH_LAYERS = 3
 class TcaeEncoder(nn.Module):
     """Encodes faces into a code of pose and one of expression.
 
-    All convolutions but the last of a branch are followed by batch normalisation and a leaky ReLU of slope
-    0.2.
+    All convolutions but the last of a branch are followed by batch normalisation and a
+    leaky ReLU of slope 0.2.
 
     Attributes:
-      width: multiplier on all channel counts; 1 is the published network (8.04 M parameters).
-      image_size: side of the images, 256 as published; each halving leaves out a shared convolution.
+      width: multiplier on all channel counts; 1 is the published network (8.04 M
+        parameters).
+      image_size: side of the images, 256 as published; each halving leaves out a shared
+        convolution.
       code_dim: length of each code; not scaled by `width`.
       dtype: computation dtype.
 
     References:
-      Li et al., "Self-supervised representation learning from videos for facial action unit detection",
-      CVPR 2019.
+      Li et al., "Self-supervised representation learning from videos for facial action
+      unit detection", CVPR 2019.
     """
 
     width: float = 1.0
@@ -75,7 +78,8 @@ class Tcae(NamedTuple):
 
     Attributes:
       encoder: images to codes of pose and expression.
-      pose_decoder: codes of pose, of source and target, to flow and mask logit (channel 2).
+      pose_decoder: codes of pose, of source and target, to flow and mask logit (channel
+        2).
       expression_decoder: the same of expression.
     """
 
@@ -98,7 +102,8 @@ def build_tcae(
       width: multiplier on channel counts, above 0.
       image_size: side of the images.
       code_dim: length of each code.
-      align_corners: of the decoders' bilinear doubling; PyTorch 0.4.1, which TCAE names, does not align.
+      align_corners: of the decoders' bilinear doubling; PyTorch 0.4.1, which TCAE
+        names, does not align.
       dtype: computation dtype.
 
     Returns:

@@ -62,13 +62,15 @@ class TemporalEncoder(nn.Module):
     """Encodes faces into vectors of unit length.
 
     Attributes:
-      width: multiplier on the channels of the trunk; 1 is the published network (11.3 M parameters).
+      width: multiplier on the channels of the trunk; 1 is the published network (11.3 M
+        parameters).
       code_dim: length of the embedding.
       dtype: computation dtype.
 
     References:
-      He et al., "Deep residual learning for image recognition", CVPR 2016, table 1; Lu et al.,
-      "Self-supervised learning for facial action unit recognition through temporal consistency", BMVC 2020.
+      He et al., "Deep residual learning for image recognition", CVPR 2016, table 1; Lu
+      et al., "Self-supervised learning for facial action unit recognition through
+      temporal consistency", BMVC 2020.
     """
 
     width: float = 1.0
@@ -98,7 +100,8 @@ class TemporalEncoder(nn.Module):
             use_bias=False,
         )
         x = nn.relu(BatchNorm(self.dtype, name="stem_norm")(x, train=train))
-        # Padding never wins: activations are not negative here, and the padding is minus infinity.
+        # Padding never wins: activations are not negative here, and the padding is
+        # minus infinity.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
         for stage, channels in enumerate(_STAGES, start=1):
@@ -120,7 +123,8 @@ class TemporalEncoder(nn.Module):
 def unit_length(x: jax.Array) -> jax.Array:
     """Scales vectors [..., D] to length 1; zero stays zero, with a gradient of zero."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The lower bound is the square of PyTorch's, and keeps the gradient of the root finite.
+    # The lower bound is the square of PyTorch's, and keeps the gradient of the root
+    # finite.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
@@ -130,7 +134,8 @@ def resnet18_trees(
     """Converts arrays of torchvision's ResNet-18, without its last layer, to trees of `TemporalEncoder`.
 
     Args:
-      state: arrays by torchvision's names ('conv1.weight', 'layer1.0.bn1.running_mean', ...), in its layout.
+      state: arrays by torchvision's names ('conv1.weight', 'layer1.0.bn1.running_mean',
+        ...), in its layout.
 
     Returns:
       Parameters and running statistics; 'code' is in neither.

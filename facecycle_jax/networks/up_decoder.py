@@ -1,4 +1,7 @@
-"""The decoder of FAb-Net, TCAE and PCL: from a vector to a map that doubles in size block by block."""
+"""The decoder of FAb-Net, TCAE and PCL.
+
+From a vector to a map that doubles in size block by block.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +19,9 @@ _CHANNELS = (256, 256, 256, 256, 128, 64, 32)
 
 
 def decoder_channels(*, image_size: int, width: float, outputs: int) -> tuple[int, ...]:
-    """Lists the channels of a decoder's blocks; smaller images leave out the first ones.
+    """Lists the channels of a decoder's blocks.
+
+    Smaller images leave out the first ones.
 
     Args:
       image_size: side of the decoded map, a power of two from 8 to 256.
@@ -32,7 +37,9 @@ def decoder_channels(*, image_size: int, width: float, outputs: int) -> tuple[in
 
 
 class UpDecoder(nn.Module):
-    """Decodes vectors into maps in (-1, 1): [ReLU, doubling, 3x3 convolution, batch normalisation] a block.
+    """Decodes vectors into maps in (-1, 1).
+
+    [ReLU, doubling, 3x3 convolution, batch normalisation] a block.
 
     The last block has a tanh instead of the normalisation.
 
@@ -42,7 +49,8 @@ class UpDecoder(nn.Module):
       dtype: computation dtype.
 
     References:
-      Wiles et al., "Self-supervised learning of a facial attribute embedding from video", BMVC 2018.
+      Wiles et al., "Self-supervised learning of a facial attribute embedding from
+      video", BMVC 2018.
     """
 
     channels: Sequence[int]

@@ -47,7 +47,8 @@ class VGG19(nn.Module):
       dtype: computation dtype.
 
     References:
-      Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015, configuration E.
+      Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015,
+      configuration E.
     """
 
     last: str = "conv4_1"
@@ -62,7 +63,8 @@ class VGG19(nn.Module):
 
         Args:
           x: [N, H, W, 3], normalised.
-          taps: layers whose outputs are wanted; computation stops after the last of them.
+          taps: layers whose outputs are wanted; computation stops after the last of
+            them.
 
         Returns:
           {name: [N, h, w, C]} for every tap.
@@ -106,11 +108,13 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
       path: the file, as `facecycle import-vgg` writes it; any floating dtype.
 
     Returns:
-      {layer: {'kernel', 'bias'}} in float32 for conv1_1 .. conv4_1: the parameters of `VGG19()`.
+      {layer: {'kernel', 'bias'}} in float32 for conv1_1 .. conv4_1: the parameters of
+      `VGG19()`.
 
     Raises:
       FileNotFoundError: with a sentence that says how to make the file.
-      ValueError: if the file is no .npz, or an array is missing, misshapen or not finite.
+      ValueError: if the file is no .npz, or an array is missing, misshapen or not
+        finite.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -150,13 +154,17 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
 def _read_array(
     archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Reads one array of a .npz as float32; shape and type are compared before its content is read."""
+    """Reads one array of a .npz as float32.
+
+    Shape and type are compared before its content is read.
+    """
     if f"{key}.npy" not in archive.namelist():
         raise UserError(
             f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1."
         )
     with archive.open(f"{key}.npy") as member:
-        # The only version that numpy writes for plain numbers, and one whose header is short.
+        # The only version that numpy writes for plain numbers, and one whose header is
+        # short.
         if np.lib.format.read_magic(member) != (1, 0):
             raise ValueError(f"{key} is in an unknown version of the format")
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
@@ -178,7 +186,8 @@ def _read_array(
 def random_vgg(*, width: float = 1.0, seed: int = 0) -> dict[str, Any]:
     """Draws VGG-19 weights (He initialisation) that are the same on every machine for one seed.
 
-    Random features still compare textures; they stand in where no ImageNet weights can be had.
+    Random features still compare textures; they stand in where no ImageNet weights can
+    be had.
 
     Args:
       width: multiplier on the channels.

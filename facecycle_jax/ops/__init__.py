@@ -1,4 +1,7 @@
-"""Pure array functions, of jax alone: convolution, sampling, resizing, similarity, pixel values, pictures."""
+"""Pure array functions, of jax alone.
+
+Convolution, sampling, resizing, similarity, pixel values, pictures.
+"""
 
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.conv import conv

@@ -15,10 +15,12 @@ class Taps(NamedTuple):
     """Where every sample lies between its neighbours.
 
     Attributes:
-      low: int32 [N, P, 2], (x, y) of the upper left tap; may be -2 .. size + 1, outside the image.
-      weight: float32 [N, P, 2], weight of the next tap in x and y, in [0, 1]; low has 1 - weight.
-      slope: float32 [N, P, 2], derivative of the pixel position by the grid's coordinate, 0 where the
-        position does not move with it.
+      low: int32 [N, P, 2], (x, y) of the upper left tap; may be -2 .. size + 1, outside
+        the image.
+      weight: float32 [N, P, 2], weight of the next tap in x and y, in [0, 1]; low has 1
+        - weight.
+      slope: float32 [N, P, 2], derivative of the pixel position by the grid's
+        coordinate, 0 where the position does not move with it.
       valid: float32 [N, P], 0 for samples without a position.
     """
 
@@ -63,7 +65,10 @@ def make_taps(
 def _position(
     x: jax.Array, *, size: int, align_corners: bool, padding: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Maps coordinates to pixel positions: (position, its derivative, whether there is one)."""
+    """Maps coordinates to pixel positions.
+
+    (position, its derivative, whether there is one).
+    """
     x = x.astype(jnp.float32)
     scale = (size - 1) / 2 if align_corners else size / 2
     valid = ~jnp.isnan(x)
@@ -72,8 +77,8 @@ def _position(
         valid &= jnp.abs(x) * scale < 2.0**24
     x = jnp.where(valid, x, 0.0)
     if scale == 0:
-        # One pixel with aligned corners: every finite coordinate is its centre. Infinite ones stay outside,
-        # where 0 * inf would be NaN.
+        # One pixel with aligned corners: every finite coordinate is its centre.
+        # Infinite ones stay outside, where 0 * inf would be NaN.
         raw = jnp.where(jnp.isinf(x), x, 0.0)
     else:
         raw = x * scale + (size - 1) / 2

@@ -1,6 +1,7 @@
 """Augmentation on the device, pure in key and batch.
 
-Batches hold frames uint8 [B, 2, S, S, 3]; results are float32 [B, 2, size, size, 3], normalised.
+Batches hold frames uint8 [B, 2, S, S, 3]; results are float32 [B, 2, size, size, 3],
+normalised.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from facecycle_jax.ops.normalisation import normalise
 from facecycle_jax.ops.warp import identity_grid
 
 _GREY = (0.299, 0.587, 0.114)
-# Control points a side of a random warp: far enough apart to move a mouth or an eye as a whole.
+# Control points a side of a random warp: far enough apart to move a mouth or an eye as
+# a whole.
 _WARP_POINTS = 5
 # Luma and two axes of colour, in which a change of hue is a rotation.
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -22,7 +24,10 @@ _TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312
 def _resample(
     image: jax.Array, low: jax.Array, extent: jax.Array, size: int
 ) -> jax.Array:
-    """Reads the window [low, low + extent] (y, x; parts of the picture) at size x size, bilinearly."""
+    """Reads the window [low, low + extent] (y, x.
+
+    Parts of the picture) at size x size, bilinearly.
+    """
     for axis in (0, 1):
         source = image.shape[axis]
         centres = (jnp.arange(size) + 0.5) / size
@@ -44,7 +49,10 @@ def _jitter(
     saturation: float,
     hue: float,
 ) -> jax.Array:
-    """Changes colours of a picture in 0..1: brightness, contrast, saturation, hue, in this order."""
+    """Changes colours of a picture in 0..1.
+
+    Brightness, contrast, saturation, hue, in this order.
+    """
     change = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
     grey = jnp.asarray(_GREY)
     image = jnp.clip(image * (1 + brightness * change[0]), 0.0, 1.0)
@@ -93,14 +101,15 @@ def augment_pairs(
 ) -> jax.Array:
     """Crops, recolours, mirrors and warps pictures, each item by a key of its own.
 
-    Where the batch says so, the second picture of an item is the mirror image of the first as augmented,
-    but for the warp, of which every picture has its own.
+    Where the batch says so, the second picture of an item is the mirror image of the
+    first as augmented, but for the warp, of which every picture has its own.
 
     Args:
       key: random key; item i uses `fold_in(key, i)`.
       batch: frames uint8 [B, 2, S, S, 3], mirror bool [B], identity int32 [B, 2].
       size: side of the result in pixels.
-      scale: range of the crop's area, in parts of the picture; above 1 is the whole picture.
+      scale: range of the crop's area, in parts of the picture; above 1 is the whole
+        picture.
       ratio: range of the crop's width over its height.
       brightness: largest change of the factor 1.
       contrast: largest change of the factor 1.
@@ -108,9 +117,9 @@ def augment_pairs(
       hue: largest rotation, in turns.
       jitter_probability: of any change of colours.
       mirror_probability: of mirroring a picture.
-      warp: largest deviation of a smooth random displacement, in parts of the side; 0 leaves shapes alone.
-        Not the paper's: single photographs then make pairs of one person with another shape of mouth, eyes
-        and brows.
+      warp: largest deviation of a smooth random displacement, in parts of the side; 0
+        leaves shapes alone. Not the paper's: single photographs then make pairs of one
+        person with another shape of mouth, eyes and brows.
 
     Returns:
       float32 [B, 2, size, size, 3], normalised.
@@ -173,7 +182,8 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
       size: side of the result in pixels.
 
     Returns:
-      float32 [B, 2, size, size, 3], normalised; the second is the mirror image where the batch says so.
+      float32 [B, 2, size, size, 3], normalised; the second is the mirror image where
+      the batch says so.
     """
     whole = (jnp.zeros(2), jnp.ones(2))
 

@@ -2,8 +2,9 @@
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
 
-It is a primitive with its own rules for compiling and for transposition: `jax.custom_vjp` would lose forward
-mode, and `jax.custom_jvp` does not let us choose how the derivative is transposed.
+It is a primitive with its own rules for compiling and for transposition:
+`jax.custom_vjp` would lose forward mode, and `jax.custom_jvp` does not let us choose
+how the derivative is transposed.
 """
 
 import functools
@@ -25,23 +26,28 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class _Options(NamedTuple):
-    """What a convolution does beside its two arrays; precision as in `jax.default_matmul_precision`."""
+    """What a convolution does beside its two arrays.
+
+    Precision as in `jax.default_matmul_precision`.
+    """
 
     stride: int
     padding: Padding
     precision: str | None
 
 
-# Where a kernel's gradient is fastest by a matrix product for each tap: wide on both sides, or with too few
-# outputs for convolutions. Measured, as all that follows, in docs/performance.md.
+# Where a kernel's gradient is fastest by a matrix product for each tap: wide on both
+# sides, or with too few outputs for convolutions. Measured, as all that follows, in
+# docs/performance.md.
 _WIDE = 128
 _FEW_OUTPUTS, _ENOUGH_INPUTS = 4, 16
 # With fewer inputs and few outputs XLA's CPU backend has no fast convolution at all.
 _MANY_INPUTS = 32
-# XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a channel of the input
-# is over some 2,048 positions long, batch included.
+# XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a
+# channel of the input is over some 2,048 positions long, batch included.
 _STRIP_POSITIONS = 1024
-# Every strip is an operation of its own, to compile and to start: not too many, and not of small products.
+# Every strip is an operation of its own, to compile and to start: not too many, and not
+# of small products.
 _MAX_STRIPS = 16
 _STRIP_PRODUCTS = 64 * 64
 
@@ -51,28 +57,33 @@ def conv(
 ) -> jax.Array:
     """Applies a convolution (cross-correlation, without bias).
 
-    Values and derivatives, of every order and in both modes, are those of `jax.lax.conv_general_dilated`;
-    what is computed for them on other backends than the CPU is the same too. Where our forms do not apply it
-    is that function: inside `jax.shard_map`, on meshes with explicit axes, for an empty batch, for symbolic
+    Values and derivatives, of every order and in both modes, are those of
+    `jax.lax.conv_general_dilated`; what is computed for them on other backends than the
+    CPU is the same too. Where our forms do not apply it is that function: inside
+    `jax.shard_map`, on meshes with explicit axes, for an empty batch, for symbolic
     shapes and for negative padding.
 
     Args:
       x: [N, H, W, C].
       kernel: [kh, kw, C, F].
       stride: step in both directions.
-      padding: zeros before and after the rows, and before and after the columns; negative numbers cut.
+      padding: zeros before and after the rows, and before and after the columns;
+        negative numbers cut.
 
     Returns:
-      [N, H', W', F] with H' = floor((H + padding of rows - kh) / stride) + 1, and W' likewise.
+      [N, H', W', F] with H' = floor((H + padding of rows - kh) / stride) + 1, and W'
+      likewise.
 
     Raises:
-      ValueError: if the kernel has not four dimensions or its channels are not those of `x`.
+      ValueError: if the kernel has not four dimensions or its channels are not those of
+        `x`.
     """
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(
             f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}."
         )
-    # The precision in force here, as the library does it, not that when the program is compiled.
+    # The precision in force here, as the library does it, not that when the program is
+    # compiled.
     options = _Options(stride, padding, default_matmul_precision())
 
     if not _has_own_form(x, kernel, options):
@@ -81,7 +92,10 @@ def conv(
 
 
 def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
-    """Whether the forms below apply: they count positions, slice rows, and know of no sharded types."""
+    """Whether the forms below apply.
+
+    They count positions, slice rows, and know of no sharded types.
+    """
     sizes = (*x.shape, *kernel.shape)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return False
@@ -119,7 +133,10 @@ def _form_on_cpu(shape: tuple[int, ...], *, stride: int) -> Callable[..., jax.Ar
 
 
 def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
-    """One matrix product for all taps, whose results are added up in their places; stride 1 only."""
+    """One matrix product for all taps, whose results are added up in their places.
+
+    Stride 1 only.
+    """
     kh, kw, channels, features = kernel.shape
     _, height, width, _ = x.shape
     (top, bottom), (left, right) = options.padding
@@ -207,9 +224,12 @@ def _by_library(
 def _by_products(
     x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
 ) -> jax.Array:
-    """One matrix product for each tap, stride 1 only: the input with the cotangent at what the tap read.
+    """One matrix product for each tap, stride 1 only.
 
-    The cotangent moves and not the input: that is turned for the product, once for all taps.
+    The input with the cotangent at what the tap read.
+
+    The cotangent moves and not the input: that is turned for the product, once for all
+    taps.
     """
     (top, _), (left, _) = options.padding
     spare = [a - b for a, b in zip(x.shape[1:3], cotangent.shape[1:3], strict=True)]
@@ -252,7 +272,8 @@ def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Arr
     rows = (height + top + bottom - kh) // stride + 1
     positions = n * ((width + sum(columns) - kw) // stride + 1)
     step = max(1, _STRIP_POSITIONS // positions, -(-rows // _MAX_STRIPS))
-    # The order that the backend computes gradients in: one transposition for all strips.
+    # The order that the backend computes gradients in: one transposition for all
+    # strips.
     turned = kernel.transpose(2, 0, 1, 3)
     strips = []
     for first in range(0, rows, step):

@@ -1,7 +1,8 @@
 """Sampling of pictures and maps at arbitrary places, with its own derivative rule.
 
-Images [..., H, W, C] of any value range; grids [..., h, w, 2] of (x, y), where -1 and 1 are the first and
-last pixel of a row or column: their centres with `align_corners`, else their outer edges.
+Images [..., H, W, C] of any value range; grids [..., h, w, 2] of (x, y), where -1 and 1
+are the first and last pixel of a row or column: their centres with `align_corners`,
+else their outer edges.
 """
 
 import functools
@@ -39,31 +40,39 @@ def grid_sample(
     mode: str = "bilinear",
     implementation: str = "auto",
 ) -> jax.Array:
-    """Samples `image` at the places in `grid`; same results as PyTorch's function of this name.
+    """Samples `image` at the places in `grid`.
 
-    Derivatives in reverse mode (once, for image and grid) have a rule of their own. For second
-    derivatives or forward mode use `implementation='autodiff'`, the plain formula: same values and first
-    derivatives, differentiable any number of times, slower backward.
+    Same results as PyTorch's function of this name.
 
-    A coordinate that is NaN, and with reflection also one farther than 2^24 pixels, gives zeros for its
-    sample and no gradient, to neither side. Other infinite or huge coordinates lie outside: zeros, or the
-    edge with border padding. Other samples are never touched. With aligned
-    corners every finite coordinate along an axis of one pixel is the centre of that pixel.
+    Derivatives in reverse mode (once, for image and grid) have a rule of their own. For
+    second derivatives or forward mode use `implementation='autodiff'`, the plain
+    formula: same values and first derivatives, differentiable any number of times,
+    slower backward.
 
-    A NaN in the image reaches every sample with a tap on it, also a tap of weight zero; with 'matmul' every
-    sample of that image.
+    A coordinate that is NaN, and with reflection also one farther than 2^24 pixels,
+    gives zeros for its sample and no gradient, to neither side. Other infinite or huge
+    coordinates lie outside: zeros, or the edge with border padding. Other samples are
+    never touched. With aligned corners every finite coordinate along an axis of one
+    pixel is the centre of that pixel.
+
+    A NaN in the image reaches every sample with a tap on it, also a tap of weight zero;
+    with 'matmul' every sample of that image.
 
     Args:
       image: [..., H, W, C], float32 or bfloat16.
-      grid: [..., h, w, 2], floating point. Leading axes broadcast against those of `image`. Positions
-        are computed in float32.
-      align_corners: whether -1 and 1 are the centres of the corner pixels or their outer edges.
-      padding: what lies outside: 'zeros', 'border' (the nearest edge pixel) or 'reflection'.
-      mode: 'bilinear' or 'nearest' (halves go to the even pixel; no gradient to the grid).
-      implementation: 'gather' (one gather of the four taps, scatter-add backward), products with hat
-        weights for matrix units ('dense': of all pixels at once; 'separable': of columns, then rows;
-        'matmul': whichever needs less room), 'autodiff' (see above), or 'auto': 'matmul' on TPUs for
-        images of up to 64x64 pixels, 'gather' elsewhere, decided where the program is compiled for.
+      grid: [..., h, w, 2], floating point. Leading axes broadcast against those of
+        `image`. Positions are computed in float32.
+      align_corners: whether -1 and 1 are the centres of the corner pixels or their
+        outer edges.
+      padding: what lies outside: 'zeros', 'border' (the nearest edge pixel) or
+        'reflection'.
+      mode: 'bilinear' or 'nearest' (halves go to the even pixel; no gradient to the
+        grid).
+      implementation: 'gather' (one gather of the four taps, scatter-add backward),
+        products with hat weights for matrix units ('dense': of all pixels at once;
+        'separable': of columns, then rows; 'matmul': whichever needs less room),
+        'autodiff' (see above), or 'auto': 'matmul' on TPUs for images of up to 64x64
+        pixels, 'gather' elsewhere, decided where the program is compiled for.
 
     Returns:
       [..., h, w, C], dtype of `image`.
@@ -81,8 +90,8 @@ def grid_sample(
     grid = jnp.broadcast_to(grid, lead + grid.shape[-3:])
     options = _Options(align_corners, padding, mode, implementation)
 
-    # One axis of images and one of samples. The sizes are spelled out, because -1 is undefined where
-    # there is no image or no sample.
+    # One axis of images and one of samples. The sizes are spelled out, because -1 is
+    # undefined where there is no image or no sample.
     count = math.prod(lead)
     flat_image = image.reshape(count, *image.shape[-3:])
     flat_grid = grid.reshape(count, grid.shape[-3] * grid.shape[-2], 2)
@@ -95,7 +104,10 @@ def grid_sample(
 def _check(
     image: jax.Array, grid: jax.Array, *, padding: str, mode: str, implementation: str
 ) -> tuple[int, ...]:
-    """Raises ValueError for arguments that do not fit; returns the common leading axes."""
+    """Raises ValueError for arguments that do not fit.
+
+    Returns the common leading axes.
+    """
     for name, value, known in (
         ("padding", padding, PADDINGS),
         ("mode", mode, MODES),

@@ -1,7 +1,9 @@
-"""Pixel values: uint8 pictures to the ImageNet-normalised space of all networks and losses, and back.
+"""Pixel values.
 
-Layout [..., H, W, 3], RGB. uint8 is 0..255; the normalised space has about zero mean and unit variance
-over natural pictures and spans about -2.1 to 2.6.
+Uint8 pictures to the ImageNet-normalised space of all networks and losses, and back.
+
+Layout [..., H, W, 3], RGB. uint8 is 0..255; the normalised space has about zero mean
+and unit variance over natural pictures and spans about -2.1 to 2.6.
 """
 
 import jax
@@ -35,13 +37,14 @@ def normalise(images: jax.Array) -> jax.Array:
 def even_light(images: jax.Array, *, strength: float) -> jax.Array:
     """Moves brightness and contrast of each picture towards those that `normalise` expects.
 
-    With m and s the mean and deviation of a picture's luma, and M and S the means of `MEAN` and `STD`, all
-    three channels become (x - m) (S / s)^strength + m^(1 - strength) M^strength: colours stay what they are
-    beside each other.
+    With m and s the mean and deviation of a picture's luma, and M and S the means of
+    `MEAN` and `STD`, all three channels become (x - m) (S / s)^strength + m^(1 -
+    strength) M^strength: colours stay what they are beside each other.
 
     Args:
       images: [..., H, W, 3] uint8 0..255, or floating point in 0..1.
-      strength: 0 leaves pictures as they are, 1 gives all the same mean and deviation, 0.5 goes half-way.
+      strength: 0 leaves pictures as they are, 1 gives all the same mean and deviation,
+        0.5 goes half-way.
 
     Returns:
       [..., H, W, 3], clipped: uint8 0..255 for uint8, else float32 in 0..1.

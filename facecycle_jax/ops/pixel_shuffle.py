@@ -4,10 +4,12 @@ import jax
 
 
 def pixel_shuffle(x: jax.Array, *, factor: int) -> jax.Array:
-    """Moves blocks of channels into space: channel c * factor^2 + dy * factor + dx to pixel (dy, dx).
+    """Moves blocks of channels into space.
 
-    TensorFlow's depth_to_space has the channel as the fastest axis instead; weights of PyTorch models
-    need this order.
+    Channel c * factor^2 + dy * factor + dx to pixel (dy, dx).
+
+    TensorFlow's depth_to_space has the channel as the fastest axis instead; weights of
+    PyTorch models need this order.
 
     Args:
       x: [..., H, W, C * factor**2].

@@ -1,4 +1,7 @@
-"""Averages over areas and the largest of 2x2 cells. Layout [..., H, W, C], any value range."""
+"""Averages over areas and the largest of 2x2 cells.
+
+Layout [..., H, W, C], any value range.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,10 @@ from jax import lax
 
 
 def _averages(length: int, parts: int) -> np.ndarray:
-    """Computes weights [parts, length]: part i is the mean from floor(i L / n) to ceil((i + 1) L / n)."""
+    """Computes weights [parts, length].
+
+    Part i is the mean from floor(i L / n) to ceil((i + 1) L / n).
+    """
     low = np.arange(parts) * length // parts
     high = -(-(np.arange(parts) + 1) * length // parts)
     place = np.arange(length)
@@ -20,7 +26,8 @@ def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
 
     Args:
       x: [..., H, W, C].
-      side: height and width of the result, at least 1; a map that is smaller already keeps its size.
+      side: height and width of the result, at least 1; a map that is smaller already
+        keeps its size.
 
     Returns:
       [..., min(side, H), min(side, W), C].
@@ -44,7 +51,9 @@ def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Halves height and width by the largest of each 2x2 cell; its gradient goes to the cell's first largest.
+    """Halves height and width by the largest of each 2x2 cell.
+
+    Its gradient goes to the cell's first largest.
 
     Args:
       x: [N, H, W, C]; an odd last row or column is left out.
@@ -61,7 +70,10 @@ def _largest_of_windows(x: jax.Array) -> jax.Array:
 
 
 def _largest_by_pairs(x: jax.Array) -> jax.Array:
-    """Within rows, then of both rows: for windows XLA's CPU backend keeps a place beside every value."""
+    """Within rows, then of both rows.
+
+    For windows XLA's CPU backend keeps a place beside every value.
+    """
     n, height, width, channels = x.shape
     height, width = height // 2, width // 2
     cells = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)

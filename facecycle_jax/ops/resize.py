@@ -13,7 +13,8 @@ import numpy as np
 @functools.cache
 def _interpolation_matrix(source: int, target: int) -> np.ndarray:
     """Weights [target, source] of linear interpolation that maps end points onto end points."""
-    # A single output sample sits on the first input sample, as PyTorch's align_corners has it.
+    # A single output sample sits on the first input sample, as PyTorch's align_corners
+    # has it.
     positions = np.linspace(0.0, source - 1, target) if target > 1 else np.zeros(1)
     distance = np.abs(positions[:, None] - np.arange(source)[None, :])
     return np.maximum(0.0, 1.0 - distance).astype(np.float32)
@@ -22,7 +23,8 @@ def _interpolation_matrix(source: int, target: int) -> np.ndarray:
 def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
     """Resizes so that the corner samples of input and output coincide (align_corners=True).
 
-    `jax.image.resize` aligns the outer edges of the corner samples instead, which is another function.
+    `jax.image.resize` aligns the outer edges of the corner samples instead, which is
+    another function.
 
     Args:
       images: [..., H, W, C] floating point.
@@ -54,8 +56,8 @@ def double_bilinear(images: jax.Array, *, align_corners: bool = False) -> jax.Ar
 
     Args:
       images: [..., H, W, C] floating point.
-      align_corners: whether corner samples coincide (see `resize_bilinear`) or outer edges do; samples
-        beyond an edge are those on it.
+      align_corners: whether corner samples coincide (see `resize_bilinear`) or outer
+        edges do; samples beyond an edge are those on it.
 
     Returns:
       [..., 2 H, 2 W, C], dtype of `images`.
@@ -69,7 +71,10 @@ def double_bilinear(images: jax.Array, *, align_corners: bool = False) -> jax.Ar
 
 
 def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
-    """Doubles one axis: new samples lie a quarter of a step on either side of the old ones."""
+    """Doubles one axis.
+
+    New samples lie a quarter of a step on either side of the old ones.
+    """
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)

@@ -1,4 +1,7 @@
-"""Structural similarity. Layout [..., H, W, C]; the value range is the caller's, see `value_range`."""
+"""Structural similarity. Layout [..., H, W, C].
+
+The value range is the caller's, see `value_range`.
+"""
 
 import functools
 
@@ -37,8 +40,8 @@ def _blur(x: jax.Array, *, window: int, sigma: float) -> jax.Array:
     rows = jnp.asarray(_blur_matrix(x.shape[-3], window, sigma))
     columns = jnp.asarray(_blur_matrix(x.shape[-2], window, sigma))
 
-    # The variances below are differences of close numbers: a TPU's or a GPU's default reduced precision
-    # would make them negative.
+    # The variances below are differences of close numbers: a TPU's or a GPU's default
+    # reduced precision would make them negative.
     x = jnp.einsum("hi,...iwc->...hwc", rows, x, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum(
         "wj,...hjc->...hwc", columns, x, precision=jax.lax.Precision.HIGHEST
@@ -46,7 +49,10 @@ def _blur(x: jax.Array, *, window: int, sigma: float) -> jax.Array:
 
 
 def _level(x: jax.Array) -> jax.Array:
-    """The mean [..., 1, 1, C] of an image; results do not depend on it, so it has no gradient."""
+    """The mean [..., 1, 1, C] of an image.
+
+    Results do not depend on it, so it has no gradient.
+    """
     return jax.lax.stop_gradient(jnp.mean(x, axis=(-3, -2), keepdims=True))
 
 
@@ -60,16 +66,16 @@ def ssim(
 ) -> jax.Array:
     """Computes the mean structural similarity of each pair of pictures.
 
-    The Gaussian window is applied with zero padding, and the constants are (0.01 L)^2 and (0.03 L)^2
-    for L = `value_range`.
+    The Gaussian window is applied with zero padding, and the constants are (0.01 L)^2
+    and (0.03 L)^2 for L = `value_range`.
 
     Args:
       a: [..., H, W, C] floating point.
       b: same shape as `a`.
       window: width of the Gaussian window in pixels, odd.
       sigma: standard deviation of the window in pixels.
-      value_range: L, the span of the pictures' values. FaceCycle's program uses 1 on pictures that were
-        normalised to a span of about 4.7.
+      value_range: L, the span of the pictures' values. FaceCycle's program uses 1 on
+        pictures that were normalised to a span of about 4.7.
 
     Returns:
       float32 [...], between -1 and 1; 1 for equal pictures.
@@ -78,8 +84,8 @@ def ssim(
       ValueError: if the shapes differ or the window is even.
 
     References:
-      Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP
-      2004, equation 13.
+      Wang et al., "Image quality assessment: from error visibility to structural
+      similarity", IEEE TIP 2004, equation 13.
     """
     if a.shape != b.shape:
         raise ValueError(
@@ -93,8 +99,8 @@ def ssim(
     c1 = (0.01 * value_range) ** 2
     c2 = (0.03 * value_range) ** 2
 
-    # Local moments are taken about each image's own level: the difference E[x^2] - E[x]^2 of a nearly flat
-    # image far from zero would otherwise be all rounding.
+    # Local moments are taken about each image's own level: the difference E[x^2] -
+    # E[x]^2 of a nearly flat image far from zero would otherwise be all rounding.
     level_a = _level(a)
     level_b = _level(b)
     rest_a = a - level_a
@@ -102,17 +108,17 @@ def ssim(
     blurred_a = blur(rest_a)
     blurred_b = blur(rest_b)
 
-    # The window's weights sum to 1 - missing, so a level contributes to the local variance at the border:
-    # with x = level + rest, E[x^2] - E[x]^2 is that of the rest and, for m = missing,
-    # m * level * ((1 - m) * level + 2 * E[rest]).
+    # The window's weights sum to 1 - missing, so a level contributes to the local
+    # variance at the border: with x = level + rest, E[x^2] - E[x]^2 is that of the rest
+    # and, for m = missing, m * level * ((1 - m) * level + 2 * E[rest]).
     missing = jnp.asarray(_missing_weight(a.shape[-3], a.shape[-2], window, sigma))
 
     def variance(rest: jax.Array, blurred: jax.Array, level: jax.Array) -> jax.Array:
         at_border = missing * level * ((1 - missing) * level + 2 * blurred)
         return blur(rest**2) - blurred**2 + at_border
 
-    # Moments of a - b stand in for the covariance, and each factor is written as 1 minus what the images
-    # differ in: for equal images that is exactly 0.
+    # Moments of a - b stand in for the covariance, and each factor is written as 1
+    # minus what the images differ in: for equal images that is exactly 0.
     difference = variance(rest_a - rest_b, blurred_a - blurred_b, level_a - level_b)
     variances = variance(rest_a, blurred_a, level_a) + variance(
         rest_b, blurred_b, level_b

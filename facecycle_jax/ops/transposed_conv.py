@@ -15,8 +15,8 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Args:
       x: [N, H, W, C].
-      kernel: [4, 4, C, F], tap order of a convolution over the zero-filled input (PyTorch's kernels are
-        mirrored against it).
+      kernel: [4, 4, C, F], tap order of a convolution over the zero-filled input
+        (PyTorch's kernels are mirrored against it).
 
     Returns:
       [N, 2 H, 2 W, F].
@@ -46,12 +46,13 @@ def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """One 2x2 convolution for each of the four positions within an output cell.
 
-    XLA's CPU backend has no fast weight gradient for zero-filled inputs: its plain loops take longer
-    than the rest of a train step together.
+    XLA's CPU backend has no fast weight gradient for zero-filled inputs: its plain
+    loops take longer than the rest of a train step together.
     """
     n, height, width, channels = x.shape
     features = kernel.shape[-1]
-    # Output row 2 i + a takes input rows i + a - 1 and i + a through kernel rows a and a + 2.
+    # Output row 2 i + a takes input rows i + a - 1 and i + a through kernel rows a and
+    # a + 2.
     taps = kernel.reshape(2, 2, 2, 2, channels, features)
     rows = []
     for a in (0, 1):

@@ -1,6 +1,7 @@
 """Views of images for the methods that FaceCycle is compared with, on the device, pure in key and batch.
 
-Batches hold frames uint8 [B, n, S, S, 3]. Randomness that is an item's comes from `fold_in(key, item)`.
+Batches hold frames uint8 [B, n, S, S, 3]. Randomness that is an item's comes from
+`fold_in(key, item)`.
 """
 
 from collections.abc import Mapping
@@ -47,8 +48,8 @@ def crop_frames(
 ) -> jax.Array:
     """Crops every frame at a place of its own, by a side that all frames of the batch share.
 
-    The published programs draw the side once an epoch or a run; here each step draws one, which needs no
-    state.
+    The published programs draw the side once an epoch or a run; here each step draws
+    one, which needs no state.
 
     Args:
       key: random key.
@@ -81,7 +82,9 @@ def crop_frames(
 def centre_crop_frames(
     batch: Batch, *, size: int, crop: CropOptions, normalised: bool
 ) -> jax.Array:
-    """Crops the centre of the region, by the mean side: the deterministic counterpart of `crop_frames`.
+    """Crops the centre of the region, by the mean side.
+
+    The deterministic counterpart of `crop_frames`.
 
     The published programs crop at random here too.
     """
@@ -98,12 +101,13 @@ def centre_crop_frames(
 def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
     """Computes how fast the luma of an image changes, by central differences.
 
-    Outside lies zero, which gives bright images a bright frame, as in the published program.
+    Outside lies zero, which gives bright images a bright frame, as in the published
+    program.
 
     Args:
       image: [H, W, 3] in 0..1.
-      wrapped: cut values to bytes by dropping what lies above 255, as the published program does: the
-        steepest edges turn dark.
+      wrapped: cut values to bytes by dropping what lies above 255, as the published
+        program does: the steepest edges turn dark.
 
     Returns:
       [H, W, 1], up to about 1.2, or below 1 if `wrapped`.
@@ -118,14 +122,20 @@ def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
 
 
 def blur_kernel(sigma: jax.Array) -> jax.Array:
-    """Computes the seven weights of a Gaussian of this standard deviation in pixels; they add up to 1."""
+    """Computes the seven weights of a Gaussian of this standard deviation in pixels.
+
+    They add up to 1.
+    """
     distance = jnp.arange(_BLUR_TAPS) - _BLUR_TAPS // 2
     weights = jnp.exp(-0.5 * jnp.square(distance / sigma))
     return weights / jnp.sum(weights)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Blurs an image [H, W, C] by a 7 x 7 Gaussian; outside lies the image reflected."""
+    """Blurs an image [H, W, C] by a 7 x 7 Gaussian.
+
+    Outside lies the image reflected.
+    """
     kernel = blur_kernel(sigma)
     half = _BLUR_TAPS // 2
     for axis in (0, 1):
@@ -163,7 +173,10 @@ class ColourOptions(NamedTuple):
 
 
 def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.Array:
-    """Changes colours, blurs and draws edges, in this order; image [H, W, 3] in 0..1."""
+    """Changes colours, blurs and draws edges, in this order.
+
+    Image [H, W, 3] in 0..1.
+    """
     keys = jax.random.split(key, 6)
     changed = _jitter(
         keys[0],
@@ -292,7 +305,8 @@ def cropped_views(
       float32 [B, 2, size, size, 3] in 0..1.
 
     References:
-      Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020.
+      Chen et al., "A simple framework for contrastive learning of visual
+      representations", ICML 2020.
     """
 
     def item(index: jax.Array, frame: jax.Array) -> jax.Array:

@@ -1,4 +1,6 @@
-"""Warping by a dense flow. Flows are (x, y) displacements in the grid's units: 2 is the whole picture.
+"""Warping by a dense flow. Flows are (x, y) displacements in the grid's units.
+
+2 is the whole picture.
 
 Layout [..., H, W, C] for what is warped and [..., h, w, 2] for flows.
 """
@@ -37,20 +39,24 @@ def warp(
     clamp: bool = False,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Samples `images` at the identity grid plus `flow`: bilinear, zeros outside, corners aligned.
+    """Samples `images` at the identity grid plus `flow`.
+
+    Bilinear, zeros outside, corners aligned.
 
     Args:
       images: [..., H, W, C] floating point.
-      flow: [..., h, w, 2] floating point; resized bilinearly (corners aligned) to H x W.
-      clamp: cut the resized flow to [-1, 1], as FaceCycle does where it warps pictures and does not
-        where it warps features.
+      flow: [..., h, w, 2] floating point; resized bilinearly (corners aligned) to H x
+        W.
+      clamp: cut the resized flow to [-1, 1], as FaceCycle does where it warps pictures
+        and does not where it warps features.
       implementation: see `grid_sample`.
 
     Returns:
       [..., H, W, C], dtype of `images`.
 
     References:
-      FaceCycle (ICCV 2021), section 3.1; Jaderberg et al., "Spatial transformer networks", NeurIPS 2015.
+      FaceCycle (ICCV 2021), section 3.1; Jaderberg et al., "Spatial transformer
+      networks", NeurIPS 2015.
     """
     height, width = images.shape[-3:-1]
     flow = resize_bilinear(flow.astype(jnp.float32), height=height, width=width)
@@ -61,7 +67,9 @@ def warp(
 
 
 def backward_flow(flow: jax.Array, *, implementation: str = "auto") -> jax.Array:
-    """Approximates the inverse of a flow: minus the flow, carried along itself and cut to [-1, 1].
+    """Approximates the inverse of a flow.
+
+    Minus the flow, carried along itself and cut to [-1, 1].
 
     Args:
       flow: [..., h, w, 2].

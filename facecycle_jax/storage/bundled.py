@@ -18,12 +18,12 @@ def find_model_folder(path_or_name: epath.PathLike) -> epath.Path | None:
     """Finds the model folder that a path or a name means.
 
     Args:
-      path_or_name: a model folder, or the name of a model that comes with the package. What is there under
-        that path goes first.
+      path_or_name: a model folder, or the name of a model that comes with the package.
+        What is there under that path goes first.
 
     Returns:
-      The folder, or None where there is none: what is there has no weights.safetensors, or nothing is there
-      and no model has that name.
+      The folder, or None where there is none: what is there has no weights.safetensors,
+      or nothing is there and no model has that name.
     """
     path = epath.Path(path_or_name).expanduser()
     if path.exists():

@@ -1,4 +1,7 @@
-"""The config.json of a model folder: what the folder says of itself, checked field by field."""
+"""The config.json of a model folder.
+
+What the folder says of itself, checked field by field.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,10 @@
-"""A model as a folder that describes itself: config.json, weights.safetensors and README.md.
+"""A model as a folder that describes itself.
 
-Weights have flat names such as 'motion_encoder/features/conv1_1/kernel' and are float32 or float16; they
-are read as float32. Of a VGG-19 only what the networks need is in the folder, conv1_1 .. conv3_1.
+Config.json, weights.safetensors and README.md.
+
+Weights have flat names such as 'motion_encoder/features/conv1_1/kernel' and are float32
+or float16; they are read as float32. Of a VGG-19 only what the networks need is in the
+folder, conv1_1 .. conv3_1.
 """
 
 import hashlib
@@ -49,8 +52,8 @@ class ModelFolder(NamedTuple):
     """What a model folder holds.
 
     Attributes:
-      model: configuration: width, image_size, code_dim, dtype, trunk, perhaps encoder_width and, of
-        a 'vgg' trunk, vgg_width.
+      model: configuration: width, image_size, code_dim, dtype, trunk, perhaps
+        encoder_width and, of a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
       info: the whole of config.json: also stages, input, perhaps framing, licence,
         source, weights, package_version.
@@ -77,10 +80,11 @@ def write_model(
 
     Args:
       folder: the folder to make, local or in the cloud (gs://).
-      trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder and normaliser,
-        and 'vgg' or 'trunk' as the model has it; layers of the VGG-19 beyond conv3_1 are left out.
-      model: configuration of the networks: width, image_size, code_dim, dtype, trunk and perhaps
-        encoder_width and, of a 'vgg' trunk, vgg_width.
+      trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder
+        and normaliser, and 'vgg' or 'trunk' as the model has it; layers of the VGG-19
+        beyond conv3_1 are left out.
+      model: configuration of the networks: width, image_size, code_dim, dtype, trunk
+        and perhaps encoder_width and, of a 'vgg' trunk, vgg_width.
       licence: under which the weights may be used, in words.
       source: where the weights come from, in words.
       dtype: 'float32' or 'float16' (half the size, three decimal digits).
@@ -88,8 +92,8 @@ def write_model(
 
     Raises:
       FileExistsError: if the folder is there already.
-      ValueError: if the configuration is out of range, or a weight is missing, unknown, misshapen, not
-        finite or too large for float16.
+      ValueError: if the configuration is out of range, or a weight is missing, unknown,
+        misshapen, not finite or too large for float16.
     """
     check_new(folder)
     if dtype not in DTYPES:

@@ -1,6 +1,9 @@
-"""What a model is made of: its configuration, checked, and the names and shapes of its weights.
+"""What a model is made of.
 
-Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are arrays in our layouts.
+Its configuration, checked, and the names and shapes of its weights.
+
+Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are arrays in our
+layouts.
 """
 
 import functools
@@ -58,13 +61,13 @@ def build_model(model: Any) -> Built:
     """Checks and completes a model configuration, and builds its networks.
 
     Args:
-      model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and the trunk is
-        'vgg', vgg_width, the channel multiplier of that trunk (1 if not given); also encoder_width, that
-        of the encoders (0 or not given: width).
+      model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and
+        the trunk is 'vgg', vgg_width, the channel multiplier of that trunk (1 if not
+        given); also encoder_width, that of the encoders (0 or not given: width).
 
     Returns:
-      The networks, and the configuration as plain numbers and strings; vgg_width is there exactly if the
-      trunk is 'vgg', encoder_width if it is above 0.
+      The networks, and the configuration as plain numbers and strings; vgg_width is
+      there exactly if the trunk is 'vgg', encoder_width if it is above 0.
 
     Raises:
       ValueError: naming the field that is missing, unknown or out of range.
@@ -138,7 +141,8 @@ def weight_shapes(
       stages: 'motion', or 'motion' and 'identity'.
 
     Returns:
-      {flat name: shape}, in the order of `STAGES`, the trunk last; of a VGG-19 only conv1_1 .. conv3_1.
+      {flat name: shape}, in the order of `STAGES`, the trunk last; of a VGG-19 only
+      conv1_1 .. conv3_1.
 
     Raises:
       ValueError: for a configuration out of range.

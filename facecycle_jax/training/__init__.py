@@ -1,4 +1,7 @@
-"""State, update, placement, checkpoints and metrics of training; the loop itself is `train`."""
+"""State, update, placement, checkpoints and metrics of training.
+
+The loop itself is `train`.
+"""
 
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated

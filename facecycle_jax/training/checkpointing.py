@@ -1,6 +1,9 @@
-"""Checkpoints: saved in the background, the last few and the best kept, restored with care.
+"""Checkpoints.
 
-A run's directory holds checkpoints/<step>/ (Orbax) and losses.json (held-out loss by step).
+Saved in the background, the last few and the best kept, restored with care.
+
+A run's directory holds checkpoints/<step>/ (Orbax) and losses.json (held-out loss by
+step).
 """
 
 import contextlib
@@ -62,7 +65,8 @@ class Checkpointer:
     Args:
       workdir: directory of the run; anything epath opens, gs:// too.
       keep_last: number of newest checkpoints to keep, in addition to the best.
-      start_anew: whether a run may start from scratch although damaged checkpoints were set aside.
+      start_anew: whether a run may start from scratch although damaged checkpoints were
+        set aside.
     """
 
     def __init__(
@@ -151,18 +155,19 @@ class Checkpointer:
     def restore(self, abstract: Any) -> Any | None:
         """Restores the newest checkpoint that is not damaged.
 
-        One that is proven damaged is reported loudly, moved to checkpoints_unreadable/, and the one before
-        it is used. After any other error nothing is moved.
+        One that is proven damaged is reported loudly, moved to checkpoints_unreadable/,
+        and the one before it is used. After any other error nothing is moved.
 
         Args:
-          abstract: tree of `jax.ShapeDtypeStruct` with shardings, the structure of the state.
+          abstract: tree of `jax.ShapeDtypeStruct` with shardings, the structure of the
+            state.
 
         Returns:
           The state, or None where the run has no checkpoint.
 
         Raises:
-          ValueError: if every checkpoint is, or has been, set aside as damaged, or the newest one is of
-            another state, naming the first array that differs.
+          ValueError: if every checkpoint is, or has been, set aside as damaged, or the
+            newest one is of another state, naming the first array that differs.
           OSError: if the storage cannot be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -173,7 +178,8 @@ class Checkpointer:
             try:
                 return self._restore(step, abstract)
             except Exception as error:
-                # Damage is proven by a second reading on the host; whatever else failed is raised.
+                # Damage is proven by a second reading on the host; whatever else failed
+                # is raised.
                 self._raise_unless_damaged(step, error, abstract)
             self._set_aside(step)
 
@@ -214,10 +220,12 @@ class Checkpointer:
             ) from error
 
     def _restore_together(self, steps: Sequence[int], abstract: Any) -> Any | None:
-        """Restores the checkpoint that process 0 has found whole; all processes use the same.
+        """Restores the checkpoint that process 0 has found whole.
 
-        One process alone reads before: were each to find damage by itself, those that find none would
-        wait for the others forever.
+        All processes use the same.
+
+        One process alone reads before: were each to find damage by itself, those that
+        find none would wait for the others forever.
         """
         chosen = -1
         for step in steps if jax.process_index() == 0 else ():
@@ -249,7 +257,10 @@ class Checkpointer:
         )
 
     def _raise_unless_damaged(self, step: int, error: Exception, abstract: Any) -> None:
-        """Returns if a checkpoint that could not be restored is damaged; else raises why it could not."""
+        """Returns if a checkpoint that could not be restored is damaged.
+
+        Else raises why it could not.
+        """
         folder = self._manager.directory / str(step)
         try:
             check_whole(folder)

@@ -1,4 +1,6 @@
-"""Checksums of arrays, so that a flipped bit in a checkpoint is found: its file format checks few.
+"""Checksums of arrays, so that a flipped bit in a checkpoint is found.
+
+Its file format checks few.
 
 A digest is a sum over an array's words, so it is the same however the array is sharded.
 """

@@ -1,7 +1,8 @@
 """The only training loop: every method, one device or many, from a configuration.
 
-A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, panels/<step>.png, truth.png (synthetic
-faces only), unreadable.txt (where pictures could not be read) and, with TensorFlow installed, tensorboard/.
+A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl,
+panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (where pictures
+could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
 import logging
@@ -36,22 +37,26 @@ def train_and_evaluate(
     """Trains what a configuration describes, or continues where a workdir stands.
 
     Args:
-      config: a page of configs/; with `stages`, names of configurations in it that are run in order
-        in workdir/<name>, each with the networks of those before it, the last one's where several have one.
+      config: a page of configs/; with `stages`, names of configurations in it that are
+        run in order in workdir/<name>, each with the networks of those before it, the
+        last one's where several have one.
       workdir: directory of the run; created, local or gs://.
-      probe: takes a stage's configuration and the networks by name at every evaluation and returns further
-        figures to write, such as `facecycle_jax.evaluation.probe_while_training`.
-      report: called once at the end, by process 0, with the last stage's configuration and workdir; returns
-        further figures to write, such as `facecycle_jax.evaluation.report_on_synthetic_faces`.
-      start_anew: whether a run of which every checkpoint was set aside as damaged starts
-        from scratch; without it such a run is refused.
+      probe: takes a stage's configuration and the networks by name at every evaluation
+        and returns further figures to write, such as
+        `facecycle_jax.evaluation.probe_while_training`.
+      report: called once at the end, by process 0, with the last stage's configuration
+        and workdir; returns further figures to write, such as
+        `facecycle_jax.evaluation.report_on_synthetic_faces`.
+      start_anew: whether a run of which every checkpoint was set aside as damaged
+        starts from scratch; without it such a run is refused.
 
     Returns:
       The last state.
 
     Raises:
-      ValueError: if the configuration is wrong, or not that of the run in `workdir`, or another run is going
-        on there; in a job of several processes also if one of them has other data, weights or settings.
+      ValueError: if the configuration is wrong, or not that of the run in `workdir`, or
+        another run is going on there; in a job of several processes also if one of them
+        has other data, weights or settings.
       FileNotFoundError: if data, weights or `init_from` are not there.
       PreemptedError: after SIGTERM, with the state saved.
       DivergedError: after `max_nonfinite` skipped updates in a row.
@@ -97,7 +102,10 @@ def train_and_evaluate(
 
 
 def _stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Lists the configurations of a run's stages by name; '' is that of a run without stages."""
+    """Lists the configurations of a run's stages by name.
+
+    '' is that of a run without stages.
+    """
     if "stages" not in config:
         return {"": config}
     return {name: config[name] for name in config["stages"]}
@@ -177,11 +185,15 @@ def _train(
 def _finish(
     run: training.Run, writer: training.MetricWriter, reason: BaseException | None
 ) -> None:
-    """Closes what a run has open; an error of that never takes the place of the reason of the end."""
+    """Closes what a run has open.
+
+    An error of that never takes the place of the reason of the end.
+    """
     endings = [writer.close]
 
-    # Whatever happened, a save in progress is finished: the last good checkpoint stays whole. But after the
-    # error of one process of several it would wait for processes that are stuck in a step.
+    # Whatever happened, a save in progress is finished: the last good checkpoint stays
+    # whole. But after the error of one process of several it would wait for processes
+    # that are stuck in a step.
     together = isinstance(reason, training.PreemptedError | training.DivergedError)
     alone = jax.process_count() > 1 and isinstance(reason, Exception) and not together
     if not alone:
@@ -210,14 +222,18 @@ def _loop(
     progress: training.Progress,
     stop: training.StopSignal,
 ) -> TrainState:
-    """Steps to the end; the order within a step is fixed, so that runs can be compared."""
+    """Steps to the end.
+
+    The order within a step is fixed, so that runs can be compared.
+    """
     config = run.config
     start = int(state.step)
     merge = jax.jit(Averages.merge)
     averages: Averages | None = None
     logged = start
 
-    # A run that was stopped at a step to evaluate has saved that step first, and evaluates it now.
+    # A run that was stopped at a step to evaluate has saved that step first, and
+    # evaluates it now.
     due = 0 < start <= run.total_steps and _evaluates(run, start)
     if due and not agree(int(run.checkpointer.has_loss(start))):
         state = _evaluate(run, state, start, writer)
@@ -238,13 +254,15 @@ def _loop(
             jax.block_until_ready(state)
             progress.restart(step)
 
-        # 2. Averages since the last log; the only place that waits for the device each time.
+        # 2. Averages since the last log; the only place that waits for the device each
+        # time.
         if step % config["log_every"] == 0 or last:
             _log(run, state, averages, writer, progress, between=(logged, step))
             averages = None
             logged = step
 
-        # 3. Asked to stop, the state is saved at once: an evaluation may take longer than the grace.
+        # 3. Asked to stop, the state is saved at once: an evaluation may take longer
+        # than the grace.
         if stop.reached():
             _check_finite(run, state, between=(logged, step))
             run.checkpointer.save(step, state)
@@ -322,7 +340,10 @@ def _check_finite(
 def _evaluate(
     run: training.Run, state: TrainState, step: int, writer: training.MetricWriter
 ) -> TrainState:
-    """Writes the losses of held-out people and, when due, a panel; returns the state that follows."""
+    """Writes the losses of held-out people and, when due, a panel.
+
+    Returns the state that follows.
+    """
     config = run.config
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}

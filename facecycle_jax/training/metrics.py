@@ -1,4 +1,6 @@
-"""Averages of loss terms between logs, and their writers: JSON lines, and TensorBoard if installed.
+"""Averages of loss terms between logs, and their writers.
+
+JSON lines, and TensorBoard if installed.
 
 Scalars by name, e.g. 'train/total'; pictures uint8 [H, W, 3].
 """
@@ -24,7 +26,9 @@ FILE_NAME = "metrics.jsonl"
 
 @flax.struct.dataclass
 class Average:
-    """A sum of observations and their number; small enough not to need clu where only steps are timed.
+    """A sum of observations and their number.
+
+    Small enough not to need clu where only steps are timed.
 
     Attributes:
       total: float32 scalar.
@@ -41,7 +45,9 @@ class Average:
 
 @flax.struct.dataclass
 class Averages:
-    """Running averages of scalars; a pytree, so it can stay on the devices until it is read.
+    """Running averages of scalars.
+
+    A pytree, so it can stay on the devices until it is read.
 
     Attributes:
       values: one average by name.
@@ -80,7 +86,10 @@ class Averages:
         )
 
     def compute(self) -> dict[str, float]:
-        """Computes the averages as floats; names without an observation are left out."""
+        """Computes the averages as floats.
+
+        Names without an observation are left out.
+        """
         host = jax.device_get(self)
         return {
             k: float(v.total / v.count) for k, v in host.values.items() if v.count > 0
@@ -127,8 +136,10 @@ class MetricWriter:
 
     Args:
       workdir: directory of the run.
-      step: step the run continues from; lines of later steps are removed, so that none is doubled.
-      tensorboard: whether to write event files too, if TensorFlow and TensorBoard are installed.
+      step: step the run continues from; lines of later steps are removed, so that none
+        is doubled.
+      tensorboard: whether to write event files too, if TensorFlow and TensorBoard are
+        installed.
     """
 
     def __init__(
@@ -210,7 +221,10 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def _kept_lines(path: epath.Path, last: int | None) -> list[str]:
-    """Lines of a metrics file up to a step; a last line cut off by a kill is left out."""
+    """Lines of a metrics file up to a step.
+
+    A last line cut off by a kill is left out.
+    """
     if not path.exists():
         return []
     kept = []

@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 
-# What tensorstore's errors begin with where the content itself is wrong: a file is missing, too short or
-# altered. All its other errors tell of the storage, and of nothing else.
+# What tensorstore's errors begin with where the content itself is wrong: a file is
+# missing, too short or altered. All its other errors tell of the storage, and of
+# nothing else.
 _DAMAGE = (
     "NOT_FOUND",
     "DATA_LOSS",
@@ -34,7 +35,10 @@ _READ_BYTES = 2**20
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint is proven damaged: its storage can be read, and a file is missing or altered."""
+    """A checkpoint is proven damaged.
+
+    Its storage can be read, and a file is missing or altered.
+    """
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -60,7 +64,10 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
 
 
 def _candidates(path: epath.PathLike) -> list[epath.Path]:
-    """Lists the checkpoints a path means, the newest first; one alone if the path is a checkpoint's."""
+    """Lists the checkpoints a path means, the newest first.
+
+    One alone if the path is a checkpoint's.
+    """
     path = absolute(path)
     if path.parent.name == FOLDER and path.is_dir():
         return [path]
@@ -85,11 +92,13 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
       path: a run's directory, or one checkpoint, DIR/checkpoints/STEP.
 
     Returns:
-      Directory of the checkpoint, and numpy arrays by network name; averaged weights where they were kept.
+      Directory of the checkpoint, and numpy arrays by network name; averaged weights
+      where they were kept.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
-      ValueError: if the one checkpoint named, or every checkpoint of the run, is damaged.
+      ValueError: if the one checkpoint named, or every checkpoint of the run, is
+        damaged.
       OSError: if the storage cannot be read.
     """
     candidates = _candidates(path)
@@ -114,12 +123,13 @@ def load_trees(path: epath.PathLike) -> Tree:
     """Loads networks, without the optimiser's state.
 
     Args:
-      path: a run's directory (its newest checkpoint is meant; the one before it if that is damaged) or one
-        checkpoint, DIR/checkpoints/STEP; a model folder, or the name of a bundled model.
+      path: a run's directory (its newest checkpoint is meant; the one before it if that
+        is damaged) or one checkpoint, DIR/checkpoints/STEP; a model folder, or the name
+        of a bundled model.
 
     Returns:
-      numpy arrays by network name; averaged weights where they were kept. Of a VGG-19 a model folder holds
-      conv1_1 .. conv3_1 alone.
+      numpy arrays by network name; averaged weights where they were kept. Of a VGG-19 a
+      model folder holds conv1_1 .. conv3_1 alone.
 
     Raises:
       FileNotFoundError: if there is neither a checkpoint nor a model.
@@ -186,7 +196,8 @@ def storage_error(error: Exception) -> OSError | None:
       error: what a reader of checkpoints has raised.
 
     Returns:
-      The error as an OSError if it tells of the storage, such as a network or permissions; else None.
+      The error as an OSError if it tells of the storage, such as a network or
+      permissions; else None.
     """
     if isinstance(error, OSError):
         return error
@@ -200,12 +211,14 @@ def storage_error(error: Exception) -> OSError | None:
 def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
     """Reads parts of a state (None: all) as numpy arrays; a process does so by itself.
 
-    The content is called damaged only if every byte of it can be read and two attempts have failed.
+    The content is called damaged only if every byte of it can be read and two attempts
+    have failed.
     """
     try:
         return _read_arrays(checkpoint, names)
     except (ValueError, LookupError, FileNotFoundError):
-        # One of these tells of the content or of the storage; which, is found out below.
+        # One of these tells of the content or of the storage; which, is found out
+        # below.
         _read_bytes(checkpoint)
 
     try:
@@ -219,7 +232,10 @@ def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
 
 
 def _read_bytes(folder: epath.Path) -> None:
-    """Reads every file below a folder; raises OSError if the storage does not let it."""
+    """Reads every file below a folder.
+
+    Raises OSError if the storage does not let it.
+    """
     for path in folder.iterdir():
         if path.is_dir():
             _read_bytes(path)
@@ -307,12 +323,14 @@ def check_same_vgg(own: Tree, source: Tree) -> None:
       source: the VGG-19 that the model was trained on, by layer.
 
     Raises:
-      ValueError: if layers are lacking and the first ones differ: losses would look through a mixture.
+      ValueError: if layers are lacking and the first ones differ: losses would look
+        through a mixture.
     """
     if not set(own) - set(source):
         return
     here, there = (np.asarray(tree["conv1_1"]["kernel"]) for tree in (own, source))
-    # Model folders may be of half precision. Shapes are compared, and told, by `copy_trees`.
+    # Model folders may be of half precision. Shapes are compared, and told, by
+    # `copy_trees`.
     if (
         here.shape == there.shape
         and np.abs(here - there).max() > 1e-2 * np.abs(there).max()

@@ -18,9 +18,10 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
     """Builds the learning rate as a function of the number of updates.
 
     Args:
-      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece, rising from 0),
-        `schedule_rates` (learning rate of each piece) and perhaps `cosine_epochs` (above 0: the rate is
-        multiplied by a cosine that falls from 1 to 0 in so many epochs).
+      config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece,
+        rising from 0), `schedule_rates` (learning rate of each piece) and perhaps
+        `cosine_epochs` (above 0: the rate is multiplied by a cosine that falls from 1
+        to 0 in so many epochs).
       steps_per_epoch: updates in an epoch, at least 1.
 
     Returns:
@@ -64,9 +65,9 @@ def make_optimiser(
     """Builds the optimiser with the schedule and, if requested, clipping by the global norm.
 
     Args:
-      config: `config.optimiser`, with `b1`, `b2` and `clip_norm` (0: none); perhaps `kind`: 'adam' (the
-        default), 'sgd' (with `momentum`), or 'adam_by_network', see `adam_with_own_counts`; perhaps
-        `weight_decay`, which is added to the gradient.
+      config: `config.optimiser`, with `b1`, `b2` and `clip_norm` (0: none); perhaps
+        `kind`: 'adam' (the default), 'sgd' (with `momentum`), or 'adam_by_network', see
+        `adam_with_own_counts`; perhaps `weight_decay`, which is added to the gradient.
       schedule: the learning rate by update; skipped updates do not count.
 
     Returns:
@@ -133,23 +134,26 @@ def adam_with_own_counts(
 ) -> optax.GradientTransformationExtraArgs:
     """Builds Adam that counts the steps of every network, for losses that use some networks each.
 
-    Its `update` takes `networks`, the names that the loss used, or None for all. A network that has never
-    been used stands still. One that has been, but is not this time, has a gradient of zero: it moves by its
-    momentum and its decay, as in PyTorch 1, which zeroes gradients instead of dropping them.
+    Its `update` takes `networks`, the names that the loss used, or None for all. A
+    network that has never been used stands still. One that has been, but is not this
+    time, has a gradient of zero: it moves by its momentum and its decay, as in PyTorch
+    1, which zeroes gradients instead of dropping them.
 
     Args:
       schedule: the learning rate by update.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: times the weights, added to their gradients.
-      skip_unused: leave networks alone in all updates that do not use them, as PyTorch 2 does.
+      skip_unused: leave networks alone in all updates that do not use them, as PyTorch
+        2 does.
       epsilon: added to the root of the second moment.
 
     Returns:
       The optimiser, of trees by network name.
 
     References:
-      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
+      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm
+      1.
     """
 
     def init(params: Tree) -> OwnCounts:
@@ -239,7 +243,8 @@ def average_weights(
 ) -> Tree:
     """Moves an average of the weights towards new ones.
 
-    Early on the decay is (1 + step) / (10 + step), so the average soon forgets the random start.
+    Early on the decay is (1 + step) / (10 + step), so the average soon forgets the
+    random start.
 
     Args:
       average: the average so far.

@@ -1,7 +1,10 @@
-"""Several processes as one job: how they meet, and how all of them end when one is lost.
+"""Several processes as one job.
 
-JAX's runtime sends heartbeats between the processes. When one falls silent, dies or cannot be reached, it
-aborts the others; that abort is turned into one sentence and an exit code here.
+How they meet, and how all of them end when one is lost.
+
+JAX's runtime sends heartbeats between the processes. When one falls silent, dies or
+cannot be reached, it aborts the others; that abort is turned into one sentence and an
+exit code here.
 """
 
 import collections
@@ -46,15 +49,17 @@ _handler: object = None
 def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
     """Makes this process one of a job, and bounds how long it outlives the others.
 
-    The others are found by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID or, without these,
-    by the cluster's environment (TPU pod, SLURM, GKE).
+    The others are found by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID or, without these, by the cluster's environment (TPU pod, SLURM,
+    GKE).
 
     Args:
       peer_timeout: seconds without a sign of life after which a process counts as lost.
       start_timeout: seconds to wait for the others to start.
 
     Raises:
-      ValueError: if a time is too short, or the environment does not name the processes rightly.
+      ValueError: if a time is too short, or the environment does not name the processes
+        rightly.
     """
     if peer_timeout < 2 or start_timeout < 2:
         raise UserError(
@@ -96,8 +101,9 @@ def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
 def leave(code: int) -> None:
     """Ends this process's part in the job.
 
-    An end that all processes come to together waits for them. Any other ends the process at once: a
-    goodbye would wait for processes that are stuck in the middle of a step. They notice its silence.
+    An end that all processes come to together waits for them. Any other ends the
+    process at once: a goodbye would wait for processes that are stuck in the middle of
+    a step. They notice its silence.
 
     Args:
       code: the exit code.
@@ -108,7 +114,8 @@ def leave(code: int) -> None:
     if code in _TOGETHER:
         jax.distributed.shutdown()
         return
-    # This process has said why it ends: the others' silence, found meanwhile, is no news.
+    # This process has said why it ends: the others' silence, found meanwhile, is no
+    # news.
     global _abort_code, _sentence
     _abort_code = code
     _sentence = ""
@@ -200,7 +207,8 @@ def first_difference(
       facts: of each process.
 
     Returns:
-      The process that differs, one that is as most are, and the names of what differs; None if all are equal.
+      The process that differs, one that is as most are, and the names of what differs;
+      None if all are equal.
     """
     texts = [json.dumps(dict(one), sort_keys=True) for one in facts]
     # Of two equally common ones, the one seen first: that of the lower process.
@@ -241,8 +249,8 @@ def wait_for_all(point: str) -> None:
 def _exit_on_abort(sentence: str) -> None:
     """Answers an abort of JAX's runtime by a sentence and an exit code.
 
-    The runtime aborts on a thread of its own, where Python's own signal handlers, which wait for the main
-    thread, never run; the C function below runs on that thread.
+    The runtime aborts on a thread of its own, where Python's own signal handlers, which
+    wait for the main thread, never run; the C function below runs on that thread.
     """
     global _handler, _sentence
     _sentence = sentence

@@ -1,4 +1,6 @@
-"""The compiled part of a run, from a configuration and a mesh alone: no data, no arrays, no weights.
+"""The compiled part of a run, from a configuration and a mesh alone.
+
+No data, no arrays, no weights.
 
 The loop and the compile check both take it from here, so what is checked is what runs.
 """
@@ -29,17 +31,20 @@ from facecycle_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a configuration computes on a mesh; nothing in it is compiled or allocated yet.
+    """What a configuration computes on a mesh.
+
+    Nothing in it is compiled or allocated yet.
 
     Attributes:
       init: `init(key) -> state`, pure; draws a fresh state.
       abstract: the state as `jax.ShapeDtypeStruct`, each with its sharding.
       shardings: the sharding of every array of the state.
       schedule: learning rate by update.
-      train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the state.
+      train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the
+        state.
       eval_step: `eval_step(params, frozen, batch) -> (averages, pictures)`, jitted.
-      evaluated: `evaluated(state, total) -> state`, jitted: what follows from an evaluation's mean total, or
-        None where nothing does; donates the state.
+      evaluated: `evaluated(state, total) -> state`, jitted: what follows from an
+        evaluation's mean total, or None where nothing does; donates the state.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -80,8 +85,8 @@ def build_program(
       config: a run's configuration.
       mesh: the mesh; its devices may be abstract ones, of a topology that is not there.
       steps_per_epoch: updates in an epoch, which the schedule counts in.
-      weights: whether to read or draw the VGG-19. Without, zeros of its shapes stand in, no file is
-        opened, and `init` is good for shapes only.
+      weights: whether to read or draw the VGG-19. Without, zeros of its shapes stand
+        in, no file is opened, and `init` is good for shapes only.
 
     Returns:
       The program.

@@ -33,7 +33,8 @@ class Progress:
             initial=step,
             total=total,
             desc=name or None,
-            # The unit stands without the rate, which compilation and evaluation would distort.
+            # The unit stands without the rate, which compilation and evaluation would
+            # distort.
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
             "[{elapsed}, {remaining} left, {postfix}]",
             dynamic_ncols=True,
@@ -51,7 +52,10 @@ class Progress:
             yield
 
     def restart(self, step: int) -> None:
-        """Starts to measure here; what came before (compilation, an evaluation) does not count."""
+        """Starts to measure here.
+
+        What came before (compilation, an evaluation) does not count.
+        """
         self._step, self._time = step, time.perf_counter()
 
     def tick(self) -> None:
@@ -61,7 +65,8 @@ class Progress:
     def report(self, step: int, terms: Mapping[str, float]) -> dict[str, float]:
         """Shows the loss, the speed since the last report and the time left.
 
-        A terminal has them in its bar. Elsewhere they are one plain line. All terms are in metrics.jsonl.
+        A terminal has them in its bar. Elsewhere they are one plain line. All terms are
+        in metrics.jsonl.
 
         Args:
           step: steps done.

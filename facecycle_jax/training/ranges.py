@@ -1,7 +1,7 @@
 """What values the fields of a configuration may have, in one table.
 
-It is looked at before anything is read or compiled. Fields that are not in the table, such
-as names and paths, are checked where they are used.
+It is looked at before anything is read or compiled. Fields that are not in the table,
+such as names and paths, are checked where they are used.
 """
 
 import dataclasses
@@ -32,7 +32,10 @@ class Range:
     whole: bool = False
 
     def __contains__(self, value: object) -> bool:
-        """Whether a value is a number of the interval; NaN, infinities and booleans are none."""
+        """Whether a value is a number of the interval.
+
+        NaN, infinities and booleans are none.
+        """
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if not math.isfinite(value) or (self.whole and value != int(value)):
@@ -42,7 +45,10 @@ class Range:
         return over and under
 
     def __str__(self) -> str:
-        """Describes the interval, e.g. 'a whole number of at least 1' or 'a number from 0 to below 1'."""
+        """Describes the interval, e.g.
+
+        'a whole number of at least 1' or 'a number from 0 to below 1'.
+        """
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} {'above' if self.above else 'of at least'} {self.low:g}"
@@ -126,7 +132,8 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     """Checks every number of a configuration.
 
     Args:
-      config: nested dicts; with `stages`, names of configurations in it, each of these is checked.
+      config: nested dicts; with `stages`, names of configurations in it, each of these
+        is checked.
 
     Raises:
       ValueError: naming the first field that is out of range, and its range.

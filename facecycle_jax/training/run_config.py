@@ -15,7 +15,8 @@ from facecycle_jax.training.processes import wait_for_all
 log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
-# What may change between starts: it moves the end, the watching or the place, not the training.
+# What may change between starts: it moves the end, the watching or the place, not the
+# training.
 FREE = frozenset(
     {
         "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches", "panel_every",
@@ -29,7 +30,10 @@ _PLACES = ("init_from", "loss.vgg", "data.path", "probe.path")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings to {'a.b': value}; tuples become lists, as JSON has it."""
+    """Flattens nested mappings to {'a.b': value}.
+
+    Tuples become lists, as JSON has it.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -63,7 +67,8 @@ def check_config(
     Args:
       config: the configuration of this start.
       workdir: directory of the run.
-      resuming: whether there is a checkpoint to continue from; if not, anything may change.
+      resuming: whether there is a checkpoint to continue from; if not, anything may
+        change.
 
     Raises:
       ValueError: naming every changed field with both values.

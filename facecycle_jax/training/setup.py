@@ -56,14 +56,18 @@ class Loader(Protocol):
         """Describes what batches are drawn from, by names, equal in all processes."""
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's part of the batches of steps start, start + 1, ... without end."""
+        """Yields this process's part of the batches of steps start, start + 1, ...
+
+        Without end.
+        """
         ...
 
     def on_devices(self, mesh: jax.sharding.Mesh) -> "Feed | None":
         """Returns what yields batches made on the devices, or None if `batches` is to be used."""
 
 
-# Yields global batches, split over the devices, of steps start, start + 1, ... without end.
+# Yields global batches, split over the devices, of steps start, start + 1, ... without
+# end.
 Feed = Callable[[int], Iterator[dict[str, jax.Array]]]
 
 
@@ -96,12 +100,15 @@ class Run:
 def prepare(
     config: Mapping[str, Any], workdir: epath.Path, *, start_anew: bool = False
 ) -> tuple[Run, TrainState]:
-    """Builds everything in a fixed order: mesh, data, program (shapes, shardings, steps), state.
+    """Builds everything in a fixed order.
+
+    Mesh, data, program (shapes, shardings, steps), state.
 
     Args:
       config: of the run.
       workdir: directory of the run.
-      start_anew: whether to start from scratch where all checkpoints were set aside as damaged.
+      start_anew: whether to start from scratch where all checkpoints were set aside as
+        damaged.
 
     Returns:
       What the loop works with, and the state to begin with.
@@ -130,7 +137,8 @@ def prepare(
     )
 
     if jax.process_count() > 1:
-        # Processes that see different data would train different weights without an error.
+        # Processes that see different data would train different weights without an
+        # error.
         trained_on = {
             f"{k} to train on": v for k, v in train_data.fingerprint().items()
         }
@@ -148,7 +156,8 @@ def prepare(
             }
         )
 
-    # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is compiled yet.
+    # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is
+    # compiled yet.
     program = build_program(config, mesh, steps_per_epoch=steps_per_epoch)
     checkpointer = Checkpointer(
         workdir, keep_last=config["keep_last"], start_anew=start_anew
@@ -158,7 +167,8 @@ def prepare(
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
-        # Run once: on CPU, optimising it takes three times as long as everything else about it.
+        # Run once: on CPU, optimising it takes three times as long as everything else
+        # about it.
         quick = (
             {"xla_backend_optimization_level": 0}
             if jax.default_backend() == "cpu"
@@ -194,7 +204,10 @@ def prepare(
 def _write_tables(
     config: Mapping[str, Any], workdir: epath.Path, state: TrainState, *, devices: str
 ) -> None:
-    """Writes the tables of devices and parameters into the workdir; the log names the number alone."""
+    """Writes the tables of devices and parameters into the workdir.
+
+    The log names the number alone.
+    """
     if jax.process_index():
         return
     # Only runs have use for it; the benchmark goes without.
@@ -229,8 +242,8 @@ def _tree_digest(tree: Any) -> str:
 def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
     """Brings a loader's batches onto the devices.
 
-    Transfers and steps are only started here, and done in order by the devices: while one step computes,
-    the next batch is read and moved.
+    Transfers and steps are only started here, and done in order by the devices: while
+    one step computes, the next batch is read and moved.
     """
     feed = loader.on_devices(mesh)
     if feed is not None:
@@ -239,7 +252,10 @@ def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
 
 
 def _copy(x: Any) -> Any:
-    """Copies an array where it is; one moved to a single device could not be spread over processes."""
+    """Copies an array where it is.
+
+    One moved to a single device could not be spread over processes.
+    """
     return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
 
 
@@ -266,13 +282,14 @@ def _start_from(
     if jax.process_count() > 1:
         check_same({"weights in init_from": _tree_digest(source)})
 
-    # The VGG-19 belongs to the generator that was trained on it; where that has a trunk of its own,
-    # the VGG-19 is the loss's alone and the configuration's choice.
+    # The VGG-19 belongs to the generator that was trained on it; where that has a trunk
+    # of its own, the VGG-19 is the loss's alone and the configuration's choice.
     keep: tuple[str, ...] = (SCHEDULE,)
     if "vgg" not in state.frozen or config["model"]["trunk"] == "learned":
         keep = ("vgg", SCHEDULE)
     if "vgg" not in keep and "vgg" in source:
-        # A model folder holds the layers that networks need; those of losses alone stay the configuration's.
+        # A model folder holds the layers that networks need; those of losses alone stay
+        # the configuration's.
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])
         source["vgg"] = {**state.frozen["vgg"], **source["vgg"]}

@@ -1,4 +1,6 @@
-"""Where a run's arrays live on the mesh: batches split over it, state replicated or sharded.
+"""Where a run's arrays live on the mesh.
+
+Batches split over it, state replicated or sharded.
 
 A batch is a dict of arrays whose first axis is the (global) batch.
 """
@@ -27,7 +29,8 @@ def state_shardings(mesh: Mesh, state: Any, *, fsdp: bool = False) -> Any:
     Args:
       mesh: the mesh.
       state: a tree of arrays or of `jax.ShapeDtypeStruct`.
-      fsdp: whether to split large arrays along their longest axis that the devices divide.
+      fsdp: whether to split large arrays along their longest axis that the devices
+        divide.
 
     Returns:
       A tree of the same structure with a NamedSharding for every array.
@@ -92,7 +95,9 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
-    """Writes the start-up table: processes, hosts, devices, mesh, batch. All processes have to call it.
+    """Writes the start-up table: processes, hosts, devices, mesh, batch.
+
+    All processes have to call it.
 
     Args:
       mesh: the mesh.

@@ -1,4 +1,7 @@
-"""The state of a training run: arrays only, so that it can be donated, sharded and saved."""
+"""The state of a training run.
+
+Arrays only, so that it can be donated, sharded and saved.
+"""
 
 import flax.struct
 import jax
@@ -33,7 +36,10 @@ class TrainState:
 
     @property
     def eval_params(self) -> Tree:
-        """The parameters to evaluate and to export: averaged ones where they are kept."""
+        """The parameters to evaluate and to export.
+
+        Averaged ones where they are kept.
+        """
         return self.params if self.ema is None else self.ema
 
 

@@ -1,7 +1,8 @@
 """One update, and one evaluation, as pure functions compiled for a mesh.
 
-Batches as in `data` (frames uint8 [B, n, S, S, 3] and more); images float32 [B, n, H, W, 3], or what a
-method's views make of a batch, of arrays whose first axis is the batch.
+Batches as in `data` (frames uint8 [B, n, S, S, 3] and more); images float32 [B, n, H,
+W, 3], or what a method's views make of a batch, of arrays whose first axis is the
+batch.
 """
 
 import dataclasses
@@ -32,11 +33,13 @@ class StepOptions:
 
     Attributes:
       seed: seed of augmentation and noise; step s uses `fold_in(key(seed), s)`.
-      accumulate: micro-batches a batch is split into; gradients are averaged over them. What a
-        method averages over its batch (the identity cycle's mean face) is then of a micro-batch.
+      accumulate: micro-batches a batch is split into; gradients are averaged over them.
+        What a method averages over its batch (the identity cycle's mean face) is then
+        of a micro-batch.
       ema_decay: decay of the weight average, 0: none is kept.
-      compile_quickly: whether XLA's CPU backend optimises the step less, which takes 60 % of the time. Its
-        convolutions are library calls and stay as fast. Without effect elsewhere.
+      compile_quickly: whether XLA's CPU backend optimises the step less, which takes 60
+        % of the time. Its convolutions are library calls and stay as fast. Without
+        effect elsewhere.
     """
 
     seed: int = 0
@@ -65,12 +68,13 @@ def make_train_step(
       shardings: sharding of every array of the state.
 
     Returns:
-      `step(state, batch) -> (state, averages)`; the state given is donated. An update whose loss or
-      gradients are not finite is not made, and counted: parameters, optimiser state and weight
-      average stay, the step number moves on. 'skipped' in the averages says so; the
-      terms leave it out. Where the method has several objectives, each is a gradient step of its own; their
-      terms have the objective's name before theirs, 'total' is the sum, 'gradient_norm' the root of the
-      summed squares, and one that is not finite has the whole update skipped.
+      `step(state, batch) -> (state, averages)`; the state given is donated. An update
+      whose loss or gradients are not finite is not made, and counted: parameters,
+      optimiser state and weight average stay, the step number moves on. 'skipped' in
+      the averages says so; the terms leave it out. Where the method has several
+      objectives, each is a gradient step of its own; their terms have the objective's
+      name before theirs, 'total' is the sum, 'gradient_norm' the root of the summed
+      squares, and one that is not finite has the whole update skipped.
     """
     optimiser = optax.with_extra_args_support(optimiser)
 
@@ -94,7 +98,8 @@ def make_train_step(
             )
             # One NaN or infinity anywhere makes the norm so.
             usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
-            # Where the update is not made its input does not matter, as long as it is finite.
+            # Where the update is not made its input does not matter, as long as it is
+            # finite.
             gradients = jax.tree.map(
                 lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)),
                 gradients,
@@ -169,15 +174,17 @@ def make_eval_step(
 
     Args:
       method: what is evaluated.
-      prepare: `prepare(batch) -> pictures`, the augmentation's counterpart without chance.
+      prepare: `prepare(batch) -> pictures`, the augmentation's counterpart without
+        chance.
       mesh: the mesh.
       shardings: sharding of every array of the state.
       rows: how many pictures to return.
-      compile_quickly: for a program that runs a few times only: compiling it on a CPU takes less than half
-        of the time, running it twice as long.
+      compile_quickly: for a program that runs a few times only: compiling it on a CPU
+        takes less than half of the time, running it twice as long.
 
     Returns:
-      `step(params, frozen, batch) -> (averages, pictures)`, the pictures [rows, ...] by name.
+      `step(params, frozen, batch) -> (averages, pictures)`, the pictures [rows, ...] by
+      name.
     """
 
     def step(
@@ -197,7 +204,10 @@ def make_eval_step(
 
 
 def _cpu_options(mesh: Mesh, *, level: int) -> dict[str, int] | None:
-    """Returns the compiler's options of an optimisation level of XLA's CPU backend; none elsewhere."""
+    """Returns the compiler's options of an optimisation level of XLA's CPU backend.
+
+    None elsewhere.
+    """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": level} if on_cpu else None
 
@@ -230,7 +240,10 @@ def _gradients(
     accumulate: int,
     mesh: Mesh,
 ) -> tuple[_Found, Tree]:
-    """Computes loss terms and gradients, averaged over micro-batches; what is carried passes through all."""
+    """Computes loss terms and gradients, averaged over micro-batches.
+
+    What is carried passes through all.
+    """
 
     def one(images: Any, key: jax.Array, carried: Tree) -> tuple[_Found, Tree]:
         def of_params(params: Tree) -> tuple[jax.Array, Aux]:

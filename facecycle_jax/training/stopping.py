@@ -17,12 +17,16 @@ PEER_LOST_EXIT = 69
 STORAGE_EXIT = 74
 DIVERGED_EXIT = 3
 
-# Not the step's number, which starts anew with every stage: what is agreed on is a number to come.
+# Not the step's number, which starts anew with every stage: what is agreed on is a
+# number to come.
 _QUESTIONS = itertools.count()
 
 
 class PreemptedError(Exception):
-    """The platform asked the run to stop; its state is saved and the same command continues it."""
+    """The platform asked the run to stop.
+
+    Its state is saved and the same command continues it.
+    """
 
 
 class StorageError(Exception):
@@ -36,8 +40,8 @@ class DivergedError(Exception):
 class StopSignal:
     """Notes SIGTERM instead of dying of it, while the context lasts.
 
-    With several processes JAX's own preemption service listens to the signal, in all of them, and agrees on
-    the step after which all stop.
+    With several processes JAX's own preemption service listens to the signal, in all of
+    them, and agrees on the step after which all stop.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,10 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._previous)
 
     def reached(self) -> bool:
-        """Says whether to stop after this step; all processes ask once in every step and hear the same."""
+        """Says whether to stop after this step.
+
+        All processes ask once in every step and hear the same.
+        """
         if jax.process_count() == 1:
             return self.received
         options: Any = jax.config  # its types do not list the options

@@ -1,4 +1,7 @@
-"""The report of images a run could not read: one line each in the workdir, their number in the log."""
+"""The report of images a run could not read.
+
+One line each in the workdir, their number in the log.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -14,10 +17,12 @@ log = logging.getLogger(__name__)
 def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
     """Lists images in workdir/unreadable.txt, with those of earlier starts of the run, each once.
 
-    The list is a courtesy: if it cannot be written, a line of the log says so and the run ends as it would.
+    The list is a courtesy: if it cannot be written, a line of the log says so and the
+    run ends as it would.
 
     Args:
-      workdir: directory of the run; the processes after the first write unreadable-<process>.txt.
+      workdir: directory of the run; the processes after the first write
+        unreadable-<process>.txt.
       reasons: one sentence by file name, of this process.
     """
     if not reasons:
@@ -29,7 +34,8 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         before = (
             path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
         )
-        # One line each, whatever is in a file's name. Names need not be UTF-8; the list is.
+        # One line each, whatever is in a file's name. Names need not be UTF-8; the list
+        # is.
         found = {" ".join(reason.split()) for reason in reasons.values()}
         escaped = {line.encode(errors="backslashreplace").decode() for line in found}
         lines = escaped | set(before.splitlines())

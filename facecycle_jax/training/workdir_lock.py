@@ -1,7 +1,7 @@
 """One run at a time in a workdir.
 
-The lock is the operating system's, on an open file: it ends with the process that holds it, however that
-ends, so that no stale lock is left.
+The lock is the operating system's, on an open file: it ends with the process that holds
+it, however that ends, so that no stale lock is left.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ _UNSUPPORTED = (
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a workdir for as long as the context is active.
 
-    Process 0 holds the lock for all processes of its job, which all have to call this. Buckets and file
-    systems without locks are not locked, and the log says so.
+    Process 0 holds the lock for all processes of its job, which all have to call this.
+    Buckets and file systems without locks are not locked, and the log says so.
 
     Args:
       workdir: directory of the run; must exist.
@@ -51,7 +51,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
       Nothing.
 
     Raises:
-      ValueError: in all processes, if another run holds the lock; the first process names it.
+      ValueError: in all processes, if another run holds the lock; the first process
+        names it.
     """
     file: TextIO | None = None
     holder = ""

@@ -12,7 +12,8 @@ def thumbnail_map(
     """Draws pictures at their places, later ones over earlier ones.
 
     Args:
-      points: [N, 2] finite, x to the right and y up, any unit; stretched to fill the map in both.
+      points: [N, 2] finite, x to the right and y up, any unit; stretched to fill the
+        map in both.
       pictures: uint8 [N, H, W, 3].
       side: of the map, in pixels.
       thumbnail: side of each picture, in pixels.
@@ -21,7 +22,8 @@ def thumbnail_map(
       uint8 [side, side, 3], white where there is no picture.
 
     Raises:
-      ValueError: if there are no pictures or not as many points, one is not finite, or nothing fits.
+      ValueError: if there are no pictures or not as many points, one is not finite, or
+        nothing fits.
     """
     points, pictures = np.asarray(points, np.float64), np.asarray(pictures)
     if (

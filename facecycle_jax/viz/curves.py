@@ -1,4 +1,7 @@
-"""Line plots of scalars over training steps. Needs matplotlib, part of the extra `eval`."""
+"""Line plots of scalars over training steps.
+
+Needs matplotlib, part of the extra `eval`.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,8 @@ def curves(
 
     Args:
       path: where to, local or in the cloud; an existing file is replaced.
-      series: (steps, values) by the name in the legend; values that are not finite leave a gap.
+      series: (steps, values) by the name in the legend; values that are not finite
+        leave a gap.
       title: text above the plot.
       x_label: text under the horizontal axis.
       y_label: text beside the vertical axis.
@@ -47,7 +51,8 @@ def curves(
         raise MissingExtraError(
             "Plots need matplotlib: pip install 'facecycle_jax[eval]'."
         ) from error
-    # A figure of its own: pyplot's global state and window backends stay out of training processes.
+    # A figure of its own: pyplot's global state and window backends stay out of
+    # training processes.
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()

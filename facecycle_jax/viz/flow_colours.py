@@ -1,7 +1,8 @@
 """Optical flow as colours, in the convention of the Middlebury benchmark.
 
-Layout [..., H, W, 2], (x, y) with y pointing down, in any unit; pictures are uint8 [..., H, W, 3],
-RGB. The hue is the direction of the flow, the saturation its length: no flow is white.
+Layout [..., H, W, 2], (x, y) with y pointing down, in any unit; pictures are uint8
+[..., H, W, 3], RGB. The hue is the direction of the flow, the saturation its length: no
+flow is white.
 """
 
 import functools
@@ -10,7 +11,8 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 
-# Steps of the wheel between its six colours: red-yellow, -green, -cyan, -blue, -magenta, -red.
+# Steps of the wheel between its six colours: red-yellow, -green, -cyan, -blue,
+# -magenta, -red.
 _STEPS = (15, 6, 4, 11, 13, 6)
 _EPSILON = 1e-5
 
@@ -35,15 +37,16 @@ def flow_to_rgb(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarra
 
     Args:
       flow: [..., H, W, 2] (x, y), any unit, finite.
-      max_flow: the length drawn with full saturation, in the unit of `flow`; None takes the longest
-        vector of each field, so that fields of different strength look alike. Longer vectors are
-        drawn darker.
+      max_flow: the length drawn with full saturation, in the unit of `flow`; None takes
+        the longest vector of each field, so that fields of different strength look
+        alike. Longer vectors are drawn darker.
 
     Returns:
       uint8 [..., H, W, 3], RGB; white where there is no flow.
 
     Raises:
-      ValueError: if the last axis is not 2, a value is not finite, or `max_flow` is not above 0.
+      ValueError: if the last axis is not 2, a value is not finite, or `max_flow` is not
+        above 0.
 
     References:
       Baker et al., "A Database and Evaluation Methodology for Optical Flow", ICCV 2007.
@@ -80,7 +83,9 @@ def flow_to_rgb(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarra
 
 
 def flow_legend(size: int) -> np.ndarray:
-    """Draws the key to the colours: each pixel's colour is that of the flow from the centre to it.
+    """Draws the key to the colours.
+
+    Each pixel's colour is that of the flow from the centre to it.
 
     Args:
       size: side of the picture, in pixels.

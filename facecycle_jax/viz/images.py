@@ -14,7 +14,8 @@ def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
     """Writes a picture as PNG, whole or not at all: readers never see half a file.
 
     Args:
-      path: where to, local or in the cloud (anything `epath` knows); missing folders are made.
+      path: where to, local or in the cloud (anything `epath` knows); missing folders
+        are made.
       picture: uint8 [H, W, 3] RGB or [H, W] grey.
 
     Raises:

@@ -1,7 +1,7 @@
 """Pictures and flows laid out in captioned panels.
 
-Pictures are uint8 [H, W, 3] RGB or [H, W] grey; a flow is floating point [H, W, 2] and is drawn in
-the colours of `flow_to_rgb`. A panel is uint8 [H, W, 3] on white.
+Pictures are uint8 [H, W, 3] RGB or [H, W] grey; a flow is floating point [H, W, 2] and
+is drawn in the colours of `flow_to_rgb`. A panel is uint8 [H, W, 3] on white.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,8 @@ def _picture(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
             f"got {cell.dtype} {list(cell.shape)}."
         )
     image = Image.fromarray(cell).convert("RGB")
-    # Without a scale every cell gets the same longer side, so that coarse flows line up with faces.
+    # Without a scale every cell gets the same longer side, so that coarse flows line up
+    # with faces.
     factor = side / max(image.size) if scale is None else scale
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     whole = factor == int(factor) and factor >= 1 and min(image.size) < 32
@@ -123,8 +124,10 @@ def grid(
     """Lays pictures out in rows, each under its caption.
 
     Args:
-      rows: pictures uint8 [H, W, 3] or [H, W] and flows float [H, W, 2]; None leaves a place empty.
-      captions: one string per column, or one list of strings per row; long ones are wrapped.
+      rows: pictures uint8 [H, W, 3] or [H, W] and flows float [H, W, 2]; None leaves a
+        place empty.
+      captions: one string per column, or one list of strings per row; long ones are
+        wrapped.
       row_captions: one string per row, written to its left.
       title: a line above everything.
       side: longer side of every picture in the panel, in pixels, when `scale` is None.
@@ -133,11 +136,12 @@ def grid(
       font_size: height of the letters, in pixels.
 
     Returns:
-      uint8 [H, W, 3], black on white. Maps under 32 pixels enlarged by a whole factor keep hard
-      pixels; everything else is resized by Lanczos.
+      uint8 [H, W, 3], black on white. Maps under 32 pixels enlarged by a whole factor
+      keep hard pixels; everything else is resized by Lanczos.
 
     Raises:
-      ValueError: if there is no picture, a cell is not one, or captions do not fit the rows.
+      ValueError: if there is no picture, a cell is not one, or captions do not fit the
+        rows.
     """
     texts = _check_captions(rows, captions, row_captions)
     if side < 1 or padding < 0 or (scale is not None and not scale > 0):
@@ -181,7 +185,8 @@ def grid(
         x = left
         for i, cell in enumerate(row):
             if wrapped[index]:
-                # Captions sit on their picture, whatever the number of lines of the others.
+                # Captions sit on their picture, whatever the number of lines of the
+                # others.
                 lines = wrapped[index][i]
                 _write(draw, x, y - line * len(lines), lines, font, line)
             if cell is not None:
@@ -201,9 +206,9 @@ def training_panel(
     """Draws what a model makes of the first faces of a batch, one row per face.
 
     Args:
-      pictures: uint8 [N, H, W, 3] or floating-point flows [N, h, w, 2] by name, same N for all, as
-        in `Aux.pictures` denormalised. Known names come in the order of the method; arrays of other
-        shapes (codes) are left out.
+      pictures: uint8 [N, H, W, 3] or floating-point flows [N, h, w, 2] by name, same N
+        for all, as in `Aux.pictures` denormalised. Known names come in the order of the
+        method; arrays of other shapes (codes) are left out.
       step: the training step, written above.
       max_rows: most faces drawn.
       side: side of each picture in the panel, in pixels.
@@ -212,8 +217,8 @@ def training_panel(
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: if nothing can be drawn, a picture is floating point, or the numbers of faces
-        differ.
+      ValueError: if nothing can be drawn, a picture is floating point, or the numbers
+        of faces differ.
     """
     drawn = {n: np.asarray(p) for n, p in pictures.items() if np.ndim(p) == 4}
     counts = {name: len(array) for name, array in drawn.items()}
@@ -247,13 +252,13 @@ def translation_panel(
 ) -> np.ndarray:
     """Draws the exchange of motion and identity between two faces, as twelve pictures.
 
-    A row shows the face, its flow, its neutral face, that with the other's motion, its mean face,
-    and the other's mean face with this identity and the other's motion.
+    A row shows the face, its flow, its neutral face, that with the other's motion, its
+    mean face, and the other's mean face with this identity and the other's motion.
 
     Args:
-      result: arrays whose first axis is the two faces: `input`, `neutral`, `reexpressed`,
-        `mean_face`, `reidentified_reexpressed` uint8 [2, H, W, 3] and `flow` float [2, h, w, 2];
-        others are ignored.
+      result: arrays whose first axis is the two faces: `input`, `neutral`,
+        `reexpressed`, `mean_face`, `reidentified_reexpressed` uint8 [2, H, W, 3] and
+        `flow` float [2, h, w, 2]; others are ignored.
       names: captions of the two rows.
       side: side of each picture in the panel, in pixels.
 

@@ -13,11 +13,14 @@ def new_panels(
 ) -> Iterator[epath.Path]:
     """Waits for the panels that a run writes.
 
-    Panels that are there before the first look are left out: they belong to an earlier start.
+    Panels that are there before the first look are left out: they belong to an earlier
+    start.
 
     Args:
-      workdir: directory of the run; of a run of several stages, the directory above theirs.
-      running: whether the run still goes on; once it does not, the last panels come and the iteration ends.
+      workdir: directory of the run; of a run of several stages, the directory above
+        theirs.
+      running: whether the run still goes on; once it does not, the last panels come and
+        the iteration ends.
       interval: seconds between two looks.
 
     Yields:

@@ -1,4 +1,7 @@
-"""Compiles the train step for a TPU topology that is not there: does it fit, and what does it cost?"""
+"""Compiles the train step for a TPU topology that is not there.
+
+Does it fit, and what does it cost?
+"""
 
 from launch.compile_check.batch_search import largest_batch
 from launch.compile_check.chips import CHIPS, Chip, chip_of

@@ -1,10 +1,13 @@
-"""Compiles a train step for a TPU pod slice that is not there: does it fit, and what does it cost?
+"""Compiles a train step for a TPU pod slice that is not there.
+
+Does it fit, and what does it cost?
 
   python -m launch.compile_check --config=configs/motion_cycle.py --topology=v5e:16x16
 
-Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU. Fields of the configuration are
-set as in training, e.g. --config.batch_size=4096. One slice; several joined by a data-centre network are not
-supported. Exit status: 0 it fits, 1 it does not, 2 a mistake in the command or configuration.
+Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU. Fields of
+the configuration are set as in training, e.g. --config.batch_size=4096. One slice;
+several joined by a data-centre network are not supported. Exit status: 0 it fits, 1 it
+does not, 2 a mistake in the command or configuration.
 """
 
 import json

@@ -12,8 +12,9 @@ def largest_batch(
 ) -> int:
     """Finds the largest number that fits.
 
-    Memory grows about in proportion, which gives the second trial; from there it goes on in steps of
-    `precision`, and where that leads out of what is known, the interval is halved.
+    Memory grows about in proportion, which gives the second trial; from there it goes
+    on in steps of `precision`, and where that leads out of what is known, the interval
+    is halved.
 
     Args:
       trial: `trial(n) -> (whether n fits, bytes needed or 0 where that is not known)`.

@@ -13,11 +13,13 @@ class Chip:
       name: its name in a topology, e.g. 'v5e'.
       kind: its name in JAX, `Device.device_kind`.
       memory: bytes of high-bandwidth memory.
-      flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run on the same
-        units, rounded to bfloat16 by default.
+      flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run
+        on the same units, rounded to bfloat16 by default.
       bandwidth: bytes a second between chip and memory.
-      clock: cycles a second, as peak and matrix units have it (v5e: 4 units of 128 x 128).
-      link_bandwidth: bytes a second that all links to other chips carry out of the chip together.
+      clock: cycles a second, as peak and matrix units have it (v5e: 4 units of 128 x
+        128).
+      link_bandwidth: bytes a second that all links to other chips carry out of the chip
+        together.
       dimensions: numbers in a topology.
       host: chips of one host along each dimension of the topology.
       options: what libtpu wants to be told beside the topology.
@@ -72,5 +74,8 @@ CHIPS = {
 
 
 def chip_of(kind: str) -> Chip | None:
-    """Finds a chip by the name that JAX has for it; None for a processor that is no TPU of `CHIPS`."""
+    """Finds a chip by the name that JAX has for it.
+
+    None for a processor that is no TPU of `CHIPS`.
+    """
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

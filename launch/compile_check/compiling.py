@@ -16,7 +16,8 @@ from launch.compile_check.hlo import count_collectives, memory_bytes
 from launch.compile_check.report import Report
 from launch.compile_check.topology import Topology, abstract_devices
 
-# XLA's effort, -1 to 1: the least makes it several times as fast, and the program somewhat worse.
+# XLA's effort, -1 to 1: the least makes it several times as fast, and the program
+# somewhat worse.
 EFFORTS: dict[str, dict[str, Any]] = {
     "full": {},
     "quick": {"exec_time_optimization_effort": -1.0},
@@ -92,7 +93,8 @@ def read_compiled(
     )
     if memory is None or cost is None or text is None:
         raise UserError(f"this XLA tells nothing of programs compiled for {topology}.")
-    # XLA counts the body of the loop over micro-batches once; nearly everything is in it.
+    # XLA counts the body of the loop over micro-batches once; nearly everything is in
+    # it.
     times = settings["accumulate"]
     report = Report(
         topology,
@@ -118,15 +120,18 @@ def read_compiled(
 def xla_estimate(
     cost: Mapping[str, float], *, least: float
 ) -> tuple[float, int] | None:
-    """Reads XLA's estimate of a program's time: the sum over its operations of what they take.
+    """Reads XLA's estimate of a program's time.
+
+    The sum over its operations of what they take.
 
     Args:
       cost: `compiled.cost_analysis()`.
-      least: seconds of peak arithmetic, or more, which the estimate cannot be far below.
+      least: seconds of peak arithmetic, or more, which the estimate cannot be far
+        below.
 
     Returns:
-      Seconds, and the number of operations that XLA has no figure for and that count as nothing; None where
-      this XLA estimates no times.
+      Seconds, and the number of operations that XLA has no figure for and that count as
+      nothing; None where this XLA estimates no times.
     """
     if "optimal_seconds" not in cost:
         return None
@@ -149,7 +154,8 @@ def check(
       The report; that of a program XLA refuses for want of memory too.
 
     Raises:
-      ValueError: for values out of range, a batch that the chips do not divide, or want of libtpu.
+      ValueError: for values out of range, a batch that the chips do not divide, or want
+        of libtpu.
     """
     if effort not in EFFORTS:
         raise UserError(f"effort must be one of {sorted(EFFORTS)}, got {effort!r}.")

@@ -28,7 +28,8 @@ _CALLED = re.compile(
     r"\b(?:calls|to_apply|body|branch_computations|called_computations)=\{?(%[^,{}]+(?:, %[^,{}]+)*)"
 )
 _ARRAY = re.compile(_SHAPE.pattern + r"(?:\{[^}]*\})?")
-# What moves nothing: names for (parts of) other arrays, and operations that consist of others.
+# What moves nothing: names for (parts of) other arrays, and operations that consist of
+# others.
 _CONTROL = frozenset(("while", "conditional", "call"))
 _FREE = _CONTROL | {
     "parameter",
@@ -50,7 +51,8 @@ class Collective(NamedTuple):
     Attributes:
       kind: e.g. 'all-reduce'.
       number: how many are run; those in a loop count as often as it turns.
-      bytes: their size together, each the larger of what a device gives and what it gets.
+      bytes: their size together, each the larger of what a device gives and what it
+        gets.
     """
 
     kind: str
@@ -106,7 +108,8 @@ def count_collectives(text: str) -> list[Collective]:
                 operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
             )
             channel = _CHANNEL.search(definition)
-            # One that a TPU runs beside other work stands in each of its parts: start, that work, end.
+            # One that a TPU runs beside other work stands in each of its parts: start,
+            # that work, end.
             key = kind, channel[0] if channel else name
             found[key] = max(
                 found.get(key, (0, 0)), (runs[here], max(operands, sizes[name] - given))
@@ -124,11 +127,12 @@ def count_collectives(text: str) -> list[Collective]:
 def memory_bytes(text: str) -> int:
     """Counts the bytes that one run of a program compiled for a TPU reads from and writes to memory.
 
-    XLA's own count, 'bytes accessed', adds up what operations read and write wherever it lies. But a TPU's
-    compiler keeps what it can in memory on the chip ('S(1)' in layouts) and copies the rest there ahead of
-    its use. Here an operand outside of it is read whole by each operation and a result written once; a copy
-    between the two counts once. What is in a loop counts as often as it turns, every branch of a conditional
-    once, custom calls as nothing.
+    XLA's own count, 'bytes accessed', adds up what operations read and write wherever
+    it lies. But a TPU's compiler keeps what it can in memory on the chip ('S(1)' in
+    layouts) and copies the rest there ahead of its use. Here an operand outside of it
+    is read whole by each operation and a result written once; a copy between the two
+    counts once. What is in a loop counts as often as it turns, every branch of a
+    conditional once, custom calls as nothing.
 
     Args:
       text: `compiled.as_text()`.
@@ -147,7 +151,8 @@ def memory_bytes(text: str) -> int:
             continue
         result = definition[: opcode.start()]
         operands = [shapes.get(x, "") for x in _NAME.findall(opcode[2])]
-        # What starts a copy stands for its source: its own result names source and target.
+        # What starts a copy stands for its source: its own result names source and
+        # target.
         started = opcode[1].endswith("-start")
         shapes[name] = (operands[0] if operands else "") if started else result
         if opcode[1].endswith("-done"):
@@ -165,9 +170,9 @@ def memory_bytes(text: str) -> int:
 def estimated_cycles(text: str) -> int:
     """Adds up the cycles that a TPU's compiler estimates for a program's operations, one after the other.
 
-    They are its code generator's, which knows tiles and idle lanes, as XLA's sum of arithmetic and bytes
-    does not; copies between the chip and its memory, which run meanwhile, have none. Loops and conditionals
-    count as in `memory_bytes`.
+    They are its code generator's, which knows tiles and idle lanes, as XLA's sum of
+    arithmetic and bytes does not; copies between the chip and its memory, which run
+    meanwhile, have none. Loops and conditionals count as in `memory_bytes`.
 
     Args:
       text: `compiled.as_text()` of a program compiled for a TPU.
@@ -200,7 +205,8 @@ def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[s
 
     Args:
       text: the program.
-      through: operations whose computations count as run; None: those of all, fusions and reducers too.
+      through: operations whose computations count as run; None: those of all, fusions
+        and reducers too.
 
     Returns:
       The number by computation; the entry has 1.

@@ -14,8 +14,8 @@ class Report:
 
     Attributes:
       topology: what was compiled for.
-      settings: what tells this program from others: method, width, dtype, image_size, batch_size,
-        accumulate, fsdp, effort.
+      settings: what tells this program from others: method, width, dtype, image_size,
+        batch_size, accumulate, fsdp, effort.
       arguments: bytes of state and batch.
       outputs: bytes of the new state and the averages.
       donated: bytes of the outputs that take the place of arguments.
@@ -27,8 +27,8 @@ class Report:
       xla_left_out: operations of which it has no estimate.
       collectives: what chips send each other.
       compile_seconds: wall time the compilation took on this machine.
-      refused: XLA's reason where it found that the program does not fit, else ''; the other numbers
-        are 0 then.
+      refused: XLA's reason where it found that the program does not fit, else ''; the
+        other numbers are 0 then.
     """
 
     topology: Topology

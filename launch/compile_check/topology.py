@@ -11,8 +11,8 @@ from jax.experimental import topologies
 from facecycle_jax.errors import UserError
 from launch.compile_check.chips import CHIPS, Chip
 
-# libtpu looks for the machine it is on: it is told that there is none, and that no chip is opened, so
-# another process may be using libtpu at the same time.
+# libtpu looks for the machine it is on: it is told that there is none, and that no chip
+# is opened, so another process may be using libtpu at the same time.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -52,7 +52,8 @@ def parse_topology(text: str) -> Topology:
       The topology.
 
     Raises:
-      ValueError: if there is no such generation, or it has another number of dimensions.
+      ValueError: if there is no such generation, or it has another number of
+        dimensions.
     """
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
     if not match or match[1] not in CHIPS:
@@ -102,7 +103,8 @@ def abstract_devices(topology: Topology) -> list[Any]:
             **dict(topology.chip.options),
         )
     except Exception as error:
-        # What libtpu raises is of no one class; its first line says what it does not like.
+        # What libtpu raises is of no one class; its first line says what it does not
+        # like.
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"libtpu does not compile for {topology}: {reason}") from error
     return list(description.devices)

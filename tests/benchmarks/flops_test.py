@@ -1,4 +1,7 @@
-"""Operations counted by formula are those that XLA counts in the networks' programs; nothing is compiled."""
+"""Operations counted by formula are those that XLA counts in the networks' programs.
+
+Nothing is compiled.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +51,10 @@ def networks(size):
 
 @pytest.mark.parametrize("size", [64, 128])
 def test_formula_agrees_with_xla(size):
-    """XLA also counts what stands between products, 9 % in the small flow decoder; nothing is left out."""
+    """XLA also counts what stands between products, 9 % in the small flow decoder.
+
+    Nothing is left out.
+    """
     for layers, function, arguments in networks(size):
         counted = jax.jit(function).lower(*arguments).cost_analysis()["flops"] / 2
         formula = sum(layer.flops for layer in layers)

@@ -1,4 +1,7 @@
-"""The input benchmark counts what it says and answers faults in one sentence; no time is asserted."""
+"""The input benchmark counts what it says and answers faults in one sentence.
+
+No time is asserted.
+"""
 
 import json
 import os

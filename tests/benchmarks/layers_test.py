@@ -1,4 +1,7 @@
-"""Single layers are measured; programs held against each other compute the same. No time is asserted."""
+"""Single layers are measured; programs held against each other compute the same.
+
+No time is asserted.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""The benchmark runs, compares like with like, and answers faults in one sentence; no time is asserted."""
+"""The benchmark runs, compares like with like, and answers faults in one sentence.
+
+No time is asserted.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""The scaling benchmark runs and answers faults in one sentence; no time is asserted."""
+"""The scaling benchmark runs and answers faults in one sentence.
+
+No time is asserted.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""The benchmark's yardstick computes the same method: held against the original program's numbers.
+"""The benchmark's yardstick computes the same method.
+
+Held against the original program's numbers.
 
 Tolerances as in tests/methods/golden_test.py.
 """
@@ -19,7 +21,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @functools.cache
 def run(stage):
-    """Three Adam steps on the reference batch without noise; gradients are of the first."""
+    """Three Adam steps on the reference batch without noise.
+
+    Gradients are of the first.
+    """
     model = Reference(STAGES[stage])
     load_trees(model, reference.trees())
     x = (

@@ -1,7 +1,9 @@
-"""The page of `facecycle demo` in a real browser: loads, takes uploads, refuses bad ones, asks nobody else.
+"""The page of `facecycle demo` in a real browser.
 
-Needs chromium and its driver (Debian: chromium, chromium-driver), selenium and gradio. Set
-FACECYCLE_SCREENSHOTS=FOLDER to keep pictures of the page.
+Loads, takes uploads, refuses bad ones, asks nobody else.
+
+Needs chromium and its driver (Debian: chromium, chromium-driver), selenium and gradio.
+Set FACECYCLE_SCREENSHOTS=FOLDER to keep pictures of the page.
 """
 
 import json

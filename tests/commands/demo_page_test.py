@@ -1,4 +1,7 @@
-"""The page of `facecycle demo` as other programs and other pages meet it: requests it must refuse."""
+"""The page of `facecycle demo` as other programs and other pages meet it.
+
+Requests it must refuse.
+"""
 
 import asyncio
 import http.client
@@ -16,7 +19,8 @@ from PIL import Image
 from facecycle_jax.commands import demo_guard, demo_page
 from facecycle_jax.errors import UserError
 
-# Serves the page with a function in place of a model: it says how large the first image is.
+# Serves the page with a function in place of a model: it says how large the first image
+# is.
 SERVE = """
 import sys
 import numpy as np
@@ -159,7 +163,8 @@ def test_paths_outside_the_folder_of_uploads_are_refused_alike(tmp_path):
         inside
     )
     assert demo_guard.only_uploaded(None, folder=str(folder), name="It") is None
-    # What is there, what is not, a folder, a link and a path with dots all get the same answer.
+    # What is there, what is not, a folder, a link and a path with dots all get the same
+    # answer.
     paths = [
         "private.png",
         "nothing.png",
@@ -188,7 +193,10 @@ def test_the_user_s_settings_of_gradio_do_not_count(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Starts the page, with settings of the user that would open it; yields 'host:port'."""
+    """Starts the page, with settings of the user that would open it.
+
+    Yields 'host:port'.
+    """
     pytest.importorskip("gradio")
     environment = os.environ | {
         "GRADIO_ALLOWED_PATHS": "/etc",

@@ -35,7 +35,8 @@ def test_two_pictures_are_exchanged(model, pairs):
     for picture in result.pictures.values():
         assert picture.shape == (2, 256, 256, 3)
         assert picture.dtype == np.uint8
-    # What is shown is what the model gives: here the first picture's neutral face, enlarged.
+    # What is shown is what the model gives: here the first picture's neutral face,
+    # enlarged.
     neutral = Image.fromarray(model.neutral(pairs[1][0])[0]).resize(
         (256, 256), Image.Resampling.LANCZOS
     )

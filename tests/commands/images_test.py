@@ -1,4 +1,7 @@
-"""The commands on pictures as their user meets them: outputs, exit status, and one sentence for faults."""
+"""The commands on pictures as their user meets them.
+
+Outputs, exit status, and one sentence for faults.
+"""
 
 import io
 import re
@@ -385,7 +388,8 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
     ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
     crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
     lefts = [int(crop[20, 0, 0]) for crop in crops]
-    # Before the first find the square is where that will be; then it follows, and stays where there is none.
+    # Before the first find the square is where that will be; then it follows, and stays
+    # where there is none.
     assert lefts == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
     assert len({crop.shape for crop in crops}) == 1
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])

@@ -22,7 +22,10 @@ pytest.importorskip("tensorflow_datasets")
 
 @pytest.fixture
 def raw(tmp_path):
-    """VoxCeleb1's layout: five people, two tracks each, of four pictures in one colour a person."""
+    """VoxCeleb1's layout.
+
+    Five people, two tracks each, of four pictures in one colour a person.
+    """
     tracks = {}
     for person in range(5):
         for track in range(2):

@@ -1,4 +1,7 @@
-"""`facecycle train`: configs by name and path, fields set, and what is wrong said in a sentence."""
+"""`facecycle train`.
+
+Configs by name and path, fields set, and what is wrong said in a sentence.
+"""
 
 import json
 import os

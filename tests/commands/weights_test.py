@@ -1,4 +1,7 @@
-"""`facecycle import-torch` as its user meets it: a whole model folder, or one sentence and nothing."""
+"""`facecycle import-torch` as its user meets it.
+
+A whole model folder, or one sentence and nothing.
+"""
 
 import functools
 import random

@@ -25,8 +25,8 @@ def test_lbp_counts_patterns_and_ignores_brightness():
     assert features.shape == (6, 4 * 4 * 118)
     # The roots of each cell's two histograms are of unit length.
     np.testing.assert_allclose((features**2).sum(1), 2 * 16, rtol=1e-5)
-    # Noise: in flat places the patterns are a matter of rounding; and without the outer cells, whose patterns
-    # compare with the black outside of the picture.
+    # Noise: in flat places the patterns are a matter of rounding; and without the outer
+    # cells, whose patterns compare with the black outside of the picture.
     noise = (
         np.random.default_rng(1)
         .integers(0, 200, (6, 40, 40, 1))
@@ -70,7 +70,8 @@ def test_eigenfaces_are_white_on_what_they_are_fitted_to():
     values = fit_pca(pictures(60), components=8)(pictures(60))
     np.testing.assert_allclose(np.cov(values.T), np.eye(8), atol=1e-3)
     assert fit_pca(pictures(5))(pictures(5)).shape == (5, 4)
-    # Ten pictures, each many times, fill nine directions; what is new in others is not blown up.
+    # Ten pictures, each many times, fill nine directions; what is new in others is not
+    # blown up.
     function = fit_pca(np.tile(pictures(10), (6, 1, 1, 1)))
     values = function(pictures(20, seed=1))
     assert values.shape == (20, 9)

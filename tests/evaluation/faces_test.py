@@ -1,4 +1,7 @@
-"""`evaluate --task faces` on a tiny model: stand-in judges, and dlib's where installed."""
+"""`evaluate --task faces` on a tiny model.
+
+Stand-in judges, and dlib's where installed.
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""Evaluations of a whole, tiny model: rows for its codes, galleries, drawn faces, probes while it trains."""
+"""Evaluations of a whole, tiny model.
+
+Rows for its codes, galleries, drawn faces, probes while it trains.
+"""
 
 import dataclasses
 import json

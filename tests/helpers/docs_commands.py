@@ -57,7 +57,10 @@ def blocks(text):
 
 
 def commands(text):
-    """Lists the commands of a page: lines of shell blocks that start with a known program, joined."""
+    """Lists the commands of a page.
+
+    Lines of shell blocks that start with a known program, joined.
+    """
     found = []
     for block in blocks(text):
         if block.language not in ("", "sh", "bash", "console"):
@@ -106,7 +109,8 @@ def known_options():
         for parser in subcommands().values()
         for option in parser._option_string_actions
     }
-    # Programs beside these are read, not imported: their parsers, and what shell scripts look for.
+    # Programs beside these are read, not imported: their parsers, and what shell
+    # scripts look for.
     folders = ("facecycle_jax", "benchmarks", "launch")
     for path in [
         file for folder in folders for file in sorted((ROOT / folder).rglob("*.*"))

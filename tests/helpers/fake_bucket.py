@@ -1,4 +1,7 @@
-"""A bucket in a local folder: what is asked of gs:// paths through epath is done there."""
+"""A bucket in a local folder.
+
+What is asked of gs:// paths through epath is done there.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,7 @@
-"""The reference numbers: outputs of the authors' PyTorch program on weights of a known recipe."""
+"""The reference numbers.
+
+Outputs of the authors' PyTorch program on weights of a known recipe.
+"""
 
 import functools
 import json
@@ -85,7 +88,10 @@ def trees() -> dict:
 
 
 def pictures() -> np.ndarray:
-    """The four reference pictures as two pairs, uint8 [2, 2, 64, 64, 3]: (x0, x1) side by side."""
+    """The four reference pictures as two pairs, uint8 [2, 2, 64, 64, 3].
+
+    (x0, x1) side by side.
+    """
     images = golden()["images_u8"]
     return np.stack([images[:2], images[2:]], axis=1)
 

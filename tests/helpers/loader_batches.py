@@ -8,7 +8,10 @@ import numpy as np
 def config(
     path, backend="memory", *, size, method="motion_cycle", batch_size=4, **data
 ):
-    """As much of a run's configuration as a loader takes; a folder of pictures unless told otherwise."""
+    """As much of a run's configuration as a loader takes.
+
+    A folder of pictures unless told otherwise.
+    """
     options = {
         "source": "folder",
         "path": str(path),

@@ -25,7 +25,9 @@ def damaged(content, rng):
 
 
 def outcomes(attempts, *, allowed):
-    """Calls functions; returns how many were read and refused, and fails for any other exception.
+    """Calls functions.
+
+    Returns how many were read and refused, and fails for any other exception.
 
     Args:
       attempts: functions without arguments.

@@ -1,4 +1,6 @@
-"""One update of the real networks on drawn faces, as arrays: so that meshes can be held against each other.
+"""One update of the real networks on drawn faces, as arrays.
+
+So that meshes can be held against each other.
 
 As a program, one process of several: python tests/helpers/one_update.py METHOD FILE;
 process 0 writes FILE (.npz).
@@ -62,7 +64,8 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     )
     batch = next(data.make_loader(config, split="train").batches(5))
     state, averages = step(state, training.put_batch(batch, mesh))
-    # After one step the momentum is the gradient itself; a difference of parameters would be rounded to them.
+    # After one step the momentum is the gradient itself; a difference of parameters
+    # would be rounded to them.
     gradients = jax.device_get(everywhere(optax.tree.get(state.opt_state, "trace")))
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf

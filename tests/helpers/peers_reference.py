@@ -1,9 +1,10 @@
 """Reference numbers of the public programs of FAb-Net, TCAE, temporal consistency and PCL.
 
-The numbers in tests/data/peers come from the authors' own PyTorch code at commits 588c45c, cd24014, c18a386
-and 6e71d41, run in float32 on one CPU thread with weights of the recipe in `torch_state` and inputs that are
-noise and ellipses. Maps are stored as samples, means, standard deviations and random projections. Of the
-original arrays the float64 runs and a few large or redundant ones are left out.
+The numbers in tests/data/peers come from the authors' own PyTorch code at commits
+588c45c, cd24014, c18a386 and 6e71d41, run in float32 on one CPU thread with weights of
+the recipe in `torch_state` and inputs that are noise and ellipses. Maps are stored as
+samples, means, standard deviations and random projections. Of the original arrays the
+float64 runs and a few large or redundant ones are left out.
 """
 
 import functools
@@ -299,8 +300,8 @@ def check_tensors(
       prefix: key of the reference, such as 'train/grad'.
       l2: tolerance of the norms, relative.
       probe: tolerance of the inner products, relative to the norm.
-      smallest: norms below this fraction of the largest are rounding on both sides and left out; with
-        `absolute`, those below this times the root of the size.
+      smallest: norms below this fraction of the largest are rounding on both sides and
+        left out; with `absolute`, those below this times the root of the size.
       absolute: see `smallest`.
 
     Returns:
@@ -337,7 +338,10 @@ def check_tensors(
 def check_statistics(
     program: str, stats: dict, stored: dict, prefix: str, *, rtol: float
 ) -> float:
-    """Compares running statistics; returns the worst error relative to the largest entry of an array."""
+    """Compares running statistics.
+
+    Returns the worst error relative to the largest entry of an array.
+    """
     ours = named(program, stats, statistics=True)
     keys = [name for name in stored if name.startswith(f"{prefix}/")]
     assert len(keys) == len(ours)

@@ -72,7 +72,10 @@ def write_folders(root, *, photographs=8, renderings=3, tests=12):
 
 
 def write_npz(root, *, count=24, tests=12):
-    """FSA-Net's type1/<set>[_Flip].npz and AFLW2000.npz: blue, green, red; yaw, pitch, roll in degrees."""
+    """FSA-Net's type1/<set>[_Flip].npz and AFLW2000.npz: blue, green, red.
+
+    Yaw, pitch, roll in degrees.
+    """
     (root / "type1").mkdir(parents=True)
     files = [(name + flip, count) for name in SETS for flip in ("", "_Flip")] + [
         ("AFLW2000", tests)

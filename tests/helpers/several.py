@@ -29,7 +29,10 @@ def free_port():
 
 
 def start(count, *command, present=None, **given):
-    """Runs `python *command` count times as one job; `present` lists those that are started at all."""
+    """Runs `python *command` count times as one job.
+
+    `present` lists those that are started at all.
+    """
     address = f"127.0.0.1:{free_port()}"
     running = []
     with tempfile.TemporaryDirectory() as folder:

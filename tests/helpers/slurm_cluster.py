@@ -1,4 +1,7 @@
-"""A SLURM cluster of one machine, in a directory: slurmctld and slurmd of the distribution's packages."""
+"""A SLURM cluster of one machine, in a directory.
+
+Slurmctld and slurmd of the distribution's packages.
+"""
 
 import contextlib
 import getpass

@@ -1,4 +1,7 @@
-"""Stands for gcloud: python stand_in_gcloud.py STATE_FILE ARGUMENT..., see launch_stand_ins."""
+"""Stands for gcloud.
+
+Python stand_in_gcloud.py STATE_FILE ARGUMENT..., see launch_stand_ins.
+"""
 
 import fcntl
 import json

@@ -1,12 +1,15 @@
-"""A method of a few numbers and a source of noise, on the real loop: seconds become milliseconds.
+"""A method of a few numbers and a source of noise, on the real loop.
 
-As a program: python tests/helpers/toy_training.py WORKDIR [field=value ...], with these environment
-variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite, TOY_KILL=N dies of
-SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there, TOY_BLOCK=tensorflow makes
-that import fail. TOY_WHO=1 has that process alone do so; TOY_PAUSE=0.3 lets every step take so many seconds;
-TOY_DEVICES=4 gives the process so many devices; TOY_FAIL=N has it fail
-in step N; TOY_FLAGS holds more flags of the program; TOY_FIELD=field=value sets a field in that process
-alone; TOY_DATA=1 reads the data that the fields name.
+Seconds become milliseconds.
+
+As a program: python tests/helpers/toy_training.py WORKDIR [field=value ...], with these
+environment variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite,
+TOY_KILL=N dies of SIGKILL while step N is drawn, TOY_TERM=N sends itself SIGTERM there,
+TOY_BLOCK=tensorflow makes that import fail. TOY_WHO=1 has that process alone do so;
+TOY_PAUSE=0.3 lets every step take so many seconds; TOY_DEVICES=4 gives the process so
+many devices; TOY_FAIL=N has it fail in step N; TOY_FLAGS holds more flags of the
+program; TOY_FIELD=field=value sets a field in that process alone; TOY_DATA=1 reads the
+data that the fields name.
 """
 
 import ast

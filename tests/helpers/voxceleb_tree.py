@@ -1,9 +1,9 @@
 """Trees in VoxCeleb's layouts, made from tracks of pictures.
 
 As a program: python tests/helpers/voxceleb_tree.py TRACKS OUT [PEOPLE], where TRACKS is
-<person>/<track>/*.jpg, writes OUT/voxceleb1/<identity>/1.6/<youtube id>/<track>/*.jpg and
-OUT/voxceleb2/<identity>/<youtube id>/*.mp4, videos of 224x224 at 25 frames a second that show each picture
-for a fifth of a second.
+<person>/<track>/*.jpg, writes OUT/voxceleb1/<identity>/1.6/<youtube id>/<track>/*.jpg
+and OUT/voxceleb2/<identity>/<youtube id>/*.mp4, videos of 224x224 at 25 frames a second
+that show each picture for a fifth of a second.
 """
 
 import hashlib

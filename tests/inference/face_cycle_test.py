@@ -1,4 +1,7 @@
-"""A model in two lines: what it takes, what it returns, and that it computes what the methods compute."""
+"""A model in two lines.
+
+What it takes, what it returns, and that it computes what the methods compute.
+"""
 
 import contextlib
 import functools
@@ -164,8 +167,8 @@ def test_a_call_costs_what_it_returns(model, faces):
 
     code, flow = cost(recorder.motion_code), cost(recorder.flow)
     neutral, reconstruction = cost(recorder.neutral), cost(recorder.reconstruct)
-    # The flow decoder is smaller than the encoder; two images are drawn for a reconstruction, one for a
-    # neutral face.
+    # The flow decoder is smaller than the encoder; two images are drawn for a
+    # reconstruction, one for a neutral face.
     assert code < flow < 2 * code
     assert flow < neutral < 0.6 * reconstruction
     several = recorder.lower(
@@ -264,7 +267,8 @@ def test_new_numbers_of_pictures_seldom_compile(model, faces):
     from facecycle_jax.inference import functions as inference
     from facecycle_jax.inference import runner as batches
 
-    # Models of one configuration share what is compiled: others may have been here before.
+    # Models of one configuration share what is compiled: others may have been here
+    # before.
     batches._cached_program.cache_clear()
     for count in range(1, 30):
         model.motion_code(np.concatenate([faces] * 6)[:count])

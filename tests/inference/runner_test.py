@@ -1,4 +1,7 @@
-"""Batches of pictures: split over devices where that pays, and the same numbers however they are split."""
+"""Batches of pictures.
+
+Split over devices where that pays, and the same numbers however they are split.
+"""
 
 import concurrent.futures
 import threading

@@ -1,4 +1,7 @@
-"""Thousands of damaged checkpoints of PyTorch: each is read, or refused in one sentence; nothing runs."""
+"""Thousands of damaged checkpoints of PyTorch.
+
+Each is read, or refused in one sentence; nothing runs.
+"""
 
 import functools
 import os

@@ -1,4 +1,7 @@
-"""Checkpoints of the original program: what is in them comes out, and nothing in them runs."""
+"""Checkpoints of the original program.
+
+What is in them comes out, and nothing in them runs.
+"""
 
 import copy
 import functools
@@ -270,7 +273,8 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, legacy):
         except ConversionError as error:
             messages.append(str(error))
             continue
-        # A zip checks its records; the legacy format has no checksum, there only the shapes are sure.
+        # A zip checks its records; the legacy format has no checksum, there only the
+        # shapes are sure.
         if not legacy:
             assert_same(trees, expected)
         assert set(trees) <= set(expected)

@@ -1,4 +1,7 @@
-"""The launchers: what they would do, in words; what they do, with stand-ins for the clouds' commands."""
+"""The launchers: what they would do, in words.
+
+What they do, with stand-ins for the clouds' commands.
+"""
 
 import json
 import os

@@ -6,7 +6,8 @@ import subprocess
 import pytest
 from launch_stand_ins import LAUNCH, ROOT, stand_in
 
-# Starts a task for each line of `ends`; as the real one, it tells the highest status only.
+# Starts a task for each line of `ends`; as the real one, it tells the highest status
+# only.
 SRUN = """
 while [[ "$1" == --* ]]; do shift; done
 highest=0

@@ -1,4 +1,7 @@
-"""The SLURM launcher on a real cluster of one machine: to the end, and through a requeue."""
+"""The SLURM launcher on a real cluster of one machine.
+
+To the end, and through a requeue.
+"""
 
 import os
 import pathlib

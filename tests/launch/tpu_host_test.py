@@ -34,7 +34,8 @@ class Host:
         program = TRAINING.format(home=shlex.quote(str(home)))
         stand_in(home / "facecycle_jax" / ".venv" / "bin", "python", program)
 
-        # The script finds the repository by its own place, which must not be the link's end.
+        # The script finds the repository by its own place, which must not be the link's
+        # end.
         script = home / "facecycle_jax" / "launch" / "tpu_host.sh"
         self.script = str(script)
         self.env = {"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"}
@@ -206,8 +207,8 @@ def test_the_launcher_comes_back_after_a_dropped_session(tmp_path):
         hosts.append(Host(home, f"host{number}"))
     cloud = Cloud(tmp_path, hosts=2)
 
-    # `ssh` runs on the hosts; the first session of the training is cut after a second, and the training ends
-    # while nobody is connected.
+    # `ssh` runs on the hosts; the first session of the training is cut after a second,
+    # and the training ends while nobody is connected.
     answers = tmp_path / "answers"
     (tmp_path / "gcloud").rename(answers)
     homes = " ".join(shlex.quote(str(host.home)) for host in hosts)

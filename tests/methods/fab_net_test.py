@@ -1,9 +1,9 @@
 """FAb-Net against the numbers of the published program, at its size of 256 pixels.
 
-Tolerances: 1e-4 relative for embeddings, losses and statistics, 5e-4 absolute for maps. Gradients get
-1e-2 of a tensor's norm, and 5e-2 for an inner product with noise: the derivative of the warp jumps at every
-pixel border, so rounding moves single pixels from one side to the other. The program's own float64 run
-differs as much.
+Tolerances: 1e-4 relative for embeddings, losses and statistics, 5e-4 absolute for maps.
+Gradients get 1e-2 of a tensor's norm, and 5e-2 for an inner product with noise: the
+derivative of the warp jumps at every pixel border, so rounding moves single pixels from
+one side to the other. The program's own float64 run differs as much.
 """
 
 import functools
@@ -171,7 +171,8 @@ def test_three_sgd_steps_agree_with_reference(sources):
             params, frozen, images, KEY
         )
         if sources > 1:
-            # The published program keeps the flow decoder, whose statistics move all the same.
+            # The published program keeps the flow decoder, whose statistics move all
+            # the same.
             grads["flow_decoder"] = jax.tree.map(jnp.zeros_like, grads["flow_decoder"])
         updates, opt_state = optimiser.update(grads, opt_state)
         return (

@@ -1,11 +1,12 @@
 """Both cycles against the numbers of the original program, at the paper's size.
 
-Tolerances: 1e-4 relative for outputs, losses and the losses of the three Adam steps. Pictures warped by
-the image warp get 2e-4 absolute: a sampling position that differs in its last bit moves a sample by up to
-the local contrast (about 4 units a pixel) times 1e-5. Gradients get 1e-3 of the tensor's norm; their sums
-get 1e-3 of norm * sqrt(size), the size a sum of independent entries has; twice that for the attention's
-1x1 convolutions, whose gradients are what remains after softmaxes cancel most of it. Norms of
-trained tensors after three Adam steps get 1e-4 of the norm.
+Tolerances: 1e-4 relative for outputs, losses and the losses of the three Adam steps.
+Pictures warped by the image warp get 2e-4 absolute: a sampling position that differs in
+its last bit moves a sample by up to the local contrast (about 4 units a pixel) times
+1e-5. Gradients get 1e-3 of the tensor's norm; their sums get 1e-3 of norm * sqrt(size),
+the size a sum of independent entries has; twice that for the attention's 1x1
+convolutions, whose gradients are what remains after softmaxes cancel most of it. Norms
+of trained tensors after three Adam steps get 1e-4 of the norm.
 """
 
 import functools
@@ -171,8 +172,9 @@ def test_parameters_after_three_steps_agree_with_reference(stage):
         names, grads, numbers[f"{stage}/param_l2_after"], strict=True
     ):
         value = params[name].astype(np.float64)
-        # Of a gradient that is no larger than its rounding error, Adam makes whole steps either way: all of
-        # theta's bias (a softmax ignores what is added to everything), elsewhere few elements.
+        # Of a gradient that is no larger than its rounding error, Adam makes whole
+        # steps either way: all of theta's bias (a softmax ignores what is added to
+        # everything), elsewhere few elements.
         vanishing = grad < 1e-7
         assert not vanishing or name.endswith("theta.bias"), name
         size = np.abs(ours[name])

@@ -114,7 +114,10 @@ def test_frozen_trees_stay_bit_identical_through_training_steps(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_frozen_parts_cost_no_backward_pass(stage):
-    """No gradient is built for a frozen kernel: their shapes never leave a backward convolution."""
+    """No gradient is built for a frozen kernel.
+
+    Their shapes never leave a backward convolution.
+    """
     method, params, frozen = made(stage)
     grads = jax.eval_shape(
         lambda p, f: jax.grad(lambda q: method.loss(q, f, batch(), None)[0])(p),
@@ -123,7 +126,8 @@ def test_frozen_parts_cost_no_backward_pass(stage):
     )
     assert set(grads) == set(params)
     if stage == "identity_cycle":
-        # N is data to stage 2: nothing that only made N is needed for the gradient by the inputs of it.
+        # N is data to stage 2: nothing that only made N is needed for the gradient by
+        # the inputs of it.
         grad_frozen = jax.jit(
             jax.grad(lambda f, p: method.loss(p, f, batch(), None)[0], argnums=0)
         )(frozen, params)
@@ -150,7 +154,10 @@ def test_noise_follows_the_key(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_bfloat16_losses_stay_near_float32(stage):
-    """Losses average many bfloat16 values: within 2 % of the float32 total at initial weights."""
+    """Losses average many bfloat16 values.
+
+    Within 2 % of the float32 total at initial weights.
+    """
     method, params, frozen = made(stage)
     half, _, _ = made(stage, dtype="bfloat16")
     exact = jax.jit(method.loss)(params, frozen, batch(), None)[0]
@@ -191,7 +198,10 @@ def test_quirks_are_switchable():
 
 
 def test_identity_can_be_restored_from_the_other_picture():
-    """What is restored depends on mean face and code alone: the exchange is the other picture's face."""
+    """What is restored depends on mean face and code alone.
+
+    The exchange is the other picture's face.
+    """
     _, params, frozen = made("identity_cycle")
 
     def restored(pictures, **loss):
@@ -260,7 +270,8 @@ def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
     whole = methods.make(config(loss=options))
     params, frozen = jax.jit(whole.init)(jax.random.key(0))
     flows, nothing = jax.jit(alone.init)(jax.random.key(0))
-    # The whole cycle goes on from these networks: same names, same shapes, same draw of a seed.
+    # The whole cycle goes on from these networks: same names, same shapes, same draw of
+    # a seed.
     assert set(flows) == {"motion_encoder", "flow_decoder"}
     assert nothing == {}
     for name in flows:
@@ -345,8 +356,9 @@ def test_loss_falls_on_a_handful_of_real_faces(stage):
     for _ in range(40):
         params, opt_state, total = step(params, opt_state)
         losses.append(float(total))
-    # Stage 2 stands on frozen, here random, networks: most of its loss is not its own to lower. Single
-    # steps go up and down, and by how much differs between processors: the mean of the last five counts.
+    # Stage 2 stands on frozen, here random, networks: most of its loss is not its own
+    # to lower. Single steps go up and down, and by how much differs between processors:
+    # the mean of the last five counts.
     bound = {"motion_cycle": 0.92, "identity_cycle": 0.995}[stage]
     assert np.mean(losses[-5:]) < bound * losses[0], losses
 

@@ -1,8 +1,9 @@
 """PCL against the numbers of the published program, at its size of 64 pixels.
 
-Tolerances: 1e-4 relative for maps, logits, losses and statistics; 1e-2 of the norm of a gradient, 5e-2 for an
-inner product with noise. The six Adam steps get what the program's own float64 run differs by: Adam's first
-steps are signs of gradients, and small ones flip.
+Tolerances: 1e-4 relative for maps, logits, losses and statistics; 1e-2 of the norm of a
+gradient, 5e-2 for an inner product with noise. The six Adam steps get what the
+program's own float64 run differs by: Adam's first steps are signs of gradients, and
+small ones flip.
 """
 
 import functools

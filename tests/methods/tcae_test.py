@@ -1,9 +1,10 @@
 """TCAE against the numbers of the published program, at its size of 256 pixels.
 
-Five chained encoder passes, normalised over four images each, amplify rounding: the program's own float32 and
-float64 runs differ by 2e-5 in small terms and by 4e-2 in inner products of gradients. Tolerances: 5e-4
-relative for codes, terms and statistics, 5e-3 absolute for maps; 5e-2 of the norm of a gradient, 2e-1 for an
-inner product with noise.
+Five chained encoder passes, normalised over four images each, amplify rounding: the
+program's own float32 and float64 runs differ by 2e-5 in small terms and by 4e-2 in
+inner products of gradients. Tolerances: 5e-4 relative for codes, terms and statistics,
+5e-3 absolute for maps; 5e-2 of the norm of a gradient, 2e-1 for an inner product with
+noise.
 """
 
 import functools
@@ -56,7 +57,10 @@ def inputs():
 
 @functools.cache
 def forward(align_corners=False):
-    """One forward pass while training: everything computed, the statistics after it, the terms."""
+    """One forward pass while training.
+
+    Everything computed, the statistics after it, the terms.
+    """
     networks = build_tcae(align_corners=align_corners)
     params, stats = reference.trees("tcae")
 
@@ -162,7 +166,10 @@ def test_windowed_terms_and_gradients_agree_with_reference(window, key):
 
 @pytest.mark.slow
 def test_three_sgd_steps_agree_with_reference():
-    """At the rate of 1e-5; at the published 1e-3 four images make the steps chaotic on either side."""
+    """At the rate of 1e-5.
+
+    At the published 1e-3 four images make the steps chaotic on either side.
+    """
     stored = reference.numbers("tcae")
     method = tcae(build_tcae(), TcaeOptions())
     start, frozen = state()

@@ -1,7 +1,7 @@
 """Temporal consistency against the numbers of the published program, at its size of 256 pixels.
 
-Tolerances: 1e-4 relative for embeddings, losses and statistics; 1e-2 of the norm of a gradient, 5e-2 for an
-inner product with noise.
+Tolerances: 1e-4 relative for embeddings, losses and statistics; 1e-2 of the norm of a
+gradient, 5e-2 for an inner product with noise.
 """
 
 import functools

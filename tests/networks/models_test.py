@@ -165,7 +165,10 @@ def test_noise_comes_from_the_key_alone(tiny):
 )
 @pytest.mark.parametrize("noisy", [False, True], ids=["mean alone", "noise"])
 def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
-    """The mean is convolved on a few places; values and gradients are those of the whole map."""
+    """The mean is convolved on a few places.
+
+    Values and gradients are those of the whole map.
+    """
     x = jax.random.normal(jax.random.key(0), (2, *shape, 8))
     key = jax.random.key(1) if noisy else None
     module = NoiseEncoding()
@@ -233,9 +236,12 @@ def test_one_mean_face_serves_all_codes(tiny):
 
 
 def test_bfloat16_stays_near_float32(tiny):
-    """bfloat16 keeps 8 bits: 2^-8 relative a layer, growing about as the square root of ~20 layers.
+    """bfloat16 keeps 8 bits.
 
-    Codes and flows are bounded by 1 and stay within 0.02; pictures within 5 % of their own spread.
+    2^-8 relative a layer, growing about as the square root of ~20 layers.
+
+    Codes and flows are bounded by 1 and stay within 0.02; pictures within 5 % of their
+    own spread.
     """
     forward, trees = tiny
     half = make_forward({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)

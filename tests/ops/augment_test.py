@@ -1,4 +1,7 @@
-"""Augmentation: within its ranges, keyed by item, and nothing where nothing is asked for."""
+"""Augmentation.
+
+Within its ranges, keyed by item, and nothing where nothing is asked for.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""The convolution: every form that it and its gradients take is the library's function and derivative."""
+"""The convolution.
+
+Every form that it and its gradients take is the library's function and derivative.
+"""
 
 import functools
 import sys
@@ -207,7 +210,8 @@ def test_frozen_parts_cost_nothing():
         text = jax.jit(gradient).lower(x, kernel).as_text()
         return text.count("stablehlo.convolution")
 
-    # Forward, and one gradient: by the input in one piece, by the kernel in strips of 12 and 4 rows.
+    # Forward, and one gradient: by the input in one piece, by the kernel in strips of
+    # 12 and 4 rows.
     assert convolutions(0) == 2
     assert convolutions(1) == 3
 

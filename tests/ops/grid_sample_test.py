@@ -1,4 +1,7 @@
-"""Grid sampling: reference numbers, derivative rule, odd coordinates, both implementations."""
+"""Grid sampling.
+
+Reference numbers, derivative rule, odd coordinates, both implementations.
+"""
 
 import itertools
 
@@ -38,8 +41,10 @@ def sampler(implementation, *, padding="zeros", mode="bilinear", align_corners=T
 def test_values_and_both_gradients_agree_with_reference(
     mode, padding, corners, implementation
 ):
-    """Absolute 1e-5: float32 rounding of sums of a few terms of size 1; gradients by the grid are times
-    the number of pixels."""
+    """Absolute 1e-5: float32 rounding of sums of a few terms of size 1.
+
+    Gradients by the grid are times the number of pixels.
+    """
     numbers = reference.golden()
     image, grid, cotangent = (
         jnp.asarray(numbers[f"grid_sample/{name}"])
@@ -95,7 +100,8 @@ def test_second_derivatives_by_the_documented_way():
 
     hessian = jax.hessian(value)(grid).reshape(2, 2)
     corner = image[0, :, :, 0]
-    # Position (1.695, 1.185): the mixed derivative is that of the bilinear form, times the scales.
+    # Position (1.695, 1.185): the mixed derivative is that of the bilinear form, times
+    # the scales.
     mixed = corner[2, 2] - corner[2, 1] - corner[1, 2] + corner[1, 1]
     np.testing.assert_allclose(
         hessian, jnp.array([[0, 1], [1, 0]]) * mixed * 1.5**2, atol=1e-5
@@ -156,7 +162,10 @@ def test_odd_coordinates_stay_local(implementation, padding, value):
 
 @pytest.mark.parametrize("implementation", OWN)
 def test_bfloat16_stays_within_its_rounding(implementation):
-    """Values to 2^-8 relative; positions are float32 in both, so nothing else differs."""
+    """Values to 2^-8 relative.
+
+    Positions are float32 in both, so nothing else differs.
+    """
     image, grid = random(2, 6, 6, 8), random(2, 5, 5, 2, seed=1)
     exact = sampler(implementation)(image, grid)
     rough = sampler(implementation)(image.astype(jnp.bfloat16), grid)

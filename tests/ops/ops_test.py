@@ -214,7 +214,8 @@ def test_ssim_agrees_with_scikit_image_away_from_the_border():
         full=True,
     )
 
-    # The border differs by design (zero padding); compare a window that never touches it.
+    # The border differs by design (zero padding); compare a window that never touches
+    # it.
     def to_image(x):
         return jnp.asarray(x, jnp.float32)[..., None]
 

@@ -1,4 +1,7 @@
-"""Averages over areas and the largest of cells: by hand, and against PyTorch where it is installed."""
+"""Averages over areas and the largest of cells.
+
+By hand, and against PyTorch where it is installed.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +53,8 @@ def test_areas_are_those_of_pytorch(side):
 
 def test_the_largest_of_cells_and_its_gradient_are_the_library_s():
     rng = np.random.default_rng(0)
-    # Few values, so that there are ties; an odd last row and column, which have no cell.
+    # Few values, so that there are ties; an odd last row and column, which have no
+    # cell.
     x = jnp.asarray(rng.integers(0, 4, (2, 9, 13, 3)), jnp.float32)
     (y, back), (expected, expected_back) = (
         jax.vjp(form, x) for form in (_largest_by_pairs, _largest_of_windows)

@@ -1,4 +1,7 @@
-"""Views of the compared methods: filters against reference numbers, crops inside their region."""
+"""Views of the compared methods.
+
+Filters against reference numbers, crops inside their region.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,9 @@
-"""The networks of FaceCycle in plain PyTorch, NCHW, for measuring against. Needs the extra `torch`.
+"""The networks of FaceCycle in plain PyTorch, NCHW, for measuring against.
 
-Attributes carry the names of the original program's checkpoints, so that `convert.names` maps weights.
-Pictures [N, 3, H, W], normalised; flows [N, h, w, 2].
+Needs the extra `torch`.
+
+Attributes carry the names of the original program's checkpoints, so that
+`convert.names` maps weights. Pictures [N, 3, H, W], normalised; flows [N, h, w, 2].
 """
 
 from collections.abc import Callable
@@ -167,7 +169,10 @@ class FlowDecoder(nn.Module):
 
 
 class Trunk(nn.Module):
-    """VGG-19 up to a layer; every network that draws holds its own, as in the original."""
+    """VGG-19 up to a layer.
+
+    Every network that draws holds its own, as in the original.
+    """
 
     def __init__(self, width: float, last: str = "conv3_1") -> None:
         super().__init__()

@@ -1,7 +1,10 @@
-"""Both cycles of FaceCycle in plain PyTorch: the yardstick of the benchmark. Needs the extra `torch`.
+"""Both cycles of FaceCycle in plain PyTorch: the yardstick of the benchmark.
 
-Written as one writes a first version: every network call computes what it needs from pictures, nothing
-is shared between calls. Pictures [N, 3, H, W], normalised, [x0; x1] stacked.
+Needs the extra `torch`.
+
+Written as one writes a first version: every network call computes what it needs from
+pictures, nothing is shared between calls. Pictures [N, 3, H, W], normalised, [x0; x1]
+stacked.
 
 References:
   FaceCycle (ICCV 2021), sections 3.1 and 3.2.
@@ -131,7 +134,8 @@ def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     def blur(x: Tensor) -> Tensor:
         return F.conv2d(x, window, padding=5, groups=channels)
 
-    # Variances are differences of close numbers: in float32 whatever the rest is computed in.
+    # Variances are differences of close numbers: in float32 whatever the rest is
+    # computed in.
     with torch.autocast(a.device.type, enabled=False):
         mean_a, mean_b = blur(a), blur(b)
         var_a = blur(a * a) - mean_a**2

@@ -1,4 +1,7 @@
-"""facecycle-small: it is in the package, loads by name without a network, and does what its card says."""
+"""facecycle-small.
+
+It is in the package, loads by name without a network, and does what its card says.
+"""
 
 import configparser
 import pathlib
@@ -72,7 +75,10 @@ def test_it_loads_anywhere_without_tensorflow(tmp_path):
 
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
-    """Drawn faces are unlike any it was trained on; light and background of a person are the same."""
+    """Drawn faces are unlike any it was trained on.
+
+    Light and background of a person are the same.
+    """
 
     def difference(pictures):
         pairs = pictures.reshape(-1, 2, *pictures.shape[1:]).astype(np.float32)

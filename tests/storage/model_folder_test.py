@@ -1,4 +1,7 @@
-"""Model folders: round trips to the bit, refusals in a sentence, and the way there from the command line."""
+"""Model folders.
+
+Round trips to the bit, refusals in a sentence, and the way there from the command line.
+"""
 
 import argparse
 import functools

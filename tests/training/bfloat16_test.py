@@ -1,4 +1,7 @@
-"""Training in bfloat16: weights stay float32, losses and updates stay near those of float32."""
+"""Training in bfloat16.
+
+Weights stay float32, losses and updates stay near those of float32.
+"""
 
 import functools
 
@@ -36,7 +39,10 @@ def batch():
 
 
 def train(method_name, dtype):
-    """Takes a few steps of gradient descent on one batch; its changes of weights are gradients."""
+    """Takes a few steps of gradient descent on one batch.
+
+    Its changes of weights are gradients.
+    """
     config = {
         "method": method_name,
         "model": {
@@ -86,9 +92,11 @@ def test_bfloat16_trains_as_float32_does(method_name):
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
     assert int(half.nonfinite_total) == 0
     assert np.isfinite(rough).all()
-    # The noise and the augmentation are the same; eight bits of mantissa move the loss by less than 2 %.
+    # The noise and the augmentation are the same; eight bits of mantissa move the loss
+    # by less than 2 %.
     np.testing.assert_allclose(rough, losses, rtol=0.02)
-    # Both move the weights the same way: the cosine between the changes, 0.91 where this was written.
+    # Both move the weights the same way: the cosine between the changes, 0.91 where
+    # this was written.
     changes = []
     for state in (full, half):
         change = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)

@@ -1,4 +1,7 @@
-"""Checkpoints: which are kept, what a damaged one does, what starting from another run copies."""
+"""Checkpoints.
+
+Which are kept, what a damaged one does, what starting from another run copies.
+"""
 
 import errno
 import logging
@@ -274,7 +277,8 @@ def test_networks_come_from_the_checkpoint_before_a_damaged_one(tmp_path, logs):
 
 def test_a_checkpoint_that_is_not_complete_is_none(tmp_path, monkeypatch):
     save(tmp_path, {1: None, 2: None})
-    # In a bucket a checkpoint is written under its own name, and a last file says that it is complete.
+    # In a bucket a checkpoint is written under its own name, and a last file says that
+    # it is complete.
     monkeypatch.setattr(
         "orbax.checkpoint.utils.is_checkpoint_finalized",
         lambda path: (path / "commit_success.txt").exists(),

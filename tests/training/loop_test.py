@@ -1,4 +1,7 @@
-"""The loop as its user meets it: killed, stopped, corrupted, misused, without tensorflow."""
+"""The loop as its user meets it.
+
+Killed, stopped, corrupted, misused, without tensorflow.
+"""
 
 import importlib
 import io
@@ -305,7 +308,8 @@ def test_stages_run_one_after_the_other(tmp_path):
     a, b, c = toy_training.patched()
     with a, b, c:
         train.train_and_evaluate(config, tmp_path)
-    # The second starts from the first, and its learning rate is 0; the average of equal weights rounds.
+    # The second starts from the first, and its learning rate is 0; the average of equal
+    # weights rounds.
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
 
 

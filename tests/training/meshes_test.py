@@ -24,7 +24,8 @@ def assert_same(found, expected):
     assert names == set(expected)
     for name in names:
         a, b = found[name], expected[name]
-        # Rounding, relative to the largest entry of the array: single entries may be nearly 0.
+        # Rounding, relative to the largest entry of the array: single entries may be
+        # nearly 0.
         scale = np.abs(b).max()
         np.testing.assert_allclose(
             a, b, rtol=1e-4, atol=2e-4 * scale + 1e-9, err_msg=name
@@ -71,7 +72,8 @@ def test_two_processes_with_four_devices_give_the_numbers_of_one(method, tmp_pat
     assert codes(ended) == [0, 0], ended
     found = dict(np.load(file))
     assert_same(found, on_one_device(method))
-    # The parts, in the order of processes, are the batch of one process: no overlap and no gap.
+    # The parts, in the order of processes, are the batch of one process: no overlap and
+    # no gap.
     whole = next(data.make_loader(settings(method), split="train").batches(5))
     np.testing.assert_array_equal(found["data:track"].reshape(BATCH, 2), whole["track"])
 
@@ -89,7 +91,10 @@ def test_accumulation_of_the_motion_cycle_equals_the_big_batch(devices):
 
 @pytest.mark.slow
 def test_the_mean_face_of_accumulation_is_that_of_a_micro_batch():
-    """So the identity cycle's loss is not that of the big batch; `StepOptions` and the docs say so."""
+    """So the identity cycle's loss is not that of the big batch.
+
+    `StepOptions` and the docs say so.
+    """
     one = jax.devices()[:1]
     big = one_update("identity_cycle", devices=one, noise=False)[0]
     small = one_update("identity_cycle", devices=one, accumulate=4, noise=False)[0]

@@ -1,4 +1,7 @@
-"""What an update does beyond one gradient step: statistics, several objectives, rates, curricula."""
+"""What an update does beyond one gradient step.
+
+Statistics, several objectives, rates, curricula.
+"""
 
 import functools
 
@@ -224,7 +227,8 @@ def test_the_curriculum_moves_after_sixteen_stale_evaluations_and_then_lowers_th
     assert moved_at == [16, 33, 50, 67]
     assert int(state.window) == 4
     fall = 1 + next(i for i, rate in enumerate(rates) if rate < 1)
-    # The first step of the plateau schedule sets its best, eleven more are one too many.
+    # The first step of the plateau schedule sets its best, eleven more are one too
+    # many.
     assert (fall - 67) / 17 == 12
     assert rates[-1] == pytest.approx(0.1)
 

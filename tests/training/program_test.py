@@ -1,4 +1,7 @@
-"""The program of a run: built without data, weights or devices, and the one that runs."""
+"""The program of a run.
+
+Built without data, weights or devices, and the one that runs.
+"""
 
 import jax
 import numpy as np

@@ -1,4 +1,7 @@
-"""What a run prints: plain lines without a terminal, a bar with the time left on one, no tables."""
+"""What a run prints.
+
+Plain lines without a terminal, a bar with the time left on one, no tables.
+"""
 
 import logging
 import sys

@@ -1,4 +1,7 @@
-"""Several processes on the real loop: as one, killed, stopped, continued by another number of them."""
+"""Several processes on the real loop.
+
+As one, killed, stopped, continued by another number of them.
+"""
 
 import re
 import shutil
@@ -197,7 +200,10 @@ def test_a_mistake_ends_all_with_its_code(tmp_path):
 
 
 def people(folder, count):
-    """People of three images of noise each; those of a longer count begin with those of a shorter one."""
+    """People of three images of noise each.
+
+    Those of a longer count begin with those of a shorter one.
+    """
     rng = np.random.default_rng(0)
     for person in range(count):
         (folder / f"p{person:02}").mkdir(parents=True)
@@ -212,7 +218,8 @@ def people(folder, count):
 def assert_all_end_with(ended, sentence):
     assert codes(ended) == [2, 2], ended
     for index, process in enumerate(ended):
-        # The runtime of the last one to end may have noticed the others' end after that.
+        # The runtime of the last one to end may have noticed the others' end after
+        # that.
         (line,) = [
             line for line in process.stderr.splitlines() if "facecycle_jax: " in line
         ]

@@ -1,4 +1,7 @@
-"""Where training starts: networks of a run, of a model folder, or of a model that comes with the package."""
+"""Where training starts.
+
+Networks of a run, of a model folder, or of a model that comes with the package.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +135,8 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     assert_equal(
         started.frozen["vgg"]["conv3_1"], training.load_trees(folder)["vgg"]["conv3_1"]
     )
-    # Another VGG-19: a loss would look through the first layers of one and the last of the other.
+    # Another VGG-19: a loss would look through the first layers of one and the last of
+    # the other.
     state.frozen["vgg"] = jax.tree.map(lambda x: 2 * x, vgg)
     with pytest.raises(ValueError, match=r"another VGG-19 than loss\.vgg"):
         start(state, folder, model, "gram")

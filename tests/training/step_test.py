@@ -1,4 +1,7 @@
-"""The update: schedule, accumulation, averages, skipped updates, one device against eight."""
+"""The update.
+
+Schedule, accumulation, averages, skipped updates, one device against eight.
+"""
 
 import jax
 import jax.numpy as jnp

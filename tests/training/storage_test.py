@@ -1,4 +1,8 @@
-"""Storage: a full disk stops a run with a sentence, and everything the loop writes goes through epath."""
+"""Storage.
+
+A full disk stops a run with a sentence, and everything the loop writes goes through
+epath.
+"""
 
 import contextlib
 import os

@@ -1,1 +1,4 @@
-"""Batches: sampling as a pure function of seed and step, and the backends that read them."""
+"""Batches.
+
+Sampling as a pure function of seed and step, and the backends that read them.
+"""

@@ -1,7 +1,9 @@
-"""Frames resident on the devices: a step's pairs are drawn and gathered there, inside jit.
+"""Frames resident on the devices.
 
-The frames are split over the devices, each holding an equal share of them; a batch is split over the devices
-by items. Needs no tensorflow.
+A step's pairs are drawn and gathered there, inside jit.
+
+The frames are split over the devices, each holding an equal share of them; a batch is
+split over the devices by items. Needs no tensorflow.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,8 @@ def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
       mesh: with the one axis 'data'.
 
     Returns:
-      uint8 [G, S, S, 3], split along its first axis; G is F made a multiple of the devices by zeros.
+      uint8 [G, S, S, 3], split along its first axis; G is F made a multiple of the
+      devices by zeros.
     """
     share = -(-len(frames) // mesh.size)
     shape = (share * mesh.size, *frames.shape[1:])
@@ -43,8 +46,9 @@ def resident_batches(
 ) -> Callable[[jax.Array, Table, jax.Array], tuple[jax.Array, Batch]]:
     """Builds the compiled function that makes a step's batch out of frames on the devices.
 
-    Every device draws the pairs of the whole batch, which costs microseconds, looks up those frames that it
-    holds, and the devices then exchange them, so that each ends with the frames of its own items.
+    Every device draws the pairs of the whole batch, which costs microseconds, looks up
+    those frames that it holds, and the devices then exchange them, so that each ends
+    with the frames of its own items.
 
     Args:
       mesh: with the one axis 'data'.
@@ -54,9 +58,10 @@ def resident_batches(
       items: what an item is, where it is not a pair.
 
     Returns:
-      `next_batch(step, table, frames) -> (step + 1, batch)` with step uint32 on the devices, the table of
-      all tracks and frames of `place_frames`. The batch is, bit for bit, that of the other backends, split
-      over the devices. Nothing moves between host and device.
+      `next_batch(step, table, frames) -> (step + 1, batch)` with step uint32 on the
+      devices, the table of all tracks and frames of `place_frames`. The batch is, bit
+      for bit, that of the other backends, split over the devices. Nothing moves between
+      host and device.
     """
     part = batch_size // mesh.size
 

@@ -1,4 +1,7 @@
-"""Reading frames, and keeping account of those that cannot be read. Frames uint8 [S, S, 3], RGB."""
+"""Reading frames, and keeping account of those that cannot be read.
+
+Frames uint8 [S, S, 3], RGB.
+"""
 
 import logging
 import threading
@@ -128,7 +131,9 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
 def read_or_replace(
     tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: Report
 ) -> np.ndarray:
-    """Reads a frame of a track; in place of an unreadable one the next readable frame of that track.
+    """Reads a frame of a track.
+
+    In place of an unreadable one the next readable frame of that track.
 
     Args:
       tracks: all tracks.
@@ -169,7 +174,9 @@ def read_rows(
     read: ReadFrame,
     report: Report,
 ) -> None:
-    """Fills rows with frames; a frame that is wanted twice in a row (to be mirrored) is read once.
+    """Fills rows with frames.
+
+    A frame that is wanted twice in a row (to be mirrored) is read once.
 
     Args:
       out: uint8 [rows, S, S, 3], written to.

@@ -1,4 +1,7 @@
-"""Sets that fit into memory: decoded once, then sampled without touching a disk. Needs no tensorflow."""
+"""Sets that fit into memory: decoded once, then sampled without touching a disk.
+
+Needs no tensorflow.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -32,8 +35,8 @@ def decode_all(
 ) -> tuple[Tracks, np.ndarray]:
     """Decodes every frame; images that cannot be decoded are left out and reported.
 
-    A file that cannot be read says nothing about the image in it: after some more attempts the run ends, as
-    leaving it out would change the data of the whole run.
+    A file that cannot be read says nothing about the image in it: after some more
+    attempts the run ends, as leaving it out would change the data of the whole run.
 
     Args:
       tracks: all tracks.
@@ -42,7 +45,8 @@ def decode_all(
       min_frames: fewest frames a track must keep.
 
     Returns:
-      The tracks of what was decoded, and the frames uint8 [frames, size, size, 3], track by track.
+      The tracks of what was decoded, and the frames uint8 [frames, size, size, 3],
+      track by track.
 
     Raises:
       ValueError: if nothing can be decoded, or a prepared set is damaged.
@@ -50,7 +54,8 @@ def decode_all(
     """
     paths = [path for frames in tracks.frames for path in frames]
     lock = threading.Lock()
-    # All frames in one array, made when the first one shows its size: twice their memory would be a lot.
+    # All frames in one array, made when the first one shows its size: twice their
+    # memory would be a lot.
     kept: list[np.ndarray] = []
 
     def attempt(place: int) -> bool:
@@ -76,7 +81,8 @@ def decode_all(
             f"{tracks.origin}: none of its {len(paths)} images can be read; one: {reason}"
         )
 
-    # Tracks of places in the array first, so that a track that became too short takes its frames with it.
+    # Tracks of places in the array first, so that a track that became too short takes
+    # its frames with it.
     first = 0
     places = []
     for person, name, frames in zip(
@@ -120,7 +126,10 @@ def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
 
 
 def _can_be_read(frame: Frame) -> bool:
-    """Whether the storage gives a frame's bytes; those of a prepared set are asked for by their reader."""
+    """Whether the storage gives a frame's bytes.
+
+    Those of a prepared set are asked for by their reader.
+    """
     if not isinstance(frame, str):
         return True
     try:

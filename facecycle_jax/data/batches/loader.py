@@ -1,7 +1,7 @@
 """From a configuration to batches.
 
-A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the first picture is to be
-the second), track and identity int32 [B, 2].
+A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the
+first picture is to be the second), track and identity int32 [B, 2].
 """
 
 import dataclasses
@@ -51,14 +51,17 @@ class Loader:
 
     Attributes:
       tracks: all tracks.
-      frames: decoded frames uint8 [frames, S, S, 3], or None where they are read while training.
+      frames: decoded frames uint8 [frames, S, S, 3], or None where they are read while
+        training.
       batch_size: items over all processes.
       pairing: 'same' or 'different'.
       seed: of the draws.
       decode_size: S, pixels.
       report: what could not be read.
-      mirrored: how often a frame is paired with its own mirror image, [tracks] or one number.
-      backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES` reads while training.
+      mirrored: how often a frame is paired with its own mirror image, [tracks] or one
+        number.
+      backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES`
+        reads while training.
       read: reads a frame, where `frames` is None.
       items: what an item is, where it is not a pair.
     """
@@ -89,8 +92,9 @@ class Loader:
           mesh: with the one axis 'data'.
 
         Returns:
-          None if they are not; else `batches(start)`, which yields the batches of steps start, start + 1,
-          ... of all processes without end, drawn and gathered on the devices.
+          None if they are not; else `batches(start)`, which yields the batches of steps
+          start, start + 1, ... of all processes without end, drawn and gathered on the
+          devices.
         """
         if self.backend != "device" or self.frames is None:
             return None
@@ -122,8 +126,9 @@ class Loader:
         """Describes the tracks that batches are drawn from, for a comparison between processes.
 
         Returns:
-          Numbers and digests by 'tracks', 'people', 'frames' and 'mirrored'. They are equal if the same
-          batches are drawn; the folder that the data lie in does not count.
+          Numbers and digests by 'tracks', 'people', 'frames' and 'mirrored'. They are
+          equal if the same batches are drawn; the folder that the data lie in does not
+          count.
         """
         tracks = self.tracks
         roots = roots_of(tracks.origin)
@@ -143,7 +148,10 @@ class Loader:
         }
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's part of the batches of steps start, start + 1, ... without end."""
+        """Yields this process's part of the batches of steps start, start + 1, ...
+
+        Without end.
+        """
         table = make_table(self.tracks, mirrored=self.mirrored)
         part = self.batch_size // jax.process_count()
         mine = slice(part * jax.process_index(), part * (jax.process_index() + 1))

@@ -1,6 +1,9 @@
-"""Which frames make up the batch of a step: a pure function of seed and step, shared by all sources.
+"""Which frames make up the batch of a step.
 
-No state is carried, so that any step's batch is drawn at once, by any process, on resuming too.
+A pure function of seed and step, shared by all sources.
+
+No state is carried, so that any step's batch is drawn at once, by any process, on
+resuming too.
 """
 
 import functools
@@ -24,8 +27,9 @@ class Items(NamedTuple):
 
     Attributes:
       frames: of one track, n; 1 for methods that make several views of one image.
-      order: 'unordered' draws n different frames, with replacement from tracks of fewer; 'ordered' draws an
-        anchor, the frame after it, and then every `spacing`-th frame, in order of time.
+      order: 'unordered' draws n different frames, with replacement from tracks of
+        fewer; 'ordered' draws an anchor, the frame after it, and then every
+        `spacing`-th frame, in order of time.
       spacing: frames from one to the next, of 'ordered'.
     """
 
@@ -43,7 +47,8 @@ def items_of(options: Mapping[str, Any]) -> Items | None:
     """Reads `config.data`: what items are, or None for pairs.
 
     Args:
-      options: with `item_frames` (0: pairs), `item_order` and `item_spacing`, if at all.
+      options: with `item_frames` (0: pairs), `item_order` and `item_spacing`, if at
+        all.
 
     Returns:
       The items.
@@ -89,7 +94,8 @@ class Table(NamedTuple):
       identity: number of the person.
       person_first: the person's first track.
       person_count: the person's tracks.
-      mirrored: float32, how often a frame is paired with its own mirror image instead of another frame.
+      mirrored: float32, how often a frame is paired with its own mirror image instead
+        of another frame.
     """
 
     first: np.ndarray
@@ -105,7 +111,8 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
 
     Args:
       tracks: sorted by person.
-      mirrored: see `Table`, of each track or of all; a track of one frame is mirrored in any case.
+      mirrored: see `Table`, of each track or of all; a track of one frame is mirrored
+        in any case.
 
     Returns:
       The arrays.
@@ -128,9 +135,12 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
 
 
 def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
-    """Looks up entries of a pseudo-random permutation of 0 .. size - 1 without building it.
+    """Looks up entries of a pseudo-random permutation of 0 ..
 
-    A four-round Feistel network over the next even number of bits, walked until it falls into range.
+    Size - 1 without building it.
+
+    A four-round Feistel network over the next even number of bits, walked until it
+    falls into range.
 
     Args:
       index: uint32 [...], below `size`.
@@ -141,7 +151,8 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
       uint32 [...], below `size`; for fixed size and seed one-to-one.
 
     References:
-      Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section 4.
+      Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section
+      4.
     """
     half = max(1, math.ceil(math.log2(max(size, 2)) / 2))
     mask = jnp.uint32((1 << half) - 1)
@@ -170,7 +181,10 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
 def _draw_tracks(
     step: jax.Array, *, size: int, batch_size: int, seed: int
 ) -> jax.Array:
-    """Draws the tracks of a step's items, int32 [B]: each once an epoch, in an order of its own."""
+    """Draws the tracks of a step's items, int32 [B].
+
+    Each once an epoch, in an order of its own.
+    """
     item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(
         batch_size, dtype=jnp.uint32
     )
@@ -183,18 +197,21 @@ def _draw_tracks(
 def draw_pairs(
     step: jax.Array, table: Table, *, batch_size: int, pairing: str, seed: int
 ) -> dict[str, jax.Array]:
-    """Draws the batch of a step: every track once an epoch, in an order of its own each epoch.
+    """Draws the batch of a step.
+
+    Every track once an epoch, in an order of its own each epoch.
 
     Args:
       step: the step's number, 0 or more; exact while step * batch_size is below 2^32.
       table: of all tracks.
       batch_size: items, B.
-      pairing: 'same' (two different frames of a track) or 'different' (frames of two people).
+      pairing: 'same' (two different frames of a track) or 'different' (frames of two
+        people).
       seed: of the order and the frames.
 
     Returns:
-      frame, track, identity int32 [B, 2] and mirror bool [B]: whether the second picture is to be the
-      mirror image of the first, whose frame then stands twice.
+      frame, track, identity int32 [B, 2] and mirror bool [B]: whether the second
+      picture is to be the mirror image of the first, whose frame then stands twice.
 
     References:
       FaceCycle (ICCV 2021), section 4.1.
@@ -236,7 +253,9 @@ def draw_pairs(
 def draw_items(
     step: jax.Array, table: Table, *, batch_size: int, items: Items, seed: int
 ) -> dict[str, jax.Array]:
-    """Draws the batch of a step: items of n frames of a track, tracks in the order of `draw_pairs`.
+    """Draws the batch of a step.
+
+    Items of n frames of a track, tracks in the order of `draw_pairs`.
 
     Args:
       step: the step's number, 0 or more; exact while step * batch_size is below 2^32.
@@ -263,7 +282,8 @@ def draw_items(
         enough = count >= items.frames
         chosen: list[jax.Array] = []
         for place, own_key in enumerate(jax.random.split(key, items.frames)):
-            # Among those not chosen yet, then past every chosen one at or below it, lowest first.
+            # Among those not chosen yet, then past every chosen one at or below it,
+            # lowest first.
             left = jnp.where(enough, count - place, count)
             drawn = jax.random.randint(own_key, (), 0, left)
             if chosen:

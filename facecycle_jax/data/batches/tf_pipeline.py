@@ -1,7 +1,7 @@
 """Reading while training, with tf.data: parallel, in order, a few batches ahead.
 
-The draws are those of `sampling`, so the pipeline starts at any step at once. Pictures are decoded by the
-same code as in memory, and so are the same to the bit.
+The draws are those of `sampling`, so the pipeline starts at any step at once. Pictures
+are decoded by the same code as in memory, and so are the same to the bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,7 +72,8 @@ def tf_batches(
                 rows, tracks, track.ravel(), places.ravel(), read=read, report=report
             )
         except ValueError as error:
-            # Raised below, in the batch's turn: raised here, tensorflow would print its own stack.
+            # Raised below, in the batch's turn: raised here, tensorflow would print its
+            # own stack.
             failures.append(error)
             return frames, False
         return frames, True

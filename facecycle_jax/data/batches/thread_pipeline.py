@@ -1,7 +1,9 @@
-"""Reading while training, with threads: in order, a few batches ahead, without tensorflow.
+"""Reading while training, with threads.
 
-The draws are those of `sampling`, so the pipeline starts at any step at once. Reading, decoding and resizing
-run outside the interpreter's lock, and so on all cores.
+In order, a few batches ahead, without tensorflow.
+
+The draws are those of `sampling`, so the pipeline starts at any step at once. Reading,
+decoding and resizing run outside the interpreter's lock, and so on all cores.
 """
 
 import concurrent.futures
@@ -17,7 +19,8 @@ from facecycle_jax.data.batches.frame_reader import ReadFrame, Report, read_rows
 from facecycle_jax.data.sources.tracks import Tracks
 
 Draw = Callable[[int], dict[str, np.ndarray]]
-# Pictures that one thread reads in a row: many enough to be worth a task, few enough to share a batch.
+# Pictures that one thread reads in a row: many enough to be worth a task, few enough to
+# share a batch.
 _CHUNK = 16
 
 

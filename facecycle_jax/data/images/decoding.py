@@ -1,6 +1,9 @@
-"""Encoded images in, uint8 [S, S, 3] RGB out: exactly with Pillow, or several times faster with OpenCV.
+"""Encoded images in, uint8 [S, S, 3] RGB out.
 
-Which one is a setting of the run and not of the machine, because their pixels differ slightly.
+Exactly with Pillow, or several times faster with OpenCV.
+
+Which one is a setting of the run and not of the machine, because their pixels differ
+slightly.
 """
 
 import io
@@ -19,7 +22,8 @@ from facecycle_jax.errors import UserError
 
 Decoder = Callable[[bytes], np.ndarray]
 DECODERS = ("pillow", "opencv")
-# A JPEG decoded at 1/1, 1/2, 1/4 or 1/8 of its size: OpenCV's IMREAD_COLOR and IMREAD_REDUCED_COLOR_*.
+# A JPEG decoded at 1/1, 1/2, 1/4 or 1/8 of its size: OpenCV's IMREAD_COLOR and
+# IMREAD_REDUCED_COLOR_*.
 _REDUCED = {1: 1, 2: 17, 4: 33, 8: 65}
 
 
@@ -27,12 +31,14 @@ def make_decoder(name: str, *, size: int) -> Decoder:
     """Chooses how images are decoded.
 
     Args:
-      name: 'pillow' (whole, then Lanczos) or 'opencv' (JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 that is
-        not below `size`, then bilinear; whatever is no whole JPEG goes to Pillow all the same).
+      name: 'pillow' (whole, then Lanczos) or 'opencv' (JPEG at the smallest of 1/1,
+        1/2, 1/4 and 1/8 that is not below `size`, then bilinear; whatever is no whole
+        JPEG goes to Pillow all the same).
       size: side of the result in pixels; the middle square is kept.
 
     Returns:
-      Bytes of an image file -> uint8 [size, size, 3]; raises `UnreadableError`, in one sentence, for others.
+      Bytes of an image file -> uint8 [size, size, 3]; raises `UnreadableError`, in one
+      sentence, for others.
 
     Raises:
       UserError: If there is no such decoder, or OpenCV is not installed.
@@ -48,7 +54,8 @@ def make_decoder(name: str, *, size: int) -> Decoder:
             "data.decoder='opencv' needs OpenCV: pip install 'facecycle_jax[fast]', or set "
             "data.decoder='pillow'."
         ) from None
-    # Pictures are spread over threads by the caller; a second layer of threads only waits.
+    # Pictures are spread over threads by the caller; a second layer of threads only
+    # waits.
     cv2.setNumThreads(1)
 
     def decode(content: bytes) -> np.ndarray:
@@ -74,7 +81,8 @@ def make_decoder(name: str, *, size: int) -> Decoder:
         top, left = (height - side) // 2, (width - side) // 2
         picture = picture[top : top + side, left : left + side]
         if side != size:
-            # Half the size is reached by decoding, so that two taps a side see every pixel of the rest.
+            # Half the size is reached by decoding, so that two taps a side see every
+            # pixel of the rest.
             way = cv2.INTER_LINEAR if side < 2 * size else cv2.INTER_AREA
             picture = cv2.resize(picture, (size, size), interpolation=way)
         return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
@@ -100,9 +108,12 @@ def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
 
 
 def jpeg_size(content: bytes) -> tuple[int, int]:
-    """Finds (height, width) in a JPEG's header; (0, 0) for other files and JPEGs without an end.
+    """Finds (height, width) in a JPEG's header.
 
-    A decoder fills what is missing of a cut-off file with grey; that must be told, not trained on.
+    (0, 0) for other files and JPEGs without an end.
+
+    A decoder fills what is missing of a cut-off file with grey; that must be told, not
+    trained on.
     """
     if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
         return 0, 0

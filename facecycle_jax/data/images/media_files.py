@@ -41,12 +41,18 @@ Key = tuple[int, int] | str
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name is that of an image: it has an image's ending and is not hidden."""
+    """Whether a file's name is that of an image.
+
+    It has an image's ending and is not hidden.
+    """
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file's name is that of a video: it has a video's ending and is not hidden."""
+    """Whether a file's name is that of a video.
+
+    It has a video's ending and is not hidden.
+    """
     return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
 
 

@@ -124,7 +124,10 @@ def read_picture(
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """Opens an image in one of `IMAGE_FORMATS` with Pillow; anything may be raised for other files."""
+    """Opens an image in one of `IMAGE_FORMATS` with Pillow.
+
+    Anything may be raised for other files.
+    """
     Image.init()
     # Older versions of Pillow do without some formats.
     return Image.open(
@@ -211,7 +214,10 @@ def _reduction(size: tuple[int, int], at_least: int) -> int:
 
 
 def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """Cuts an image across: (first row divided by `factor`, strip of a multiple of `factor` rows)."""
+    """Cuts an image across.
+
+    (first row divided by `factor`, strip of a multiple of `factor` rows).
+    """
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
     if rows >= height:
@@ -437,7 +443,10 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
 
 
 def _walk_remote(folder: epath.Path) -> Iterator[epath.Path]:
-    """Lists the files below a folder of cloud storage, which has no links; hidden ones are left out."""
+    """Lists the files below a folder of cloud storage, which has no links.
+
+    Hidden ones are left out.
+    """
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue

@@ -1,4 +1,7 @@
-"""Frames of a video in, a video of frames out: uint8 [H, W, 3] RGB. Needs the extra `video`."""
+"""Frames of a video in, a video of frames out: uint8 [H, W, 3] RGB.
+
+Needs the extra `video`.
+"""
 
 import itertools
 import os
@@ -196,7 +199,10 @@ def _reason(error: Exception) -> str:
 
 
 def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
-    """Opens the video of a regular file; returns the container and the frames per second."""
+    """Opens the video of a regular file.
+
+    Returns the container and the frames per second.
+    """
     name = os.fspath(path)
     if not os.path.exists(name):
         raise FileNotFoundError(f"There is no file {name}.")
@@ -265,7 +271,9 @@ def _to_array(frame: Any) -> np.ndarray:
 def _resample(
     timed: Iterator[tuple[float, Any]], fps: float, rate: Fraction
 ) -> Iterator[Any]:
-    """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ... up to the last frame's.
+    """Yields the frame shown at each of the times 0, 1/fps, 2/fps, ...
+
+    Up to the last frame's.
 
     Args:
       timed: (seconds, frame) each.

@@ -1,4 +1,8 @@
-"""FER-2013: emotions of 48x48 grey faces, from the challenge's csv or from folders by split and class."""
+"""FER-2013.
+
+Emotions of 48x48 grey faces, from the challenge's csv or from folders by split and
+class.
+"""
 
 import csv
 import itertools
@@ -20,12 +24,14 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
     """Reads one split of FER-2013.
 
     Args:
-      path: the csv (columns emotion, pixels and Usage, in any order), a folder that holds `fer2013.csv` or
-        `icml_face_data.csv`, or one with `<split>/<class>/*.jpg`.
+      path: the csv (columns emotion, pixels and Usage, in any order), a folder that
+        holds `fer2013.csv` or `icml_face_data.csv`, or one with
+        `<split>/<class>/*.jpg`.
       split: 'Training', 'PublicTest' or 'PrivateTest'.
 
     Returns:
-      The pictures, uint8 [N, 48, 48] from a csv, else file names in the order of class and name.
+      The pictures, uint8 [N, 48, 48] from a csv, else file names in the order of class
+      and name.
 
     Raises:
       FileNotFoundError: if the data or the split is missing.
@@ -120,7 +126,8 @@ def _shorten(value: object) -> str:
 def _pixels(text: str, where: str) -> np.ndarray:
     """Reads 2304 grey values."""
     numbers = text.split()
-    # Digits alone: conversion would also read 1_0 and +1. Joined, because a set has 80 million numbers.
+    # Digits alone: conversion would also read 1_0 and +1. Joined, because a set has 80
+    # million numbers.
     if not "".join(numbers).isdigit() or max(map(len, numbers)) > 9:
         raise UserError(f"{where}: pixels must be whole numbers from 0 to 255.")
     values = np.array(numbers, np.int64)

@@ -1,8 +1,10 @@
-"""Head poses: 300W-LP and AFLW2000-3D, as published (.jpg and .mat) or as FSA-Net's .npz files.
+"""Head poses.
 
-Angles are degrees [N, 3]: yaw, pitch, roll. A .mat file holds Pose_Para, whose first three numbers are
-pitch, yaw and roll in radians; an .npz file holds `image` uint8 [N, S, S, 3] in the order blue, green, red
-and `pose` [N, 3] in degrees.
+300W-LP and AFLW2000-3D, as published (.jpg and .mat) or as FSA-Net's .npz files.
+
+Angles are degrees [N, 3]: yaw, pitch, roll. A .mat file holds Pose_Para, whose first
+three numbers are pitch, yaw and roll in radians; an .npz file holds `image` uint8 [N,
+S, S, 3] in the order blue, green, red and `pose` [N, 3] in degrees.
 
 References:
   Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016.
@@ -30,7 +32,8 @@ OFFICIAL = {
 }
 LIMIT = 99.0
 _FLIP = "_Flip"
-# Consecutive pictures of an .npz file, whose names are not kept, that are taken to be of one photograph.
+# Consecutive pictures of an .npz file, whose names are not kept, that are taken to be
+# of one photograph.
 _NEIGHBOURS = 16
 
 
@@ -43,7 +46,8 @@ class PosePictures:
       angles: float64 [N, 3], degrees: yaw, pitch, roll.
       group: int32 [N]; pictures rendered from one photograph have one number.
       origin: where they come from, for messages.
-      without_landmarks: how many files name no landmarks, so that all of the picture is used.
+      without_landmarks: how many files name no landmarks, so that all of the picture is
+        used.
     """
 
     pictures: Pictures
@@ -75,8 +79,9 @@ def read_300w_lp(path: str) -> PosePictures:
     """Reads the training pictures: AFW, HELEN, IBUG, LFPW and their mirror images.
 
     Args:
-      path: folder with `AFW/*.jpg`, `AFW/*.mat`, `AFW_Flip/...` and so on, in it or in `300W_LP` below it; or
-        with `AFW.npz`, `AFW_Flip.npz`, ..., in it or in `type1` or `data/type1` below it.
+      path: folder with `AFW/*.jpg`, `AFW/*.mat`, `AFW_Flip/...` and so on, in it or in
+        `300W_LP` below it; or with `AFW.npz`, `AFW_Flip.npz`, ..., in it or in `type1`
+        or `data/type1` below it.
 
     Returns:
       The pictures of all sets that are there.
@@ -111,8 +116,8 @@ def read_aflw2000(path: str) -> PosePictures:
     """Reads the test pictures, all 2,000; see `PosePictures.within_limit`.
 
     Args:
-      path: folder with `AFLW2000/*.jpg` and `AFLW2000/*.mat` (or `AFLW2000-3D`), or with `AFLW2000.npz`,
-        also in `type1` or `data/type1`.
+      path: folder with `AFLW2000/*.jpg` and `AFLW2000/*.mat` (or `AFLW2000-3D`), or
+        with `AFLW2000.npz`, also in `type1` or `data/type1`.
 
     Returns:
       The pictures.

@@ -1,6 +1,7 @@
 """Pictures of an evaluation set, with labels.
 
-Pictures are file names, with the part of each that is used, or uint8 [N, H, W] or [N, H, W, 3].
+Pictures are file names, with the part of each that is used, or uint8 [N, H, W] or [N,
+H, W, 3].
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ class CroppedFile(NamedTuple):
 
     Attributes:
       path: the file.
-      box: left, top, right, bottom in pixels, right and bottom excluded; None is all of it. What lies outside
-        the picture is cut off.
+      box: left, top, right, bottom in pixels, right and bottom excluded; None is all of
+        it. What lies outside the picture is cut off.
     """
 
     path: str
@@ -78,7 +79,8 @@ def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.nda
     Args:
       pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
       size: side of the result in pixels.
-      crop: side of the middle square that is kept, in parts of the shorter side, above 0 to 1.
+      crop: side of the middle square that is kept, in parts of the shorter side, above
+        0 to 1.
 
     Returns:
       uint8 [N, size, size, 3], RGB.

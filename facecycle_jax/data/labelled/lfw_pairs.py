@@ -1,4 +1,7 @@
-"""Pairs of face pictures with the answer whether they show one person: LFW (views 1 and 2) and CPLFW."""
+"""Pairs of face pictures with the answer whether they show one person.
+
+LFW (views 1 and 2) and CPLFW.
+"""
 
 import dataclasses
 import os
@@ -94,7 +97,10 @@ class Pairs:
         return _pairs(rows, self.origin)
 
     def limited(self, limit: int, *, seed: int = 0) -> "Pairs":
-        """Draws at most `limit` pairs, of every fold and answer the same share; 0 takes all."""
+        """Draws at most `limit` pairs, of every fold and answer the same share.
+
+        0 takes all.
+        """
         share = min(1.0, limit / len(self)) if limit else 1.0
         kinds = 2 * self.fold + self.same
         parts = []
@@ -151,14 +157,17 @@ def _number(text: str, line: str) -> int:
 
 
 def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
-    """Reads a list of LFW: pairsDevTrain.txt and pairsDevTest.txt (view 1) or pairs.txt (view 2).
+    """Reads a list of LFW.
 
-    A line of two numbers is a person (name, number, number), one of four columns two people. View 2 starts
-    with the number of folds and of pairs of each kind per fold, view 1 with the latter alone.
+    PairsDevTrain.txt and pairsDevTest.txt (view 1) or pairs.txt (view 2).
+
+    A line of two numbers is a person (name, number, number), one of four columns two
+    people. View 2 starts with the number of folds and of pairs of each kind per fold,
+    view 1 with the latter alone.
 
     Args:
-      root: folder of the list; the pictures lie in `<person>/<person>_NNNN.jpg` there or in `lfw`,
-        `lfw-deepfunneled` or `lfw_funneled` below it.
+      root: folder of the list; the pictures lie in `<person>/<person>_NNNN.jpg` there
+        or in `lfw`, `lfw-deepfunneled` or `lfw_funneled` below it.
       name: the list's name.
 
     Returns:
@@ -166,7 +175,8 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
 
     Raises:
       FileNotFoundError: if the list or a picture is missing.
-      ValueError: for a line of another form, with its number, or another count of pairs than declared.
+      ValueError: for a line of another form, with its number, or another count of pairs
+        than declared.
     """
     path = require_file(
         os.path.join(root, name), what="the list of pairs comes with LFW"
@@ -211,13 +221,16 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
 def read_cplfw_pairs(
     root: str, *, name: str = "pairs_CPLFW.txt", folds: int = 10
 ) -> Pairs:
-    """Reads the list of CPLFW: two lines a pair, `<picture> <answer>`, the answer 0 for different people.
+    """Reads the list of CPLFW.
 
-    The list names no folds: those of the same and those of different people are cut, each in the list's
-    order, into `folds` equal parts.
+    Two lines a pair, `<picture> <answer>`, the answer 0 for different people.
+
+    The list names no folds: those of the same and those of different people are cut,
+    each in the list's order, into `folds` equal parts.
 
     Args:
-      root: folder of the list; pictures lie in it or in `images` or `aligned images` below it.
+      root: folder of the list; pictures lie in it or in `images` or `aligned images`
+        below it.
       name: the list's name.
       folds: number of folds.
 

@@ -1,4 +1,7 @@
-"""One label file of 300W-LP or AFLW2000-3D: angles and the square that holds the face."""
+"""One label file of 300W-LP or AFLW2000-3D.
+
+Angles and the square that holds the face.
+"""
 
 from typing import Any
 
@@ -15,13 +18,13 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
     """Reads the head pose and the landmarks' surroundings.
 
     Args:
-      path: the .mat file, with Pose_Para (pitch, yaw, roll in radians first) and, of 300W-LP, pt2d [2, 68],
-        of AFLW2000-3D pt3d_68 [3, 68], pixels.
+      path: the .mat file, with Pose_Para (pitch, yaw, roll in radians first) and, of
+        300W-LP, pt2d [2, 68], of AFLW2000-3D pt3d_68 [3, 68], pixels.
       margin: added on each side, in parts of the landmarks' width and height.
 
     Returns:
-      Degrees [3]: yaw, pitch, roll; and left, top, right, bottom in pixels, which may lie outside the
-      picture, or None if the file has no landmarks.
+      Degrees [3]: yaw, pitch, roll; and left, top, right, bottom in pixels, which may
+      lie outside the picture, or None if the file has no landmarks.
 
     Raises:
       FileNotFoundError: if it is missing.
@@ -38,7 +41,8 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
         content = loadmat(path, variable_names=("Pose_Para", "pt2d", "pt3d_68"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
-    except Exception as error:  # scipy raises ValueError, TypeError, zlib.error, struct.error and others
+    # scipy raises ValueError, TypeError, zlib.error, struct.error and others
+    except Exception as error:
         raise UserError(
             f"{path} cannot be read as a .mat file ({type(error).__name__})."
         ) from None
@@ -60,7 +64,8 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
 
 def _box(content: dict[str, Any], path: str, margin: float) -> Box | None:
     """Surrounds the landmarks."""
-    # AFLW2000's pt2d are 21 points with gaps; its pt3d_68 are the same 68 as 300W-LP's pt2d.
+    # AFLW2000's pt2d are 21 points with gaps; its pt3d_68 are the same 68 as 300W-LP's
+    # pt2d.
     name = next((name for name in ("pt3d_68", "pt2d") if name in content), None)
     if name is None:
         return None

@@ -1,4 +1,7 @@
-"""RAF-DB, basic emotions: `EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg` (100x100)."""
+"""RAF-DB, basic emotions.
+
+`EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg` (100x100).
+"""
 
 import os
 
@@ -23,7 +26,8 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
       split: 'train' or 'test'.
 
     Returns:
-      File names of the aligned pictures in the list's order, and labels; the list's 1 is class 0.
+      File names of the aligned pictures in the list's order, and labels; the list's 1
+      is class 0.
 
     Raises:
       FileNotFoundError: if the list or a picture is missing.

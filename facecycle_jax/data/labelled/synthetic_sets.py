@@ -1,6 +1,7 @@
 """Drawn faces for evaluation, where identity, motion and scene are combined freely, with every true answer.
 
-Pictures are uint8 [N, S, S, 3], RGB; parameters are dicts of float32 [N] by name, as in `synthetic`.
+Pictures are uint8 [N, S, S, 3], RGB; parameters are dicts of float32 [N] by name, as in
+`synthetic`.
 """
 
 import functools
@@ -92,7 +93,8 @@ def synthetic_labelled(
       size: side in pixels.
 
     Returns:
-      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name: [F]}.
+      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name:
+      [F]}.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     count = people * frames
@@ -117,10 +119,11 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
       size: side in pixels.
 
     Returns:
-      uint8 [2 pairs, S, S, 3] by name, the second half the partners of the first: frames; neutral, each
-      person's neutral face; reexpressed, the person with the partner's motion in the own scene;
-      reidentified, the person's neutral face in the partner's scene; reidentified_reexpressed, that with the
-      partner's motion; and partner_neutral, the partner's neutral face.
+      uint8 [2 pairs, S, S, 3] by name, the second half the partners of the first:
+      frames; neutral, each person's neutral face; reexpressed, the person with the
+      partner's motion in the own scene; reidentified, the person's neutral face in the
+      partner's scene; reidentified_reexpressed, that with the partner's motion; and
+      partner_neutral, the partner's neutral face.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     identity, motion, scene = (
@@ -153,8 +156,8 @@ def synthetic_one_scene(
       size: side in pixels.
 
     Returns:
-      uint8 [scenes, people, S, S, 3] by name: frames, each with its own motion, and neutral; and
-      mean uint8 [scenes, S, S, 3], the true mean face.
+      uint8 [scenes, people, S, S, 3] by name: frames, each with its own motion, and
+      neutral; and mean uint8 [scenes, S, S, 3], the true mean face.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     count = scenes * people

@@ -1,4 +1,6 @@
-"""From raw files to the encoded frames of a track, one track at a time; any process can do any track.
+"""From raw files to the encoded frames of a track, one track at a time.
+
+Any process can do any track.
 
 Nothing here needs tensorflow, so that workers of any engine run it.
 """
@@ -65,8 +67,9 @@ class FrameOptions:
       size: side in pixels to which frames are cut square and resized; 0: they stay as
         they are.
       crop: whether the face is found and cut out first.
-      cut: left, top and side of a square that is cut out, fractions of the shorter side; with `crop` only of
-        frames in which no face is found. None: no cut, and such frames are left out.
+      cut: left, top and side of a square that is cut out, fractions of the shorter
+        side; with `crop` only of frames in which no face is found. None: no cut, and
+        such frames are left out.
     """
 
     fps: float = 5.0
@@ -86,7 +89,10 @@ class FrameOptions:
 
     @property
     def reencodes(self) -> bool:
-        """Whether images are encoded anew; if not, their bytes are taken over as they are."""
+        """Whether images are encoded anew.
+
+        If not, their bytes are taken over as they are.
+        """
         return self.size > 0 or self.crop or self.cut is not None
 
 

@@ -1,4 +1,7 @@
-"""Preparing many tracks: in several processes, going on where a stopped run was, noting what is left out."""
+"""Preparing many tracks.
+
+In several processes, going on where a stopped run was, noting what is left out.
+"""
 
 import concurrent.futures
 import concurrent.futures.process

@@ -1,4 +1,6 @@
-"""Where each frame lies in TFRecord shards of tracks: indexed once, then any frame is one read of its bytes.
+"""Where each frame lies in TFRecord shards of tracks.
+
+Indexed once, then any frame is one read of its bytes.
 
 A shard is a row of records, each a length (uint64), four bytes of checksum, a
 tf.train.Example and four bytes of checksum. The Examples have `identity`, `track` and
@@ -121,7 +123,9 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
-    """Opens the index of a folder; nothing of the shards is read, only their sizes are compared.
+    """Opens the index of a folder.
+
+    Nothing of the shards is read, only their sizes are compared.
 
     Args:
       folder: of a prepared set.

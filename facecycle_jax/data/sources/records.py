@@ -1,4 +1,6 @@
-"""Prepared sets as a source: tracks from their index, frames read one by one. Needs no tensorflow.
+"""Prepared sets as a source: tracks from their index, frames read one by one.
+
+Needs no tensorflow.
 
 A frame is a number: its place in the indices of all sets, one after the other.
 """
@@ -24,7 +26,10 @@ _DEPTH = 3
 
 
 class DamagedSetError(UserError):
-    """A set on disk is not what its index says; unlike one unreadable image this ends a run."""
+    """A set on disk is not what its index says.
+
+    Unlike one unreadable image this ends a run.
+    """
 
 
 class RecordFrames:
@@ -35,7 +40,8 @@ class RecordFrames:
     ) -> None:
         """Takes the sets (folder, content of tracks.json, frames) in the order of their numbers."""
         self._frames = [frames for _, _, frames in sets]
-        # Tracks of all sets: the number of the first frame, the set, the file, its size and the name.
+        # Tracks of all sets: the number of the first frame, the set, the file, its size
+        # and the name.
         self._first: list[int] = []
         self._where: list[tuple[int, str, int, str]] = []
         self._starts: list[int] = []
@@ -67,7 +73,8 @@ class RecordFrames:
           The encoded image, the bytes that were prepared, checked by their CRC-32.
 
         Raises:
-          DamagedSetError: If the shard is gone, cut off or holds other bytes there, or the index is damaged.
+          DamagedSetError: If the shard is gone, cut off or holds other bytes there, or
+            the index is damaged.
         """
         track = bisect.bisect_right(self._first, frame) - 1
         index, file, size, name = self._where[track]
@@ -124,14 +131,16 @@ def open_records(
 ) -> tuple[Tracks, RecordFrames]:
     """Opens sets that `facecycle prepare` or `tfds build` made.
 
-    Names are those that `folder.scan_folder` gives to the same images: a name of one person in several sets
-    is one person, but single images of a root are people of their own in each set, and tracks of the second
-    set have `#2` at the end of their names, and so on.
+    Names are those that `folder.scan_folder` gives to the same images: a name of one
+    person in several sets is one person, but single images of a root are people of
+    their own in each set, and tracks of the second set have `#2` at the end of their
+    names, and so on.
 
     Args:
-      path: the --out of `facecycle prepare`, or a folder of TFDS or a set's own folder below it; several
-        are separated by commas.
-      min_frames: fewest frames of a track; single images of a root are kept in any case.
+      path: the --out of `facecycle prepare`, or a folder of TFDS or a set's own folder
+        below it; several are separated by commas.
+      min_frames: fewest frames of a track; single images of a root are kept in any
+        case.
       max_tracks: most tracks, the first by name; 0: all.
 
     Returns:
@@ -139,7 +148,8 @@ def open_records(
 
     Raises:
       FileNotFoundError: if there is no set, or a shard is missing.
-      ValueError: if there are several in one folder, one is damaged, or no track is long enough.
+      ValueError: if there are several in one folder, one is damaged, or no track is
+        long enough.
     """
     sets = []
     found: list[tuple[str, str, range]] = []

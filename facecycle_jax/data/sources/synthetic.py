@@ -1,7 +1,10 @@
-"""Drawn faces with exact labels: identity, motion and scene are separate parameters of one renderer.
+"""Drawn faces with exact labels.
 
-Pictures are uint8 [S, S, 3], RGB. Parameters are dicts of float32 scalars by name. Yaw above 0 turns the
-face to the picture's right, pitch above 0 down, roll above 0 clockwise, all in degrees.
+Identity, motion and scene are separate parameters of one renderer.
+
+Pictures are uint8 [S, S, 3], RGB. Parameters are dicts of float32 scalars by name. Yaw
+above 0 turns the face to the picture's right, pitch above 0 down, roll above 0
+clockwise, all in degrees.
 """
 
 import functools
@@ -132,7 +135,10 @@ def render(
 def _track(
     key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
 ) -> dict[str, Any]:
-    """Draws one person: frames, the neutral faces of the same scenes, and the labels."""
+    """Draws one person.
+
+    Frames, the neutral faces of the same scenes, and the labels.
+    """
     keys = jax.random.split(key, 3)
     identity = sample_identity(keys[0])
     scene = sample_scene(keys[1], variation=scene_variation)
@@ -161,17 +167,19 @@ def synthetic_tracks(
     """Draws people, one track of one light and background each.
 
     Args:
-      seed: another seed gives other people; the same one gives the same bytes on one machine.
+      seed: another seed gives other people; the same one gives the same bytes on one
+        machine.
       identities: people, at least 1.
       frames_per_track: pictures of each, at least 1.
       size: side in pixels.
-      scene_variation: how much light and background differ between people, 0 (not at all) or more; 1 is
-        that of `SCENE`.
+      scene_variation: how much light and background differ between people, 0 (not at
+        all) or more; 1 is that of `SCENE`.
 
     Returns:
-      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name: [F]};
-      neutral, mean uint8 [people, S, S, 3]: the true neutral face of each person and the true mean face
-      in that person's scene; identity_parameters and scene {name: [people]}. The arrays are read-only.
+      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name:
+      [F]}; neutral, mean uint8 [people, S, S, 3]: the true neutral face of each person
+      and the true mean face in that person's scene; identity_parameters and scene
+      {name: [people]}. The arrays are read-only.
 
     Raises:
       UserError: If a count is below 1 or the variation is negative.
@@ -190,12 +198,16 @@ def synthetic_tracks(
     return jax.tree.map(lambda leaf: leaf, tracks)
 
 
-# One set: the loaders of a run's training and held-out people, and its next stage, ask for the same one.
+# One set: the loaders of a run's training and held-out people, and its next stage, ask
+# for the same one.
 @functools.lru_cache(maxsize=1)
 def _all_tracks(
     seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
 ) -> dict[str, Any]:
-    """Renders the tracks; the arrays are read-only, because several callers share them."""
+    """Renders the tracks.
+
+    The arrays are read-only, because several callers share them.
+    """
     keys = jax.random.split(jax.random.key(seed), identities)
     render_track = functools.partial(
         _track,

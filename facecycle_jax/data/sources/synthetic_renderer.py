@@ -1,7 +1,10 @@
-"""The renderer of the drawn faces: ellipsoids under parallel light, the face painted on one of them.
+"""The renderer of the drawn faces.
 
-Coordinates: x right, y down, z towards the viewer; the picture spans -1 to 1. Colours 0..1. A point of the
-head is painted by where it lies in the head's own frame, so the paint turns with the head.
+Ellipsoids under parallel light, the face painted on one of them.
+
+Coordinates: x right, y down, z towards the viewer; the picture spans -1 to 1. Colours
+0..1. A point of the head is painted by where it lies in the head's own frame, so the
+paint turns with the head.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +17,10 @@ _SUPERSAMPLE = 2
 
 
 class _Hit(NamedTuple):
-    """Where rays meet a surface: depth (-inf where not), normal in the picture's frame, head point."""
+    """Where rays meet a surface.
+
+    Depth (-inf where not), normal in the picture's frame, head point.
+    """
 
     depth: jax.Array
     normal: jax.Array

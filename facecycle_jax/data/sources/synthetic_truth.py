@@ -59,24 +59,27 @@ def compare_with_truth(
     """Compares generated faces with the true ones of people never trained on.
 
     Args:
-      draw: images uint8 [N, S, S, 3] to `neutral` and, of stage 2, `mean_face`, likewise.
+      draw: images uint8 [N, S, S, 3] to `neutral` and, of stage 2, `mean_face`,
+        likewise.
       seed: of the training run; the people rendered here are others.
       size: side of the images in pixels.
       people: how many, with two frames each.
       scene_variation: of light and background, as `synthetic_tracks` has it.
-      reexpress: sources and drivers, both uint8 [N, S, S, 3], to sources with the motion of the drivers;
-        None leaves the exchange of motion out.
+      reexpress: sources and drivers, both uint8 [N, S, S, 3], to sources with the
+        motion of the drivers; None leaves the exchange of motion out.
 
     Returns:
-      Mean absolute differences, as fractions of full brightness. neutral_before: a frame to the person's true
-      neutral face; neutral_after: the generated neutral face to it; frames_apart: two frames of a person;
-      neutral_apart: the neutral faces generated from them; and of stage 2 mean_before: the generated neutral
-      face to the true mean face in that person's light; mean_true_neutral: the true neutral face to it;
-      mean_after: the generated mean face to it; neutral_people_apart: the true neutral faces of two people;
-      mean_people_apart: the mean faces generated of them; and with `reexpress` exchange_before: a frame to
-      the true face with another person's motion; exchange_after: the generated one to it.
-      And uint8 images [people, S, S, 3] by name: input, neutral, true neutral; mean, true mean; and other,
-      other's motion, true other's motion.
+      Mean absolute differences, as fractions of full brightness. neutral_before: a
+      frame to the person's true neutral face; neutral_after: the generated neutral face
+      to it; frames_apart: two frames of a person; neutral_apart: the neutral faces
+      generated from them; and of stage 2 mean_before: the generated neutral face to the
+      true mean face in that person's light; mean_true_neutral: the true neutral face to
+      it; mean_after: the generated mean face to it; neutral_people_apart: the true
+      neutral faces of two people; mean_people_apart: the mean faces generated of them;
+      and with `reexpress` exchange_before: a frame to the true face with another
+      person's motion; exchange_after: the generated one to it. And uint8 images
+      [people, S, S, 3] by name: input, neutral, true neutral; mean, true mean; and
+      other, other's motion, true other's motion.
     """
     truth = synthetic_tracks(
         seed + UNSEEN,
@@ -140,7 +143,8 @@ def describe_truth(figures: Mapping[str, float]) -> str:
       figures: by the names given there.
 
     Returns:
-      A heading and a line for each row whose figures are there, each with a sentence that explains it.
+      A heading and a line for each row whose figures are there, each with a sentence
+      that explains it.
     """
     rows = {name: row for name, row in _ROWS.items() if row[1] in figures}
     width = max(len(name) for name in rows)

@@ -1,7 +1,7 @@
 """What a source of images is: tracks, each a set of frames of one person.
 
-A frame is a file name or a number: of sources in memory an index into an array, of prepared sets a place in
-their index.
+A frame is a file name or a number: of sources in memory an index into an array, of
+prepared sets a place in their index.
 """
 
 import dataclasses
@@ -91,7 +91,8 @@ def long_tracks(
 
     Args:
       tracks: in any order.
-      is_single: whether each is one image that lies in a root, to be paired with its mirror image.
+      is_single: whether each is one image that lies in a root, to be paired with its
+        mirror image.
       origin: where they come from, for messages.
       min_frames: fewest frames of a track.
       max_tracks: most tracks, the first by name; 0: all.
@@ -113,7 +114,9 @@ def long_tracks(
 
 
 def in_root(name: str, place: int) -> str:
-    """Names what lies in one of several roots or sets: in the first as it is, in the others numbered.
+    """Names what lies in one of several roots or sets.
+
+    In the first as it is, in the others numbered.
 
     Args:
       name: the path below the root.
@@ -130,11 +133,12 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
 
     Args:
       tracks: all tracks.
-      eval_fraction: share of the people to hold out, 0 to below 1; at least two are held out unless
-        it is 0.
+      eval_fraction: share of the people to hold out, 0 to below 1; at least two are
+        held out unless it is 0.
 
     Returns:
-      Tracks to train on and held-out ones. With a fraction of 0 the latter are the former.
+      Tracks to train on and held-out ones. With a fraction of 0 the latter are the
+      former.
 
     Raises:
       ValueError: if fewer than two people would be left to train on.

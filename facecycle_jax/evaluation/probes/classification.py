@@ -1,4 +1,7 @@
-"""How well predicted classes agree with the true ones. Labels int [N], 0 to classes - 1; rates parts of 1."""
+"""How well predicted classes agree with the true ones.
+
+Labels int [N], 0 to classes - 1; rates parts of 1.
+"""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +16,8 @@ class Classification(NamedTuple):
     Attributes:
       accuracy: over pictures.
       mean_class_accuracy: mean over the classes that occur of the share found.
-      macro_f1: mean over the classes that occur of the harmonic mean of precision and recall.
+      macro_f1: mean over the classes that occur of the harmonic mean of precision and
+        recall.
       confusion: int64 [classes, classes], row the true class, column the predicted one.
       pictures: how many were judged.
     """

@@ -1,7 +1,10 @@
-"""Linear probes of codes on drawn faces: how much of identity, pose and expression a code tells.
+"""Linear probes of codes on drawn faces.
 
-Every frame has its own motion, light and background, so that nothing but the face tells who it is. Angles are
-degrees. No probe and no choice sees the answers of the frames or people it is tested on.
+How much of identity, pose and expression a code tells.
+
+Every frame has its own motion, light and background, so that nothing but the face tells
+who it is. Angles are degrees. No probe and no choice sees the answers of the frames or
+people it is tested on.
 """
 
 from collections.abc import Mapping
@@ -68,9 +71,9 @@ def judge_code(
 ) -> dict[str, Figure]:
     """Measures by linear probes how much of identity, pose and expression a code tells.
 
-    Who it is: logistic regression over people, trained on some frames of each and tested on others. Pose and
-    expression: ridge regression, tested on other people. Penalties come from cross-validation on the training
-    parts.
+    Who it is: logistic regression over people, trained on some frames of each and
+    tested on others. Pose and expression: ridge regression, tested on other people.
+    Penalties come from cross-validation on the training parts.
 
     Args:
       name: of the code, for the rows.
@@ -114,14 +117,20 @@ def judge_code(
 
 
 def last_frames(identity: np.ndarray) -> np.ndarray:
-    """Marks the last third of everyone's frames, bool [F]; identity int [F], person by person."""
+    """Marks the last third of everyone's frames, bool [F].
+
+    Identity int [F], person by person.
+    """
     counts = np.bincount(identity)
     place = np.concatenate([np.arange(count) for count in counts])
     return place >= np.repeat(counts - counts // _TEST_FRAMES, counts)
 
 
 def last_people(identity: np.ndarray) -> np.ndarray:
-    """Marks the frames of the last quarter of the people, bool [F]; identity int [F]."""
+    """Marks the frames of the last quarter of the people, bool [F].
+
+    Identity int [F].
+    """
     people = int(identity.max()) + 1
     return identity >= people - people // _TEST_PEOPLE
 

@@ -1,7 +1,8 @@
 """Codes centred, or whitened, by statistics of unlabelled training pictures.
 
-A cosine is measured from the origin, and codes need not lie about it. The published protocol takes them as
-they are, so what this module makes is a row of its own. Codes float32 [N, D].
+A cosine is measured from the origin, and codes need not lie about it. The published
+protocol takes them as they are, so what this module makes is a row of its own. Codes
+float32 [N, D].
 """
 
 import numpy as np
@@ -26,8 +27,8 @@ def centred(codes: np.ndarray) -> FeatureFunction:
 def whitened(codes: np.ndarray) -> FeatureFunction:
     """Centres codes and scales their principal directions to deviation 1 on training codes.
 
-    The covariance is shrunk as Ledoit and Wolf do, so that directions which the codes hardly
-    fill are not blown up.
+    The covariance is shrunk as Ledoit and Wolf do, so that directions which the codes
+    hardly fill are not blown up.
 
     Args:
       codes: float32 [N, D], of training pictures.

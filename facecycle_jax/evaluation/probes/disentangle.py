@@ -1,7 +1,8 @@
 """How near drawn faces come to the truth where identity and motion are parted and exchanged.
 
-Pictures uint8 [N, S, S, 3] of drawn faces whose every true answer is known; differences are mean absolute
-ones of pixel values in parts of 1. Each figure has a reference beside it: what one gets without a model.
+Pictures uint8 [N, S, S, 3] of drawn faces whose every true answer is known; differences
+are mean absolute ones of pixel values in parts of 1. Each figure has a reference beside
+it: what one gets without a model.
 """
 
 from typing import Any, Protocol

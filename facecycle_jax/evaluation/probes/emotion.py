@@ -1,7 +1,7 @@
 """Emotions by a probe on frozen features, one table row for each kind.
 
-No choice sees a test label: penalties come from cross-validation on the training set, and features that are
-fitted never see a test picture.
+No choice sees a test label: penalties come from cross-validation on the training set,
+and features that are fitted never see a test picture.
 """
 
 import logging
@@ -52,7 +52,8 @@ def judge_emotion(
       crop: middle part of the pictures that is kept.
       seed: of folds or initial weights.
       options: of the linear protocol.
-      also: further test splits by name, judged by the same probe in rows of their own, 'NAME (SPLIT)'.
+      also: further test splits by name, judged by the same probe in rows of their own,
+        'NAME (SPLIT)'.
 
     Returns:
       The figures.
@@ -111,7 +112,10 @@ def _predict(
     seed: int,
     options: LinearOptions | None,
 ) -> tuple[list[np.ndarray], dict[str, object]]:
-    """Predicts the classes of each test split; test labels are not among the arguments."""
+    """Predicts the classes of each test split.
+
+    Test labels are not among the arguments.
+    """
     classes = len(train.classes)
     if probe == "linear" and kind.encode is not None:
         fitted = fit_linear(

@@ -1,6 +1,9 @@
-"""The linear protocol of the paper: one dense layer on frozen features, by SGD with augmentation.
+"""The linear protocol of the paper.
 
-Pictures uint8 [N, S, S, 3]; augmentation, features and updates are one jitted program per epoch.
+One dense layer on frozen features, by SGD with augmentation.
+
+Pictures uint8 [N, S, S, 3]; augmentation, features and updates are one jitted program
+per epoch.
 """
 
 import functools
@@ -31,7 +34,8 @@ class LinearOptions(NamedTuple):
       momentum: of SGD.
       weight_decay: of weights and bias, added to the gradient.
       augment: whether training pictures are augmented.
-      jitter: largest change of brightness, contrast and saturation; the paper leaves it open.
+      jitter: largest change of brightness, contrast and saturation; the paper leaves it
+        open.
       hue: largest change of hue, in turns; the paper leaves it open.
     """
 
@@ -62,7 +66,10 @@ class Linear(NamedTuple):
 
 
 def _window(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Crops windows of area .8-1.2 and ratio .8-1.2 and resizes them, in 0..1; no more than the picture."""
+    """Crops windows of area .8-1.2 and ratio .8-1.2 and resizes them, in 0..1.
+
+    No more than the picture.
+    """
     count, size = images.shape[:2]
     keys = jax.random.split(key, 3)
     area = jax.random.uniform(keys[0], (count, 1), minval=0.8, maxval=1.2)
@@ -149,15 +156,18 @@ def fit_linear(
     encode: Encode | None = None,
     options: LinearOptions | None = None,
 ) -> Linear:
-    """Trains the layer for the whole schedule; the last weights count, nothing is chosen.
+    """Trains the layer for the whole schedule.
+
+    The last weights count, nothing is chosen.
 
     Args:
       key: random key, of weights, order and augmentation.
-      inputs: training pictures uint8 [N, S, S, 3], or with `encode` None features [N, D], which are
-        neither augmented nor scaled.
+      inputs: training pictures uint8 [N, S, S, 3], or with `encode` None features [N,
+        D], which are neither augmented nor scaled.
       labels: int [N].
       classes: number of classes.
-      encode: traceable function from normalised pictures [B, S, S, 3] to features [B, D].
+      encode: traceable function from normalised pictures [B, S, S, 3] to features [B,
+        D].
       options: None is the paper's schedule.
 
     Returns:

@@ -1,7 +1,8 @@
 """Multinomial logistic regression to convergence: a probe without a learning rate.
 
-Features [N, D] of any scale are standardised by their mean and deviation on the training set. The only
-choice, the strength of the L2 penalty, is made by cross-validation on the training set.
+Features [N, D] of any scale are standardised by their mean and deviation on the
+training set. The only choice, the strength of the L2 penalty, is made by
+cross-validation on the training set.
 """
 
 import functools
@@ -20,7 +21,8 @@ from facecycle_jax.evaluation.probes.penalties import choose_penalty
 
 log = logging.getLogger(__name__)
 
-# The penalty is strength / 2 |W|^2 in addition to the mean cross-entropy. The grid grows where it must.
+# The penalty is strength / 2 |W|^2 in addition to the mean cross-entropy. The grid
+# grows where it must.
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)
 
 
@@ -34,7 +36,8 @@ class Logistic(NamedTuple):
       bias: float32 [classes].
       strength: the L2 penalty chosen.
       validation: cross-validated accuracy by strength; empty where there was no choice.
-      at_edge: whether the penalty is an end of those tried, so that one beyond it may be better.
+      at_edge: whether the penalty is an end of those tried, so that one beyond it may
+        be better.
       gradient_norm: at the solution, of the mean objective in the solver's variables.
       iterations: L-BFGS iterations of the last fit.
     """
@@ -60,8 +63,8 @@ def _preconditioner(
 ) -> np.ndarray:
     """Computes A [D, D] with A A' the inverse of the objective's curvature where classes are equally likely.
 
-    In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS tens of iterations
-    however features are correlated.
+    In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS
+    tens of iterations however features are correlated.
     """
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
@@ -185,18 +188,20 @@ def fit_logistic(
       features: [N, D], training set only.
       labels: int [N].
       classes: number of classes.
-      strengths: penalties to choose from, above 0, and ten times stronger or weaker ones while an end of
-        them is the best; with one there is no choice to make.
+      strengths: penalties to choose from, above 0, and ten times stronger or weaker
+        ones while an end of them is the best; with one there is no choice to make.
       folds: of the cross-validation.
       seed: of the folds.
       tolerance: gradient norm at which a fit has converged.
-      iterations: most iterations of one fit; a fit that ends there is reported in the log.
+      iterations: most iterations of one fit; a fit that ends there is reported in the
+        log.
 
     Returns:
       The probe, fitted on all training examples.
 
     Raises:
-      ValueError: for features that are not finite, labels out of range, or a penalty of 0 or less.
+      ValueError: for features that are not finite, labels out of range, or a penalty of
+        0 or less.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
     if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
@@ -269,7 +274,8 @@ def _fit_each(
     # The product of one array with itself takes half the time of that of two copies.
     inside = standard[chosen]
     covariance = inside.T @ inside / len(inside)
-    # Left-out examples weigh nothing and stay in place: one shape, so one compilation, for all folds.
+    # Left-out examples weigh nothing and stay in place: one shape, so one compilation,
+    # for all folds.
     data = (
         jnp.asarray(standard),
         jnp.asarray(labels),

@@ -1,4 +1,7 @@
-"""Codes beside each other: nearest neighbours by cosine, and maps in two dimensions. Codes [N, D]."""
+"""Codes beside each other: nearest neighbours by cosine, and maps in two dimensions.
+
+Codes [N, D].
+"""
 
 import numpy as np
 
@@ -39,7 +42,8 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
 
     Args:
       codes: [N, D].
-      method: 'pca' (the two directions of most variance) or 'tsne' (keeps neighbours together).
+      method: 'pca' (the two directions of most variance) or 'tsne' (keeps neighbours
+        together).
       seed: of t-SNE.
 
     Returns:

@@ -1,7 +1,8 @@
 """Cosines of features held against pairs of pictures, one table row for each kind.
 
-No choice sees a test answer: thresholds come from the other folds or the development pairs, and what is
-fitted to pictures never sees one of a test pair, with or without its answer.
+No choice sees a test answer: thresholds come from the other folds or the development
+pairs, and what is fitted to pictures never sees one of a test pair, with or without its
+answer.
 """
 
 import logging
@@ -35,7 +36,8 @@ def judge_pairs(
 
     Args:
       features: by name.
-      train: development pairs for threshold and fitted features; None judges `test` fold by fold.
+      train: development pairs for threshold and fitted features; None judges `test`
+        fold by fold.
       test: the pairs.
       task: for the report.
       crop: middle part of the pictures that is kept.

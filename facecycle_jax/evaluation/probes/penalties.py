@@ -1,6 +1,7 @@
 """The choice of a probe's penalty, from a grid that grows while its best value is at an end.
 
-A grid that ends too early makes a probe worse than it could be, and baselines most of all.
+A grid that ends too early makes a probe worse than it could be, and baselines most of
+all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +9,8 @@ from typing import NamedTuple
 
 from facecycle_jax.errors import UserError
 
-# Factor between a grid's end and the next value, and the values beyond which no grid grows.
+# Factor between a grid's end and the next value, and the values beyond which no grid
+# grows.
 STEP = 10.0
 WEAKEST, STRONGEST = 1e-6, 1e4
 
@@ -18,7 +20,8 @@ class Choice(NamedTuple):
 
     Attributes:
       strength: the penalty.
-      validation: score by penalty, the strongest first; empty where there was no choice.
+      validation: score by penalty, the strongest first; empty where there was no
+        choice.
       at_edge: whether it is an end of the grid, so that a value beyond might be better.
     """
 
@@ -38,10 +41,12 @@ def choose_penalty(
     Args:
       strengths: penalties to begin with, above 0; with one there is no choice to make.
       score: computes the score of each of the penalties it is given, higher for better.
-      grow: whether to try penalties beyond an end of the grid while the end is the best.
+      grow: whether to try penalties beyond an end of the grid while the end is the
+        best.
 
     Returns:
-      The choice; of equally good penalties one inside the grid, and of these the strongest.
+      The choice; of equally good penalties one inside the grid, and of these the
+      strongest.
 
     Raises:
       UserError: if there are no penalties, or one is 0 or less.
@@ -71,7 +76,10 @@ def choose_penalty(
 
 
 def _beyond(strength: float, grid: Mapping[float, float]) -> float | None:
-    """Computes the next penalty beyond an end of the grid; None inside, or where the grid may not grow."""
+    """Computes the next penalty beyond an end of the grid.
+
+    None inside, or where the grid may not grow.
+    """
     if strength == max(grid):
         following = strength * STEP
     elif strength == min(grid):

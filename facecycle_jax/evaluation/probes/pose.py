@@ -1,7 +1,9 @@
-"""Head pose by ridge regression on frozen features. Angles [N, 3], degrees: yaw, pitch, roll.
+"""Head pose by ridge regression on frozen features. Angles [N, 3], degrees.
 
-No choice sees a test angle: the penalty comes from cross-validation on the training pictures, all renderings
-of a photograph in one fold.
+Yaw, pitch, roll.
+
+No choice sees a test angle: the penalty comes from cross-validation on the training
+pictures, all renderings of a photograph in one fold.
 """
 
 import itertools
@@ -33,7 +35,8 @@ class PoseErrors(NamedTuple):
       pictures: how many were judged.
       errors_all: over all test pictures.
       pictures_all: how many those are.
-      by_yaw: for each range of the true yaw, either way: pictures and errors of yaw, pitch and roll.
+      by_yaw: for each range of the true yaw, either way: pictures and errors of yaw,
+        pitch and roll.
       true: float64 [N, 3], of all test pictures.
       predicted: float32 [N, 3].
     """
@@ -142,7 +145,8 @@ def judge_pose(
     """Fits ridge regression on training pictures for each kind of features and judges it on test pictures.
 
     Args:
-      features: by name; a row that always says the mean training angles stands below them.
+      features: by name; a row that always says the mean training angles stands below
+        them.
       train: training pictures; those beyond 99 degrees are left out.
       test: test pictures; their angles are used once, after all predictions are made.
       crop: middle part of the pictures that is kept.

@@ -1,8 +1,10 @@
-"""Ridge regression in closed form: a probe without a learning rate, for angles and other numbers.
+"""Ridge regression in closed form.
 
-Features [N, D] of any scale are standardised by their mean and deviation on the training set. The only
-choice, the strength of the penalty, is made by cross-validation on the training set, whole groups of pictures
-at a time.
+A probe without a learning rate, for angles and other numbers.
+
+Features [N, D] of any scale are standardised by their mean and deviation on the
+training set. The only choice, the strength of the penalty, is made by cross-validation
+on the training set, whole groups of pictures at a time.
 """
 
 import logging
@@ -17,7 +19,8 @@ from facecycle_jax.evaluation.probes.penalties import choose_penalty
 
 log = logging.getLogger(__name__)
 
-# The penalty is strength |W|^2 in addition to the mean squared error. The grid grows where it must.
+# The penalty is strength |W|^2 in addition to the mean squared error. The grid grows
+# where it must.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 _CHUNK = 8192
 
@@ -31,8 +34,10 @@ class Ridge(NamedTuple):
       weights: float32 [D, K].
       bias: float32 [K].
       strength: the penalty chosen.
-      validation: mean absolute error of the cross-validation by strength; empty where there was no choice.
-      at_edge: whether the penalty is an end of those tried, so that one beyond it may be better.
+      validation: mean absolute error of the cross-validation by strength; empty where
+        there was no choice.
+      at_edge: whether the penalty is an end of those tried, so that one beyond it may
+        be better.
     """
 
     mean: np.ndarray
@@ -50,7 +55,10 @@ class Ridge(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What a least-squares fit needs of some examples; that of a part is subtracted from that of all."""
+    """What a least-squares fit needs of some examples.
+
+    That of a part is subtracted from that of all.
+    """
 
     number: int
     x: np.ndarray
@@ -69,7 +77,10 @@ class _Sums(NamedTuple):
 
 
 def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
-    """Adds up [N, D] and [N, K]; products in the values' precision, their sum in float64."""
+    """Adds up [N, D] and [N, K].
+
+    Products in the values' precision, their sum in float64.
+    """
     xx, xy = (
         np.zeros((values.shape[1],) * 2),
         np.zeros((values.shape[1], targets.shape[1])),
@@ -142,17 +153,20 @@ def fit_ridge(
     Args:
       features: [N, D], training set only.
       targets: [N, K].
-      group: int [N], examples that the cross-validation keeps together; None: each on its own.
-      strengths: penalties to choose from, above 0, and ten times stronger or weaker ones while an end of
-        them is the best; with one there is no choice to make.
+      group: int [N], examples that the cross-validation keeps together; None: each on
+        its own.
+      strengths: penalties to choose from, above 0, and ten times stronger or weaker
+        ones while an end of them is the best; with one there is no choice to make.
       folds: of the cross-validation.
       seed: of the folds.
 
     Returns:
-      The probe, fitted on all training examples; of equally good penalties the stronger.
+      The probe, fitted on all training examples; of equally good penalties the
+      stronger.
 
     Raises:
-      ValueError: for values that are not finite, shapes that differ or a penalty of 0 or less.
+      ValueError: for values that are not finite, shapes that differ or a penalty of 0
+        or less.
     """
     features, targets = (
         np.asarray(features, np.float32),

@@ -1,7 +1,9 @@
-"""Person verification: similarity of two pictures' codes, and how well a threshold on it tells people apart.
+"""Person verification.
 
-Scores are cosines in -1..1, higher for more alike; rates are parts of 1. No threshold sees the pairs it is
-judged on.
+Similarity of two pictures' codes, and how well a threshold on it tells people apart.
+
+Scores are cosines in -1..1, higher for more alike; rates are parts of 1. No threshold
+sees the pairs it is judged on.
 """
 
 from typing import Any, NamedTuple
@@ -18,13 +20,14 @@ class Verification(NamedTuple):
 
     Attributes:
       accuracy: mean accuracy over the folds.
-      standard_error: of that mean: over folds their standard deviation over sqrt(folds), with one test set
-        the binomial one.
+      standard_error: of that mean: over folds their standard deviation over
+        sqrt(folds), with one test set the binomial one.
       fold_accuracies: accuracy of each fold.
       thresholds: the threshold used for each fold, chosen without it.
       auc: area under the ROC curve.
       eer: equal error rate.
-      tar_at_far: true accept rate by the false accept rate it is allowed, both fractions.
+      tar_at_far: true accept rate by the false accept rate it is allowed, both
+        fractions.
       false_accept: ROC curve, horizontal axis.
       true_accept: ROC curve, vertical axis.
       same: pairs of one person judged.
@@ -92,7 +95,9 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """Finds the threshold of highest accuracy; pairs scored above it are taken to be one person.
+    """Finds the threshold of highest accuracy.
+
+    Pairs scored above it are taken to be one person.
 
     Args:
       scores: [P].

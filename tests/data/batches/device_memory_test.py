@@ -1,4 +1,7 @@
-"""Frames on the devices: the batches of the other backends, made without moving anything."""
+"""Frames on the devices.
+
+The batches of the other backends, made without moving anything.
+"""
 
 import functools
 import itertools
@@ -19,7 +22,10 @@ config = functools.partial(loader_batches.config, size=SIZE, batch_size=16)
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """Five people of 1 to 5 pictures of noise: 15 frames, no multiple of eight devices."""
+    """Five people of 1 to 5 pictures of noise.
+
+    15 frames, no multiple of eight devices.
+    """
     path = tmp_path_factory.mktemp("faces")
     rng = np.random.default_rng(0)
     for person in range(5):

@@ -1,4 +1,7 @@
-"""Items of several frames: which frames, in which order, and that pairs stay as they were."""
+"""Items of several frames.
+
+Which frames, in which order, and that pairs stay as they were.
+"""
 
 import zlib
 

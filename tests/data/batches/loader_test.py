@@ -1,4 +1,7 @@
-"""Batches from files and from memory: equal, resumable, and plain about what cannot be read."""
+"""Batches from files and from memory.
+
+Equal, resumable, and plain about what cannot be read.
+"""
 
 import errno
 import functools

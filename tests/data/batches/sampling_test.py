@@ -1,4 +1,7 @@
-"""Draws are pure functions of seed and step: complete epochs, true pairs, nothing carried."""
+"""Draws are pure functions of seed and step.
+
+Complete epochs, true pairs, nothing carried.
+"""
 
 import jax
 import numpy as np
@@ -54,7 +57,8 @@ def test_permute_shuffles_and_differs_by_seed():
     )
     assert np.mean(one == index) < 0.01
     assert np.mean(one == two) < 0.01
-    # No order is left: rank correlation with the identity is that of noise, 1 / sqrt(1000).
+    # No order is left: rank correlation with the identity is that of noise, 1 /
+    # sqrt(1000).
     assert abs(np.corrcoef(one, index)[0, 1]) < 0.12
 
 

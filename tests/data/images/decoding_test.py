@@ -1,4 +1,7 @@
-"""The fast decoder: near to the exact one, upright, and never satisfied with half a file."""
+"""The fast decoder.
+
+Near to the exact one, upright, and never satisfied with half a file.
+"""
 
 import io
 

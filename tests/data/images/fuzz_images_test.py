@@ -1,4 +1,7 @@
-"""Thousands of damaged images and prepared sets: each is read, or refused in one sentence."""
+"""Thousands of damaged images and prepared sets.
+
+Each is read, or refused in one sentence.
+"""
 
 import copy
 import functools
@@ -137,7 +140,8 @@ def test_damaged_sets(prepared, name, signed):
     )
     unchanged = sum(content == whole for content in contents)
     if signed and name != "set-train.tfrecord-00000-of-00002":
-        # Changed indices are never believed; only frames.npy is compared by `verify` and CRC-32 alone.
+        # Changed indices are never believed; only frames.npy is compared by `verify`
+        # and CRC-32 alone.
         assert counts["read"] <= unchanged + (100 if name == FRAMES else 0)
 
 

@@ -228,7 +228,10 @@ def test_held_out_people_do_not_depend_on_where_the_data_lies(tmp_path, monkeypa
 
 
 def test_records_name_people_as_folders_do(tmp_path):
-    """Two roots with images and folders of equal names; single images are kept whatever min_frames."""
+    """Two roots with images and folders of equal names.
+
+    Single images are kept whatever min_frames.
+    """
     pytest.importorskip("tensorflow")
     for place, root in enumerate(("one", "two")):
         for number in range(2):

@@ -13,7 +13,10 @@ from facecycle_jax.data.prepare import encoding as preparing
 
 
 def clip(count=12, height=48, width=64):
-    """Frames of one colour each, getting lighter: compression leaves them as they are."""
+    """Frames of one colour each, getting lighter.
+
+    Compression leaves them as they are.
+    """
     return [np.full((height, width, 3), 20 + 15 * i, np.uint8) for i in range(count)]
 
 

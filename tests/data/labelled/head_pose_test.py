@@ -16,7 +16,8 @@ def test_folders_of_jpg_and_mat(tmp_path):
     train, test = read_300w_lp(path), read_aflw2000(path)
     assert len(train) == 8 * 6
     assert len(test) == 12
-    # Yaw comes first here and second in the file; mirrored pictures have mirrored yaw and roll.
+    # Yaw comes first here and second in the file; mirrored pictures have mirrored yaw
+    # and roll.
     np.testing.assert_allclose(train.angles[:6], pose_files.angles(6, 0), atol=1e-3)
     np.testing.assert_allclose(
         train.angles[6:12], train.angles[:6] * [-1, 1, -1], atol=1e-3

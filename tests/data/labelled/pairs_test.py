@@ -1,4 +1,6 @@
-"""No pair of stage 1 ever mixes people, every pair of stage 2 does: over all sources and ways of reading.
+"""No pair of stage 1 ever mixes people, every pair of stage 2 does.
+
+Over all sources and ways of reading.
 
 Each picture's colours say who it shows, so the pictures are asked and not the indices.
 """
@@ -17,7 +19,10 @@ BACKENDS = ("memory", "threads", "tf")
 
 
 def random_people(rng):
-    """{(person, track): [(person number, track number, frame number)]} of any small shape."""
+    """{(person, track).
+
+    [(person number, track number, frame number)]} of any small shape.
+    """
     people = int(rng.integers(2, 7))
     tracks = {}
     for person in range(people):
@@ -94,7 +99,8 @@ def test_pairs(kind, backend, seed, tmp_path):
 
 
 def test_pairs_of_drawn_faces():
-    # Size and number of frames are those of other tests, which have compiled the drawing.
+    # Size and number of frames are those of other tests, which have compiled the
+    # drawing.
     options = {
         "source": "synthetic", "path": "", "backend": "memory", "decode_size": 16, "eval_fraction": 0.0,
         "identities": 3, "frames_per_track": 3,

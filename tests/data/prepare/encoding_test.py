@@ -1,4 +1,7 @@
-"""From raw trees to encoded frames: layouts, what is left out, and going on after a stop."""
+"""From raw trees to encoded frames.
+
+Layouts, what is left out, and going on after a stop.
+"""
 
 import dataclasses
 import io

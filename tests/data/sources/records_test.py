@@ -1,4 +1,7 @@
-"""Prepared sets: the bytes that were prepared, only those, and plain words where they are not."""
+"""Prepared sets.
+
+The bytes that were prepared, only those, and plain words where they are not.
+"""
 
 import functools
 import io

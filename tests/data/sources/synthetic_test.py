@@ -1,4 +1,7 @@
-"""Drawn faces: labels that are true, people that are the same, and pictures that differ as they should."""
+"""Drawn faces.
+
+Labels that are true, people that are the same, and pictures that differ as they should.
+"""
 
 import jax
 import jax.numpy as jnp

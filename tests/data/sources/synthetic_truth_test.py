@@ -65,7 +65,8 @@ def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
     assert figures["exchange_before"] > 0.01
     assert "exchanged motion, error" in describe_truth(figures)
     np.testing.assert_array_equal(images["other"], np.roll(images["input"], -1, axis=0))
-    # The scene and the person stay: only the head moves, so the corners are those of the input.
+    # The scene and the person stay: only the head moves, so the corners are those of
+    # the input.
     true = images["true other's motion"]
     np.testing.assert_allclose(
         true[:, :3, :3].astype(int), images["input"][:, :3, :3], atol=1

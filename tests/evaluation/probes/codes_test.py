@@ -1,4 +1,7 @@
-"""Centred and whitened codes: what they do, and that no picture of a test pair moves them."""
+"""Centred and whitened codes.
+
+What they do, and that no picture of a test pair moves them.
+"""
 
 import numpy as np
 import pytest

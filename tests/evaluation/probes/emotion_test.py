@@ -1,4 +1,7 @@
-"""The emotion protocols are blind to test labels: poisoned ones change no parameter and no prediction."""
+"""The emotion protocols are blind to test labels.
+
+Poisoned ones change no parameter and no prediction.
+"""
 
 import dataclasses
 

@@ -18,7 +18,10 @@ LIGHTS = {"A+000E+00": 0, "A+005E-10": 11.2, "A-035E+15": 37.7, "A+110E+40": 105
 
 @pytest.fixture
 def yale(tmp_path):
-    """Four people of one brightness each; one light is the same for all, so that nothing is left of them."""
+    """Four people of one brightness each.
+
+    One light is the same for all, so that nothing is left of them.
+    """
     for person in range(4):
         for light in LIGHTS:
             value = 128 if light == "A+110E+40" else 40 * person + 30

@@ -1,4 +1,7 @@
-"""The paper's linear protocol: it learns, repeats itself, and augments only while training."""
+"""The paper's linear protocol.
+
+It learns, repeats itself, and augments only while training.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,7 @@
-"""The probe that needs no tuning: as scikit-learn, converged, choosing within its training set."""
+"""The probe that needs no tuning.
+
+As scikit-learn, converged, choosing within its training set.
+"""
 
 import numpy as np
 import pytest

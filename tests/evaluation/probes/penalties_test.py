@@ -1,4 +1,7 @@
-"""The choice of a penalty: inside the grid, or reported; the grid grows towards the best."""
+"""The choice of a penalty: inside the grid, or reported.
+
+The grid grows towards the best.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Head pose from small sets in the published layouts: learned, reported, and blind to the test angles."""
+"""Head pose from small sets in the published layouts.
+
+Learned, reported, and blind to the test angles.
+"""
 
 import dataclasses
 

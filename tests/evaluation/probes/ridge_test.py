@@ -1,4 +1,7 @@
-"""Ridge regression: as scikit-learn, indifferent to scale, choosing within its training set by groups."""
+"""Ridge regression.
+
+As scikit-learn, indifferent to scale, choosing within its training set by groups.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Verification figures: against scikit-learn, by hand, and blind to what they are judged on."""
+"""Verification figures.
+
+Against scikit-learn, by hand, and blind to what they are judged on.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""The very train step, compiled: for eight devices here, and for a TPU slice that is not here."""
+"""The very train step, compiled.
+
+For eight devices here, and for a TPU slice that is not here.
+"""
 
 import importlib.util
 import os
@@ -36,7 +39,10 @@ def config(**fields):
     "method", ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)]
 )
 def test_devices_send_each_other_sums_only(method):
-    """No picture and no feature map moves; each device's share of the batch costs what it always did."""
+    """No picture and no feature map moves.
+
+    Each device's share of the batch costs what it always did.
+    """
     page = config(method=method)
     compiled = lower_train_step(page, jax.devices()).compile()
     topology = compile_check.parse_topology("v5e:2x4")
@@ -48,8 +54,8 @@ def test_devices_send_each_other_sums_only(method):
         page, make_mesh(), steps_per_epoch=1, weights=False
     ).abstract
     size = sum(4 * np.prod(leaf.shape) for leaf in jax.tree.leaves(trained.params))
-    # The gradients, those of a network that draws three times perhaps before they are added up, and a few
-    # scalars and means of the batch.
+    # The gradients, those of a network that draws three times perhaps before they are
+    # added up, and a few scalars and means of the batch.
     assert size <= sum(c.bytes for c in report.collectives) <= 3 * size + 2**16
     # The state is donated, all of it.
     state = sum(

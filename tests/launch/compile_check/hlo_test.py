@@ -1,4 +1,7 @@
-"""Collectives counted in compiled programs: on eight devices, in loops, in the words of TPU's compiler."""
+"""Collectives counted in compiled programs.
+
+On eight devices, in loops, in the words of TPU's compiler.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +137,8 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
   ROOT %g = f32[8,128]{1,0:T(8,128)} copy(%f)
 }
 """
-    # Half of x read ahead; all of it and a small result by the second fusion; the result.
+    # Half of x read ahead; all of it and a small result by the second fusion; the
+    # result.
     assert memory_bytes(text) == 4 * 8 * 128 + (4 * 16 * 128 + 2 * 4) + 4 * 8 * 128
     assert memory_bytes(text.replace("S(1)", "")) > 2 * memory_bytes(text)
 

@@ -41,7 +41,10 @@ class FacecycleSynthetic(TrackBuilder):
         return self._by_split(people, people, self._draw)
 
     def _draw(self, people: list[str]) -> Iterator[Example]:
-        """Draws the tracks of some people; each is the same however many others there are."""
+        """Draws the tracks of some people.
+
+        Each is the same however many others there are.
+        """
         config = self.builder_config
         size = config.size or 72
         drawn = synthetic_tracks(

@@ -1,4 +1,7 @@
-"""Evaluation sets, read by this package's readers: one example is one picture, or one pair of CPLFW."""
+"""Evaluation sets, read by this package's readers.
+
+One example is one picture, or one pair of CPLFW.
+"""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -111,7 +114,8 @@ class _PoseBuilder(_LabelledBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {"image": tfds.features.Image(shape=(None, None, 3))}
         features |= dict.fromkeys(ANGLES, tf.float32)
-        # Left, top, right, bottom of the face in pixels; zeros where the label file has no landmarks.
+        # Left, top, right, bottom of the face in pixels; zeros where the label file has
+        # no landmarks.
         features["box"] = tfds.features.Tensor(shape=(4,), dtype=tf.int32)
         return self._describe(features | {"name": tfds.features.Text()})
 
@@ -162,7 +166,10 @@ class FacecycleAflw2000(_PoseBuilder):
 
 
 class FacecycleCplfw(_LabelledBuilder):
-    """CPLFW, pairs of faces with the answer whether they show one person; one split, `test`."""
+    """CPLFW, pairs of faces with the answer whether they show one person.
+
+    One split, `test`.
+    """
 
     name = "facecycle_cplfw"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """

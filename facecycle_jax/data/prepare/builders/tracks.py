@@ -1,4 +1,7 @@
-"""What the builders of tracks share: one example is one track with its encoded frames, split by person."""
+"""What the builders of tracks share.
+
+One example is one track with its encoded frames, split by person.
+"""
 
 import dataclasses
 import functools
@@ -72,12 +75,14 @@ class TrackConfig(tfds.core.BuilderConfig):
 class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes tracks as TFRecord and indexes them; subclasses list the tracks.
 
-    With beam options in the DownloadConfig Apache Beam prepares the tracks, else `workers` processes do.
+    With beam options in the DownloadConfig Apache Beam prepares the tracks, else
+    `workers` processes do.
 
     Attributes:
       workers: processes that prepare tracks.
       uses_beam: whether Apache Beam does.
-      empty_splits: names of the splits that are not written, because no track is left for them.
+      empty_splits: names of the splits that are not written, because no track is left
+        for them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -178,7 +183,8 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         generators = {}
         for split, chosen in splits.items():
             examples = generate([items[int(frames[0])] for frames in chosen.frames])
-            # TFDS stops at the very end if a split turns out to be empty, so the first example is made now.
+            # TFDS stops at the very end if a split turns out to be empty, so the first
+            # example is made now.
             if isinstance(examples, Iterator):
                 first = next(examples, None)
                 if first is None:
