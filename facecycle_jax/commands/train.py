@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     # train.
     from facecycle_jax import main
 
-    rest = main.parse(command_line)
+    # The library of configs reads changed fields from sys.argv, whatever is parsed.
+    own = sys.argv
+    sys.argv = command_line
+    try:
+        rest = main.parse(command_line)
+    finally:
+        sys.argv = own
     if arguments.dry_run:
         print(main.resolved_config())
         return 0
