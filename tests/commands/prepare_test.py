@@ -279,3 +279,14 @@ def test_names_that_are_not_utf8_are_prepared(tmp_path):
     )
     assert made.identities == tree.identities
     assert cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_a_fixed_cut_is_part_of_the_set_s_name(raw, tmp_path):
+    cut = ("--out", tmp_path / "out", "--cut", "0.25,0.25,0.5")
+    assert run("voxceleb1", "--data", raw, *cut) == 0
+    folder = find_set(str(tmp_path / "out"))
+    assert folder.parent.name == "cut0.25_0.25_0.5"
+    made = make_loader(options(tmp_path / "out"), split="train")
+    assert next(iter(made.batches(0)))["frames"].shape[-3:] == (16, 16, 3)
+    wrong = ("--out", tmp_path / "other", "--cut", "1,2")
+    assert run("voxceleb1", "--data", raw, *wrong) == 2

@@ -194,7 +194,8 @@ def _training(words):
     if wrong:
         return f"{wrong[0]} is no option"
     given = dict(match.groups() for match in matches.values())
-    page = pathlib.Path(given.get("config") or "")
+    # A page may take an argument after a colon.
+    page = pathlib.Path((given.get("config") or "").partition(":")[0])
     if str(page) != "..." and not (ROOT / page).is_file():
         return f"no page {page}"
     fields = config_fields() if str(page) == "..." else page_fields(page.stem)

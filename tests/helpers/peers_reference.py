@@ -289,7 +289,7 @@ def check_tensors(
     l2: float,
     probe: float,
     smallest: float = 1e-5,
-    absolute: bool = False,
+    changes: bool = False,
 ) -> tuple[float, float]:
     """Compares gradients or changes with their norms and inner products.
 
@@ -301,8 +301,9 @@ def check_tensors(
       l2: tolerance of the norms, relative.
       probe: tolerance of the inner products, relative to the norm.
       smallest: norms below this fraction of the largest are rounding on both sides and
-        left out; with `absolute`, those below this times the root of the size.
-      absolute: see `smallest`.
+        left out.
+      changes: whether these are changes of weights. Then kernels alone are compared:
+        scales are near 1, and changes of 1e-7 are rounding there.
 
     Returns:
       The worst of both errors.
@@ -314,9 +315,9 @@ def check_tensors(
     compared = 0
     for name, norm, expected in zip(names, norms, probes, strict=True):
         ours = arrays[name].astype(np.float64)
-        limit = (
-            smallest * math.sqrt(ours.size) if absolute else smallest * np.nanmax(norms)
-        )
+        if changes and ours.ndim == 1:
+            continue
+        limit = 1e-8 * math.sqrt(ours.size) if changes else smallest * np.nanmax(norms)
         if not norm > limit:
             # Both sides are rounding, and stay below a few times the limit.
             assert np.linalg.norm(ours) <= 10 * limit, name
@@ -331,7 +332,11 @@ def check_tensors(
             )
         worst_norm, worst_probe = max(worst_norm, of_norm), max(worst_probe, of_probe)
         compared += 1
-    assert compared > len(names) // 4
+    assert compared >= 10
+    # For pytest -s: how near it is.
+    print(
+        f"{program} {prefix}: {compared} tensors, norms {worst_norm:.1e}, products {worst_probe:.1e}"
+    )
     return worst_norm, worst_probe
 
 

@@ -205,8 +205,7 @@ def test_three_sgd_steps_agree_with_reference():
         "up_align0/sgd3_lr1e-5/delta",
         l2=5e-2,
         probe=2e-1,
-        smallest=1e-5,
-        absolute=True,
+        changes=True,
     )
 
 

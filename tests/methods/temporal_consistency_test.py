@@ -115,7 +115,7 @@ def test_gradients_and_three_sgd_steps_agree_with_reference():
         "sgd3/delta",
         l2=2e-2,
         probe=1e-1,
-        absolute=True,
+        changes=True,
     )
     total, _ = jax.jit(method.loss)(params, frozen, images, None)
     np.testing.assert_allclose(total, stored["test/loss_after_sgd3_eval"][0], rtol=1e-3)

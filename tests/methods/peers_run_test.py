@@ -1,0 +1,112 @@
+"""The compared methods through the one loop.
+
+Training, held-out losses, panels, exact resume, features.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+import facecycle_jax
+from configs import fab_net, pcl, simclr, tcae, temporal_consistency
+from facecycle_jax import data, methods, train, training
+from facecycle_jax.devices import make_mesh
+from facecycle_jax.methods.base import BATCH_STATS
+
+CONFIGS = {
+    "fab_net": fab_net,
+    "pcl": pcl,
+    "simclr": simclr,
+    "tcae": tcae,
+    "temporal_consistency": temporal_consistency,
+}
+
+
+def tiny(name, **fields):
+    config = CONFIGS[name].get_config("small")
+    config.update_from_flattened_dict(
+        {
+            "model.width": 0.03125,
+            "batch_size": 8,
+            "data.identities": 16,
+            "data.frames_per_track": 6,
+            "data.decode_size": 32,
+            "num_steps": 4,
+            "log_every": 2,
+            "eval_every": 2,
+            "eval_batches": 1,
+            "panel_every": 4,
+            "panel_rows": 2,
+            "checkpoint_every": 2,
+            **fields,
+        }
+    )
+    if name in ("fab_net", "tcae", "temporal_consistency"):
+        config.model.image_size = 32
+        config.model.code_dim = 8
+    if name == "pcl":
+        config.augment.pose_items = 8
+        config.augment.pose_negatives = 2
+        config.loss.epoch_steps = 1
+    return config
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_configurations_describe_methods(name):
+    """Both sizes; tracing the whole step of the published ones takes minutes."""
+    for size in ("published", "small"):
+        config = CONFIGS[name].get_config(size).to_dict()
+        assert config["method"] == name
+        method = methods.make(config, weights=False)
+        params, frozen = jax.eval_shape(method.init, jax.random.key(0))
+        assert set(params) & set(frozen) == set()
+        assert set(frozen[BATCH_STATS]) <= set(params)
+        frames = data.batch_shapes(config)["frames"]
+        assert frames.shape[1] == config["data"]["item_frames"]
+        training.make_optimiser(config["optimiser"], lambda count: 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_published_configurations_can_be_traced(name):
+    config = CONFIGS[name].get_config().to_dict()
+    mesh = make_mesh(jax.devices()[:2])
+    program = training.build_program(config, mesh, steps_per_epoch=10, weights=False)
+    batch = data.batch_shapes(config)
+    after, averages = jax.eval_shape(program.train_step, program.abstract, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(program.abstract)
+    assert "total" in averages.values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
+    whole = train.train_and_evaluate(tiny(name), tmp_path / "whole")
+    train.train_and_evaluate(tiny(name, num_steps=2), tmp_path / "parts")
+    parts = train.train_and_evaluate(tiny(name), tmp_path / "parts")
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(parts)
+    )
+    assert int(whole.nonfinite_total) == 0
+
+    # Statistics have moved with the steps, and are part of what is saved.
+    fresh = methods.make(tiny(name).to_dict()).init(jax.random.key(0))[1][BATCH_STATS]
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), fresh, whole.frozen[BATCH_STATS]
+    )
+    assert all(jax.tree.leaves(moved))
+
+    figures = training.read_metrics(tmp_path / "whole")
+    assert any("eval/total" in row for row in figures)
+    assert list((tmp_path / "whole" / "panels").glob("*.png"))
+
+    model = facecycle_jax.load(tmp_path / "whole")
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    features = model.features(images)
+    assert features.shape[0] == 3
+    assert np.isfinite(features).all()
+    assert model.method == name
+    with pytest.raises(
+        ValueError, match=f"model of {name}: it has features, and no motion_code"
+    ):
+        model.motion_code(images)
