@@ -1,1 +1,4 @@
-"""The configs: one file a run, base.py what they share. Installed as facecycle_jax.configs."""
+"""The configs, one file a run; base.py holds what they share.
+
+Installed as facecycle_jax.configs.
+"""

@@ -1,15 +1,16 @@
-"""FAb-Net: an embedding of faces from reconstructing one frame of a track by warping another.
+"""FAb-Net: a face embedding from warping one frame of a track into another.
 
-Reference: Wiles, Koepke, Zisserman, "Self-supervised learning of a facial attribute embedding from video",
-  BMVC 2018; the settings are those of the published program.
+Reference: Wiles, Koepke, Zisserman, "Self-supervised learning of a facial attribute
+  embedding from video", BMVC 2018; the settings are those of the published program.
 Command:
-  python -m facecycle_jax.main --config=configs/fab_net.py --workdir=runs/fab_net --config.data.path=TRACKS
-  python -m facecycle_jax.main --config=configs/fab_net.py:small --workdir=runs/fab_net_small
+  facecycle train fab_net --workdir runs/fab_net --set data.path=TRACKS
+  facecycle train fab_net:small --workdir runs/fab_net_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
-Expect: thousands of epochs of one draw a track. An evaluation counts as an epoch for the curriculum, so
-  set eval_every to the steps of an epoch. There are no trained weights of this implementation.
-Several sources: a second run with --config.data.item_frames=4 --config.init_from=runs/fab_net
-  --config.freeze="('flow_decoder',)".
+Expect: thousands of epochs of one draw a track. An evaluation counts as an epoch for
+  the curriculum, so set eval_every to the steps of an epoch. There are no trained
+  weights of this implementation.
+Several sources: a second run with data.item_frames=4 and init_from=runs/fab_net
+  and freeze="('flow_decoder',)".
 """
 
 import ml_collections

@@ -1,12 +1,14 @@
 """PCL: contrasts of faces and of poses, on features that reconstruction takes apart.
 
-Reference: Liu, Wang, Zhan, Feng, Liu, Chen, "Pose-disentangled contrastive learning for self-supervised
-  facial representation", CVPR 2023; the settings are those of the published program, but for loss.grouping.
+Reference: Liu, Wang, Zhan, Feng, Liu, Chen, "Pose-disentangled contrastive learning for
+  self-supervised facial representation", CVPR 2023; the settings are those of the
+  published program, but for loss.grouping.
 Command:
-  python -m facecycle_jax.main --config=configs/pcl.py --workdir=runs/pcl --config.data.path=TRACKS
-  python -m facecycle_jax.main --config=configs/pcl.py:small --workdir=runs/pcl_small
+  facecycle train pcl --workdir runs/pcl --set data.path=TRACKS
+  facecycle train pcl:small --workdir runs/pcl_small
 Hardware: one device, or any number that divides batch_size; ':small' runs on two cores.
-Expect: each update is three gradient steps. Set loss.epoch_steps to the steps of an epoch.
+Expect: each update is three gradient steps. Set loss.epoch_steps to the steps of an
+  epoch.
 """
 
 import ml_collections

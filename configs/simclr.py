@@ -1,10 +1,11 @@
 """SimCLR on FaceCycle's encoder: the contrastive baseline.
 
-Reference: Chen, Kornblith, Norouzi, Hinton, "A simple framework for contrastive learning of visual
-  representations", ICML 2020. Nobody published these settings for this encoder.
+Reference: Chen, Kornblith, Norouzi, Hinton, "A simple framework for contrastive
+  learning of visual representations", ICML 2020. Nobody published these settings for
+  this encoder.
 Command:
-  python -m facecycle_jax.main --config=configs/simclr.py --workdir=runs/simclr --config.data.path=TRACKS
-  python -m facecycle_jax.main --config=configs/simclr.py:small --workdir=runs/simclr_small
+  facecycle train simclr --workdir runs/simclr --set data.path=TRACKS
+  facecycle train simclr:small --workdir runs/simclr_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
 """
 

@@ -1,13 +1,15 @@
-"""TCAE: codes of expression and of pose from taking the change between two frames apart.
+"""TCAE: codes of expression and pose from the change between two frames.
 
-Reference: Li, Zeng, Shan, Chen, "Self-supervised representation learning from videos for facial action unit
-  detection", CVPR 2019; the settings are those of the published program.
+Reference: Li, Zeng, Shan, Chen, "Self-supervised representation learning from videos
+  for facial action unit detection", CVPR 2019; the settings are those of the published
+  program.
 Command:
-  python -m facecycle_jax.main --config=configs/tcae.py --workdir=runs/tcae --config.data.path=TRACKS
-  python -m facecycle_jax.main --config=configs/tcae.py:small --workdir=runs/tcae_small
+  facecycle train tcae --workdir runs/tcae --set data.path=TRACKS
+  facecycle train tcae:small --workdir runs/tcae_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
-Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch for the curriculum, so
-  set eval_every to the steps of an epoch. There are no trained weights of this implementation.
+Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch for the
+  curriculum, so set eval_every to the steps of an epoch. There are no trained weights
+  of this implementation.
 """
 
 import ml_collections

@@ -1,14 +1,15 @@
 """Temporal consistency: embeddings whose distance to an anchor frame grows with time.
 
-Reference: Lu, Tavabi, Soleymani, "Self-supervised learning for facial action unit recognition through
-  temporal consistency", BMVC 2020; the settings are those of the published program.
+Reference: Lu, Tavabi, Soleymani, "Self-supervised learning for facial action unit
+  recognition through temporal consistency", BMVC 2020; the settings are those of the
+  published program.
 Command:
-  python -m facecycle_jax.main --config=configs/temporal_consistency.py --workdir=runs/temporal \
-    --config.data.path=TRACKS --config.loss.resnet=resnet18.npz
-  python -m facecycle_jax.main --config=configs/temporal_consistency.py:small --workdir=runs/temporal_small
+  facecycle train temporal_consistency --workdir runs/temporal_consistency --set data.path=TRACKS
+  facecycle train temporal_consistency:small --workdir runs/temporal_consistency_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
-Expect: 50 epochs. The original starts from ImageNet's weights; loss.resnet is a .npz of torchvision's state
-  dict. Synthetic tracks are not ordered in time, so ':small' shows that the program runs, no more.
+Expect: 50 epochs. The original starts from ImageNet's weights; loss.resnet is a .npz of
+  torchvision's state dict. Synthetic tracks are not ordered in time, so ':small' shows
+  that the program runs, no more.
 """
 
 import ml_collections

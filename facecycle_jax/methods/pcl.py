@@ -130,7 +130,7 @@ def pcl_reconstruction(
     *,
     train: bool,
 ) -> tuple[Reconstruction, Tree]:
-    """Reconstructs images and their mirror images from the face of one and the pose of the other.
+    """Reconstructs images and mirror images, each from the other's pose.
 
     Args:
       networks: the modules.
@@ -304,7 +304,7 @@ def fresh_weights() -> dict[str, jax.Array]:
 
 
 def dynamic_weights(state: Mapping[str, jax.Array]) -> jax.Array:
-    """Computes the weights [2] of both contrasts from the mean losses of the last two epochs.
+    """Computes both contrasts' weights [2] from the last two epochs' mean losses.
 
     References:
       Liu, Johns and Davison, "End-to-end multi-task learning with attention", CVPR

@@ -1,4 +1,4 @@
-"""What the configurations of the methods that FaceCycle is compared with have in common."""
+"""Options that the methods FaceCycle is compared with have in common."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def curriculum_of(frozen: Tree) -> Curriculum:
 
 
 def fresh_curriculum() -> Tree:
-    """Returns the entry of a state that holds the curriculum before the first evaluation."""
+    """Returns the state's entry for the curriculum before any evaluation."""
     return {SCHEDULE: start_curriculum()._asdict()}
 
 
@@ -59,7 +59,7 @@ def current_window(frozen: Tree, items: int) -> jax.Array:
 
 
 def move_with_evaluation(frozen: Tree, total: jax.Array) -> Tree:
-    """Moves the curriculum in a state on after an evaluation with this held-out loss."""
+    """Moves a state's curriculum on after an evaluation with this loss."""
     # The number of windows does not depend on the batch.
     windows = len(window_bounds(1))
     moved = move_curriculum(curriculum_of(frozen), total, windows=windows)

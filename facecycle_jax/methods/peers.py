@@ -121,7 +121,7 @@ PEERS: dict[str, Callable[..., Method]] = {
 
 
 def _crops(config: Config, *, normalised: bool) -> Views:
-    """Random crops that share a side, as FAb-Net, TCAE and temporal consistency have them."""
+    """Random crops that share a side (FAb-Net, TCAE, temporal consistency)."""
     options = {
         "size": config["model"]["image_size"],
         "crop": views.CropOptions(**config["augment"]),
@@ -134,7 +134,7 @@ def _crops(config: Config, *, normalised: bool) -> Views:
 
 
 def _pcl_views(config: Config) -> Views:
-    """The first frame of an item is reconstructed, the second contrasted as a face, the third as a pose."""
+    """Views of an item: one to reconstruct, one face and one pose to contrast."""
     options = config["augment"]
     size = config["model"]["image_size"]
     items, count = options["pose_items"], options["pose_negatives"]

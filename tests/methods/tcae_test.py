@@ -211,7 +211,7 @@ def test_three_sgd_steps_agree_with_reference():
 
 @functools.cache
 def small():
-    """Items of a tiny model, and a function of the kind of window to the terms of its loss."""
+    """Items of a tiny model, and its loss terms by the kind of window."""
     networks = build_tcae(width=0.125, image_size=32, code_dim=8)
     params, frozen = jax.jit(tcae(networks, TcaeOptions()).init)(jax.random.key(1))
     images = jax.random.uniform(jax.random.key(2), (6, 2, 32, 32, 3))

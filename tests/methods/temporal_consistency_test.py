@@ -1,4 +1,4 @@
-"""Temporal consistency against the numbers of the published program, at its size of 256 pixels.
+"""Temporal consistency against the published program's numbers, at 256 pixels.
 
 Tolerances: 1e-4 relative for embeddings, losses and statistics; 1e-2 of the norm of a
 gradient, 5e-2 for an inner product with noise.
