@@ -4,8 +4,8 @@ Reference: Lu, Tavabi, Soleymani, "Self-supervised learning for facial action un
   recognition through temporal consistency", BMVC 2020; the settings are those of the
   published program.
 Command:
-  facecycle train temporal_consistency --workdir runs/temporal_consistency --set data.path=TRACKS
-  facecycle train temporal_consistency:small --workdir runs/temporal_consistency_small
+  facecycle train temporal_consistency --workdir runs/temporal --set data.path=TRACKS
+  facecycle train temporal_consistency:small --workdir runs/temporal_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
 Expect: 50 epochs. The original starts from ImageNet's weights; loss.resnet is a .npz of
   torchvision's state dict. Synthetic tracks are not ordered in time, so ':small' shows

@@ -141,10 +141,17 @@ def _temporal_consistency() -> dict[str, str]:
 
 def _pcl() -> dict[str, str]:
     layers = {
-        "conv1.0": "conv1_1", "conv1.2": "conv1_2",
-        "layer1.0": "conv2_1", "layer1.3": "conv2_2", "layer2_1.0": "conv3_1", "layer2_1.3": "conv3_2", "layer2_2.0": "conv4_1",
-        "layer2_2.2": "conv4_2", "layer3_1.0": "conv5_1", "layer3_1.2": "conv5_2",
-    }  # fmt: skip
+        "conv1.0": "conv1_1",
+        "conv1.2": "conv1_2",
+        "layer1.0": "conv2_1",
+        "layer1.3": "conv2_2",
+        "layer2_1.0": "conv3_1",
+        "layer2_1.3": "conv3_2",
+        "layer2_2.0": "conv4_1",
+        "layer2_2.2": "conv4_2",
+        "layer3_1.0": "conv5_1",
+        "layer3_1.2": "conv5_2",
+    }
     for source, name in {"layer1.2": "attention2", "layer2_1.2": "attention3"}.items():
         layers |= {
             f"{source}.{part}": f"{name}/{part}" for part in ("g", "theta", "phi")
