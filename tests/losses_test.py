@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from facecycle_jax import losses
-from facecycle_jax.networks import make_forward
+from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
 
@@ -34,7 +34,7 @@ def test_single_losses_agree_with_reference(images):
         "dtype": "float32",
         "trunk": "vgg",
     }
-    maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)[
+    maps = make_face_networks(model).loss_features({"vgg": reference.vgg()}, images)[
         "conv3_1"
     ]
     ours["gram_r31"] = losses.gram_loss(maps[:2], maps[2:]).mean()

@@ -37,7 +37,7 @@ class FaceFeatures(NamedTuple):
     loss: Features
 
 
-class Forward(NamedTuple):
+class FaceNetworks(NamedTuple):
     """Networks with their trunk.
 
     Everything a method or a loaded model computes pictures with.
@@ -158,13 +158,13 @@ class Forward(NamedTuple):
         return self._apply(self.vgg, trees["vgg"], images, taps=taps)
 
 
-def make_forward(
+def make_face_networks(
     model: Mapping[str, Any],
     *,
     vgg_width: float | None = None,
     vgg_for_loss: bool = True,
     remat: bool = False,
-) -> Forward:
+) -> FaceNetworks:
     """Builds the forward passes of a model configuration.
 
     Args:
@@ -172,7 +172,7 @@ def make_forward(
         and perhaps encoder_width.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
-      remat: see `Forward`.
+      remat: see `FaceNetworks`.
 
     Returns:
       The forward passes.
@@ -195,10 +195,10 @@ def make_forward(
     vgg = None
     if not learned or vgg_for_loss:
         vgg = VGG19("conv4_1", vgg_width or 1.0, DTYPES[model["dtype"]])
-    return Forward(networks, vgg, learned, remat)
+    return FaceNetworks(networks, vgg, learned, remat)
 
 
-def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
+def init_motion(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
     """Draws the parameters of stage 1.
 
     Motion_encoder, flow_decoder, generator and a learned trunk.
@@ -222,7 +222,7 @@ def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
     return trees
 
 
-def init_identity(forward: Forward, key: jax.Array) -> dict[str, Any]:
+def init_identity(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
     """Draws the parameters of stage 2: identity_encoder and normaliser."""
     keys = jax.random.split(key, 2)
     networks = forward.networks
@@ -237,7 +237,7 @@ def init_identity(forward: Forward, key: jax.Array) -> dict[str, Any]:
     }
 
 
-def _blank_features(forward: Forward) -> Features:
+def _blank_features(forward: FaceNetworks) -> Features:
     """Zero maps of the trunk's shapes, to initialise from."""
     trunk: Any = forward.networks.trunk if forward.learned_trunk else forward.vgg
     size = forward.networks.encoder.image_size

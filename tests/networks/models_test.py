@@ -19,7 +19,7 @@ from facecycle_jax.networks import (
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.networks.generator import NoiseEncoding
 
@@ -44,7 +44,7 @@ def images(n=2, size=64, seed=0):
 
 @pytest.fixture(scope="module")
 def tiny():
-    forward = make_forward(TINY, vgg_width=1 / 16)
+    forward = make_face_networks(TINY, vgg_width=1 / 16)
     init = jax.jit(
         lambda key: {
             **init_motion(forward, key),
@@ -56,7 +56,9 @@ def tiny():
 
 
 def test_parameter_counts_are_the_papers():
-    forward = make_forward({**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"})
+    forward = make_face_networks(
+        {**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"}
+    )
     trees = jax.eval_shape(
         lambda key: {**init_motion(forward, key), **init_identity(forward, key)},
         jax.random.key(0),
@@ -79,7 +81,7 @@ def test_parameter_counts_are_the_papers():
 
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_codes_and_flows_at_every_picture_size(size):
-    forward = make_forward({**TINY, "image_size": size}, vgg_width=1 / 16)
+    forward = make_face_networks({**TINY, "image_size": size}, vgg_width=1 / 16)
     trees = jax.eval_shape(lambda key: init_motion(forward, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
 
@@ -244,7 +246,7 @@ def test_bfloat16_stays_near_float32(tiny):
     own spread.
     """
     forward, trees = tiny
-    half = make_forward({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
+    half = make_face_networks({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
     x = images()
 
     def everything(forward):
@@ -261,7 +263,7 @@ def test_bfloat16_stays_near_float32(tiny):
 
 def test_initial_weights_follow_the_paper(tiny):
     _, trees = tiny
-    forward = make_forward({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
+    forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
     trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
     encoder, decoder = trees["motion_encoder"], trees["flow_decoder"]
     kernel = encoder["features"]["conv5_2"]["kernel"]
@@ -289,7 +291,7 @@ def test_initial_weights_follow_the_paper(tiny):
 )
 def test_wrong_model_options_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        make_forward({**TINY, **change})
+        make_face_networks({**TINY, **change})
 
 
 def test_encoder_names_a_wrong_picture_size(tiny):
