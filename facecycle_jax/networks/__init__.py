@@ -1,4 +1,7 @@
-"""The networks as Linen modules, NHWC, and their forward passes as functions of parameter trees."""
+"""The networks as Linen modules, and their forward passes.
+
+Layout NHWC. The forward passes are pure functions of parameter trees.
+"""
 
 from facecycle_jax.networks.build import Networks, build_networks
 from facecycle_jax.networks.encoder import (
