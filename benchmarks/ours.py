@@ -17,7 +17,7 @@ from facecycle_jax.devices import cpu_devices_for, make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.networks import random_vgg
-from facecycle_jax.networks.face_networks import Forward, make_forward
+from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 from facecycle_jax.training.state import TrainState, init_state
 
 # What a precision means to us: (computation dtype, precision of float32 products).
@@ -109,9 +109,11 @@ def model_of(setting: Setting) -> dict[str, Any]:
     }
 
 
-def forward_of(setting: Setting) -> Forward:
+def forward_of(setting: Setting) -> FaceNetworks:
     """Builds the networks of a setting."""
-    return make_forward(model_of(setting), vgg_width=setting.width, remat=setting.remat)
+    return make_face_networks(
+        model_of(setting), vgg_width=setting.width, remat=setting.remat
+    )
 
 
 def initial_trees(

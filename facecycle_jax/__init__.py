@@ -1,7 +1,4 @@
-"""FaceCycle in JAX and Flax.
-
-Face representations from the cycle-consistency of faces.
-"""
+"""FaceCycle in JAX and Flax: face representations from cycle-consistency."""
 
 from facecycle_jax._version import __version__
 from facecycle_jax.inference.face_cycle import FaceCycle, load

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next start of the same program need not compile."""
+"""The cache of compiled programs on disk, which speeds up later starts."""
 
 import logging
 import os
@@ -7,15 +7,20 @@ import pathlib
 import jax
 
 log = logging.getLogger(__name__)
-# Overrides the default directory; empty: no cache.
+# Environment variable that overrides the default directory; empty means no cache.
 VARIABLE = "FACECYCLE_COMPILATION_CACHE"
 
 
 def default_directory() -> str:
-    """Returns what the environment says (our variable, then JAX's), else a folder of the user's."""
+    """Returns the directory of the cache.
+
+    It is set by this package's environment variable or by JAX's, in this order. Else it
+    lies in the user's cache directory.
+    """
     for name in (VARIABLE, "JAX_COMPILATION_CACHE_DIR"):
         if name in os.environ:
             return os.environ[name]
+
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return str(pathlib.Path(root) / "facecycle_jax" / "xla")
 
@@ -23,22 +28,22 @@ def default_directory() -> str:
 def enable(directory: str) -> bool:
     """Keeps programs that take over a second to compile in a directory.
 
-    Call it before anything compiles.
-
-    What a program is looked up by includes the program, JAX's version, the compiler's
-    options and the device, so a changed configuration or machine compiles anew. Nothing
-    is ever removed: delete the directory to free its room.
+    Call it before anything compiles. The key of an entry includes the program, JAX's
+    version, the compiler's options and the device, so a changed configuration or
+    machine compiles anew. Nothing is ever removed; delete the directory to free its
+    space.
 
     Args:
-      directory: local or gs://; created. Empty: programs are not kept.
+      directory: local or gs://, created if missing. Empty disables the cache.
 
     Returns:
-      Whether programs are kept: not where the directory cannot be written, which is
-      logged.
+      Whether programs are kept. If the directory cannot be written, they are not, and a
+      warning is logged.
     """
     if not directory:
         jax.config.update("jax_compilation_cache_dir", None)
         return False
+
     if "://" not in directory:
         path = pathlib.Path(directory).expanduser()
         try:
@@ -46,9 +51,11 @@ def enable(directory: str) -> bool:
             writable = os.access(path, os.W_OK)
         except OSError:
             writable = False
+
         if not writable:
             log.warning("Compiled programs are not kept: %s cannot be written.", path)
             return False
         directory = str(path)
+
     jax.config.update("jax_compilation_cache_dir", directory)
     return True

@@ -26,11 +26,11 @@ class ConversionError(UserError):
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """Quotes a value that comes from a foreign file, on one line and cut to a bearable length.
+    """Quotes a value from a foreign file on one line, cut to a maximum length.
 
     Args:
-      value: a string, bytes or number; of anything else only the type is named.
-      limit: characters kept.
+      value: a string, bytes or number; for anything else only the type is named.
+      limit: number of characters kept.
 
     Returns:
       Its repr in ASCII, with '...' where it was cut.
@@ -38,7 +38,8 @@ def shorten(value: object, limit: int = 80) -> str:
     if isinstance(value, (str, bytes)):
         value = value[: limit + 1]
     elif value is not None and not isinstance(value, (int, float)):
-        # The repr of a container out of a hostile file may be of any length.
+        # The repr of a container from a hostile file may have any length.
         return f"a {type(value).__name__}"
+
     text = ascii(value)
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, local or in the cloud (anything `epath` opens)."""
+"""Files that appear whole or not at all.
+
+They are local or in the cloud, wherever `epath` can write.
+"""
 
 import contextlib
 import os
@@ -15,17 +18,18 @@ from etils import epath
 def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
     """Gives a file its name only once it is written.
 
-    One that is there is replaced then.
+    An existing file is replaced at that moment.
 
     Args:
       path: where to, local or in the cloud; missing folders are made.
 
     Yields:
-      What to write to, beside it; after an error it is removed.
+      The path to write to, in the same folder; after an error it is removed.
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A short name, whatever the file's: one that adds to a long name would be too long.
+
+    # A name of its own: an addition to a long name could become too long.
     partial = path.parent / f".{uuid.uuid4().hex[:12]}.part"
     try:
         yield partial
@@ -36,7 +40,7 @@ def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file under another name beside it, then renames it.
+    """Writes a file under another name in its folder, then renames it.
 
     Args:
       path: where to, local or in the cloud; missing folders are made, an existing file
@@ -48,7 +52,7 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
 
 
 def check_new(path: epath.PathLike) -> None:
-    """Refuses a path where something is, a dangling link too.
+    """Refuses a path that exists, even as a dangling link.
 
     Args:
       path: local or in the cloud.
@@ -66,8 +70,8 @@ def check_new(path: epath.PathLike) -> None:
 def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
     """Makes a folder that appears whole or not at all.
 
-    Buckets cannot rename a folder at once. There its files are copied one by one, and
-    `last`, without which the folder means nothing, comes last.
+    Buckets cannot rename a folder at once. There its files are copied one by one, with
+    `last` at the end, because the folder is not valid without it.
 
     Args:
       path: the folder to make, local or in the cloud; missing folders above are made.
@@ -81,6 +85,7 @@ def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
     """
     check_new(path)
     target = epath.Path(path)
+
     if "://" in str(path):
         with tempfile.TemporaryDirectory() as scratch:
             yield pathlib.Path(scratch)
@@ -100,11 +105,11 @@ def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
 def _copy_files(source: pathlib.Path, target: epath.Path, *, last: str) -> None:
     """Copies the files of a folder, `last` at the end.
 
-    After an error it removes those copied.
+    After an error it removes the copies.
     """
-    names = sorted(
-        (file.name for file in source.iterdir()), key=lambda name: (name == last, name)
-    )
+    names = [file.name for file in source.iterdir()]
+    names.sort(key=lambda name: (name == last, name))
+
     target.mkdir(parents=True, exist_ok=True)
     try:
         for name in names:

@@ -1,8 +1,7 @@
 """Names of JAX whose stability JAX does not promise, in one place.
 
-Everything else in the package uses JAX's public names alone. `tests/jax_names_test.py`
-tries each of these on the JAX that is installed; a release that moves one is followed
-here.
+The rest of the package uses JAX's public names only. `tests/jax_names_test.py` tries
+each name on the installed JAX. If a release moves one, only this module changes.
 """
 
 from collections.abc import Callable
@@ -16,20 +15,20 @@ Function = Callable[..., jax.Array]
 
 
 def default_matmul_precision() -> str | None:
-    """Returns the precision of matrix products in force here, as `jax.default_matmul_precision` sets it."""
+    """Returns the precision of matrix products in force at the call.
+
+    `jax.default_matmul_precision` sets it.
+    """
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def default_device() -> Any:
-    """Returns what `jax.default_device` or the option of that name has set here.
-
-    None if nothing has.
-    """
+    """Returns the device that `jax.default_device` has set, or None."""
     return jax.config.jax_default_device  # type: ignore[attr-defined]
 
 
 def is_placed_by_type(x: jax.Array) -> bool:
-    """Whether the type of an array says how it is spread over devices.
+    """Checks whether the type of an array holds its sharding.
 
     Args:
       x: array or tracer.
@@ -49,16 +48,16 @@ def bilinear_primitive(
     on_cpu: Function,
     gradients: tuple[Function, Function],
 ) -> Callable[..., jax.Array]:
-    """Makes a function of two arrays an operation of its own, linear in each.
+    """Makes an operation from a function that is linear in each of two arrays.
 
-    JAX then keeps it whole in a traced program. How it is computed is chosen when the
-    program is compiled for a platform, and how it is transposed is given here.
+    JAX keeps the operation whole in a traced program. Its implementation is chosen when
+    the program is compiled for a platform. `gradients` define how it is transposed.
 
     Args:
-      name: of the operation, in printed programs.
-      library: the function of (x, y, **options) of two arrays; gives its value
-        everywhere but on CPUs, its shapes, and what it is under `jax.vmap`.
-      on_cpu: the same function in the form that CPUs compute.
+      name: name of the operation in printed programs.
+      library: the function of (x, y, **options). It defines shapes and `jax.vmap`, and
+        values on all platforms but CPUs.
+      on_cpu: the same function in the form for CPUs.
       gradients: functions of (cotangent, shape of x, y, **options) and (cotangent, x,
         shape of y, **options) that return the cotangents of x and of y; a shape is a
         `jax.ShapeDtypeStruct`.
@@ -94,5 +93,5 @@ def bilinear_primitive(
 
 
 def _shape_of(missing: Any) -> jax.ShapeDtypeStruct:
-    """The shape of an operand that a transposition leaves out."""
+    """Returns the shape of an operand that a transposition leaves out."""
     return jax.ShapeDtypeStruct(missing.aval.shape, missing.aval.dtype)

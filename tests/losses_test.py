@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from facecycle_jax import losses
-from facecycle_jax.networks import make_forward
+from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
 
@@ -34,7 +34,7 @@ def test_single_losses_agree_with_reference(images):
         "dtype": "float32",
         "trunk": "vgg",
     }
-    maps = make_forward(model).loss_features({"vgg": reference.vgg()}, images)[
+    maps = make_face_networks(model).loss_features({"vgg": reference.vgg()}, images)[
         "conv3_1"
     ]
     ours["gram_r31"] = losses.gram_loss(maps[:2], maps[2:]).mean()
@@ -44,7 +44,7 @@ def test_single_losses_agree_with_reference(images):
         )
 
 
-def test_losses_are_per_example_and_zero_for_equal_pictures():
+def test_losses_are_per_example_and_zero_for_equal_images():
     a = random(3, 8, 8, 4)
     for value in (losses.l1(a, a), losses.ssim_loss(a, a), losses.feature_loss(a, a)):
         assert value.shape == (3,)
@@ -69,7 +69,7 @@ def test_saturation_is_the_cost_of_the_argument_of_tanh():
     assert np.isfinite(slope).all()
 
 
-def test_folding_counts_neighbours_that_change_places():
+def test_folding_measures_neighbours_that_change_places():
     grid = np.stack(
         np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 5)), axis=-1
     ).astype(np.float32)
@@ -177,7 +177,7 @@ def test_targets_get_no_gradient():
     )
 
 
-def test_margin_with_and_without_hinge():
+def test_margin_cuts_small_differences_only_with_the_hinge():
     a = jnp.zeros((1, 2, 2, 3))
     np.testing.assert_allclose(losses.margin(a, a), -0.1, rtol=1e-6)
     np.testing.assert_allclose(losses.margin(a, a, hinge=True), 0.0)

@@ -1,7 +1,4 @@
-"""The devices of this process.
-
-The mesh over them, and a CPU split into one device a core.
-"""
+"""The mesh over the devices, and the splitting of a CPU into one device per core."""
 
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated

@@ -1,7 +1,4 @@
-"""One mesh axis, 'data', over the devices, and the two places an array has on it.
-
-Split over it, or whole.
-"""
+"""The mesh, one axis 'data' over all devices, and the two shardings of arrays on it."""
 
 from collections.abc import Sequence
 
@@ -14,23 +11,24 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds the one-axis mesh.
 
     Args:
-      devices: the devices, or None for all of all processes.
+      devices: the devices, or None for all devices of all processes.
 
     Returns:
-      A mesh with the axis 'data', the devices of a process side by side, so that a
-      process's part of the batch is one piece and an item's place in the batch does not
-      depend on how devices are numbered.
+      A mesh with the axis 'data'. The devices of a process are neighbours on it, so a
+      process's part of the batch is contiguous. An item's place in the batch then does
+      not depend on how devices are numbered.
     """
     found = jax.devices() if devices is None else devices
+
     found = sorted(found, key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(found), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Builds the sharding of what every device holds whole."""
+    """Builds the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Builds the sharding of a batch: the first axis split over the devices."""
+    """Builds the sharding of a batch, whose first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -15,12 +15,12 @@ import numpy as np
 from facecycle_jax.data.labelled.images import Pictures, load_pictures
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
-from facecycle_jax.ops import denormalise, even_light, normalise
+from facecycle_jax.ops import denormalise, normalise, normalise_lighting
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
 # One for all kinds of features: compiled once for each size of pictures.
-_even_light = jax.jit(even_light, static_argnames="strength")
+_even_light = jax.jit(normalise_lighting, static_argnames="strength")
 
 
 class FaceModel(Protocol):
@@ -113,7 +113,7 @@ def with_mirror_image(kind: FeatureSet) -> FeatureSet:
 
 
 def with_even_light(kind: FeatureSet, strength: float) -> FeatureSet:
-    """Takes features of pictures of even brightness and contrast, made by `facecycle_jax.ops.even_light`.
+    """Takes features of pictures of even brightness and contrast, made by `facecycle_jax.ops.normalise_lighting`.
 
     Args:
       kind: any kind of features.

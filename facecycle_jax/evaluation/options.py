@@ -69,7 +69,7 @@ class EvaluationOptions:
       flip: of verification and emotion: average all features over an image and its
         mirror image.
       light: of the same: how far brightness and contrast of all images are normalised,
-        0 (not) to 1 (entirely), see `facecycle_jax.ops.even_light`.
+        0 (not) to 1 (entirely), see `facecycle_jax.ops.normalise_lighting`.
       seed: of folds, initial weights and draws.
 
     Raises:

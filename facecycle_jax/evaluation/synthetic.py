@@ -25,7 +25,7 @@ from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.viz import grid
 
@@ -54,7 +54,7 @@ def random_model(
       The model.
     """
     config = {**config, "trunk": "learned"}
-    forward = make_forward(config, vgg_for_loss=False)
+    forward = make_face_networks(config, vgg_for_loss=False)
     # Run once, so not worth optimising.
     quick = (
         {"xla_backend_optimization_level": 0}

@@ -22,7 +22,7 @@ from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods import PEERS, vgg_width
 from facecycle_jax.methods.peers import peer_features
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree
-from facecycle_jax.networks.face_networks import Forward, make_forward
+from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import find_model_folder, shipped_models
@@ -242,7 +242,7 @@ class FaceCycle:
         info: Mapping[str, Any] | None = None,
         batch_size: int = BATCH_SIZE,
         devices: Sequence[jax.Device] | None = None,
-        forward: Forward | None = None,
+        forward: FaceNetworks | None = None,
     ) -> None:
         """Builds the networks."""
         self.model = dict(model)
@@ -256,14 +256,14 @@ class FaceCycle:
         )
 
         if forward is None:
-            forward = make_forward(
+            forward = make_face_networks(
                 model, vgg_width=model.get("vgg_width"), vgg_for_loss=False
             )
         self._forward = forward
         self._batches = Batches(forward, trees, batch_size=batch_size, devices=devices)
 
     @property
-    def forward(self) -> Forward:
+    def forward(self) -> FaceNetworks:
         """The networks' forward passes, pure functions of (trees, arrays)."""
         return self._forward
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.face_networks import Forward
+from facecycle_jax.networks.face_networks import FaceNetworks
 from facecycle_jax.ops import backward_flow, denormalise, normalise
 
 Arrays = dict[str, jax.Array]
@@ -86,9 +86,9 @@ def check_outputs(
 
 
 def feature_map(
-    forward: Forward, trees: Tree, images: jax.Array, *, layer: str, side: int
+    forward: FaceNetworks, trees: Tree, images: jax.Array, *, layer: str, side: int
 ) -> Arrays:
-    """Computes the map of a layer of the motion encoder, see `Forward`.
+    """Computes the map of a layer of the motion encoder, see `FaceNetworks`.
 
     {map float32 [N, h, w, c]}.
     """
@@ -98,7 +98,7 @@ def feature_map(
 
 
 def face_outputs(
-    forward: Forward, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]
+    forward: FaceNetworks, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]
 ) -> Arrays:
     """Computes outputs of single faces.
 
@@ -121,7 +121,7 @@ def face_outputs(
     return _select(found, outputs)
 
 
-def reexpress(forward: Forward, trees: Tree, a: jax.Array, b: jax.Array) -> Arrays:
+def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) -> Arrays:
     """Draws faces `a` with the motion of faces `b`: {reexpressed}."""
     source = _cycle(forward, trees, a, _needed(("neutral",), FACE_OUTPUTS))
     driver = _cycle(forward, trees, b, _needed(("backward_flow",), FACE_OUTPUTS))
@@ -132,7 +132,7 @@ def reexpress(forward: Forward, trees: Tree, a: jax.Array, b: jax.Array) -> Arra
 
 
 def pair_outputs(
-    forward: Forward,
+    forward: FaceNetworks,
     trees: Tree,
     a: jax.Array,
     b: jax.Array,
@@ -194,7 +194,7 @@ def _needed(
 
 
 def _cycle(
-    forward: Forward, trees: Tree, images: jax.Array, needed: frozenset[str]
+    forward: FaceNetworks, trees: Tree, images: jax.Array, needed: frozenset[str]
 ) -> Arrays:
     """Computes what single faces and pairs have in common, drawn images normalised."""
     found: Arrays = {}
@@ -220,7 +220,7 @@ def _cycle(
 
 
 def _draw(
-    forward: Forward, trees: Tree, images: jax.Array, flow: jax.Array
+    forward: FaceNetworks, trees: Tree, images: jax.Array, flow: jax.Array
 ) -> jax.Array:
     """Draws normalised images moved by a flow."""
     return forward.draw(trees, forward.features(trees, images), flow)

@@ -15,7 +15,7 @@ from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.errors import UserError
 from facecycle_jax.jax_names import default_device, default_matmul_precision
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.face_networks import Forward
+from facecycle_jax.networks.face_networks import FaceNetworks
 
 Outputs = dict[str, np.ndarray]
 # Images computed at once by default.
@@ -38,7 +38,7 @@ class Batches:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: FaceNetworks,
         trees: Mapping[str, Tree],
         *,
         batch_size: int,
@@ -212,7 +212,7 @@ _PROGRAMS = threading.Lock()
 
 
 def _program(
-    function: Callable[..., Any], forward: Forward, **options: Any
+    function: Callable[..., Any], forward: FaceNetworks, **options: Any
 ) -> _Program:
     """Returns the program of a function of (forward, trees, images, ...) for a model and options."""
     with _PROGRAMS:
@@ -221,6 +221,6 @@ def _program(
 
 @functools.lru_cache(maxsize=64)
 def _cached_program(
-    function: Callable[..., Any], forward: Forward, **options: Any
+    function: Callable[..., Any], forward: FaceNetworks, **options: Any
 ) -> _Program:
     return _Program(functools.partial(function, forward, **options))

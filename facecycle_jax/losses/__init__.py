@@ -1,4 +1,7 @@
-"""Pure loss functions, one value per example; the methods average and weigh them."""
+"""Pure loss functions with one value per example.
+
+The methods average and weight them.
+"""
 
 from facecycle_jax.losses.contrast import (
     info_nce,

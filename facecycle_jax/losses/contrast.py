@@ -1,7 +1,7 @@
-"""Contrastive losses with mixed negatives, and the orthogonality of two sets of features.
+"""Contrastive losses with mixed negatives, and the orthogonality of features.
 
-Projections are of any length; they are normalised here. Row i of two views [2 B, D] and
-row i + B belong together.
+Projections may have any length and are normalised here. Of two views [2 B, D], rows i
+and i + B belong together.
 """
 
 import jax
@@ -12,6 +12,7 @@ _TINY = 1e-24
 
 
 def _lengths(square: jax.Array) -> jax.Array:
+    """Computes lengths from their squares, above 0 so that dividing is safe."""
     return jnp.sqrt(jnp.maximum(square, _TINY))
 
 
@@ -24,15 +25,15 @@ def mixed_logits(
 ) -> jax.Array:
     """Compares every view with its partner, and with all other rows as negatives.
 
-    A negative n is replaced by b n + (1 - b) n' before it is normalised, with n' the
-    negative at the permuted place. All products come from one Gram matrix, so that the
-    [2B, 2B - 2, D] mixed negatives are never built.
+    With `mix`, a negative n is replaced by b n + (1 - b) n' before it is normalised,
+    where n' is the negative at the permuted place. All products come from one Gram
+    matrix, so the mixed negatives [2 B, 2 B - 2, D] are never built.
 
     Args:
       projections: [2 B, D], first views before second views.
-      temperature: what cosines are divided by.
-      mix: b, [2 B, 2 B - 2] in 0..1; None: negatives as they are.
-      permutation: int [2 B - 2], shared by all rows; None with `mix` None.
+      temperature: divisor of the cosines.
+      mix: b, [2 B, 2 B - 2] in 0..1; None does not mix.
+      permutation: int [2 B - 2], shared by all rows; None if `mix` is None.
 
     Returns:
       [2 B, 2 B - 1]: the positive, then the negatives by row number.
@@ -42,6 +43,8 @@ def mixed_logits(
     """
     rows = projections.shape[0]
     half = rows // 2
+
+    # All inner products [2 B, 2 B], and the length of every projection.
     gram = projections @ projections.T
     square = jnp.diagonal(gram)
     length = _lengths(square)
@@ -50,7 +53,8 @@ def mixed_logits(
     partner = (row + half) % rows
     positive = gram[row, partner] / (length * length[partner])
 
-    # The other rows of each row, by number: skip itself and its partner.
+    # Numbers of the negatives of each row [2 B, 2 B - 2]: all but itself and its
+    # partner.
     first = jnp.minimum(row, partner)[:, None]
     second = jnp.maximum(row, partner)[:, None]
     place = jnp.arange(rows - 2)[None, :]
@@ -62,7 +66,9 @@ def mixed_logits(
     if mix is not None:
         other = negative[:, permutation]
         cross = gram[negative, other]
-        # |b n + (1 - b) n'|^2 and its product with the anchor, from the Gram matrix.
+
+        # The product of b n + (1 - b) n' with the anchor, and its squared length, from
+        # the Gram matrix.
         dots = mix * dots + (1 - mix) * gram[row[:, None], other]
         squares = (
             mix**2 * squares
@@ -82,42 +88,47 @@ def mixed_logits_of_sets(
     mix: jax.Array | None = None,
     permutation: jax.Array | None = None,
 ) -> jax.Array:
-    """Compares every view with its partner, and with a set of negatives that each item has of its own.
+    """Compares every view with its partner, and with a set of negatives per item.
 
     Args:
       projections: [2 B, D], first views before second views.
-      negatives: [B, K, D].
-      temperature: what cosines are divided by.
-      mix: [B, K] in 0..1, see `mixed_logits`; None: negatives as they are.
-      permutation: int [K], shared by all items.
+      negatives: [B, K, D], shared by both views of an item.
+      temperature: divisor of the cosines.
+      mix: [B, K] in 0..1, see `mixed_logits`; None does not mix.
+      permutation: int [K], shared by all items; None if `mix` is None.
 
     Returns:
       [2 B, K + 1]: the positive, then the negatives.
     """
     half = projections.shape[0] // 2
     if mix is not None:
-        negatives = (
-            mix[..., None] * negatives
-            + (1 - mix[..., None]) * negatives[:, permutation]
-        )
+        share = mix[..., None]
+        negatives = share * negatives + (1 - share) * negatives[:, permutation]
 
-    unit = projections / _lengths(
-        jnp.sum(jnp.square(projections), axis=-1, keepdims=True)
-    )
-    negatives = negatives / _lengths(
-        jnp.sum(jnp.square(negatives), axis=-1, keepdims=True)
-    )
+    unit = _unit(projections)
+    negatives = _unit(negatives)
 
+    # [2 B, 1], then both views against their item's negatives, [2 B, K].
     positive = jnp.sum(unit * jnp.roll(unit, half, axis=0), axis=-1, keepdims=True)
     views = unit.reshape(2, half, -1)
     against = jnp.einsum("vbd,bkd->vbk", views, negatives).reshape(2 * half, -1)
     return jnp.concatenate([positive, against], axis=1) / temperature
 
 
+def _unit(x: jax.Array) -> jax.Array:
+    """Scales vectors [..., D] to length 1."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x / _lengths(square)
+
+
 def info_nce(logits: jax.Array) -> jax.Array:
     """Computes the cross-entropy of the positive, the first of each row.
 
-    [N, K + 1] to [N].
+    Args:
+      logits: [N, K + 1].
+
+    Returns:
+      [N].
     """
     return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
 
@@ -130,17 +141,19 @@ def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
       b: [N, D].
 
     Returns:
-      Scalar, the mean square of A^T B [D, D] of the centred features, each row divided
-      by its length, which gets no gradient.
+      Scalar, the mean square of A^T B [D, D]. The rows of A and B are the centred
+      features, divided by their lengths, which get no gradient.
     """
 
     def rows(x: jax.Array) -> jax.Array:
         x = x - jnp.mean(x, axis=0, keepdims=True)
-        # The root has no derivative at 0, and none is wanted.
+        # Without the stop, the root's derivative at 0 would be infinite.
         length = jax.lax.stop_gradient(jnp.linalg.norm(x, axis=1, keepdims=True))
         return x / (length + 1e-6)
 
-    a, b = rows(a), rows(b)
+    a = rows(a)
+    b = rows(b)
+
     # |A^T B|^2 is the inner product of the two [N, N] Gram matrices.
     total = jnp.sum((a @ a.T) * (b @ b.T))
     return total / (a.shape[1] * b.shape[1])

@@ -1,9 +1,7 @@
-"""Losses of the two cycles.
+"""Losses of the two cycles on images, flows, codes and feature maps.
 
-Images, flows, codes and feature maps, one value per example.
-
-Images and feature maps are [..., H, W, C]. Images are normalised; feature maps are
-rectified.
+Each returns one value per example. Images and feature maps are [..., H, W, C]. Images
+are normalised, and feature maps are rectified.
 """
 
 import jax
@@ -11,12 +9,12 @@ import jax.numpy as jnp
 
 from facecycle_jax.ops import ssim
 
-# The largest float32 below 1 is 1 - 6e-8; beyond this an arctanh is noise.
+# The largest float32 below 1 is 1 - 6e-8. Beyond this value an arctanh is noise.
 _LARGEST = 1 - 1e-6
 
 
 def l1(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Computes the mean absolute difference of each pair of pictures.
+    """Computes the mean absolute difference of each pair of images.
 
     Args:
       a: [..., H, W, C].
@@ -25,22 +23,21 @@ def l1(a: jax.Array, b: jax.Array) -> jax.Array:
     Returns:
       float32 [...], 0 or more.
     """
-    return jnp.mean(
-        jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)), axis=(-3, -2, -1)
-    )
+    difference = a.astype(jnp.float32) - b.astype(jnp.float32)
+    return jnp.mean(jnp.abs(difference), axis=(-3, -2, -1))
 
 
 def symmetry(images: jax.Array) -> jax.Array:
-    """Computes the mean absolute difference of the left half and the mirrored right half.
+    """Computes the mean absolute difference of the left and the mirrored right half.
 
-    Neutral faces are frontal, hence nearly symmetric. A middle column of an odd width
+    Neutral faces are frontal, hence nearly symmetric. The middle column of an odd width
     is left out.
 
     Args:
       images: [..., H, W, C].
 
     Returns:
-      float32 [...], 0 for pictures that equal their mirror image.
+      float32 [...], 0 for images that equal their mirror image.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
@@ -60,9 +57,9 @@ def margin(
       a: [..., H, W, C].
       b: [..., H, W, C], broadcast against `a`.
       width: the margin, in normalised units.
-      hinge: whether differences below the margin count as 0. The paper describes this;
-        its program does not cut, so that pictures are drawn together beyond the margin
-        too (the gradient is that of plain L1). The program's behaviour is the default.
+      hinge: whether differences below the margin count as 0, as the paper describes.
+        Its program does not cut them, so the gradient is that of L1 and also pulls
+        images together within the margin. The program's behaviour is the default.
 
     Returns:
       float32 [...], at least -width (0 with the hinge).
@@ -77,14 +74,13 @@ def margin(
 
 
 def ssim_loss(a: jax.Array, b: jax.Array, *, value_range: float = 1.0) -> jax.Array:
-    """Computes 1 - SSIM of each pair of pictures.
+    """Computes 1 - SSIM of each pair of images.
 
     Args:
       a: [..., H, W, C].
       b: same shape as `a`.
-      value_range: L of the SSIM constants. FaceCycle's program uses 1 although
-        normalised pictures span about 4.7; the larger value makes flat regions count
-        less.
+      value_range: L of the SSIM constants. FaceCycle's program uses 1, although
+        normalised images span about 4.7. A larger value makes flat regions count less.
 
     Returns:
       float32 [...], between 0 and 2.
@@ -93,38 +89,40 @@ def ssim_loss(a: jax.Array, b: jax.Array, *, value_range: float = 1.0) -> jax.Ar
 
 
 def folding(flow: jax.Array) -> jax.Array:
-    """Computes how far a flow turns the order of neighbouring places round.
+    """Computes how far a flow reverses the order of neighbouring places.
 
-    Where it does, the warped picture shows a place twice, mirrored, and no flow can
-    undo it: the backward flow, the flow carried along itself, is an inverse only of
-    flows that do not fold. A flow that mirrors half of the picture makes every face
-    symmetric, the same for all, which training can fall into.
+    Where it does, the warped image shows a place twice, once mirrored, and no flow can
+    undo this. The backward flow is an inverse only of flows that do not fold. Training
+    can collapse to a flow that mirrors half of the image, which makes every face
+    symmetric.
 
     Args:
-      flow: [..., H, W, 2], (x, y) in units where 2 is the whole picture; H and W at
-        least 2.
+      flow: [..., H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
+        2.
 
     Returns:
-      float32 [...]: the mean overlap of neighbours along x and along y, in distances of
-      neighbours of the identity; 0 for flows that keep the order, 1 for the picture's
-      mirror image.
+      float32 [...]: the mean overlap of neighbours along x plus that along y, as
+      fractions of the pixel distance. It is 0 for flows that keep the order, and 1 for
+      the mirror image.
     """
     return _overlap(flow[..., 0], axis=-1) + _overlap(flow[..., 1], axis=-2)
 
 
 def _overlap(flow: jax.Array, axis: int) -> jax.Array:
-    steps = (
-        1 + jnp.diff(flow.astype(jnp.float32), axis=axis) * (flow.shape[axis] - 1) / 2
-    )
+    """Computes the mean overlap of neighbours along one axis, [..., H, W] to [...]."""
+    # Distances of neighbours after the warp: those of the identity, which are 1, plus
+    # what the flow adds in pixels.
+    change = jnp.diff(flow.astype(jnp.float32), axis=axis)
+    steps = 1 + change * (flow.shape[axis] - 1) / 2
     return jnp.mean(jnp.maximum(-steps, 0), axis=(-2, -1))
 
 
 def saturation(code: jax.Array) -> jax.Array:
-    """Computes the mean square of what the tanh at a code's end was given.
+    """Computes the mean square of the input of the tanh that ends a code.
 
-    Where it is large the tanh lets next to no gradient through: the code is a row of
-    signs that training cannot change any more. The cost is of its argument, so that its
-    own gradient does not vanish there.
+    A tanh with a large input passes almost no gradient, so training can no longer
+    change the code. This loss is a function of the input, so its own gradient does not
+    vanish there.
 
     Args:
       code: [..., D], in (-1, 1).
@@ -142,19 +140,18 @@ def _correlate(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _flat(features: jax.Array) -> jax.Array:
-    """Maps [..., H, W, C] as [..., H W, C]."""
+    """Flattens maps [..., H, W, C] to [..., H W, C]."""
     *lead, height, width, channels = features.shape
     return features.reshape(*lead, height * width, channels)
 
 
 def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax.Array:
-    """Computes F^T F / (H W), the channels' correlations.
+    """Computes the correlations of channels, F^T F / (H W).
 
     Args:
       features: [..., H, W, C].
-      divide_by_channels: also divide by C, as many style losses do and FaceCycle's
-        program does not; the entries then no longer grow with the layer's activation
-        energy times its width.
+      divide_by_channels: whether to divide by C too. Many style losses do, FaceCycle's
+        program does not. The entries then no longer grow with the width of the layer.
 
     Returns:
       float32 [..., C, C].
@@ -165,11 +162,12 @@ def gram_matrix(features: jax.Array, *, divide_by_channels: bool = False) -> jax
     """
     flat = _flat(features)
     pixels, channels = flat.shape[-2:]
-    return _correlate(flat, flat) / (pixels * (channels if divide_by_channels else 1))
+    divisor = pixels * (channels if divide_by_channels else 1)
+    return _correlate(flat, flat) / divisor
 
 
 def few_pixels(*, pixels: int, channels: int) -> bool:
-    """Tells whether `gram_loss` compares maps of this many pixels and channels by products over pixels."""
+    """Checks whether `gram_loss` uses products over pixels for maps of this size."""
     return 3 * pixels <= channels
 
 
@@ -179,37 +177,37 @@ def _over_channels(features: jax.Array, target: jax.Array) -> jax.Array:
 
     The target has no gradient.
     """
-    return jnp.sum(
-        jnp.square(_correlate(features, features) - _correlate(target, target)),
-        axis=(-2, -1),
-    )
+    difference = _correlate(features, features) - _correlate(target, target)
+    return jnp.sum(jnp.square(difference), axis=(-2, -1))
 
 
 @_over_channels.defjvp
 def _over_channels_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """4 <F^T F - T^T T, F^T dF>, the first being symmetric.
+    """Computes the derivative 4 <F^T F - T^T T, F^T dF>.
 
-    Backwards one product instead of two.
+    The first factor is symmetric, so the backward pass needs one product, not two.
     """
-    (features, target), (change, _) = primals, tangents
+    features, target = primals
+    change, _ = tangents
     difference = _correlate(features, features) - _correlate(target, target)
-    # In the precision of the maps, and so backwards, where float32 would be cast down
-    # to it in any case.
+
+    # This product, and its transpose in the backward pass, has the precision of the
+    # maps: a float32 result would be cast down to it there in any case.
     along = jnp.einsum("...pc,...pd->...cd", features, change).astype(jnp.float32)
-    return jnp.sum(jnp.square(difference), axis=(-2, -1)), 4 * jnp.sum(
-        difference * along, axis=(-2, -1)
-    )
+
+    squares = jnp.sum(jnp.square(difference), axis=(-2, -1))
+    return squares, 4 * jnp.sum(difference * along, axis=(-2, -1))
 
 
 @jax.custom_jvp
 def _over_pixels(features: jax.Array, target: jax.Array) -> jax.Array:
-    """The number of `_over_channels` from products over pixels, which are small where pixels are few.
+    """Computes the value of `_over_channels` by products over pixels.
 
-    With D and S the difference and the sum of the maps F^T F - T^T T is (D^T S + S^T D)
-    / 2, and its squares sum up to (<D D^T, S S^T> + <D S^T, S D^T>) / 2. Differences of
-    large numbers are not taken.
+    These are small where pixels are few. Let D and S be the difference and the sum of
+    the maps. Then F^T F - T^T T is (D^T S + S^T D) / 2, and its squares sum up to
+    (<D D^T, S S^T> + <D S^T, S D^T>) / 2. No large numbers are subtracted.
     """
     return _with_products(features, target)[0]
 
@@ -218,9 +216,14 @@ def _over_pixels(features: jax.Array, target: jax.Array) -> jax.Array:
 def _over_pixels_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """The slope 4 F (F^T F - T^T T) is (D D^T + S D^T) S + (S S^T + D S^T) D."""
-    (features, target), (change, _) = primals, tangents
+    """Computes the derivative from the slope 4 F (F^T F - T^T T).
+
+    The slope equals (D D^T + S D^T) S + (S S^T + D S^T) D.
+    """
+    features, target = primals
+    change, _ = tangents
     squares, (d, s), (dd, ss, ds) = _with_products(features, target)
+
     slope = _mix_pixels(dd + jnp.swapaxes(ds, -1, -2), s) + _mix_pixels(ss + ds, d)
     along = jnp.sum(slope * change.astype(jnp.float32), axis=(-2, -1))
     return squares, along
@@ -231,13 +234,18 @@ def _with_products(
 ) -> tuple[
     jax.Array, tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]
 ]:
-    """Computes `_over_pixels`, with D and S and the products D D^T, S S^T and D S^T behind it."""
-    d, s = features - target, features + target
-    dd, ss, ds = (
-        _correlate_pixels(d, d),
-        _correlate_pixels(s, s),
-        _correlate_pixels(d, s),
-    )
+    """Computes `_over_pixels` and what its derivative needs.
+
+    Returns:
+      The value, then D and S, then D D^T, S S^T and D S^T.
+    """
+    d = features - target
+    s = features + target
+
+    # [..., P, P] each.
+    dd = _correlate_pixels(d, d)
+    ss = _correlate_pixels(s, s)
+    ds = _correlate_pixels(d, s)
     squares = jnp.sum(dd * ss + ds * jnp.swapaxes(ds, -1, -2), axis=(-2, -1)) / 2
     return squares, (d, s), (dd, ss, ds)
 
@@ -248,10 +256,15 @@ def _correlate_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _mix_pixels(weights: jax.Array, maps: jax.Array) -> jax.Array:
-    """Computes K A of [..., P, Q] and [..., Q, C] in the precision of the maps, summed in float32."""
-    product = "...pq,...qc->...pc"
+    """Computes K A of [..., P, Q] and [..., Q, C].
+
+    Products have the precision of the maps and are summed in float32.
+    """
     return jnp.einsum(
-        product, weights.astype(maps.dtype), maps, preferred_element_type=jnp.float32
+        "...pq,...qc->...pc",
+        weights.astype(maps.dtype),
+        maps,
+        preferred_element_type=jnp.float32,
     )
 
 
@@ -270,21 +283,26 @@ def gram_loss(
     Returns:
       float32 [...], 0 or more.
     """
-    flat, target = _flat(features), jax.lax.stop_gradient(_flat(target))
+    flat = _flat(features)
+    flat_target = jax.lax.stop_gradient(_flat(target))
     pixels, channels = flat.shape[-2:]
-    few = few_pixels(pixels=pixels, channels=channels)
-    squares = (_over_pixels if few else _over_channels)(flat, target)
+
+    # Both forms have the same value. The first is cheaper for few pixels.
+    if few_pixels(pixels=pixels, channels=channels):
+        squares = _over_pixels(flat, flat_target)
+    else:
+        squares = _over_channels(flat, flat_target)
+
+    # Each matrix is divided once, and the mean is over C x C entries.
     divisor = float(pixels * channels * (channels if divide_by_channels else 1))
     return squares / divisor**2
 
 
 def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:
-    """Computes the mean squared difference of maps at each place.
+    """Computes the mean squared difference of maps, place by place.
 
-    The target gets no gradient.
-
-    Unlike the Gram loss it compares content where it stands, so it also sees misplaced
-    features.
+    The target gets no gradient. Unlike the Gram loss, this loss also penalises
+    misplaced features.
 
     Args:
       features: [..., H, W, C].
@@ -297,7 +315,6 @@ def feature_loss(features: jax.Array, target: jax.Array) -> jax.Array:
       Johnson et al., "Perceptual losses for real-time style transfer", ECCV 2016,
       equation 2.
     """
-    difference = features.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(
-        jnp.float32
-    )
+    fixed = jax.lax.stop_gradient(target).astype(jnp.float32)
+    difference = features.astype(jnp.float32) - fixed
     return jnp.mean(difference**2, axis=(-3, -2, -1))

@@ -1,6 +1,6 @@
 """Means over a window of ranks, and the curriculum that moves it.
 
-How FAb-Net and TCAE train.
+FAb-Net and TCAE train in this way.
 """
 
 from typing import NamedTuple
@@ -9,34 +9,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# An evaluation counts as an epoch here. After more of these without improvement the
-# window moves.
+# The window moves after more than this many evaluations without improvement. An
+# evaluation counts as an epoch of the published program.
 PATIENCE = 15
-# Once the window has arrived, moves are counted by a plateau schedule of the learning
-# rate.
-_RATE_PATIENCE, _RATE_FACTOR, _RATE_THRESHOLD = 10, 0.1, 1e-4
-_STEP, _LAST_HIGH = 0.1, 0.85
+# In the last window, a plateau schedule lowers the learning rate by the factor after
+# more than this many of its steps without relative progress above the threshold.
+_RATE_PATIENCE = 10
+_RATE_FACTOR = 0.1
+_RATE_THRESHOLD = 1e-4
+# Windows move by this fraction of the batch, until their upper end reaches the last.
+_STEP = 0.1
+_LAST_HIGH = 0.85
 
 
 def window_bounds(batch_size: int) -> np.ndarray:
     """Computes the windows of the curriculum, first to last.
 
-    The shares of the batch are added up in floating point, as the published program
-    does: the fourth window ends below 0.8, which matters for a batch of 10.
+    Fractions of the batch are added up in floating point, as in the published program.
+    The fourth window therefore ends below 0.8, which matters for a batch of 10.
 
     Args:
-      batch_size: items that are ranked.
+      batch_size: number of ranked items.
 
     Returns:
       int32 [windows, 2]: first rank, and the rank after the last; ranks ascend with the
       loss.
     """
-    low, high = 0.0, 0.5
+    low = 0.0
+    high = 0.5
     rows = [(int(low * batch_size), int(high * batch_size))]
+
     while high < _LAST_HIGH:
         low += _STEP
         high += _STEP
         rows.append((int(low * batch_size), int(high * batch_size)))
+
     return np.asarray(rows, np.int32)
 
 
@@ -47,15 +54,17 @@ def windowed_mean(
 
     Args:
       losses: [B], one for each item.
-      bounds: int [2], first rank and the rank after the last; may be traced, so that a
-        moving window needs no new compilation. An empty window gives 0 without a
+      bounds: int [2], first rank and the rank after the last. They may be traced, so
+        that a moving window needs no new compilation. An empty window gives 0 and no
         gradient.
-      ranking: [B], what is ranked; None: the losses themselves.
+      ranking: [B], values to rank by; None ranks by the losses.
 
     Returns:
       Scalar.
     """
     order = jnp.argsort(losses if ranking is None else ranking)
+
+    # A mask over sorted losses, because slices of traced bounds have no static shape.
     ranks = jnp.arange(len(losses))
     inside = (ranks >= bounds[0]) & (ranks < bounds[1])
     total = jnp.sum(jnp.where(inside, losses[order], 0.0))
@@ -63,7 +72,9 @@ def windowed_mean(
 
 
 class Curriculum(NamedTuple):
-    """Where the curriculum stands; arrays only, so that it is saved with the state.
+    """State of the curriculum.
+
+    It holds arrays only, so it is saved with the train state.
 
     Attributes:
       window: int32, number of the window, from 0.
@@ -71,7 +82,7 @@ class Curriculum(NamedTuple):
       stale: int32, evaluations since then.
       rate: float32, factor of the learning rate.
       rate_best: float32, lowest held-out loss that the plateau schedule has seen.
-      rate_stale: int32, its steps since then.
+      rate_stale: int32, steps of the schedule since then.
     """
 
     window: jax.Array
@@ -97,19 +108,19 @@ def start_curriculum() -> Curriculum:
 def move_curriculum(
     curriculum: Curriculum, loss: jax.Array, *, windows: int
 ) -> Curriculum:
-    """Moves the curriculum on after an evaluation.
+    """Advances the curriculum after an evaluation.
 
-    After more than `PATIENCE` evaluations without a lower loss the window moves by one;
-    in the last window the plateau schedule takes a step instead, and lowers the rate by
-    10 after more than ten without progress.
+    After more than `PATIENCE` evaluations without a lower loss the window moves by one.
+    In the last window the plateau schedule takes a step instead. It divides the rate by
+    10 after more than ten steps without progress.
 
     Args:
-      curriculum: before.
+      curriculum: the state before the evaluation.
       loss: held-out loss of the evaluation.
       windows: number of windows.
 
     Returns:
-      The curriculum after it.
+      The state after the evaluation.
     """
     better = loss < curriculum.best
     best = jnp.minimum(curriculum.best, loss)
@@ -128,15 +139,17 @@ def move_curriculum(
     progress = loss < curriculum.rate_best * (1 - _RATE_THRESHOLD)
     rate_stale = jnp.where(progress, 0, curriculum.rate_stale + 1)
     falls = plateau_step & (rate_stale > _RATE_PATIENCE)
+
+    # The schedule's state changes on its own steps only.
+    rate_best = jnp.where(plateau_step & progress, loss, curriculum.rate_best)
+    rate_stale = jnp.where(falls, 0, rate_stale)
+    rate_stale = jnp.where(plateau_step, rate_stale, curriculum.rate_stale)
+
     return Curriculum(
         window=curriculum.window + moves.astype(jnp.int32),
         best=best.astype(jnp.float32),
         stale=stale.astype(jnp.int32),
         rate=jnp.where(falls, curriculum.rate * _RATE_FACTOR, curriculum.rate),
-        rate_best=jnp.where(plateau_step & progress, loss, curriculum.rate_best).astype(
-            jnp.float32
-        ),
-        rate_stale=jnp.where(
-            plateau_step, jnp.where(falls, 0, rate_stale), curriculum.rate_stale
-        ).astype(jnp.int32),
+        rate_best=rate_best.astype(jnp.float32),
+        rate_stale=rate_stale.astype(jnp.int32),
     )

@@ -12,7 +12,7 @@ from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
 from facecycle_jax.methods.peers import PEERS
 from facecycle_jax.networks import Tree, random_vgg, read_vgg_npz
-from facecycle_jax.networks.face_networks import make_forward
+from facecycle_jax.networks.face_networks import make_face_networks
 
 METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
 
@@ -107,7 +107,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         )
     options = LossOptions.from_config(config["loss"])
     vgg, width = vgg_parameters(config, weights=weights)
-    forward = make_forward(
+    forward = make_face_networks(
         config["model"],
         vgg_width=width,
         vgg_for_loss=options.perceptual != "none",

@@ -24,7 +24,7 @@ from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import (
     FaceFeatures,
-    Forward,
+    FaceNetworks,
     init_identity,
     init_motion,
 )
@@ -32,7 +32,7 @@ from facecycle_jax.ops import warp
 
 
 def identity_pictures(
-    forward: Forward,
+    forward: FaceNetworks,
     trees: Mapping[str, Any],
     images: jax.Array,
     key: jax.Array | None,
@@ -86,7 +86,9 @@ def identity_pictures(
     return pictures, of_images
 
 
-def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Method:
+def identity_cycle(
+    forward: FaceNetworks, vgg: Tree | None, options: LossOptions
+) -> Method:
     """Builds the identity cycle.
 
     Args:

@@ -22,7 +22,7 @@ from facecycle_jax.methods.base import (
 )
 from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.face_networks import FaceFeatures, Forward, init_motion
+from facecycle_jax.networks.face_networks import FaceFeatures, FaceNetworks, init_motion
 from facecycle_jax.ops import warp
 
 # What is trained without the generator.
@@ -30,7 +30,10 @@ FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
 
 
 def motion_pictures(
-    forward: Forward, trees: Mapping[str, Any], images: jax.Array, key: jax.Array | None
+    forward: FaceNetworks,
+    trees: Mapping[str, Any],
+    images: jax.Array,
+    key: jax.Array | None,
 ) -> tuple[dict[str, jax.Array], FaceFeatures, FaceFeatures]:
     """Computes every picture of the motion cycle.
 
@@ -70,7 +73,7 @@ def motion_pictures(
 
 
 def flow_pictures(
-    forward: Forward, trees: Mapping[str, Any], images: jax.Array
+    forward: FaceNetworks, trees: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     """Computes the images of the motion cycle that need no generator.
 
@@ -94,7 +97,9 @@ def flow_pictures(
     }
 
 
-def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Method:
+def motion_cycle(
+    forward: FaceNetworks, vgg: Tree | None, options: LossOptions
+) -> Method:
     """Builds the motion cycle.
 
     Args:
@@ -154,7 +159,7 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
     return Method(init, loss)
 
 
-def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
+def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     """Builds the part of the motion cycle that only warps.
 
     No generator, no trunk, no Gram loss.

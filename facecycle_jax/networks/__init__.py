@@ -1,4 +1,7 @@
-"""The networks as Linen modules, NHWC, and their forward passes as functions of parameter trees."""
+"""The networks as Linen modules, and their forward passes.
+
+Layout NHWC. The forward passes are pure functions of parameter trees.
+"""
 
 from facecycle_jax.networks.build import Networks, build_networks
 from facecycle_jax.networks.encoder import (
@@ -9,7 +12,7 @@ from facecycle_jax.networks.encoder import (
     check_layer,
 )
 from facecycle_jax.networks.fab_net import FabNet, build_fab_net
-from facecycle_jax.networks.face_networks import Forward, Tree, make_forward
+from facecycle_jax.networks.face_networks import FaceNetworks, Tree, make_face_networks
 from facecycle_jax.networks.flow_decoder import FlowDecoder
 from facecycle_jax.networks.generator import Generator
 from facecycle_jax.networks.normaliser import Normaliser
@@ -38,8 +41,8 @@ __all__ = [
     "VGG19",
     "CodeEncoder",
     "FabNet",
+    "FaceNetworks",
     "FlowDecoder",
-    "Forward",
     "Generator",
     "Networks",
     "Normaliser",
@@ -52,7 +55,7 @@ __all__ = [
     "build_pcl",
     "build_tcae",
     "check_layer",
-    "make_forward",
+    "make_face_networks",
     "random_vgg",
     "read_resnet18_npz",
     "read_vgg_npz",

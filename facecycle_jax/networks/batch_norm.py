@@ -1,7 +1,7 @@
-"""Batch normalisation whose statistics are explicit state, and dense layers of PyTorch's initialisation.
+"""Batch normalisation with explicit state, and dense layers as in PyTorch.
 
 The running statistics live in the collection `batch_stats`. A module that is applied
-with `train=True` and `mutable=["batch_stats"]` returns new ones; nothing is changed in
+with `train=True` and `mutable=["batch_stats"]` returns new ones. Nothing is changed in
 place.
 """
 
@@ -20,14 +20,13 @@ EPSILON = 1e-5
 class BatchNorm(nn.Module):
     """Normalises each channel over all other axes, then scales and shifts it.
 
-    Means are taken over the whole array. Under jit on a mesh that is the global batch:
-    the result does not depend on the number of devices, and equals what one device
-    computes with the whole batch. (The programs in PyTorch normalise each device's part
-    by itself.)
+    Means are taken over the whole array. Under jit on a mesh that is the global batch,
+    so the result does not depend on the number of devices. (The programs in PyTorch
+    normalise each device's part by itself.)
 
-    While training, the normalisation uses the biased variance and the running variance
-    moves towards the unbiased one, as PyTorch has it. Two calls in one update count as
-    two batches.
+    In training, the normalisation uses the biased variance and the running variance
+    moves towards the unbiased one, as in PyTorch. Two calls in one update count as two
+    batches.
 
     Attributes:
       dtype: computation dtype; statistics are computed in float32 at least.
@@ -40,7 +39,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [..., C] to the same shape, by the batch's statistics if `train`, else by the running ones."""
+        """Maps [..., C] to the same shape.
+
+        Statistics are those of the batch if `train`, else the running ones.
+        """
         features = x.shape[-1]
         precise = jnp.promote_types(self.dtype, jnp.float32)
 
@@ -62,10 +64,12 @@ class BatchNorm(nn.Module):
                 running_mean.value = _moved(running_mean.value, mean)
                 running_var.value = _moved(running_var.value, unbiased)
         else:
-            mean, var = running_mean.value, running_var.value
+            mean = running_mean.value
+            var = running_var.value
 
         factor = scale.astype(precise) * jax.lax.rsqrt(var.astype(precise) + EPSILON)
-        return ((values - mean) * factor + bias.astype(precise)).astype(self.dtype)
+        normalised = (values - mean) * factor + bias.astype(precise)
+        return normalised.astype(self.dtype)
 
 
 def _moved(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -75,7 +79,9 @@ def _moved(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """A dense layer with PyTorch's default initialisation, uniform within 1 / sqrt(inputs).
+    """A dense layer with PyTorch's default initialisation.
+
+    Kernel and bias are uniform within 1 / sqrt(inputs).
 
     Attributes:
       features: outputs.
@@ -94,19 +100,19 @@ class Dense(nn.Module):
         )
         kernel = self.param("kernel", kernel_init, (inputs, self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(
-            self.dtype
-        )
+
+        product = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return product + bias.astype(self.dtype)
 
 
 class Projector(nn.Module):
     """Projects features for a contrastive loss.
 
-    Dense, ReLU, dense, batch normalisation.
+    The layers are dense, ReLU, dense and batch normalisation.
 
     Attributes:
-      hidden: numbers of the hidden layer.
-      features: numbers of a projection.
+      hidden: width of the hidden layer.
+      features: length of a projection.
       dtype: computation dtype.
     """
 

@@ -1,6 +1,6 @@
-"""Layers shared by the four networks. Layout NHWC; activations of any range.
+"""Layers that the networks share. Layout NHWC; activations of any range.
 
-Parameters are float32; `dtype` is what is computed in (float32 or bfloat16).
+Parameters are float32. `dtype` is the computation dtype, float32 or bfloat16.
 """
 
 import math
@@ -18,16 +18,18 @@ Initialiser = Callable[..., jax.Array]
 
 
 def scaled(channels: int, width: float) -> int:
-    """Scales a channel count of the paper by the width multiplier, at least to 4 channels."""
+    """Scales a channel count by the width multiplier, to at least 4 channels."""
     return max(4, round(channels * width))
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Leaky rectifier with FaceCycle's slope of 0.1."""
+    """Applies a leaky rectifier with FaceCycle's slope of 0.1."""
     return nn.leaky_relu(x, negative_slope=0.1)
 
 
 def _uniform(bound: float) -> Initialiser:
+    """Returns the initialiser that is uniform in [-bound, bound]."""
+
     def init(
         key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32
     ) -> jax.Array:
@@ -39,15 +41,16 @@ def _uniform(bound: float) -> Initialiser:
 def _kernel_and_bias_init(
     init: str | float, *, taps: int, fan_in: int, features: int
 ) -> tuple[Initialiser, Initialiser]:
-    """Initialisers by name.
+    """Returns the initialisers of kernel and bias by name.
 
-    'fan_out': normal with standard deviation sqrt(2 / (taps * features)), zero bias.
-    'default': uniform within 1 / sqrt(fan in) for kernel and bias (PyTorch's default).
-    a number: normal with that standard deviation, zero bias.
+    - 'fan_out': normal with standard deviation sqrt(2 / (taps * features)), zero bias.
+    - 'default': uniform within 1 / sqrt(fan_in) for both (PyTorch's default).
+    - a number: normal with that standard deviation, zero bias.
     """
     if init == "default":
         bound = 1.0 / math.sqrt(fan_in)
         return _uniform(bound), _uniform(bound)
+
     std = math.sqrt(2.0 / (taps * features)) if init == "fan_out" else float(init)
     return nn.initializers.normal(std), nn.initializers.zeros
 
@@ -63,7 +66,9 @@ def conv(
     use_bias: bool = True,
     init: str | float = "fan_out",
 ) -> jax.Array:
-    """Applies a convolution inside a compact module, padded by (kernel - 1) / 2 on every side.
+    """Applies a convolution inside a compact module.
+
+    The input is padded by (kernel - 1) / 2 on every side.
 
     Args:
       x: [N, H, W, C].
@@ -71,20 +76,29 @@ def conv(
       kernel: odd width of the square kernel.
       name: parameter name within the calling module.
       dtype: computation dtype.
-      stride: step in both directions. ("SAME" would pad one side only at stride 2.)
+      stride: step in both directions.
       use_bias: whether a bias is added.
       init: 'fan_out', 'default' or a standard deviation.
 
     Returns:
       [N, ceil(H / stride), ceil(W / stride), features].
     """
-    return _Conv(features, kernel, stride, use_bias, init, dtype, name=name)(x)
+    module = _Conv(
+        features=features,
+        width=kernel,
+        stride=stride,
+        use_bias=use_bias,
+        kernel_init=init,
+        dtype=dtype,
+        name=name,
+    )
+    return module(x)
 
 
 class _Conv(nn.Module):
-    """The module behind `conv`; parameters as flax's own has them.
+    """The module behind `conv`, with the parameters of `nn.Conv`.
 
-    Not flax's, since `ops.conv` has the gradients that are fast on CPUs.
+    It replaces `nn.Conv` because `ops.conv` has gradients that are fast on CPUs.
     """
 
     features: int
@@ -96,13 +110,16 @@ class _Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        taps, channels = self.width * self.width, x.shape[-1]
+        taps = self.width * self.width
+        channels = x.shape[-1]
         kernel_init, bias_init = _kernel_and_bias_init(
             self.kernel_init, taps=taps, fan_in=taps * channels, features=self.features
         )
         kernel = self.param(
             "kernel", kernel_init, (self.width, self.width, channels, self.features)
         )
+
+        # "SAME" would pad one side only at stride 2.
         pad = (self.width - 1) // 2
         y = ops.conv(
             x.astype(self.dtype),
@@ -110,9 +127,11 @@ class _Conv(nn.Module):
             stride=self.stride,
             padding=((pad, pad), (pad, pad)),
         )
-        if self.use_bias:
-            y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
-        return y
+        if not self.use_bias:
+            return y
+
+        bias = self.param("bias", bias_init, (self.features,))
+        return y + bias.astype(self.dtype)
 
 
 class UpConv(nn.Module):
@@ -137,9 +156,9 @@ class UpConv(nn.Module):
         )
         kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return ops.transposed_conv(
-            x.astype(self.dtype), kernel.astype(self.dtype)
-        ) + bias.astype(self.dtype)
+
+        y = ops.transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -156,31 +175,26 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
-        features = x.shape[-1]
-        y = conv(
-            x,
-            features=features,
-            kernel=3,
-            name="conv1",
-            dtype=self.dtype,
-            init=self.kernel_init,
-        )
-        y = leaky_relu(y)
-        y = conv(
-            y,
-            features=features,
-            kernel=3,
-            name="conv2",
-            dtype=self.dtype,
-            init=self.kernel_init,
-        )
+
+        def convolve(y: jax.Array, name: str) -> jax.Array:
+            return conv(
+                y,
+                features=x.shape[-1],
+                kernel=3,
+                name=name,
+                dtype=self.dtype,
+                init=self.kernel_init,
+            )
+
+        y = leaky_relu(convolve(x, "conv1"))
+        y = convolve(y, "conv2")
         return leaky_relu(x + y)
 
 
 class ChannelAttention(nn.Module):
-    """Attention between channels.
+    """Attention between channels: LReLU(x + S g) with S = phi theta^T.
 
-    LReLU(x + S g) with S = phi theta^T, theta softmax over pixels.
+    The softmax of theta is over pixels, that of g over channels.
 
     Attributes:
       dtype: computation dtype; softmaxes are in float32.
@@ -192,14 +206,19 @@ class ChannelAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to the same shape."""
         n, height, width, features = x.shape
-        g, theta, phi = (
-            conv(x, features=features, kernel=1, name=name, dtype=self.dtype).reshape(
-                n, height * width, features
-            )
-            for name in ("g", "theta", "phi")
-        )
+
+        def project(name: str) -> jax.Array:
+            y = conv(x, features=features, kernel=1, name=name, dtype=self.dtype)
+            return y.reshape(n, height * width, features)
+
+        # [N, pixels, C] each.
+        g = project("g")
+        theta = project("theta")
+        phi = project("phi")
         theta = nn.softmax(theta.astype(jnp.float32), axis=1).astype(self.dtype)
         g = nn.softmax(g.astype(jnp.float32), axis=2).astype(self.dtype)
+
+        # Relations between channels [N, C, C], applied to g.
         relation = jnp.einsum("npc,npd->ncd", phi, theta)
         out = jnp.einsum("ncd,npd->npc", relation, g)
         return leaky_relu(x + out.reshape(x.shape))

@@ -1,4 +1,4 @@
-"""The set of networks that one configuration describes."""
+"""The networks that a model configuration describes."""
 
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ class Networks(NamedTuple):
     """Linen modules without parameters; both encoders are the same architecture.
 
     Attributes:
-      encoder: pictures to codes (motion, and with other parameters identity).
+      encoder: images to codes (motion, and with other parameters identity).
       flow_decoder: motion codes to flows.
-      generator: trunk maps and flow to pictures.
+      generator: trunk maps and flow to images.
       normaliser: trunk maps and identity code to mean and neutral faces.
       trunk: the trunk of generator and normaliser when it is learned.
     """
@@ -41,22 +41,22 @@ def build_networks(
     dtype: str = "float32",
     encoder_width: float = 0.0,
 ) -> Networks:
-    """Builds the modules.
+    """Builds the modules of FaceCycle.
 
     Args:
       width: multiplier on all channel counts, above 0; 1 is the paper's.
       image_size: 64, 128 or 256 pixels.
       code_dim: length of the codes.
-      dtype: 'float32' or 'bfloat16', the dtype computed in; parameters are float32.
-      encoder_width: multiplier of the encoders' channels, 0: `width`. They see a
-        picture once where the generator draws three, so a narrow model affords wider
-        ones.
+      dtype: computation dtype, 'float32' or 'bfloat16'; parameters are float32.
+      encoder_width: multiplier on the encoders' channels; 0 takes `width`. An encoder
+        runs once for every three images of the generator, so a narrow model can afford
+        wider encoders.
 
     Returns:
       The networks.
 
     Raises:
-      ValueError: for a value outside these ranges.
+      UserError: if a value lies outside these ranges.
     """
     check_image_size(image_size)
     if width <= 0:
@@ -67,6 +67,7 @@ def build_networks(
         raise UserError(f"code_dim must be at least 1, got {code_dim}.")
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+
     kind: Dtype = DTYPES[dtype]
     return Networks(
         encoder=CodeEncoder(encoder_width or width, image_size, code_dim, kind),

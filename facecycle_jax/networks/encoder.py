@@ -1,6 +1,6 @@
 """The code encoder, one for motion and one for identity.
 
-Pictures [N, H, W, 3], normalised; codes [N, code_dim] in (-1, 1).
+Images are [N, H, W, 3], normalised. Codes are [N, code_dim] in (-1, 1).
 """
 
 import flax.linen as nn
@@ -22,13 +22,14 @@ IMAGE_SIZES = (64, 128, 256)
 # Layers whose maps can be read, in order; the last is the feature of the linear
 # protocol.
 LAYERS = ("conv1_2", "conv2_2", "conv3_2", "residual2", "conv4_2", "conv5_2", "conv6_2")
-# Sides of the linear protocol's pictures, in pixels, and of the map that the last layer
-# makes of them.
-FEATURE_SIZE, FEATURE_SIDE = 100, 7
+# Side of the linear protocol's images, in pixels.
+FEATURE_SIZE = 100
+# Side of the last layer's map of such an image.
+FEATURE_SIDE = 7
 
 
 def check_image_size(image_size: int) -> None:
-    """Raises ValueError unless the networks are defined for this picture size in pixels."""
+    """Raises UserError unless the networks are defined for this image size."""
     if image_size not in IMAGE_SIZES:
         raise UserError(
             f"image_size must be one of {IMAGE_SIZES} pixels, got {image_size}."
@@ -36,7 +37,7 @@ def check_image_size(image_size: int) -> None:
 
 
 def check_layer(layer: str) -> None:
-    """Raises ValueError unless the encoder has this layer to read."""
+    """Raises UserError if `layer` is unknown."""
     if layer not in LAYERS:
         raise UserError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
 
@@ -46,8 +47,8 @@ class EncoderFeatures(nn.Module):
 
     Attributes:
       width: multiplier on all channel counts; 1 is the paper's network.
-      image_size: 64, 128 or 256: the picture size at which the map is 4x4. 128 puts a
-        stride into the last group, 256 one more into the second convolution pair.
+      image_size: 64, 128 or 256, the image size at which the map is 4x4. 128 adds a
+        stride to the last group, and 256 one more to the second pair of convolutions.
       dtype: computation dtype.
     """
 
@@ -57,12 +58,18 @@ class EncoderFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, last: str = LAYERS[-1]) -> jax.Array:
-        """Maps pictures [N, H, W, 3] to [N, H/16, W/16, 128 width] (at image_size 64.
+        """Maps images [N, H, W, 3] to the map of one layer.
 
-        Rounded up).
+        Args:
+          x: images of any size.
+          last: the layer to end with, one of `LAYERS`; an earlier one has a larger map.
 
-        `last`, one of `LAYERS`, is the layer to end with: an earlier one has a larger
-        map.
+        Returns:
+          [N, h, w, C]; [N, H/16, W/16, 128 width], rounded up, for the last layer at
+          image_size 64.
+
+        Raises:
+          UserError: if the image size or the layer is unknown.
         """
         check_image_size(self.image_size)
         check_layer(last)
@@ -71,10 +78,9 @@ class EncoderFeatures(nn.Module):
         def layer(
             x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
         ) -> jax.Array:
-            features = scaled(channels, self.width)
             y = conv(
                 x,
-                features=features,
+                features=scaled(channels, self.width),
                 kernel=kernel,
                 stride=stride,
                 name=name,
@@ -82,29 +88,41 @@ class EncoderFeatures(nn.Module):
             )
             return leaky_relu(y)
 
+        # All layers are built, whichever is last. The compiler drops those not used.
         maps = {}
+
+        # Half of the side.
         x = x.astype(dtype)
         x = layer(x, "conv1_1", 64, kernel=7, stride=2)
         x = maps["conv1_2"] = layer(x, "conv1_2", 64)
+
+        # The strides that depend on the image size are here and in the last group.
         x = layer(x, "conv2_1", 64, stride=2 if self.image_size == 256 else 1)
         x = ChannelAttention(dtype, name="attention2")(x)
         x = maps["conv2_2"] = layer(x, "conv2_2", 64)
+
         x = layer(x, "conv3_1", 128, stride=2)
         x = ChannelAttention(dtype, name="attention3")(x)
         x = maps["conv3_2"] = layer(x, "conv3_2", 128)
+
         x = ResidualBlock(dtype=dtype, name="residual1")(x)
         x = maps["residual2"] = ResidualBlock(dtype=dtype, name="residual2")(x)
+
         x = layer(x, "conv4_1", 128, stride=2)
         x = maps["conv4_2"] = layer(x, "conv4_2", 128)
+
         x = layer(x, "conv5_1", 256, stride=2)
         x = maps["conv5_2"] = layer(x, "conv5_2", 256)
+
         x = layer(x, "conv6_1", 256, stride=2 if self.image_size >= 128 else 1)
         maps["conv6_2"] = layer(x, "conv6_2", 128)
         return maps[last]
 
 
 class CodeEncoder(nn.Module):
-    """Encodes a face into a code: convolutions to a 4x4 map, two dense layers, tanh.
+    """Encodes a face into a code.
+
+    Convolutions lead to a 4x4 map, then come two dense layers and a tanh.
 
     Attributes:
       width: multiplier on all channel counts; 1 is the paper's network (4.24 M
@@ -132,7 +150,7 @@ class CodeEncoder(nn.Module):
         self.code = nn.Dense(self.code_dim, dtype=self.dtype, kernel_init=init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Encodes pictures.
+        """Encodes images.
 
         Args:
           x: [N, image_size, image_size, 3], normalised.
@@ -141,21 +159,27 @@ class CodeEncoder(nn.Module):
           Codes float32 [N, code_dim] in (-1, 1).
 
         Raises:
-          ValueError: if the pictures have another size.
+          UserError: if the images have another size.
         """
         if x.shape[1:3] != (self.image_size, self.image_size):
             raise UserError(
-                f"the encoder was built for {self.image_size}x{self.image_size} pictures, got "
-                f"{x.shape[1]}x{x.shape[2]}; resize them, or use feature_map, which takes any size."
+                f"the encoder was built for {self.image_size}x{self.image_size} "
+                f"images, got {x.shape[1]}x{x.shape[2]}; resize them, or use "
+                "feature_map, which takes any size."
             )
+
         y = self.features(x)
-        y = leaky_relu(self.hidden(y.reshape(y.shape[0], -1)))
+        y = y.reshape(y.shape[0], -1)
+        y = leaky_relu(self.hidden(y))
         return jnp.tanh(self.code(y).astype(jnp.float32))
 
     def feature_map(
         self, x: jax.Array, layer: str = LAYERS[-1], side: int = 0
     ) -> jax.Array:
-        """Computes the map below the dense layers, the feature of the linear protocol, or an earlier one.
+        """Computes the map of one layer.
+
+        The map of the last layer, below the dense ones, is the feature of the linear
+        protocol.
 
         Args:
           x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the
@@ -167,7 +191,8 @@ class CodeEncoder(nn.Module):
           float32 [N, h, w, c], c 128 width of the last layer.
 
         Raises:
-          ValueError: for a layer there is none of, or a side below 0.
+          UserError: if `layer` is unknown.
+          ValueError: if `side` is negative.
         """
         maps = self.features(x, last=layer).astype(jnp.float32)
         return adaptive_average_pool(maps, side=side) if side else maps

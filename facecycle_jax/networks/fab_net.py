@@ -16,13 +16,13 @@ from facecycle_jax.networks.batch_norm import BatchNorm
 from facecycle_jax.networks.blocks import Dtype, conv, scaled
 from facecycle_jax.networks.up_decoder import UpDecoder, decoder_channels
 
-# Channels of the strided convolutions of an encoder of 256 x 256, but for the last.
+# Channels of all strided convolutions but the last, for an encoder of 256 x 256 images.
 _CHANNELS = (32, 64, 128, 256, 256, 256, 256)
 _SIZES = (32, 64, 128, 256)
 
 
 def check_peer_size(image_size: int) -> None:
-    """Raises UserError unless strided convolutions bring images of this size to one pixel."""
+    """Raises UserError unless the encoders are defined for this image size."""
     if image_size not in _SIZES:
         raise UserError(
             f"model.image_size must be one of {_SIZES} pixels here, got {image_size}."
@@ -42,14 +42,14 @@ def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax
 class FabNetEncoder(nn.Module):
     """Encodes faces by strided convolutions until one pixel is left.
 
-    The first convolution has no normalisation; the last has neither normalisation nor
+    The first convolution has no normalisation. The last has neither normalisation nor
     activation.
 
     Attributes:
       width: multiplier on all channel counts; 1 is the published network (4.89 M
         parameters).
-      image_size: side of the images, 256 as published; each halving leaves out a
-        convolution.
+      image_size: side of the images, 256 as published. Each halving of it leaves out
+        one convolution.
       code_dim: length of the embedding; not scaled by `width`.
       dtype: computation dtype.
 
@@ -64,8 +64,20 @@ class FabNetEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Maps images [N, image_size, image_size, 3] in 0..1 to embeddings [N, code_dim]."""
+        """Encodes images.
+
+        Args:
+          images: [N, image_size, image_size, 3] in 0..1.
+          train: whether batch statistics are used and the running ones moved.
+
+        Returns:
+          Embeddings [N, code_dim].
+
+        Raises:
+          UserError: if the image size is not supported.
+        """
         check_peer_size(self.image_size)
+        # Every convolution halves the side.
         layers = round(math.log2(self.image_size))
 
         x = images.astype(self.dtype)
@@ -81,11 +93,11 @@ class FabNetEncoder(nn.Module):
 
 
 class FabNet(NamedTuple):
-    """Linen modules without parameters.
+    """Linen modules of FAb-Net, without parameters.
 
     Attributes:
       encoder: images to embeddings.
-      flow_decoder: source and target embedding, concatenated, to a flow in (-1, 1).
+      flow_decoder: concatenated source and target embeddings to a flow in (-1, 1).
       mask_decoder: the same to mask logits in (-1, 1).
     """
 
@@ -108,16 +120,16 @@ def build_fab_net(
       width: multiplier on channel counts, above 0.
       image_size: side of the images.
       code_dim: length of the embedding.
-      align_corners: of the decoders' bilinear doubling. The published program ran on an
-        unreleased version of PyTorch, so which one it used is not known; PyTorch 0.4.0
-        does not align.
+      align_corners: whether the decoders' bilinear doubling aligns corners. The
+        published program ran on an unreleased version of PyTorch, so its choice is not
+        known. PyTorch 0.4.0 does not align them.
       dtype: computation dtype.
 
     Returns:
       The networks.
 
     Raises:
-      UserError: If the image size is not supported.
+      UserError: if the image size is not supported.
     """
     check_peer_size(image_size)
 

@@ -1,7 +1,8 @@
 """The forward passes of FaceCycle as pure functions of one dict of parameter trees.
 
-Trees by name: motion_encoder, flow_decoder, generator, identity_encoder, normaliser,
-and the trunk: 'trunk' if it is learned, else 'vgg'. Pictures [N, H, W, 3], normalised.
+The trees are motion_encoder, flow_decoder, generator, identity_encoder, normaliser and
+the trunk, which is 'trunk' if it is learned, else 'vgg'. Images are [N, H, W, 3],
+normalised.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,7 @@ from facecycle_jax.networks.encoder import LAYERS
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
 from facecycle_jax.ops import backward_flow
 
-# Parameter trees by network name; `Tree` where they are built, `Trees` where they are
-# only read.
+# Parameter trees by network name. `Tree` is for building them, `Trees` for reading.
 Tree = dict[str, Any]
 Trees = Mapping[str, Any]
 Features = dict[str, jax.Array]
@@ -26,30 +26,28 @@ Features = dict[str, jax.Array]
 class FaceFeatures(NamedTuple):
     """Maps of one batch for the networks and for the loss.
 
-    One pass where both use one trunk.
+    One pass makes both where they use the same trunk.
 
     Attributes:
       trunk: conv2_1 and conv3_1 maps for generator and normaliser.
-      loss: maps for the perceptual loss; empty where none were asked for.
+      loss: maps for the perceptual loss; empty unless requested.
     """
 
     trunk: Features
     loss: Features
 
 
-class Forward(NamedTuple):
-    """Networks with their trunk.
-
-    Everything a method or a loaded model computes pictures with.
+class FaceNetworks(NamedTuple):
+    """The networks of FaceCycle with their trunk, and their forward passes.
 
     Attributes:
       networks: the modules.
-      vgg: the VGG-19 module of loss and, unless learned, trunk; None where no VGG is
-        used.
+      vgg: the VGG-19 of the loss and, unless that is learned, of the trunk. None where
+        no VGG is used.
       learned_trunk: whether the trunk's parameters are 'trunk' (learned) or 'vgg'
         (frozen).
       remat: whether a backward pass computes the activations inside each network again
-        instead of keeping them: less memory, a third more computation.
+        instead of keeping them. This saves memory for a third more computation.
     """
 
     networks: Networks
@@ -60,7 +58,7 @@ class Forward(NamedTuple):
     def motion(
         self, trees: Trees, images: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Computes motion codes [N, D], flows and backward flows [N, h, w, 2] of pictures."""
+        """Computes motion codes [N, D], flows and backward flows [N, h, w, 2]."""
         code = self.motion_code(trees, images)
         flow = self.flow(trees, code)
         return code, flow, backward_flow(flow)
@@ -76,13 +74,18 @@ class Forward(NamedTuple):
     def feature_map(
         self, trees: Trees, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
     ) -> jax.Array:
-        """Computes maps [N, h, w, C] of a layer of the motion encoder, of pictures of any size.
+        """Computes maps [N, h, w, C] of a layer of the motion encoder.
 
-        `side` above 0 averages them over side x side areas.
+        Images may have any size. `side` above 0 averages the maps over side x side
+        areas.
         """
-        encoder, options = self.networks.encoder, {"layer": layer, "side": side}
         return self._apply(
-            encoder, trees["motion_encoder"], images, method="feature_map", **options
+            self.networks.encoder,
+            trees["motion_encoder"],
+            images,
+            method="feature_map",
+            layer=layer,
+            side=side,
         )
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
@@ -92,18 +95,18 @@ class Forward(NamedTuple):
     def features(
         self, trees: Trees, images: jax.Array, *, for_loss: bool = False
     ) -> FaceFeatures:
-        """Computes trunk maps of pictures and, if asked for, the maps of the perceptual loss."""
+        """Computes trunk maps and, if `for_loss`, the maps of the perceptual loss."""
         if not self.learned_trunk:
+            # The loss's taps include those of the trunk, so one pass is enough.
             maps = self._vgg_maps(trees, images, LOSS_TAPS if for_loss else TRUNK_TAPS)
-            return FaceFeatures(
-                {name: maps[name] for name in TRUNK_TAPS}, maps if for_loss else {}
-            )
+            trunk = {name: maps[name] for name in TRUNK_TAPS}
+            return FaceFeatures(trunk=trunk, loss=maps if for_loss else {})
+
         trunk = self._apply(
             self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS
         )
-        return FaceFeatures(
-            trunk, self.loss_features(trees, images) if for_loss else {}
-        )
+        loss = self.loss_features(trees, images) if for_loss else {}
+        return FaceFeatures(trunk=trunk, loss=loss)
 
     def loss_features(self, trees: Trees, images: jax.Array) -> Features:
         """Computes the maps of the perceptual loss; none where no VGG is used."""
@@ -117,7 +120,7 @@ class Forward(NamedTuple):
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Draws pictures [N, H, W, 3] from trunk maps, moved by a flow or as they are."""
+        """Generates images [N, H, W, 3] from trunk maps, warped by a flow or not."""
         return self._apply(
             self.networks.generator, trees["generator"], features.trunk, flow, key=key
         )
@@ -125,7 +128,7 @@ class Forward(NamedTuple):
     def remove_identity(
         self, trees: Trees, features: FaceFeatures, code: jax.Array
     ) -> jax.Array:
-        """Draws mean faces [N, H, W, 3] from the maps of neutral faces and identity codes."""
+        """Generates mean faces [N, H, W, 3] from maps of neutral faces and codes."""
         maps = features.trunk["conv3_1"]
         return self._apply(
             self.networks.normaliser, trees["normaliser"], maps, code, method="remove"
@@ -134,23 +137,29 @@ class Forward(NamedTuple):
     def restore_identity(
         self, trees: Trees, features: FaceFeatures, code: jax.Array
     ) -> jax.Array:
-        """Draws neutral faces [N, H, W, 3] from the maps of mean faces [N or 1] and codes."""
+        """Generates neutral faces [N, H, W, 3] from maps of mean faces and codes.
+
+        One mean face may serve all codes.
+        """
         maps = features.trunk["conv3_1"]
         return self._apply(
             self.networks.normaliser, trees["normaliser"], maps, code, method="restore"
         )
 
     def _apply(self, module: Any, params: Any, *arguments: Any, **options: Any) -> Any:
-        """Applies a module to its parameters."""
+        """Applies a module to its parameters, rematerialised if requested."""
 
         def apply(params: Any, arguments: Any) -> Any:
             return module.apply({"params": params}, *arguments, **options)
 
-        return (jax.checkpoint(apply) if self.remat else apply)(params, arguments)
+        if self.remat:
+            return jax.checkpoint(apply)(params, arguments)
+        return apply(params, arguments)
 
     def _vgg_maps(
         self, trees: Trees, images: jax.Array, taps: tuple[str, ...]
     ) -> Features:
+        """Computes the VGG-19's maps at the taps."""
         if self.vgg is None:
             raise UserError(
                 "these networks were built without a VGG-19, so it has no maps."
@@ -158,13 +167,13 @@ class Forward(NamedTuple):
         return self._apply(self.vgg, trees["vgg"], images, taps=taps)
 
 
-def make_forward(
+def make_face_networks(
     model: Mapping[str, Any],
     *,
     vgg_width: float | None = None,
     vgg_for_loss: bool = True,
     remat: bool = False,
-) -> Forward:
+) -> FaceNetworks:
     """Builds the forward passes of a model configuration.
 
     Args:
@@ -172,18 +181,19 @@ def make_forward(
         and perhaps encoder_width.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
-      remat: see `Forward`.
+      remat: see `FaceNetworks`.
 
     Returns:
       The forward passes.
 
     Raises:
-      ValueError: for values out of range.
+      UserError: if a value is out of range.
     """
     if model["trunk"] not in ("vgg", "learned"):
         raise UserError(
             f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}."
         )
+
     networks = build_networks(
         width=model["width"],
         image_size=model["image_size"],
@@ -191,27 +201,30 @@ def make_forward(
         encoder_width=model.get("encoder_width", 0.0),
         dtype=model["dtype"],
     )
+
     learned = model["trunk"] == "learned"
     vgg = None
     if not learned or vgg_for_loss:
         vgg = VGG19("conv4_1", vgg_width or 1.0, DTYPES[model["dtype"]])
-    return Forward(networks, vgg, learned, remat)
+    return FaceNetworks(networks=networks, vgg=vgg, learned_trunk=learned, remat=remat)
 
 
-def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
-    """Draws the parameters of stage 1.
+def init_motion(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+    """Initialises the parameters of stage 1 at random.
 
-    Motion_encoder, flow_decoder, generator and a learned trunk.
+    Returns:
+      Trees of motion_encoder, flow_decoder, generator and, if it is learned, trunk.
     """
     keys = jax.random.split(key, 4)
     networks = forward.networks
     size = networks.encoder.image_size
-    image, code = (
-        jnp.zeros((1, size, size, 3)),
-        jnp.zeros((1, networks.encoder.code_dim)),
-    )
+
+    # Inputs of the right shapes.
+    image = jnp.zeros((1, size, size, 3))
+    code = jnp.zeros((1, networks.encoder.code_dim))
     flow = jnp.zeros((1, size // 4, size // 4, 2))
     features = _blank_features(forward)
+
     trees = {
         "motion_encoder": networks.encoder.init(keys[0], image)["params"],
         "flow_decoder": networks.flow_decoder.init(keys[1], code)["params"],
@@ -222,26 +235,35 @@ def init_motion(forward: Forward, key: jax.Array) -> dict[str, Any]:
     return trees
 
 
-def init_identity(forward: Forward, key: jax.Array) -> dict[str, Any]:
-    """Draws the parameters of stage 2: identity_encoder and normaliser."""
+def init_identity(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+    """Initialises the parameters of stage 2 at random.
+
+    Returns:
+      Trees of identity_encoder and normaliser.
+    """
     keys = jax.random.split(key, 2)
     networks = forward.networks
     size = networks.encoder.image_size
+
+    # Inputs of the right shapes.
+    image = jnp.zeros((1, size, size, 3))
     code = jnp.zeros((1, networks.encoder.code_dim))
     features = _blank_features(forward)["conv3_1"]
+
     return {
-        "identity_encoder": networks.encoder.init(
-            keys[0], jnp.zeros((1, size, size, 3))
-        )["params"],
+        "identity_encoder": networks.encoder.init(keys[0], image)["params"],
         "normaliser": networks.normaliser.init(keys[1], features, code)["params"],
     }
 
 
-def _blank_features(forward: Forward) -> Features:
-    """Zero maps of the trunk's shapes, to initialise from."""
+def _blank_features(forward: FaceNetworks) -> Features:
+    """Makes zero maps of the trunk's shapes, to initialise from."""
     trunk: Any = forward.networks.trunk if forward.learned_trunk else forward.vgg
     size = forward.networks.encoder.image_size
-    key, image = jax.random.key(0), jnp.zeros((1, size, size, 3))
+    key = jax.random.key(0)
+    image = jnp.zeros((1, size, size, 3))
+
+    # Shapes only: nothing is computed.
     shapes = jax.eval_shape(
         lambda: trunk.init_with_output(key, image, taps=TRUNK_TAPS)[0]
     )

@@ -1,9 +1,7 @@
-"""The normaliser.
+"""The normaliser, which removes identity from a neutral face or restores it.
 
-Takes identity out of a neutral face, or puts it back into the mean face.
-
-Pictures [N, H, W, 3], normalised, without a final activation. Trunk maps conv3_1 [N,
-H/4, W/4, C].
+Images are [N, H, W, 3], normalised, without a final activation. Trunk maps conv3_1 are
+[N, H/4, W/4, C].
 """
 
 import flax.linen as nn
@@ -16,11 +14,11 @@ from facecycle_jax.networks.blocks import Dtype, ResidualBlock, UpConv, conv, sc
 class Modulation(nn.Module):
     """Instance normalisation, scaled and shifted by a code.
 
-    Gamma(code) * (x - mean) / std + beta(code).
+    The result is gamma(code) * (x - mean) / std + beta(code).
 
     Attributes:
-      dtype: computation dtype; the statistics are in float32, the variance is the
-        biased one.
+      dtype: computation dtype. Statistics are computed in float32, the variance with
+        the biased estimate.
 
     References:
       Huang and Belongie, "Arbitrary style transfer in real-time with adaptive instance
@@ -33,13 +31,17 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, code: jax.Array) -> jax.Array:
         """Modulates [N or 1, H, W, C] by codes [N, D]; one map serves all codes."""
+        # Statistics of each channel of each map, [N or 1, 1, 1, C].
         x32 = x.astype(jnp.float32)
         mean = jnp.mean(x32, axis=(1, 2), keepdims=True)
         variance = jnp.var(x32, axis=(1, 2), keepdims=True)
         normal = ((x32 - mean) * jax.lax.rsqrt(variance + 1e-5)).astype(self.dtype)
+
+        # Scale and shift [N, 1, 1, C], by dense layers written as 1x1 convolutions.
         code = code.astype(self.dtype)[:, None, None, :]
-        gamma, beta = (
-            conv(
+
+        def dense(name: str) -> jax.Array:
+            return conv(
                 code,
                 features=x.shape[-1],
                 kernel=1,
@@ -47,8 +49,9 @@ class Modulation(nn.Module):
                 dtype=self.dtype,
                 init="default",
             )
-            for name in ("gamma", "beta")
-        )
+
+        gamma = dense("gamma")
+        beta = dense("beta")
         return normal * gamma + beta
 
 
@@ -68,7 +71,7 @@ class Normaliser(nn.Module):
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
-        """Builds the layers: two modulations, everything after them shared."""
+        """Builds the layers; all but the two modulations are shared."""
         self.remove_identity = Modulation(self.dtype)
         self.restore_identity = Modulation(self.dtype)
         self.decoder = NormaliserDecoder(self.width, self.dtype)
@@ -76,10 +79,7 @@ class Normaliser(nn.Module):
     def __call__(
         self, features: jax.Array, code: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Applies both directions to the same maps.
-
-        Used to initialise all parameters.
-        """
+        """Applies both directions to the same maps, to initialise all parameters."""
         return self.remove(features, code), self.restore(features, code)
 
     def remove(self, features: jax.Array, code: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ class Normaliser(nn.Module):
 
 
 class NormaliserDecoder(nn.Module):
-    """What both directions share: seven residual blocks and two doublings.
+    """Decoder of both directions: seven residual blocks and two doublings.
 
     Attributes:
       width: multiplier on all channel counts.
@@ -120,10 +120,10 @@ class NormaliserDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N, H/4, W/4, C] to pictures float32 [N, H, W, 3]."""
+        """Maps [N, H/4, W/4, C] to images float32 [N, H, W, 3]."""
         features = scaled(256, self.width)
         if x.shape[-1] != features:
-            # Only where a VGG trunk of fixed width meets a narrower decoder; never at
+            # A VGG trunk of fixed width meets a narrower decoder. This never happens at
             # the paper's width.
             x = conv(
                 x,
@@ -133,20 +133,19 @@ class NormaliserDecoder(nn.Module):
                 dtype=self.dtype,
                 init="default",
             )
+
         for index in range(7):
             x = ResidualBlock("default", self.dtype, name=f"residual{index + 1}")(x)
+
+        # Half of the side.
         half = scaled(128, self.width)
         x = nn.relu(UpConv(half, self.dtype, name="up1")(x))
-        x = nn.relu(
-            conv(
-                x,
-                features=half,
-                kernel=3,
-                name="conv1",
-                dtype=self.dtype,
-                init="default",
-            )
+        x = conv(
+            x, features=half, kernel=3, name="conv1", dtype=self.dtype, init="default"
         )
+        x = nn.relu(x)
+
+        # The whole side.
         x = nn.relu(UpConv(half, self.dtype, name="up2")(x))
         x = conv(
             x, features=3, kernel=1, name="to_rgb", dtype=self.dtype, init="default"

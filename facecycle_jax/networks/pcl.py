@@ -1,8 +1,7 @@
 """The networks of PCL.
 
-A trunk, a head and a projector each for face and pose, and one decoder.
-
-Images [N, S, S, 3] in 0..1, without mean and standard deviation.
+One trunk, two heads and two projectors, for face and pose, and one decoder. Images are
+[N, S, S, 3] in 0..1, without mean and standard deviation.
 """
 
 from typing import NamedTuple
@@ -27,7 +26,9 @@ _DECODER_CHANNELS = (256, 256, 256, 256, 128)
 
 
 class PclTrunk(nn.Module):
-    """The convolutions of FaceCycle's encoder up to the last stride, with a narrower last layer.
+    """Convolutions of FaceCycle's encoder up to its last stride.
+
+    The last layer is narrower than FaceCycle's.
 
     Attributes:
       width: multiplier on all channel counts; 1 is the published network (1.88 M
@@ -44,35 +45,47 @@ class PclTrunk(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images [N, H, W, 3] in 0..1, of any size, to [N, H/16, W/16, 128 width], rounded up."""
+        """Maps images of any size to features.
+
+        Args:
+          images: [N, H, W, 3] in 0..1.
+
+        Returns:
+          [N, H/16, W/16, 128 width], rounded up.
+        """
         dtype = self.dtype
 
         def layer(
             x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
         ) -> jax.Array:
             features = scaled(channels, self.width)
-            return leaky_relu(
-                conv(
-                    x,
-                    features=features,
-                    kernel=kernel,
-                    stride=stride,
-                    name=name,
-                    dtype=dtype,
-                )
+            y = conv(
+                x,
+                features=features,
+                kernel=kernel,
+                stride=stride,
+                name=name,
+                dtype=dtype,
             )
+            return leaky_relu(y)
 
+        # Half of the side.
         x = images.astype(dtype)
         x = layer(x, "conv1_1", 64, kernel=7, stride=2)
         x = layer(x, "conv1_2", 64)
+
         x = layer(x, "conv2_1", 64)
         x = ChannelAttention(dtype, name="attention2")(x)
         x = layer(x, "conv2_2", 64)
+
+        # A quarter of the side.
         x = layer(x, "conv3_1", 128, stride=2)
         x = ChannelAttention(dtype, name="attention3")(x)
         x = layer(x, "conv3_2", 128)
         x = ResidualBlock(dtype=dtype, name="residual1")(x)
         x = ResidualBlock(dtype=dtype, name="residual2")(x)
+
+        # An eighth of the side, then a sixteenth.
         x = layer(x, "conv4_1", 128, stride=2)
         x = layer(x, "conv4_2", 128)
         x = layer(x, "conv5_1", 256, stride=2)
@@ -80,7 +93,9 @@ class PclTrunk(nn.Module):
 
 
 class PclHead(nn.Module):
-    """Two convolutions on the trunk's map, one head for the face and one for the pose.
+    """Two convolutions on the trunk's map.
+
+    PCL has one head for the face and one for the pose.
 
     Attributes:
       dtype: computation dtype.
@@ -93,9 +108,8 @@ class PclHead(nn.Module):
         """Maps [N, h, w, C] to the same shape."""
         features = x.shape[-1]
         for name in ("conv1", "conv2"):
-            x = leaky_relu(
-                conv(x, features=features, kernel=3, name=name, dtype=self.dtype)
-            )
+            x = conv(x, features=features, kernel=3, name=name, dtype=self.dtype)
+            x = leaky_relu(x)
         return x
 
 
@@ -116,22 +130,27 @@ class PclDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-        """Maps the sum of two heads' maps [N, 4, 4, C] to images [N, 64, 64, 3] in (-1, 1)."""
-        flat = features.reshape(len(features), -1)
-        code = Dense(scaled(512, self.width), self.dtype, name="code")(
-            unit_length(flat)
-        )
-        channels = (
-            *(scaled(channels, self.width) for channels in _DECODER_CHANNELS),
-            3,
-        )
-        return UpDecoder(channels, dtype=self.dtype, name="up")(code, train=train)
+        """Decodes the sum of two heads' maps.
+
+        Args:
+          features: [N, 4, 4, C].
+          train: whether batch statistics are used and the running ones moved.
+
+        Returns:
+          Images [N, 64, 64, 3] in (-1, 1).
+        """
+        flat = unit_length(features.reshape(len(features), -1))
+        code = Dense(scaled(512, self.width), self.dtype, name="code")(flat)
+
+        inner = [scaled(channels, self.width) for channels in _DECODER_CHANNELS]
+        up = UpDecoder((*inner, 3), dtype=self.dtype, name="up")
+        return up(code, train=train)
 
 
 class Pcl(NamedTuple):
-    """Linen modules without parameters.
+    """Linen modules of PCL, without parameters.
 
-    The two heads, and the two projectors, are alike.
+    Both heads have one architecture, and so have both projectors.
 
     Attributes:
       trunk: images to maps; their flattened maps are the features that PCL is evaluated
@@ -148,7 +167,7 @@ class Pcl(NamedTuple):
 
 
 def build_pcl(*, width: float = 1.0, dtype: Dtype = jnp.float32) -> Pcl:
-    """Builds the modules for images of 64 x 64.
+    """Builds the modules for images of 64 x 64 pixels.
 
     Args:
       width: multiplier on channel counts, above 0.

@@ -30,8 +30,8 @@ class TcaeEncoder(nn.Module):
     Attributes:
       width: multiplier on all channel counts; 1 is the published network (8.04 M
         parameters).
-      image_size: side of the images, 256 as published; each halving leaves out a shared
-        convolution.
+      image_size: side of the images, 256 as published. Each halving of it leaves out
+        one shared convolution.
       code_dim: length of each code; not scaled by `width`.
       dtype: computation dtype.
 
@@ -49,16 +49,27 @@ class TcaeEncoder(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps images [N, image_size, image_size, 3] to codes of pose and of expression, [N, code_dim]."""
+        """Encodes images.
+
+        Args:
+          images: [N, image_size, image_size, 3] in 0..1.
+          train: whether batch statistics are used and the running ones moved.
+
+        Returns:
+          Codes of pose and of expression, each [N, code_dim].
+
+        Raises:
+          UserError: if the image size is not supported.
+        """
         check_peer_size(self.image_size)
 
         def layer(x: jax.Array, channels: int, name: str) -> jax.Array:
-            x = strided_conv(
-                x, scaled(channels, self.width), name=f"{name}_conv", dtype=self.dtype
-            )
+            features = scaled(channels, self.width)
+            x = strided_conv(x, features, name=f"{name}_conv", dtype=self.dtype)
             x = BatchNorm(self.dtype, name=f"{name}_norm")(x, train=train)
             return nn.leaky_relu(x, negative_slope=0.2)
 
+        # Every convolution halves the side; the branches bring it from 8 to 1.
         shared = round(math.log2(self.image_size)) - _BRANCH_LAYERS
         x = images.astype(self.dtype)
         for number in range(1, shared + 1):
@@ -74,13 +85,13 @@ class TcaeEncoder(nn.Module):
 
 
 class Tcae(NamedTuple):
-    """Linen modules without parameters.
+    """Linen modules of TCAE, without parameters.
 
     Attributes:
       encoder: images to codes of pose and expression.
-      pose_decoder: codes of pose, of source and target, to flow and mask logit (channel
-        2).
-      expression_decoder: the same of expression.
+      pose_decoder: the pose codes of source and target to a flow (channels 0 and 1) and
+        a mask logit (channel 2).
+      expression_decoder: the same for expression codes.
     """
 
     encoder: TcaeEncoder
@@ -102,17 +113,18 @@ def build_tcae(
       width: multiplier on channel counts, above 0.
       image_size: side of the images.
       code_dim: length of each code.
-      align_corners: of the decoders' bilinear doubling; PyTorch 0.4.1, which TCAE
-        names, does not align.
+      align_corners: whether the decoders' bilinear doubling aligns corners. PyTorch
+        0.4.1, which TCAE names, does not.
       dtype: computation dtype.
 
     Returns:
       The networks.
 
     Raises:
-      UserError: If the image size is not supported.
+      UserError: if the image size is not supported.
     """
     check_peer_size(image_size)
+
     channels = decoder_channels(image_size=image_size, width=width, outputs=3)
     decoder = UpDecoder(channels, align_corners, dtype)
     return Tcae(

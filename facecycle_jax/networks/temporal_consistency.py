@@ -21,11 +21,13 @@ _BLOCKS = 2
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, which is projected where the shape changes.
+    """Two 3x3 convolutions around a shortcut.
+
+    The shortcut is projected where the shape changes.
 
     Attributes:
       features: output channels.
-      stride: of the first convolution.
+      stride: stride of the first convolution.
       dtype: computation dtype.
     """
 
@@ -100,8 +102,7 @@ class TemporalEncoder(nn.Module):
             use_bias=False,
         )
         x = nn.relu(BatchNorm(self.dtype, name="stem_norm")(x, train=train))
-        # Padding never wins: activations are not negative here, and the padding is
-        # minus infinity.
+        # The padding is minus infinity, so it never is the maximum.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
         for stage, channels in enumerate(_STAGES, start=1):
@@ -123,7 +124,7 @@ class TemporalEncoder(nn.Module):
 def unit_length(x: jax.Array) -> jax.Array:
     """Scales vectors [..., D] to length 1; zero stays zero, with a gradient of zero."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The lower bound is the square of PyTorch's, and keeps the gradient of the root
+    # The lower bound is the square of PyTorch's. It keeps the gradient of the root
     # finite.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
@@ -131,7 +132,9 @@ def unit_length(x: jax.Array) -> jax.Array:
 def resnet18_trees(
     state: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Converts arrays of torchvision's ResNet-18, without its last layer, to trees of `TemporalEncoder`.
+    """Converts torchvision's ResNet-18 to parameter trees of `TemporalEncoder`.
+
+    Its last layer is left out.
 
     Args:
       state: arrays by torchvision's names ('conv1.weight', 'layer1.0.bn1.running_mean',
@@ -141,28 +144,27 @@ def resnet18_trees(
       Parameters and running statistics; 'code' is in neither.
 
     Raises:
-      KeyError: If an array is missing.
+      KeyError: if an array is missing.
     """
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
 
     def put(conv_name: str, norm_name: str, path: tuple[str, ...], layer: str) -> None:
-        parents = {"params": params, "stats": stats}
+        block_params = params
+        block_stats = stats
         for part in path:
-            parents = {
-                kind: tree.setdefault(part, {}) for kind, tree in parents.items()
-            }
+            block_params = block_params.setdefault(part, {})
+            block_stats = block_stats.setdefault(part, {})
+
+        # From PyTorch's [out, in, kh, kw] to [kh, kw, in, out].
         kernel = np.asarray(state[f"{conv_name}.weight"], np.float32)
-        parents["params"][f"{layer}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
-        norm = {
-            field: np.asarray(state[f"{norm_name}.{field}"], np.float32)
-            for field in ("weight", "bias", "running_mean", "running_var")
-        }
-        parents["params"][f"{layer}_norm"] = {
-            "scale": norm["weight"],
-            "bias": norm["bias"],
-        }
-        parents["stats"][f"{layer}_norm"] = {
+        block_params[f"{layer}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
+
+        norm = {}
+        for field in ("weight", "bias", "running_mean", "running_var"):
+            norm[field] = np.asarray(state[f"{norm_name}.{field}"], np.float32)
+        block_params[f"{layer}_norm"] = {"scale": norm["weight"], "bias": norm["bias"]}
+        block_stats[f"{layer}_norm"] = {
             "mean": norm["running_mean"],
             "var": norm["running_var"],
         }
@@ -174,16 +176,18 @@ def resnet18_trees(
             path = (f"stage{stage}_block{block + 1}",)
             put(f"{source}.conv1", f"{source}.bn1", path, "first")
             put(f"{source}.conv2", f"{source}.bn2", path, "second")
+
             # Only blocks that change the shape project their shortcut.
             if stage > 1 and block == 0:
-                put(
-                    f"{source}.downsample.0", f"{source}.downsample.1", path, "shortcut"
-                )
+                names = (f"{source}.downsample.0", f"{source}.downsample.1")
+                put(*names, path, "shortcut")
     return params, stats
 
 
 def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads ResNet-18 from a .npz of torchvision's state dict, arrays by their names there.
+    """Reads ResNet-18 from a .npz of torchvision's state dict.
+
+    The arrays have their names in that state dict.
 
     Args:
       path: the file.
@@ -192,14 +196,15 @@ def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
       See `resnet18_trees`.
 
     Raises:
-      FileNotFoundError: If there is no such file.
-      UserError: If an array is missing or has another shape.
+      FileNotFoundError: if there is no such file.
+      UserError: if an array is missing or has another shape.
     """
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(
-            f"no ResNet-18 at {path}: save torchvision's state dict there with numpy.savez, arrays by their "
-            "names, or set loss.resnet='random'."
+            f"no ResNet-18 at {path}: save torchvision's state dict there with "
+            "numpy.savez, arrays by their names, or set loss.resnet='random'."
         )
+
     try:
         with np.load(path) as file:
             trees = resnet18_trees(file)
@@ -207,6 +212,7 @@ def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(
             f"{path} is not a .npz of torchvision's ResNet-18 ({error})."
         ) from None
+
     if trees[0]["stem_conv"]["kernel"].shape != (7, 7, 3, 64):
         raise UserError(
             f"{path} is not of ResNet-18: its first kernel has another shape."

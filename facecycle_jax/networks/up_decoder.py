@@ -1,6 +1,6 @@
 """The decoder of FAb-Net, TCAE and PCL.
 
-From a vector to a map that doubles in size block by block.
+It turns a vector into a map that doubles in size with every block.
 """
 
 import math
@@ -14,7 +14,7 @@ from facecycle_jax.networks.batch_norm import BatchNorm
 from facecycle_jax.networks.blocks import Dtype, conv, scaled
 from facecycle_jax.ops import double_bilinear
 
-# Channels of the blocks of a decoder to 256 x 256, but for the last.
+# Channels of all blocks but the last, for a decoder to 256 x 256.
 _CHANNELS = (256, 256, 256, 256, 128, 64, 32)
 
 
@@ -31,6 +31,7 @@ def decoder_channels(*, image_size: int, width: float, outputs: int) -> tuple[in
     Returns:
       One number for each doubling.
     """
+    # One block for each doubling from 1 pixel; the last has `outputs` channels.
     doublings = round(math.log2(image_size))
     inner = _CHANNELS[len(_CHANNELS) - (doublings - 1) :]
     return (*(scaled(channels, width) for channels in inner), outputs)
@@ -39,12 +40,11 @@ def decoder_channels(*, image_size: int, width: float, outputs: int) -> tuple[in
 class UpDecoder(nn.Module):
     """Decodes vectors into maps in (-1, 1).
 
-    [ReLU, doubling, 3x3 convolution, batch normalisation] a block.
-
-    The last block has a tanh instead of the normalisation.
+    Each block is a ReLU, a doubling, a 3x3 convolution and batch normalisation. The
+    last block has a tanh instead of the normalisation.
 
     Attributes:
-      channels: of every block.
+      channels: output channels of every block.
       align_corners: whether the bilinear doubling aligns corner samples.
       dtype: computation dtype.
 
@@ -70,6 +70,7 @@ class UpDecoder(nn.Module):
         """
         x = vector[:, None, None, :].astype(self.dtype)
         last = len(self.channels)
+
         for number, channels in enumerate(self.channels, start=1):
             x = double_bilinear(nn.relu(x), align_corners=self.align_corners)
             x = conv(
@@ -82,4 +83,5 @@ class UpDecoder(nn.Module):
             )
             if number < last:
                 x = BatchNorm(self.dtype, name=f"norm{number}")(x, train=train)
+
         return jnp.tanh(x)

@@ -1,6 +1,6 @@
 """The VGG-19 trunk up to conv4_1, and its weights as a file.
 
-Pictures [N, H, W, 3], normalised; maps are rectified, so 0 or more.
+Images are [N, H, W, 3], normalised. Maps are rectified, so 0 or more.
 """
 
 import math
@@ -19,7 +19,7 @@ from facecycle_jax.networks.blocks import Dtype, scaled
 from facecycle_jax.ops import max_pool
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
-# (name, channels, pool before it), in order.
+# Name, channels, and whether a pooling comes before, in order.
 LAYERS = (
     ("conv1_1", 64, False),
     ("conv1_2", 64, False),
@@ -31,15 +31,18 @@ LAYERS = (
     ("conv3_4", 256, False),
     ("conv4_1", 512, True),
 )
-# Taps of the generator and the normaliser, and those of the perceptual loss.
+# Taps of the generator and the normaliser.
 TRUNK_TAPS = ("conv2_1", "conv3_1")
 # Layers that the trunk of generator and normaliser consists of.
 TRUNK_LAYERS = tuple(name for name, _, _ in LAYERS[:5])
+# Taps of the perceptual loss.
 LOSS_TAPS = ("conv2_1", "conv3_1", "conv4_1")
 
 
 class VGG19(nn.Module):
-    """VGG-19 from conv1_1 up to `last`, each convolution rectified, 2x2 max pooling between groups.
+    """VGG-19 from conv1_1 up to `last`.
+
+    Each convolution is rectified; 2x2 max pooling separates the groups.
 
     Attributes:
       last: name of the last layer, one of `LAYERS`.
@@ -63,37 +66,40 @@ class VGG19(nn.Module):
 
         Args:
           x: [N, H, W, 3], normalised.
-          taps: layers whose outputs are wanted; computation stops after the last of
+          taps: layers whose outputs are returned; computation stops after the last of
             them.
 
         Returns:
           {name: [N, h, w, C]} for every tap.
 
         Raises:
-          ValueError: if a tap lies beyond `last` or is no layer.
+          UserError: if a tap lies beyond `last` or is no layer.
         """
         names = [name for name, _, _ in LAYERS]
         reachable = names[: names.index(self.last) + 1]
         unknown = [tap for tap in taps if tap not in reachable]
         if unknown:
             raise UserError(f"VGG19 up to {self.last} has no layer {unknown[0]!r}.")
-        # During initialisation all layers are built, whatever is asked for.
+
+        # During initialisation all layers are built, whatever the taps.
         end = self.last if self.is_initializing() else max(taps, key=names.index)
+
         x = x.astype(self.dtype)
         outputs = {}
         for name, channels, pool in LAYERS:
             if pool:
                 x = max_pool(x)
-            x = nn.relu(
-                nn.Conv(
-                    scaled(channels, self.width),
-                    (3, 3),
-                    padding=((1, 1), (1, 1)),
-                    dtype=self.dtype,
-                    kernel_init=nn.initializers.he_normal(),
-                    name=name,
-                )(x)
+
+            convolution = nn.Conv(
+                scaled(channels, self.width),
+                (3, 3),
+                padding=((1, 1), (1, 1)),
+                dtype=self.dtype,
+                kernel_init=nn.initializers.he_normal(),
+                name=name,
             )
+            x = nn.relu(convolution(x))
+
             if name in taps:
                 outputs[name] = x
             if name == end:
@@ -102,37 +108,42 @@ class VGG19(nn.Module):
 
 
 def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
-    """Reads VGG-19 weights from a .npz with `convB_L/kernel` [3, 3, in, out] and `convB_L/bias` [out].
+    """Reads VGG-19 weights from a .npz.
+
+    The file holds `convB_L/kernel` [3, 3, in, out] and `convB_L/bias` [out] for group B
+    and layer L, as `facecycle import-vgg` writes them.
 
     Args:
-      path: the file, as `facecycle import-vgg` writes it; any floating dtype.
+      path: the file; any floating dtype.
 
     Returns:
       {layer: {'kernel', 'bias'}} in float32 for conv1_1 .. conv4_1: the parameters of
       `VGG19()`.
 
     Raises:
-      FileNotFoundError: with a sentence that says how to make the file.
-      ValueError: if the file is no .npz, or an array is missing, misshapen or not
+      FileNotFoundError: if there is no such file; the message says how to make it.
+      UserError: if the file is no .npz, or an array is missing, misshapen or not
         finite.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"No VGG-19 weights at {path}: download vgg19-dcbb9e9d.pth (torchvision) or Keras's VGG19 "
-            f"notop .h5, convert with `facecycle import-vgg FILE --out {path}`, or set "
-            f"config.loss.vgg='random'."
+            f"No VGG-19 weights at {path}: download vgg19-dcbb9e9d.pth (torchvision) "
+            "or Keras's VGG19 notop .h5, convert with "
+            f"`facecycle import-vgg FILE --out {path}`, or set "
+            "config.loss.vgg='random'."
         )
+
     tree: dict[str, dict[str, np.ndarray]] = {}
     incoming = 3
     try:
         with zipfile.ZipFile(path) as archive:
             for name, channels, _ in LAYERS:
                 shapes = {"kernel": (3, 3, incoming, channels), "bias": (channels,)}
-                tree[name] = {
-                    part: _read_array(archive, path, f"{name}/{part}", shape)
-                    for part, shape in shapes.items()
-                }
+                tree[name] = {}
+                for part, shape in shapes.items():
+                    array = _read_array(archive, path, f"{name}/{part}", shape)
+                    tree[name][part] = array
                 incoming = channels
     except UserError:
         raise
@@ -156,26 +167,30 @@ def _read_array(
 ) -> np.ndarray:
     """Reads one array of a .npz as float32.
 
-    Shape and type are compared before its content is read.
+    Shape and type are checked before the content is read.
     """
     if f"{key}.npy" not in archive.namelist():
         raise UserError(
             f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1."
         )
+
     with archive.open(f"{key}.npy") as member:
-        # The only version that numpy writes for plain numbers, and one whose header is
-        # short.
+        # NumPy writes plain numbers in this version only, whose header is short.
         if np.lib.format.read_magic(member) != (1, 0):
             raise ValueError(f"{key} is in an unknown version of the format")
+
         found, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
         if found != shape:
             raise UserError(f"{path}: {key} has shape {found}, VGG-19 needs {shape}.")
         if dtype.kind != "f":
             raise UserError(f"{path}: {key} holds {dtype}, not floating-point numbers.")
+
         data = member.read(math.prod(shape) * dtype.itemsize)
 
     order: Literal["F", "C"] = "F" if by_columns else "C"
     value = np.frombuffer(data, dtype).reshape(shape, order=order)
+
+    # float64 values beyond float32 become infinite, and are refused below.
     with np.errstate(over="ignore"):
         value = value.astype(np.float32, order="C")
     if not np.isfinite(value).all():
@@ -184,14 +199,14 @@ def _read_array(
 
 
 def random_vgg(*, width: float = 1.0, seed: int = 0) -> dict[str, Any]:
-    """Draws VGG-19 weights (He initialisation) that are the same on every machine for one seed.
+    """Initialises VGG-19 weights at random (He initialisation).
 
-    Random features still compare textures; they stand in where no ImageNet weights can
-    be had.
+    A seed gives the same weights on every machine. Random features still compare
+    textures. They are a substitute where ImageNet weights are not available.
 
     Args:
       width: multiplier on the channels.
-      seed: seed of the draw.
+      seed: seed of the weights.
 
     Returns:
       The parameters of `VGG19(width=width)`.

@@ -1,12 +1,16 @@
-"""Pure array functions, of jax alone.
+"""Pure array functions that need jax alone.
 
-Convolution, sampling, resizing, similarity, pixel values, pictures.
+Convolution, sampling, resizing, pooling, similarity, pixel values and augmentation.
 """
 
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.conv import conv
 from facecycle_jax.ops.grid_sample import grid_sample
-from facecycle_jax.ops.normalisation import denormalise, even_light, normalise
+from facecycle_jax.ops.normalisation import (
+    denormalise,
+    normalise,
+    normalise_lighting,
+)
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
 from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
@@ -21,11 +25,11 @@ __all__ = [
     "conv",
     "denormalise",
     "double_bilinear",
-    "even_light",
     "grid_sample",
     "identity_grid",
     "max_pool",
     "normalise",
+    "normalise_lighting",
     "pixel_shuffle",
     "plain_pairs",
     "resize_bilinear",

@@ -1,8 +1,8 @@
-"""Convolution that is fast on CPUs too, its gradient by the kernel above all.
+"""Convolution that is fast on CPUs too, above all its gradient by the kernel.
 
 Layout NHWC, kernels [kh, kw, in, out]; any value range.
 
-It is a primitive with its own rules for compiling and for transposition:
+The convolution is a primitive with its own rules for compiling and transposition.
 `jax.custom_vjp` would lose forward mode, and `jax.custom_jvp` does not let us choose
 how the derivative is transposed.
 """
@@ -26,28 +26,26 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class _Options(NamedTuple):
-    """What a convolution does beside its two arrays.
-
-    Precision as in `jax.default_matmul_precision`.
-    """
+    """Options of a convolution; precision as in `jax.default_matmul_precision`."""
 
     stride: int
     padding: Padding
     precision: str | None
 
 
-# Where a kernel's gradient is fastest by a matrix product for each tap: wide on both
-# sides, or with too few outputs for convolutions. Measured, as all that follows, in
-# docs/performance.md.
+# The thresholds below were measured, see docs/experiments.md.
+# A kernel's gradient is fastest by a matrix product for each tap where the convolution
+# is wide on both sides, or has too few outputs.
 _WIDE = 128
-_FEW_OUTPUTS, _ENOUGH_INPUTS = 4, 16
+_FEW_OUTPUTS = 4
+_ENOUGH_INPUTS = 16
 # With fewer inputs and few outputs XLA's CPU backend has no fast convolution at all.
 _MANY_INPUTS = 32
 # XLA's CPU backend loses up to four fifths of its speed in a kernel's gradient once a
-# channel of the input is over some 2,048 positions long, batch included.
+# channel of the input has more than about 2,048 positions, batch included.
 _STRIP_POSITIONS = 1024
-# Every strip is an operation of its own, to compile and to start: not too many, and not
-# of small products.
+# Every strip is compiled and started as an operation of its own. Many strips, or strips
+# of small products, cost more than they save.
 _MAX_STRIPS = 16
 _STRIP_PRODUCTS = 64 * 64
 
@@ -58,10 +56,10 @@ def conv(
     """Applies a convolution (cross-correlation, without bias).
 
     Values and derivatives, of every order and in both modes, are those of
-    `jax.lax.conv_general_dilated`; what is computed for them on other backends than the
-    CPU is the same too. Where our forms do not apply it is that function: inside
-    `jax.shard_map`, on meshes with explicit axes, for an empty batch, for symbolic
-    shapes and for negative padding.
+    `jax.lax.conv_general_dilated`. Backends other than the CPU compile the same
+    operations as for that function. It is called directly where the CPU's forms do not
+    apply: inside `jax.shard_map`, on meshes with explicit axes, for an empty batch, for
+    symbolic shapes and for negative padding.
 
     Args:
       x: [N, H, W, C].
@@ -75,16 +73,19 @@ def conv(
       likewise.
 
     Raises:
-      ValueError: if the kernel has not four dimensions or its channels are not those of
-        `x`.
+      ValueError: if the kernel does not have four dimensions, or its channels are not
+        those of `x`.
     """
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(
-            f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}."
+            f"kernel must be [kh, kw, {x.shape[-1]}, F] for x {x.shape}, "
+            f"got {kernel.shape}."
         )
-    # The precision in force here, as the library does it, not that when the program is
-    # compiled.
-    options = _Options(stride, padding, default_matmul_precision())
+
+    # The precision in force at the call, as in the library, not at compilation.
+    options = _Options(
+        stride=stride, padding=padding, precision=default_matmul_precision()
+    )
 
     if not _has_own_form(x, kernel, options):
         return _plain(x, kernel, options=options)
@@ -92,9 +93,9 @@ def conv(
 
 
 def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
-    """Whether the forms below apply.
+    """Checks whether the forms below apply.
 
-    They count positions, slice rows, and know of no sharded types.
+    They count positions and slice rows, and do not support sharded types.
     """
     sizes = (*x.shape, *kernel.shape)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -109,7 +110,7 @@ def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
 def _plain(
     x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO"
 ) -> jax.Array:
-    """The library form."""
+    """Convolves by the library's function."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -121,32 +122,39 @@ def _plain(
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
-    """What is faster there."""
-    return _form_on_cpu(kernel.shape, stride=options.stride)(x, kernel, options=options)
+    """Convolves by the form that is fastest on a CPU."""
+    form = _form_on_cpu(kernel.shape, stride=options.stride)
+    return form(x, kernel, options=options)
 
 
 def _form_on_cpu(shape: tuple[int, ...], *, stride: int) -> Callable[..., jax.Array]:
-    """Chooses by measurement."""
+    """Chooses the form for kernels of this shape, by the measured thresholds."""
     _, _, channels, features = shape
     narrow = features <= _FEW_OUTPUTS and channels < _MANY_INPUTS and stride == 1
     return _in_one_product if narrow else _plain
 
 
 def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
-    """One matrix product for all taps, whose results are added up in their places.
+    """Convolves by one matrix product for all taps, whose results are then added up.
 
     Stride 1 only.
     """
     kh, kw, channels, features = kernel.shape
     _, height, width, _ = x.shape
     (top, bottom), (left, right) = options.padding
-    rows, columns = height + top + bottom - kh + 1, width + left + right - kw + 1
+    rows = height + top + bottom - kh + 1
+    columns = width + left + right - kw + 1
+
+    # Every pixel times every tap: [N, H, W, kh kw F], then padded.
     side_by_side = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     taps = jnp.matmul(
         x, side_by_side, precision=options.precision, preferred_element_type=wide
     )
     taps = jnp.pad(taps, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+    # Tap (i, j) contributes to the output i rows above and j columns to the left of the
+    # pixel that it read.
     places = []
     for i, j in np.ndindex(kh, kw):
         first = (i * kw + j) * features
@@ -161,19 +169,20 @@ def _input_gradient(
     *,
     options: _Options,
 ) -> jax.Array:
-    """On CPUs through what is faster there, elsewhere the library's."""
+    """Computes the gradient by the input, by the CPU's form or by the library."""
 
     def through(
         form: Callable[..., jax.Array], kernel: jax.Array, cotangent: jax.Array
     ) -> jax.Array:
-        return jax.linear_transpose(lambda x: form(x, kernel, options=options), x)(
-            cotangent
-        )[0]
+        transposed = jax.linear_transpose(lambda x: form(x, kernel, options=options), x)
+        return transposed(cotangent)[0]
 
     on_cpu = _form_on_cpu(kernel.shape, stride=options.stride)
     if on_cpu is _plain:
         return through(_plain, kernel, cotangent)
-    ours, library = (functools.partial(through, form) for form in (on_cpu, _plain))
+
+    ours = functools.partial(through, on_cpu)
+    library = functools.partial(through, _plain)
     return lax.platform_dependent(kernel, cotangent, cpu=ours, default=library)
 
 
@@ -184,7 +193,7 @@ def _kernel_gradient(
     *,
     options: _Options,
 ) -> jax.Array:
-    """On CPUs what is fastest there, elsewhere the library's."""
+    """Computes the gradient by the kernel, by the CPU's form or by the library."""
     shape = kernel.shape
     on_cpu = _gradient_on_cpu(
         channels=shape[2], features=shape[3], stride=options.stride
@@ -192,6 +201,7 @@ def _kernel_gradient(
     library = functools.partial(_by_library, shape=shape, options=options)
     if on_cpu is _by_library:
         return library(x, cotangent)
+
     ours = functools.partial(on_cpu, shape=shape, options=options)
     return lax.platform_dependent(x, cotangent, cpu=ours, default=library)
 
@@ -199,7 +209,7 @@ def _kernel_gradient(
 def _gradient_on_cpu(
     *, channels: int, features: int, stride: int
 ) -> Callable[..., jax.Array]:
-    """Chooses by measurement."""
+    """Chooses the form of a kernel's gradient, by the measured thresholds."""
     narrow = features <= _FEW_OUTPUTS and channels >= _ENOUGH_INPUTS
     if stride == 1 and (narrow or min(channels, features) >= _WIDE):
         return _by_products
@@ -214,78 +224,85 @@ def _by_library(
     options: _Options,
     form: Callable[..., jax.Array] = _plain,
 ) -> jax.Array:
-    """Lets JAX go backwards through a form of the convolution to its kernel of that shape."""
+    """Computes a kernel's gradient as JAX's transpose of a form of the convolution."""
     kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    return jax.linear_transpose(
+    transposed = jax.linear_transpose(
         lambda kernel: form(x, kernel, options=options), kernel
-    )(cotangent)[0]
+    )
+    return transposed(cotangent)[0]
 
 
 def _by_products(
     x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
 ) -> jax.Array:
-    """One matrix product for each tap, stride 1 only.
+    """Computes a kernel's gradient by one matrix product for each tap.
 
-    The input with the cotangent at what the tap read.
-
-    The cotangent moves and not the input: that is turned for the product, once for all
-    taps.
+    Stride 1 only. Each product is of the input and the cotangent, summed over the
+    positions that the tap read. The cotangent is shifted rather than the input, so that
+    the input is transposed once for all taps.
     """
     (top, _), (left, _) = options.padding
-    spare = [a - b for a, b in zip(x.shape[1:3], cotangent.shape[1:3], strict=True)]
+    spare_rows = x.shape[1] - cotangent.shape[1]
+    spare_columns = x.shape[2] - cotangent.shape[2]
+
     zero = jnp.zeros((), cotangent.dtype)
-    positions = ((0, 1, 2), (0, 1, 2))
+    # Contracts batch, rows and columns.
+    dimensions = (((0, 1, 2), (0, 1, 2)), ((), ()))
+
     taps = []
     for i, j in np.ndindex(*shape[:2]):
-        down, right = i - top, j - left
+        # Padded, and cut where negative, to the size of the input.
+        down = i - top
+        right = j - left
         margins = (
             (0, 0, 0),
-            (down, spare[0] - down, 0),
-            (right, spare[1] - right, 0),
+            (down, spare_rows - down, 0),
+            (right, spare_columns - right, 0),
             (0, 0, 0),
         )
         moved = lax.pad(cotangent, zero, margins)
-        taps.append(
-            lax.dot_general(
-                x, moved, (positions, ((), ())), precision=options.precision
-            )
-        )
+        product = lax.dot_general(x, moved, dimensions, precision=options.precision)
+        taps.append(product)
     return jnp.stack(taps).reshape(shape)
 
 
 def _by_strips(
     x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
 ) -> jax.Array:
-    """A sum over strips of rows, each the library's."""
+    """Computes a kernel's gradient as a sum over strips of rows."""
     return _by_library(x, cotangent, shape=shape, options=options, form=_in_strips)
 
 
 def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
-    """Convolves strips of rows one by one, so that a gradient is a sum over short convolutions.
+    """Convolves strips of rows one by one.
 
-    Rows and not items of the batch are what is split, as devices share the batch.
+    The gradient then is a sum over short convolutions. Rows are split and not the
+    batch, because devices share the batch.
     """
     n, height, width, _ = x.shape
     kh, kw, _, _ = kernel.shape
     (top, bottom), columns = options.padding
     stride = options.stride
+
+    # Output rows of a strip: as many as the limits of positions and of strips allow.
     rows = (height + top + bottom - kh) // stride + 1
     positions = n * ((width + sum(columns) - kw) // stride + 1)
     step = max(1, _STRIP_POSITIONS // positions, -(-rows // _MAX_STRIPS))
-    # The order that the backend computes gradients in: one transposition for all
-    # strips.
+
+    # The backend computes gradients in this order of axes. Transposing here does so
+    # once for all strips.
     turned = kernel.transpose(2, 0, 1, 3)
+
     strips = []
     for first in range(0, rows, step):
+        # The input rows that the strip reads, some of which may be padding.
         start = first * stride - top
         stop = (min(first + step, rows) - 1) * stride - top + kh
-        beyond = ((max(0, -start), max(0, stop - height)), columns)
         part = x[:, max(0, start) : min(stop, height)]
-        strips.append(
-            _plain(
-                part, turned, options=options._replace(padding=beyond), layout="IHWO"
-            )
-        )
+
+        beyond = ((max(0, -start), max(0, stop - height)), columns)
+        strip_options = options._replace(padding=beyond)
+        strips.append(_plain(part, turned, options=strip_options, layout="IHWO"))
     return jnp.concatenate(strips, axis=1)
 
 

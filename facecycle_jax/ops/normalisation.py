@@ -1,9 +1,8 @@
-"""Pixel values.
+"""Pixel values: from uint8 to the ImageNet-normalised space, and back.
 
-Uint8 pictures to the ImageNet-normalised space of all networks and losses, and back.
-
-Layout [..., H, W, 3], RGB. uint8 is 0..255; the normalised space has about zero mean
-and unit variance over natural pictures and spans about -2.1 to 2.6.
+All networks and losses work in the normalised space. Layout [..., H, W, 3], RGB. uint8
+is 0..255; the normalised space has about zero mean and unit variance over natural
+images and spans about -2.1 to 2.6.
 """
 
 import jax
@@ -13,12 +12,13 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # Luma of ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
-# The smallest deviation that is stretched, about 5 of 255: what is flatter is noise.
+# The smallest standard deviation that is stretched, about 5 of 255. A flatter image
+# holds noise only.
 _FLAT = 0.02
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """Maps pictures into the space of the networks: (x / 255 - mean) / std.
+    """Maps images into the space of the networks: (x / 255 - mean) / std.
 
     Args:
       images: [..., H, W, 3] uint8 0..255, or floating point in 0..1.
@@ -29,22 +29,23 @@ def normalise(images: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the last axis is not 3.
     """
-    return (_unit(images, "normalise") - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(
-        STD, jnp.float32
-    )
+    unit = _unit(images, "normalise")
+    mean = jnp.asarray(MEAN, jnp.float32)
+    std = jnp.asarray(STD, jnp.float32)
+    return (unit - mean) / std
 
 
-def even_light(images: jax.Array, *, strength: float) -> jax.Array:
-    """Moves brightness and contrast of each picture towards those that `normalise` expects.
+def normalise_lighting(images: jax.Array, *, strength: float) -> jax.Array:
+    """Normalises brightness and contrast of each image.
 
-    With m and s the mean and deviation of a picture's luma, and M and S the means of
-    `MEAN` and `STD`, all three channels become (x - m) (S / s)^strength + m^(1 -
-    strength) M^strength: colours stay what they are beside each other.
+    Let m and s be the mean and standard deviation of an image's luma, and M and S the
+    means of `MEAN` and `STD`. Then all three channels become (x - m) (S / s)^strength +
+    m^(1 - strength) M^strength. One gain for all channels keeps the colours.
 
     Args:
       images: [..., H, W, 3] uint8 0..255, or floating point in 0..1.
-      strength: 0 leaves pictures as they are, 1 gives all the same mean and deviation,
-        0.5 goes half-way.
+      strength: 0 leaves images as they are, 1 gives all the same mean and standard
+        deviation, 0.5 goes half-way.
 
     Returns:
       [..., H, W, 3], clipped: uint8 0..255 for uint8, else float32 in 0..1.
@@ -54,18 +55,22 @@ def even_light(images: jax.Array, *, strength: float) -> jax.Array:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be 0 to 1, got {strength}.")
-    unit = _unit(images, "even_light")
+    unit = _unit(images, "normalise_lighting")
+
+    # Statistics of each image [..., 1, 1, 1].
     luma = jnp.sum(unit * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
     mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
-    deviation = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
-    gain = (sum(STD) / 3 / deviation) ** strength
-    moved = mean ** (1 - strength) * (sum(MEAN) / 3) ** strength
-    even = jnp.clip((unit - mean) * gain + moved, 0.0, 1.0)
-    return _to_bytes(even) if _is_whole(images) else even
+    std = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
+
+    # Both statistics move as ratios: half-way is the geometric mean.
+    gain = (sum(STD) / 3 / std) ** strength
+    new_mean = mean ** (1 - strength) * (sum(MEAN) / 3) ** strength
+    normalised = jnp.clip((unit - mean) * gain + new_mean, 0.0, 1.0)
+    return _to_bytes(normalised) if _is_whole(images) else normalised
 
 
 def denormalise(images: jax.Array) -> jax.Array:
-    """Maps normalised pictures back to uint8, clipping what lies outside 0..255.
+    """Maps normalised images back to uint8, clipping what lies outside 0..255.
 
     Args:
       images: [..., H, W, 3] floating point, normalised.
@@ -74,21 +79,23 @@ def denormalise(images: jax.Array) -> jax.Array:
       uint8 [..., H, W, 3].
     """
     images = images.astype(jnp.float32) * jnp.asarray(STD) + jnp.asarray(MEAN)
+
     # NaN has no uint8: show it as black instead of whatever the backend's cast gives.
-    return _to_bytes(jnp.nan_to_num(jnp.clip(images, 0.0, 1.0), nan=0.0))
+    clipped = jnp.clip(images, 0.0, 1.0)
+    return _to_bytes(jnp.nan_to_num(clipped, nan=0.0))
 
 
 def _unit(images: jax.Array, function: str) -> jax.Array:
-    """Converts RGB pictures of either kind to float32 in 0..1, for the function of that name."""
+    """Converts RGB images to float32 in 0..1; an error names the calling `function`."""
     if images.shape[-1] != 3:
         raise ValueError(
-            f"{function} takes RGB pictures [..., H, W, 3], got shape {images.shape}."
+            f"{function} takes RGB images [..., H, W, 3], got shape {images.shape}."
         )
     return jnp.asarray(images, jnp.float32) / (255.0 if _is_whole(images) else 1.0)
 
 
 def _is_whole(images: jax.Array) -> bool:
-    """Says whether pixels are 0..255, not 0..1."""
+    """Checks whether pixels are integers 0..255, not 0..1."""
     return bool(jnp.issubdtype(images.dtype, jnp.integer))
 
 

@@ -6,8 +6,7 @@ import jax
 def pixel_shuffle(x: jax.Array, *, factor: int) -> jax.Array:
     """Moves blocks of channels into space.
 
-    Channel c * factor^2 + dy * factor + dx to pixel (dy, dx).
-
+    Channel c * factor^2 + dy * factor + dx goes to pixel (dy, dx) of channel c.
     TensorFlow's depth_to_space has the channel as the fastest axis instead; weights of
     PyTorch models need this order.
 
@@ -24,9 +23,14 @@ def pixel_shuffle(x: jax.Array, *, factor: int) -> jax.Array:
     *lead, height, width, channels = x.shape
     if factor < 1 or channels % factor**2:
         raise ValueError(
-            f"pixel_shuffle needs channels divisible by factor squared, got {channels} and {factor}."
+            "pixel_shuffle needs channels divisible by factor squared, "
+            f"got {channels} and {factor}."
         )
+
+    # Now [..., H, W, C, dy, dx].
     x = x.reshape(*lead, height, width, channels // factor**2, factor, factor)
+
+    # Now [..., H, dy, W, dx, C].
     n = len(lead)
     x = x.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
     return x.reshape(*lead, height * factor, width * factor, channels // factor**2)

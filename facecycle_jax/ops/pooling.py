@@ -1,4 +1,4 @@
-"""Averages over areas and the largest of 2x2 cells.
+"""Pooling: averages over areas, and the maximum of 2x2 cells.
 
 Layout [..., H, W, C], any value range.
 """
@@ -10,19 +10,22 @@ from jax import lax
 
 
 def _averages(length: int, parts: int) -> np.ndarray:
-    """Computes weights [parts, length].
+    """Computes weights [parts, length] of means over parts of an axis.
 
     Part i is the mean from floor(i L / n) to ceil((i + 1) L / n).
     """
     low = np.arange(parts) * length // parts
     high = -(-(np.arange(parts) + 1) * length // parts)
+
     place = np.arange(length)
     inside = (place >= low[:, None]) & (place < high[:, None])
     return (inside / (high - low)[:, None]).astype(np.float32)
 
 
 def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
-    """Averages a map over side x side areas that cover it evenly, overlapping by a pixel where they must.
+    """Averages a map over side x side areas that cover it evenly.
+
+    Where the sizes do not divide, neighbouring areas overlap by a pixel.
 
     Args:
       x: [..., H, W, C].
@@ -36,24 +39,23 @@ def adaptive_average_pool(x: jax.Array, *, side: int) -> jax.Array:
       ValueError: if side is below 1.
 
     References:
-      PyTorch's AdaptiveAvgPool2d, whose areas these are.
+      PyTorch's AdaptiveAvgPool2d, which uses the same areas.
     """
     if side < 1:
         raise ValueError(f"side must be at least 1, got {side}.")
+
     height, width = x.shape[-3:-1]
-    rows, columns = (
-        _averages(length, min(side, length)).astype(x.dtype)
-        for length in (height, width)
-    )
+    rows = _averages(height, min(side, height)).astype(x.dtype)
+    columns = _averages(width, min(side, width)).astype(x.dtype)
     return jnp.einsum(
-        "ih,jw,...hwc->...ijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST
+        "ih,jw,...hwc->...ijc", rows, columns, x, precision=lax.Precision.HIGHEST
     )
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Halves height and width by the largest of each 2x2 cell.
+    """Halves height and width by the maximum of each 2x2 cell.
 
-    Its gradient goes to the cell's first largest.
+    The gradient goes to the first maximum of a cell.
 
     Args:
       x: [N, H, W, C]; an odd last row or column is left out.
@@ -65,24 +67,26 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def _largest_of_windows(x: jax.Array) -> jax.Array:
-    """The library form, which accelerators have kernels for."""
+    """Pools by the library's function, which accelerators have kernels for."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def _largest_by_pairs(x: jax.Array) -> jax.Array:
-    """Within rows, then of both rows.
+    """Takes the maximum within rows, then across rows.
 
-    For windows XLA's CPU backend keeps a place beside every value.
+    XLA's CPU backend carries an index with every value of a windowed maximum, which is
+    slow.
     """
     n, height, width, channels = x.shape
     height, width = height // 2, width // 2
+
+    # [N, H / 2, row of the cell, W / 2, column of the cell, C].
     cells = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
-    upper, lower = (
-        _larger(cells[:, :, row, :, 0], cells[:, :, row, :, 1]) for row in (0, 1)
-    )
+    upper = _larger(cells[:, :, 0, :, 0], cells[:, :, 0, :, 1])
+    lower = _larger(cells[:, :, 1, :, 0], cells[:, :, 1, :, 1])
     return _larger(upper, lower)
 
 
 def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The first one of two that are equal, and what is no number of two of which one is none."""
+    """Takes the elementwise maximum. Ties take `a`; NaN propagates."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)

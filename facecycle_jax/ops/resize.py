@@ -1,4 +1,4 @@
-"""Bilinear resizing: to any size with aligned corners, and doubling with or without.
+"""Bilinear resizing to any size with aligned corners, and doubling with or without.
 
 Layout [..., H, W, C], any value range.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 @functools.cache
 def _interpolation_matrix(source: int, target: int) -> np.ndarray:
-    """Weights [target, source] of linear interpolation that maps end points onto end points."""
+    """Computes weights [target, source] of linear interpolation between end points."""
     # A single output sample sits on the first input sample, as PyTorch's align_corners
     # has it.
     positions = np.linspace(0.0, source - 1, target) if target > 1 else np.zeros(1)
@@ -21,10 +21,10 @@ def _interpolation_matrix(source: int, target: int) -> np.ndarray:
 
 
 def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
-    """Resizes so that the corner samples of input and output coincide (align_corners=True).
+    """Resizes so that the corner samples of input and output coincide.
 
-    `jax.image.resize` aligns the outer edges of the corner samples instead, which is
-    another function.
+    This is PyTorch's align_corners=True. `jax.image.resize` aligns the outer edges of
+    the corner samples instead, which gives other values.
 
     Args:
       images: [..., H, W, C] floating point.
@@ -42,9 +42,11 @@ def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
             f"resize_bilinear needs sizes of at least 1, got {height} x {width}."
         )
     source_height, source_width = images.shape[-3:-1]
+
     if source_height != height:
         rows = jnp.asarray(_interpolation_matrix(source_height, height), images.dtype)
         images = jnp.einsum("hi,...iwc->...hwc", rows, images)
+
     if source_width != width:
         columns = jnp.asarray(_interpolation_matrix(source_width, width), images.dtype)
         images = jnp.einsum("wj,...hjc->...hwc", columns, images)
@@ -65,9 +67,9 @@ def double_bilinear(images: jax.Array, *, align_corners: bool = False) -> jax.Ar
     if align_corners:
         height, width = images.shape[-3:-1]
         return resize_bilinear(images, height=2 * height, width=2 * width)
-    return _double_axis(
-        _double_axis(images, axis=images.ndim - 3), axis=images.ndim - 2
-    )
+
+    tall = _double_axis(images, axis=images.ndim - 3)
+    return _double_axis(tall, axis=images.ndim - 2)
 
 
 def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
@@ -78,12 +80,12 @@ def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
-    before = jnp.concatenate(
-        [first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis
-    )
-    after = jnp.concatenate(
-        [jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis=axis
-    )
+
+    # The neighbours of every sample; the ends are their own.
+    all_but_last = jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)
+    before = jnp.concatenate([first, all_but_last], axis=axis)
+    all_but_first = jax.lax.slice_in_dim(x, 1, size, axis=axis)
+    after = jnp.concatenate([all_but_first, last], axis=axis)
 
     # Even samples lie towards the neighbour before, odd ones towards that after.
     even = 0.75 * x + 0.25 * before

@@ -1,4 +1,4 @@
-"""The transposed convolution of generator and normaliser, by the form that is fast on each backend.
+"""The transposed convolution of generator and normaliser, fast on each backend.
 
 Layout NHWC, kernels [4, 4, in, out]; any value range.
 """
@@ -11,7 +11,9 @@ from facecycle_jax.ops.conv import conv
 
 
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Doubles height and width by a transposed convolution of kernel 4, stride 2 and padding 1.
+    """Doubles height and width by a transposed convolution.
+
+    Kernel 4, stride 2, padding 1.
 
     Args:
       x: [N, H, W, C].
@@ -26,13 +28,14 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     if kernel.ndim != 4 or kernel.shape[:3] != (4, 4, x.shape[-1]):
         raise ValueError(
-            f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, got {kernel.shape}."
+            f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, "
+            f"got {kernel.shape}."
         )
     return lax.platform_dependent(x, kernel, cpu=_by_phases, default=_by_zero_filling)
 
 
 def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The library form, which accelerators have kernels for."""
+    """Convolves by the library's function, which accelerators have kernels for."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -44,20 +47,24 @@ def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One 2x2 convolution for each of the four positions within an output cell.
+    """Applies a 2x2 convolution for each of the four positions in an output cell.
 
-    XLA's CPU backend has no fast weight gradient for zero-filled inputs: its plain
+    XLA's CPU backend has no fast weight gradient for zero-filled inputs. Its plain
     loops take longer than the rest of a train step together.
     """
     n, height, width, channels = x.shape
     features = kernel.shape[-1]
+
     # Output row 2 i + a takes input rows i + a - 1 and i + a through kernel rows a and
-    # a + 2.
+    # a + 2; columns likewise. The axes are now (half, a, half, b, C, F).
     taps = kernel.reshape(2, 2, 2, 2, channels, features)
     rows = []
     for a in (0, 1):
-        cells = [
-            conv(x, taps[:, a, :, b], padding=((1 - a, a), (1 - b, b))) for b in (0, 1)
-        ]
+        cells = []
+        for b in (0, 1):
+            padding = ((1 - a, a), (1 - b, b))
+            cells.append(conv(x, taps[:, a, :, b], padding=padding))
         rows.append(jnp.stack(cells, axis=3))
+
+    # [N, H, a, W, b, F] interleaves the four results.
     return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features)

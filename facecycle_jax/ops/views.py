@@ -1,7 +1,7 @@
-"""Views of images for the methods that FaceCycle is compared with, on the device, pure in key and batch.
+"""Views of images for the methods that FaceCycle is compared with.
 
-Batches hold frames uint8 [B, n, S, S, 3]. Randomness that is an item's comes from
-`fold_in(key, item)`.
+They are made on the device and are pure in key and batch. Batches hold frames uint8
+[B, n, S, S, 3]. An item's randomness comes from `fold_in(key, item)`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Batch = Mapping[str, jax.Array]
 
 
 class CropOptions(NamedTuple):
-    """Square crops, in 256ths of the side of an image, as the published programs count.
+    """Square crops, in 256ths of an image's side, as the published programs count.
 
     Attributes:
       left: left edge of the region that crops lie in.
@@ -40,16 +40,17 @@ class CropOptions(NamedTuple):
 
 
 def _unit(frames: jax.Array) -> jax.Array:
+    """Converts frames from uint8 0..255 to float32 in 0..1."""
     return frames.astype(jnp.float32) / 255.0
 
 
 def crop_frames(
     key: jax.Array, batch: Batch, *, size: int, crop: CropOptions, normalised: bool
 ) -> jax.Array:
-    """Crops every frame at a place of its own, by a side that all frames of the batch share.
+    """Crops every frame at its own place, with one side for the whole batch.
 
-    The published programs draw the side once an epoch or a run; here each step draws
-    one, which needs no state.
+    The published programs choose the side once an epoch or once a run. Here each step
+    chooses one, which needs no state.
 
     Args:
       key: random key.
@@ -63,6 +64,7 @@ def crop_frames(
     """
     frames = batch["frames"]
     side_key, place_key = jax.random.split(key)
+
     side = jax.random.randint(side_key, (), crop.smallest, crop.largest + 1)
 
     def one(key: jax.Array, frame: jax.Array) -> jax.Array:
@@ -84,9 +86,17 @@ def centre_crop_frames(
 ) -> jax.Array:
     """Crops the centre of the region, by the mean side.
 
-    The deterministic counterpart of `crop_frames`.
+    This is the deterministic counterpart of `crop_frames`. The published programs crop
+    at random in evaluation too.
 
-    The published programs crop at random here too.
+    Args:
+      batch: frames uint8 [B, n, S, S, 3].
+      size: side of the result in pixels.
+      crop: where and how large.
+      normalised: whether ImageNet's mean and standard deviation are applied.
+
+    Returns:
+      float32 [B, n, size, size, 3], in 0..1 unless `normalised`.
     """
     side = (crop.smallest + crop.largest) / 2
     low = jnp.array([crop.top, crop.left]) + (crop.side - side) / 2
@@ -101,20 +111,23 @@ def centre_crop_frames(
 def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
     """Computes how fast the luma of an image changes, by central differences.
 
-    Outside lies zero, which gives bright images a bright frame, as in the published
-    program.
+    The image is padded by zeros. This gives bright images a bright frame, as in the
+    published program.
 
     Args:
       image: [H, W, 3] in 0..1.
-      wrapped: cut values to bytes by dropping what lies above 255, as the published
-        program does: the steepest edges turn dark.
+      wrapped: whether values are cut to bytes modulo 256, as in the published program;
+        the steepest edges then turn dark.
 
     Returns:
       [H, W, 1], up to about 1.2, or below 1 if `wrapped`.
     """
+    # [H + 2, W + 2], so that the differences below are [H, W].
     luma = jnp.pad(image @ jnp.asarray(_EDGE_GREY), 1)
     across = luma[1:-1, 2:] - luma[1:-1, :-2]
     down = luma[2:, 1:-1] - luma[:-2, 1:-1]
+
+    # The small addend keeps the square root differentiable at zero.
     magnitude = jnp.sqrt(across**2 + down**2 + 1e-6)[..., None]
     if wrapped:
         return jnp.mod(jnp.floor(magnitude * 255.0), 256.0) / 255.0
@@ -122,9 +135,9 @@ def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
 
 
 def blur_kernel(sigma: jax.Array) -> jax.Array:
-    """Computes the seven weights of a Gaussian of this standard deviation in pixels.
+    """Computes the seven weights of a Gaussian, which add up to 1.
 
-    They add up to 1.
+    `sigma` is its standard deviation in pixels.
     """
     distance = jnp.arange(_BLUR_TAPS) - _BLUR_TAPS // 2
     weights = jnp.exp(-0.5 * jnp.square(distance / sigma))
@@ -132,30 +145,34 @@ def blur_kernel(sigma: jax.Array) -> jax.Array:
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Blurs an image [H, W, C] by a 7 x 7 Gaussian.
+    """Blurs an image [H, W, C] by a 7 x 7 Gaussian of standard deviation `sigma`.
 
-    Outside lies the image reflected.
+    The image is padded by its reflection.
     """
     kernel = blur_kernel(sigma)
     half = _BLUR_TAPS // 2
+
+    # The kernel is separable: one axis after the other.
     for axis in (0, 1):
-        pad = [(half, half) if a == axis else (0, 0) for a in range(3)]
-        padded = jnp.pad(image, pad, mode="reflect")
         size = image.shape[axis]
-        parts = [
-            kernel[tap] * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
-            for tap in range(_BLUR_TAPS)
-        ]
+        padding = [(0, 0), (0, 0), (0, 0)]
+        padding[axis] = (half, half)
+        padded = jnp.pad(image, padding, mode="reflect")
+
+        parts = []
+        for tap in range(_BLUR_TAPS):
+            shifted = jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
+            parts.append(kernel[tap] * shifted)
         image = sum(parts[1:], start=parts[0])
     return image
 
 
 class ColourOptions(NamedTuple):
-    """Changes of a view that leave its geometry alone.
+    """Random changes of a view that keep its geometry.
 
     Attributes:
       strength: largest change of brightness, contrast and saturation.
-      hue: largest rotation, turns.
+      hue: largest rotation of the hue, in turns.
       jitter_probability: of changing those four.
       grey_probability: of dropping colours.
       blur_probability: of a Gaussian blur, of a standard deviation of 0.1 to 2 pixels.
@@ -173,9 +190,9 @@ class ColourOptions(NamedTuple):
 
 
 def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.Array:
-    """Changes colours, blurs and draws edges, in this order.
+    """Jitters, drops colours, blurs and finds edges, in this order and each at random.
 
-    Image [H, W, 3] in 0..1.
+    The image is [H, W, 3] in 0..1, and so is the result.
     """
     keys = jax.random.split(key, 6)
     changed = _jitter(
@@ -186,36 +203,36 @@ def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.A
         saturation=options.strength,
         hue=options.hue,
     )
-    image = jnp.where(
-        jax.random.bernoulli(keys[1], options.jitter_probability), changed, image
-    )
+    jittered = jax.random.bernoulli(keys[1], options.jitter_probability)
+    image = jnp.where(jittered, changed, image)
 
     grey = jnp.broadcast_to((image @ jnp.asarray(_GREY))[..., None], image.shape)
-    image = jnp.where(
-        jax.random.bernoulli(keys[2], options.grey_probability), grey, image
-    )
+    without_colours = jax.random.bernoulli(keys[2], options.grey_probability)
+    image = jnp.where(without_colours, grey, image)
 
     sigma = jax.random.uniform(keys[3], minval=0.1, maxval=2.0)
     blurred = gaussian_blur(image, sigma)
-    image = jnp.where(
-        jax.random.bernoulli(keys[4], options.blur_probability), blurred, image
-    )
+    use_blurred = jax.random.bernoulli(keys[4], options.blur_probability)
+    image = jnp.where(use_blurred, blurred, image)
 
     edges = gradient_magnitude(image, wrapped=options.wrapped_edges)
-    return jnp.where(
-        jax.random.bernoulli(keys[5], options.edge_probability), edges, image
-    )
+    use_edges = jax.random.bernoulli(keys[5], options.edge_probability)
+    return jnp.where(use_edges, edges, image)
 
 
 def distant_windows(key: jax.Array) -> jax.Array:
-    """Draws the corners [2, 2] (y, x) of two crops of 0.4 of the side whose centres lie in two quadrants.
+    """Chooses two crops that lie in different quadrants of an image.
 
-    Crops of different quadrants do not overlap.
+    Crops are 0.4 of the side wide, so those of different quadrants do not overlap.
+
+    Returns:
+      Upper left corners [2, 2] (y, x), as fractions of the side.
     """
     quadrant_key, place_key = jax.random.split(key)
     quadrants = jax.random.choice(quadrant_key, 4, (2,), replace=False)
     half = jnp.stack([quadrants // 2, quadrants % 2], axis=1)
-    # Corners 0 to 0.1 into their half.
+
+    # A quadrant is 0.5 wide, so corners lie 0 to 0.1 inside it.
     return 0.5 * half + jax.random.uniform(place_key, (2, 2), maxval=0.1)
 
 
@@ -265,9 +282,9 @@ def recoloured_views(
       key: random key.
       frames: uint8 [B, S, S, 3].
       size: side of the result in pixels.
-      count: views of an image.
+      count: number of views of each image.
       colours: what changes.
-      mirrored: whether they are of the mirror image.
+      mirrored: whether the views show the mirror image.
 
     Returns:
       float32 [B, count, size, size, 3] in 0..1.
@@ -314,10 +331,11 @@ def cropped_views(
 
         def view(key: jax.Array) -> jax.Array:
             keys = jax.random.split(key, 5)
+
+            # A crop of random area and an aspect of 3/4 to 4/3.
             area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
-            aspect = jnp.exp(
-                jax.random.uniform(keys[1], minval=-1.0, maxval=1.0) * jnp.log(4 / 3)
-            )
+            log_aspect = jax.random.uniform(keys[1], minval=-1.0, maxval=1.0)
+            aspect = jnp.exp(log_aspect * jnp.log(4 / 3))
             extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
             low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
 
@@ -333,8 +351,10 @@ def cropped_views(
 
 def whole_frames(frames: jax.Array, *, size: int) -> jax.Array:
     """Resizes images uint8 [..., S, S, 3] to float32 [..., size, size, 3] in 0..1."""
+
+    def resize(frame: jax.Array) -> jax.Array:
+        return _resample(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+
     flat = frames.reshape(-1, *frames.shape[-3:])
-    resized = jax.vmap(lambda x: _resample(_unit(x), jnp.zeros(2), jnp.ones(2), size))(
-        flat
-    )
+    resized = jax.vmap(resize)(flat)
     return resized.reshape(*frames.shape[:-3], size, size, frames.shape[-1])

@@ -1,8 +1,7 @@
-"""Warping by a dense flow. Flows are (x, y) displacements in the grid's units.
+"""Warping of images and maps by a dense flow.
 
-2 is the whole picture.
-
-Layout [..., H, W, C] for what is warped and [..., h, w, 2] for flows.
+What is warped is [..., H, W, C]. Flows are [..., h, w, 2] displacements (x, y) in the
+grid's units, where 2 is the whole width or height.
 """
 
 import jax
@@ -24,10 +23,13 @@ def identity_grid(*, height: int, width: int, align_corners: bool = True) -> jax
     Returns:
       float32 [height, width, 2] of (x, y) in [-1, 1]: the centres of the pixels.
     """
-    axes = [
-        np.linspace(-1.0, 1.0, n) * (1.0 if align_corners else 1.0 - 1.0 / n)
-        for n in (width, height)
-    ]
+    axes = []
+    for size in (width, height):
+        # Unless -1 and 1 are the centres of the outer pixels, those lie half a pixel
+        # inside the range.
+        reach = 1.0 if align_corners else 1.0 - 1.0 / size
+        axes.append(np.linspace(-1.0, 1.0, size) * reach)
+
     x, y = np.meshgrid(*axes)
     return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
@@ -47,8 +49,8 @@ def warp(
       images: [..., H, W, C] floating point.
       flow: [..., h, w, 2] floating point; resized bilinearly (corners aligned) to H x
         W.
-      clamp: cut the resized flow to [-1, 1], as FaceCycle does where it warps pictures
-        and does not where it warps features.
+      clamp: whether the resized flow is cut to [-1, 1]. FaceCycle cuts it where it
+        warps images, and not where it warps features.
       implementation: see `grid_sample`.
 
     Returns:
@@ -62,6 +64,7 @@ def warp(
     flow = resize_bilinear(flow.astype(jnp.float32), height=height, width=width)
     if clamp:
         flow = jnp.clip(flow, -1.0, 1.0)
+
     grid = identity_grid(height=height, width=width) + flow
     return grid_sample(images, grid, align_corners=True, implementation=implementation)
 
@@ -69,7 +72,7 @@ def warp(
 def backward_flow(flow: jax.Array, *, implementation: str = "auto") -> jax.Array:
     """Approximates the inverse of a flow.
 
-    Minus the flow, carried along itself and cut to [-1, 1].
+    The result is minus the flow, warped by itself and cut to [-1, 1].
 
     Args:
       flow: [..., h, w, 2].

@@ -23,7 +23,7 @@ from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.errors import ConversionError, UserError, shorten
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.face_networks import Forward
+from facecycle_jax.networks.face_networks import FaceNetworks
 from facecycle_jax.storage.folder_config import (
     CONFIG,
     DTYPES,
@@ -63,7 +63,7 @@ class ModelFolder(NamedTuple):
     model: dict[str, Any]
     trees: dict[str, Tree]
     info: dict[str, Any]
-    forward: Forward
+    forward: FaceNetworks
 
 
 def write_model(

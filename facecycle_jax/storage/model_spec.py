@@ -15,10 +15,10 @@ import jax
 
 from facecycle_jax.errors import UserError, shorten
 from facecycle_jax.networks.face_networks import (
-    Forward,
+    FaceNetworks,
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 
@@ -49,7 +49,7 @@ class Built(NamedTuple):
     """
 
     model: dict[str, Any]
-    forward: Forward
+    forward: FaceNetworks
 
 
 def check_model(model: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def build_model(model: Any) -> Built:
         checked["encoder_width"] = _number(fields, "encoder_width")
 
     # Building checks what is left: known sizes, dtypes and trunks.
-    forward = make_forward(
+    forward = make_face_networks(
         checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False
     )
     return Built(checked, forward)
@@ -150,7 +150,9 @@ def weight_shapes(
     return network_shapes(build_model(model).forward, stages)
 
 
-def network_shapes(forward: Forward, stages: Iterable[str] = tuple(STAGES)) -> Shapes:
+def network_shapes(
+    forward: FaceNetworks, stages: Iterable[str] = tuple(STAGES)
+) -> Shapes:
     """Computes the names and shapes of built networks' weights; see `weight_shapes`."""
     stages = tuple(stages)
     wanted = [name for stage in STAGES if stage in stages for name in STAGES[stage]]
@@ -162,7 +164,7 @@ def network_shapes(forward: Forward, stages: Iterable[str] = tuple(STAGES)) -> S
 
 
 @functools.lru_cache(maxsize=8)
-def _all_shapes(forward: Forward) -> dict[str, Shapes]:
+def _all_shapes(forward: FaceNetworks) -> dict[str, Shapes]:
     def init(key: jax.Array) -> dict[str, Any]:
         trees = {**init_motion(forward, key), **init_identity(forward, key)}
         if forward.vgg is not None:

@@ -1,4 +1,4 @@
-"""Pictures for people: flow colours, captioned panels and line plots."""
+"""Images for people: flow colours, captioned panels and line plots."""
 
 from facecycle_jax.viz.code_map import thumbnail_map
 from facecycle_jax.viz.curves import curves

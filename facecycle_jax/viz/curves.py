@@ -30,20 +30,22 @@ def curves(
         leave a gap.
       title: text above the plot.
       x_label: text under the horizontal axis.
-      y_label: text beside the vertical axis.
+      y_label: text next to the vertical axis.
       logarithmic: whether the vertical axis is logarithmic.
 
     Raises:
-      ImportError: if matplotlib is not installed.
-      ValueError: if there is no line, or one has not as many steps as values.
+      MissingExtraError: if matplotlib is not installed.
+      UserError: if there is no line, or a line has more or fewer steps than values.
     """
     lengths = {
         name: (len(steps), len(values)) for name, (steps, values) in series.items()
     }
     if not lengths or any(steps != values for steps, values in lengths.values()):
         raise UserError(
-            f"curves needs lines with as many steps as values, got (steps, values) of {lengths}."
+            "curves needs lines with as many steps as values, "
+            f"got (steps, values) of {lengths}."
         )
+
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -51,22 +53,26 @@ def curves(
         raise MissingExtraError(
             "Plots need matplotlib: pip install 'facecycle_jax[eval]'."
         ) from error
-    # A figure of its own: pyplot's global state and window backends stay out of
+
+    # A figure of its own keeps pyplot's global state and window backends out of
     # training processes.
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+
     for name, (steps, values) in series.items():
         heights = np.asarray(values, np.float64)
         drawn = np.where(np.isfinite(heights), heights, np.nan)
         marker = "." if len(values) < 30 else ""
         axes.plot(np.asarray(steps), drawn, label=name, linewidth=1.4, marker=marker)
+
     if logarithmic:
         axes.set_yscale("log")
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     write_whole(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Pictures as files. Pictures are uint8 [H, W, 3] RGB or [H, W] grey."""
+"""Images as files. Images are uint8 [H, W, 3] RGB or [H, W] grey."""
 
 import io
 
@@ -10,26 +10,25 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
 
-def save_png(path: epath.PathLike, picture: np.ndarray) -> None:
-    """Writes a picture as PNG, whole or not at all: readers never see half a file.
+def save_png(path: epath.PathLike, image: np.ndarray) -> None:
+    """Writes an image as PNG; readers never see half a file.
 
     Args:
       path: where to, local or in the cloud (anything `epath` knows); missing folders
         are made.
-      picture: uint8 [H, W, 3] RGB or [H, W] grey.
+      image: uint8 [H, W, 3] RGB or [H, W] grey.
 
     Raises:
-      ValueError: if `picture` is not such an array.
+      UserError: if `image` is not such an array.
     """
-    picture = np.asarray(picture)
-    if (
-        picture.dtype != np.uint8
-        or picture.ndim not in (2, 3)
-        or picture.shape[2:] not in ((), (3,))
-    ):
+    image = np.asarray(image)
+    grey_or_rgb = image.ndim in (2, 3) and image.shape[2:] in ((), (3,))
+    if image.dtype != np.uint8 or not grey_or_rgb:
         raise UserError(
-            f"save_png takes uint8 [H, W, 3] or [H, W], got {picture.dtype} {list(picture.shape)}."
+            "save_png takes uint8 [H, W, 3] or [H, W], "
+            f"got {image.dtype} {list(image.shape)}."
         )
+
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     write_whole(path, buffer.getvalue())

@@ -1,7 +1,7 @@
-"""Pictures and flows laid out in captioned panels.
+"""Images and flows laid out in captioned panels.
 
-Pictures are uint8 [H, W, 3] RGB or [H, W] grey; a flow is floating point [H, W, 2] and
-is drawn in the colours of `flow_to_rgb`. A panel is uint8 [H, W, 3] on white.
+Images are uint8 [H, W, 3] RGB or [H, W] grey. A flow is floating point [H, W, 2] and is
+drawn in the colours of `flow_to_rgb`. A panel is uint8 [H, W, 3] on white.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from facecycle_jax.viz.flow_colours import flow_to_rgb
 Cells = Sequence[Sequence[np.ndarray | None]]
 _INK = (32, 32, 32)
 
-# Order and captions of what the methods and the model call their pictures.
+# Captions by the names that methods and model give their images, in order.
 _NAMES = {
     "input": "input",
     "flow": "flow",
@@ -37,40 +37,43 @@ _NAMES = {
 }
 
 
-def _picture(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
-    """Turns one cell into an enlarged picture."""
+def _enlarged(cell: np.ndarray, side: int, scale: float | None) -> Image.Image:
+    """Turns one cell into an enlarged image."""
     cell = np.asarray(cell)
-    if (
-        cell.ndim == 3
-        and cell.shape[-1] == 2
-        and np.issubdtype(cell.dtype, np.floating)
-    ):
+    is_flow = cell.ndim == 3 and cell.shape[-1] == 2
+    if is_flow and np.issubdtype(cell.dtype, np.floating):
         cell = flow_to_rgb(cell)
-    if cell.dtype != np.uint8 or not (
-        cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] == 3)
-    ):
+
+    grey_or_rgb = cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] == 3)
+    if cell.dtype != np.uint8 or not grey_or_rgb:
         raise UserError(
-            "A panel takes uint8 pictures [H, W, 3] or [H, W] and floating-point flows [H, W, 2], "
-            f"got {cell.dtype} {list(cell.shape)}."
+            "A panel takes uint8 images [H, W, 3] or [H, W] and floating-point flows "
+            f"[H, W, 2], got {cell.dtype} {list(cell.shape)}."
         )
-    image = Image.fromarray(cell).convert("RGB")
+
     # Without a scale every cell gets the same longer side, so that coarse flows line up
     # with faces.
+    image = Image.fromarray(cell).convert("RGB")
     factor = side / max(image.size) if scale is None else scale
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+
+    # Small maps keep hard pixels where those can all have the same size.
     whole = factor == int(factor) and factor >= 1 and min(image.size) < 32
-    return image.resize(
-        size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
-    )
+    filter_ = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    return image.resize(size, filter_)
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Breaks a caption into lines of at most `width` pixels, inside longer words only."""
+    """Breaks a caption into lines of at most `width` pixels.
+
+    Words are broken only where they are longer than a line.
+    """
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
             continue
+
         lines.append("")
         for letter in word:
             if lines[-1] and font.getlength(lines[-1] + letter) > width:
@@ -91,22 +94,23 @@ def _check_captions(rows: Cells, captions: Any, row_captions: Any) -> list[list[
     """Brings captions into one string per cell."""
     if not rows or not any(len(row) for row in rows):
         raise UserError(
-            f"A panel needs at least one picture, got rows of {[len(r) for r in rows]}."
+            f"A panel needs at least one image, got rows of {[len(r) for r in rows]}."
         )
     if row_captions is not None and len(row_captions) != len(rows):
         raise UserError(
             f"{len(rows)} rows need as many row captions, got {len(row_captions)}."
         )
+
     if captions is None:
         return [[""] * len(row) for row in rows]
     if all(isinstance(caption, str) for caption in captions):
-        # One list of strings stands above the columns, once.
+        # One list of strings is written once, above the columns.
         captions = [captions] + [[""] * len(row) for row in rows[1:]]
-    shape, wanted = [len(c) for c in captions], [len(row) for row in rows]
-    if shape != wanted:
-        raise UserError(
-            f"Rows of {wanted} pictures need as many captions, got {shape}."
-        )
+
+    given = [len(row) for row in captions]
+    needed = [len(row) for row in rows]
+    if given != needed:
+        raise UserError(f"Rows of {needed} images need as many captions, got {given}.")
     return [list(row) for row in captions]
 
 
@@ -121,77 +125,91 @@ def grid(
     padding: int = 6,
     font_size: int = 13,
 ) -> np.ndarray:
-    """Lays pictures out in rows, each under its caption.
+    """Lays images out in rows, each under its caption.
 
     Args:
-      rows: pictures uint8 [H, W, 3] or [H, W] and flows float [H, W, 2]; None leaves a
+      rows: images uint8 [H, W, 3] or [H, W] and flows float [H, W, 2]; None leaves a
         place empty.
       captions: one string per column, or one list of strings per row; long ones are
         wrapped.
       row_captions: one string per row, written to its left.
       title: a line above everything.
-      side: longer side of every picture in the panel, in pixels, when `scale` is None.
-      scale: factor from a picture's own size instead; cells may then differ in size.
-      padding: white space around pictures, in pixels.
+      side: longer side of every image in the panel, in pixels, when `scale` is None.
+      scale: factor from an image's own size instead; cells may then differ in size.
+      padding: white space around images, in pixels.
       font_size: height of the letters, in pixels.
 
     Returns:
       uint8 [H, W, 3], black on white. Maps under 32 pixels enlarged by a whole factor
-      keep hard pixels; everything else is resized by Lanczos.
+      keep hard pixels. Everything else is resized by Lanczos.
 
     Raises:
-      ValueError: if there is no picture, a cell is not one, or captions do not fit the
-        rows.
+      UserError: if there is no image, a cell is neither image nor flow, or captions do
+        not fit the rows.
     """
     texts = _check_captions(rows, captions, row_captions)
     if side < 1 or padding < 0 or (scale is not None and not scale > 0):
         raise UserError(
-            f"side and scale must be above 0 and padding 0 or more, got {side}, {scale}, {padding}."
+            "side and scale must be above 0 and padding 0 or more, "
+            f"got {side}, {scale}, {padding}."
         )
+
     font = ImageFont.load_default(size=font_size)
     line = round(font_size * 1.3)
-    cells = [
-        [None if c is None else _picture(c, side, scale) for c in row] for row in rows
-    ]
+
+    # Every column is as wide, and every row as high, as its largest image.
+    cells: list[list[Image.Image | None]] = []
+    for row in rows:
+        cells.append([None if c is None else _enlarged(c, side, scale) for c in row])
     columns = max(len(row) for row in cells)
     places = [[row[i] for row in cells if i < len(row)] for i in range(columns)]
     widths = [max((c.width for c in column if c), default=side) for column in places]
     heights = [max((c.height for c in row if c), default=side) for row in cells]
-    wrapped = [
-        [_wrap(t, font, widths[i]) for i, t in enumerate(row)] if any(row) else []
-        for row in texts
-    ]
+
+    # Captions, in lines as wide as their columns.
+    wrapped: list[list[list[str]]] = []
+    for row_texts in texts:
+        lines_of_row = []
+        if any(row_texts):
+            for i, text in enumerate(row_texts):
+                lines_of_row.append(_wrap(text, font, widths[i]))
+        wrapped.append(lines_of_row)
     headers = [max((len(t) for t in row), default=0) * line for row in wrapped]
+
+    # Captions of rows, in a margin on the left.
     names = [_wrap(name, font, side) for name in row_captions or []]
-    margin = max((round(font.getlength(t)) for name in names for t in name), default=0)
+    name_widths = [round(font.getlength(text)) for name in names for text in name]
+    margin = max(name_widths, default=0)
     left = padding + (margin + padding if margin else 0)
     top = padding + (line + padding if title else 0)
 
     width = left + sum(w + padding for w in widths)
     if title:
         width = max(width, round(font.getlength(title)) + 2 * padding)
-    height = top + sum(
-        sum(pair) + padding for pair in zip(headers, heights, strict=True)
-    )
+    height = top + sum(headers) + sum(heights) + padding * len(heights)
+
     panel = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(panel)
     _write(draw, padding, padding, [title] if title else [], font, line)
+
     y = top
-    for index, row in enumerate(cells):
+    for index, cell_row in enumerate(cells):
         y += headers[index]
         if names:
             middle = y + (heights[index] - line * len(names[index])) // 2
             _write(draw, padding, middle, names[index], font, line)
+
         x = left
-        for i, cell in enumerate(row):
+        for i, cell in enumerate(cell_row):
             if wrapped[index]:
-                # Captions sit on their picture, whatever the number of lines of the
-                # others.
+                # A caption ends just above its image, however many lines the others
+                # have.
                 lines = wrapped[index][i]
                 _write(draw, x, y - line * len(lines), lines, font, line)
             if cell is not None:
                 panel.paste(cell, (x, y))
             x += widths[i] + padding
+
         y += heights[index] + padding
     return np.asarray(panel)
 
@@ -203,42 +221,42 @@ def training_panel(
     max_rows: int = 8,
     side: int = 96,
 ) -> np.ndarray:
-    """Draws what a model makes of the first faces of a batch, one row per face.
+    """Draws a model's results for the first faces of a batch, one row per face.
 
     Args:
       pictures: uint8 [N, H, W, 3] or floating-point flows [N, h, w, 2] by name, same N
         for all, as in `Aux.pictures` denormalised. Known names come in the order of the
-        method; arrays of other shapes (codes) are left out.
+        method. Arrays of other shapes (codes) are left out.
       step: the training step, written above.
-      max_rows: most faces drawn.
-      side: side of each picture in the panel, in pixels.
+      max_rows: largest number of faces drawn.
+      side: side of each image in the panel, in pixels.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: if nothing can be drawn, a picture is floating point, or the numbers
-        of faces differ.
+      UserError: if nothing can be drawn, an image is floating point, or the numbers of
+        faces differ.
     """
     drawn = {n: np.asarray(p) for n, p in pictures.items() if np.ndim(p) == 4}
     counts = {name: len(array) for name, array in drawn.items()}
-    if (
-        not drawn
-        or len(set(counts.values())) != 1
-        or max_rows < 1
-        or 0 in counts.values()
-    ):
+    one_count = len(set(counts.values())) == 1 and 0 not in counts.values()
+    if not one_count or max_rows < 1:
         raise UserError(
-            "training_panel needs pictures [N, H, W, 3] with one N of at least 1 and max_rows of "
-            f"at least 1, got N of {counts} and max_rows {max_rows}."
+            "training_panel needs images [N, H, W, 3] with one N of at least 1 and "
+            f"max_rows of at least 1, got N of {counts} and max_rows {max_rows}."
         )
+
+    # Known names in the order of the method, then the others by name.
     order = list(_NAMES)
-    names = sorted(
-        drawn, key=lambda n: (order.index(n) if n in _NAMES else len(order), n)
-    )
-    rows = [
-        [drawn[n][i] for n in names] for i in range(min(max_rows, counts[names[0]]))
-    ]
+
+    def rank(name: str) -> tuple[int, str]:
+        return (order.index(name) if name in _NAMES else len(order), name)
+
+    names = sorted(drawn, key=rank)
+    faces = min(max_rows, counts[names[0]])
+    rows = [[drawn[name][face] for name in names] for face in range(faces)]
+
     captions = [_NAMES.get(n, n.replace("_", " ")) for n in names]
     title = None if step is None else f"step {step:,}"
     return grid(rows, captions=captions, title=title, side=side)
@@ -250,23 +268,24 @@ def translation_panel(
     names: tuple[str, str] = ("source", "driver"),
     side: int = 128,
 ) -> np.ndarray:
-    """Draws the exchange of motion and identity between two faces, as twelve pictures.
+    """Draws the exchange of motion and identity between two faces, as twelve images.
 
-    A row shows the face, its flow, its neutral face, that with the other's motion, its
-    mean face, and the other's mean face with this identity and the other's motion.
+    A row shows six images of one face. They are the face, its flow, its neutral face,
+    that with the other's motion, its mean face, and the other's mean face with this
+    identity and the other's motion.
 
     Args:
       result: arrays whose first axis is the two faces: `input`, `neutral`,
         `reexpressed`, `mean_face`, `reidentified_reexpressed` uint8 [2, H, W, 3] and
         `flow` float [2, h, w, 2]; others are ignored.
       names: captions of the two rows.
-      side: side of each picture in the panel, in pixels.
+      side: side of each image in the panel, in pixels.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: if an array is missing or is not of two faces.
+      UserError: if an array is missing or is not of two faces.
 
     References:
       FaceCycle (ICCV 2021), image-to-image translation.
@@ -284,6 +303,7 @@ def translation_panel(
         raise UserError(
             f"translation_panel needs {', '.join(keys)} of two faces, got {found}."
         )
+
     captions = [_NAMES[key] for key in keys]
     rows = [[np.asarray(result[key][face]) for key in keys] for face in range(2)]
     return grid(rows, captions=captions, row_captions=names, side=side)

@@ -1,4 +1,4 @@
-"""The panels of a training run while it goes on, for notebooks."""
+"""The panels of a running training, for notebooks."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,32 +13,34 @@ def new_panels(
 ) -> Iterator[epath.Path]:
     """Waits for the panels that a run writes.
 
-    Panels that are there before the first look are left out: they belong to an earlier
-    start.
+    Panels that exist before the first look are left out, because they belong to an
+    earlier start.
 
     Args:
-      workdir: directory of the run; of a run of several stages, the directory above
-        theirs.
-      running: whether the run still goes on; once it does not, the last panels come and
-        the iteration ends.
+      workdir: directory of the run, or the one above the directories of its stages.
+      running: whether the run is still active. Once it is not, the last panels follow
+        and the iteration ends.
       interval: seconds between two looks.
 
     Yields:
       The file of each panel, in the order they are written.
 
     Raises:
-      ValueError: if the interval is not above 0.
+      UserError: if the interval is not above 0.
     """
     if not interval > 0:
         raise UserError(f"interval must be above 0 seconds, got {interval}.")
+
     seen = set(_panels(workdir))
     going = True
     while going:
-        # Asked before the look, so that what is written in between is not missed.
+        # Checked before the look, so that a panel written in between is not missed.
         going = running()
+
         new = [path for path in _panels(workdir) if path not in seen]
         seen.update(new)
         yield from new
+
         if going:
             time.sleep(interval)
 
@@ -46,7 +48,5 @@ def new_panels(
 def _panels(workdir: epath.PathLike) -> list[epath.Path]:
     """Lists the panels below a folder; they are written whole."""
     root = epath.Path(workdir)
-    return sorted(
-        [*root.glob("panels/*.png"), *root.glob("*/panels/*.png")],
-        key=lambda path: path.name,
-    )
+    found = [*root.glob("panels/*.png"), *root.glob("*/panels/*.png")]
+    return sorted(found, key=lambda path: path.name)

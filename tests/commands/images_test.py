@@ -21,7 +21,7 @@ from facecycle_jax.data.images import face_crop
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.storage import write_model
 
@@ -36,7 +36,7 @@ MODEL = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    forward = make_forward(MODEL, vgg_for_loss=False)
+    forward = make_face_networks(MODEL, vgg_for_loss=False)
 
     # Compiled as one: a hundred small functions take longer.
     @jax.jit

@@ -1,4 +1,4 @@
-"""A CPU stands for as many devices as its cores can share a batch."""
+"""A CPU is split into as many devices as can share a batch."""
 
 import os
 import subprocess
@@ -27,13 +27,13 @@ def stage(batch_size, accumulate=1):
         (0, 1, 4, 1),
     ],
 )
-def test_the_largest_number_that_splits_the_batch(
+def test_the_largest_number_that_splits_the_batch_is_chosen(
     batch_size, accumulate, cores, devices
 ):
     assert cpu_devices_for(stage(batch_size, accumulate), cores) == devices
 
 
-def test_every_stage_is_split():
+def test_the_number_splits_the_batch_of_every_stage():
     config = {"stages": ("one", "two"), "one": stage(8), "two": stage(12)}
     assert cpu_devices_for(config, 8) == 4
     assert cpu_devices_for(demo.get_config(), 2) == 2
@@ -42,10 +42,10 @@ def test_every_stage_is_split():
 @pytest.mark.parametrize(
     ("environment", "count"), [({}, None), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)]
 )
-def test_what_jax_was_told_stands(environment, count):
+def test_a_number_set_in_the_environment_is_kept(environment, count):
     program = (
-        "import jax; from facecycle_jax import cpu_devices;"
-        "cpu_devices.split_cpu({'batch_size': 720720, 'optimiser': {'accumulate': 1}});"
+        "import jax; from facecycle_jax.devices import split_cpu;"
+        "split_cpu({'batch_size': 720720, 'optimiser': {'accumulate': 1}});"
         "print(jax.device_count())"
     )
     kept = {
@@ -55,8 +55,12 @@ def test_what_jax_was_told_stands(environment, count):
     }
     result = subprocess.run(
         [sys.executable, "-c", program],
-        env={**kept, "JAX_PLATFORMS": "cpu", **environment}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env={**kept, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
     cores = (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

@@ -29,7 +29,7 @@ from facecycle_jax.evaluation import (
 from facecycle_jax.evaluation import synthetic as synthetic_module
 from facecycle_jax.evaluation.features import FeatureSet, with_even_light
 from facecycle_jax.evaluation.report import markdown, write_report
-from facecycle_jax.ops import even_light, normalise
+from facecycle_jax.ops import normalise_lighting, normalise
 
 TINY = {
     "width": 0.0625,
@@ -166,7 +166,7 @@ def test_features_of_pictures_of_even_light(model, task):
         )
         darker = (0.6 * faces + 10).astype(np.uint8)
         function, before = kind.fit(np.zeros(0)), plain[name].fit(np.zeros(0))
-        expected = before(np.asarray(even_light(faces, strength=1.0)))
+        expected = before(np.asarray(normalise_lighting(faces, strength=1.0)))
         np.testing.assert_allclose(function(faces), expected, rtol=1e-4, atol=1e-5)
         if name != "pixels":  # even by themselves
             # What a probe sees hardly tells the light any more.

@@ -6,7 +6,7 @@ import numpy as np
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.storage import write_model
 
@@ -21,7 +21,7 @@ MODEL = {
 
 def trees():
     """Parameters by network name."""
-    forward = make_forward(MODEL, vgg_for_loss=False)
+    forward = make_face_networks(MODEL, vgg_for_loss=False)
 
     def both(key):
         return init_motion(forward, key) | init_identity(forward, key)

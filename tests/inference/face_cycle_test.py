@@ -20,7 +20,7 @@ from facecycle_jax.networks.build import build_networks
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.ops import denormalise, normalise
 from facecycle_jax.storage import write_model
@@ -36,7 +36,7 @@ MODEL = {
 
 
 def networks(*, identity=True):
-    forward = make_forward(MODEL, vgg_for_loss=False)
+    forward = make_face_networks(MODEL, vgg_for_loss=False)
 
     # Unoptimised: run once, and compiled in a third of the time.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -223,7 +223,7 @@ def test_a_model_of_a_training_state(faces, asked, width):
         "model": {**MODEL, "trunk": "vgg"},
         "loss": {"vgg": "random", "vgg_width": asked, "perceptual": "gram"},
     }
-    forward = make_forward(config["model"], vgg_width=width)
+    forward = make_face_networks(config["model"], vgg_width=width)
     trees = jax.device_get(
         jax.jit(functools.partial(init_motion, forward))(jax.random.key(0))
     )
@@ -353,6 +353,6 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
     state = train.train_and_evaluate(config, tmp_path)
     model = facecycle_jax.load(tmp_path)
     assert "step 1" in model.info["source"]
-    forward = make_forward(model.model, vgg_for_loss=False)
+    forward = make_face_networks(model.model, vgg_for_loss=False)
     code, _, _ = forward.motion(jax.device_get(state.eval_params), normalise(faces))
     np.testing.assert_allclose(model.motion_code(faces), code, atol=1e-5)

@@ -21,7 +21,7 @@ import pytest
 
 from facecycle_jax.interop.original_names import to_torch
 from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
-from facecycle_jax.networks import make_forward
+from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
 MODEL = {
@@ -88,7 +88,7 @@ PICTURES = {
 def run(stage: str) -> dict[str, Any]:
     """Three Adam steps of one stage on the reference batch, without noise."""
     make = {"motion": motion_cycle, "identity": identity_cycle}[stage]
-    method = make(make_forward(MODEL), reference.vgg(), LossOptions())
+    method = make(make_face_networks(MODEL), reference.vgg(), LossOptions())
     trees = reference.trees()
     params = {name: trees[name] for name in TRAINED[stage]}
     frozen = {name: tree for name, tree in trees.items() if name not in params}
@@ -187,7 +187,7 @@ def test_parameters_after_three_steps_agree_with_reference(stage):
 
 def test_vgg_agrees_with_reference():
     numbers = reference.golden()
-    forward = make_forward(MODEL)
+    forward = make_face_networks(MODEL)
     images = normalise(jnp.asarray(numbers["images_u8"]))
     maps = jax.jit(forward.loss_features)(reference.trees(), images)
     for tap, key in (("conv2_1", "r21"), ("conv3_1", "r31"), ("conv4_1", "r41")):
@@ -203,7 +203,7 @@ def test_vgg_agrees_with_reference():
 
 def test_translation_agrees_with_reference():
     numbers, trees = reference.golden(), reference.trees()
-    forward = make_forward(MODEL)
+    forward = make_face_networks(MODEL)
 
     @jax.jit
     def translate(images):

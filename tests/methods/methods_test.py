@@ -14,7 +14,7 @@ from PIL import Image
 
 from facecycle_jax import methods
 from facecycle_jax.methods.base import exchange, weighted_total
-from facecycle_jax.networks.face_networks import FaceFeatures, make_forward
+from facecycle_jax.networks.face_networks import FaceFeatures, make_face_networks
 from facecycle_jax.ops import normalise
 
 SHARED = pathlib.Path(
@@ -372,7 +372,7 @@ def test_computing_activations_again_changes_no_gradient():
     flow = jnp.zeros((1, 4, 4, 2))
     params, gradients = None, []
     for remat in (False, True):
-        forward = make_forward(config()["model"], vgg_width=1 / 16, remat=remat)
+        forward = make_face_networks(config()["model"], vgg_width=1 / 16, remat=remat)
         params = (
             params or forward.networks.generator.init(keys[2], maps, flow)["params"]
         )

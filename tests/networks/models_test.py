@@ -1,4 +1,4 @@
-"""Shapes, parameter counts, initial weights, noise, precision and sizes of the networks."""
+"""Shapes, parameter counts, initial weights, noise and precision of the networks."""
 
 import io
 import zipfile
@@ -19,7 +19,7 @@ from facecycle_jax.networks import (
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.networks.generator import NoiseEncoding
 
@@ -44,7 +44,7 @@ def images(n=2, size=64, seed=0):
 
 @pytest.fixture(scope="module")
 def tiny():
-    forward = make_forward(TINY, vgg_width=1 / 16)
+    forward = make_face_networks(TINY, vgg_width=1 / 16)
     init = jax.jit(
         lambda key: {
             **init_motion(forward, key),
@@ -56,7 +56,9 @@ def tiny():
 
 
 def test_parameter_counts_are_the_papers():
-    forward = make_forward({**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"})
+    forward = make_face_networks(
+        {**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"}
+    )
     trees = jax.eval_shape(
         lambda key: {**init_motion(forward, key), **init_identity(forward, key)},
         jax.random.key(0),
@@ -78,16 +80,16 @@ def test_parameter_counts_are_the_papers():
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_codes_and_flows_at_every_picture_size(size):
-    forward = make_forward({**TINY, "image_size": size}, vgg_width=1 / 16)
+def test_codes_and_flows_have_their_shapes_at_every_image_size(size):
+    forward = make_face_networks({**TINY, "image_size": size}, vgg_width=1 / 16)
     trees = jax.eval_shape(lambda key: init_motion(forward, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
 
     def cycle(trees, x):
         code, flow, back = forward.motion(trees, x)
         features = forward.features(trees, x)
-        picture = forward.draw(trees, features, flow)
-        return code, flow, back, picture
+        image = forward.draw(trees, features, flow)
+        return code, flow, back, image
 
     shapes = [s.shape for s in jax.eval_shape(cycle, trees, x)]
     flow = (2, size // 4, size // 4, 2)
@@ -119,9 +121,15 @@ def test_maps_of_every_layer_can_be_read():
         for layer in LAYERS
     }
     assert shapes == {
-        "conv1_2": (50, 50, 4), "conv2_2": (50, 50, 4), "conv3_2": (25, 25, 8), "residual2": (25, 25, 8),
-        "conv4_2": (13, 13, 8), "conv5_2": (7, 7, 16), "conv6_2": (7, 7, 8),
-    }  # fmt: skip
+        "conv1_2": (50, 50, 4),
+        "conv2_2": (50, 50, 4),
+        "conv3_2": (25, 25, 8),
+        "residual2": (25, 25, 8),
+        "conv4_2": (13, 13, 8),
+        "conv5_2": (7, 7, 16),
+        "conv6_2": (7, 7, 8),
+    }
+
     # The layers' outputs as flax itself sees them.
     x = images(2)
     _, seen = networks.encoder.apply(variables, x, capture_intermediates=True)
@@ -165,10 +173,7 @@ def test_noise_comes_from_the_key_alone(tiny):
 )
 @pytest.mark.parametrize("noisy", [False, True], ids=["mean alone", "noise"])
 def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
-    """The mean is convolved on a few places.
-
-    Values and gradients are those of the whole map.
-    """
+    """The mean is convolved on a small map, with the result of the whole map."""
     x = jax.random.normal(jax.random.key(0), (2, *shape, 8))
     key = jax.random.key(1) if noisy else None
     module = NoiseEncoding()
@@ -236,15 +241,13 @@ def test_one_mean_face_serves_all_codes(tiny):
 
 
 def test_bfloat16_stays_near_float32(tiny):
-    """bfloat16 keeps 8 bits.
+    """bfloat16 keeps 8 bits, so each layer errs by about 2^-8 relative.
 
-    2^-8 relative a layer, growing about as the square root of ~20 layers.
-
-    Codes and flows are bounded by 1 and stay within 0.02; pictures within 5 % of their
-    own spread.
+    The error grows about as the square root of some 20 layers. Codes and flows are
+    bounded by 1 and stay within 0.02, images within 5 % of their own spread.
     """
     forward, trees = tiny
-    half = make_forward({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
+    half = make_face_networks({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
     x = images()
 
     def everything(forward):
@@ -261,7 +264,7 @@ def test_bfloat16_stays_near_float32(tiny):
 
 def test_initial_weights_follow_the_paper(tiny):
     _, trees = tiny
-    forward = make_forward({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
+    forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
     trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
     encoder, decoder = trees["motion_encoder"], trees["flow_decoder"]
     kernel = encoder["features"]["conv5_2"]["kernel"]
@@ -289,10 +292,10 @@ def test_initial_weights_follow_the_paper(tiny):
 )
 def test_wrong_model_options_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        make_forward({**TINY, **change})
+        make_face_networks({**TINY, **change})
 
 
-def test_encoder_names_a_wrong_picture_size(tiny):
+def test_encoder_names_a_wrong_image_size(tiny):
     forward, trees = tiny
     with pytest.raises(ValueError, match=r"64x64.*100x100"):
         forward.motion(trees, images(1, 100))
@@ -341,7 +344,7 @@ def test_vgg_file_errors_are_one_sentence(tmp_path):
 
 
 def test_vgg_arrays_of_any_claimed_size_are_refused_by_their_header(tmp_path):
-    """A few bytes claim a terabyte, and an array that nobody needs is not read at all."""
+    """A few bytes claim a terabyte, and an array that is not needed is not read."""
     path = tmp_path / "vgg.npz"
     header = io.BytesIO()
     claim = {"descr": "<f4", "fortran_order": False, "shape": (3, 3, 3, 1 << 36)}

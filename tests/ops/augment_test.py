@@ -1,7 +1,4 @@
-"""Augmentation.
-
-Within its ranges, keyed by item, and nothing where nothing is asked for.
-"""
+"""Augmentation stays within its ranges and is a function of the item's key."""
 
 import functools
 
@@ -21,7 +18,7 @@ STILL = {
 
 def batch_of(items=6, size=24, *, same=True, mirror=False, seed=0):
     rng = np.random.default_rng(seed)
-    # Smooth pictures, so that resampling them changes little.
+    # Smooth images, so that resampling them changes little.
     coarse = rng.integers(40, 215, (items, 2, 4, 4, 3)).astype(np.float32)
     frames = np.asarray(
         jax.image.resize(coarse, (items, 2, size, size, 3), "cubic")
@@ -37,13 +34,13 @@ def batch_of(items=6, size=24, *, same=True, mirror=False, seed=0):
 
 
 def augment(batch, *, key=0, size=24, **options):
-    pictures = jax.jit(functools.partial(augment_pairs, size=size, **options))(
+    images = jax.jit(functools.partial(augment_pairs, size=size, **options))(
         jax.random.key(key), batch
     )
-    return np.asarray(denormalise(pictures)).astype(int)
+    return np.asarray(denormalise(images)).astype(int)
 
 
-def test_without_chance_nothing_changes():
+def test_nothing_changes_without_random_options():
     batch = batch_of()
     np.testing.assert_array_equal(augment(batch, **STILL), batch["frames"])
     plain = np.asarray(
@@ -58,7 +55,7 @@ def test_certain_mirroring_mirrors():
     np.testing.assert_array_equal(mirrored, batch["frames"][..., ::-1, :])
 
 
-def test_every_picture_is_warped_by_a_field_of_its_own():
+def test_every_image_is_warped_by_a_field_of_its_own():
     batch = batch_of()
     batch["mirror"][:] = True
     drawn = augment(batch, **STILL, warp=0.05)
@@ -68,14 +65,14 @@ def test_every_picture_is_warped_by_a_field_of_its_own():
         moved > 0.5
     ).mean() > 0.7  # strengths are drawn too, and may be next to nothing
     assert len(set(moved.round(6))) == len(moved)
-    # A mirror image is not the mirror image of the warped first picture, but near it.
+    # A mirror image is not the mirror image of the warped first image, but near it.
     unlike = np.abs(drawn[:, 1] - drawn[:, 0, :, ::-1]).mean((1, 2, 3))
     assert (unlike > 0.5).mean() > 0.7
     assert unlike.mean() < np.abs(frames[:, 0] - frames[::-1, 0]).mean()
 
 
 def test_a_warp_moves_as_far_as_it_says():
-    """A slope of known steepness tells the displacement of every pixel."""
+    """A slope of known steepness shows the displacement of every pixel."""
     size, strength = 64, 0.05
     slope = np.linspace(0, 252, size).astype(np.uint8)
     frames = np.broadcast_to(slope[:, None], (200, 2, size, size, 3))
@@ -101,7 +98,7 @@ def test_the_second_of_a_pair_is_the_first_mirrored_where_the_batch_says_so():
     drawn = augment(batch, **STILL)
     np.testing.assert_array_equal(drawn[::2, 1], drawn[::2, 0, :, ::-1])
     np.testing.assert_array_equal(drawn[1::2], batch["frames"][1::2])
-    # It mirrors the augmented first picture, whatever happened to that.
+    # It mirrors the augmented first image, whatever happened to that.
     drawn = augment(batch)
     np.testing.assert_array_equal(drawn[::2, 1], drawn[::2, 0, :, ::-1])
     assert (drawn[1::2, 1] != drawn[1::2, 0, :, ::-1]).any()
@@ -123,7 +120,7 @@ def test_items_and_keys_differ():
     batch = batch_of()
     batch["frames"][:] = batch["frames"][:1, :1]
     drawn = augment(batch)
-    flat = {picture.tobytes() for pair in drawn for picture in pair}
+    flat = {image.tobytes() for pair in drawn for image in pair}
     assert len(flat) > 6
     np.testing.assert_array_equal(drawn, augment(batch))
     assert (drawn != augment(batch, key=1)).any()
@@ -179,6 +176,6 @@ def test_crops_stay_inside_and_keep_their_place():
     assert drawn[..., 0].max() - drawn[..., 0].min() > 30
 
 
-def test_sizes_may_differ():
+def test_the_result_may_be_smaller_than_the_frames():
     assert augment(batch_of(2, 72), size=64).shape == (2, 2, 64, 64, 3)
     assert np.asarray(plain_pairs(batch_of(2, 72), size=64)).shape == (2, 2, 64, 64, 3)

@@ -1,7 +1,4 @@
-"""The convolution.
-
-Every form that it and its gradients take is the library's function and derivative.
-"""
+"""Every form of the convolution has the library's values and derivatives."""
 
 import functools
 import sys
@@ -59,7 +56,9 @@ IN_EVERY_FORM = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("form", [_by_strips, _by_products, _by_library])
 @pytest.mark.parametrize("case", CASES)
-def test_every_form_is_the_library_s_gradient(form, case, monkeypatch):
+def test_every_form_of_the_kernel_gradient_agrees_with_the_library(
+    form, case, monkeypatch
+):
     # Strips of two or three rows, the last one shorter.
     monkeypatch.setattr(sys.modules["facecycle_jax.ops.conv"], "_STRIP_POSITIONS", 100)
     size, stride, padding = CASES[case]
@@ -78,7 +77,7 @@ def test_every_form_is_the_library_s_gradient(form, case, monkeypatch):
 @pytest.mark.parametrize(
     "case", [name for name, (_, stride, _) in CASES.items() if stride == 1]
 )
-def test_one_product_is_the_library_s_convolution(case):
+def test_one_product_agrees_with_the_library(case):
     size, stride, padding = CASES[case]
     x, kernel = operands(kernel=size)
     y, back = jax.vjp(
@@ -111,9 +110,7 @@ def test_one_product_is_the_library_s_convolution(case):
         (3, 64, 1, _by_library),
     ],
 )
-def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(
-    channels, features, stride, form
-):
+def test_the_chosen_form_has_the_library_s_gradients(channels, features, stride, form):
     assert _gradient_on_cpu(channels=channels, features=features, stride=stride) is form
     x, kernel = operands(shape=(2, 24, 40, channels), features=features)
     arguments = {"stride": stride, "padding": ((1, 1), (1, 1))}
@@ -131,7 +128,9 @@ def test_its_gradients_are_the_library_s_in_the_form_that_is_chosen(
 
 
 @IN_EVERY_FORM
-def test_it_has_derivatives_of_both_modes_and_of_second_order(channels, features):
+def test_derivatives_of_both_modes_and_second_order_agree_with_the_library(
+    channels, features
+):
     x, kernel = operands(shape=(1, 9, 30, channels), features=features)
     kernel = kernel / channels
     arguments = {"stride": 1, "padding": ((1, 1), (1, 1))}
@@ -238,7 +237,7 @@ def test_devices_that_share_a_batch_send_sums_only(channels, features):
 
 
 @IN_EVERY_FORM
-def test_bfloat16_stays(channels, features):
+def test_results_and_gradients_of_bfloat16_are_bfloat16(channels, features):
     x, kernel = (
         a.astype(jnp.bfloat16)
         for a in operands(shape=(2, 16, 40, channels), features=features)
@@ -332,7 +331,7 @@ def test_gradients_are_exported_with_a_symbolic_batch(channels, features):
 
 @IN_ALL_FORMS
 @pytest.mark.parametrize("varying", ["x", "kernel", "both"])
-def test_gradients_inside_shard_map(channels, features, varying):
+def test_gradients_inside_shard_map_agree_with_the_library(channels, features, varying):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     x, kernel = operands(shape=(2, 9, 8, channels), kernel=(6, 3), features=features)
     specs = (P("d") if varying != "kernel" else P(), P("d") if varying != "x" else P())
@@ -358,7 +357,9 @@ def test_a_result_that_varies_between_devices_says_so():
 
 
 @IN_ALL_FORMS
-def test_gradients_on_a_mesh_with_explicit_axes(channels, features):
+def test_gradients_on_a_mesh_with_explicit_axes_agree_with_the_library(
+    channels, features
+):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
     x, kernel = operands(shape=(2, 9, 8, channels), features=features)
     with jax.set_mesh(mesh):

@@ -1,7 +1,4 @@
-"""Grid sampling.
-
-Reference numbers, derivative rule, odd coordinates, both implementations.
-"""
+"""Grid sampling: reference numbers, the derivative rule and odd coordinates."""
 
 import itertools
 
@@ -92,7 +89,7 @@ def test_gradients_agree_with_finite_differences():
     )
 
 
-def test_second_derivatives_by_the_documented_way():
+def test_autodiff_gives_second_derivatives():
     image, grid = random(1, 4, 4, 1), jnp.array([[[[0.13, -0.21]]]])
 
     def value(grid):

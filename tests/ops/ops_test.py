@@ -72,7 +72,7 @@ def test_normalise_round_trip_and_range():
         ops.normalise(jnp.zeros((4, 4, 1)))
 
 
-def test_even_light_moves_each_picture_as_far_as_told():
+def test_normalise_lighting_moves_each_image_by_its_strength():
     rng = np.random.default_rng(0)
     scales, offsets = np.array([0.2, 0.5, 0.3]), np.array([0.1, 0.3, 0.4])
     images = (
@@ -85,8 +85,10 @@ def test_even_light_moves_each_picture_as_far_as_told():
         return np.asarray(x @ jnp.asarray([0.299, 0.587, 0.114]))
 
     mean, deviation = luma(images).mean((1, 2)), luma(images).std((1, 2))
-    np.testing.assert_allclose(ops.even_light(images, strength=0.0), images, atol=1e-6)
-    half = luma(ops.even_light(images, strength=0.5))
+    np.testing.assert_allclose(
+        ops.normalise_lighting(images, strength=0.0), images, atol=1e-6
+    )
+    half = luma(ops.normalise_lighting(images, strength=0.5))
     wanted = np.mean([0.485, 0.456, 0.406]), np.mean([0.229, 0.224, 0.225])
     np.testing.assert_allclose(half.mean((1, 2)), np.sqrt(mean * wanted[0]), rtol=2e-2)
     np.testing.assert_allclose(
@@ -96,26 +98,30 @@ def test_even_light_moves_each_picture_as_far_as_told():
     red_less_green = (images[0, ..., 0] - images[0, ..., 1]) * np.sqrt(
         wanted[1] / deviation[0]
     )
-    even = ops.even_light(images[0], strength=0.5)
+    even = ops.normalise_lighting(images[0], strength=0.5)
     np.testing.assert_allclose(even[..., 0] - even[..., 1], red_less_green, atol=1e-5)
-    np.testing.assert_allclose(ops.even_light(images, strength=0.5)[0], even, atol=1e-6)
-    whole = ops.even_light(jnp.round(images * 255).astype(jnp.uint8), strength=0.5)
+    np.testing.assert_allclose(
+        ops.normalise_lighting(images, strength=0.5)[0], even, atol=1e-6
+    )
+    whole = ops.normalise_lighting(
+        jnp.round(images * 255).astype(jnp.uint8), strength=0.5
+    )
     assert whole.dtype == jnp.uint8
     np.testing.assert_allclose(whole[0] / 255, even, atol=0.02)
 
 
-def test_even_light_leaves_flat_pictures_flat_and_refuses_what_it_cannot_do():
+def test_normalise_lighting_keeps_flat_images_flat_and_names_wrong_arguments():
     for value in (0, 90, 255):
         flat = (
             jnp.full((8, 8, 3), value, jnp.uint8).at[0, 0].add(1 if value < 255 else 0)
         )
-        even = np.asarray(ops.even_light(flat / 255, strength=1.0))
+        even = np.asarray(ops.normalise_lighting(flat / 255, strength=1.0))
         assert np.isfinite(even).all()
         assert np.ptp(even) < 0.1
     with pytest.raises(ValueError, match="RGB"):
-        ops.even_light(jnp.zeros((4, 4, 1)), strength=0.5)
+        ops.normalise_lighting(jnp.zeros((4, 4, 1)), strength=0.5)
     with pytest.raises(ValueError, match="strength must be 0 to 1, got -1"):
-        ops.even_light(jnp.zeros((4, 4, 3)), strength=-1)
+        ops.normalise_lighting(jnp.zeros((4, 4, 3)), strength=-1)
 
 
 def test_warp_by_zero_flow_is_identity():
@@ -133,7 +139,7 @@ def test_warp_moves_by_whole_pixels_and_fills_with_zeros():
     np.testing.assert_allclose(moved[:, :, 4], 0.0, atol=1e-5)
 
 
-def test_clamp_cuts_the_flow_only_where_asked():
+def test_the_flow_is_cut_only_with_clamp():
     image, flow = random(1, 5, 5, 2), jnp.full((1, 5, 5, 2), 1.5)
     cut = ops.warp(image, jnp.ones_like(flow))
     np.testing.assert_allclose(ops.warp(image, flow, clamp=True), cut, atol=1e-6)

@@ -1,7 +1,4 @@
-"""Averages over areas and the largest of cells.
-
-By hand, and against PyTorch where it is installed.
-"""
+"""Pooling against figures by hand, and against PyTorch where it is installed."""
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +18,13 @@ def test_areas_that_divide_the_map_are_plain_averages():
     )
 
 
-def test_others_overlap():
+def test_areas_that_do_not_divide_the_map_overlap():
     x = jnp.arange(5.0)[:, None, None] * jnp.ones((5, 5, 1))
     rows = adaptive_average_pool(x, side=3)[:, 0, 0]
     np.testing.assert_allclose(rows, [0.5, 2.0, 3.5], atol=1e-6)
 
 
-def test_a_map_keeps_what_it_has():
+def test_a_map_smaller_than_side_keeps_its_size():
     x = jax.random.normal(jax.random.key(0), (1, 4, 9, 2))
     assert adaptive_average_pool(x, side=7).shape == (1, 4, 7, 2)
     np.testing.assert_allclose(
@@ -51,7 +48,7 @@ def test_areas_are_those_of_pytorch(side):
     )
 
 
-def test_the_largest_of_cells_and_its_gradient_are_the_library_s():
+def test_both_forms_of_max_pooling_agree_in_values_and_gradients():
     rng = np.random.default_rng(0)
     # Few values, so that there are ties; an odd last row and column, which have no
     # cell.
@@ -65,7 +62,7 @@ def test_the_largest_of_cells_and_its_gradient_are_the_library_s():
     np.testing.assert_array_equal(max_pool(x), y)
 
 
-def test_what_is_no_number_is_the_largest():
+def test_nan_propagates_through_max_pooling():
     x = jnp.ones((1, 2, 8, 1)).at[0, [0, 0, 1, 1], [0, 3, 4, 7]].set(jnp.nan)
     np.testing.assert_array_equal(_largest_by_pairs(x), jnp.full((1, 1, 4, 1), jnp.nan))
     np.testing.assert_array_equal(
@@ -73,7 +70,7 @@ def test_what_is_no_number_is_the_largest():
     )
 
 
-def test_the_largest_of_cells_agrees_with_pytorch_where_values_are_equal():
+def test_max_pooling_agrees_with_pytorch_where_values_are_equal():
     torch = pytest.importorskip("torch", reason="PyTorch is not a dependency")
     x = np.random.default_rng(0).integers(0, 3, (2, 6, 8, 4)).astype(np.float32)
     theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)

@@ -1,7 +1,4 @@
-"""Views of the compared methods.
-
-Filters against reference numbers, crops inside their region.
-"""
+"""Views of the compared methods: filters agree with references, crops stay inside."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +48,7 @@ def test_blur_agrees_with_reference():
 
 
 def test_crops_lie_in_their_region_and_share_a_side():
-    # Brightness tells the place: x in the first channel, y in the second.
+    # Brightness shows the place: x in the first channel, y in the second.
     ramp = np.arange(256, dtype=np.uint8)
     frame = np.stack(
         [

@@ -23,7 +23,7 @@ from facecycle_jax.commands.weights import add
 from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.inference.face_cycle import load
 from facecycle_jax.interop.vgg_weights import write_vgg
-from facecycle_jax.networks import make_forward, random_vgg
+from facecycle_jax.networks import make_face_networks, random_vgg
 from facecycle_jax.networks.face_networks import init_identity, init_motion
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 from facecycle_jax.ops import normalise
@@ -121,7 +121,7 @@ def test_round_trip_to_the_bit(tmp_path, model, stages):
 
 @pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
 def test_names_and_shapes_are_those_of_the_networks(model):
-    forward = make_forward(model, vgg_width=model.get("vgg_width"))
+    forward = make_face_networks(model, vgg_width=model.get("vgg_width"))
     # Abstractly, and the VGG-19 of training cut as write_model cuts it.
     key = jax.random.key(0)
     trees = jax.eval_shape(
@@ -379,7 +379,7 @@ def test_golden_numbers_through_an_imported_checkpoint(tmp_path, capsys, legacy)
         return  # The same bits as the zip's: once computed is enough.
     assert folder.model == check_model(ORIGINAL_MODEL)
     numbers = reference.golden()
-    forward = make_forward(folder.model, vgg_width=folder.model["vgg_width"])
+    forward = make_face_networks(folder.model, vgg_width=folder.model["vgg_width"])
     results = translate(forward)(
         folder.trees, normalise(jnp.asarray(numbers["images_u8"][:2]))
     )

@@ -15,7 +15,7 @@ from facecycle_jax.networks import VGG19
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
-    make_forward,
+    make_face_networks,
 )
 from facecycle_jax.storage import write_model
 from facecycle_jax.training.setup import _start_from
@@ -54,7 +54,7 @@ def assert_equal(a, b):
 def test_networks_of_a_model_that_comes_with_the_package():
     shipped = facecycle_jax.load("facecycle-small")
     state = start(
-        zeros(make_forward(shipped.model, vgg_for_loss=False)),
+        zeros(make_face_networks(shipped.model, vgg_for_loss=False)),
         "facecycle-small",
         shipped.model,
     )
@@ -76,7 +76,7 @@ def test_networks_of_a_model_folder(tmp_path):
         licence="CC0",
         source="random numbers",
     )
-    fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
+    fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, str(tmp_path / "model"), tiny_model.MODEL)
     assert_equal(state.frozen, motion)
     assert_equal(state.params, fresh.params)
@@ -100,7 +100,7 @@ def test_networks_of_several_places(tmp_path):
             licence="CC0",
             source="random numbers",
         )
-    fresh = zeros(make_forward(tiny_model.MODEL, vgg_for_loss=False))
+    fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, f"{tmp_path}/both, {tmp_path}/other", tiny_model.MODEL)
     assert_equal(state.frozen, other)
     assert_equal(state.params, {name: trees[name] for name in TRAINED})
@@ -113,7 +113,7 @@ def test_networks_of_several_places(tmp_path):
 
 def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     model = {**tiny_model.MODEL, "trunk": "vgg", "vgg_width": 0.0625}
-    forward = make_forward(model, vgg_width=0.0625)
+    forward = make_face_networks(model, vgg_width=0.0625)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
         VGG19("conv4_1", 0.0625).init,

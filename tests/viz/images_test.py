@@ -7,14 +7,14 @@ from PIL import Image
 from facecycle_jax.viz import curves, save_png
 
 
-def test_png_holds_the_very_picture_and_nothing_is_left_beside(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    path = tmp_path / "deep" / "picture.png"
-    save_png(path, picture)
-    save_png(path, picture)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(np.asarray(image), picture)
-    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+def test_png_holds_the_image_and_no_other_file_is_left(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    path = tmp_path / "deep" / "image.png"
+    save_png(path, image)
+    save_png(path, image)
+    with Image.open(path) as read:
+        np.testing.assert_array_equal(np.asarray(read), image)
+    assert [p.name for p in path.parent.iterdir()] == ["image.png"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -25,16 +25,14 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["taken.png"]
 
 
-@pytest.mark.parametrize(
-    "picture", [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8)]
-)
-def test_png_needs_a_picture(tmp_path, picture):
+@pytest.mark.parametrize("image", [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8)])
+def test_png_needs_a_uint8_image(tmp_path, image):
     with pytest.raises(ValueError, match="uint8"):
-        save_png(tmp_path / "x.png", picture)
+        save_png(tmp_path / "x.png", image)
     assert not list(tmp_path.iterdir())
 
 
-def test_curves_are_drawn(tmp_path):
+def test_curves_are_drawn_in_their_colours(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra `eval`")
     path = tmp_path / "curves.png"
     curves(
@@ -44,9 +42,13 @@ def test_curves_are_drawn(tmp_path):
     )
     with Image.open(path) as image:
         assert image.size == (960, 540)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+
+    # The first two colours of matplotlib's cycle, one for each line.
+    assert {(31, 119, 180), (255, 127, 14)} <= colours
 
 
-def test_curves_say_what_is_missing(tmp_path, monkeypatch):
+def test_curves_name_the_extra_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ImportError, match=r"facecycle_jax\[eval\]"):
@@ -54,6 +56,6 @@ def test_curves_say_what_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("series", [{}, {"a": ([0, 1], [1])}])
-def test_curves_need_matching_lines(tmp_path, series):
+def test_curves_need_as_many_steps_as_values(tmp_path, series):
     with pytest.raises(ValueError, match="steps"):
         curves(tmp_path / "x.png", series)

@@ -8,7 +8,7 @@ FACES = RNG.integers(0, 256, (2, 64, 64, 3), np.uint8)
 FLOW = RNG.normal(size=(2, 16, 16, 2)).astype(np.float32)
 
 
-def test_pictures_stand_where_they_should():
+def test_images_stand_in_their_rows_and_columns():
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     panel = grid([[red, blue], [blue, None]], scale=2, padding=4)
@@ -22,7 +22,7 @@ def test_pictures_stand_where_they_should():
     assert (panel[24:40, 24:40] == 255).all()
 
 
-def test_flows_and_faces_and_grey_pictures_share_one_size():
+def test_flows_faces_and_grey_images_share_one_size():
     panel = grid([[FACES[0], FLOW[0], FACES[0, ..., 0]]], side=100, padding=5)
     assert panel.shape == (110, 5 + 3 * 105, 3)
 
@@ -42,11 +42,17 @@ def test_captions_take_space_and_are_wrapped():
     np.testing.assert_array_equal(short[short.shape[0] - bare.shape[0] + 6 :], bare[6:])
 
 
-def test_row_captions_and_title():
+def test_row_captions_and_title_take_space_and_are_written():
     bare = grid([[FACES[0]], [FACES[1]]])
     panel = grid([[FACES[0]], [FACES[1]]], row_captions=["one", "two"], title="all")
     assert panel.shape[1] > bare.shape[1]
     assert panel.shape[0] > bare.shape[0]
+
+    # The images keep their place in the lower right corner; around them there is ink.
+    height, width = bare.shape[:2]
+    np.testing.assert_array_equal(panel[-height + 6 :, -width + 6 :], bare[6:, 6:])
+    assert (panel[:-height] < 100).any()
+    assert (panel[-height:, :-width] < 100).any()
 
 
 @pytest.mark.parametrize(
@@ -89,12 +95,23 @@ def test_training_panel_needs_as_many_of_each(pictures):
         training_panel(pictures)
 
 
-def test_translation_panel_has_twelve_pictures():
+def test_translation_panel_has_two_rows_of_six_images():
     names = ("input", "neutral", "reexpressed", "mean_face", "reidentified_reexpressed")
     result = {**dict.fromkeys(names, FACES), "flow": FLOW}
     panel = translation_panel(result, side=50)
-    assert panel.shape[1] > 6 * 56
-    assert panel.shape[0] > 2 * 56
+    plain = grid([[FACES[0]] * 6, [FACES[1]] * 6], side=50)
+    assert panel.shape[0] > plain.shape[0]
+
+    # The last row of images ends at the lower padding, and each column has its place.
+    left = panel.shape[1] - 6 * 56
+    assert left > 6
+    bottom = panel[-56:-6]
+    second = grid([[FACES[1]]], side=50)[6:-6, 6:-6]
+    flow = grid([[FLOW[1]]], side=50)[6:-6, 6:-6]
+    for column in range(6):
+        start = left + 56 * column
+        expected = flow if column == 1 else second
+        np.testing.assert_array_equal(bottom[:, start : start + 50], expected)
     del result["flow"]
     with pytest.raises(ValueError, match="flow"):
         translation_panel(result)
