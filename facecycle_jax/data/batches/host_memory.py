@@ -110,9 +110,9 @@ def decode_all(
     order = [int(place) for frames in chosen.frames for place in frames]
     named = [[paths[int(place)] for place in frames] for frames in chosen.frames]
     complete = order == list(range(len(paths)))
-    frames = kept[0] if complete else kept[0][order]
+    decoded_frames = kept[0] if complete else kept[0][order]
 
-    return dataclasses.replace(chosen, frames=named), frames
+    return dataclasses.replace(chosen, frames=named), decoded_frames
 
 
 def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
