@@ -1,4 +1,4 @@
-"""Brings image files to the framing of the models: `facecycle frame DATA --out OUT`."""
+"""The command `facecycle frame DATA --out OUT`: cuts images to the models' framing."""
 
 import argparse
 import concurrent.futures
@@ -28,18 +28,20 @@ from facecycle_jax.files import write_whole
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# Written into the folder of the framed images.
-SUMMARY, LEFT_OUT, LIST = "framing.json", "left_out.txt", "frames.csv"
+# Files written into the folder of the framed images.
+SUMMARY = "framing.json"
+LEFT_OUT = "left_out.txt"
+LIST = "frames.csv"
 _QUALITY = 95
-# Files handed to a process together.
+# Images of one task of a process.
 _CHUNK = 32
 
 
 class Outcome(NamedTuple):
-    """What became of one image.
+    """The result of framing one image.
 
     Attributes:
-      kind: 'face' or 'cut', whichever decided; or 'left out'.
+      kind: 'face' or 'cut', whichever placed the square, or 'left out'.
       reason: why it was left out.
       beyond: fraction of the square's side that lies beyond the image.
     """
@@ -57,8 +59,8 @@ class Job:
       size: side of the result, pixels.
       crop: whether the face is looked for.
       cut: fixed square, see `frame_image`.
-      most_beyond: fraction of the square's side that may lie beyond the image and be
-        reflected.
+      most_beyond: largest fraction of the square's side that may lie beyond the image,
+        where it is reflected.
     """
 
     size: int
@@ -73,7 +75,7 @@ class Job:
           files: the image to read and the JPEG to write.
 
         Returns:
-          What became of it.
+          The result.
         """
         source, target = files
         try:
@@ -85,23 +87,28 @@ class Job:
         except (UserError, OSError) as error:
             text = str(error)
             return Outcome("left out", text if source in text else f"{source}: {text}")
-        if framed.beyond > self.most_beyond:
-            return Outcome(
-                "left out",
-                f"{source}: {framed.beyond:.0%} of the side would lie beyond the image.",
-                framed.beyond,
-            )
 
+        if framed.beyond > self.most_beyond:
+            reason = (
+                f"{source}: {framed.beyond:.0%} of the side would lie beyond the image."
+            )
+            return Outcome(kind="left out", reason=reason, beyond=framed.beyond)
+
+        # Colours are stored at full size, because the images are small.
         buffer = io.BytesIO()
         small = square(framed.image, size=self.size)
-        # Colours at full size: the images are small.
         Image.fromarray(small).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
         write_whole(target, buffer.getvalue())
+
         return Outcome("face" if framed.found else "cut", beyond=framed.beyond)
 
 
 def add(commands: "Subcommands") -> None:
-    """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
+    """Adds the subcommand.
+
+    Args:
+      commands: the result of `ArgumentParser.add_subparsers`.
+    """
     command = commands.add_parser(
         "frame", help="cut image files to the framing of the models"
     )
@@ -119,8 +126,8 @@ def add(commands: "Subcommands") -> None:
         "--most-beyond",
         type=float,
         default=0.25,
-        help="leave out images that the square exceeds by more than this fraction of its "
-        "side; what lies beyond is reflected (default: %(default)s)",
+        help="leave out images that the square exceeds by more than this fraction of "
+        "its side; what lies beyond is reflected (default: %(default)s)",
     )
     command.add_argument(
         "--size", type=int, default=80, help="side in pixels (default: %(default)s)"
@@ -135,18 +142,23 @@ def add(commands: "Subcommands") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Frames every image of a folder; 1 if some were left out, 2 if all were."""
-    root, out = epath.Path(arguments.data), epath.Path(arguments.out)
+    """Frames every image of a folder; returns 1 if some were left out, 2 if all."""
+    root = epath.Path(arguments.data)
+    out = epath.Path(arguments.out)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
+
     if out.exists():
         raise FileExistsError(
             f"{out} exists already; remove it or choose another --out."
         )
+
     if arguments.size < 1 or arguments.workers < 1:
         raise UserError(
-            f"--size and --workers must be at least 1, got {arguments.size}, {arguments.workers}."
+            f"--size and --workers must be at least 1, got {arguments.size}, "
+            f"{arguments.workers}."
         )
+
     cut = read_cut(arguments.cut) if arguments.cut is not None else None
     if not arguments.crop and cut is None:
         raise UserError(
@@ -161,6 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
         cut=cut,
         most_beyond=arguments.most_beyond,
     )
+
     counts = {"face": 0, "cut": 0, "left out": 0}
     lines = []
     rows: list[tuple[str, str, str]] = []
@@ -184,26 +197,31 @@ def run(arguments: argparse.Namespace) -> int:
         "most_beyond": arguments.most_beyond,
         "counts": counts,
     }
+
     listed = io.StringIO()
     csv.writer(listed, lineterminator="\n").writerows([("file", "by", "beyond"), *rows])
     write_whole(out / LIST, listed.getvalue().encode())
     if lines:
         write_whole(out / LEFT_OUT, ("\n".join(lines) + "\n").encode())
+
+    # Written last: its presence shows that the folder is complete.
     write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+
     print(
         f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
-        f"{counts['cut']} by the cut, "
-        f"{counts['left out']} left out."
+        f"{counts['cut']} by the cut, {counts['left out']} left out."
     )
     if not lines:
         return 0
+
     return 1 if len(lines) < len(pairs) else 2
 
 
 def _targets(
     root: epath.Path, paths: Sequence[epath.Path], out: epath.Path
 ) -> list[tuple[str, str]]:
-    """Names the JPEG of each image; those of one name keep their endings in it."""
+    """Names the JPEG of each image."""
+    # Images that differ only in their endings keep them in their names.
     names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
     taken = {name for name, count in Counter(names).items() if count > 1}
     pairs = []
@@ -220,7 +238,8 @@ def _run_all(
     if workers == 1:
         yield from map(job, pairs)
         return
-    # Spawned, not forked: the parent has threads.
+
+    # Spawned, not forked, because the parent has threads.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(job, pairs, chunksize=_CHUNK)

@@ -1,14 +1,10 @@
-"""Raw data sets into records.
-
-`facecycle prepare SET`, and `facecycle verify` of what it made.
-"""
+"""The commands `facecycle prepare SET`, which makes records, and `facecycle verify`."""
 
 import argparse
 import contextlib
 import importlib
 import os
 import pathlib
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from facecycle_jax.commands.inputs import CUT_HELP
@@ -26,7 +22,7 @@ from facecycle_jax.errors import MissingExtraError, UserError
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# Set: (module below data.builders, class). The first four are tracks, to train on.
+# Set: (module of data.prepare.builders, class). The first four are tracks for training.
 SETS = {
     "voxceleb1": ("voxceleb", "FacecycleVoxceleb1"),
     "voxceleb2": ("voxceleb", "FacecycleVoxceleb2"),
@@ -39,7 +35,7 @@ SETS = {
     "cplfw": ("labelled", "FacecycleCplfw"),
 }
 TRACK_SETS = ("voxceleb1", "voxceleb2", "tracks", "synthetic")
-# Option: (what it means, name in the folder of a set made with it).
+# Option: (type, meaning, name in the folder of a set made with it).
 _OPTIONS: dict[str, tuple[type, str, str]] = {
     "fps": (float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"),
     "size": (
@@ -60,13 +56,17 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
         "depth",
     ),
     "identities": (int, "of synthetic: people (default: 64)", "people"),
-    "frames_per_track": (int, "of synthetic: pictures of each (default: 16)", "frames"),
+    "frames_per_track": (int, "of synthetic: images of each (default: 16)", "frames"),
     "seed": (int, "of synthetic (default: 0)", "seed"),
 }
 
 
 def add(commands: "Subcommands") -> None:
-    """Adds the subcommands to what `ArgumentParser.add_subparsers` returned."""
+    """Adds the subcommands.
+
+    Args:
+      commands: the result of `ArgumentParser.add_subparsers`.
+    """
     command = commands.add_parser(
         "prepare", help="make records of a raw data set, see docs/data.md"
     )
@@ -93,7 +93,9 @@ def add(commands: "Subcommands") -> None:
     command.add_argument("--cut", help=CUT_HELP)
     for name, (kind, text, _) in _OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+
     command.set_defaults(run=run)
+
     check = commands.add_parser(
         "verify", help="compare records with the checksums they were made with"
     )
@@ -102,103 +104,123 @@ def add(commands: "Subcommands") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepares a set; 1 if something was left out or a split is empty."""
-    if arguments.set != "synthetic" and not (
-        arguments.data and os.path.isdir(arguments.data)
-    ):
+    """Prepares a set; returns 1 if something was left out or a split is empty."""
+    has_data = arguments.data and os.path.isdir(arguments.data)
+    if arguments.set != "synthetic" and not has_data:
         raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
+
     if arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+
     builder = _builder(arguments)
     folder = pathlib.Path(builder.data_path)
     if _is_complete(folder, arguments.set):
         raise FileExistsError(
-            f"{folder} is complete; remove it to prepare it again, or choose another --out."
+            f"{folder} is complete; remove it to prepare it again, or choose another "
+            "--out."
         )
+
     options = importlib.import_module("facecycle_jax.data.prepare.builders.options")
     config = options.download_config(arguments.data, beam=arguments.beam)
     builder.download_and_prepare(download_config=config)
-    for empty in (
-        "downloads/extracted",
-        "downloads",
-    ):  # TFDS makes them, nothing is downloaded
+
+    # TFDS makes these folders although nothing is downloaded.
+    for empty in ("downloads/extracted", "downloads"):
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(arguments.out, empty))
+
     if arguments.set not in TRACK_SETS:
-        counts = {
-            name: split.num_examples for name, split in builder.info.splits.items()
-        }
-        print(
-            f"Wrote {folder}: "
-            + ", ".join(f"{count} in {name}" for name, count in counts.items())
-        )
+        counts = [
+            f"{split.num_examples} in {name}"
+            for name, split in builder.info.splits.items()
+        ]
+        print(f"Wrote {folder}: {', '.join(counts)}")
         return 0
+
     content, _ = read_index(folder)
     counts = content["counts"]
     print(
-        f"Wrote {folder}: {counts['tracks']} tracks of {counts['people']} people, {counts['frames']} frames, "
-        f"{counts['bytes'] / 1e6:.1f} MB in {counts['shards']} shards."
+        f"Wrote {folder}: {counts['tracks']} tracks of {counts['people']} people, "
+        f"{counts['frames']} frames, {counts['bytes'] / 1e6:.1f} MB in "
+        f"{counts['shards']} shards."
     )
     if counts["left_out"]:
         print(
-            f"{counts['left_out']} lines about what was left out are in {folder / LEFT_OUT}."
+            f"{counts['left_out']} lines about what was left out are in "
+            f"{folder / LEFT_OUT}."
         )
+
     for split in builder.empty_splits:
         print(
-            f"There is no split {split}: none of its tracks has as many frames that can be read as needed."
+            f"There is no split {split}: none of its tracks has as many frames that "
+            "can be read as needed."
         )
+
     return 1 if counts["left_out"] or builder.empty_splits else 0
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Compares shards and index with their checksums; 2 if one differs."""
+    """Compares shards and index with their checksums; returns 2 if one differs."""
     folder = find_set(arguments.data)
     problems = verify(folder)
     for problem in problems:
         print(problem)
+
     content, _ = read_index(folder)
-    counts = Counter(content["identity"])
+    people = set(content["identity"])
     print(
-        f"{folder}: {len(content['shards'])} shards, {len(content['track'])} tracks, {len(counts)} people."
+        f"{folder}: {len(content['shards'])} shards, {len(content['track'])} tracks, "
+        f"{len(people)} people."
     )
+
     return 2 if problems else 0
 
 
 def _is_complete(folder: pathlib.Path, name: str) -> bool:
-    """Whether a set was prepared to its end."""
+    """Whether a set was prepared completely."""
+    # These files are written last.
     last = (TRACKS, FRAMES) if name in TRACK_SETS else ("dataset_info.json",)
     return all((folder / file).exists() for file in last)
 
 
 def _builder(arguments: argparse.Namespace) -> Any:
-    """Builds the set's builder, its configuration named after what differs from the default."""
-    # TensorFlow tells its build at every start.
+    """Builds the set's builder, with a configuration named after its own options."""
+    # TensorFlow prints its build at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    module_name, class_name = SETS[arguments.set]
     try:
         module = importlib.import_module(
-            f"facecycle_jax.data.prepare.builders.{SETS[arguments.set][0]}"
+            f"facecycle_jax.data.prepare.builders.{module_name}"
         )
     except ImportError as error:
         raise MissingExtraError(
-            f"Preparing records needs TensorFlow Datasets ({error}): pip install 'facecycle_jax[tf]'."
+            f"Preparing records needs TensorFlow Datasets ({error}): pip install "
+            "'facecycle_jax[tf]'."
         ) from error
-    builder = getattr(module, SETS[arguments.set][1])
+
+    builder = getattr(module, class_name)
     if arguments.set not in TRACK_SETS:
         return builder(data_dir=arguments.out)
-    given = {
-        name: getattr(arguments, name)
-        for name in _OPTIONS
-        if getattr(arguments, name) is not None
-    }
+
+    # Options that were given, and their words in the name of the set's folder.
+    given = {name: getattr(arguments, name) for name in _OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
     words = [f"{_OPTIONS[name][2]}{value:g}" for name, value in given.items()]
     if arguments.crop:
         given["crop"] = True
         words.append("crop")
+
     if arguments.cut is not None:
         given["cut"] = read_cut(arguments.cut)
         words.append("cut" + "_".join(f"{value:g}" for value in given["cut"]))
+
     config = builder.builder_config_cls(name="-".join(words), **given)
-    config.frame_options()  # says what is out of range
+
+    # Raises an error for options out of range before anything is prepared.
+    config.frame_options()
+
     built = builder(data_dir=arguments.out, config=config if words else None)
     built.workers = arguments.workers
+
     return built

@@ -1,6 +1,6 @@
-"""Pictures and tracks in, batches out.
+"""Data: images and tracks in, batches out.
 
-Only `data.backend='tf'` and `builders` need tensorflow.
+Only `data.backend='tf'` and the builders of `data.prepare` need tensorflow.
 """
 
 from facecycle_jax.data.batches.loader import Loader, batch_shapes, make_loader

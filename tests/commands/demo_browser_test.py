@@ -180,7 +180,7 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     upload(browser, "second", str(bad))
     time.sleep(2)
     find(browser, "#exchange")[0].click()
-    message = "The second picture cannot be read as a picture: no known picture format."
+    message = "The second picture cannot be read as an image: no known image format."
     wait_for(
         lambda: message in browser.find_element("css selector", "body").text,
         "the message",

@@ -69,7 +69,7 @@ def test_bad_pictures_are_named_by_their_place(model, pairs, tmp_path):
     text = tmp_path / "letter.png"
     text.write_text("no picture")
     with pytest.raises(
-        ValueError, match=r"^The second picture cannot be read as a picture: no known"
+        ValueError, match=r"^The second picture cannot be read as an image: no known"
     ):
         demo.compare(model, pairs[0][0], text)
     with pytest.raises(ValueError, match=r"^The first picture is missing: upload one"):

@@ -259,7 +259,7 @@ def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys)
     [
         (["encode", "{faces}/none.png", "--out", "{tmp}/x.npz"], "no file or folder"),
         (["encode", "{faces}", "--out", "{tmp}/x.txt"], "must end in .npz"),
-        (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no picture file"),
+        (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no image file"),
         (
             [
                 "translate",

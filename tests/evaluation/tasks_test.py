@@ -100,7 +100,7 @@ def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):
     (tmp_path / "lfw" / "P3" / "P3_0002.jpg").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"pairs\.txt, line 5: there is no picture P3/P3_0002\.jpg",
+        match=r"pairs\.txt, line 5: there is no image P3/P3_0002\.jpg",
     ):
         evaluate("lfw", path, baselines=["pixels"])
 

@@ -1,4 +1,1 @@
-"""Batches.
-
-Sampling as a pure function of seed and step, and the backends that read them.
-"""
+"""Batches: sampling as a pure function of seed and step, and the reading backends."""

@@ -1,9 +1,7 @@
-"""Frames resident on the devices.
+"""Frames resident on the devices, where jitted code draws and gathers the batches.
 
-A step's pairs are drawn and gathered there, inside jit.
-
-The frames are split over the devices, each holding an equal share of them; a batch is
-split over the devices by items. Needs no tensorflow.
+The frames are split over the devices in equal shares. A batch is split over the devices
+by items. This backend does not need tensorflow.
 """
 
 from collections.abc import Callable
@@ -24,12 +22,13 @@ def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
 
     Args:
       frames: uint8 [F, S, S, 3], the same in every process.
-      mesh: with the one axis 'data'.
+      mesh: has one axis, 'data'.
 
     Returns:
-      uint8 [G, S, S, 3], split along its first axis; G is F made a multiple of the
-      devices by zeros.
+      uint8 [G, S, S, 3], split along its first axis. G is F rounded up to a multiple of
+      the devices; the rows added are zero.
     """
+    # Rounded up: the share of every device.
     share = -(-len(frames) // mesh.size)
     shape = (share * mesh.size, *frames.shape[1:])
 
@@ -44,24 +43,24 @@ def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
 def resident_batches(
     mesh: Mesh, *, batch_size: int, pairing: str, seed: int, items: Items | None = None
 ) -> Callable[[jax.Array, Table, jax.Array], tuple[jax.Array, Batch]]:
-    """Builds the compiled function that makes a step's batch out of frames on the devices.
+    """Builds the compiled function that makes batches of frames on the devices.
 
-    Every device draws the pairs of the whole batch, which costs microseconds, looks up
-    those frames that it holds, and the devices then exchange them, so that each ends
+    Every device draws the pairs of the whole batch, which costs microseconds, and looks
+    up those frames that it holds. The devices then exchange them, so that each ends
     with the frames of its own items.
 
     Args:
-      mesh: with the one axis 'data'.
-      batch_size: items over all devices, a multiple of them.
+      mesh: has one axis, 'data'.
+      batch_size: items over all devices, a multiple of their number.
       pairing: 'same' or 'different'.
-      seed: of the draws.
+      seed: seed of the draws.
       items: what an item is, where it is not a pair.
 
     Returns:
-      `next_batch(step, table, frames) -> (step + 1, batch)` with step uint32 on the
-      devices, the table of all tracks and frames of `place_frames`. The batch is, bit
-      for bit, that of the other backends, split over the devices. Nothing moves between
-      host and device.
+      `next_batch(step, table, frames) -> (step + 1, batch)`, with the step, uint32, on
+      the devices, the table of all tracks, and the frames of `place_frames`. The batch
+      equals that of the other backends bit for bit and is split over the devices.
+      Nothing moves between host and device.
     """
     part = batch_size // mesh.size
 
@@ -76,22 +75,27 @@ def resident_batches(
             drawn = draw_items(
                 step, table, batch_size=batch_size, items=items, seed=seed
             )
+
+        # Places in this device's share, [B, 2]; those of other shares are masked.
         device = jax.lax.axis_index("data")
         place = drawn.pop("frame") - device * len(frames)
         held = (place >= 0) & (place < len(frames))
-        found = frames[jnp.where(held, place, 0)] * held[..., None, None, None].astype(
-            frames.dtype
-        )
-        # One device holds a frame, the others add zeros.
+        mask = held[..., None, None, None].astype(frames.dtype)
+        found = frames[jnp.where(held, place, 0)] * mask
+
+        # One device holds a frame and the others add zeros, so the sum is the frame.
         mine = jax.lax.psum_scatter(found, "data", scatter_dimension=0, tiled=True)
         others = {
-            k: jax.lax.dynamic_slice_in_dim(v, device * part, part)
-            for k, v in drawn.items()
+            name: jax.lax.dynamic_slice_in_dim(value, device * part, part)
+            for name, value in drawn.items()
         }
+
         return step + 1, {"frames": mine, **others}
 
-    whole, split = PartitionSpec(), PartitionSpec("data")
+    whole = PartitionSpec()
+    split = PartitionSpec("data")
     placed = jax.shard_map(
         on_device, mesh=mesh, in_specs=(whole, whole, split), out_specs=(whole, split)
     )
+
     return jax.jit(placed)

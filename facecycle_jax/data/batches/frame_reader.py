@@ -1,6 +1,6 @@
-"""Reading frames, and keeping account of those that cannot be read.
+"""Readers of frames, and a report of those that cannot be read.
 
-Frames uint8 [S, S, 3], RGB.
+A frame is uint8 [S, S, 3], RGB.
 """
 
 import logging
@@ -22,22 +22,22 @@ ReadFrame = Callable[[Frame], np.ndarray]
 
 
 class Report:
-    """Unreadable files of a run: each is named once in the log, and counted."""
+    """The unreadable frames of a run; each is logged once and counted."""
 
     def __init__(self) -> None:
         self._reasons: dict[Frame, str] = {}
         self._lock = threading.Lock()
 
     def add(self, frame: Frame, reason: str) -> None:
-        """Notes a frame; the second time nothing happens."""
+        """Records and logs a frame; a repeated call does nothing."""
         with self._lock:
             if frame in self._reasons:
                 return
             self._reasons[frame] = reason
-        log.warning("Left out a picture that cannot be read: %s", reason)
+        log.warning("Left out an image that cannot be read: %s", reason)
 
     def __contains__(self, frame: Frame) -> bool:
-        """Whether a frame was noted."""
+        """Whether a frame was recorded."""
         return frame in self._reasons
 
     @property
@@ -48,7 +48,7 @@ class Report:
 
 
 def read_frame(path: str, *, size: int) -> np.ndarray:
-    """Reads a picture file, cut square about its middle and resized.
+    """Reads an image file, centre-cropped to a square and resized.
 
     Args:
       path: the file.
@@ -58,7 +58,7 @@ def read_frame(path: str, *, size: int) -> np.ndarray:
       uint8 [size, size, 3].
 
     Raises:
-      ValueError: in one sentence, if it cannot be read.
+      UserError: If it cannot be read.
     """
     try:
         return square(read_picture(path, at_least=size), size=size)
@@ -67,7 +67,7 @@ def read_frame(path: str, *, size: int) -> np.ndarray:
 
 
 def file_reader(decoder: str, *, size: int) -> ReadFrame:
-    """Builds what reads frames that are file names.
+    """Builds the reader of frames that are file names.
 
     Args:
       decoder: 'pillow' or 'opencv'.
@@ -77,7 +77,7 @@ def file_reader(decoder: str, *, size: int) -> ReadFrame:
       The reader.
 
     Raises:
-      ValueError: if there is no such decoder here.
+      UserError: If `decoder` is unknown or its package is not installed.
     """
     decode = make_decoder(decoder, size=size)
     if decoder == "pillow":
@@ -103,10 +103,10 @@ def file_reader(decoder: str, *, size: int) -> ReadFrame:
 
 
 def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFrame:
-    """Builds what reads frames of prepared sets.
+    """Builds the reader of frames of prepared sets.
 
     Args:
-      records: reads their bytes.
+      records: reads the encoded bytes.
       decoder: 'pillow' or 'opencv'.
       size: side in pixels.
 
@@ -114,7 +114,7 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
       The reader; it raises DamagedSetError if the set itself is damaged.
 
     Raises:
-      ValueError: if there is no such decoder here.
+      UserError: If `decoder` is unknown or its package is not installed.
     """
     decode = make_decoder(decoder, size=size)
 
@@ -131,23 +131,21 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
 def read_or_replace(
     tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: Report
 ) -> np.ndarray:
-    """Reads a frame of a track.
-
-    In place of an unreadable one the next readable frame of that track.
+    """Reads a frame of a track, or the track's next readable one in its place.
 
     Args:
       tracks: all tracks.
       track: index of the track.
-      place: the frame's place in it.
+      place: the frame's place in the track.
       read: reads a frame.
-      report: takes what cannot be read.
+      report: collects the frames that cannot be read.
 
     Returns:
       uint8 [S, S, 3].
 
     Raises:
-      DamagedSetError: if a prepared set is damaged; nothing stands in for that.
-      ValueError: if no frame of the track can be read.
+      DamagedSetError: If a prepared set is damaged. No other frame replaces it.
+      UserError: If no frame of the track can be read.
     """
     frames = tracks.frames[track]
     for offset in range(len(frames)):
@@ -160,8 +158,10 @@ def read_or_replace(
             raise
         except UserError as error:
             report.add(frame, str(error))
+
     raise UserError(
-        f"No picture of the track {tracks.names[track]} can be read; remove it from {tracks.origin}."
+        f"No image of the track {tracks.names[track]} can be read; remove it from "
+        f"{tracks.origin}."
     )
 
 
@@ -174,27 +174,26 @@ def read_rows(
     read: ReadFrame,
     report: Report,
 ) -> None:
-    """Fills rows with frames.
-
-    A frame that is wanted twice in a row (to be mirrored) is read once.
+    """Fills rows with frames and reads a repeated frame only once.
 
     Args:
       out: uint8 [rows, S, S, 3], written to.
       tracks: all tracks.
       track: index of the track, int [rows].
-      place: the frame's place in it, int [rows].
+      place: the frame's place in the track, int [rows].
       read: reads a frame.
-      report: takes what cannot be read.
+      report: collects the frames that cannot be read.
 
     Raises:
-      DamagedSetError: if a prepared set is damaged.
-      ValueError: if no frame of a track can be read.
+      DamagedSetError: If a prepared set is damaged.
+      UserError: If no frame of a track can be read.
     """
+    # The two frames of a mirrored pair are equal and stand in neighbouring rows.
     before = None
     for row, one in enumerate(zip(track.tolist(), place.tolist(), strict=True)):
-        out[row] = (
-            out[row - 1]
-            if one == before
-            else read_or_replace(tracks, *one, read=read, report=report)
-        )
+        if one == before:
+            out[row] = out[row - 1]
+        else:
+            out[row] = read_or_replace(tracks, *one, read=read, report=report)
+
         before = one

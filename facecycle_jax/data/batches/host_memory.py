@@ -1,6 +1,6 @@
-"""Sets that fit into memory: decoded once, then sampled without touching a disk.
+"""Data sets in host memory: decoded once, then sampled without reading a disk.
 
-Needs no tensorflow.
+This backend does not need tensorflow.
 """
 
 import concurrent.futures
@@ -21,41 +21,49 @@ _PAUSES = (0.1, 0.5, 2.0)
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
-    """Raises ValueError if the decoded frames would not fit into `limit_gb` gigabytes."""
-    needed = sum(len(frames) for frames in tracks.frames) * size * size * 3 / 1e9
+    """Checks that the decoded frames fit into `limit_gb` gigabytes.
+
+    Raises:
+      UserError: If they do not.
+    """
+    # One byte for each channel of each pixel.
+    count = sum(len(frames) for frames in tracks.frames)
+    needed = count * size * size * 3 / 1e9
+
     if needed > limit_gb:
         raise UserError(
-            f"{tracks.origin} needs {needed:.1f} GB decoded at {size} pixels, more than "
-            f"data.memory_gb={limit_gb}; set data.backend='threads', data.max_tracks, or allow more."
+            f"{tracks.origin} needs {needed:.1f} GB decoded at {size} pixels, more "
+            f"than data.memory_gb={limit_gb}; set data.backend='threads', "
+            "data.max_tracks, or allow more."
         )
 
 
 def decode_all(
     tracks: Tracks, *, read: ReadFrame, report: Report, min_frames: int = 1
 ) -> tuple[Tracks, np.ndarray]:
-    """Decodes every frame; images that cannot be decoded are left out and reported.
+    """Decodes every frame, leaves out images that cannot be decoded and reports them.
 
-    A file that cannot be read says nothing about the image in it: after some more
-    attempts the run ends, as leaving it out would change the data of the whole run.
+    A file that cannot be read at all is not left out, because that would change the
+    data of the whole run. The run ends after some more attempts.
 
     Args:
       tracks: all tracks.
       read: reads a frame.
-      report: takes what cannot be decoded.
-      min_frames: fewest frames a track must keep.
+      report: collects the frames that cannot be decoded.
+      min_frames: smallest number of frames that a track must keep.
 
     Returns:
-      The tracks of what was decoded, and the frames uint8 [frames, size, size, 3],
+      The tracks of the decoded frames, and the frames, uint8 [frames, size, size, 3],
       track by track.
 
     Raises:
-      ValueError: if nothing can be decoded, or a prepared set is damaged.
-      OSError: if a file cannot be read.
+      UserError: If nothing can be decoded, or a prepared set is damaged.
+      OSError: If a file cannot be read.
     """
     paths = [path for frames in tracks.frames for path in frames]
     lock = threading.Lock()
-    # All frames in one array, made when the first one shows its size: twice their
-    # memory would be a lot.
+    # All frames lie in one array, made as soon as the first one shows its shape. A list
+    # that is stacked afterwards would need twice the memory.
     kept: list[np.ndarray] = []
 
     def attempt(place: int) -> bool:
@@ -70,19 +78,23 @@ def decode_all(
         with lock:
             if not kept:
                 kept.append(np.empty((len(paths), *frame.shape), frame.dtype))
+
         kept[0][place] = frame
+
         return True
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         decoded = list(pool.map(attempt, range(len(paths))))
+
     if not any(decoded):
         reason = next(iter(report.unreadable.values()), "there is none")
         raise UserError(
-            f"{tracks.origin}: none of its {len(paths)} images can be read; one: {reason}"
+            f"{tracks.origin}: none of its {len(paths)} images can be read; one: "
+            f"{reason}"
         )
 
-    # Tracks of places in the array first, so that a track that became too short takes
-    # its frames with it.
+    # Build tracks of places in the array first, so that a track that became too short
+    # takes its frames with it.
     first = 0
     places = []
     for person, name, frames in zip(
@@ -91,22 +103,24 @@ def decode_all(
         numbers = range(first, first + len(frames))
         places.append((person, name, [number for number in numbers if decoded[number]]))
         first += len(frames)
+
     chosen = make_tracks(places, origin=tracks.origin, min_frames=min_frames)
 
+    # Back from places to paths. The array is copied only if something was left out.
     order = [int(place) for frames in chosen.frames for place in frames]
     named = [[paths[int(place)] for place in frames] for frames in chosen.frames]
     complete = order == list(range(len(paths)))
-    return dataclasses.replace(chosen, frames=named), kept[0] if complete else kept[0][
-        order
-    ]
+    decoded_frames = kept[0] if complete else kept[0][order]
+
+    return dataclasses.replace(chosen, frames=named), decoded_frames
 
 
 def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
-    """Reads a frame, again after an error of the storage.
+    """Reads a frame, with further attempts after an error of the storage.
 
     Raises:
-      ValueError: if the image cannot be decoded although its file can be read.
-      OSError: if its file cannot be read.
+      UserError: If the image cannot be decoded although its file can be read.
+      OSError: If its file cannot be read.
     """
     for pause in _PAUSES:
         try:
@@ -114,7 +128,7 @@ def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
         except DamagedSetError:
             raise
         except (ValueError, OSError):
-            # Whose fault it is shows when the file's bytes are asked for.
+            # The image is damaged if the file's bytes can be read, else the storage is.
             if _can_be_read(frame):
                 break
             time.sleep(pause)
@@ -122,13 +136,14 @@ def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
     if isinstance(frame, str):
         with open(frame, "rb") as file:
             file.read()
+
     return read(frame)
 
 
 def _can_be_read(frame: Frame) -> bool:
-    """Whether the storage gives a frame's bytes.
+    """Whether the storage delivers a frame's bytes; true of prepared sets.
 
-    Those of a prepared set are asked for by their reader.
+    The reader of a prepared set checks its bytes itself.
     """
     if not isinstance(frame, str):
         return True

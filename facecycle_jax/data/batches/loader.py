@@ -1,7 +1,8 @@
-"""From a configuration to batches.
+"""The loader: from a configuration to batches.
 
-A batch holds frames uint8 [B, 2, S, S, 3], mirror bool [B] (the mirror image of the
-first picture is to be the second), track and identity int32 [B, 2].
+A batch holds frames, uint8 [B, 2, S, S, 3], mirror, bool [B], and track and identity,
+int32 [B, 2]. Where `mirror` is set, the second image is to be the mirror image of the
+first.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ from facecycle_jax.errors import UserError
 
 FILE_SOURCES = {"folder": scan_folder, "list": read_list}
 SOURCES = (*FILE_SOURCES, "records", "synthetic")
-# What reads while training.
+# Backends that read files during training; the others decode all frames beforehand.
 PIPELINES = {"tf": tf_batches, "threads": thread_batches}
 BACKENDS = ("memory", "device", *PIPELINES)
 
@@ -51,17 +52,17 @@ class Loader:
 
     Attributes:
       tracks: all tracks.
-      frames: decoded frames uint8 [frames, S, S, 3], or None where they are read while
-        training.
+      frames: decoded frames, uint8 [frames, S, S, 3], or None where they are read
+        during training.
       batch_size: items over all processes.
       pairing: 'same' or 'different'.
-      seed: of the draws.
-      decode_size: S, pixels.
-      report: what could not be read.
-      mirrored: how often a frame is paired with its own mirror image, [tracks] or one
-        number.
-      backend: 'memory', 'device' (see `resident_batches`), or which of `PIPELINES`
-        reads while training.
+      seed: seed of the draws.
+      decode_size: side of a frame in pixels, S.
+      report: collects the frames that cannot be read.
+      mirrored: probability that a frame is paired with its own mirror image, [tracks]
+        or one number.
+      backend: 'memory', 'device' (see `resident_batches`), or one of `PIPELINES`,
+        which read during training.
       read: reads a frame, where `frames` is None.
       items: what an item is, where it is not a pair.
     """
@@ -80,27 +81,30 @@ class Loader:
 
     @property
     def num_tracks(self) -> int:
-        """Counts the tracks, of all processes."""
+        """Number of tracks, over all processes."""
         return len(self.tracks)
 
     def on_devices(
         self, mesh: jax.sharding.Mesh
     ) -> Callable[[int], Iterator[dict[str, jax.Array]]] | None:
-        """Puts the frames onto the devices, once, if they are to lie there.
+        """Places the frames on the devices if the backend is 'device'.
 
         Args:
-          mesh: with the one axis 'data'.
+          mesh: has one axis, 'data'.
 
         Returns:
-          None if they are not; else `batches(start)`, which yields the batches of steps
-          start, start + 1, ... of all processes without end, drawn and gathered on the
-          devices.
+          None for other backends. Otherwise `batches(start)`, which yields the batches
+          of steps start, start + 1, ... of all processes without end. They are drawn
+          and gathered on the devices.
         """
         if self.backend != "device" or self.frames is None:
             return None
+
+        # The table is small and lies whole on every device; the frames are split.
         whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         table = jax.device_put(make_table(self.tracks, mirrored=self.mirrored), whole)
         frames = place_frames(self.frames, mesh)
+
         draw = resident_batches(
             mesh,
             batch_size=self.batch_size,
@@ -110,6 +114,7 @@ class Loader:
         )
 
         def batches(start: int) -> Iterator[dict[str, jax.Array]]:
+            # The step is counted on the devices, so that nothing is sent to them.
             step = jax.device_put(np.uint32(start), whole)
             while True:
                 step, batch = draw(step, table, frames)
@@ -119,44 +124,57 @@ class Loader:
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Reasons, by frame, why pictures met so far were left out, of this process."""
+        """Reasons, by frame, why this process has left out images so far."""
         return {str(frame): reason for frame, reason in self.report.unreadable.items()}
 
     def fingerprint(self) -> dict[str, str]:
-        """Describes the tracks that batches are drawn from, for a comparison between processes.
+        """Describes the tracks that batches are drawn from, to compare processes.
 
         Returns:
           Numbers and digests by 'tracks', 'people', 'frames' and 'mirrored'. They are
-          equal if the same batches are drawn; the folder that the data lie in does not
+          equal if the same batches are drawn. The folder that holds the data does not
           count.
         """
         tracks = self.tracks
         roots = roots_of(tracks.origin)
+
+        # Names without their root, so that a copy elsewhere has the same digests.
+        names = _digest(_below(name, roots) for name in tracks.names)
+        people = _digest(_below(name, roots) for name in tracks.identities)
+
         counts = [len(frames) for frames in tracks.frames]
-        files = (
+        files = _digest(
             "/".join(os.path.basename(str(frame)) for frame in frames)
             for frames in tracks.frames
         )
+
         mirrored = np.broadcast_to(np.asarray(self.mirrored, np.float64), len(tracks))
+        probabilities = _digest(map(str, mirrored.tolist()))
 
         return {
-            "tracks": f"{len(tracks)}, digest {_digest(_below(name, roots) for name in tracks.names)}",
-            "people": f"{len(set(tracks.identities))}, digest "
-            + _digest(_below(name, roots) for name in tracks.identities),
-            "frames": f"{sum(counts)}, digest {_digest(files)}",
-            "mirrored": f"{mirrored.mean():g} on average, digest {_digest(map(str, mirrored.tolist()))}",
+            "tracks": f"{len(tracks)}, digest {names}",
+            "people": f"{len(set(tracks.identities))}, digest {people}",
+            "frames": f"{sum(counts)}, digest {files}",
+            "mirrored": f"{mirrored.mean():g} on average, digest {probabilities}",
         }
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's part of the batches of steps start, start + 1, ...
+        """Yields this process's part of the batches from step `start` on, without end.
 
-        Without end.
+        Args:
+          start: first step.
+
+        Yields:
+          The arrays of a batch, by name, of the items of this process.
         """
         table = make_table(self.tracks, mirrored=self.mirrored)
+
+        # Every process draws the whole batch and keeps its own items.
         part = self.batch_size // jax.process_count()
         mine = slice(part * jax.process_index(), part * (jax.process_index() + 1))
         cpu = jax.local_devices(backend="cpu")[0]
 
+        # On the CPU: a draw takes microseconds and must not wait for the training step.
         def draw(step: int) -> dict[str, np.ndarray]:
             with jax.default_device(cpu), jax.transfer_guard("allow"):
                 options = {"batch_size": self.batch_size, "seed": self.seed}
@@ -168,6 +186,7 @@ class Loader:
                     drawn = draw_items(
                         np.uint32(step), table, items=self.items, **options
                     )
+
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
         if self.frames is None and self.read is not None:
@@ -180,6 +199,7 @@ class Loader:
                 read=self.read,
                 report=self.report,
             )
+
         step = start
         while self.frames is not None:
             drawn = draw(step)
@@ -188,7 +208,7 @@ class Loader:
 
 
 def _below(name: str, roots: Sequence[str]) -> str:
-    """Returns a name without the root it begins with, if it begins with one."""
+    """Removes the root that a name begins with, if any; the longest one counts."""
     for root in sorted(roots, key=len, reverse=True):
         if root and name.startswith(f"{root}/"):
             return name[len(root) + 1 :]
@@ -198,8 +218,11 @@ def _below(name: str, roots: Sequence[str]) -> str:
 def _digest(texts: Iterable[str]) -> str:
     """Computes a short digest of texts in their order."""
     digest = hashlib.sha256()
+
+    # A file name need not be valid UTF-8; the zero byte keeps texts apart.
     for text in texts:
         digest.update(text.encode(errors="surrogateescape") + b"\0")
+
     return digest.hexdigest()[:16]
 
 
@@ -214,110 +237,132 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
       The loader.
 
     Raises:
-      ValueError: for values out of range, or data of which nothing can be used.
-      FileNotFoundError: if the data are not there.
+      UserError: If a value is out of range, or no part of the data can be used.
+      FileNotFoundError: If the data are missing.
     """
     options = config["data"]
     backend = options["backend"]
     if backend not in BACKENDS:
         raise UserError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
-    pairing, size, report = _pairing(config), options["decode_size"], Report()
+
+    pairing = _pairing(config)
+    size = options["decode_size"]
+    report = Report()
+
+    # Synthetic faces come as arrays; frames of all other sources are read.
     frames, read = None, None
     if options["source"] == "synthetic":
         tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
     else:
         tracks, read = _stored(options, size=size)
-    train, held = split_people(tracks, eval_fraction=options["eval_fraction"])
-    tracks = {"train": train, "eval": held}[split]
+
+    train, held_out = split_people(tracks, eval_fraction=options["eval_fraction"])
+    tracks = {"train": train, "eval": held_out}[split]
+
     if read is None:
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
     elif backend not in PIPELINES:
         check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, read=read, report=report)
+
     items = items_of(options)
     if items is None:
         check_pairing(tracks, pairing=pairing)
     else:
         check_items(tracks, items)
+
     mirrored = _mirrored(tracks, options)
     if split == "eval":
-        # Held-out pairs are of two frames wherever training ever pairs two.
+        # A held-out pair has two different frames wherever training ever pairs two:
+        # only a probability of 1 stays.
         mirrored = np.floor(mirrored)
+
     return Loader(
-        tracks,
-        frames,
-        config["batch_size"],
-        pairing,
-        config["seed"],
-        size,
-        report,
-        mirrored,
-        backend,
-        read,
-        items,
+        tracks=tracks,
+        frames=frames,
+        batch_size=config["batch_size"],
+        pairing=pairing,
+        seed=config["seed"],
+        decode_size=size,
+        report=report,
+        mirrored=mirrored,
+        backend=backend,
+        read=read,
+        items=items,
     )
 
 
 def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:
-    """Opens a source on disk: its tracks and what reads their frames."""
-    source, decoder = options["source"], options.get("decoder", "pillow")
+    """Opens a source on disk and returns its tracks and the reader of their frames."""
+    source = options["source"]
+    decoder = options.get("decoder", "pillow")
+
     if source not in SOURCES:
         raise UserError(f"data.source must be one of {SOURCES}, got {source!r}.")
+
     if not options["path"]:
         raise UserError(
-            "data.path is empty: set --config.data.path=FOLDER, or data.source='synthetic'."
+            "data.path is empty: set --config.data.path=FOLDER, or "
+            "data.source='synthetic'."
         )
+
     limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}
     if source == "records":
         tracks, records = open_records(options["path"], **limits)
         return tracks, record_reader(records, decoder, size=size)
+
     tracks = FILE_SOURCES[source](
         options["path"], identity_depth=options["identity_depth"], **limits
     )
+
     return tracks, file_reader(decoder, size=size)
 
 
 def _pairing(config: Mapping[str, Any]) -> str:
-    """Says whose pictures a method pairs: those of one track, or of two people."""
-    of_one = config["method"] == "motion_cycle" or config.get("loss", {}).get(
-        "exchange_identity", False
-    )
+    """Returns whose images a method pairs: those of one track, or of two people."""
+    exchanges_identity = config.get("loss", {}).get("exchange_identity", False)
+    of_one = config["method"] == "motion_cycle" or exchanges_identity
     return "same" if of_one else "different"
 
 
 def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
-    """Says how often each track's frames are paired with their own mirror image."""
-    values = np.atleast_1d(
-        np.asarray(options.get("mirror_pair_probability", 0.5), np.float64)
-    )
+    """Returns the probability of mirror-image pairs for each track, [tracks]."""
+    option = options.get("mirror_pair_probability", 0.5)
+    values = np.atleast_1d(np.asarray(option, np.float64))
     if not ((values >= 0) & (values <= 1)).all():
         raise UserError(
             f"data.mirror_pair_probability must be from 0 to 1, got {values.tolist()}."
         )
+
     if len(values) == 1:
         return np.full(len(tracks), values[0])
+
+    # Several numbers: one for each folder of data.path.
     roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
     if len(values) != roots:
         raise UserError(
-            f"data.mirror_pair_probability has {len(values)} numbers and data.path {roots} folders: give "
-            "one number for all, or one for each folder."
+            f"data.mirror_pair_probability has {len(values)} numbers and data.path "
+            f"{roots} folders: give one number for all, or one for each folder."
         )
+
     return by_root(tracks, options["path"], values.tolist())
 
 
 def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Says what the batches of a configuration are, over all processes, without any data.
+    """Returns the shapes of a configuration's batches without reading any data.
 
     Args:
       config: a run's configuration: batch_size and data.decode_size.
 
     Returns:
-      Shape and type of every array of a batch, by name.
+      Shape and type of every array of a batch over all processes, by name.
     """
-    batch, size = config["batch_size"], config["data"]["decode_size"]
+    batch = config["batch_size"]
+    size = config["data"]["decode_size"]
     items = items_of(config["data"])
     frames = 2 if items is None else items.frames
+
     return {
         "frames": jax.ShapeDtypeStruct((batch, frames, size, size, 3), np.uint8),
         "mirror": jax.ShapeDtypeStruct((batch,), np.bool_),
@@ -329,7 +374,7 @@ def batch_shapes(config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 def _synthetic(
     options: Mapping[str, Any], *, seed: int, size: int
 ) -> tuple[Tracks, np.ndarray]:
-    """Draws faces; a track is one person, frames are numbers into the array."""
+    """Renders synthetic faces, one track a person; frames are indices of the array."""
     drawn = synthetic_tracks(
         seed,
         identities=options["identities"],
@@ -343,4 +388,8 @@ def _synthetic(
         [str(i) for i in np.flatnonzero(drawn["identity"] == person)]
         for person in people
     ]
-    return Tracks(frames, names, names, "the synthetic source"), drawn["frames"]
+
+    tracks = Tracks(
+        frames=frames, identities=names, names=names, origin="the synthetic source"
+    )
+    return tracks, drawn["frames"]

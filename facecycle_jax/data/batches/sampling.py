@@ -1,9 +1,8 @@
-"""Which frames make up the batch of a step.
+"""Sampling: which frames make up the batch of a step.
 
-A pure function of seed and step, shared by all sources.
-
-No state is carried, so that any step's batch is drawn at once, by any process, on
-resuming too.
+All sources share one sampler. It is a pure function of seed and step and carries no
+state. Any process can therefore draw the batch of any step directly, also after a
+restart.
 """
 
 import functools
@@ -26,11 +25,12 @@ class Items(NamedTuple):
     """What an item of a batch is, where it is not a pair.
 
     Attributes:
-      frames: of one track, n; 1 for methods that make several views of one image.
-      order: 'unordered' draws n different frames, with replacement from tracks of
-        fewer; 'ordered' draws an anchor, the frame after it, and then every
+      frames: frames of one track, n; 1 for methods that make several views of one
+        image.
+      order: 'unordered' draws n different frames, with replacement where the track has
+        fewer. 'ordered' draws an anchor, the frame after it, and then every
         `spacing`-th frame, in order of time.
-      spacing: frames from one to the next, of 'ordered'.
+      spacing: frames from one to the next, if ordered.
     """
 
     frames: int
@@ -44,14 +44,13 @@ class Items(NamedTuple):
 
 
 def items_of(options: Mapping[str, Any]) -> Items | None:
-    """Reads `config.data`: what items are, or None for pairs.
+    """Reads from `config.data` what an item of a batch is.
 
     Args:
-      options: with `item_frames` (0: pairs), `item_order` and `item_spacing`, if at
-        all.
+      options: may hold `item_frames` (0: pairs), `item_order` and `item_spacing`.
 
     Returns:
-      The items.
+      The items, or None for pairs.
 
     Raises:
       UserError: If a value is out of range.
@@ -59,29 +58,40 @@ def items_of(options: Mapping[str, Any]) -> Items | None:
     frames = options.get("item_frames", 0)
     if not frames:
         return None
+
     items = Items(
-        frames, options.get("item_order", "unordered"), options.get("item_spacing", 1)
+        frames=frames,
+        order=options.get("item_order", "unordered"),
+        spacing=options.get("item_spacing", 1),
     )
     if items.order not in ORDERS:
         raise UserError(
             f"data.item_order must be one of {ORDERS}, got {items.order!r}."
         )
+
     if items.frames < 1 or items.spacing < 1:
         raise UserError(
-            f"data.item_frames is {items.frames} and data.item_spacing {items.spacing}: both must be at "
-            "least 1."
+            f"data.item_frames is {items.frames} and data.item_spacing "
+            f"{items.spacing}: both must be at least 1."
         )
+
     return items
 
 
 def check_items(tracks: Tracks, items: Items) -> None:
-    """Raises UserError if a track is too short for ordered items."""
+    """Checks that every track is long enough for ordered items.
+
+    Raises:
+      UserError: If one is too short.
+    """
+    # The last frame lies this far from the anchor.
     needed = items.offsets[-1] + 1
     shortest = min(len(frames) for frames in tracks.frames)
     if items.order == "ordered" and shortest < needed:
         raise UserError(
-            f"{tracks.origin} has a track of {shortest} frames, and ordered items span {needed}: set "
-            f"data.min_frames={needed}, or a smaller data.item_frames or data.item_spacing."
+            f"{tracks.origin} has a track of {shortest} frames, and ordered items "
+            f"span {needed}: set data.min_frames={needed}, or a smaller "
+            "data.item_frames or data.item_spacing."
         )
 
 
@@ -90,12 +100,12 @@ class Table(NamedTuple):
 
     Attributes:
       first: number of the track's first frame; frames are numbered track by track.
-      frames: frames of the track.
+      frames: number of frames of the track.
       identity: number of the person.
-      person_first: the person's first track.
-      person_count: the person's tracks.
-      mirrored: float32, how often a frame is paired with its own mirror image instead
-        of another frame.
+      person_first: number of the person's first track.
+      person_count: number of the person's tracks.
+      mirrored: float32, probability that a frame is paired with its own mirror image
+        instead of another frame.
     """
 
     first: np.ndarray
@@ -111,8 +121,8 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
 
     Args:
       tracks: sorted by person.
-      mirrored: see `Table`, of each track or of all; a track of one frame is mirrored
-        in any case.
+      mirrored: see `Table`; one number for each track, or one for all. A track of one
+        frame is always mirrored.
 
     Returns:
       The arrays.
@@ -121,42 +131,48 @@ def make_table(tracks: Tracks, *, mirrored: np.ndarray | float = 0.0) -> Table:
     _, identity, sizes = np.unique(
         tracks.identities, return_inverse=True, return_counts=True
     )
-    starts = np.cumsum(sizes) - sizes
+
+    # Exclusive cumulative sums: the number of the first frame of each track, and of the
+    # first track of each person.
+    first_frames = np.cumsum(count) - count
+    first_tracks = np.cumsum(sizes) - sizes
+
+    probabilities = np.broadcast_to(mirrored, count.shape)
+    probabilities = np.where(count == 1, 1.0, probabilities)
+
     return Table(
-        (np.cumsum(count) - count).astype(np.int32),
-        count,
-        identity.astype(np.int32),
-        starts[identity].astype(np.int32),
-        sizes[identity].astype(np.int32),
-        np.where(count == 1, 1.0, np.broadcast_to(mirrored, count.shape)).astype(
-            np.float32
-        ),
+        first=first_frames.astype(np.int32),
+        frames=count,
+        identity=identity.astype(np.int32),
+        person_first=first_tracks[identity].astype(np.int32),
+        person_count=sizes[identity].astype(np.int32),
+        mirrored=probabilities.astype(np.float32),
     )
 
 
 def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
-    """Looks up entries of a pseudo-random permutation of 0 ..
+    """Looks up entries of a pseudo-random permutation without building it.
 
-    Size - 1 without building it.
-
-    A four-round Feistel network over the next even number of bits, walked until it
-    falls into range.
+    A four-round Feistel network encrypts the next even number of bits. It is applied
+    again until its result falls below `size` (cycle walking).
 
     Args:
       index: uint32 [...], below `size`.
       size: length of the permutation, at least 1.
-      seed: uint32 scalar or [...]; another seed is another permutation.
+      seed: uint32 scalar or [...]; each seed gives another permutation.
 
     Returns:
-      uint32 [...], below `size`; for fixed size and seed one-to-one.
+      uint32 [...], below `size`; one-to-one for fixed size and seed.
 
     References:
       Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section
       4.
     """
+    # Half of the bits that an index needs, rounded up: the network swaps two halves.
     half = max(1, math.ceil(math.log2(max(size, 2)) / 2))
     mask = jnp.uint32((1 << half) - 1)
 
+    # An integer hash in which every input bit changes about half of the output bits.
     def scramble(x: jax.Array) -> jax.Array:
         x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
         x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
@@ -164,17 +180,22 @@ def permute(index: jax.Array, *, size: int, seed: jax.Array) -> jax.Array:
 
     def encrypt(x: jax.Array) -> jax.Array:
         left, right = x >> half, x & mask
+
         for number in range(4):
-            keyed = scramble(
-                right ^ scramble(seed + jnp.uint32(0x9E3779B9) * jnp.uint32(number + 1))
-            )
+            # Round keys are spaced by 2^32 over the golden ratio, so that none repeats.
+            offset = jnp.uint32(0x9E3779B9) * jnp.uint32(number + 1)
+            round_key = scramble(seed + offset)
+            keyed = scramble(right ^ round_key)
             left, right = right, left ^ (keyed & mask)
+
         return (left << half) | right
 
+    # Entries already in range stay; the others take another step of their cycle.
     def walk(x: jax.Array) -> jax.Array:
         return jnp.where(x >= size, encrypt(x), x)
 
     start = encrypt(index.astype(jnp.uint32))
+
     return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, start)
 
 
@@ -183,13 +204,17 @@ def _draw_tracks(
 ) -> jax.Array:
     """Draws the tracks of a step's items, int32 [B].
 
-    Each once an epoch, in an order of its own.
+    Every track comes once an epoch. Each epoch has an order of its own.
     """
-    item = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(
-        batch_size, dtype=jnp.uint32
-    )
-    epoch, position = item // jnp.uint32(size), item % jnp.uint32(size)
+    # Items are numbered through all steps; a batch may span the end of an epoch.
+    first_item = jnp.uint32(step) * jnp.uint32(batch_size)
+    item = first_item + jnp.arange(batch_size, dtype=jnp.uint32)
+    epoch = item // jnp.uint32(size)
+    position = item % jnp.uint32(size)
+
+    # The odd factor keeps the epochs of one seed apart from those of its neighbours.
     order = jnp.uint32(seed & 0xFFFFFFFF) * jnp.uint32(0x85EBCA6B) + epoch
+
     return permute(position, size=size, seed=order).astype(jnp.int32)
 
 
@@ -197,9 +222,9 @@ def _draw_tracks(
 def draw_pairs(
     step: jax.Array, table: Table, *, batch_size: int, pairing: str, seed: int
 ) -> dict[str, jax.Array]:
-    """Draws the batch of a step.
+    """Draws the pairs of a step's batch.
 
-    Every track once an epoch, in an order of its own each epoch.
+    Every track comes once an epoch. Each epoch has an order of its own.
 
     Args:
       step: the step's number, 0 or more; exact while step * batch_size is below 2^32.
@@ -210,14 +235,17 @@ def draw_pairs(
       seed: of the order and the frames.
 
     Returns:
-      frame, track, identity int32 [B, 2] and mirror bool [B]: whether the second
-      picture is to be the mirror image of the first, whose frame then stands twice.
+      frame, track and identity, int32 [B, 2], and mirror, bool [B]: whether the second
+      image is to be the mirror image of the first. A mirrored pair holds the same frame
+      twice.
 
     References:
       FaceCycle (ICCV 2021), section 4.1.
     """
     size = table.first.shape[0]
     track = _draw_tracks(step, size=size, batch_size=batch_size, seed=seed)
+
+    # Three keys for each item, [B, 3].
     base = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(base, i), 3))(
         jnp.arange(batch_size)
@@ -229,23 +257,29 @@ def draw_pairs(
     count = jnp.asarray(table.frames)[track]
     one = jax.vmap(below)(keys[:, 0], count)
     mirror = jnp.zeros(batch_size, bool)
+
     if pairing == "same":
         partner = track
-        mirror = jax.vmap(jax.random.bernoulli)(
-            keys[:, 2], jnp.asarray(table.mirrored)[track]
-        )
-        # Another frame: skip the first one's place.
+        probability = jnp.asarray(table.mirrored)[track]
+        mirror = jax.vmap(jax.random.bernoulli)(keys[:, 2], probability)
+
+        # Draw among one frame fewer, then step over the first frame: never the same.
         other = jax.vmap(below)(keys[:, 1], jnp.maximum(count - 1, 1))
         two = jnp.where(mirror, one, other + (other >= one))
     else:
+        # Draw among the tracks of other people, then step over those of this person,
+        # which lie next to each other.
         skip = jnp.asarray(table.person_count)[track]
         begin = jnp.asarray(table.person_first)[track]
         other = jax.vmap(below)(keys[:, 1], size - skip)
         partner = jnp.where(other >= begin, other + skip, other)
         two = jax.vmap(below)(keys[:, 2], jnp.asarray(table.frames)[partner])
+
+    # Places within tracks become frame numbers, [B, 2].
     pair = jnp.stack([track, partner], axis=1)
     frame = jnp.asarray(table.first)[pair] + jnp.stack([one, two], axis=1)
     identity = jnp.asarray(table.identity)[pair]
+
     return {"frame": frame, "track": pair, "identity": identity, "mirror": mirror}
 
 
@@ -253,9 +287,9 @@ def draw_pairs(
 def draw_items(
     step: jax.Array, table: Table, *, batch_size: int, items: Items, seed: int
 ) -> dict[str, jax.Array]:
-    """Draws the batch of a step.
+    """Draws the items of a step's batch, each of n frames of one track.
 
-    Items of n frames of a track, tracks in the order of `draw_pairs`.
+    Tracks come in the order of `draw_pairs`.
 
     Args:
       step: the step's number, 0 or more; exact while step * batch_size is below 2^32.
@@ -265,12 +299,13 @@ def draw_items(
       seed: of the order and the frames.
 
     Returns:
-      frame, track, identity int32 [B, n] and mirror bool [B], which is False.
+      frame, track and identity, int32 [B, n], and mirror, bool [B], always False.
     """
     track = _draw_tracks(
         step, size=table.first.shape[0], batch_size=batch_size, seed=seed
     )
     count = jnp.asarray(table.frames)[track]
+
     base = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(batch_size))
 
@@ -281,35 +316,47 @@ def draw_items(
     def unordered(key: jax.Array, count: jax.Array) -> jax.Array:
         enough = count >= items.frames
         chosen: list[jax.Array] = []
+
         for place, own_key in enumerate(jax.random.split(key, items.frames)):
-            # Among those not chosen yet, then past every chosen one at or below it,
-            # lowest first.
+            # Draw among the frames not chosen yet, then step over every chosen one at
+            # or below the draw, lowest first. Short tracks draw with replacement.
             left = jnp.where(enough, count - place, count)
             drawn = jax.random.randint(own_key, (), 0, left)
+
             if chosen:
                 for taken in jnp.sort(jnp.stack(chosen)):
                     drawn = drawn + (enough & (drawn >= taken))
+
             chosen.append(drawn)
+
         return jnp.stack(chosen)
 
-    place = jax.vmap(ordered if items.order == "ordered" else unordered)(keys, count)
+    draw = ordered if items.order == "ordered" else unordered
+    place = jax.vmap(draw)(keys, count)
+
+    # Track and person are the same for all frames of an item, [B, n].
+    first = jnp.asarray(table.first)[track]
+    identity = jnp.asarray(table.identity)[track]
     shape = (batch_size, items.frames)
+
     return {
-        "frame": jnp.asarray(table.first)[track][:, None] + place,
+        "frame": first[:, None] + place,
         "track": jnp.broadcast_to(track[:, None], shape),
-        "identity": jnp.broadcast_to(
-            jnp.asarray(table.identity)[track][:, None], shape
-        ),
+        "identity": jnp.broadcast_to(identity[:, None], shape),
         "mirror": jnp.zeros(batch_size, bool),
     }
 
 
 def check_pairing(tracks: Tracks, *, pairing: str) -> None:
-    """Raises ValueError for an unknown pairing, or one person where two are needed."""
+    """Checks the pairing's name, and that two people are there where it needs two.
+
+    Raises:
+      UserError: If `pairing` is unknown, or needs two people and there is one.
+    """
     if pairing not in PAIRINGS:
         raise UserError(f"pairing must be one of {PAIRINGS}, got {pairing!r}.")
     if pairing == "different" and len(set(tracks.identities)) < 2:
         raise UserError(
-            f"{tracks.origin} shows one person, {tracks.identities[0]!r}; stage 2 pairs two people. "
-            f"See data.identity_depth."
+            f"{tracks.origin} shows one person, {tracks.identities[0]!r}; stage 2 "
+            "pairs two people. See data.identity_depth."
         )

@@ -1,7 +1,7 @@
-"""Reading while training, with tf.data: parallel, in order, a few batches ahead.
+"""The tf.data backend: reads in parallel, in order, a few batches ahead.
 
-The draws are those of `sampling`, so the pipeline starts at any step at once. Pictures
-are decoded by the same code as in memory, and so are the same to the bit.
+The draws are those of `sampling`, so the pipeline can start at any step. The code that
+decodes images is that of the memory backend, so the batches are equal bit for bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,25 +32,26 @@ def tf_batches(
       tracks: all tracks.
       draw: draws the indices of a step, this process's part.
       start: first step.
-      first: number of every track's first frame.
+      first: number of every track's first frame, int [tracks].
       size: side in pixels.
       read: reads a frame.
-      report: takes what cannot be read.
+      report: collects the frames that cannot be read.
 
     Yields:
       {frames uint8 [B, 2, size, size, 3], mirror, track, identity}.
 
     Raises:
-      ValueError: if tensorflow is not installed, or a whole track cannot be read.
+      UserError: If tensorflow is not installed, or a whole track cannot be read.
     """
     try:
         import tensorflow as tf
     except ImportError:
         raise UserError(
-            "data.backend='tf' needs tensorflow: pip install 'facecycle_jax[tf]', or set "
-            "data.backend='threads', which needs nothing."
+            "data.backend='tf' needs tensorflow: pip install 'facecycle_jax[tf]', or "
+            "set data.backend='threads', which needs nothing."
         ) from None
-    # The devices are jax's.
+
+    # JAX owns the accelerators: tensorflow must not reserve their memory.
     tf.config.set_visible_devices([], "GPU")
 
     def draws() -> Iterator[dict[str, np.ndarray]]:
@@ -72,10 +73,11 @@ def tf_batches(
                 rows, tracks, track.ravel(), places.ravel(), read=read, report=report
             )
         except ValueError as error:
-            # Raised below, in the batch's turn: raised here, tensorflow would print its
-            # own stack.
+            # Raised below, when this batch is due. An exception raised here would reach
+            # the user as an error of tensorflow with its own stack trace.
             failures.append(error)
             return frames, False
+
         return frames, True
 
     signature = {
@@ -85,12 +87,10 @@ def tf_batches(
     def load(indices: dict[str, Any]) -> dict[str, Any]:
         inputs = [indices["frame"], indices["track"]]
         frames, whole = tf.numpy_function(read_pairs, inputs, (tf.uint8, tf.bool))
+        # tf.numpy_function loses the shape.
         frames = tf.ensure_shape(frames, shape)
-        return {
-            "frames": frames,
-            "whole": whole,
-            **{k: v for k, v in indices.items() if k != "frame"},
-        }
+        others = {k: v for k, v in indices.items() if k != "frame"}
+        return {"frames": frames, "whole": whole, **others}
 
     dataset = tf.data.Dataset.from_generator(draws, output_signature=signature)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

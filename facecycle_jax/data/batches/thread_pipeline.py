@@ -1,9 +1,7 @@
-"""Reading while training, with threads.
+"""The threads backend: reads in order, a few batches ahead, without tensorflow.
 
-In order, a few batches ahead, without tensorflow.
-
-The draws are those of `sampling`, so the pipeline starts at any step at once. Reading,
-decoding and resizing run outside the interpreter's lock, and so on all cores.
+The draws are those of `sampling`, so the pipeline can start at any step. Reading,
+decoding and resizing release the interpreter's lock and therefore use all cores.
 """
 
 import concurrent.futures
@@ -19,7 +17,7 @@ from facecycle_jax.data.batches.frame_reader import ReadFrame, Report, read_rows
 from facecycle_jax.data.sources.tracks import Tracks
 
 Draw = Callable[[int], dict[str, np.ndarray]]
-# Pictures that one thread reads in a row: many enough to be worth a task, few enough to
+# Images of one task: enough to be worth its overhead, few enough that several threads
 # share a batch.
 _CHUNK = 16
 
@@ -41,17 +39,17 @@ def thread_batches(
       tracks: all tracks.
       draw: draws the indices of a step, this process's part.
       start: first step.
-      first: number of every track's first frame.
+      first: number of every track's first frame, int [tracks].
       size: side in pixels.
       read: reads a frame.
-      report: takes what cannot be read.
-      threads: that read; 0: as many as cores.
+      report: collects the frames that cannot be read.
+      threads: number of reading threads; 0: as many as cores.
 
     Yields:
       {frames uint8 [B, 2, size, size, 3], mirror, track, identity}.
 
     Raises:
-      ValueError: if a whole track cannot be read, or a prepared set is damaged.
+      UserError: If a whole track cannot be read, or a prepared set is damaged.
     """
     fill = functools.partial(read_rows, read=read, report=report)
     threads = threads or os.cpu_count() or 1
@@ -62,22 +60,21 @@ def thread_batches(
 
     def submit(step: int) -> None:
         drawn = draw(step)
-        frame, track = drawn.pop("frame"), drawn["track"]
+        frame = drawn.pop("frame")
+        track = drawn["track"]
+
+        # Flat over items and their frames, [B * 2]: a task fills a slice of the rows.
+        rows = np.empty((track.size, size, size, 3), np.uint8)
+        flat_track = track.ravel()
         place = (frame - first[track]).ravel()
-        out = np.empty((track.size, size, size, 3), np.uint8)
-        parts = range(0, track.size, _CHUNK)
-        flat = track.ravel()
-        tasks = [
-            pool.submit(
-                fill,
-                out[i : i + _CHUNK],
-                tracks,
-                flat[i : i + _CHUNK],
-                place[i : i + _CHUNK],
-            )
-            for i in parts
-        ]
-        batch = {"frames": out.reshape(*track.shape, size, size, 3), **drawn}
+
+        tasks = []
+        for begin in range(0, track.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            task = pool.submit(fill, rows[part], tracks, flat_track[part], place[part])
+            tasks.append(task)
+
+        batch = {"frames": rows.reshape(*track.shape, size, size, 3), **drawn}
         pending.append((batch, tasks))
 
     pool = concurrent.futures.ThreadPoolExecutor(
@@ -85,8 +82,12 @@ def thread_batches(
     )
     try:
         submit(next(steps))
-        # Enough tasks in flight for every thread to have one more waiting.
-        ahead = max(2, -(-2 * threads // len(pending[0][1])))
+
+        # Two tasks for each thread in flight, rounded up to whole batches: one is being
+        # read, one waits.
+        tasks_per_batch = len(pending[0][1])
+        ahead = max(2, -(-2 * threads // tasks_per_batch))
+
         while True:
             while len(pending) <= ahead:
                 submit(next(steps))

@@ -1,9 +1,7 @@
-"""Encoded images in, uint8 [S, S, 3] RGB out.
+"""Decoders: encoded images in, uint8 [S, S, 3] RGB out.
 
-Exactly with Pillow, or several times faster with OpenCV.
-
-Which one is a setting of the run and not of the machine, because their pixels differ
-slightly.
+Pillow is exact, OpenCV is several times faster. The choice is a setting of the run and
+not of the machine, because their pixels differ slightly.
 """
 
 import io
@@ -28,34 +26,35 @@ _REDUCED = {1: 1, 2: 17, 4: 33, 8: 65}
 
 
 def make_decoder(name: str, *, size: int) -> Decoder:
-    """Chooses how images are decoded.
+    """Builds the decoder of a name.
 
     Args:
-      name: 'pillow' (whole, then Lanczos) or 'opencv' (JPEG at the smallest of 1/1,
-        1/2, 1/4 and 1/8 that is not below `size`, then bilinear; whatever is no whole
-        JPEG goes to Pillow all the same).
+      name: 'pillow' decodes the whole image and resizes it with Lanczos. 'opencv'
+        decodes a JPEG at the smallest of 1/1, 1/2, 1/4 and 1/8 that is not below
+        `size` and resizes it bilinearly; it leaves all other files to Pillow.
       size: side of the result in pixels; the middle square is kept.
 
     Returns:
-      Bytes of an image file -> uint8 [size, size, 3]; raises `UnreadableError`, in one
-      sentence, for others.
+      Bytes of an image file -> uint8 [size, size, 3]. It raises `UnreadableError` for
+      other bytes.
 
     Raises:
-      UserError: If there is no such decoder, or OpenCV is not installed.
+      UserError: If `name` is unknown, or OpenCV is not installed.
     """
     if name not in DECODERS:
         raise UserError(f"data.decoder must be one of {DECODERS}, got {name!r}.")
     if name == "pillow":
         return lambda content: decode_pillow(content, size=size)
+
     try:
         import cv2
     except ImportError:
         raise UserError(
-            "data.decoder='opencv' needs OpenCV: pip install 'facecycle_jax[fast]', or set "
-            "data.decoder='pillow'."
+            "data.decoder='opencv' needs OpenCV: pip install 'facecycle_jax[fast]', "
+            "or set data.decoder='pillow'."
         ) from None
-    # Pictures are spread over threads by the caller; a second layer of threads only
-    # waits.
+
+    # The caller spreads images over threads; threads of OpenCV would only compete.
     cv2.setNumThreads(1)
 
     def decode(content: bytes) -> np.ndarray:
@@ -67,25 +66,29 @@ def make_decoder(name: str, *, size: int) -> Decoder:
         if not 0 < height * width <= MAX_PIXELS:
             return decode_pillow(content, size=size)
 
+        # The strongest reduction that keeps at least `size` pixels.
         factor = 1
         side = min(height, width)
         while factor < 8 and side >= 2 * factor * size:
             factor *= 2
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[factor])
-        if picture is None:
+
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[factor])
+        if image is None:
             return decode_pillow(content, size=size)
 
         # The decoder turns images upright, so the sides are read again.
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
+        top = (height - side) // 2
+        left = (width - side) // 2
+        image = image[top : top + side, left : left + side]
+
         if side != size:
-            # Half the size is reached by decoding, so that two taps a side see every
-            # pixel of the rest.
+            # Below twice the size, the two taps of bilinear resizing see every pixel.
             way = cv2.INTER_LINEAR if side < 2 * size else cv2.INTER_AREA
-            picture = cv2.resize(picture, (size, size), interpolation=way)
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            image = cv2.resize(image, (size, size), interpolation=way)
+
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     return decode
 
@@ -94,34 +97,44 @@ def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
     """Decodes an image as `reading.read_frame` does a file.
 
     Args:
-      content: an image file's bytes.
+      content: bytes of an image file.
       size: side in pixels.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      UnreadableError: In one sentence, if it is no image or damaged.
+      UnreadableError: If it is no image or damaged.
     """
     with one_sentence("it"), open_image(io.BytesIO(content)) as image:
         return square(to_rgb(image, size), size=size)
 
 
 def jpeg_size(content: bytes) -> tuple[int, int]:
-    """Finds (height, width) in a JPEG's header.
+    """Finds height and width in the header of a whole JPEG.
 
-    (0, 0) for other files and JPEGs without an end.
+    A decoder fills the missing part of a cut-off file with grey. Such a file must be
+    reported instead of trained on.
 
-    A decoder fills what is missing of a cut-off file with grey; that must be told, not
-    trained on.
+    Args:
+      content: bytes of a file.
+
+    Returns:
+      (height, width), or (0, 0) for other files and for a JPEG without its end.
     """
+    # Markers of the start and the end of a JPEG.
     if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
         return 0, 0
-    place, end = 2, len(content) - 9
+
+    # Every segment is 0xFF, a marker, and two bytes of length. Frame headers (SOF) are
+    # C0 to CF without C4, C8 and CC; height and width are 5 and 7 bytes into them.
+    place = 2
+    end = len(content) - 9
     while place < end and content[place] == 0xFF:
         marker = content[place + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height = content[place + 5] << 8 | content[place + 6]
             return height, content[place + 7] << 8 | content[place + 8]
         place += 2 + (content[place + 2] << 8 | content[place + 3])
+
     return 0, 0

@@ -1,4 +1,4 @@
-"""Finds a face in a photograph and cuts it out in the framing of the training data.
+"""Face crops: finds a face in a photograph and cuts it out in a model's framing.
 
 Images are uint8 [H, W, 3] RGB; boxes are (left, top, right, bottom) in pixels of the
 image. The detector is dlib's for frontal faces, whose model is part of dlib (extra
@@ -30,21 +30,21 @@ Box = tuple[int, int, int, int]
 Detector = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
 Landmarker = Callable[[np.ndarray, Box], np.ndarray]
 
-# Where the eyes are in a box of the built-in detector: from its centre (x, y) and their
-# distance, fractions of its side; medians over 200 images of LFW.
+# Where the eyes are in a box of the built-in detector: their midpoint from its centre,
+# (x, y), and their distance, as fractions of its side. Medians over 200 images of LFW.
 _EYES_IN_BOX = (-0.022, -0.227)
 _EYE_DISTANCE_IN_BOX = 0.396
-# Longer sides at which faces are looked for, in this order; the detector needs about 70
-# pixels.
+# Longer sides at which faces are looked for, in this order. The detector needs faces of
+# about 70 pixels.
 _SIDES = (480, 960, 1920)
-# Images are enlarged at most twice; where that finds no face in one smaller than half
-# of this, to this.
+# Images are enlarged at most twice, but those smaller than half of this also to this.
 _SMALLEST = 240
+# Scores of the detector above which a face is sure, and at least considered.
 _SURE, _UNSURE = 0.0, -0.3
 
 
 class NoFaceError(UserError):
-    """There is no face in the picture, or not as many as asked for."""
+    """There is no face in the image, or fewer than requested."""
 
 
 class FaceCrop(NamedTuple):
@@ -55,8 +55,8 @@ class FaceCrop(NamedTuple):
         reflected.
       box: the square in the image (left, top, right, bottom), which may reach beyond
         it.
-      score: the detector's confidence; for the built-in one above 0 is sure, down to
-        -0.3 is not.
+      score: the detector's confidence. The built-in detector is sure above 0 and unsure
+        from -0.3 to 0.
     """
 
     crop: np.ndarray
@@ -81,20 +81,19 @@ def crop_face(
         or its place from left to right, from 0.
       framing: where the eyes are to be in the crop.
       margin: if given, the crop is the detected box with this much space around it, as
-        a fraction of the box's side, whatever the framing.
+        a fraction of the box's side, and `framing` is ignored.
       detector: another detector, image -> [(box, score), ...].
       landmarks: finds the landmarks of a face, (image, box) -> float [68, 2] in the
-        order of iBUG 300-W. None takes dlib's predictor if the extra `landmarks` is
-        installed and the detector is the built-in one. Where there is none, the eyes
-        are assumed at their usual places in the detected box.
+        order of iBUG 300-W. None uses dlib's predictor if the extra `landmarks` is
+        installed and the detector is the built-in one. Without landmarks, the eyes are
+        assumed at their usual places in the detected box.
 
     Returns:
       The crop, its box and the detector's score.
 
     Raises:
-      NoFaceError: If no face is found, or fewer than `which` asks for.
-      UserError: If `image` is not an image, or `which` or `margin` is not one of the
-        choices.
+      NoFaceError: If no face is found, or fewer than `which` needs.
+      UserError: If `image` is not an image, or `which` or `margin` is invalid.
       MissingExtraError: If no detector is given and dlib is not installed.
     """
     image = np.asarray(image)
@@ -107,11 +106,13 @@ def crop_face(
         raise UserError(
             f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
         )
+
     by_place = isinstance(which, int) and not isinstance(which, bool) and which >= 0
     if not by_place and which not in ("largest", "centre"):
         raise UserError(
             f"which must be 'largest', 'centre' or a place from 0 on, got {which!r}."
         )
+
     if margin is not None and not margin > -1:
         raise UserError(f"margin must be above -1, got {margin}.")
 
@@ -119,17 +120,22 @@ def crop_face(
     height, width = image.shape[:2]
     if not faces:
         raise NoFaceError(f"No face was found in the image of {width}x{height} pixels.")
+
     box, score = faces[_choose([face[0] for face in faces], which, width, height)]
 
     if landmarks is None and detector is None and has_landmarks():
         landmarks = find_landmarks
+
+    # A margin goes before the framing; landmarks are more exact than the box.
     if margin is not None:
         square = _widen(box, margin)
     elif landmarks is not None:
         square = square_of_landmarks(landmarks(image, box), framing)
     else:
         square = _square_of_box(box, framing)
-    return FaceCrop(cut_square(image, square), square, float(score))
+
+    crop = cut_square(image, square)
+    return FaceCrop(crop=crop, box=square, score=float(score))
 
 
 class Framed(NamedTuple):
@@ -137,8 +143,8 @@ class Framed(NamedTuple):
 
     Attributes:
       image: uint8 [S, S, 3].
-      found: whether a face decided where it is; if not, the fixed cut did.
-      beyond: how far the square reaches beyond the image, see `reach_beyond`; so much
+      found: whether the square was placed by a face instead of by the fixed cut.
+      beyond: how far the square reaches beyond the image, see `reach_beyond`. This part
         is reflected.
     """
 
@@ -163,20 +169,18 @@ def frame_image(
 
     Raises:
       NoFaceError: If no face is found and there is no cut.
-      UserError: If neither is asked for, or the cut is out of range.
+      UserError: If neither `crop` nor `cut` is given, or the cut is out of range.
       MissingExtraError: If a face is looked for and dlib is not installed.
     """
     if not crop and cut is None:
         raise UserError("framing an image needs crop, a cut, or both.")
+
     height, width = image.shape[:2]
     if crop:
         try:
             face = crop_face(image, framing=framing)
-            return Framed(
-                face.crop,
-                found=True,
-                beyond=reach_beyond(face.box, height=height, width=width),
-            )
+            beyond = reach_beyond(face.box, height=height, width=width)
+            return Framed(face.crop, found=True, beyond=beyond)
         except NoFaceError:
             if cut is None:
                 raise
@@ -184,15 +188,15 @@ def frame_image(
     assert cut is not None
     square = square_of_cut(cut, height=height, width=width)
     beyond = reach_beyond(square, height=height, width=width)
+
     return Framed(cut_square(image, square), found=False, beyond=beyond)
 
 
 def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
-    """Finds the faces of a picture with dlib's frontal face detector.
+    """Finds the faces of an image with dlib's frontal face detector.
 
     Faces smaller than about a seventh of the longer side are looked for only where
-    there is none that is larger, and unsure finds count only where there is no sure
-    one.
+    there is no larger one. Unsure finds count only where there is no sure one.
 
     Args:
       image: uint8 [H, W, 3].
@@ -201,35 +205,40 @@ def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
       Box (brow to chin, about square) and score of each face, the surest first.
 
     Raises:
-      ImportError: if dlib is not installed.
+      MissingExtraError: If dlib is not installed.
     """
     detect = _dlib_detector()
     longer = max(image.shape[:2])
-    # Enlarging at most twice: finer pixels than that hold no further detail.
+
+    # Enlarging more than twice adds no detail.
     sides = {min(side, 2 * longer) for side in _SIDES}
     if 2 * longer < _SMALLEST:
         sides.add(_SMALLEST)
+
     for side in sorted(sides):
         factor = side / longer
-        size = tuple(max(1, round(length * factor)) for length in image.shape[1::-1])
-        resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (size[0], size[1])
-        )
+        height, width = image.shape[:2]
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        resized = Image.fromarray(np.ascontiguousarray(image)).resize(size)
         boxes, scores, _ = detect.run(np.array(resized), 0, _UNSURE)
+
+        # Boxes come back to pixels of the image; dlib's right and bottom are included.
         faces = []
         for box, score in zip(boxes, scores, strict=True):
             edges = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
             left, top, right, bottom = (round(edge / factor) for edge in edges)
             faces.append(((left, top, right, bottom), float(score)))
+
         sure = [face for face in faces if face[1] >= _SURE]
         if sure or faces:
             return sorted(sure or faces, key=lambda face: -face[1])
+
     return []
 
 
 @functools.cache
 def _dlib_detector():  # type: ignore[no-untyped-def]  # dlib has no types
-    """Loads the detector, once."""
+    """Loads the detector on the first call."""
     try:
         import dlib
     except ImportError as error:
@@ -243,22 +252,25 @@ def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
     """Chooses a face and returns its index."""
     places = range(len(boxes))
     middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
+
+    def area(place: int) -> int:
+        left, top, right, bottom = boxes[place]
+        return (right - left) * (bottom - top)
+
+    def squared_distance(place: int) -> float:
+        x, y = middles[place]
+        return (x - width / 2) ** 2 + (y - height / 2) ** 2
+
     if which == "largest":
-        return max(
-            places,
-            key=lambda i: (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]),
-        )
+        return max(places, key=area)
     if which == "centre":
-        return min(
-            places,
-            key=lambda i: (
-                (middles[i][0] - width / 2) ** 2 + (middles[i][1] - height / 2) ** 2
-            ),
-        )
+        return min(places, key=squared_distance)
+
     if int(which) >= len(boxes):
         raise NoFaceError(
-            f"Face {which} was asked for, but {len(boxes)} were found (from 0 on)."
+            f"Face {which} was requested, but {len(boxes)} were found (from 0 on)."
         )
+
     return sorted(places, key=lambda i: middles[i])[int(which)]
 
 
@@ -275,12 +287,13 @@ def assumed_box(side: int, framing: Framing = FRAMING) -> Box:
     """Computes where the built-in detector usually finds the face of a framed image.
 
     Args:
-      side: of the image, pixels.
-      framing: of the image.
+      side: side of the image in pixels.
+      framing: framing of the image.
 
     Returns:
       The box in pixels.
     """
+    # The inverse of `_square_of_box`.
     length = framing.eye_distance * side / _EYE_DISTANCE_IN_BOX
     left = round(framing.midpoint[0] * side - (_EYES_IN_BOX[0] + 0.5) * length)
     top = round(framing.midpoint[1] * side - (_EYES_IN_BOX[1] + 0.5) * length)

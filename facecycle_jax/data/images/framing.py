@@ -1,7 +1,7 @@
-"""Where the eyes are in a face image: the framing a model is trained on and expects.
+"""Framing: where the eyes are in a face image that a model is trained on and expects.
 
 A framing is four numbers, the places of both eyes in a square image. Coordinates are
-fractions of the side, (x, y) from the top left corner; left and right are those of the
+fractions of the side, (x, y) from the top left corner. Left and right are those of the
 image, not of the person.
 """
 
@@ -16,7 +16,7 @@ from facecycle_jax.errors import UserError
 
 # Square of pixels (left, top, right, bottom); right and bottom are excluded.
 Square = tuple[int, int, int, int]
-# Part of an image that stands for a face nobody found: left, top and side, as fractions
+# Part of an image that is used where no face is found: left, top and side, as fractions
 # of the shorter side.
 Cut = tuple[float, float, float]
 
@@ -53,14 +53,19 @@ class Framing:
         for name in ("left_eye", "right_eye"):
             place = getattr(self, name)
             is_pair = isinstance(place, tuple | list) and len(place) == 2
+
             if not is_pair or not all(_is_fraction(value) for value in place):
                 raise UserError(
                     f"framing.{name} must be two numbers from 0 to 1, got {place!r}."
                 )
+
+            # The class is frozen, and lists of a config.json become tuples.
             object.__setattr__(self, name, (float(place[0]), float(place[1])))
+
         if not self.left_eye[0] < self.right_eye[0]:
             raise UserError(
-                f"framing.left_eye must lie left of right_eye, got {self.left_eye} and {self.right_eye}."
+                f"framing.left_eye must lie left of right_eye, got {self.left_eye} "
+                f"and {self.right_eye}."
             )
 
     @property
@@ -76,7 +81,7 @@ class Framing:
         return math.dist(self.left_eye, self.right_eye)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Returns the four numbers as the config.json of a model folder has them."""
+        """Returns the four numbers in the form of a model folder's config.json."""
         return {"left_eye": list(self.left_eye), "right_eye": list(self.right_eye)}
 
     @classmethod
@@ -116,11 +121,11 @@ FRAMING = Framing()
 
 
 def square_of_landmarks(landmarks: np.ndarray, framing: Framing = FRAMING) -> Square:
-    """Computes the square that shows a face in a framing, without rotating anything.
+    """Computes the square that shows a face in a framing, without any rotation.
 
     The eyes of a turned head look closer than they are. The distance from the eyes to
-    the mouth does not shrink with yaw, so it decides the scale where it asks for a
-    larger one.
+    the mouth does not shrink with yaw, so it sets the scale where it gives a larger
+    one.
 
     Args:
       landmarks: float [68, 2], (x, y) in pixels, in the order of iBUG 300-W.
@@ -129,14 +134,17 @@ def square_of_landmarks(landmarks: np.ndarray, framing: Framing = FRAMING) -> Sq
     Returns:
       The square in pixels; it may reach beyond the image.
     """
+    # Centres of the eyes and of the mouth, each (x, y).
     left_eye = landmarks[_LEFT_EYE].mean(axis=0)
     right_eye = landmarks[_RIGHT_EYE].mean(axis=0)
     midpoint = (left_eye + right_eye) / 2
     mouth = landmarks[list(_MOUTH_CORNERS)].mean(axis=0)
 
+    # Two estimates of the eye distance in a frontal view; yaw shortens the first only.
     from_eyes = float(np.linalg.norm(right_eye - left_eye))
     from_mouth = float(np.linalg.norm(mouth - midpoint)) / MOUTH_TO_EYES
     distance = max(from_eyes, from_mouth)
+
     return square_of_eyes((float(midpoint[0]), float(midpoint[1])), distance, framing)
 
 
@@ -178,46 +186,50 @@ def square_of_cut(cut: Cut, *, height: int, width: int) -> Square:
       UserError: If the numbers are not finite or the side is not above 0.
     """
     check_cut(cut)
+
+    # The cut is measured from the corner of the middle square.
     shorter = min(height, width)
     left = round((width - shorter) / 2 + cut[0] * shorter)
     top = round((height - shorter) / 2 + cut[1] * shorter)
     side = max(1, round(cut[2] * shorter))
+
     return left, top, left + side, top + side
 
 
 def read_framing(text: str) -> Framing:
-    """Reads a framing as the command line gives it.
+    """Reads a framing in the form of the command line.
 
     Args:
-      text: four numbers with commas between: x and y of the left eye, then of the right
+      text: four numbers separated by commas: x and y of the left eye, then of the right
         one.
 
     Returns:
       The framing.
 
     Raises:
-      UserError: If it is something else, or out of range.
+      UserError: If the text has another form, or a number is out of range.
     """
     try:
         left_x, left_y, right_x, right_y = (float(part) for part in text.split(","))
     except ValueError:
         raise UserError(
-            f"a framing is four numbers, x and y of the left and of the right eye, got {text!r}."
+            "a framing is four numbers, x and y of the left and of the right eye, "
+            f"got {text!r}."
         ) from None
     return Framing(left_eye=(left_x, left_y), right_eye=(right_x, right_y))
 
 
 def read_cut(values: str | Sequence[float]) -> Cut:
-    """Reads a cut as the command line or a configuration gives it.
+    """Reads a cut in the form of the command line or of a configuration.
 
     Args:
-      values: three numbers, or a text of three numbers with commas between.
+      values: three numbers, or a text of three numbers separated by commas.
 
     Returns:
       Left, top and side.
 
     Raises:
-      UserError: If it is something else, or out of range.
+      UserError: If `values` has another form, or a number is out of range.
     """
     parts = values.split(",") if isinstance(values, str) else values
     try:
@@ -226,10 +238,13 @@ def read_cut(values: str | Sequence[float]) -> Cut:
         raise UserError(
             f"a cut is three numbers left,top,side, got {values!r}."
         ) from None
+
     if len(numbers) != 3:
         raise UserError(f"a cut is three numbers left,top,side, got {values!r}.")
+
     cut = (numbers[0], numbers[1], numbers[2])
     check_cut(cut)
+
     return cut
 
 
@@ -250,7 +265,7 @@ def check_cut(cut: Cut) -> None:
 
 
 def cut_square(image: np.ndarray, square: Square) -> np.ndarray:
-    """Cuts a square out of an image, which is reflected about its edge pixels beyond them.
+    """Cuts a square out of an image, which is reflected beyond its edge pixels.
 
     Args:
       image: uint8 [H, W, 3].
@@ -262,6 +277,7 @@ def cut_square(image: np.ndarray, square: Square) -> np.ndarray:
     left, top, right, bottom = square
     height, width = image.shape[:2]
 
+    # Indexing with reflected places needs no padded copy of the image.
     rows = _reflected(np.arange(top, bottom), height)
     columns = _reflected(np.arange(left, right), width)
     return image[rows[:, None], columns[None, :]]
@@ -284,7 +300,7 @@ def reach_beyond(square: Square, *, height: int, width: int) -> float:
 
 def _reflected(places: np.ndarray, length: int) -> np.ndarray:
     """Maps places beyond 0 .. length - 1 back inside, as numpy's mode 'reflect'."""
-    # Going forth and back once takes so many steps; one pixel alone is its own
+    # A round trip over the image takes this many steps. A single pixel is its own
     # reflection.
     period = max(1, 2 * (length - 1))
     forth = places % period

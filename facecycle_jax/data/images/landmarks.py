@@ -1,4 +1,4 @@
-"""Facial landmarks by dlib's predictor of 68 points (extra `landmarks`).
+"""Facial landmarks, found by dlib's predictor of 68 points (extra `landmarks`).
 
 The predictor was trained on iBUG 300-W, whose terms exclude commercial use.
 """
@@ -16,8 +16,8 @@ from facecycle_jax.errors import MissingExtraError
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
 _PACKAGE = "face_recognition_models"
-# Side to which a face is brought for the predictor, in pixels: below, its points are as
-# coarse as the pixels.
+# Side to which a face is enlarged for the predictor, in pixels. Below it, the whole
+# pixels of the points are too coarse.
 _SIDE = 160
 # Space around the face that is enlarged with it, as a fraction of the face's side.
 _SURROUNDINGS = 0.4
@@ -30,10 +30,10 @@ def model_file(name: str) -> pathlib.Path | None:
     longer have.
 
     Args:
-      name: of the file, `PREDICTOR` or `RECOGNITION`.
+      name: name of the file, `PREDICTOR` or `RECOGNITION`.
 
     Returns:
-      The file; None if the package or the file is not there.
+      The file, or None if the package or the file is missing.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -52,7 +52,7 @@ def has_landmarks() -> bool:
 
 @functools.cache
 def load_predictor() -> Any:
-    """Loads the predictor, once.
+    """Loads the predictor on the first call.
 
     Returns:
       dlib's `shape_predictor`.
@@ -65,10 +65,12 @@ def load_predictor() -> Any:
         import dlib
     except ImportError:
         path = None
+
     if path is None:
         raise MissingExtraError(
             "Landmarks need their model: pip install 'facecycle_jax[landmarks]'."
         )
+
     return dlib.shape_predictor(str(path))
 
 
@@ -88,28 +90,26 @@ def find_landmarks(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndar
     predictor = load_predictor()
     import dlib
 
-    # The predictor works in whole pixels, so a small face is enlarged first, with what
-    # is around it.
+    # The predictor works in whole pixels, so a small face is enlarged first, together
+    # with its surroundings.
     left, top, right, bottom = box
     length = max(1, right - left, bottom - top)
     space = round(_SURROUNDINGS * length)
-    x0, y0 = max(0, left - space), max(0, top - space)
+    x0 = max(0, left - space)
+    y0 = max(0, top - space)
     part = image[y0 : bottom + space, x0 : right + space]
     if not part.size:
         # The box lies outside the image, as that of a custom detector may.
         part, x0, y0 = image, 0, 0
-    factor = max(1.0, _SIDE / length)
-    size = (
-        max(1, round(part.shape[1] * factor)),
-        max(1, round(part.shape[0] * factor)),
-    )
-    if factor > 1:
-        part = np.asarray(
-            Image.fromarray(np.ascontiguousarray(part)).resize(
-                size, Image.Resampling.BICUBIC
-            )
-        )
 
+    factor = max(1.0, _SIDE / length)
+    if factor > 1:
+        height, width = part.shape[:2]
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        image_of_part = Image.fromarray(np.ascontiguousarray(part))
+        part = np.asarray(image_of_part.resize(size, Image.Resampling.BICUBIC))
+
+    # The box in pixels of the enlarged part; dlib includes the right and bottom edge.
     edges = [
         round((edge - origin) * factor)
         for edge, origin in zip(box, (x0, y0, x0, y0), strict=True)
@@ -118,5 +118,6 @@ def find_landmarks(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndar
     shape = predictor(np.ascontiguousarray(part), rectangle)
 
     points = np.array([(point.x, point.y) for point in shape.parts()], float)
+
     # The centre of an enlarged pixel, back in pixels of the image.
     return (points + 0.5) / factor - 0.5 + np.array([x0, y0])

@@ -1,4 +1,4 @@
-"""Which files count as images and videos, and how folders of them are searched and opened."""
+"""Media files: which files are images and videos, and how they are found and opened."""
 
 import dataclasses
 import logging
@@ -13,7 +13,7 @@ from facecycle_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Endings of image files, in small letters; the same for training, preparing and every
+# Endings of image files in lower case, the same for training, preparing and every
 # command.
 IMAGE_SUFFIXES = (
     ".avif",
@@ -27,8 +27,8 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
-# Pillow's names of what may be inside, whatever the ending. A closed list: of others,
-# Pillow hands PostScript to Ghostscript, a program that files can attack.
+# Pillow's names of the formats that a file may have, whatever its ending. The list is
+# closed, because Pillow hands PostScript to Ghostscript, which files can attack.
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # FFmpeg's names of the containers with these endings. None of them opens further files.
@@ -36,28 +36,22 @@ VIDEO_FORMATS = ("avi", "matroska", "mov")
 # Encoded images above this are refused unread; decoders read whole files into memory.
 MAX_FILE_BYTES = 512 << 20
 
-# What tells one folder or file from another, whatever path leads to it.
+# Identifies a folder or file, whatever path leads to it.
 Key = tuple[int, int] | str
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name is that of an image.
-
-    It has an image's ending and is not hidden.
-    """
+    """Whether a file's name has an image's ending and is not hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file's name is that of a video.
-
-    It has a video's ending and is not hidden.
-    """
+    """Whether a file's name has a video's ending and is not hidden."""
     return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is one of cloud storage, such as gs://bucket/name."""
+    """Whether a path is in cloud storage, such as gs://bucket/name."""
     return "://" in os.fspath(path)
 
 
@@ -80,7 +74,7 @@ def open_image_file(path: epath.PathLike) -> BinaryIO:
         if not remote.exists():
             raise FileNotFoundError(f"There is no file {path}.")
         if remote.is_dir():
-            raise UserError(f"{path} is a folder, not a picture.")
+            raise UserError(f"{path} is a folder, not an image.")
         opened: BinaryIO = remote.open("rb")
         return opened
 
@@ -96,13 +90,17 @@ def open_image_file(path: epath.PathLike) -> BinaryIO:
 
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):
-        reason = "is a folder, not a picture."
+        reason = "is a folder, not an image."
     elif not stat.S_ISREG(found.st_mode):
         reason = "is a pipe, a socket or a device; images must be regular files."
     elif found.st_size > MAX_FILE_BYTES:
-        reason = f"has {found.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that an image may have."
+        reason = (
+            f"has {found.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that an "
+            "image may have."
+        )
     else:
         return os.fdopen(descriptor, "rb")
+
     os.close(descriptor)
     raise UserError(f"{path} {reason}")
 
@@ -115,8 +113,8 @@ class Folder:
       root: place of its root in the list of roots.
       path: the folder.
       files: names of everything in it that is neither hidden nor a folder, sorted.
-      left_out: names of links in it that are left out, because their files are listed
-        without them.
+      left_out: names of links in it that are left out because their files are listed
+        elsewhere.
     """
 
     root: int
@@ -128,10 +126,10 @@ class Folder:
 def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     """Lists every folder below some roots, each once, whatever links lead to it.
 
-    Links are followed after everything else, and a link to a folder that is listed
-    already or lies above a root is left out: otherwise a link could show one person's
-    images as another's, or lead in a circle. A root within another root counts as a
-    root of its own. Hidden files and folders are left out.
+    Links are followed after everything else. A link to a folder that is listed already
+    or lies above a root is left out, because it could show one person's images as
+    another's or lead in a circle. A root within another root counts as a root of its
+    own. Hidden files and folders are left out.
 
     Args:
       roots: existing folders.
@@ -153,13 +151,17 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
             raise UserError(
                 f"{root!r}, folder {place + 1} of {', '.join(roots)}, is named twice."
             )
+
         search.starts.add(key)
         search.seen.add(key)
+
+        # Record the folders above this root, up to one that is recorded already.
         above = os.path.dirname(os.path.realpath(root))
         while (key := key_of(above)) not in search.above:
             search.above.add(key)
             above = os.path.dirname(above)
 
+    # Targets of links are searched after all real folders, in further rounds.
     while starts:
         for place, start in starts:
             found += search.below(place, start)
@@ -167,25 +169,27 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
 
     if files_once:
         found = [search.without_repeated_links(folder) for folder in found]
+
     if search.left_out:
         log.warning(
-            "%d links are left out, because what they lead to is listed without them or lies above; the "
-            "first is %s",
+            "%d links are left out, because what they lead to is listed without them "
+            "or lies above; the first is %s",
             len(search.left_out),
             search.left_out[0],
         )
+
     return sorted(found, key=lambda folder: (folder.root, folder.path))
 
 
 class _Search:
-    """What a walk has met so far."""
+    """The state of a walk: folders, files and links met so far."""
 
     def __init__(self) -> None:
         # Folders that a walk starts from: roots and targets of links.
         self.starts: set[Key] = set()
         # All folders below them.
         self.seen: set[Key] = set()
-        # Folders above the roots. A link to one would take in the rest of the disk.
+        # Folders above the roots. A link to one would include the rest of the disk.
         self.above: set[Key] = set()
         self.left_out: list[str] = []
         self._links: list[tuple[int, str]] = []
@@ -193,7 +197,7 @@ class _Search:
         self._targets: set[Key] = set()
 
     def below(self, place: int, start: str) -> list[Folder]:
-        """Lists a folder and the real folders below it, and notes the links met on the way."""
+        """Lists a folder and the real folders below it, and records links to follow."""
         found = []
         waiting: list[tuple[str, frozenset[Key]]] = [(start, frozenset())]
         while waiting:
@@ -206,11 +210,11 @@ class _Search:
                 log.warning("The folder %s is left out: %s", path, error.strerror)
                 continue
 
-            # A mount can show a folder above as one below. File systems without lasting
-            # numbers may give a number twice, so that real folders are compared with
-            # few others only.
+            # A mount can show a folder above as one below. Some file systems assign a
+            # number twice, so real folders are compared with few others only.
             if key in above or (above and key in self.starts):
                 continue
+
             self.seen.add(key)
 
             files = []
@@ -225,11 +229,13 @@ class _Search:
                     self._links.append((place, entry.path))
                 else:
                     waiting.append((entry.path, above | {key}))
+
             found.append(Folder(root=place, path=path, files=tuple(files)))
+
         return found
 
     def follow_links(self) -> list[tuple[int, str]]:
-        """Returns the linked folders that are not listed yet, as further places to start from."""
+        """Returns the linked folders that are not listed yet, as further starts."""
         starts = []
         for place, path in sorted(self._links):
             try:
@@ -237,13 +243,17 @@ class _Search:
             except OSError as error:
                 log.warning("The link %s is left out: %s", path, error.strerror)
                 continue
+
             if key in self.seen or key in self.above:
                 self.left_out.append(path)
                 continue
+
             self.starts.add(key)
             self.seen.add(key)
             starts.append((place, path))
+
         self._links = []
+
         return starts
 
     def without_repeated_links(self, folder: Folder) -> Folder:
@@ -257,10 +267,11 @@ class _Search:
                 self.left_out.append(path)
             else:
                 kept.append(name)
+
         return dataclasses.replace(folder, files=tuple(kept), left_out=tuple(repeated))
 
     def _is_listed(self, link: str) -> bool:
-        """Whether a link's file is listed in its own folder, or another link to it came before."""
+        """Whether a link's file is listed in its own folder or by an earlier link."""
         real = os.path.realpath(link)
         try:
             target = key_of(real)
@@ -273,7 +284,9 @@ class _Search:
         listed = parent in self.seen and (is_image_name(name) or is_video_name(name))
         if listed or target in self._targets:
             return True
+
         self._targets.add(target)
+
         return False
 
 
@@ -287,7 +300,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def key_of(path: str) -> Key:
-    """Tells whether two paths lead to the same folder or file.
+    """Returns a key that is equal for all paths to the same folder or file.
 
     Args:
       path: an existing file or folder.

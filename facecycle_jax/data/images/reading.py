@@ -1,6 +1,6 @@
-"""Images of any kind as one batch: uint8 [N, size, size, 3], RGB, 0..255.
+"""Reading: images of any kind become one batch, uint8 [N, size, size, 3], RGB, 0..255.
 
-Files are read with Pillow: what it can open and decode within the limits below counts
+Files are read with Pillow. What it can open and decode within the limits below counts
 as an image.
 """
 
@@ -24,14 +24,13 @@ from facecycle_jax.data.images.media_files import (
 )
 from facecycle_jax.errors import UserError
 
-# A decompressed image above this is refused unread. Cameras of telephones reach 50
-# megapixels. Decoding takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
+# Images of more pixels are refused unread. Cameras of telephones reach 50 megapixels.
+# Decoding takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
 MAX_PIXELS = 64_000_000
-# Above this an image is made smaller while it is decoded, where a caller needs only so
-# much of it.
+# Images of more pixels are reduced during decoding, if the caller needs fewer.
 REDUCE_ABOVE = 16_000_000
-# A reduced image keeps so many times the side that is needed, so that resizing still
-# smooths.
+# A reduced image keeps this many times the side that is needed, so that resizing still
+# antialiases.
 _SPARE = 4
 # Pixels converted at once; at most 24 bytes each are in use then.
 _STRIP_PIXELS = 1_000_000
@@ -41,56 +40,58 @@ FITS = ("crop", "stretch")
 def as_pictures(
     inputs: Any, *, size: int, fit: str = "crop"
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Brings pictures of any source, size and mode into one batch.
+    """Brings images of any source, size and mode into one batch.
 
     Args:
-      inputs: a path of a picture, or of a folder (searched recursively for picture
-        files, in the order of their paths); a PIL picture; a uint8 array [H, W], [H, W,
+      inputs: a path of an image, or of a folder (searched recursively for image
+        files, in the order of their paths); a PIL image; a uint8 array [H, W], [H, W,
         1], [H, W, 3], [H, W, 4] or [N, H, W, 3]; or a sequence of these. Transparent
-        parts become white, 16-bit pictures are scaled to 8, EXIF rotation is applied,
-        and of an animation the first frame counts.
+        parts become white, 16-bit images are scaled to 8, EXIF rotation is applied,
+        and of an animation the first frame is used.
       size: side of the result, in pixels.
-      fit: how a picture that is not square becomes so: 'crop' takes the middle,
-        'stretch' all of it.
+      fit: how an image becomes square: 'crop' keeps the middle, 'stretch' keeps all of
+        it.
 
     Returns:
-      The pictures, uint8 [N, size, size, 3]; their names (the path, or `picture 3` by
+      The images, uint8 [N, size, size, 3]; their names (the path, or `image 3` by
       place); and one line for each that could not be read and was left out.
 
     Raises:
-      ValueError: if the one picture given cannot be read, a folder has no picture file,
-        or `inputs` is of another kind, or floating point; an array of a wrong type or
-        shape is never left out silently.
-      FileNotFoundError: if the one path given does not exist.
+      UserError: If a single image cannot be read, a folder has no image file, or
+        `inputs` is of another kind or floating point. An array of a wrong type or shape
+        is never left out silently.
+      FileNotFoundError: If the one path given does not exist.
     """
     if size < 1 or fit not in FITS:
         raise UserError(
             f"size must be at least 1 and fit one of {FITS}, got {size} and {fit!r}."
         )
-    pictures, names, problems = [], [], []
+
+    images = []
+    names = []
+    problems = []
     alone = _is_single(inputs)
+
     for name, item in _items(inputs):
+        is_array = isinstance(item, np.ndarray)
         try:
-            picture = (
-                item
-                if isinstance(item, np.ndarray)
-                else read_picture(item, at_least=size)
-            )
-            picture = square(array_to_rgb(picture), size=size, fit=fit)
+            image = item if is_array else read_picture(item, at_least=size)
+            image = square(array_to_rgb(image), size=size, fit=fit)
         except (ValueError, FileNotFoundError) as error:
-            if alone or isinstance(
-                item, np.ndarray
-            ):  # a wrong array is the caller's mistake
+            # A wrong array is the caller's mistake; a damaged file may be left out.
+            if alone or is_array:
                 raise
-            problems.append(
-                f"{name}: {error}" if name not in str(error) else str(error)
-            )
+            message = str(error)
+            problems.append(message if name in message else f"{name}: {message}")
             continue
-        pictures.append(picture)
+
+        images.append(image)
         names.append(name)
-    if not pictures:
+
+    if not images:
         return np.zeros((0, size, size, 3), np.uint8), names, problems
-    return np.stack(pictures), names, problems
+
+    return np.stack(images), names, problems
 
 
 def read_picture(
@@ -108,13 +109,14 @@ def read_picture(
       uint8 [H, W, 3].
 
     Raises:
-      UserError: If it is no image, is damaged or is larger than `MAX_PIXELS`; one line
-        that names the file.
+      UserError: If it is no image, is damaged or has more than `MAX_PIXELS` pixels. The
+        message names the file.
       FileNotFoundError: If there is no such file.
     """
     if isinstance(source, Image.Image):
-        with one_sentence("the picture"):
+        with one_sentence("the image"):
             return to_rgb(source, at_least)
+
     with (
         open_image_file(source) as file,
         one_sentence(os.fspath(source)),
@@ -126,13 +128,14 @@ def read_picture(
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     """Opens an image in one of `IMAGE_FORMATS` with Pillow.
 
-    Anything may be raised for other files.
+    Other files may raise any exception, see `one_sentence`.
     """
     Image.init()
-    # Older versions of Pillow do without some formats.
-    return Image.open(
-        file, formats=[form for form in IMAGE_FORMATS if form in Image.OPEN]
-    )
+
+    # Older versions of Pillow lack some formats.
+    formats = [form for form in IMAGE_FORMATS if form in Image.OPEN]
+
+    return Image.open(file, formats=formats)
 
 
 class UnreadableError(UserError):
@@ -141,12 +144,12 @@ class UnreadableError(UserError):
 
 @contextlib.contextmanager
 def one_sentence(name: str) -> Iterator[None]:
-    """Turns whatever a decoder raises on damaged data into one `UnreadableError` with the file's name."""
+    """Turns any exception of a decoder into an `UnreadableError` naming the file."""
     try:
         with warnings.catch_warnings():
             # Pillow warns about odd metadata and at half of its own limit; ours is
-            # checked in to_rgb. Only Pillow's: filters belong to all threads, and one
-            # of them may leave this one behind.
+            # checked in to_rgb. Other warnings stay, because filters belong to all
+            # threads and one of them may leave this filter behind.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     except UnreadableError:
@@ -156,9 +159,9 @@ def one_sentence(name: str) -> Iterator[None]:
         # DecompressionBombError and others.
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "no known picture format"
+            reason = "no known image format"
         raise UnreadableError(
-            f"{name} cannot be read as a picture: {reason.rstrip('.')}."
+            f"{name} cannot be read as an image: {reason.rstrip('.')}."
         ) from error
 
 
@@ -166,11 +169,11 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
     """Decodes a PIL image of any mode.
 
     Args:
-      image: the image, not read yet where it comes from a file.
-      at_least: as of `read_picture`.
+      image: the image; one of a file is not decoded yet.
+      at_least: see `read_picture`.
 
     Returns:
-      uint8 [H, W, 3]; anything may be raised for a damaged file.
+      uint8 [H, W, 3]. A damaged file may raise any exception.
     """
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -185,11 +188,12 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
         image.draft(None, (width // factor, height // factor))
         factor = _reduction(image.size, at_least)
 
-    # Only now are palette, transparency and EXIF data all there.
+    # Palette, transparency and EXIF data are complete only after loading.
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     rgb = _in_strips(image, _converter(image), factor)
     turn = _UPRIGHT.get(orientation)
+
     return rgb if turn is None else np.ascontiguousarray(turn(rgb))
 
 
@@ -214,15 +218,13 @@ def _reduction(size: tuple[int, int], at_least: int) -> int:
 
 
 def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """Cuts an image across.
-
-    (first row divided by `factor`, strip of a multiple of `factor` rows).
-    """
+    """Yields (first row divided by `factor`, strip of a multiple of `factor` rows)."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // (width * factor)) * factor
     if rows >= height:
         yield 0, image
         return
+
     for top in range(0, height, rows):
         yield top // factor, image.crop((0, top, width, min(top + rows, height)))
 
@@ -233,20 +235,23 @@ def _in_strips(
     """Converts an image strip by strip, so that no second copy of a large one is made.
 
     Args:
-      image: of any mode, decoded.
+      image: a decoded image of any mode.
       convert: strip -> strip in the mode RGB.
       factor: whole number by which the sides are divided, by averaging.
 
     Returns:
       uint8 [ceil(H / factor), ceil(W / factor), 3].
     """
+    # Sides are rounded up, as Pillow's `reduce` does.
     width, height = image.size
     rgb = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+
     for row, strip in _strips(image, factor):
         converted = convert(strip)
         if factor > 1:
             converted = converted.reduce(factor)
         rgb[row : row + converted.height] = np.asarray(converted)
+
     return rgb
 
 
@@ -279,12 +284,14 @@ def _deep_top(image: Image.Image) -> float:
         largest = max(largest, float(values.max()))
 
     if image.mode == "F":
-        # Files do not say the range of floating-point values: 0..1 or 0..255, by the
-        # largest.
+        # Files do not state the range of floating-point values. It is 0..1 or 0..255,
+        # according to the largest value.
         return 1.0 if largest <= 1.0 else 255.0
-    # `I` has 32 bits, of which files rarely use all: the largest value tells 8, 16 or
-    # 32.
+
+    # `I` has 32 bits, of which files rarely use all. The largest value shows whether
+    # they are 8, 16 or 32.
     tops = (255.0, 65535.0, 2.0**32 - 1) if image.mode == "I" else (65535.0,)
+
     return next((top for top in tops if largest <= top), tops[-1])
 
 
@@ -296,7 +303,7 @@ def _deep_to_rgb(strip: Image.Image, top: float) -> Image.Image:
 
 
 def array_to_rgb(array: np.ndarray) -> np.ndarray:
-    """Brings one picture array to three channels.
+    """Converts one image array to three channels.
 
     Args:
       array: uint8 [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4]
@@ -306,50 +313,60 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
       uint8 [H, W, 3].
 
     Raises:
-      ValueError: if it is of another type or shape, or empty.
+      UserError: If the array has another type or shape, or is empty.
     """
     if array.dtype != np.uint8:
         raise UserError(
-            f"Pictures as arrays must be uint8 0..255, got {array.dtype}: convert them first, e.g. "
-            "(x * 255).round().astype('uint8') for values in 0..1."
+            f"Images as arrays must be uint8 0..255, got {array.dtype}: convert them "
+            "first, e.g. (x * 255).round().astype('uint8') for values in 0..1."
         )
+
     if array.ndim == 2:
         array = array[..., None]
+
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
         raise UserError(
-            f"A picture array must be [H, W] or [H, W, 1-4], got {list(array.shape)}."
+            f"An image array must be [H, W] or [H, W, 1-4], got {list(array.shape)}."
         )
+
     if array.shape[-1] in (2, 4):
+        # Blend with white in integers; adding 127 rounds to the nearest level.
         alpha = array[..., -1:].astype(np.uint16)
         colour = array[..., :-1].astype(np.uint16)
         array = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
     return np.broadcast_to(array, (*array.shape[:2], 3))
 
 
-def square(picture: np.ndarray, *, size: int, fit: str = "crop") -> np.ndarray:
-    """Makes a picture square and resizes it with antialiasing.
+def square(image: np.ndarray, *, size: int, fit: str = "crop") -> np.ndarray:
+    """Makes an image square and resizes it with antialiasing.
 
     Args:
-      picture: uint8 [H, W, 3].
+      image: uint8 [H, W, 3].
       size: side of the result, in pixels.
-      fit: 'crop' takes the middle square, 'stretch' the whole picture.
+      fit: 'crop' takes the middle square, 'stretch' the whole image.
 
     Returns:
-      uint8 [size, size, 3]; the picture itself where it already has this size.
+      uint8 [size, size, 3]; the image itself where it already has this size.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if (height, width) == (size, size):
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
+
     if fit == "crop":
         side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        picture = picture[top : top + side, left : left + side]
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+        top = (height - side) // 2
+        left = (width - side) // 2
+        image = image[top : top + side, left : left + side]
+
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(
+        (size, size), Image.Resampling.LANCZOS
+    )
+    return np.asarray(resized)
 
 
 def _is_single(inputs: Any) -> bool:
-    """Whether `inputs` is one picture rather than a folder or several."""
+    """Whether `inputs` is one image rather than a folder or several."""
     if isinstance(inputs, str | os.PathLike):
         return not epath.Path(inputs).is_dir()
     return isinstance(inputs, Image.Image) or (
@@ -358,31 +375,30 @@ def _is_single(inputs: Any) -> bool:
 
 
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """Lists (name, path, PIL picture or array) of everything in `inputs`."""
+    """Lists (name, path, PIL image or array) of everything in `inputs`."""
     if isinstance(inputs, str | os.PathLike):
         yield from list_pictures(epath.Path(inputs))
     elif isinstance(inputs, Image.Image) or (
         isinstance(inputs, np.ndarray) and inputs.ndim < 4
     ):
-        yield "picture 0", inputs
+        yield "image 0", inputs
     elif isinstance(inputs, np.ndarray):
         if inputs.ndim != 4:
             raise UserError(
-                f"A batch of pictures must be [N, H, W, C], got {list(inputs.shape)}."
+                f"A batch of images must be [N, H, W, C], got {list(inputs.shape)}."
             )
         if inputs.dtype != np.uint8:
-            array_to_rgb(inputs)  # says what to do
-        yield from (
-            (f"picture {index}", picture) for index, picture in enumerate(inputs)
-        )
+            # Raises the error that explains the conversion.
+            array_to_rgb(inputs)
+        yield from ((f"image {index}", image) for index, image in enumerate(inputs))
     elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
         for index, item in enumerate(inputs):
             if isinstance(item, str | os.PathLike):
                 yield from list_pictures(epath.Path(item))
             elif isinstance(item, Image.Image):
-                yield f"picture {index}", item
+                yield f"image {index}", item
             elif hasattr(item, "__array__"):
-                yield f"picture {index}", np.asarray(item)
+                yield f"image {index}", np.asarray(item)
             else:
                 raise UserError(
                     _WANTED.format(f"{type(item).__name__} at place {index}")
@@ -394,25 +410,25 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
 
 
 def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """Lists everything in `inputs`, see `as_pictures`, unread.
+    """Lists everything in `inputs` without reading it.
 
     Args:
-      inputs: as `as_pictures` takes them.
+      inputs: see `as_pictures`.
 
     Yields:
       Name, and the path, PIL image or array.
 
     Raises:
-      UserError: if a folder has no image file, or `inputs` is of another kind.
+      UserError: If a folder has no image file, or `inputs` is of another kind.
     """
     yield from _items(inputs)
 
 
-_WANTED = "Pictures are paths, PIL pictures, uint8 arrays or a list of these, got {}."
+_WANTED = "Images are paths, PIL images, uint8 arrays or a list of these, got {}."
 
 
 def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    """Lists a file, or the picture files below a folder in the order of their paths.
+    """Lists a file, or the image files below a folder in the order of their paths.
 
     Args:
       path: a file or a folder.
@@ -421,11 +437,12 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
       Name and path of each.
 
     Raises:
-      ValueError: if a folder has no picture file.
+      UserError: If a folder has no image file.
     """
     if not path.is_dir():
         yield str(path), path
         return
+
     if is_remote(path):
         found = sorted(file for file in _walk_remote(path) if is_image_name(file.name))
     else:
@@ -435,18 +452,17 @@ def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
             for name in folder.files
             if is_image_name(name)
         )
+
     if not found:
         raise UserError(
-            f"The folder {path} has no picture file ({', '.join(IMAGE_SUFFIXES)})."
+            f"The folder {path} has no image file ({', '.join(IMAGE_SUFFIXES)})."
         )
+
     yield from ((str(file), file) for file in found)
 
 
 def _walk_remote(folder: epath.Path) -> Iterator[epath.Path]:
-    """Lists the files below a folder of cloud storage, which has no links.
-
-    Hidden ones are left out.
-    """
+    """Lists the visible files below a folder of cloud storage, which has no links."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue

@@ -1,8 +1,4 @@
-"""FER-2013.
-
-Emotions of 48x48 grey faces, from the challenge's csv or from folders by split and
-class.
-"""
+"""FER-2013: emotions of 48x48 grey faces, from the challenge's csv or from folders."""
 
 import csv
 import itertools
@@ -30,15 +26,17 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
       split: 'Training', 'PublicTest' or 'PrivateTest'.
 
     Returns:
-      The pictures, uint8 [N, 48, 48] from a csv, else file names in the order of class
-      and name.
+      The images, uint8 [N, 48, 48] from a csv, otherwise file names in the order of
+      class and name.
 
     Raises:
-      FileNotFoundError: if the data or the split is missing.
-      ValueError: for a corrupt row, with its number, or an unknown class.
+      FileNotFoundError: If the data or the split is missing.
+      UserError: If a row is corrupt, with its number, or a class is unknown.
     """
     if split not in OFFICIAL:
         raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
+
+    # Two distributions of the challenge name their csv differently.
     for file in (
         path,
         os.path.join(path, "fer2013.csv"),
@@ -46,50 +44,65 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
     ):
         if os.path.isfile(file):
             return _read_csv(file, split)
+
     folder = os.path.join(path, split)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"{path} holds neither fer2013.csv nor a folder {split}/<class>/*.jpg."
         )
+
     return _read_folders(folder)
 
 
 def _read_csv(path: str, split: str) -> LabelledPictures:
     """Reads the rows of a split."""
-    pictures, labels = [], []
     rows = _rows(path)
+
+    # The columns may be in any order.
     _, header = next(rows, (1, []))
     if sorted(header) != ["Usage", "emotion", "pixels"]:
         raise UserError(
-            f"{path}, row 1: expected the columns emotion, pixels and Usage, got {_shorten(header)}."
+            f"{path}, row 1: expected the columns emotion, pixels and Usage, got "
+            f"{_shorten(header)}."
         )
+
     places = [header.index(name) for name in ("emotion", "pixels", "Usage")]
+    images = []
+    labels = []
 
     for number, row in rows:
         if not row:
             continue
+
         if len(row) != 3:
             raise UserError(
                 f"{path}, row {number}: expected 3 columns, got {len(row)}."
             )
+
         emotion, pixels, usage = (row[place] for place in places)
         if usage not in OFFICIAL:
             raise UserError(
-                f"{path}, row {number}: Usage must be one of {tuple(OFFICIAL)}, got {_shorten(usage)}."
+                f"{path}, row {number}: Usage must be one of {tuple(OFFICIAL)}, got "
+                f"{_shorten(usage)}."
             )
+
         if usage != split:
             continue
+
         if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
             raise UserError(
-                f"{path}, row {number}: emotion must be 0 to 6, got {_shorten(emotion)}."
+                f"{path}, row {number}: emotion must be 0 to 6, got "
+                f"{_shorten(emotion)}."
             )
-        pictures.append(_pixels(pixels, f"{path}, row {number}"))
+
+        images.append(_pixels(pixels, f"{path}, row {number}"))
         labels.append(int(emotion))
 
     if not labels:
         raise UserError(f"{path} has no row of {split}; has the file been cut?")
+
     return LabelledPictures(
-        pictures=np.stack(pictures),
+        pictures=np.stack(images),
         labels=np.array(labels, np.int32),
         classes=CLASSES,
         origin=f"{path} ({split})",
@@ -98,7 +111,7 @@ def _read_csv(path: str, split: str) -> LabelledPictures:
 
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (number, columns) of a csv in ASCII, with or without a byte order mark."""
-    # Other bytes pass as surrogates, so that the row that has them can be named.
+    # Other bytes become surrogates, so that a message can name their row.
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         rows = csv.reader(file)
         for number in itertools.count(1):
@@ -112,13 +125,14 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
                 ) from None
             if not all(column.isascii() for column in row):
                 raise UserError(
-                    f"{path}, row {number}: it holds other characters than ASCII; is it a csv?"
+                    f"{path}, row {number}: it holds other characters than ASCII; is "
+                    "it a csv?"
                 )
             yield number, [column.strip() for column in row]
 
 
 def _shorten(value: object) -> str:
-    """Writes a value in quotes, cut to a bearable length."""
+    """Quotes a value and cuts it to at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
@@ -126,37 +140,48 @@ def _shorten(value: object) -> str:
 def _pixels(text: str, where: str) -> np.ndarray:
     """Reads 2304 grey values."""
     numbers = text.split()
-    # Digits alone: conversion would also read 1_0 and +1. Joined, because a set has 80
-    # million numbers.
+
+    # Only digits are allowed; conversion alone would also accept 1_0 and +1. They are
+    # checked as one text, because a set has 80 million numbers.
     if not "".join(numbers).isdigit() or max(map(len, numbers)) > 9:
         raise UserError(f"{where}: pixels must be whole numbers from 0 to 255.")
+
     values = np.array(numbers, np.int64)
     if values.size != _SIDE * _SIDE or values.max(initial=0) > 255:
         raise UserError(
-            f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} values."
+            f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} "
+            "values."
         )
+
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 
 
 def _read_folders(folder: str) -> LabelledPictures:
     """Reads `<class>/*.jpg`."""
-    found = sorted(
-        f for f in os.listdir(folder) if os.path.isdir(os.path.join(folder, f))
-    )
+    entries = sorted(os.listdir(folder))
+    found = [name for name in entries if os.path.isdir(os.path.join(folder, name))]
     unknown = [name for name in found if name.lower() not in CLASSES]
     missing = sorted(set(CLASSES) - {name.lower() for name in found})
     if unknown or missing:
         raise UserError(
-            f"{folder}: the class folders must be {', '.join(CLASSES)}; unknown: {unknown}, "
-            f"missing: {missing}."
+            f"{folder}: the class folders must be {', '.join(CLASSES)}; unknown: "
+            f"{unknown}, missing: {missing}."
         )
-    pictures: list[str] = []
+
+    images: list[str] = []
     labels: list[int] = []
     for name in found:
         inside = sorted(os.listdir(os.path.join(folder, name)))
         files = [os.path.join(folder, name, f) for f in inside if is_image_name(f)]
-        pictures += files
+        images += files
         labels += [CLASSES.index(name.lower())] * len(files)
-    if not pictures:
-        raise UserError(f"{folder}: the class folders hold no pictures.")
-    return LabelledPictures(pictures, np.array(labels, np.int32), CLASSES, folder)
+
+    if not images:
+        raise UserError(f"{folder}: the class folders hold no images.")
+
+    return LabelledPictures(
+        pictures=images,
+        labels=np.array(labels, np.int32),
+        classes=CLASSES,
+        origin=folder,
+    )

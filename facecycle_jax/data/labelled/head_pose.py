@@ -1,10 +1,9 @@
-"""Head poses.
+"""Head poses: 300W-LP and AFLW2000-3D, from .jpg and .mat or FSA-Net's .npz files.
 
-300W-LP and AFLW2000-3D, as published (.jpg and .mat) or as FSA-Net's .npz files.
-
-Angles are degrees [N, 3]: yaw, pitch, roll. A .mat file holds Pose_Para, whose first
-three numbers are pitch, yaw and roll in radians; an .npz file holds `image` uint8 [N,
-S, S, 3] in the order blue, green, red and `pose` [N, 3] in degrees.
+Angles are degrees [N, 3]: yaw, pitch, roll. A published .mat file holds Pose_Para,
+whose first three numbers are pitch, yaw and roll in radians. An .npz file holds
+`image`, uint8 [N, S, S, 3] in the order blue, green, red, and `pose`, [N, 3] in
+degrees.
 
 References:
   Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016.
@@ -16,14 +15,14 @@ import os
 
 import numpy as np
 
-from facecycle_jax.data.labelled.images import CroppedFile, Pictures, select_pictures
+from facecycle_jax.data.labelled.images import CroppedFile, Pictures, select_images
 from facecycle_jax.data.labelled.pose_mat import read_mat
 from facecycle_jax.errors import UserError
 
 ANGLES = ("yaw", "pitch", "roll")
 # XM2VTS, the fifth part of 300W-LP, is not used by this protocol.
 TRAINING_SETS = ("AFW", "HELEN", "IBUG", "LFPW")
-# Pictures of each training set; the mirrored ones are as many again.
+# Images of each training set, without as many mirrored ones.
 OFFICIAL_SETS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
 OFFICIAL = {
     "train": 2 * sum(OFFICIAL_SETS.values()),
@@ -32,22 +31,21 @@ OFFICIAL = {
 }
 LIMIT = 99.0
 _FLIP = "_Flip"
-# Consecutive pictures of an .npz file, whose names are not kept, that are taken to be
-# of one photograph.
+# Number of consecutive images of an .npz file that count as one photograph, because the
+# file has no names.
 _NEIGHBOURS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class PosePictures:
-    """Pictures with head poses.
+    """Images with head poses.
 
     Attributes:
       pictures: files with the square to cut from each, or uint8 [N, S, S, 3], RGB.
       angles: float64 [N, 3], degrees: yaw, pitch, roll.
-      group: int32 [N]; pictures rendered from one photograph have one number.
-      origin: where they come from, for messages.
-      without_landmarks: how many files name no landmarks, so that all of the picture is
-        used.
+      group: int32 [N]; images rendered from one photograph have one number.
+      origin: where the images come from, for messages.
+      without_landmarks: number of files without landmarks, whose whole image is used.
     """
 
     pictures: Pictures
@@ -57,26 +55,26 @@ class PosePictures:
     without_landmarks: int = 0
 
     def __len__(self) -> int:
-        """Counts the pictures."""
+        """Counts the images."""
         return len(self.angles)
 
     def within_limit(self) -> np.ndarray:
-        """Says of each picture whether no angle is above 99 degrees either way, bool [N]."""
+        """Whether each image has no angle beyond 99 degrees either way, bool [N]."""
         return np.all(np.abs(self.angles) <= LIMIT, axis=1)
 
     def select(self, chosen: np.ndarray) -> "PosePictures":
-        """Returns the pictures of these indices, or of this mask, in their order."""
+        """Returns the images of these indices, or of this mask, in their order."""
         places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return dataclasses.replace(
             self,
-            pictures=select_pictures(self.pictures, places),
+            pictures=select_images(self.pictures, places),
             angles=self.angles[places],
             group=self.group[places],
         )
 
 
 def read_300w_lp(path: str) -> PosePictures:
-    """Reads the training pictures: AFW, HELEN, IBUG, LFPW and their mirror images.
+    """Reads the training images: AFW, HELEN, IBUG, LFPW and their mirror images.
 
     Args:
       path: folder with `AFW/*.jpg`, `AFW/*.mat`, `AFW_Flip/...` and so on, in it or in
@@ -84,57 +82,58 @@ def read_300w_lp(path: str) -> PosePictures:
         or `data/type1` below it.
 
     Returns:
-      The pictures of all sets that are there.
+      The images of all sets that are there.
 
     Raises:
-      FileNotFoundError: if there is no set.
-      ValueError: for a file of another form, named.
-      ImportError: if scipy is missing.
+      FileNotFoundError: If there is no set.
+      UserError: If a file has another form.
+      MissingExtraError: If scipy is not installed.
     """
     names = [name + flip for name in TRAINING_SETS for flip in ("", _FLIP)]
+
     for root in (path, os.path.join(path, "300W_LP"), os.path.join(path, "300W-LP")):
-        if any(os.path.isdir(os.path.join(root, name)) for name in names):
-            parts = [
-                _read_folder(os.path.join(root, n))
-                for n in names
-                if os.path.isdir(os.path.join(root, n))
-            ]
-            return _join(parts, root)
+        folders = [os.path.join(root, name) for name in names]
+        folders = [folder for folder in folders if os.path.isdir(folder)]
+        if folders:
+            return _join([_read_folder(folder) for folder in folders], root)
+
     for root in _npz_roots(path):
         files = [os.path.join(root, f"{name}.npz") for name in names]
-        if any(os.path.isfile(file) for file in files):
-            return _join(
-                [_read_npz(file) for file in files if os.path.isfile(file)], root
-            )
+        files = [file for file in files if os.path.isfile(file)]
+        if files:
+            return _join([_read_npz(file) for file in files], root)
+
     raise FileNotFoundError(
-        f"{path} holds none of the sets {', '.join(TRAINING_SETS)} of 300W-LP, as folders of .jpg and "
-        ".mat or as .npz files."
+        f"{path} holds none of the sets {', '.join(TRAINING_SETS)} of 300W-LP, as "
+        "folders of .jpg and .mat or as .npz files."
     )
 
 
 def read_aflw2000(path: str) -> PosePictures:
-    """Reads the test pictures, all 2,000; see `PosePictures.within_limit`.
+    """Reads all 2,000 test images; see `PosePictures.within_limit`.
 
     Args:
       path: folder with `AFLW2000/*.jpg` and `AFLW2000/*.mat` (or `AFLW2000-3D`), or
         with `AFLW2000.npz`, also in `type1` or `data/type1`.
 
     Returns:
-      The pictures.
+      The images.
 
     Raises:
-      FileNotFoundError: if they are not there.
-      ValueError: for a file of another form, named.
-      ImportError: if scipy is missing.
+      FileNotFoundError: If they are missing.
+      UserError: If a file has another form.
+      MissingExtraError: If scipy is not installed.
     """
     for name in ("AFLW2000", "AFLW2000-3D"):
         folder = os.path.join(path, name)
         if os.path.isdir(folder):
             return _join([_read_folder(folder)], folder)
+
     for root in _npz_roots(path):
         file = os.path.join(root, "AFLW2000.npz")
         if os.path.isfile(file):
             return _join([_read_npz(file)], file)
+
     raise FileNotFoundError(
         f"{path} holds neither a folder AFLW2000 of .jpg and .mat nor AFLW2000.npz."
     )
@@ -146,7 +145,7 @@ def _npz_roots(path: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """One set; sources name the photograph of each picture."""
+    """One set; `sources` names the photograph of each image."""
 
     pictures: list[CroppedFile] | np.ndarray
     angles: np.ndarray
@@ -159,65 +158,83 @@ def _read_folder(folder: str) -> _Part:
     files = sorted(f for f in os.listdir(folder) if f.endswith(".jpg"))
     labels = {f for f in os.listdir(folder) if f.endswith(".mat")}
     if not files:
-        raise UserError(f"{folder} holds no .jpg pictures.")
+        raise UserError(f"{folder} holds no .jpg images.")
+
+    # Labels without an image, or the other way round.
     lonely = sorted({f"{f[:-4]}.mat" for f in files} ^ labels)
     if lonely:
         there, other = (".mat", ".jpg") if lonely[0] in labels else (".jpg", ".mat")
         raise FileNotFoundError(
             f"{folder} has {lonely[0][:-4]}{there} but no {lonely[0][:-4]}{other}."
         )
+
     base = os.path.basename(folder).removesuffix(_FLIP)
-    pictures, angles, sources, without = [], [], [], 0
+    images = []
+    angles = []
+    sources = []
+    without_landmarks = 0
+
     for file in files:
         path = os.path.join(folder, file)
         degrees, box = read_mat(f"{path[:-4]}.mat")
-        without += box is None
-        pictures.append(CroppedFile(path, box))
+        without_landmarks += box is None
+        images.append(CroppedFile(path, box))
         angles.append(degrees)
-        # NAME_3.jpg is the third rendering of the photograph NAME.
-        sources.append(f"{base}/{file[:-4].rpartition('_')[0] or file}")
-    return _Part(pictures, np.array(angles), sources, without)
+
+        # NAME_3.jpg is the third image rendered from the photograph NAME.
+        photograph = file[:-4].rpartition("_")[0] or file
+        sources.append(f"{base}/{photograph}")
+
+    return _Part(
+        pictures=images,
+        angles=np.array(angles),
+        sources=sources,
+        without_landmarks=without_landmarks,
+    )
 
 
 def _read_npz(file: str) -> _Part:
     """Reads one of FSA-Net's files."""
     try:
         with np.load(file, allow_pickle=False) as content:
-            image, pose = content["image"], np.asarray(content["pose"], np.float64)
+            image = content["image"]
+            pose = np.asarray(content["pose"], np.float64)
     except KeyError as error:
         raise UserError(
-            f"{file} lacks the array {error.args[0].split()[0]}; image and pose are needed."
+            f"{file} lacks the array {error.args[0].split()[0]}; image and pose are "
+            "needed."
         ) from None
-    except (
-        Exception
-    ) as error:  # a damaged archive raises BadZipFile, EOFError, zlib.error and others
+    except Exception as error:
+        # A damaged archive raises BadZipFile, EOFError, zlib.error and others.
         raise UserError(
             f"{file} cannot be read as .npz ({type(error).__name__})."
         ) from None
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 4
-        or image.shape[3] != 3
-        or pose.shape != (len(image), 3)
-    ):
+
+    is_rgb = image.dtype == np.uint8 and image.ndim == 4 and image.shape[3] == 3
+    if not is_rgb or pose.shape != (len(image), 3):
         raise UserError(
-            f"{file}: expected image uint8 [N, S, S, 3] and pose [N, 3], got {image.dtype} {image.shape} and "
-            f"{pose.shape}."
+            f"{file}: expected image uint8 [N, S, S, 3] and pose [N, 3], got "
+            f"{image.dtype} {image.shape} and {pose.shape}."
         )
-    bad = np.flatnonzero(
-        ~np.isfinite(pose).all(axis=1) | (np.abs(pose) > 360).any(axis=1)
-    )
+
+    is_finite = np.isfinite(pose).all(axis=1)
+    is_beyond_a_turn = (np.abs(pose) > 360).any(axis=1)
+    bad = np.flatnonzero(~is_finite | is_beyond_a_turn)
     if len(bad):
         raise UserError(
-            f"{file}, row {bad[0]}: yaw, pitch and roll must be degrees, got {pose[bad[0]].tolist()}."
+            f"{file}, row {bad[0]}: yaw, pitch and roll must be degrees, got "
+            f"{pose[bad[0]].tolist()}."
         )
+
     base = os.path.basename(file)[:-4].removesuffix(_FLIP)
     sources = [f"{base}/{row // _NEIGHBOURS}" for row in range(len(image))]
+
+    # Blue, green, red to RGB.
     return _Part(image[..., ::-1], pose, sources)
 
 
 def _join(parts: list[_Part], origin: str) -> PosePictures:
-    """Puts sets one behind the other."""
+    """Concatenates sets."""
     if isinstance(parts[0].pictures, np.ndarray):
         sizes = {
             part.pictures.shape[1:]
@@ -226,23 +243,26 @@ def _join(parts: list[_Part], origin: str) -> PosePictures:
         }
         if len(sizes) > 1:
             raise UserError(
-                f"the .npz files in {origin} have pictures of different sizes: {sorted(sizes)}."
+                f"the .npz files in {origin} have images of different sizes: "
+                f"{sorted(sizes)}."
             )
-        pictures: Pictures = np.concatenate(
-            [np.asarray(part.pictures) for part in parts]
-        )
+
+        images: Pictures = np.concatenate([np.asarray(part.pictures) for part in parts])
     else:
-        pictures = [picture for part in parts for picture in part.pictures]
+        images = [image for part in parts for image in part.pictures]
+
+    # Photographs are numbered in the order of their first appearance.
     numbers: dict[str, int] = {}
     group = [
         numbers.setdefault(source, len(numbers))
         for part in parts
         for source in part.sources
     ]
+
     return PosePictures(
-        pictures,
-        np.concatenate([part.angles for part in parts]),
-        np.array(group, np.int32),
-        origin,
-        sum(part.without_landmarks for part in parts),
+        pictures=images,
+        angles=np.concatenate([part.angles for part in parts]),
+        group=np.array(group, np.int32),
+        origin=origin,
+        without_landmarks=sum(part.without_landmarks for part in parts),
     )

@@ -1,7 +1,7 @@
-"""Pictures of an evaluation set, with labels.
+"""Images of an evaluation set, with labels.
 
-Pictures are file names, with the part of each that is used, or uint8 [N, H, W] or [N,
-H, W, 3].
+Images are file names, possibly with the part of each that is used, or uint8 [N, H, W]
+or [N, H, W, 3].
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from facecycle_jax.errors import UserError
 
 
 class CroppedFile(NamedTuple):
-    """A picture file of which a part is used.
+    """An image file of which a part is used.
 
     Attributes:
       path: the file.
-      box: left, top, right, bottom in pixels, right and bottom excluded; None is all of
-        it. What lies outside the picture is cut off.
+      box: left, top, right, bottom in pixels, right and bottom excluded; None: the
+        whole image. Parts outside the image are cut off.
     """
 
     path: str
@@ -39,7 +39,7 @@ class LabelledPictures:
       pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
       labels: int32 [N], indices into `classes`.
       classes: names of all classes of the set.
-      origin: where they come from, for messages.
+      origin: where the images come from, for messages.
     """
 
     pictures: Pictures
@@ -48,92 +48,103 @@ class LabelledPictures:
     origin: str
 
     def __len__(self) -> int:
-        """Counts the pictures."""
+        """Counts the images."""
         return len(self.labels)
 
     def select(self, chosen: np.ndarray) -> "LabelledPictures":
-        """Returns the pictures of these indices, in their order."""
-        pictures = select_pictures(self.pictures, chosen)
-        return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
+        """Returns the images of these indices, in their order."""
+        images = select_images(self.pictures, chosen)
+        return dataclasses.replace(self, pictures=images, labels=self.labels[chosen])
 
 
-def select_pictures(pictures: Pictures, chosen: np.ndarray) -> Pictures:
-    """Returns the pictures of these indices, in their order.
+def select_images(images: Pictures, chosen: np.ndarray) -> Pictures:
+    """Returns the images of these indices, in their order.
 
     Args:
-      pictures: files or an array.
+      images: files or an array.
       chosen: int [M].
 
     Returns:
-      Pictures of the same kind.
+      Images of the same kind.
     """
-    if isinstance(pictures, np.ndarray):
-        return pictures[chosen]
-    kept: Any = [pictures[int(i)] for i in chosen]
+    if isinstance(images, np.ndarray):
+        return images[chosen]
+    kept: Any = [images[int(i)] for i in chosen]
     return kept
 
 
-def load_pictures(pictures: Pictures, *, size: int, crop: float = 1.0) -> np.ndarray:
-    """Reads pictures as one batch.
+def load_pictures(images: Pictures, *, size: int, crop: float = 1.0) -> np.ndarray:
+    """Reads images into one batch.
 
     Args:
-      pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
+      images: file names, or uint8 [N, H, W] or [N, H, W, 3].
       size: side of the result in pixels.
-      crop: side of the middle square that is kept, in parts of the shorter side, above
-        0 to 1.
+      crop: side of the middle square that is kept, as a fraction of the shorter side,
+        above 0 and at most 1.
 
     Returns:
       uint8 [N, size, size, 3], RGB.
 
     Raises:
-      ValueError: if a file is no picture or `crop` is out of range.
-      FileNotFoundError: if a file is missing.
+      UserError: If a file is no image or `crop` is out of range.
+      FileNotFoundError: If a file is missing.
     """
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
-    batch = np.empty((len(pictures), size, size, 3), np.uint8)
-    for index, item in enumerate(pictures):
-        picture = _read(item)
-        if picture.ndim == 2:
-            picture = np.repeat(picture[..., None], 3, axis=-1)
+
+    batch = np.empty((len(images), size, size, 3), np.uint8)
+    for index, item in enumerate(images):
+        image = _read(item)
+
+        # Grey images get three equal channels.
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=-1)
+
         if crop < 1:
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
             side = max(1, round(crop * min(height, width)))
-            top, left = (height - side) // 2, (width - side) // 2
-            picture = picture[top : top + side, left : left + side]
-        batch[index] = square(picture, size=size)
+            top = (height - side) // 2
+            left = (width - side) // 2
+            image = image[top : top + side, left : left + side]
+
+        batch[index] = square(image, size=size)
+
     return batch
 
 
 def _read(item: str | CroppedFile | np.ndarray) -> np.ndarray:
-    """Reads one picture, or takes it as it is."""
+    """Reads one image from its file, or returns an array as it is."""
     if isinstance(item, str):
         return read_picture(item)
     if not isinstance(item, CroppedFile):
         return np.asarray(item)
-    picture = read_picture(item.path)
+
+    image = read_picture(item.path)
     if item.box is None:
-        return picture
+        return image
+
+    # Negative places would count from the other end.
     left, top, right, bottom = item.box
-    part = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not part.size:
-        raise UserError(f"{item.path}: the landmarks lie outside the picture.")
+        raise UserError(f"{item.path}: the landmarks lie outside the image.")
+
     return part
 
 
 def choose(count: int, *, limit: int, seed: int = 0) -> np.ndarray:
-    """Draws at most `limit` of `count` indices, in rising order; 0 takes all.
+    """Draws at most `limit` of `count` indices, in rising order.
 
     Args:
-      count: how many there are.
-      limit: most of them.
-      seed: of the draw.
+      count: number of indices.
+      limit: largest number to draw; 0: all.
+      seed: seed of the draw.
 
     Returns:
       int64 [min(count, limit)].
 
     Raises:
-      ValueError: if `limit` is below 0.
+      UserError: If `limit` is below 0.
     """
     if limit < 0:
         raise UserError(f"a limit must be 0 (all) or more, got {limit}.")
@@ -143,7 +154,7 @@ def choose(count: int, *, limit: int, seed: int = 0) -> np.ndarray:
 
 
 def read_lines(path: str) -> list[str]:
-    """Reads the lines of a list in UTF-8; other bytes are kept as in names of files.
+    """Reads the lines of a list in UTF-8 and keeps other bytes as in names of files.
 
     Args:
       path: the list.
@@ -156,7 +167,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def require_file(path: str, *, what: str) -> str:
-    """Returns a path, or raises FileNotFoundError in one sentence if it is no file.
+    """Checks that a path is a file.
 
     Args:
       path: the file.
@@ -166,7 +177,7 @@ def require_file(path: str, *, what: str) -> str:
       `path`.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: If there is no such file.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path}: {what}.")

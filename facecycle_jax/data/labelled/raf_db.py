@@ -1,6 +1,7 @@
 """RAF-DB, basic emotions.
 
-`EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg` (100x100).
+The files are `EmoLabel/list_patition_label.txt` and `Image/aligned/*_aligned.jpg`,
+100x100 pixels.
 """
 
 import os
@@ -26,44 +27,56 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
       split: 'train' or 'test'.
 
     Returns:
-      File names of the aligned pictures in the list's order, and labels; the list's 1
-      is class 0.
+      File names of the aligned images in the list's order, and labels. The list's label
+      1 is class 0.
 
     Raises:
-      FileNotFoundError: if the list or a picture is missing.
-      ValueError: for a line of another form or an unknown label, with its number.
+      FileNotFoundError: If the list or an image is missing.
+      UserError: If a line has another form or an unknown label, with its number.
     """
     if split not in OFFICIAL:
         raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
+
     root = path
     if os.path.isdir(os.path.join(path, "basic")):
         root = os.path.join(path, "basic")
+
     name = os.path.join(root, "EmoLabel", "list_patition_label.txt")
     require_file(name, what="the labels of RAF-DB's basic emotions")
-    pictures: list[str] = []
+
+    images: list[str] = []
     labels: list[int] = []
     for number, line in enumerate(read_lines(name), start=1):
         columns = line.split()
         if not columns:
             continue
+
         stem, suffix = os.path.splitext(columns[0])
         if len(columns) != 2 or suffix != ".jpg" or stem.split("_")[0] not in OFFICIAL:
             raise UserError(
-                f"{name}, line {number}: expected 'train_00001.jpg 5' or 'test_0001.jpg 7', got "
-                f"{line.strip()!r}."
+                f"{name}, line {number}: expected 'train_00001.jpg 5' or "
+                f"'test_0001.jpg 7', got {line.strip()!r}."
             )
+
         if columns[1] not in ("1", "2", "3", "4", "5", "6", "7"):
             raise UserError(
                 f"{name}, line {number}: the label must be 1 to 7, got {columns[1]!r}."
             )
+
         if stem.split("_")[0] != split:
             continue
-        picture = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
-        require_file(picture, what=f"{name}, line {number}, names it")
-        pictures.append(picture)
+
+        image = os.path.join(root, "Image", "aligned", f"{stem}_aligned.jpg")
+        require_file(image, what=f"{name}, line {number}, names it")
+        images.append(image)
         labels.append(int(columns[1]) - 1)
+
     if not labels:
-        raise UserError(f"{name} names no picture of the split {split}.")
+        raise UserError(f"{name} names no image of the split {split}.")
+
     return LabelledPictures(
-        pictures, np.array(labels, np.int32), CLASSES, f"{name} ({split})"
+        pictures=images,
+        labels=np.array(labels, np.int32),
+        classes=CLASSES,
+        origin=f"{name} ({split})",
     )

@@ -1,7 +1,7 @@
-"""Drawn faces for evaluation, where identity, motion and scene are combined freely, with every true answer.
+"""Synthetic faces for evaluation: free combinations of identity, motion and scene.
 
-Pictures are uint8 [N, S, S, 3], RGB; parameters are dicts of float32 [N] by name, as in
-`synthetic`.
+Every true answer is therefore known. Images are uint8 [N, S, S, 3], RGB. Parameters are
+dicts of float32 [N] by name, as in `synthetic`.
 """
 
 import functools
@@ -21,33 +21,44 @@ from facecycle_jax.data.sources.synthetic import (
 )
 
 Arrays = dict[str, np.ndarray]
-
-
-# Pictures drawn at once: one compilation for sets of any number.
+# Images rendered at once; a fixed number needs one compilation for sets of any size.
 _BATCH = 8
 
 
 @functools.partial(jax.jit, static_argnames=("size",))
 def _draw_batch(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Array:
-    """Draws one picture for each set of parameters."""
+    """Renders one image for each set of parameters."""
     return jax.vmap(functools.partial(render, size=size))(identity, motion, scene)
 
 
 def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndarray:
-    """Renders one image uint8 [N, S, S, 3] for each of N sets of parameters (dicts of [N])."""
+    """Renders one image for each set of parameters.
+
+    Args:
+      identity: parameters of the people, {name: [N]}.
+      motion: parameters of pose and expression, {name: [N]}.
+      scene: parameters of lighting and background, {name: [N]}.
+      size: side in pixels.
+
+    Returns:
+      uint8 [N, size, size, 3].
+    """
     parameters = jax.tree.map(np.asarray, (identity, motion, scene))
     count = len(jax.tree.leaves(parameters)[0])
-    drawn = []
+
+    # The last batch is filled up with repetitions of the last image.
+    rendered = []
     for start in range(0, count, _BATCH):
         places = np.minimum(np.arange(start, start + _BATCH), count - 1)
         batch = jax.tree.map(lambda value, places=places: value[places], parameters)
-        drawn.append(np.asarray(_draw_batch(*batch, size=size)))
-    return np.concatenate(drawn)[:count]
+        rendered.append(np.asarray(_draw_batch(*batch, size=size)))
+
+    return np.concatenate(rendered)[:count]
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "count"))
 def _sample(key: jax.Array, *, kind: str, count: int) -> Parameters:
-    """Draws parameters [count]."""
+    """Draws parameters, {name: [count]}."""
     draw = {
         "identity": sample_identity,
         "motion": sample_motion,
@@ -72,7 +83,7 @@ def _each(parameters: Arrays | Parameters, times: int) -> Arrays:
 
 
 def _others(parameters: Arrays | Parameters) -> Arrays:
-    """Exchanges both halves of [2 N] parameters."""
+    """Exchanges both halves of [2 N] parameters, so that partners swap places."""
     return {
         name: np.roll(np.asarray(value), len(value) // 2)
         for name, value in parameters.items()
@@ -82,48 +93,48 @@ def _others(parameters: Arrays | Parameters) -> Arrays:
 def synthetic_labelled(
     seed: int, *, people: int, frames: int, size: int
 ) -> dict[str, Any]:
-    """Draws people in frames that each have their own motion, light and background.
+    """Renders people in frames with their own motion, lighting and background each.
 
-    Nothing but the face tells who it is, unlike in a track, whose background does.
+    Only the face shows who a person is. In a track the background would, too.
 
     Args:
       seed: another seed gives other people.
-      people: how many.
-      frames: of each.
+      people: number of people.
+      frames: number of frames of each.
       size: side in pixels.
 
     Returns:
-      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name:
-      [F]}.
+      frames, uint8 [F, S, S, 3], and identity, int32 [F], person by person; motion,
+      {name: [F]}.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     count = people * frames
+
     identity = _each(_sample(keys[0], kind="identity", count=people), frames)
     motion = _sample(keys[1], kind="motion", count=count)
-    drawn = render_each(
-        identity, motion, _sample(keys[2], kind="scene", count=count), size=size
-    )
+    scene = _sample(keys[2], kind="scene", count=count)
+
     return {
-        "frames": drawn,
+        "frames": render_each(identity, motion, scene, size=size),
         "identity": np.repeat(np.arange(people, dtype=np.int32), frames),
         "motion": {name: np.asarray(value) for name, value in motion.items()},
     }
 
 
 def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndarray]:
-    """Draws pairs of people, and the pictures that exchanging motion or identity between them should give.
+    """Renders pairs of people and the true results of exchanging motion or identity.
 
     Args:
       seed: another seed gives other people.
-      pairs: how many.
+      pairs: number of pairs.
       size: side in pixels.
 
     Returns:
-      uint8 [2 pairs, S, S, 3] by name, the second half the partners of the first:
-      frames; neutral, each person's neutral face; reexpressed, the person with the
-      partner's motion in the own scene; reidentified, the person's neutral face in the
-      partner's scene; reidentified_reexpressed, that with the partner's motion; and
-      partner_neutral, the partner's neutral face.
+      uint8 [2 pairs, S, S, 3] by name. The second half are the partners of the first.
+      `frames` are the people, `neutral` their neutral faces, `reexpressed` the people
+      with the partner's motion in their own scene, `reidentified` their neutral faces
+      in the partner's scene, `reidentified_reexpressed` those with the partner's
+      motion, and `partner_neutral` the partner's neutral faces.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     identity, motion, scene = (
@@ -131,6 +142,8 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
         for key, kind in zip(keys, ("identity", "motion", "scene"), strict=True)
     )
     still = _repeat(neutral_motion(), 2 * pairs)
+
+    # Identity, motion and scene of every result.
     wanted = {
         "frames": (identity, motion, scene),
         "neutral": (identity, still, scene),
@@ -138,42 +151,52 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
         "reidentified": (identity, still, _others(scene)),
         "reidentified_reexpressed": (identity, _others(motion), _others(scene)),
     }
-    drawn = {
+    rendered = {
         name: render_each(*parameters, size=size) for name, parameters in wanted.items()
     }
-    return drawn | {"partner_neutral": np.roll(drawn["neutral"], pairs, axis=0)}
+    partner_neutral = np.roll(rendered["neutral"], pairs, axis=0)
+
+    return rendered | {"partner_neutral": partner_neutral}
 
 
 def synthetic_one_scene(
     seed: int, *, scenes: int, people: int, size: int
 ) -> dict[str, np.ndarray]:
-    """Draws several people in one light and before one background, for several scenes.
+    """Renders several people under one lighting and before one background, repeatedly.
 
     Args:
       seed: another seed gives other people.
-      scenes: how many.
-      people: in each scene, others in every one.
+      scenes: number of scenes.
+      people: number of people in each scene; every scene has others.
       size: side in pixels.
 
     Returns:
-      uint8 [scenes, people, S, S, 3] by name: frames, each with its own motion, and
-      neutral; and mean uint8 [scenes, S, S, 3], the true mean face.
+      `frames`, each with its own motion, and `neutral`, uint8 [scenes, people, S, S,
+      3], and `mean`, uint8 [scenes, S, S, 3], the true mean face.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     count = scenes * people
+
     identity = _sample(keys[0], kind="identity", count=count)
     motion = _sample(keys[1], kind="motion", count=count)
     scene = _sample(keys[2], kind="scene", count=scenes)
     everyone = _each(scene, people)
-    shape = (scenes, people, size, size, 3)
     still = _repeat(neutral_motion(), count)
+
+    # Rendered as one row of images, then grouped by scene.
+    shape = (scenes, people, size, size, 3)
+    frames = render_each(identity, motion, everyone, size=size)
+    neutral = render_each(identity, still, everyone, size=size)
+
+    mean = render_each(
+        _repeat(mean_identity(), scenes),
+        _repeat(neutral_motion(), scenes),
+        scene,
+        size=size,
+    )
+
     return {
-        "frames": render_each(identity, motion, everyone, size=size).reshape(shape),
-        "neutral": render_each(identity, still, everyone, size=size).reshape(shape),
-        "mean": render_each(
-            _repeat(mean_identity(), scenes),
-            _repeat(neutral_motion(), scenes),
-            scene,
-            size=size,
-        ),
+        "frames": frames.reshape(shape),
+        "neutral": neutral.reshape(shape),
+        "mean": mean,
     }

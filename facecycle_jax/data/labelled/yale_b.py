@@ -1,4 +1,4 @@
-"""Reads Extended Yale B, cropped: `<person>/<person>_P00A<azimuth>E<elevation>.jpg`.
+"""Extended Yale B, cropped: `<person>/<person>_P00A<azimuth>E<elevation>.jpg`.
 
 Other endings, such as .pgm, are read too.
 
@@ -16,8 +16,7 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 
-# People and lights of the whole set; a few of its images are missing in what is
-# published.
+# People and lights of the whole set. The published set lacks a few of its images.
 OFFICIAL = {"people": 38, "lights": 64}
 _NAME = re.compile(
     r"(?P<person>.+)_P00A(?P<azimuth>[+-]\d{3})E(?P<elevation>[+-]\d{2})"
@@ -32,8 +31,9 @@ class LitFaces:
     Attributes:
       files: names of the images.
       person: int [N], index into `people`.
-      angle: float64 [N], between the light and the camera, degrees; 0 is frontal light.
-      people: names.
+      angle: float64 [N], angle between the light and the camera in degrees; 0 is
+        frontal light.
+      people: names of the people.
     """
 
     files: tuple[str, ...]
@@ -56,16 +56,17 @@ def light_angle(azimuth: float, elevation: float) -> float:
     Returns:
       Degrees, 0 to 180.
     """
+    # The component along the camera's axis of a unit vector towards the light.
     cosine = np.cos(np.radians(azimuth)) * np.cos(np.radians(elevation))
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def read_yale_b(root: str) -> LitFaces:
-    """Lists the images.
+    """Lists the images and their lights.
 
     Args:
-      root: folder of the people's folders. Files of other names, as of ambient light,
-        are passed over.
+      root: folder of the people's folders. Files with other names, such as those of
+        ambient light, are skipped.
 
     Returns:
       The images, by person and name.
@@ -77,27 +78,35 @@ def read_yale_b(root: str) -> LitFaces:
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}.")
-    files, person, angle = [], [], []
+
+    files = []
+    person = []
+    angle = []
     people: list[str] = []
+
     for name in sorted(os.listdir(root)):
         folder = os.path.join(root, name)
         if not os.path.isdir(folder):
             continue
+
         matches = [(file, _NAME.fullmatch(file)) for file in sorted(os.listdir(folder))]
         lit = [(file, match) for file, match in matches if match]
         for file, match in lit:
+            azimuth = float(match["azimuth"])
+            elevation = float(match["elevation"])
             files.append(os.path.join(folder, file))
             person.append(len(people))
-            angle.append(
-                light_angle(float(match["azimuth"]), float(match["elevation"]))
-            )
+            angle.append(light_angle(azimuth, elevation))
+
         if lit:
             people.append(name)
 
     if len(people) < 2:
         raise UserError(
-            f"{root} must hold <person>/<person>_P00A<azimuth>E<elevation>.jpg of two people or more."
+            f"{root} must hold <person>/<person>_P00A<azimuth>E<elevation>.jpg of two "
+            "people or more."
         )
+
     faces = LitFaces(
         files=tuple(files),
         person=np.array(person),
@@ -109,4 +118,5 @@ def read_yale_b(root: str) -> LitFaces:
             raise UserError(
                 f"{root} has no image of {name} under frontal light, A+000E+00."
             )
+
     return faces

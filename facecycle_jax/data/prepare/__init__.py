@@ -1,1 +1,1 @@
-"""Raw data sets into records."""
+"""Preparation: raw data sets become records."""

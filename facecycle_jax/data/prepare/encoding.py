@@ -1,8 +1,7 @@
-"""From raw files to the encoded frames of a track, one track at a time.
+"""Encoding: from the raw files of one track to its encoded frames.
 
-Any process can do any track.
-
-Nothing here needs tensorflow, so that workers of any engine run it.
+Any process can prepare any track. This module does not need tensorflow, so that workers
+of any engine can run it.
 """
 
 import dataclasses
@@ -33,10 +32,10 @@ from facecycle_jax.data.sources.folder import find_tracks
 from facecycle_jax.errors import MissingExtraError, UserError
 
 _QUALITY = 95
-# More makes no sense of any video, and a track would be without end.
+# No video has a higher rate, and a track must not grow without bound.
 MAX_FPS = 1000.0
-# A track is one record, which TensorFlow limits to 2 GB. Frames beyond this are left
-# out.
+# Frames beyond this size of a track are left out. A track is one record, which
+# TensorFlow limits to 2 GB.
 MAX_TRACK_BYTES = 1 << 30
 
 
@@ -45,8 +44,8 @@ class Source:
     """One track before it is prepared.
 
     Attributes:
-      identity: the person.
-      name: the track's path below the root.
+      identity: name of the person.
+      name: path of the track below the root.
       path: a folder of images, one image, or a video.
       left_out: names of links in the folder to images that are listed elsewhere.
     """
@@ -59,17 +58,16 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class FrameOptions:
-    """What becomes of the frames.
+    """Options of the frames.
 
     Attributes:
-      fps: frames a second taken of videos, above 0 to 1000.
-      max_frames: most frames of a track, evenly spread; 0: all.
-      size: side in pixels to which frames are cut square and resized; 0: they stay as
-        they are.
+      fps: frames per second taken from videos, above 0 and at most 1000.
+      max_frames: largest number of frames of a track, evenly spread; 0: all.
+      size: side in pixels to which frames are centre-cropped and resized; 0: unchanged.
       crop: whether the face is found and cut out first.
-      cut: left, top and side of a square that is cut out, fractions of the shorter
-        side; with `crop` only of frames in which no face is found. None: no cut, and
-        such frames are left out.
+      cut: left, top and side of a square that is cut out, as fractions of the shorter
+        side. With `crop`, only frames without a face are cut. None: no cut, and such
+        frames are left out.
     """
 
     fps: float = 5.0
@@ -81,48 +79,50 @@ class FrameOptions:
     def __post_init__(self) -> None:
         if not 0 < self.fps <= MAX_FPS or self.max_frames < 0 or self.size < 0:
             raise UserError(
-                f"fps must be above 0 and at most {MAX_FPS:g}, max_frames and size at least 0, got "
-                f"{self.fps}, {self.max_frames} and {self.size}."
+                f"fps must be above 0 and at most {MAX_FPS:g}, max_frames and size at "
+                f"least 0, got {self.fps}, {self.max_frames} and {self.size}."
             )
         if self.cut is not None:
             check_cut(self.cut)
 
     @property
     def reencodes(self) -> bool:
-        """Whether images are encoded anew.
-
-        If not, their bytes are taken over as they are.
-        """
+        """Whether images are encoded again instead of copied byte for byte."""
         return self.size > 0 or self.crop or self.cut is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A track's encoded frames in their order, and one line for each file or frame left out."""
+    """A prepared track.
+
+    Attributes:
+      frames: the encoded frames in their order.
+      left_out: one line for each file or frame that is left out.
+    """
 
     frames: tuple[bytes, ...]
     left_out: tuple[str, ...]
 
 
-def picture_sources(
+def image_sources(
     root: str, *, identity_depth: int = 1, pattern: str = "", layout: str = ""
 ) -> list[Source]:
-    """Lists folders of pictures as `data.source='folder'` does.
+    """Lists folders of images as `data.source='folder'` does.
 
     Args:
       root: the root.
-      identity_depth: folders below it that name a person.
+      identity_depth: number of folders below it that name a person.
       pattern: a regular expression that every folder's path below the root must match;
         '': any.
       layout: the pattern in words, for the message.
 
     Returns:
-      One source for each folder that holds pictures, and for each picture in the root
+      One source for each folder that holds images, and for each image in the root
       itself.
 
     Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: if nothing is found, or a folder does not match.
+      FileNotFoundError: If there is no such folder.
+      UserError: If nothing is found, or a folder does not match.
     """
     found = find_tracks([root], origin=root, identity_depth=identity_depth)
     if not found:
@@ -132,8 +132,9 @@ def picture_sources(
     for track in sorted(found, key=lambda track: (track.identity, track.name)):
         if pattern and not re.fullmatch(pattern, track.name):
             raise UserError(
-                f"{root} must hold {layout}, and has pictures in {track.name!r}."
+                f"{root} must hold {layout}, and has images in {track.name!r}."
             )
+
         source = Source(
             identity=track.identity,
             name=track.name,
@@ -141,6 +142,7 @@ def picture_sources(
             left_out=track.left_out,
         )
         sources.append(source)
+
     return sources
 
 
@@ -154,25 +156,32 @@ def video_sources(root: str) -> list[Source]:
       One source for each video.
 
     Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: if nothing is found, or a video lies elsewhere.
+      FileNotFoundError: If there is no such folder.
+      UserError: If nothing is found, or a video lies elsewhere.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"There is no folder {root!r}.")
+
     sources = []
     for folder in walk([root]):
         for file in folder.files:
             if not is_video_name(file):
                 continue
+
             path = os.path.join(folder.path, file)
             parts = os.path.relpath(path, root).split(os.sep)
             if len(parts) != 3:
                 raise UserError(
-                    f"{root} must hold <identity>/<video>/*.mp4, and has {'/'.join(parts)!r}."
+                    f"{root} must hold <identity>/<video>/*.mp4, and has "
+                    f"{'/'.join(parts)!r}."
                 )
-            sources.append(Source(parts[0], "/".join(parts), path))
+
+            source = Source(identity=parts[0], name="/".join(parts), path=path)
+            sources.append(source)
+
     if not sources:
         raise UserError(f"{root} holds no videos <identity>/<video>/*.mp4.")
+
     return sources
 
 
@@ -180,27 +189,29 @@ def prepare_track(source: Source, options: FrameOptions) -> Prepared:
     """Reads one track.
 
     Args:
-      source: where it is.
-      options: what becomes of its frames.
+      source: the track.
+      options: options of the frames.
 
     Returns:
-      Its frames; what cannot be read is left out, with a line that names it and says
-      why.
+      Its frames. Files that cannot be read are left out, with a line that names each
+      and its reason.
     """
     if is_video_name(os.path.basename(source.path)) and not os.path.isdir(source.path):
         return _video(source, options)
-    return _pictures(source, options)
+    return _images(source, options)
 
 
 def chosen(count: int, most: int) -> Sequence[int]:
     """Spreads `most` places evenly over 0 .. count - 1; 0 takes all."""
     if not most or count <= most:
         return range(count)
+
+    # The middles of `most` equal parts.
     return [int((place + 0.5) * count / most) for place in range(most)]
 
 
 class _Frames:
-    """Frames of a track as they come, up to `MAX_TRACK_BYTES`."""
+    """Collects the frames of a track, up to `MAX_TRACK_BYTES`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -209,32 +220,34 @@ class _Frames:
         self.left_out: list[str] = []
 
     def add(self, frame: bytes) -> bool:
-        """Keeps a frame; False if the track is full, of which a line is noted."""
+        """Keeps a frame; returns False and records a line if the track is full."""
         if self._bytes + len(frame) > MAX_TRACK_BYTES:
             self.left_out.append(
-                f"{self._path}: what follows frame {len(self.frames)} is left out, because a track may have "
-                f"{MAX_TRACK_BYTES:,} bytes; use --max-frames, --size or --fps."
+                f"{self._path}: what follows frame {len(self.frames)} is left out, "
+                f"because a track may have {MAX_TRACK_BYTES:,} bytes; use "
+                "--max-frames, --size or --fps."
             )
             return False
+
         self.frames.append(frame)
         self._bytes += len(frame)
+
         return True
 
     def prepared(self, noun: str) -> Prepared:
-        """Returns what was kept."""
+        """Returns the frames kept and the lines recorded."""
         if not self.frames:
             self.left_out.append(f"{self._path}: the track has no {noun} left.")
         return Prepared(tuple(self.frames), tuple(self.left_out))
 
 
-def _pictures(source: Source, options: FrameOptions) -> Prepared:
+def _images(source: Source, options: FrameOptions) -> Prepared:
     """Reads a folder of images, or one image."""
     try:
         if os.path.isdir(source.path):
             names = sorted(set(os.listdir(source.path)) - set(source.left_out))
-            paths = [
-                os.path.join(source.path, name) for name in names if is_image_name(name)
-            ]
+            names = [name for name in names if is_image_name(name)]
+            paths = [os.path.join(source.path, name) for name in names]
         else:
             paths = [source.path]
     except OSError as error:
@@ -243,7 +256,7 @@ def _pictures(source: Source, options: FrameOptions) -> Prepared:
     kept = _Frames(source.path)
     for index in chosen(len(paths), options.max_frames):
         try:
-            frame = _picture(paths[index], options)
+            frame = _image(paths[index], options)
         except MissingExtraError:
             raise
         except (UserError, OSError) as error:
@@ -251,11 +264,12 @@ def _pictures(source: Source, options: FrameOptions) -> Prepared:
             continue
         if not kept.add(frame):
             break
-    return kept.prepared("picture")
+
+    return kept.prepared("image")
 
 
-def _picture(path: str, options: FrameOptions) -> bytes:
-    """Reads one image file, whole and decodable."""
+def _image(path: str, options: FrameOptions) -> bytes:
+    """Reads one image file and checks that it is whole."""
     if options.reencodes:
         # A face may be any part of the image, so it is looked for at full size.
         needed = 0 if options.crop else options.size
@@ -263,11 +277,12 @@ def _picture(path: str, options: FrameOptions) -> bytes:
 
     with open_image_file(path) as file:
         content = file.read()
+
     with one_sentence(path), open_image(io.BytesIO(content)) as image:
-        # A small decode reads all of a JPEG all the same, and so finds where it is cut
-        # off.
+        # Decoding at a small size still reads all of a JPEG and detects a cut-off file.
         image.draft("RGB", (64, 64))
         to_rgb(image, 64)
+
     return content
 
 
@@ -277,17 +292,18 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
 
     kept = _Frames(source.path)
     try:
-        # Which frames are kept depends on how many there are. Counting first means that
-        # no others are held.
+        # Which frames are kept depends on their number. They are counted first, so that
+        # no other frames are held in memory.
         total = count_frames(source.path, fps=options.fps) if options.max_frames else 0
         wanted = set(chosen(total, options.max_frames))
-        for number, picture in enumerate(
-            read_video(source.path, fps=options.fps).frames
-        ):
+        video = read_video(source.path, fps=options.fps)
+
+        for number, image in enumerate(video.frames):
             if options.max_frames and number not in wanted:
                 continue
+
             try:
-                frame = _encode(_shaped(picture, options))
+                frame = _encode(_shaped(image, options))
             except MissingExtraError:
                 raise
             except UserError as error:
@@ -299,31 +315,32 @@ def _video(source: Source, options: FrameOptions) -> Prepared:
         raise
     except (UserError, OSError) as error:
         kept.left_out.append(_line(source.path, error))
+
     return kept.prepared("frame")
 
 
-def _shaped(picture: np.ndarray, options: FrameOptions) -> np.ndarray:
-    """Finds the face and resizes, as the options say."""
+def _shaped(image: np.ndarray, options: FrameOptions) -> np.ndarray:
+    """Crops and resizes an image according to the options."""
     if options.crop or options.cut is not None:
-        picture = frame_image(picture, crop=options.crop, cut=options.cut).image
-    return square(picture, size=options.size) if options.size else picture
+        image = frame_image(image, crop=options.crop, cut=options.cut).image
+    return square(image, size=options.size) if options.size else image
 
 
-def _encode(picture: np.ndarray) -> bytes:
-    """Encodes a picture as JPEG, colours at full size: the pictures are small."""
+def _encode(image: np.ndarray) -> bytes:
+    """Encodes an image as JPEG, with colours at full size because images are small."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    Image.fromarray(image).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """Encodes a picture uint8 [H, W, 3] without loss."""
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes an image, uint8 [H, W, 3], as PNG without loss."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _line(path: str, error: Exception) -> str:
-    """Says in one line why a file is left out."""
+    """Explains in one line why a file is left out."""
     reason = getattr(error, "strerror", None) or str(error)
     return reason if path in reason else f"{path}: {reason}"

@@ -1,6 +1,6 @@
-"""Preparing many tracks.
+"""Preparation of many tracks in several processes.
 
-In several processes, going on where a stopped run was, noting what is left out.
+A run continues where a stopped one was, and records what is left out.
 """
 
 import concurrent.futures
@@ -27,21 +27,21 @@ from facecycle_jax.data.prepare.encoding import (
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
 
-# So many processes killed one after the other, each alone with its track, are not the
-# fault of the tracks.
+# If this many processes are killed in a row, each alone with its track, the tracks are
+# not the cause.
 _MOST_KILLED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Prepares a track, wherever it is called; folders are shared by all workers.
+    """Prepares a track, in any process; all workers share the folders.
 
     Attributes:
-      options: what becomes of frames.
-      left_out: folder for the lines about what is left out, one file for each track
-        that has some.
-      finished: folder that keeps tracks which took decoding, so that a run that is
-        started again need not decode them again; '': none.
+      options: options of the frames.
+      left_out: folder of the lines about what is left out, one file for each track that
+        has some.
+      finished: folder that keeps tracks which needed decoding, so that a restarted run
+        does not decode them again; '': none.
     """
 
     options: FrameOptions
@@ -49,18 +49,20 @@ class Work:
     finished: str = ""
 
     def __call__(self, source: Source) -> Prepared:
-        """Prepares one track, or takes it from those finished before."""
+        """Prepares one track, or loads it if an earlier run finished it."""
         kept = self._place(source)
         prepared = _load(kept) if kept else None
+
         if prepared is None:
             prepared = prepare_track(source, self.options)
             if kept:
                 _save(kept, prepared)
+
         self.note(source, prepared)
         return prepared
 
     def note(self, source: Source, prepared: Prepared) -> None:
-        """Writes down what is left out of a track."""
+        """Records what is left out of a track."""
         if prepared.left_out:
             # os.fsencode, because names of files may hold bytes that are not UTF-8.
             name = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:32]
@@ -68,28 +70,27 @@ class Work:
             write_whole(pathlib.Path(self.left_out) / f"{name}.json", content)
 
     def _place(self, source: Source) -> pathlib.Path | None:
-        """Names the file of a finished track after all that it depends on."""
+        """Names the file of a finished track after everything that it depends on."""
+        # Images whose bytes are copied are as quickly read again.
         is_video = os.path.isfile(source.path) and not self.options.reencodes
         if not self.finished or not (self.options.reencodes or is_video):
             return None
+
         try:
             stat = os.stat(source.path)
         except OSError:
             return None
-        key = json.dumps(
-            [
-                source.name,
-                stat.st_size,
-                stat.st_mtime_ns,
-                dataclasses.astuple(self.options),
-            ]
-        ).encode()
-        name = hashlib.sha256(key).hexdigest()
+
+        # A change of the file or of an option gives another name.
+        options = dataclasses.astuple(self.options)
+        key = json.dumps([source.name, stat.st_size, stat.st_mtime_ns, options])
+        name = hashlib.sha256(key.encode()).hexdigest()
+
         return pathlib.Path(self.finished) / name[:2] / f"{name}.npz"
 
 
 def _save(path: pathlib.Path, prepared: Prepared) -> None:
-    """Keeps a finished track."""
+    """Writes a finished track."""
     with under_another_name(path) as partial, open(partial, "wb") as file:
         np.savez(
             file,
@@ -101,18 +102,19 @@ def _save(path: pathlib.Path, prepared: Prepared) -> None:
 
 
 def _load(path: pathlib.Path) -> Prepared | None:
-    """Takes up a finished track; None if there is none, or a broken one."""
+    """Reads a finished track; None if there is none, or its file is damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            content, ends = (
-                stored["content"].tobytes(),
-                np.cumsum(stored["lengths"]).tolist(),
-            )
+            content = stored["content"].tobytes()
+            ends = np.cumsum(stored["lengths"]).tolist()
             left_out = json.loads(stored["left_out"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+    # Frames lie one behind the other.
     starts = [0, *ends[:-1]]
     frames = tuple(content[a:b] for a, b in zip(starts, ends, strict=False))
+
     return Prepared(frames, tuple(left_out))
 
 
@@ -121,16 +123,16 @@ def prepare_all(
 ) -> Iterator[tuple[Source, Prepared]]:
     """Prepares tracks in this process or in several, in order.
 
-    A track whose process is killed, for want of memory perhaps, is tried once more in a
-    process that has nothing else to do, and left out if that is killed too.
+    A process may be killed, for example for lack of memory. Its track is tried once
+    more in a process of its own, and left out if that is killed, too.
 
     Args:
       sources: the tracks.
-      work: prepares one.
-      workers: processes; 1: this one.
+      work: prepares one track.
+      workers: number of processes; 1: only this one.
 
     Yields:
-      Each source and what became of it.
+      Each source and the track prepared from it.
 
     Raises:
       UserError: If several processes in a row are killed.
@@ -146,10 +148,11 @@ def prepare_all(
         for source, prepared in _until_killed(waiting, work, workers):
             done += 1
             yield source, prepared
+
         for _ in range(done):
             waiting.popleft()
 
-        # One of these was in the process that was killed; which one, nobody knows.
+        # The killed process had one of these tracks, but it is not known which.
         for source in itertools.islice(tuple(waiting), _ahead(workers)):
             try:
                 with _processes(1) as pool:
@@ -159,10 +162,15 @@ def prepare_all(
                 killed += 1
                 if killed == _MOST_KILLED:
                     raise UserError(
-                        f"{killed} processes in a row were killed, the last one at the track {source.name}; "
-                        "is there enough memory? Try fewer --workers."
+                        f"{killed} processes in a row were killed, the last one at "
+                        f"the track {source.name}; is there enough memory? Try fewer "
+                        "--workers."
                     ) from None
-                reason = "the process that read the track was killed, for want of memory perhaps."
+
+                reason = (
+                    "the process that read the track was killed, perhaps for lack of "
+                    "memory."
+                )
                 prepared = Prepared((), (f"{source.path}: {reason}",))
                 work.note(source, prepared)
             yield source, prepared
@@ -170,7 +178,7 @@ def prepare_all(
 
 
 def _ahead(workers: int) -> int:
-    """Says how many tracks are given to processes at once."""
+    """Returns how many tracks are submitted at once."""
     return 4 * workers
 
 
@@ -183,7 +191,7 @@ def _processes(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 def _until_killed(
     sources: Sequence[Source], work: Work, workers: int
 ) -> Iterator[tuple[Source, Prepared]]:
-    """Prepares tracks in several processes, in order, until one of the processes is killed."""
+    """Prepares tracks in several processes, in order, until a process is killed."""
     with _processes(workers) as pool:
         waiting = deque(sources)
         running: deque[tuple[Source, concurrent.futures.Future[Prepared]]] = deque()
@@ -192,6 +200,7 @@ def _until_killed(
                 while waiting and len(running) < _ahead(workers):
                     source = waiting.popleft()
                     running.append((source, pool.submit(work, source)))
+
                 source, future = running.popleft()
                 prepared = future.result()
                 yield source, prepared
@@ -210,5 +219,7 @@ def collect_left_out(folder: pathlib.Path) -> list[str]:
     """
     if not folder.is_dir():
         return []
+
+    # Each file holds a track's name and its lines.
     noted = sorted(json.loads(file.read_bytes()) for file in folder.glob("*.json"))
     return [" ".join(line.split()) for _, lines in noted for line in lines]

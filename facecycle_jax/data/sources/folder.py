@@ -16,12 +16,12 @@ class FoundTrack(NamedTuple):
     """A track in a tree.
 
     Attributes:
-      identity: the person.
-      name: the path below the root.
+      identity: name of the person.
+      name: path below the root.
       path: the folder of images, or the one image.
       files: names of its images.
       left_out: names of links in the folder that are no images of the track.
-      is_single: whether `path` is one image in a root, and no folder.
+      is_single: whether `path` is one image in a root instead of a folder.
     """
 
     identity: str
@@ -33,11 +33,9 @@ class FoundTrack(NamedTuple):
 
     def paths(self) -> list[str]:
         """Returns the paths of the images."""
-        return (
-            [self.path]
-            if self.is_single
-            else [os.path.join(self.path, name) for name in self.files]
-        )
+        if self.is_single:
+            return [self.path]
+        return [os.path.join(self.path, name) for name in self.files]
 
 
 def scan_folder(
@@ -50,16 +48,17 @@ def scan_folder(
     `<identity>/*.jpg`. Images that lie in the root itself are people of one image each,
     paired with their mirror image.
 
-    Names are paths below the root, so they do not depend on where the data lies. A name
-    of one person in several roots is one person, but images in the roots themselves are
-    people of their own; what lies in the second root has `#2` at the end of its name,
-    and so on. Links are followed as `media_files.walk` says.
+    Names are paths below the root, so they do not depend on where the data lies. A
+    person's name in several roots is one person, but images in the roots themselves are
+    people of their own. Tracks of the second root have `#2` at the end of their names,
+    and so on. Links are followed as `media_files.walk` describes.
 
     Args:
       path: the root; several roots are separated by commas.
-      identity_depth: folders below the root that name a person.
-      min_frames: fewest frames of a track; images in a root are kept in any case.
-      max_tracks: most tracks, the first by name; 0: all.
+      identity_depth: number of folders below the root that name a person.
+      min_frames: smallest number of frames of a track; images in a root are always
+        kept.
+      max_tracks: largest number of tracks, the first by name; 0: all.
 
     Returns:
       The tracks.
@@ -86,7 +85,7 @@ def find_tracks(
     Args:
       roots: the roots.
       origin: where the tracks come from, for messages.
-      identity_depth: folders below a root that name a person.
+      identity_depth: number of folders below a root that name a person.
 
     Returns:
       The tracks, in the order of root and path.
@@ -105,6 +104,8 @@ def find_tracks(
     for folder in walk(roots):
         images = tuple(name for name in folder.files if is_image_name(name))
         relative = os.path.relpath(folder.path, roots[folder.root]).replace(os.sep, "/")
+
+        # Images in the root itself: each is a track and a person.
         if relative == ".":
             for image in images:
                 name = in_root(image, folder.root)
@@ -129,6 +130,7 @@ def find_tracks(
                     left_out=folder.left_out,
                 )
             )
+
     return found
 
 
@@ -139,50 +141,47 @@ def roots_of(path: str) -> list[str]:
 
 
 def by_root(tracks: Tracks, path: str, values: Sequence[float]) -> np.ndarray:
-    """Gives every track the value of the root it was found in.
+    """Assigns every track the value of its root.
 
     Args:
-      tracks: of `scan_folder`.
-      path: the roots.
+      tracks: the tracks of `scan_folder`.
+      path: the roots, separated by commas.
       values: one for each root, in the order of `path`.
 
     Returns:
       float64 [tracks].
     """
-    # A root may lie in another one; its tracks are those whose files are below the
-    # longer name.
-    roots = sorted(
-        zip(roots_of(path), values, strict=True), key=lambda pair: -len(pair[0])
-    )
+    # A root may lie in another one. Longer names are tried first, so that a track
+    # belongs to the innermost root.
+    pairs = zip(roots_of(path), values, strict=True)
+    roots = [(f"{root.rstrip('/')}/", value) for root, value in pairs]
+    roots.sort(key=lambda pair: -len(pair[0]))
+
     found = []
     for frames in tracks.frames:
         first = str(frames[0])
-        found.append(
-            next(
-                value
-                for root, value in roots
-                if first.startswith(f"{root.rstrip('/')}/")
-            )
-        )
+        matching = (value for root, value in roots if first.startswith(root))
+        found.append(next(matching))
+
     return np.array(found)
 
 
 def read_list(
     path: str, *, identity_depth: int = 1, min_frames: int = 1, max_tracks: int = 0
 ) -> Tracks:
-    """Reads a text file that names one track folder a line, relative to the file or absolute.
+    """Reads a text file that names one track folder a line.
 
-    Empty lines and those that start with # are passed over. The person is named by the
-    line's first `identity_depth` folders; for absolute lines, below the list's own
-    folder if they lie in it. The person of any other line is the folder's parent, named
-    below the folder that all those parents share, so that names do not depend on where
-    the data lies.
+    Lines are absolute paths or relative to the file's folder. Empty lines and those
+    that start with # are skipped. The first `identity_depth` folders of a line, below
+    the file's folder, name the person. For a folder that lies elsewhere, the person is
+    the folder's parent, named below the folder that all those parents share, so that
+    names do not depend on where the data lies.
 
     Args:
       path: the list.
-      identity_depth: folders that name a person.
-      min_frames: fewest frames of a track.
-      max_tracks: most tracks; 0: all.
+      identity_depth: number of folders that name a person.
+      min_frames: smallest number of frames of a track.
+      max_tracks: largest number of tracks; 0: all.
 
     Returns:
       The tracks.
@@ -197,13 +196,16 @@ def read_list(
     if not file.is_file():
         raise FileNotFoundError(f"data.path={path!r}: there is no such list file.")
 
+    # Names of folders need not be valid UTF-8; editors may write a byte order mark.
     base = pathlib.Path(os.path.abspath(file.parent))
-    lines: list[tuple[int, pathlib.Path]] = []
     text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+
+    lines: list[tuple[int, pathlib.Path]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
+
         folder = pathlib.Path(os.path.normpath(base / line))
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -216,7 +218,7 @@ def read_list(
     ]
     shared = os.path.commonpath(elsewhere) if elsewhere else ""
     if shared and all(parent == shared for parent in elsewhere):
-        # All are one person's, who still needs a name.
+        # All are tracks of one person, whose folder is to name them.
         shared = os.path.dirname(shared)
 
     found: list[tuple[str, str, list[str]]] = []
@@ -228,14 +230,18 @@ def read_list(
         else:
             name = os.path.relpath(folder, shared)
             person = os.path.relpath(folder.parent, shared)
+
+        # The same folder may be named twice, but not as two people's.
         owner, first = owners.setdefault(key_of(str(folder)), (person, number))
         if owner != person:
             raise UserError(
-                f"{path}, lines {first} and {number} name the same folder as two people's, "
-                f"{owner!r} and {person!r}."
+                f"{path}, lines {first} and {number} name the same folder as two "
+                f"people's, {owner!r} and {person!r}."
             )
+
         images = sorted(entry for entry in os.listdir(folder) if is_image_name(entry))
         found.append((person, name, [str(folder / image) for image in images]))
 
     tracks = make_tracks(found, origin=path, min_frames=min_frames)
+
     return tracks.select(range(max_tracks)) if 0 < max_tracks < len(tracks) else tracks

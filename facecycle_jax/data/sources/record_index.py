@@ -1,13 +1,13 @@
-"""Where each frame lies in TFRecord shards of tracks.
+"""The index of TFRecord shards: where each frame of each track lies.
 
-Indexed once, then any frame is one read of its bytes.
+Shards are indexed once. Any frame is then one read of its bytes.
 
-A shard is a row of records, each a length (uint64), four bytes of checksum, a
+A shard is a sequence of records. Each is a length (uint64), four bytes of checksum, a
 tf.train.Example and four bytes of checksum. The Examples have `identity`, `track` and
-`frames`, encoded images. A set's folder then holds, in addition to the shards,
-`tracks.json` (shards with sizes and SHA-256, tracks sorted by person) and `frames.npy`,
-of FRAME. `tracks.json` has the SHA-256 of `frames.npy` and its own, of the file with
-zeros in the place of that.
+`frames`, encoded images. In addition to the shards, a set's folder holds `tracks.json`
+(shards with sizes and SHA-256, tracks sorted by person) and `frames.npy`, an array of
+FRAME. `tracks.json` records the SHA-256 of `frames.npy` and its own, computed with
+zeros in the place of the digest.
 """
 
 import concurrent.futures
@@ -28,11 +28,14 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
 
 FORMAT = "facecycle tracks 1"
-TRACKS, FRAMES, LEFT_OUT = "tracks.json", "frames.npy", "left_out.txt"
+TRACKS = "tracks.json"
+FRAMES = "frames.npy"
+LEFT_OUT = "left_out.txt"
 # Place and length of a frame's bytes in its shard, and their CRC-32.
 FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4")])
+# Bytes of a record before and after its Example: length and checksum, checksum.
 _HEAD, _TAIL = 12, 4
-# Stands in tracks.json where its own SHA-256 is to be.
+# Placeholder in tracks.json of its own SHA-256.
 _NO_DIGEST = "0" * 64
 Span = tuple[int, int]
 
@@ -50,35 +53,37 @@ class IndexedTrack:
 def write_index(
     folder: pathlib.Path, shards: Sequence[str], *, left_out: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Reads every shard once and writes the index beside them, whole or not at all.
+    """Reads every shard once and writes the index into their folder, atomically.
 
     Args:
-      folder: of the shards.
+      folder: the folder of the shards.
       shards: their names.
-      left_out: one line for each file that preparation passed over.
+      left_out: one line for each file that preparation left out.
 
     Returns:
       Counts: shards, tracks, people, frames, bytes, left_out.
 
     Raises:
-      ValueError: if a shard is cut off, holds other records, or two records are of one
+      UserError: If a shard is cut off, holds other records, or two records are of one
         track.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        read = list(
-            pool.map(
-                lambda item: index_shard(folder / item[1], number=item[0]),
-                enumerate(shards),
-            )
-        )
-    tracks = sorted(
-        (t for found, _ in read for t in found), key=lambda t: (t.identity, t.name)
-    )
+        tasks = [
+            pool.submit(index_shard, folder / name, number=number)
+            for number, name in enumerate(shards)
+        ]
+        read = [task.result() for task in tasks]
+
+    # Sorted by person and name, so that a track in two shards has itself as neighbour.
+    tracks = [track for found, _ in read for track in found]
+    tracks.sort(key=lambda track: (track.identity, track.name))
     for one, two in itertools.pairwise(tracks):
         if (one.identity, one.name) == (two.identity, two.name):
             raise UserError(
-                f"{folder} has two records of the track {one.name}; prepare the set again."
+                f"{folder} has two records of the track {one.name}; prepare the set "
+                "again."
             )
+
     frames = (
         np.concatenate([t.frames for t in tracks]) if tracks else np.zeros(0, FRAME)
     )
@@ -90,9 +95,11 @@ def write_index(
         "bytes": sum(described["bytes"] for _, described in read),
         "left_out": len(left_out),
     }
+
     # Names of files may hold bytes that are not UTF-8.
     lines = "".join(f"{line}\n" for line in left_out)
     write_whole(folder / LEFT_OUT, lines.encode(errors="backslashreplace"))
+
     with under_another_name(folder / FRAMES) as partial, open(partial, "wb") as file:
         np.save(file, frames, allow_pickle=False)
 
@@ -107,12 +114,15 @@ def write_index(
         "shard": [t.shard for t in tracks],
         "count": [len(t.frames) for t in tracks],
     }
+
+    # The digest replaces zeros of the same length, so that a reader can undo it.
     unsigned = json.dumps(content).encode()
     digest = hashlib.sha256(unsigned).hexdigest()
-    # Last: its presence says that the set is complete.
-    write_whole(
-        folder / TRACKS, unsigned.replace(_NO_DIGEST.encode(), digest.encode(), 1)
-    )
+    signed = unsigned.replace(_NO_DIGEST.encode(), digest.encode(), 1)
+
+    # Written last: its presence shows that the set is complete.
+    write_whole(folder / TRACKS, signed)
+
     return counts
 
 
@@ -123,27 +133,25 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
-    """Opens the index of a folder.
-
-    Nothing of the shards is read, only their sizes are compared.
+    """Opens the index of a folder and compares the sizes of the shards.
 
     Args:
-      folder: of a prepared set.
+      folder: the folder of a prepared set.
 
     Returns:
-      The content of tracks.json, and all frames, [frames] of FRAME, mapped from the
-      file.
+      The content of tracks.json, and all frames, FRAME [frames], mapped from the file.
 
     Raises:
-      FileNotFoundError: If index or a shard is missing.
-      UserError: If they do not belong together, tracks.json is damaged, or a shard has
-        another size than when it was written.
+      FileNotFoundError: If a file of the index or a shard is missing.
+      UserError: If the files do not belong together, tracks.json is damaged, or a shard
+        has another size than when it was written.
     """
     path = folder / TRACKS
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {TRACKS}: `facecycle prepare` did not finish there."
         )
+
     content = _read_tracks(path)
     counted = sum(content["count"])
 
@@ -152,20 +160,23 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
         raise FileNotFoundError(
             f"{file} is missing; copy it again or prepare the set again."
         )
+
     try:
         frames = np.load(file, mmap_mode="r", allow_pickle=False)
         fits = frames.dtype == FRAME and frames.ndim == 1
     except Exception as error:
-        # Of a damaged header numpy raises ValueError, EOFError, SyntaxError, TypeError
-        # and others.
+        # numpy raises ValueError, EOFError, SyntaxError, TypeError and others for a
+        # damaged header.
         reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
         raise UserError(
             f"{file} is damaged ({reason}); copy it again or prepare the set again."
         ) from None
+
     if not fits or len(frames) != counted:
         listed = f"{len(frames)} frames" if fits else "something else than frames"
         raise UserError(
-            f"{file} lists {listed} and {TRACKS} {counted} frames: they are not of one set."
+            f"{file} lists {listed} and {TRACKS} {counted} frames: they are not of "
+            "one set."
         )
 
     for shard in content["shards"]:
@@ -174,36 +185,43 @@ def read_index(folder: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
             raise FileNotFoundError(
                 f"The shard {file} is missing; copy it again or prepare the set again."
             )
+
         size = file.stat().st_size
         if size != shard["bytes"]:
             raise UserError(
-                f"The shard {file} has {size} bytes and had {shard['bytes']} when it was written: it is cut "
-                "off or another file; copy it again or prepare the set again."
+                f"The shard {file} has {size} bytes and had {shard['bytes']} when it "
+                "was written: it is cut off or another file; copy it again or "
+                "prepare the set again."
             )
+
     return content, frames
 
 
 def _read_tracks(path: pathlib.Path) -> dict[str, Any]:
-    """Reads tracks.json and compares it with its SHA-256, which sets of earlier versions lack."""
+    """Reads tracks.json and checks its SHA-256, which sets of earlier versions lack."""
     data = path.read_bytes()
     try:
         content = json.loads(data)
         form = content["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
+
     if form != FORMAT:
         raise UserError(
-            f"{path} is of the format {str(form)[:40]!r}, this program reads {FORMAT!r}."
+            f"{path} is of the format {str(form)[:40]!r}, this program reads "
+            f"{FORMAT!r}."
         )
 
     digest = content.get("sha256")
     if digest is not None:
-        unsigned = data.replace(
-            str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1
-        )
+        # The digest was computed with zeros in its place.
+        recorded = str(digest).encode(errors="replace")
+        unsigned = data.replace(recorded, _NO_DIGEST.encode(), 1)
         if hashlib.sha256(unsigned).hexdigest() != digest:
             raise _damaged(path, "it does not agree with its SHA-256")
+
     _check_tracks(path, content)
+
     return dict(content)
 
 
@@ -211,7 +229,7 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Checks that everything in tracks.json has its type and range."""
 
     def are(values: Any, kind: type, least: int | None = None) -> bool:
-        """Whether something is a list of one type, and its numbers are not below the least."""
+        """Whether `values` is a list of one type, with no number below `least`."""
         if type(values) is not list or any(type(value) is not kind for value in values):
             return False
         return least is None or min(values, default=least) >= least
@@ -219,29 +237,27 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
     shards: Any = content.get("shards")
     if not are(shards, dict):
         raise _damaged(path, "its shards are no list")
+
     for shard in shards:
-        if not are([shard.get("name"), shard.get("sha256")], str) or not are(
-            [shard.get("bytes")], int, 0
-        ):
+        has_names = are([shard.get("name"), shard.get("sha256")], str)
+        has_size = are([shard.get("bytes")], int, 0)
+        if not (has_names and has_size):
             raise _damaged(path, "a shard lacks its name, size or SHA-256")
-        if (
-            shard["name"] in ("", ".", "..")
-            or "/" in shard["name"]
-            or "\0" in shard["name"]
-        ):
+
+        # A damaged index must not lead to files outside the set.
+        name = shard["name"]
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise _damaged(path, "a shard lies in another folder")
 
-    columns: list[Any] = [
-        content.get(key) for key in ("identity", "track", "shard", "count")
-    ]
-    people, names, numbers, counts = columns
-    if not (
-        are(people, str)
-        and are(names, str)
-        and are(numbers, int, 0)
-        and are(counts, int, 1)
-    ):
+    people: Any = content.get("identity")
+    names: Any = content.get("track")
+    numbers: Any = content.get("shard")
+    counts: Any = content.get("count")
+    named = are(people, str) and are(names, str)
+    counted = are(numbers, int, 0) and are(counts, int, 1)
+    if not (named and counted):
         raise _damaged(path, "its tracks lack names, shards or numbers of frames")
+
     if not len(people) == len(names) == len(numbers) == len(counts):
         raise _damaged(path, "its tracks are not as many everywhere")
     if max(numbers, default=-1) >= len(shards):
@@ -251,7 +267,7 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> UserError:
-    """Says that tracks.json is damaged."""
+    """Builds the error of a damaged tracks.json."""
     reason = " ".join(reason.split())[:160]
     return UserError(
         f"{path} is damaged ({reason}); copy it again or prepare the set again."
@@ -259,16 +275,17 @@ def _damaged(path: pathlib.Path, reason: str) -> UserError:
 
 
 def verify(folder: pathlib.Path) -> list[str]:
-    """Reads every shard and the index and compares their SHA-256 with the recorded ones.
+    """Compares the SHA-256 of every shard and of the index with the recorded ones.
 
     Args:
-      folder: of a prepared set.
+      folder: the folder of a prepared set.
 
     Returns:
       One sentence for each file that differs.
 
     Raises:
-      FileNotFoundError, UserError: As `read_index` does, which compares tracks.json.
+      FileNotFoundError: If a file is missing, see `read_index`.
+      UserError: If tracks.json is damaged, see `read_index`.
     """
     content, _ = read_index(folder)
     expected = [
@@ -281,11 +298,9 @@ def verify(folder: pathlib.Path) -> list[str]:
     def check(item: tuple[str, str, str]) -> str:
         kind, name, digest = item
         found = _sha256(folder / name)
-        return (
-            ""
-            if found == digest
-            else f"{kind}{folder / name} has changed: SHA-256 {found}."
-        )
+        if found == digest:
+            return ""
+        return f"{kind}{folder / name} has changed: SHA-256 {found}."
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return [sentence for sentence in pool.map(check, expected) if sentence]
@@ -294,17 +309,17 @@ def verify(folder: pathlib.Path) -> list[str]:
 def index_shard(
     path: pathlib.Path, *, number: int
 ) -> tuple[list[IndexedTrack], dict[str, Any]]:
-    """Reads one shard.
+    """Lists the tracks of one shard.
 
     Args:
       path: the shard.
       number: its number in the set.
 
     Returns:
-      Its tracks in the file's order, and its name, records, bytes and sha256.
+      Its tracks in the order of the file, and its name, records, bytes and sha256.
 
     Raises:
-      ValueError: if it is cut off, or a record is not of a track.
+      UserError: If it is cut off, or a record is not of a track.
     """
     described: dict[str, Any] = {
         "name": path.name,
@@ -314,22 +329,28 @@ def index_shard(
     tracks: list[IndexedTrack] = []
     with open(path, "rb") as file:
         described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+
+        # An empty file cannot be mapped.
         if not described["bytes"]:
             return tracks, described
+
         with (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             memoryview(content) as view,
         ):
             for start, stop in _records(view, str(path)):
                 tracks.append(_track(view, start, stop, shard=number, where=str(path)))
+
     described["records"] = len(tracks)
+
     return tracks, described
 
 
 def _records(view: memoryview, where: str) -> Iterator[Span]:
-    """Yields where the records of a shard start and end."""
+    """Yields the first byte of each record's Example, and the byte after its last."""
     place = 0
     while place < len(view):
+        # The length counts the Example alone, without the checksums around it.
         start = place + _HEAD
         stop = start + int.from_bytes(view[place : place + 8], "little")
         place = stop + _TAIL
@@ -337,13 +358,14 @@ def _records(view: memoryview, where: str) -> Iterator[Span]:
             raise UserError(
                 f"The shard {where} is cut off: its last record ends after the file."
             )
+
         yield start, stop
 
 
 def _track(
     view: memoryview, start: int, stop: int, *, shard: int, where: str
 ) -> IndexedTrack:
-    """Reads one record."""
+    """Reads the track of one record."""
     try:
         features = example_spans(view, start, stop)
         # os.fsdecode, because names of folders may hold bytes that are not UTF-8.
@@ -354,45 +376,55 @@ def _track(
         spans = features["frames"]
     except (KeyError, IndexError, ValueError):
         raise UserError(
-            f"The shard {where} holds a record at byte {start} that is no track (identity, track, frames)."
+            f"The shard {where} holds a record at byte {start} that is no track "
+            "(identity, track, frames)."
         ) from None
+
     frames = np.array([(a, b - a, zlib.crc32(view[a:b])) for a, b in spans], FRAME)
-    return IndexedTrack(identity, name, shard, frames)
+    return IndexedTrack(identity=identity, name=name, shard=shard, frames=frames)
 
 
 def example_spans(view: memoryview, start: int, stop: int) -> dict[str, list[Span]]:
     """Finds the byte strings of a tf.train.Example without copying them.
 
     Args:
-      view: of the file.
+      view: the bytes of the file.
       start: first byte of the Example.
       stop: the byte after its last.
 
     Returns:
-      (start, stop) of each string of each feature; no entry for features of numbers.
+      (start, stop) of each string of each feature, by the feature's name. Features of
+      numbers have no entry.
 
     Raises:
-      ValueError: if it is no Example.
+      UserError: If the bytes are no Example.
     """
     found: dict[str, list[Span]] = {}
+
     # Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2),
     # Feature.bytes_list = 1, BytesList.value = 1.
     for features in _fields(view, start, stop, 1):
         for entry in _fields(view, *features, 1):
             keys = list(_fields(view, *entry, 1))
-            values = [list(_fields(view, *bytes_list, 1))
-                      for feature in _fields(view, *entry, 2)
-                      for bytes_list in _fields(view, *feature, 1)]  # fmt: skip
+            values = []
+            for feature in _fields(view, *entry, 2):
+                for bytes_list in _fields(view, *feature, 1):
+                    values.append(list(_fields(view, *bytes_list, 1)))
+
             if keys and values:
                 found[bytes(view[slice(*keys[0])]).decode()] = values[0]
+
     return found
 
 
 def _fields(view: memoryview, start: int, stop: int, wanted: int) -> Iterator[Span]:
-    """Yields the spans of a protocol buffer's fields of one number that hold strings or messages."""
+    """Yields the spans of a protocol buffer's length-delimited fields of one number."""
     while start < stop:
+        # The low three bits are the wire type, the others the field's number.
         tag, start = _varint(view, start, stop)
         kind = tag & 7
+
+        # 2: strings and messages; 0: variable-length numbers; 1 and 5: 8 and 4 bytes.
         if kind == 2:
             length, start = _varint(view, start, stop)
             if start + length > stop:
@@ -409,15 +441,19 @@ def _fields(view: memoryview, start: int, stop: int, wanted: int) -> Iterator[Sp
 
 
 def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
-    """Reads a number of 7 bits a byte; returns it and the place after it."""
-    value = shift = 0
+    """Reads a variable-length number; returns it and the place after it."""
+    value = 0
+    shift = 0
     while start < stop:
+        # Seven bits a byte, lowest first; the high bit says that more follow.
         byte = view[start]
         value |= (byte & 127) << shift
         start += 1
         if byte < 128:
             return value, start
+
         shift += 7
         if shift > 63:
             raise UserError("a number has more than 64 bits")
+
     raise UserError("a number is cut off")

@@ -1,10 +1,8 @@
-"""Drawn faces with exact labels.
+"""Synthetic faces with exact labels.
 
-Identity, motion and scene are separate parameters of one renderer.
-
-Pictures are uint8 [S, S, 3], RGB. Parameters are dicts of float32 scalars by name. Yaw
-above 0 turns the face to the picture's right, pitch above 0 down, roll above 0
-clockwise, all in degrees.
+Identity, motion and scene are separate parameters of one renderer. Images are uint8 [S,
+S, 3], RGB. Parameters are dicts of float32 scalars by name. Yaw above 0 turns the face
+to the image's right, pitch above 0 down, and roll above 0 clockwise, all in degrees.
 """
 
 import functools
@@ -19,7 +17,7 @@ from facecycle_jax.errors import UserError
 
 Parameters = dict[str, jax.Array]
 
-# name: (mean, standard deviation); draws are cut at two standard deviations.
+# Name: (mean, standard deviation). Draws are truncated at two standard deviations.
 IDENTITY = {
     "skin_tone": (0.42, 0.24),
     "skin_warmth": (0.0, 0.5),
@@ -67,7 +65,7 @@ SCENE = {
     "back_blue": (0.5, 0.22),
     "back_slope": (0.0, 0.2),
 }
-# The face at rest, from the front. Everything else of a picture is identity or scene.
+# The face at rest, from the front. Everything else in an image is identity or scene.
 NEUTRAL = {name: 1.0 if name == "eye_open" else 0.0 for name in MOTION}
 
 
@@ -99,7 +97,15 @@ def sample_motion(key: jax.Array) -> Parameters:
 
 
 def sample_scene(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
-    """Draws light and background, with so much of the standard deviations of `SCENE`, 0 or more."""
+    """Draws lighting and background.
+
+    Args:
+      key: random key.
+      variation: factor of the standard deviations of `SCENE`, 0 or more.
+
+    Returns:
+      Parameters by name.
+    """
     return _sample(key, SCENE, variation=variation)
 
 
@@ -109,45 +115,46 @@ def neutral_motion() -> Parameters:
 
 
 def mean_identity() -> Parameters:
-    """Returns the mean of the people `sample_identity` draws."""
+    """Returns the mean of the people that `sample_identity` draws."""
     return {name: jnp.float32(mean) for name, (mean, _) in IDENTITY.items()}
 
 
 def render(
     identity: Parameters, motion: Parameters, scene: Parameters, *, size: int = 64
 ) -> jax.Array:
-    """Draws a face.
+    """Renders a face.
 
     Args:
-      identity: names of `IDENTITY`.
-      motion: names of `MOTION`.
-      scene: names of `SCENE`.
+      identity: parameters named as in `IDENTITY`.
+      motion: parameters named as in `MOTION`.
+      scene: parameters named as in `SCENE`.
       size: side in pixels.
 
     Returns:
       uint8 [size, size, 3].
     """
-    picture = render_float(identity, motion, scene, size=size)
-    return jnp.round(jnp.clip(picture, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+    image = render_float(identity, motion, scene, size=size)
+    return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "size"))
 def _track(
     key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
 ) -> dict[str, Any]:
-    """Draws one person.
-
-    Frames, the neutral faces of the same scenes, and the labels.
-    """
+    """Renders one person: frames, neutral and mean face in the scene, and labels."""
     keys = jax.random.split(key, 3)
     identity = sample_identity(keys[0])
     scene = sample_scene(keys[1], variation=scene_variation)
     motions = jax.vmap(sample_motion)(jax.random.split(keys[2], frames))
+
+    # Eight frames at once bound the memory of long tracks.
     draw = functools.partial(render, size=size)
+    rendered = jax.lax.map(
+        lambda motion: draw(identity, motion, scene), motions, batch_size=8
+    )
+
     return {
-        "frames": jax.lax.map(
-            lambda motion: draw(identity, motion, scene), motions, batch_size=8
-        ),
+        "frames": rendered,
         "neutral": draw(identity, neutral_motion(), scene),
         "mean": draw(mean_identity(), neutral_motion(), scene),
         "motion": motions,
@@ -164,22 +171,22 @@ def synthetic_tracks(
     size: int,
     scene_variation: float = 1.0,
 ) -> dict[str, Any]:
-    """Draws people, one track of one light and background each.
+    """Renders people, each in one track of one lighting and background.
 
     Args:
-      seed: another seed gives other people; the same one gives the same bytes on one
+      seed: another seed gives other people. The same seed gives the same bytes on one
         machine.
-      identities: people, at least 1.
-      frames_per_track: pictures of each, at least 1.
+      identities: number of people, at least 1.
+      frames_per_track: number of images of each, at least 1.
       size: side in pixels.
-      scene_variation: how much light and background differ between people, 0 (not at
-        all) or more; 1 is that of `SCENE`.
+      scene_variation: how much lighting and background differ between people, 0 (not at
+        all) or more; 1 is the variation of `SCENE`.
 
     Returns:
-      frames uint8 [F, S, S, 3] and identity int32 [F], person by person; motion {name:
-      [F]}; neutral, mean uint8 [people, S, S, 3]: the true neutral face of each person
-      and the true mean face in that person's scene; identity_parameters and scene
-      {name: [people]}. The arrays are read-only.
+      `frames`, uint8 [F, S, S, 3], and `identity`, int32 [F], person by person;
+      `motion`, {name: [F]}; `neutral` and `mean`, uint8 [people, S, S, 3], the true
+      neutral face of each person and the true mean face in that person's scene;
+      `identity_parameters` and `scene`, {name: [people]}. The arrays are read-only.
 
     Raises:
       UserError: If a count is below 1 or the variation is negative.
@@ -190,24 +197,22 @@ def synthetic_tracks(
         )
     if identities < 1 or frames_per_track < 1:
         raise UserError(
-            f"synthetic faces need data.identities and data.frames_per_track of at least 1, got "
-            f"{identities} and {frames_per_track}."
+            "synthetic faces need data.identities and data.frames_per_track of at "
+            f"least 1, got {identities} and {frames_per_track}."
         )
-    tracks = _all_tracks(seed, identities, frames_per_track, size, scene_variation)
+
     # New dicts, so that a caller who adds to one changes it for nobody else.
+    tracks = _all_tracks(seed, identities, frames_per_track, size, scene_variation)
     return jax.tree.map(lambda leaf: leaf, tracks)
 
 
-# One set: the loaders of a run's training and held-out people, and its next stage, ask
-# for the same one.
+# One set is kept, because the loaders of a run's training and held-out people and its
+# next stage need the same one.
 @functools.lru_cache(maxsize=1)
 def _all_tracks(
     seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
 ) -> dict[str, Any]:
-    """Renders the tracks.
-
-    The arrays are read-only, because several callers share them.
-    """
+    """Renders all tracks into read-only arrays, because several callers share them."""
     keys = jax.random.split(jax.random.key(seed), identities)
     render_track = functools.partial(
         _track,
@@ -215,6 +220,8 @@ def _all_tracks(
         size=size,
         scene_variation=np.float32(scene_variation),
     )
+
+    # One leaf [people, ...] for each array of a person.
     tracks = [jax.device_get(render_track(key)) for key in keys]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)
 
@@ -231,4 +238,5 @@ def _all_tracks(
     }
     for leaf in jax.tree.leaves(rendered):
         leaf.setflags(write=False)
+
     return rendered

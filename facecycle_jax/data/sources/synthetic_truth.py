@@ -1,4 +1,4 @@
-"""How close generated faces come to the truth, which only synthetic faces have.
+"""Comparison of generated faces with the truth, which only synthetic faces have.
 
 Errors are mean absolute differences of pixel values in 0..1.
 """
@@ -14,7 +14,7 @@ from facecycle_jax.data.labelled.synthetic_sets import render_each
 Draw = Callable[[np.ndarray], Mapping[str, Any]]
 # Images of sources and drivers to the sources with the motion of the drivers.
 Reexpress = Callable[[np.ndarray, np.ndarray], Any]
-# People of this seed offset are in no run's training data, whose seeds are small.
+# Added to a run's seed. No run trains on these people, because its seed is small.
 UNSEEN = 1_000_003
 
 # Row of the table: figure without a model, figure of the model, what it means.
@@ -22,27 +22,32 @@ _ROWS = {
     "neutral face, error": (
         "neutral_before",
         "neutral_after",
-        "Distance to the person's true face, at rest and from the front; without a model: of the input.",
+        "Distance to the person's true face, at rest and from the front; without a "
+        "model: of the input.",
     ),
     "neutral faces, difference": (
         "frames_apart",
         "neutral_apart",
-        "Two images of one person should give the same neutral face; without a model: the two inputs.",
+        "Two images of one person should give the same neutral face; without a model: "
+        "the two inputs.",
     ),
     "mean face, error": (
         "mean_true_neutral",
         "mean_after",
-        "Distance to the true mean face; without a model: of the person's true neutral face.",
+        "Distance to the true mean face; without a model: of the person's true neutral "
+        "face.",
     ),
     "mean faces, difference": (
         "neutral_people_apart",
         "mean_people_apart",
-        "Two people should give the same mean face; without a model: their true neutral faces.",
+        "Two people should give the same mean face; without a model: their true "
+        "neutral faces.",
     ),
     "exchanged motion, error": (
         "exchange_before",
         "exchange_after",
-        "Distance to the person in another's pose and expression; without a model: of the input.",
+        "Distance to the person in another's pose and expression; without a model: of "
+        "the input.",
     ),
 }
 
@@ -59,27 +64,35 @@ def compare_with_truth(
     """Compares generated faces with the true ones of people never trained on.
 
     Args:
-      draw: images uint8 [N, S, S, 3] to `neutral` and, of stage 2, `mean_face`,
-        likewise.
-      seed: of the training run; the people rendered here are others.
+      draw: maps images, uint8 [N, S, S, 3], to `neutral` and, in stage 2, `mean_face`
+        of the same shape.
+      seed: seed of the training run; the people rendered here are others.
       size: side of the images in pixels.
-      people: how many, with two frames each.
-      scene_variation: of light and background, as `synthetic_tracks` has it.
-      reexpress: sources and drivers, both uint8 [N, S, S, 3], to sources with the
-        motion of the drivers; None leaves the exchange of motion out.
+      people: number of people, with two frames each.
+      scene_variation: variation of lighting and background, see `synthetic_tracks`.
+      reexpress: maps sources and drivers, both uint8 [N, S, S, 3], to sources with the
+        motion of the drivers; None: no exchange of motion.
 
     Returns:
-      Mean absolute differences, as fractions of full brightness. neutral_before: a
-      frame to the person's true neutral face; neutral_after: the generated neutral face
-      to it; frames_apart: two frames of a person; neutral_apart: the neutral faces
-      generated from them; and of stage 2 mean_before: the generated neutral face to the
-      true mean face in that person's light; mean_true_neutral: the true neutral face to
-      it; mean_after: the generated mean face to it; neutral_people_apart: the true
-      neutral faces of two people; mean_people_apart: the mean faces generated of them;
-      and with `reexpress` exchange_before: a frame to the true face with another
-      person's motion; exchange_after: the generated one to it. And uint8 images
-      [people, S, S, 3] by name: input, neutral, true neutral; mean, true mean; and
-      other, other's motion, true other's motion.
+      Figures by name, and images, uint8 [people, S, S, 3], by name. Figures are mean
+      absolute differences, as fractions of full brightness:
+
+      neutral_before: from a frame to the person's true neutral face.
+      neutral_after: from the generated neutral face to it.
+      frames_apart: between two frames of a person.
+      neutral_apart: between the neutral faces generated from them.
+      mean_before: from the generated neutral face to the true mean face in that
+        person's scene. This and the following four are of stage 2.
+      mean_true_neutral: from the true neutral face to the true mean face.
+      mean_after: from the generated mean face to the true mean face.
+      neutral_people_apart: between the true neutral faces of two people.
+      mean_people_apart: between the mean faces generated from them.
+      exchange_before: from a frame to the true face with another person's motion. This
+        and the following one need `reexpress`.
+      exchange_after: from the generated face to it.
+
+      Images are input, neutral and true neutral, in stage 2 mean and true mean, and
+      with `reexpress` other, other's motion and true other's motion.
     """
     truth = synthetic_tracks(
         seed + UNSEEN,
@@ -91,6 +104,8 @@ def compare_with_truth(
     frames = truth["frames"]
     drawn = {name: np.asarray(image) for name, image in draw(frames).items()}
     neutral = drawn["neutral"]
+
+    # One true face for each of the two frames of a person.
     true_neutral = np.repeat(truth["neutral"], 2, axis=0)
 
     figures = {
@@ -122,10 +137,12 @@ def compare_with_truth(
         sources = frames[0::2]
         drivers = _next(sources)
         moved = np.asarray(reexpress(sources, drivers))
+
         motion = {name: _next(value[0::2]) for name, value in truth["motion"].items()}
         true_moved = render_each(
             truth["identity_parameters"], motion, truth["scene"], size=size
         )
+
         figures["exchange_before"] = difference(sources, true_moved)
         figures["exchange_after"] = difference(moved, true_moved)
         images |= {
@@ -133,36 +150,46 @@ def compare_with_truth(
             "other's motion": moved,
             "true other's motion": true_moved,
         }
+
     return figures, images
 
 
 def describe_truth(figures: Mapping[str, float]) -> str:
-    """Writes the figures of `compare_with_truth` as a table.
+    """Formats the figures of `compare_with_truth` as a table.
 
     Args:
-      figures: by the names given there.
+      figures: figures by the names given there.
 
     Returns:
-      A heading and a line for each row whose figures are there, each with a sentence
-      that explains it.
+      A heading, and a line for each row whose figures are given, with a sentence that
+      explains it.
     """
     rows = {name: row for name, row in _ROWS.items() if row[1] in figures}
     width = max(len(name) for name in rows)
+
     lines = [f"{'':<{width}}  no model  model"]
     for name, (before, after, meaning) in rows.items():
         lines.append(
             f"{name:<{width}}  {figures[before]:8.3f}  {figures[after]:5.3f}  {meaning}"
         )
+
     return "\n".join(lines)
 
 
 def difference(one: Any, other: Any) -> float:
-    """Computes the mean absolute difference of uint8 images of one shape, a fraction of full brightness."""
-    return float(
-        np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean() / 255
-    )
+    """Computes the mean absolute difference of images of one shape.
+
+    Args:
+      one: uint8 [...].
+      other: uint8 of the same shape.
+
+    Returns:
+      A fraction of full brightness.
+    """
+    signed = np.asarray(one, np.float32) - np.asarray(other, np.float32)
+    return float(np.abs(signed).mean() / 255)
 
 
 def _next(of_people: np.ndarray) -> np.ndarray:
-    """Gives every person what belongs to the next one."""
+    """Assigns every person the values of the next one."""
     return np.roll(of_people, -1, axis=0)

@@ -1,7 +1,7 @@
-"""What a source of images is: tracks, each a set of frames of one person.
+"""Tracks: what every source of images provides, each a set of frames of one person.
 
-A frame is a file name or a number: of sources in memory an index into an array, of
-prepared sets a place in their index.
+A frame is a file name or a number. The number is an index into an array of a source in
+memory, or a place in the index of a prepared set.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ class Tracks:
 
     Attributes:
       frames: frames of every track, at least one each.
-      identities: the person's name of every track, sorted.
-      names: the track's name.
-      origin: where they come from, for messages.
+      identities: name of every track's person, sorted.
+      names: name of every track.
+      origin: where the tracks come from, for messages.
     """
 
     frames: Sequence[Sequence[Frame]]
@@ -38,10 +38,10 @@ class Tracks:
     def select(self, chosen: Sequence[int]) -> "Tracks":
         """Returns the tracks of these indices, in their order."""
         return Tracks(
-            [self.frames[i] for i in chosen],
-            [self.identities[i] for i in chosen],
-            [self.names[i] for i in chosen],
-            self.origin,
+            frames=[self.frames[i] for i in chosen],
+            identities=[self.identities[i] for i in chosen],
+            names=[self.names[i] for i in chosen],
+            origin=self.origin,
         )
 
 
@@ -56,27 +56,29 @@ def make_tracks(
     Args:
       tracks: in any order.
       origin: where they come from, for messages.
-      min_frames: fewest frames of a track.
+      min_frames: smallest number of frames of a track.
 
     Returns:
       The tracks.
 
     Raises:
-      ValueError: if none is left.
+      UserError: If no track is left.
     """
-    kept = sorted(
-        (t for t in tracks if len(t[2]) >= max(1, min_frames)),
-        key=lambda t: (t[0], t[1]),
-    )
+    kept = [track for track in tracks if len(track[2]) >= max(1, min_frames)]
+    kept.sort(key=lambda track: (track[0], track[1]))
+
     if not kept:
         longest = max((len(track[2]) for track in tracks), default=0)
         found = f"{len(tracks)} tracks, the longest of {longest} frames"
         raise UserError(
-            f"{origin} has no track of at least {min_frames} frames"
-            f" ({found if tracks else 'no pictures at all'}); see data.path and data.min_frames."
+            f"{origin} has no track of at least {min_frames} frames "
+            f"({found if tracks else 'no images at all'}); see data.path and "
+            "data.min_frames."
         )
+
     people, names, frames = zip(*kept, strict=True)
-    return Tracks(frames, people, names, origin)
+
+    return Tracks(frames=frames, identities=people, names=names, origin=origin)
 
 
 def long_tracks(
@@ -87,26 +89,28 @@ def long_tracks(
     min_frames: int,
     max_tracks: int,
 ) -> Tracks:
-    """Sorts (person, track, frames) and leaves out short tracks, but not single images of a root.
+    """Sorts tracks and leaves out short ones, but keeps single images of a root.
 
     Args:
-      tracks: in any order.
+      tracks: (person, track, frames) in any order.
       is_single: whether each is one image that lies in a root, to be paired with its
         mirror image.
-      origin: where they come from, for messages.
-      min_frames: fewest frames of a track.
-      max_tracks: most tracks, the first by name; 0: all.
+      origin: where the tracks come from, for messages.
+      min_frames: smallest number of frames of a track.
+      max_tracks: largest number of tracks, the first by name; 0: all.
 
     Returns:
       The tracks.
 
     Raises:
-      UserError: If none is left.
+      UserError: If no track is left.
     """
     kept = []
     for track, single in zip(tracks, is_single, strict=True):
         if single or len(track[2]) >= min_frames:
             kept.append(track)
+
+    # If none is left, `make_tracks` describes all of them in its message.
     made = make_tracks(
         kept or tracks, origin=origin, min_frames=1 if kept else min_frames
     )
@@ -114,9 +118,7 @@ def long_tracks(
 
 
 def in_root(name: str, place: int) -> str:
-    """Names what lies in one of several roots or sets.
-
-    In the first as it is, in the others numbered.
+    """Names what lies in one of several roots or sets; all but the first are numbered.
 
     Args:
       name: the path below the root.
@@ -129,24 +131,27 @@ def in_root(name: str, place: int) -> str:
 
 
 def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Tracks]:
-    """Splits by person, the same way wherever and whenever, whatever other people there are.
+    """Splits the people into training and held-out ones, deterministically.
+
+    People are ordered by a hash of their names, so that the split does not depend on
+    the machine, and adding people changes it little.
 
     Args:
       tracks: all tracks.
-      eval_fraction: share of the people to hold out, 0 to below 1; at least two are
+      eval_fraction: fraction of the people to hold out, 0 to below 1. At least two are
         held out unless it is 0.
 
     Returns:
-      Tracks to train on and held-out ones. With a fraction of 0 the latter are the
-      former.
+      Training tracks and held-out tracks. With a fraction of 0 both are all tracks.
 
     Raises:
-      ValueError: if fewer than two people would be left to train on.
+      UserError: If fewer than two people would be left to train on.
     """
     if not 0 <= eval_fraction < 1:
         raise UserError(
             f"data.eval_fraction must be from 0 to below 1, got {eval_fraction}."
         )
+
     if eval_fraction == 0:
         return tracks, tracks
 
@@ -158,10 +163,13 @@ def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Track
     count = max(2, round(eval_fraction * len(people)))
     if len(people) - count < 2:
         raise UserError(
-            f"{tracks.origin} has {len(people)} people, too few to hold {count} out; set "
-            f"data.eval_fraction to 0 to evaluate on the training people."
+            f"{tracks.origin} has {len(people)} people, too few to hold {count} out; "
+            "set data.eval_fraction to 0 to evaluate on the training people."
         )
+
     held = set(people[:count])
     is_held = np.array([person in held for person in tracks.identities])
-    train, evaluation = np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    train = np.flatnonzero(~is_held)
+    evaluation = np.flatnonzero(is_held)
+
     return tracks.select(train.tolist()), tracks.select(evaluation.tolist())

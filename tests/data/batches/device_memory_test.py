@@ -1,7 +1,4 @@
-"""Frames on the devices.
-
-The batches of the other backends, made without moving anything.
-"""
+"""Frames on the devices give the batches of the other backends and move nothing."""
 
 import functools
 import itertools
@@ -22,17 +19,14 @@ config = functools.partial(loader_batches.config, size=SIZE, batch_size=16)
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """Five people of 1 to 5 pictures of noise.
-
-    15 frames, no multiple of eight devices.
-    """
+    """Five people of 1 to 5 images of noise: 15 frames, not a multiple of 8 devices."""
     path = tmp_path_factory.mktemp("faces")
     rng = np.random.default_rng(0)
     for person in range(5):
         (path / f"p{person}").mkdir()
         for frame in range(person + 1):
-            picture = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(path / f"p{person}" / f"{frame}.png")
+            image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            Image.fromarray(image).save(path / f"p{person}" / f"{frame}.png")
     return path
 
 
@@ -62,6 +56,7 @@ def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
     made = [next(batches)]
     with jax.transfer_guard("disallow"):
         made += list(itertools.islice(batches, 3))
+
     for batch, other in zip(made, expected, strict=False):
         assert batch.keys() == other.keys()
         for name, value in batch.items():

@@ -1,7 +1,4 @@
-"""Items of several frames.
-
-Which frames, in which order, and that pairs stay as they were.
-"""
+"""Items of several frames: which frames, in which order; pairs stay as they were."""
 
 import zlib
 
@@ -17,10 +14,10 @@ LENGTHS = (5, 1, 3, 8, 2, 6, 4)
 def tracks(lengths=LENGTHS):
     frames = [list(range(n)) for n in lengths]
     return Tracks(
-        frames,
-        list("aabccde")[: len(lengths)],
-        [str(i) for i in range(len(lengths))],
-        "x",
+        frames=frames,
+        identities=list("aabccde")[: len(lengths)],
+        names=[str(i) for i in range(len(lengths))],
+        origin="x",
     )
 
 
@@ -44,6 +41,7 @@ def test_pairs_are_those_of_earlier_versions(pairing, checksum):
         )
         for name in sorted(drawn):
             found = zlib.crc32(np.asarray(drawn[name]).tobytes(), found)
+
     assert found == checksum
 
 
@@ -63,6 +61,7 @@ def test_unordered_items_are_different_frames_where_there_are_enough():
                 assert len(set(place)) == 4
             if LENGTHS[track] == 5:
                 seen.add(tuple(place))
+
     # Any frame may be first, and in any order.
     assert {places[0] for places in seen} == set(range(5))
     assert any(places[0] > places[1] for places in seen)
@@ -82,6 +81,7 @@ def test_ordered_items_are_spaced_in_time():
         starts |= {
             int(place[row, 0]) for row in range(3) if drawn["track"][row, 0] == 2
         }
+
     # A track of nine has room for four anchors.
     assert starts == {0, 1, 2, 3}
 
@@ -93,6 +93,7 @@ def test_items_are_a_function_of_seed_and_step_alone():
         again, _ = draw(step, items, seed=1)
         for name, value in first.items():
             np.testing.assert_array_equal(value, again[name])
+
     assert not np.array_equal(
         draw(0, items, seed=1)[0]["frame"], draw(0, items, seed=2)[0]["frame"]
     )
@@ -103,10 +104,13 @@ def test_items_that_cannot_be_drawn_are_refused():
     assert sampling.items_of({}) is None
     with pytest.raises(ValueError, match=r"item_order must be one of"):
         sampling.items_of({"item_frames": 2, "item_order": "backwards"})
+
     with pytest.raises(ValueError, match=r"both must be at least 1"):
         sampling.items_of({"item_frames": 2, "item_spacing": 0})
+
     with pytest.raises(
         ValueError, match=r"track of 1 frames.*span 4.*data\.min_frames=4"
     ):
         sampling.check_items(tracks(), sampling.Items(4, "ordered"))
+
     sampling.check_items(tracks(), sampling.Items(4))

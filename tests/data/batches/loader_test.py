@@ -1,7 +1,4 @@
-"""Batches from files and from memory.
-
-Equal, resumable, and plain about what cannot be read.
-"""
+"""Batches from files and from memory are equal and resumable; errors are reported."""
 
 import errno
 import functools
@@ -35,8 +32,8 @@ SIZE = 16
 config = functools.partial(loader_batches.config, size=SIZE)
 
 
-def picture(person, frame):
-    """A picture whose colours name its person and frame."""
+def image(person, frame):
+    """An image whose colours name its person and frame."""
     return np.full((SIZE, SIZE, 3), (person * 10, frame * 10, 100), np.uint8)
 
 
@@ -46,11 +43,11 @@ def tree(tmp_path):
         folder = tmp_path / f"p{person}" / "track"
         folder.mkdir(parents=True)
         for frame in range(5):
-            Image.fromarray(picture(person, frame)).save(folder / f"{frame}.png")
+            Image.fromarray(image(person, frame)).save(folder / f"{frame}.png")
     return tmp_path
 
 
-def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):
+def test_half_of_the_pairs_are_mirror_images_by_default(tree):
     mirror = np.concatenate(
         [b["mirror"] for b in first(make_loader(config(tree), split="train"), 100)]
     )
@@ -60,7 +57,7 @@ def test_half_of_the_pairs_are_mirror_images_unless_told_otherwise(tree):
     assert not any(batch["mirror"].any() for batch in first(held, 20))
 
 
-def test_mirror_images_alone_for_one_root_of_two(tree):
+def test_each_root_has_its_own_probability_of_mirror_images(tree):
     # The second root lies within the first.
     roots = f"{tree}, {tree / 'p1'}"
     for split in ("train", "eval"):
@@ -133,6 +130,7 @@ def test_starting_late_reads_nothing_of_the_past(tree):
 
     with unittest.mock.patch.object(reading, "read_frame", noted):
         first(loader, 1, start=1_000_000)
+
     # A batch and what is read ahead of it, not eight million frames.
     assert 8 <= len(read) < 800
 
@@ -146,6 +144,7 @@ def test_each_process_has_its_part(tree):
             unittest.mock.patch.object(jax, "process_index", return_value=process),
         ):
             parts.append(first(make_loader(config(tree), split="train"), 3))
+
     for step in range(3):
         for name in whole[step]:
             joined = np.concatenate([parts[0][step][name], parts[1][step][name]])
@@ -156,6 +155,7 @@ def test_each_process_has_its_part(tree):
 def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     if backend == "tf":
         pytest.importorskip("tensorflow")
+
     broken = tree / "p2" / "track" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
     empty = tree / "p4" / "track" / "0.png"
@@ -163,9 +163,11 @@ def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     loader = make_loader(config(tree, backend), split="train")
     with caplog.at_level(logging.WARNING):
         batches = first(loader, 40)
+
     assert set(loader.report.unreadable) == {str(broken), str(empty)}
     for path in (broken, empty):
         assert sum(str(path) in record.getMessage() for record in caplog.records) <= 1
+
     greens = {
         tuple(v)
         for b in batches
@@ -180,7 +182,9 @@ def test_unreadable_frames_are_left_out_and_named_once(tree, backend, caplog):
     ("backend", "decoder"),
     [("threads", "pillow"), ("threads", "opencv"), ("tf", "pillow")],
 )
-def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
+def test_a_file_that_vanishes_during_training_is_replaced_and_reported_once(
+    tree, backend, decoder, caplog
+):
     pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
     pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
     batches = make_loader(
@@ -201,14 +205,15 @@ def test_a_file_that_vanishes_while_training(tree, backend, decoder, caplog):
         assert 30 not in greens.tolist()
 
 
-def test_a_track_of_which_nothing_can_be_read(tree):
+def test_an_unreadable_track_is_left_out_of_memory_and_ends_a_pipeline(tree):
     for file in (tree / "p2" / "track").iterdir():
-        file.write_bytes(b"not a picture")
+        file.write_bytes(b"not an image")
+
     loader = make_loader(config(tree, "memory"), split="train")
     assert loader.num_tracks == 5
     pytest.importorskip("tensorflow")
     with pytest.raises(
-        ValueError, match=r"No picture of the track .*p2/track can be read"
+        ValueError, match=r"No image of the track .*p2/track can be read"
     ):
         first(make_loader(config(tree, "tf"), split="train"), 20)
 
@@ -222,11 +227,11 @@ def test_the_next_readable_frame_stands_in(tree):
     read = read_or_replace(
         tracks, 0, 4, read=file_reader("pillow", size=SIZE), report=report
     )
-    np.testing.assert_array_equal(read, picture(0, 1))
+    np.testing.assert_array_equal(read, image(0, 1))
     assert len(report.unreadable) == 2
 
 
-def test_nothing_readable_at_all(tmp_path):
+def test_a_source_without_readable_images_raises(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "0.jpg").write_bytes(b"")
     with pytest.raises(
@@ -235,21 +240,22 @@ def test_nothing_readable_at_all(tmp_path):
         make_loader(config(tmp_path), split="train")
 
 
-def test_single_pictures_are_paired_with_their_mirror_image(tmp_path):
+def test_single_images_are_paired_with_their_mirror_image(tmp_path):
     for number in range(3):
-        Image.fromarray(picture(number, 0)).save(tmp_path / f"{number}.png")
+        Image.fromarray(image(number, 0)).save(tmp_path / f"{number}.png")
     for batch in first(make_loader(config(tmp_path, min_frames=4), split="train"), 3):
         assert batch["mirror"].all()
         np.testing.assert_array_equal(batch["frames"][:, 0], batch["frames"][:, 1])
 
 
-def test_too_much_for_the_memory_allowed(tree):
+def test_frames_above_the_memory_limit_are_refused(tree):
     tracks = make_loader(config(tree), split="train").tracks
     with pytest.raises(
         ValueError,
         match=r"needs 0\.0 GB decoded at 16 pixels, more than data.memory_gb=0",
     ):
         check_memory(tracks, size=SIZE, limit_gb=0)
+
     kept, frames = decode_all(
         tracks, read=file_reader("pillow", size=SIZE), report=Report()
     )
@@ -257,19 +263,23 @@ def test_too_much_for_the_memory_allowed(tree):
     assert len(kept) == 6
 
 
-def test_settings_that_are_wrong(tree):
+def test_invalid_settings_raise_with_the_option_s_name(tree):
     with pytest.raises(
         ValueError, match=r"data\.backend must be one of .*, got 'disk'"
     ):
         make_loader(config(tree, "disk"), split="train")
+
     with pytest.raises(ValueError, match=r"data\.source must be one of .*, got 'web'"):
         make_loader(config(tree, source="web"), split="train")
+
     with pytest.raises(
         ValueError, match=r"mirror_pair_probability must be from 0 to 1, got \[1\.5\]"
     ):
         make_loader(config(tree, mirror_pair_probability=(1.5,)), split="train")
+
     with pytest.raises(ValueError, match=r"has 2 numbers and data\.path 1 folders"):
         make_loader(config(tree, mirror_pair_probability=(0.5, 1.0)), split="train")
+
     with pytest.raises(ValueError, match=r"data\.path is empty"):
         make_loader(config(""), split="train")
 

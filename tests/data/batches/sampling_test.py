@@ -1,7 +1,4 @@
-"""Draws are pure functions of seed and step.
-
-Complete epochs, true pairs, nothing carried.
-"""
+"""Draws are pure functions of seed and step, with complete epochs and true pairs."""
 
 import jax
 import numpy as np
@@ -18,18 +15,14 @@ from facecycle_jax.data.sources.tracks import make_tracks
 
 def tracks_of(counts):
     """Tracks of persons a, b, ...: counts[p] lists the frames of each of p's tracks."""
-    return make_tracks(
-        [
-            (
-                f"p{person:03}",
-                f"p{person:03}/t{number}",
-                [f"{person}-{number}-{i}" for i in range(frames)],
-            )
-            for person, tracks in enumerate(counts)
-            for number, frames in enumerate(tracks)
-        ],
-        origin="the test",
-    )
+    found = []
+    for person, tracks in enumerate(counts):
+        for number, frames in enumerate(tracks):
+            name = f"p{person:03}/t{number}"
+            files = [f"{person}-{number}-{i}" for i in range(frames)]
+            found.append((f"p{person:03}", name, files))
+
+    return make_tracks(found, origin="the test")
 
 
 def draw(tracks, step, *, batch_size=8, pairing="same", seed=0, mirrored=0.0):
@@ -85,12 +78,15 @@ def test_same_pairs_are_two_different_frames_of_one_track():
         np.testing.assert_array_equal(batch["mirror"], table.frames[track[:, 0]] == 1)
         assert ((frame[:, 0] == frame[:, 1]) == batch["mirror"]).all()
         seen |= set(frame.ravel().tolist())
+
     # Every frame is drawn, the last one of a track too.
     assert seen == set(range(19))
 
 
 @pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
-def test_frames_are_paired_with_their_mirror_image_as_often_as_asked(probability):
+def test_frames_are_paired_with_their_mirror_image_with_the_given_probability(
+    probability,
+):
     tracks = tracks_of([[5, 1, 3, 9]])
     drawn = [
         draw(tracks, step, batch_size=64, mirrored=probability) for step in range(25)
@@ -140,6 +136,7 @@ def test_different_pairs_never_show_one_person_twice():
         np.testing.assert_array_equal(batch["identity"], table.identity[batch["track"]])
         assert not batch["mirror"].any()
         partners |= set(batch["track"][:, 1].tolist())
+
     assert partners == set(range(len(tracks)))
 
 
@@ -166,6 +163,7 @@ def test_drawing_compiles_once():
     before = draw_pairs._cache_size()
     for step in range(1, 20):
         draw(tracks, step)
+
     assert draw_pairs._cache_size() == before
     assert isinstance(
         draw_pairs(

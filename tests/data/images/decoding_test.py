@@ -1,7 +1,4 @@
-"""The fast decoder.
-
-Near to the exact one, upright, and never satisfied with half a file.
-"""
+"""The fast decoder is close to the exact one, upright, and refuses half a file."""
 
 import io
 
@@ -15,7 +12,7 @@ cv2 = pytest.importorskip("cv2", reason="needs the extra `fast`")
 
 
 def smooth(height, width, seed=0):
-    """A picture without detail finer than the resizing keeps."""
+    """An image without detail finer than the resizing keeps."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -30,7 +27,7 @@ def encoded(image, form="JPEG", **options):
     "shape", [(72, 72), (112, 112), (250, 200), (300, 620), (600, 600), (40, 40)]
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_near_to_pillow_at_every_reduction(shape, mode):
+def test_opencv_is_close_to_pillow_at_every_reduction(shape, mode):
     content = encoded(smooth(*shape).convert(mode), quality=95)
     fast, exact = (
         make_decoder(name, size=72)(content).astype(int)
@@ -42,7 +39,7 @@ def test_near_to_pillow_at_every_reduction(shape, mode):
     assert difference.max() < 20
 
 
-def test_exif_turns_the_picture_upright():
+def test_exif_turns_the_image_upright():
     exif = Image.Exif()
     exif[274] = 6  # turned by a quarter
     content = encoded(smooth(120, 90), quality=95, exif=exif)
@@ -76,9 +73,9 @@ def test_half_a_file_is_refused(decoder):
         content[:-40],
         content[:30],
         b"",
-        b"no picture",
+        b"no image",
     ):
-        with pytest.raises(ValueError, match=r"picture"):
+        with pytest.raises(ValueError, match=r"as an image"):
             decode(part)
 
 
@@ -89,7 +86,7 @@ def test_sizes_are_read_from_headers():
     assert jpeg_size(b"\xff\xd8\xff\xd9") == (0, 0)
 
 
-def test_unknown_decoders():
+def test_unknown_decoders_are_refused():
     with pytest.raises(
         ValueError, match=r"data\.decoder must be one of .*, got 'fast'"
     ):

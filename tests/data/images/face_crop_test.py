@@ -48,12 +48,12 @@ def test_crops_are_square_and_reflected_outside_the_image():
     assert away.shape[0] == away.shape[1]
 
 
-def test_no_face_is_said_in_one_sentence():
+def test_a_missing_face_is_reported_in_one_sentence():
     with pytest.raises(
         NoFaceError, match=r"No face was found in the image of 200x100 pixels\."
     ):
         crop_face(IMAGE, detector=lambda image: [])
-    with pytest.raises(NoFaceError, match="Face 3 was asked for, but 3 were found"):
+    with pytest.raises(NoFaceError, match="Face 3 was requested, but 3 were found"):
         crop_face(IMAGE, which=3, detector=several)
     assert issubclass(NoFaceError, ValueError)
 
@@ -102,12 +102,13 @@ def test_a_known_face_is_found_at_any_size():
         assert score > 0
         middles.append([(box[0] + box[2]) / 2 / factor, (box[1] + box[3]) / 2 / factor])
         sides.append((box[2] - box[0]) / factor)
+
     np.testing.assert_allclose(middles, np.broadcast_to([224, 110], (3, 2)), atol=25)
     assert max(sides) < 1.35 * min(sides)
 
 
 @pytest.mark.skipif(
-    not (SHARED / "data/tracks").is_dir(), reason="needs the shared pictures"
+    not (SHARED / "data/tracks").is_dir(), reason="needs the shared images"
 )
 def test_crops_agree_with_the_training_data():
     pytest.importorskip("dlib", reason="needs the extra `face`")
@@ -115,6 +116,7 @@ def test_crops_agree_with_the_training_data():
     for path in sorted((SHARED / "data/tracks/youtube").glob("*/*/*.jpg"))[::250]:
         with Image.open(path) as image:
             face = np.asarray(image.convert("RGB").resize((224, 224)))
+
         frame = np.pad(face, ((150, 150), (150, 150), (0, 0)), mode="edge")
         left, top, right, bottom = crop_face(
             frame, framing=load("facecycle-small").framing
@@ -124,5 +126,6 @@ def test_crops_agree_with_the_training_data():
         overlaps.append(
             wide * high / ((right - left) * (bottom - top) + 224**2 - wide * high)
         )
+
     assert np.median(overlaps) > 0.75
     assert np.mean(np.array(overlaps) > 0.5) > 0.9

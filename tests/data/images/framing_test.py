@@ -153,8 +153,10 @@ def test_a_cut_stands_in_where_no_face_is_found(monkeypatch):
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
     with pytest.raises(NoFaceError):
         frame_image(IMAGE, crop=True)
+
     with pytest.raises(ValueError, match="needs crop"):
         frame_image(IMAGE, crop=False)
+
     framed = frame_image(IMAGE, crop=True, cut=(0.2, 0.2, 0.6))
     assert not framed.found
     np.testing.assert_array_equal(framed.image, IMAGE[24:96, 44:116])

@@ -1,7 +1,4 @@
-"""Thousands of damaged images and prepared sets.
-
-Each is read, or refused in one sentence.
-"""
+"""Thousands of damaged images and sets are each read, or refused in one sentence."""
 
 import copy
 import functools
@@ -26,7 +23,7 @@ PER_SEED = 200
 
 
 def seeds():
-    """Small images of every format and of the modes that are decoded in different ways."""
+    """Small images of every format, in the modes that have decoders of their own."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8)).resize((40, 48))
     deep = Image.fromarray(rng.integers(0, 60_000, (48, 40)).astype(np.uint16))
@@ -62,11 +59,12 @@ def seeds():
             # This Pillow does without the format.
             continue
         found[name] = buffer.getvalue()
+
     return found
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "opencv"])
-def test_damaged_images(decoder):
+def test_damaged_images_are_decoded_or_refused(decoder):
     pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
     decode = make_decoder(decoder, size=16)
     for name, content in seeds().items():
@@ -80,7 +78,7 @@ def test_damaged_images(decoder):
         assert counts["refused"]
 
 
-def test_damaged_image_files(tmp_path):
+def test_damaged_image_files_are_read_or_refused(tmp_path):
     for name, content in seeds().items():
         rng = np.random.default_rng(2)
         attempts = []
@@ -124,11 +122,12 @@ def attempts_with(folder, name, contents):
     "signed", [True, False], ids=["with checksums", "of an earlier version"]
 )
 @pytest.mark.parametrize("name", [TRACKS, FRAMES, "set-train.tfrecord-00000-of-00002"])
-def test_damaged_sets(prepared, name, signed):
+def test_damaged_sets_are_read_or_refused(prepared, name, signed):
     if not signed:
         content = json.loads((prepared / TRACKS).read_text())
         del content["sha256"], content["frames_sha256"]
         (prepared / TRACKS).write_text(json.dumps(content))
+
     rng = np.random.default_rng(3)
     whole = (prepared / name).read_bytes()
     contents = [damaged(whole, rng) for _ in range(600)]
@@ -136,7 +135,8 @@ def test_damaged_sets(prepared, name, signed):
         attempts_with(prepared, name, contents), allowed=(UserError, OSError)
     )
     print(
-        f"{name}, checksums {signed}: {counts['read']} read, {counts['refused']} refused"
+        f"{name}, checksums {signed}: {counts['read']} read, {counts['refused']} "
+        "refused"
     )
     unchanged = sum(content == whole for content in contents)
     if signed and name != "set-train.tfrecord-00000-of-00002":
@@ -153,10 +153,12 @@ def changed(content, rng):
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
         if not keys:
             return content
+
         key = keys[rng.integers(len(keys))]
         if isinstance(place[key], dict | list) and rng.random() < 0.8:
             place = place[key]
             continue
+
         values = [
             None,
             True,
@@ -176,10 +178,11 @@ def changed(content, rng):
             [[]],
         ]
         place[key] = values[rng.integers(len(values))]
+
         return content
 
 
-def test_wrong_values_in_tracks_json(prepared):
+def test_wrong_values_in_tracks_json_are_refused(prepared):
     content = json.loads((prepared / TRACKS).read_text())
     del content["sha256"], content["frames_sha256"]
     rng = np.random.default_rng(4)
@@ -191,7 +194,7 @@ def test_wrong_values_in_tracks_json(prepared):
     assert counts["refused"]
 
 
-def test_damaged_videos(tmp_path):
+def test_damaged_videos_are_read_or_refused(tmp_path):
     av = pytest.importorskip("av", reason="needs the extra `video`")
     from facecycle_jax.data.images.video import write_video
     from facecycle_jax.data.prepare.encoding import FrameOptions, Source, prepare_track
@@ -215,8 +218,10 @@ def test_damaged_videos(tmp_path):
             )
             most = max(most, len(prepared.frames))
             full += not prepared.left_out
+
         print(
-            f"video, {suffix}: {full} read, {150 - full} refused or cut, at most {most} frames"
+            f"video, {suffix}: {full} read, {150 - full} refused or cut, at most "
+            f"{most} frames"
         )
         # Ten seconds of every frame at most.
         assert most <= 8 * 100

@@ -1,4 +1,4 @@
-"""No single file ends a run, runs another program, opens another file or takes memory without bound."""
+"""No single file ends a run, runs a program, opens another file or exhausts memory."""
 
 import functools
 import io
@@ -18,11 +18,11 @@ from PIL import Image
 from record_files import png, write_set
 
 from facecycle_jax.data import make_loader, read_picture
-from facecycle_jax.data.images import reading as pictures_module
+from facecycle_jax.data.images import reading as reading_module
 from facecycle_jax.data.images.decoding import make_decoder
 from facecycle_jax.data.prepare.encoding import (
     FrameOptions,
-    picture_sources,
+    image_sources,
     prepare_track,
 )
 from facecycle_jax.errors import UserError
@@ -47,6 +47,7 @@ def bomb(width=100_000, height=100_000):
         chunk(b"IDAT", zlib.compress(bytes(10))),
         chunk(b"IEND", b""),
     )
+
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -65,9 +66,8 @@ HOSTILE = {"bomb": bomb, "half an AVIF": half_avif, "PostScript": lambda: POSTSC
 
 @pytest.fixture(params=HOSTILE)
 def hostile(request):
-    if (
-        "AVIF" in request.param
-        and not pictures_module.Image.registered_extensions().get(".avif")
+    if "AVIF" in request.param and not reading_module.Image.registered_extensions().get(
+        ".avif"
     ):
         pytest.skip("this Pillow reads no AVIF")
     return HOSTILE[request.param]()
@@ -92,12 +92,14 @@ def test_a_hostile_image_is_left_out_and_named(tree, backend, decoder, caplog):
     pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
     if backend == "tf":
         pytest.importorskip("tensorflow")
+
     loader = make_loader(config(tree, backend, decoder=decoder), split="train")
     with caplog.at_level(logging.WARNING):
         first(loader, 30)
+
     (reason,) = loader.unreadable.values()
     assert reason.startswith(str(tree / "p1" / "bad.png"))
-    assert "cannot be read as a picture" in reason
+    assert "cannot be read as an image" in reason
     assert "\n" not in reason
     assert reason in caplog.text
 
@@ -115,18 +117,18 @@ def test_a_hostile_image_in_records_is_left_out_and_named(tmp_path, hostile, dec
     )
     first(loader, 30)
     (reason,) = loader.unreadable.values()
-    assert "track p1/t, frame 1: it cannot be read as a picture" in reason
+    assert "track p1/t, frame 1: it cannot be read as an image" in reason
 
 
 @pytest.mark.parametrize("size", [0, 8])
 def test_a_hostile_image_is_left_out_while_preparing(tree, size):
     prepared = [
         prepare_track(source, FrameOptions(size=size))
-        for source in picture_sources(str(tree))
+        for source in image_sources(str(tree))
     ]
     assert [len(track.frames) for track in prepared] == [2, 2, 2]
     (line,) = prepared[1].left_out
-    assert line.startswith(f"{tree / 'p1' / 'bad.png'} cannot be read as a picture")
+    assert line.startswith(f"{tree / 'p1' / 'bad.png'} cannot be read as an image")
 
 
 def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
@@ -135,10 +137,12 @@ def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "face.jpg").write_bytes(POSTSCRIPT)
-    with pytest.raises(UserError, match="no known picture format"):
+    with pytest.raises(UserError, match="no known image format"):
         read_picture(tmp_path / "face.jpg")
-    with pytest.raises(UserError, match="no known picture format"):
+
+    with pytest.raises(UserError, match="no known image format"):
         make_decoder("pillow", size=8)(POSTSCRIPT)
+
     assert not (tmp_path / "called").exists()
 
 
@@ -153,12 +157,12 @@ def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch):
         KeyError(7),
     ):
         monkeypatch.setattr(
-            pictures_module,
+            reading_module,
             "to_rgb",
             lambda *_, error=error: (_ for _ in ()).throw(error),
         )
         with pytest.raises(
-            UserError, match=r"x\.png cannot be read as a picture: [^\n]+\.$"
+            UserError, match=r"x\.png cannot be read as an image: [^\n]+\.$"
         ):
             read_picture(tmp_path / "x.png")
 
@@ -177,14 +181,15 @@ def test_strips_and_orientation_give_the_pixels_of_the_whole(mode, monkeypatch):
         form = {"P": "L"}.get(mode, mode)
         image = Image.frombytes(form, (23, 37), pixels.tobytes())
         image = image.convert("P") if mode == "P" else image
+
     whole = read_picture(image)
-    monkeypatch.setattr(pictures_module, "_STRIP_PIXELS", 60)
+    monkeypatch.setattr(reading_module, "_STRIP_PIXELS", 60)
     np.testing.assert_array_equal(read_picture(image), whole)
 
 
 def test_large_images_are_reduced_where_little_of_them_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures_module, "REDUCE_ABOVE", 10_000)
-    monkeypatch.setattr(pictures_module, "_STRIP_PIXELS", 20_000)
+    monkeypatch.setattr(reading_module, "REDUCE_ABOVE", 10_000)
+    monkeypatch.setattr(reading_module, "_STRIP_PIXELS", 20_000)
     coarse = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
     image = Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC)
     for name in ("x.png", "x.jpg"):
@@ -209,6 +214,7 @@ def test_memory_of_one_huge_image_is_bounded(tmp_path, mode):
         )
     else:
         image = Image.new(mode, (side, side))
+
     path = tmp_path / ("x.tif" if mode == "F" else "x.png")
     image.save(path, **({"compression": "tiff_adobe_deflate"} if mode == "F" else {}))
     code = (

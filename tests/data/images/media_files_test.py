@@ -1,4 +1,4 @@
-"""Folders are searched to an end, no link mixes people, and only regular files are opened."""
+"""Searches of folders end, no link mixes people, and only regular files are opened."""
 
 import functools
 import logging
@@ -22,7 +22,7 @@ from facecycle_jax.data import (
 from facecycle_jax.data.images.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 from facecycle_jax.data.prepare.encoding import (
     FrameOptions,
-    picture_sources,
+    image_sources,
     prepare_track,
     video_sources,
 )
@@ -58,6 +58,7 @@ def shown(root):
             for frame in frames
         }
         found[person] = found.get(person, set()) | real
+
     return found
 
 
@@ -94,18 +95,20 @@ def test_links_in_both_directions_end(people):
 def test_links_to_elsewhere_are_followed_and_each_file_counts_once(tmp_path):
     for number in range(3):
         write_image(tmp_path / "store" / f"{number}.png")
+
     (tmp_path / "root" / "ann").mkdir(parents=True)
     for name, number in (("a", 0), ("b", 1), ("again", 1)):
         (tmp_path / "root" / "ann" / f"{name}.png").symlink_to(
             tmp_path / "store" / f"{number}.png"
         )
+
     tracks = scan_folder(str(tmp_path / "root"))
     assert [os.path.basename(frame) for frame in tracks.frames[0]] == [
         "a.png",
         "again.png",
     ]
     # Preparing reads the same files.
-    (source,) = picture_sources(str(tmp_path / "root"))
+    (source,) = image_sources(str(tmp_path / "root"))
     assert len(prepare_track(source, FrameOptions()).frames) == 2
 
 
@@ -142,6 +145,7 @@ def test_a_folder_that_may_not_be_read_is_named(people, monkeypatch, caplog):
     monkeypatch.setattr(os, "scandir", guarded)
     with caplog.at_level(logging.WARNING):
         folders = walk([str(people)])
+
     assert [os.path.basename(folder.path) for folder in folders] == ["root", "ann"]
     assert "bob is left out: Permission denied" in caplog.text
 
@@ -153,6 +157,7 @@ def test_a_pipe_in_the_place_of_an_image_is_refused_at_once(people, decoder):
     os.mkfifo(pipe)
     with pytest.raises(UserError, match=r"2\.png is a pipe, a socket or a device"):
         read_picture(pipe)
+
     loader = make_loader(config(people, "threads", decoder=decoder), split="train")
     first(loader, 30)
     (reason,) = loader.unreadable.values()
@@ -160,7 +165,7 @@ def test_a_pipe_in_the_place_of_an_image_is_refused_at_once(people, decoder):
         reason
         == f"{pipe} is a pipe, a socket or a device; images must be regular files."
     )
-    (line,) = prepare_track(picture_sources(str(people))[0], FrameOptions()).left_out
+    (line,) = prepare_track(image_sources(str(people))[0], FrameOptions()).left_out
     assert line == reason
 
 
@@ -184,10 +189,11 @@ def test_all_commands_and_sources_know_the_same_endings(tmp_path):
     for suffix in IMAGE_SUFFIXES:
         write_image(tmp_path / "images" / "ann" / f"x{suffix}")
         write_image(tmp_path / "images" / "ann" / f"y{suffix.upper()}")
+
     count = 2 * len(IMAGE_SUFFIXES)
     assert len(scan_folder(str(tmp_path / "images")).frames[0]) == count
     assert len(list(list_pictures(tmp_path / "images"))) == count
-    (source,) = picture_sources(str(tmp_path / "images"))
+    (source,) = image_sources(str(tmp_path / "images"))
     assert len(prepare_track(source, FrameOptions()).frames) == count
     (tmp_path / "list.txt").write_text("images/ann\n")
     assert len(read_list(str(tmp_path / "list.txt")).frames[0]) == count
@@ -195,6 +201,7 @@ def test_all_commands_and_sources_know_the_same_endings(tmp_path):
     (tmp_path / "videos" / "ann" / "1").mkdir(parents=True)
     for suffix in VIDEO_SUFFIXES:
         (tmp_path / "videos" / "ann" / "1" / f"x{suffix}").touch()
+
     assert len(video_sources(str(tmp_path / "videos"))) == len(VIDEO_SUFFIXES)
 
 
@@ -207,6 +214,7 @@ def test_held_out_people_do_not_depend_on_where_the_data_lies(tmp_path, monkeypa
     for number in range(20):
         write_image(tmp_path / "first" / f"{number:02}.png", number)
         write_image(tmp_path / "first" / f"p{number:02}" / "0.png", number)
+
     shutil.copytree(tmp_path / "first", tmp_path / "deep" / "second")
     monkeypatch.chdir(tmp_path)
     paths = (f"{tmp_path}/first", f"{tmp_path}/first/", "first", "./deep/second")
@@ -219,7 +227,7 @@ def test_held_out_people_do_not_depend_on_where_the_data_lies(tmp_path, monkeypa
 
     prepared = {
         (s.identity, s.name): [png((0, 0, 0))]
-        for s in picture_sources(f"{tmp_path}/first")
+        for s in image_sources(f"{tmp_path}/first")
     }
     assert sorted(prepared) == list(
         zip(found[0].identities, found[0].names, strict=True)
@@ -236,14 +244,17 @@ def test_records_name_people_as_folders_do(tmp_path):
     for place, root in enumerate(("one", "two")):
         for number in range(2):
             write_image(tmp_path / root / f"{number}.png", 100 * place + number)
+
         for number in range(4):
             write_image(tmp_path / root / "ann" / f"{place}{number}.png", 50)
-        sources = picture_sources(str(tmp_path / root))
+
+        sources = image_sources(str(tmp_path / root))
         tracks = {
             (s.identity, s.name): prepare_track(s, FrameOptions()).frames
             for s in sources
         }
         write_set(tmp_path / "records" / root, tracks)
+
     roots = f"{tmp_path}/one,{tmp_path}/two"
     sets = f"{tmp_path}/records/one,{tmp_path}/records/two"
     folders = scan_folder(roots, min_frames=4)
@@ -279,7 +290,7 @@ def test_records_name_people_as_folders_do(tmp_path):
 
 def test_a_root_may_have_a_comma_when_it_is_prepared(tmp_path):
     write_image(tmp_path / "a, b" / "ann" / "0.png")
-    (source,) = picture_sources(str(tmp_path / "a, b"))
+    (source,) = image_sources(str(tmp_path / "a, b"))
     assert len(prepare_track(source, FrameOptions()).frames) == 1
 
 
@@ -292,6 +303,7 @@ def test_lists_name_people_below_what_their_folders_share(tmp_path):
         lines = [f"{tmp_path}/{place}/frames/{person}/1" for person in ("ann", "bob")]
         (tmp_path / "lists" / place).write_text("\n".join(lines) + "\n")
         found.append(read_list(str(tmp_path / "lists" / place)))
+
     assert found[0].identities == found[1].identities == ("ann", "bob")
     assert found[0].names == found[1].names == ("ann/1", "bob/1")
 
@@ -311,6 +323,7 @@ def test_names_that_are_not_utf8_are_read_and_prepared(tmp_path):
     os.makedirs(folder)
     for name in ("ann", "bob", "cy", "dee", "eve"):
         write_image(tmp_path / "root" / name / "0.png")
+
     shutil.copy(tmp_path / "root" / "ann" / "0.png", folder)
     tracks = scan_folder(str(tmp_path / "root"))
     assert os.fsdecode(b"Ren\xe9") in tracks.identities

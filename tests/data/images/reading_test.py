@@ -30,7 +30,7 @@ def one(inputs, **options):
 @pytest.mark.parametrize(
     "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV"]
 )
-def test_every_mode_shows_the_same_picture(mode):
+def test_every_mode_shows_the_same_image(mode):
     source = np.where(RAMP > 127, 255, 0).astype(np.uint8) if mode == "1" else RAMP
     image = Image.fromarray(source).convert("RGB")
     image = image.quantize(256) if mode == "P" else image.convert(mode)
@@ -39,7 +39,7 @@ def test_every_mode_shows_the_same_picture(mode):
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_deep_pictures_are_scaled_to_eight_bits(tmp_path, suffix, dtype):
+def test_deep_images_are_scaled_to_eight_bits(tmp_path, suffix, dtype):
     if suffix == "png" and dtype != np.uint16:
         pytest.skip("PNG has at most 16 bits")
     deep = (
@@ -50,7 +50,7 @@ def test_deep_pictures_are_scaled_to_eight_bits(tmp_path, suffix, dtype):
     np.testing.assert_allclose(drawn, np.repeat(RAMP[..., None], 3, -1), atol=1)
 
 
-def test_dark_sixteen_bit_pictures_stay_dark():
+def test_dark_sixteen_bit_images_stay_dark():
     dark = Image.fromarray(np.full((8, 8), 200, np.uint16))
     assert one(dark).max() <= 1
 
@@ -66,6 +66,7 @@ def test_transparent_parts_become_white(tmp_path, form):
         image.info["transparency"] = 0
     elif form == "png":
         image.save(tmp_path / "x.png")
+
     given = {"LA": image.convert("LA") if form == "LA" else None, "array": pixels}.get(
         form, image
     )
@@ -94,7 +95,7 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
     np.testing.assert_array_equal(one(tmp_path / "x.png"), upright)
 
 
-def test_first_frame_of_an_animation(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert (one(tmp_path / "x.gif") == [255, 0, 0]).all()
@@ -116,15 +117,16 @@ def test_shrinking_is_antialiased_and_the_right_size_is_untouched():
     np.testing.assert_array_equal(one(exact), exact)
 
 
-def test_batches_lists_and_folders(tmp_path):
+def test_batches_lists_and_folders_are_listed_in_order(tmp_path):
     batch = RNG.integers(0, 256, (3, 40, 40, 3), np.uint8)
     np.testing.assert_array_equal(as_pictures(batch, size=40)[0], batch)
     (tmp_path / "b").mkdir()
     paths = [tmp_path / "a.png", tmp_path / "b" / "c.PNG", tmp_path / "d.png"]
-    for path, picture in zip(paths, batch, strict=True):
-        Image.fromarray(picture).save(path)
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / ".hidden.png").write_text("no picture")
+    for path, image in zip(paths, batch, strict=True):
+        Image.fromarray(image).save(path)
+
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_text("no image")
     found, names, problems = as_pictures(str(tmp_path), size=40)
     np.testing.assert_array_equal(found, batch)
     assert names == [str(p) for p in paths]
@@ -134,7 +136,7 @@ def test_batches_lists_and_folders(tmp_path):
     mixed = [paths[1], Image.fromarray(batch[0]), batch[2]]
     found, names, _ = as_pictures(mixed, size=40)
     np.testing.assert_array_equal(found, batch[[1, 0, 2]])
-    assert names == [str(paths[1]), "picture 1", "picture 2"]
+    assert names == [str(paths[1]), "image 1", "image 2"]
 
 
 def test_unreadable_files_are_left_out_with_one_line_each(tmp_path):
@@ -147,19 +149,19 @@ def test_unreadable_files_are_left_out_with_one_line_each(tmp_path):
     assert len(problems) == 2
     assert all("\n" not in line for line in problems)
     assert "a.png" in problems[0]
-    assert "no known picture format" in problems[0]
+    assert "no known image format" in problems[0]
     _, _, problems = as_pictures([tmp_path / "none.png"], size=16)
     assert problems == [f"There is no file {tmp_path / 'none.png'}."]
 
 
-def test_a_single_unreadable_picture_raises(tmp_path):
+def test_a_single_unreadable_image_raises(tmp_path):
     (tmp_path / "a.png").write_bytes(b"this is text")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
         as_pictures(tmp_path / "a.png", size=16)
     with pytest.raises(FileNotFoundError, match="no file"):
         as_pictures(tmp_path / "b.png", size=16)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no picture file"):
+    with pytest.raises(ValueError, match="no image file"):
         as_pictures(tmp_path / "empty", size=16)
 
 
@@ -188,23 +190,23 @@ def test_wrong_options_are_refused(options):
         as_pictures(np.zeros((8, 8, 3), np.uint8), **options)
 
 
-def test_nothing_gives_nothing():
+def test_an_empty_list_gives_an_empty_batch():
     found, names, problems = as_pictures([], size=16)
     assert found.shape == (0, 16, 16, 3)
     assert names == problems == []
 
 
-def test_huge_pictures_are_refused_unread(tmp_path, monkeypatch):
+def test_huge_images_are_refused_unread(tmp_path, monkeypatch):
     Image.new("1", (5000, 5000)).save(tmp_path / "x.png")
     monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
     with pytest.raises(ValueError, match=r"5000x5000 pixels are more than 1,000,000"):
         read_picture(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
         read_picture(tmp_path / "x.png")
 
 
-def test_what_pillow_warns_of_is_no_fault(tmp_path, monkeypatch):
+def test_images_that_pillow_warns_about_are_read(tmp_path, monkeypatch):
     Image.fromarray(smooth()).save(tmp_path / "x.png")
     # Above its own limit it warns, and tests make warnings errors.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
@@ -214,7 +216,8 @@ def test_what_pillow_warns_of_is_no_fault(tmp_path, monkeypatch):
 FORMATS = {
     "jpg": {
         "quality": 80,
-        "exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+        "exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"
+        b"\x06\0\0\0\0\0\0\0",
     },
     "png": {},
     "gif": {},
@@ -242,6 +245,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, suffix):
             for place in rng.integers(min(reach, len(data)), size=1 + index // 4):
                 data[place] = rng.integers(256)
         (tmp_path / f"{index:02d}.{suffix}").write_bytes(bytes(data))
+
     found, names, problems = as_pictures(tmp_path, size=16)
     assert len(found) == len(names)
     assert len(names) + len(problems) == 40

@@ -33,7 +33,7 @@ def levels(frames):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_frames_come_back(tmp_path, suffix):
+def test_written_frames_are_read_back(tmp_path, suffix):
     pytest.importorskip("av", reason="needs the extra `video`")
     path = tmp_path / "deep" / f"clip{suffix}"
     write_video(path, iter(clip()), fps=25)
@@ -45,6 +45,7 @@ def test_frames_come_back(tmp_path, suffix):
         assert frame.dtype == np.uint8
         assert frame.shape == (48, 64, 3)
         np.testing.assert_allclose(frame, expected, atol=3)
+
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -64,7 +65,7 @@ def test_odd_sides_grow_by_one(tmp_path):
     assert next(read_video(tmp_path / "x.mp4").frames).shape == (36, 52, 3)
 
 
-def test_max_frames(written):
+def test_max_frames_limits_what_is_read(written):
     assert levels(read_video(written, max_frames=4).frames) == [0, 1, 2, 3]
 
 
@@ -85,8 +86,10 @@ def test_files_that_are_no_videos_are_refused(tmp_path):
             ValueError, match=rf"{name}\.mp4 cannot be read as a video: .*\.$"
         ):
             read_video(tmp_path / f"{name}.mp4")
+
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.mp4"):
         read_video(tmp_path / "none.mp4")
+
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         samples = av.AudioFrame.from_ndarray(
@@ -95,7 +98,8 @@ def test_files_that_are_no_videos_are_refused(tmp_path):
         samples.sample_rate = 8000
         container.mux(stream.encode(samples))
         container.mux(stream.encode())
-    with pytest.raises(ValueError, match="no pictures"):
+
+    with pytest.raises(ValueError, match="no images"):
         read_video(tmp_path / "sound.mkv")
 
 
@@ -111,6 +115,7 @@ def test_damaged_videos_are_read_as_far_as_they_go_or_refused(written, tmp_path)
         else:
             for place in rng.integers(len(data), size=1 + index // 2):
                 data[place] = rng.integers(256)
+
         path = tmp_path / f"{index}.mp4"
         path.write_bytes(bytes(data))
         said = ""
@@ -120,6 +125,7 @@ def test_damaged_videos_are_read_as_far_as_they_go_or_refused(written, tmp_path)
             )
         except ValueError as error:
             frames, said = [], str(error)
+
         assert frames or path.name in said
         assert "\n" not in said
 
@@ -149,14 +155,17 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         ValueError, match=r"Frame 2 must be uint8 \[48, 64, 3\] as the first"
     ):
         write_video(tmp_path / "x.mp4", frames, fps=5)
+
     with pytest.raises(ValueError, match="Frame 0 must be"):
         write_video(tmp_path / "x.mp4", [np.zeros((4, 4, 3))], fps=5)
+
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "x.mp4", [], fps=5)
+
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_options_are_refused(tmp_path):
+def test_invalid_options_of_writing_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.txt"):
         write_video(tmp_path / "x.txt", clip(1), fps=5)
     with pytest.raises(ValueError, match="fps"):
@@ -174,19 +183,21 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def jumping(path, jumps, *, count=5, av):
-    """A video of ten frames a second whose clock jumps by `jumps[i]` seconds before frame i."""
+    """A video of 10 fps whose clock jumps by `jumps[i]` seconds before frame i."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         clock = 0
-        for index, picture in enumerate(clip(count)):
+        for index, image in enumerate(clip(count)):
             clock += round(1000 * jumps.get(index, 0))
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = clock, Fraction(1, 1000)
             clock += 100
             container.mux(stream.encode(frame))
+
         container.mux(stream.encode())
+
     return path
 
 
@@ -208,7 +219,7 @@ def test_a_still_is_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e6])
-def test_rates_out_of_range(written, fps):
+def test_rates_out_of_range_are_refused(written, fps):
     with pytest.raises(ValueError, match="fps must be above 0 and at most 1000"):
         list(read_video(written, fps=fps).frames)
 
@@ -228,7 +239,7 @@ def test_only_the_frames_that_are_kept_are_held(written, most, monkeypatch):
     encoded = []
     encode = preparing._encode
     monkeypatch.setattr(
-        preparing, "_encode", lambda picture: encoded.append(1) or encode(picture)
+        preparing, "_encode", lambda image: encoded.append(1) or encode(image)
     )
     source = preparing.Source(identity="a", name="a/b/clip.mp4", path=str(written))
     every = preparing.prepare_track(source, preparing.FrameOptions(fps=10)).frames
@@ -254,8 +265,10 @@ def test_a_video_opens_no_other_file(written, tmp_path):
     """A list for FFmpeg's concat format, a playlist and a description of a session."""
     scripts = {
         "concat": "ffconcat version 1.0\nfile clip.mp4\n",
-        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n",
-        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.mp4\n"
+        "#EXT-X-ENDLIST\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\n"
+        "m=video 5004 RTP/AVP 96\n",
     }
     for name, content in scripts.items():
         (tmp_path / f"{name}.mp4").write_text(content)

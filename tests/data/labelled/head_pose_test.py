@@ -1,4 +1,4 @@
-"""Head pose sets in their published layouts, and one sentence for what is wrong with them."""
+"""Head pose sets in their published layouts, and one sentence for each error."""
 
 import numpy as np
 import pose_files
@@ -11,12 +11,12 @@ from facecycle_jax.data.labelled.images import CroppedFile, load_pictures
 pytest.importorskip("scipy")
 
 
-def test_folders_of_jpg_and_mat(tmp_path):
+def test_folders_of_jpg_and_mat_are_read(tmp_path):
     path = pose_files.write_folders(tmp_path, photographs=2)
     train, test = read_300w_lp(path), read_aflw2000(path)
     assert len(train) == 8 * 6
     assert len(test) == 12
-    # Yaw comes first here and second in the file; mirrored pictures have mirrored yaw
+    # Yaw comes first here and second in the file; mirrored images have mirrored yaw
     # and roll.
     np.testing.assert_allclose(train.angles[:6], pose_files.angles(6, 0), atol=1e-3)
     np.testing.assert_allclose(
@@ -39,7 +39,7 @@ def test_the_landmarks_surroundings_are_cut_out(tmp_path):
     )
     assert whole.min() == 0
     assert part.min() == 255
-    # The square reaches the picture's edge and no further.
+    # The square reaches the image's edge and no further.
     assert load_pictures(
         [CroppedFile(str(tmp_path / "a.png"), (-9, -9, 90, 90))], size=8
     ).shape == (
@@ -49,7 +49,7 @@ def test_the_landmarks_surroundings_are_cut_out(tmp_path):
         3,
     )
     with pytest.raises(
-        ValueError, match=r"a\.png: the landmarks lie outside the picture"
+        ValueError, match=r"a\.png: the landmarks lie outside the image"
     ):
         load_pictures([CroppedFile(str(tmp_path / "a.png"), (70, 70, 90, 90))], size=8)
 
@@ -65,7 +65,7 @@ def test_boxes_have_a_margin_and_ignore_points_that_are_not_seen(tmp_path):
     assert test.without_landmarks == 1
 
 
-def test_npz_files(tmp_path):
+def test_npz_files_are_read(tmp_path):
     path = pose_files.write_npz(tmp_path)
     train, test = read_300w_lp(path), read_aflw2000(path)
     assert train.pictures.shape == (8 * 24, 64, 64, 3)
@@ -78,7 +78,7 @@ def test_npz_files(tmp_path):
     assert train.group[0] == train.group[15] == train.group[24] != train.group[16]
 
 
-def test_official_counts():
+def test_official_counts_are_the_published_ones():
     assert OFFICIAL == {"train": 122_450, "test": 2_000, "test within limit": 1_969}
 
 
@@ -99,7 +99,7 @@ def test_official_counts():
         ),
     ],
 )
-def test_damaged_labels(tmp_path, content, words):
+def test_damaged_labels_are_refused(tmp_path, content, words):
     from scipy.io import savemat
 
     pose_files.write_folders(tmp_path, photographs=1, renderings=1, tests=1)
@@ -108,6 +108,7 @@ def test_damaged_labels(tmp_path, content, words):
         file.write_bytes(content)
     else:
         savemat(file, content)
+
     with pytest.raises(ValueError, match=words):
         read_aflw2000(str(tmp_path))
 
@@ -115,7 +116,9 @@ def test_damaged_labels(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("gone", "words"), [("mat", r"jpg but no .*mat"), ("jpg", r"mat but no .*jpg")]
 )
-def test_missing_halves(tmp_path, gone, words):
+def test_an_image_without_label_or_a_label_without_image_is_named(
+    tmp_path, gone, words
+):
     pose_files.write_folders(tmp_path, photographs=1, renderings=1, tests=2)
     (tmp_path / "AFLW2000" / f"image00003.{gone}").unlink()
     with pytest.raises(FileNotFoundError, match=words):
@@ -147,22 +150,24 @@ def test_missing_halves(tmp_path, gone, words):
         ),
     ],
 )
-def test_damaged_npz_files(tmp_path, arrays, words):
+def test_damaged_npz_files_are_refused(tmp_path, arrays, words):
     np.savez(tmp_path / "AFLW2000.npz", **arrays)
     with pytest.raises(ValueError, match=words):
         read_aflw2000(str(tmp_path))
 
 
-def test_nothing_there(tmp_path):
+def test_a_folder_without_the_sets_is_refused(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="none of the sets AFW, HELEN, IBUG, LFPW"
     ):
         read_300w_lp(str(tmp_path))
+
     with pytest.raises(
         FileNotFoundError,
         match=r"neither a folder AFLW2000 of \.jpg and \.mat nor AFLW2000\.npz",
     ):
         read_aflw2000(str(tmp_path))
+
     (tmp_path / "AFLW2000.npz").write_bytes(b"PK broken")
     with pytest.raises(ValueError, match=r"cannot be read as \.npz"):
         read_aflw2000(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Evaluation sets in their published layouts, and one sentence for what is wrong with them."""
+"""Evaluation sets in their published layouts, and one sentence for each error."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def write_csv(path, *rows):
     path.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
 
 
-def test_fer2013_csv(tmp_path):
+def test_fer2013_csv_is_read(tmp_path):
     rows = [row(3, "Training", 5), row(0, "PublicTest"), row(6, "Training", 9)]
     write_csv(tmp_path / "fer2013.csv", *rows)
     split = read_fer2013(str(tmp_path), split="Training")
@@ -55,7 +55,7 @@ def test_fer2013_csv(tmp_path):
         ("1,caf\u00e9,Training", "row 3: it holds other characters than ASCII"),
     ],
 )
-def test_fer2013_corrupt_rows(tmp_path, bad, words):
+def test_corrupt_rows_of_fer2013_are_named(tmp_path, bad, words):
     write_csv(tmp_path / "fer2013.csv", row(3, "Training"), bad)
     with pytest.raises(ValueError, match=words):
         read_fer2013(str(tmp_path), split="Training")
@@ -72,31 +72,32 @@ def test_fer2013_corrupt_rows(tmp_path, bad, words):
         ),
     ],
 )
-def test_fer2013_other_files(tmp_path, start, words):
+def test_files_that_are_no_csv_of_fer2013_are_refused(tmp_path, start, words):
     (tmp_path / "fer2013.csv").write_bytes(start)
     with pytest.raises(UserError, match=words):
         read_fer2013(str(tmp_path), split="Training")
 
 
-def test_fer2013_csv_with_a_byte_order_mark(tmp_path):
+def test_fer2013_csv_may_have_a_byte_order_mark(tmp_path):
     write_csv(tmp_path / "fer2013.csv", row(3, "Training", 5))
     path = tmp_path / "fer2013.csv"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_fer2013(str(tmp_path), split="Training")) == 1
 
 
-def test_lists_that_are_not_utf8_are_one_sentence(tmp_path):
+def test_lists_that_are_not_utf8_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "pairs.txt").write_bytes(b"1\nRen\xe9\t1\t2\nann\t1\tbob\t1\n")
-    with pytest.raises(FileNotFoundError, match=r"line 2: there is no picture Ren"):
+    with pytest.raises(FileNotFoundError, match=r"line 2: there is no image Ren"):
         read_lfw_pairs(str(tmp_path))
     (tmp_path / "pairs.txt").write_text("9" * 5000 + "\n")
     with pytest.raises(UserError, match="line 1: expected"):
         read_lfw_pairs(str(tmp_path))
 
 
-def test_fer2013_folders(tmp_path):
+def test_folders_of_fer2013_are_read(tmp_path):
     for number, name in enumerate(CLASSES):
         face(tmp_path / "Training" / name / f"{number}.jpg")
+
     split = read_fer2013(str(tmp_path), split="Training")
     assert sorted(split.labels.tolist()) == list(range(7))
     assert all(
@@ -107,6 +108,7 @@ def test_fer2013_folders(tmp_path):
         FileNotFoundError, match=r"neither fer2013\.csv nor a folder PublicTest"
     ):
         read_fer2013(str(tmp_path), split="PublicTest")
+
     (tmp_path / "Training" / "bored").mkdir()
     with pytest.raises(ValueError, match=r"unknown: \['bored'\]"):
         read_fer2013(str(tmp_path), split="Training")
@@ -125,10 +127,11 @@ def raf(tmp_path, *lines):
             / "aligned"
             / f"{line.split()[0][:-4]}_aligned.jpg"
         )
+
     return str(tmp_path)
 
 
-def test_raf_db(tmp_path):
+def test_raf_db_is_read(tmp_path):
     path = raf(tmp_path, "train_00001.jpg 5", "test_0001.jpg 7", "train_00002.jpg 1")
     train, test = (read_raf_db(path, split=split) for split in ("train", "test"))
     assert [train.classes[label] for label in train.labels] == ["sadness", "surprise"]
@@ -143,12 +146,12 @@ def test_raf_db(tmp_path):
         ("other.jpg 3", "line 2: expected 'train_00001.jpg 5'"),
     ],
 )
-def test_raf_db_faults(tmp_path, line, words):
+def test_invalid_lines_of_raf_db_are_named(tmp_path, line, words):
     with pytest.raises(ValueError, match=words):
         read_raf_db(raf(tmp_path, "train_00001.jpg 5", line), split="train")
 
 
-def test_raf_db_missing_picture(tmp_path):
+def test_a_missing_image_of_raf_db_is_named(tmp_path):
     path = raf(tmp_path, "train_00001.jpg 5")
     (tmp_path / "basic" / "Image" / "aligned" / "train_00001_aligned.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="train_00001_aligned"):
@@ -163,7 +166,7 @@ def lfw(tmp_path, name, header, lines):
     return str(tmp_path)
 
 
-def test_lfw_view_1(tmp_path):
+def test_lfw_view_1_is_read(tmp_path):
     lines = ["Ann\t1\t2", "Bob\t1\t3", "Ann\t1\tBob\t2", "Bob\t3\tCy\t1"]
     pairs = read_lfw_pairs(
         lfw(tmp_path, "pairsDevTest.txt", "2", lines), name="pairsDevTest.txt"
@@ -173,7 +176,7 @@ def test_lfw_view_1(tmp_path):
     assert pairs.files[pairs.left[0]].endswith("lfw/Ann/Ann_0001.jpg")
     assert pairs.files[pairs.right[3]].endswith("Cy/Cy_0001.jpg")
     assert set(pairs.fold) == {0}
-    # Each picture once.
+    # Each image once.
     assert len(set(pairs.files)) == len(pairs.files) == 6
     kept = pairs.without(frozenset({"Cy"}))
     assert len(kept) == 3
@@ -182,7 +185,7 @@ def test_lfw_view_1(tmp_path):
         pairs.without(frozenset({"Bob"}))
 
 
-def test_lfw_view_2(tmp_path):
+def test_lfw_view_2_is_read_with_its_folds(tmp_path):
     lines = ["Ann\t1\t2", "Ann\t1\tBob\t2", "Bob\t1\t2", "Bob\t3\tCy\t1"]
     pairs = read_lfw_pairs(lfw(tmp_path, "pairs.txt", "2\t1", lines))
     assert pairs.fold.tolist() == [0, 0, 1, 1]
@@ -203,25 +206,26 @@ def test_lfw_view_2(tmp_path):
         (
             "1",
             ["Ann\t0\t2", "Ann\t1\tBob\t2"],
-            "line 2: a picture's number must be 1 or more",
+            "line 2: an image's number must be 1 or more",
         ),
     ],
 )
-def test_lfw_faults(tmp_path, header, lines, words):
+def test_invalid_lines_of_lfw_are_named(tmp_path, header, lines, words):
     with pytest.raises(ValueError, match=words):
         read_lfw_pairs(lfw(tmp_path, "pairs.txt", header, lines))
 
 
-def test_lfw_missing_picture(tmp_path):
+def test_a_missing_image_of_lfw_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"line 2: there is no picture Ann/Ann_0009\.jpg"
+        FileNotFoundError, match=r"line 2: there is no image Ann/Ann_0009\.jpg"
     ):
         read_lfw_pairs(lfw(tmp_path, "pairs.txt", "1", ["Ann\t1\t9", "Ann\t1\tBob\t2"]))
 
 
-def test_cplfw(tmp_path):
+def test_cplfw_is_read_with_folds(tmp_path):
     for name in ("Ann_1", "Ann_2", "Bob_1"):
         face(tmp_path / "aligned images" / f"{name}.jpg")
+
     lines = ["Ann_1.jpg 1", "Ann_2.jpg 1", "Ann_1.jpg 0", "Bob_1.jpg 0"]
     (tmp_path / "pairs_CPLFW.txt").write_text("\n".join(lines) + "\n")
     pairs = read_cplfw_pairs(str(tmp_path), folds=1)
@@ -235,8 +239,8 @@ def test_cplfw(tmp_path):
 
 
 def test_cropping_keeps_the_middle():
-    picture = np.zeros((1, 10, 10, 3), np.uint8)
-    picture[:, 2:8, 2:8] = 255
-    assert load_pictures(picture, size=6, crop=0.6).min() == 255
+    image = np.zeros((1, 10, 10, 3), np.uint8)
+    image[:, 2:8, 2:8] = 255
+    assert load_pictures(image, size=6, crop=0.6).min() == 255
     with pytest.raises(ValueError, match="crop must be above 0 and at most 1"):
-        load_pictures(picture, size=6, crop=1.2)
+        load_pictures(image, size=6, crop=1.2)

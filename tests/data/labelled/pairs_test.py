@@ -1,8 +1,7 @@
-"""No pair of stage 1 ever mixes people, every pair of stage 2 does.
+"""No pair of stage 1 mixes people and every pair of stage 2 does, in all sources.
 
-Over all sources and ways of reading.
-
-Each picture's colours say who it shows, so the pictures are asked and not the indices.
+The colours of each image show its person, so the tests check the images instead of the
+indices.
 """
 
 import itertools
@@ -33,6 +32,7 @@ def random_people(rng):
             tracks[name, f"{(track * 3) % 5}-t{track}"] = [
                 (person, track, frame) for frame in frames
             ]
+
     return tracks
 
 
@@ -57,27 +57,40 @@ def source(kind, tmp_path, tracks):
         }
         record_files.write_set(tmp_path / "set", encoded, shards=3)
         return tmp_path / "set"
+
     write_tree(tmp_path / "tree", tracks)
     if kind == "folder":
         return tmp_path / "tree"
+
     lines = [f"tree/{person}/{track}" for person, track in tracks]
     (tmp_path / "list.txt").write_text("\n".join(lines))
+
     return tmp_path / "list.txt"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["folder", "list", "records"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pairs(kind, backend, seed, tmp_path):
+def test_pairs_show_one_person_in_stage_1_and_two_in_stage_2(
+    kind, backend, seed, tmp_path
+):
     if backend == "tf":
         pytest.importorskip("tensorflow")
+
     rng = np.random.default_rng(seed)
     tracks = random_people(rng)
     path = source(kind, tmp_path, tracks)
     options = {
-        "source": kind, "path": str(path), "backend": backend, "identity_depth": 2 if kind == "list" else 1,
-        "memory_gb": 1.0, "min_frames": 1, "max_tracks": 0, "decode_size": SIZE, "eval_fraction": 0.0,
-    }  # fmt: skip
+        "source": kind,
+        "path": str(path),
+        "backend": backend,
+        "identity_depth": 2 if kind == "list" else 1,
+        "memory_gb": 1.0,
+        "min_frames": 1,
+        "max_tracks": 0,
+        "decode_size": SIZE,
+        "eval_fraction": 0.0,
+    }
     known = {colour for colours in tracks.values() for colour in colours}
     for method in ("motion_cycle", "identity_cycle"):
         config = {"method": method, "batch_size": 8, "seed": seed, "data": options}
@@ -95,16 +108,22 @@ def test_pairs(kind, backend, seed, tmp_path):
                 np.testing.assert_array_equal(same_frame, batch["mirror"])
             else:
                 assert not same_person.any()
+
         batches.close()
 
 
-def test_pairs_of_drawn_faces():
+def test_pairs_of_synthetic_faces_show_one_person_in_stage_1_and_two_in_stage_2():
     # Size and number of frames are those of other tests, which have compiled the
-    # drawing.
+    # renderer.
     options = {
-        "source": "synthetic", "path": "", "backend": "memory", "decode_size": 16, "eval_fraction": 0.0,
-        "identities": 3, "frames_per_track": 3,
-    }  # fmt: skip
+        "source": "synthetic",
+        "path": "",
+        "backend": "memory",
+        "decode_size": 16,
+        "eval_fraction": 0.0,
+        "identities": 3,
+        "frames_per_track": 3,
+    }
     for method in ("motion_cycle", "identity_cycle"):
         loader = make_loader(
             {"method": method, "batch_size": 8, "seed": 1, "data": options},

@@ -1,4 +1,4 @@
-"""TFDS's own test of a builder, on small sets in the layouts the data are published in."""
+"""TFDS's own test of a builder, on small sets in the published layouts."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from facecycle_jax.data.prepare.builders import folders, labelled, voxceleb  # n
 from facecycle_jax.data.sources.record_index import TRACKS  # noqa: E402
 
 
-def picture(path, value=0, mode="RGB", side=48):
+def image(path, value=0, mode="RGB", side=48):
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = value if mode == "L" else (value, 0, 0)
     Image.new(mode, (side, side), colour).save(path)
@@ -28,7 +28,7 @@ def picture(path, value=0, mode="RGB", side=48):
 def tracks(root):
     return {
         (f"id1000{person}", str(track)): [
-            picture(
+            image(
                 root / "sources" / f"{person}{track}{frame}.jpg",
                 40 * person + 9 * track + frame,
             )
@@ -106,7 +106,7 @@ class TracksTest(Layout, testing.DatasetBuilderTestCase):
         """LFW's layout."""
         for person in range(5):
             for number in range(1 + person % 2):
-                picture(
+                image(
                     raw / f"Person_{person}" / f"Person_{person}_{number + 1:04}.jpg",
                     40 * person + number,
                 )
@@ -120,7 +120,7 @@ class Fer2013Test(Layout, testing.DatasetBuilderTestCase):
     def make(raw, root):
         for split, first in (("Training", 0), ("PublicTest", 100)):
             for number, name in enumerate(labelled.fer2013.CLASSES):
-                picture(
+                image(
                     raw / split / name / f"{split}_{number}.jpg",
                     first + 10 * number,
                     "L",
@@ -162,11 +162,11 @@ class RafDbTest(Layout, testing.DatasetBuilderTestCase):
         )
         for number, line in enumerate(lines):
             name = f"{line.split()[0][:-4]}_aligned.jpg"
-            picture(raw / "basic" / "Image" / "aligned" / name, 50 * number, side=100)
+            image(raw / "basic" / "Image" / "aligned" / name, 50 * number, side=100)
 
 
 def posed(path, value, angles):
-    picture(path, value)
+    image(path, value)
     pose = np.array([[*np.radians(angles), 1.0, 2.0, 3.0, 0.1]], np.float32)
     scipy_io.savemat(
         path.with_suffix(".mat"), {"Pose_Para": pose, "pt2d": np.zeros((2, 68))}
@@ -219,5 +219,6 @@ class CplfwTest(Layout, testing.DatasetBuilderTestCase):
             f"{name}.jpg {answer}" for one, two, answer in pairs for name in (one, two)
         ]
         for number, name in enumerate(("A_1", "A_2", "B_1", "B_2")):
-            picture(raw / "images" / f"{name}.jpg", 50 * number)
+            image(raw / "images" / f"{name}.jpg", 50 * number)
+
         (raw / "pairs_CPLFW.txt").write_text("\n".join(lines) + "\n")

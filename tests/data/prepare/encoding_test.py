@@ -1,7 +1,4 @@
-"""From raw trees to encoded frames.
-
-Layouts, what is left out, and going on after a stop.
-"""
+"""From raw trees to encoded frames: layouts, what is left out, and restarts."""
 
 import dataclasses
 import io
@@ -21,7 +18,7 @@ from facecycle_jax.data.prepare.encoding import (
     FrameOptions,
     Source,
     chosen,
-    picture_sources,
+    image_sources,
     prepare_track,
     video_sources,
 )
@@ -37,18 +34,19 @@ def tracks(tmp_path):
         for track in range(2):
             files = []
             for frame in range(4):
-                file = tmp_path / "pictures" / f"{person}-{track}-{frame}.jpg"
+                file = tmp_path / "images" / f"{person}-{track}-{frame}.jpg"
                 file.parent.mkdir(exist_ok=True)
                 colour = (person * 80, track * 80, frame * 60)
                 Image.new("RGB", (48, 40), colour).save(file)
                 files.append(file)
             found[f"id1000{person}", str(track)] = files
+
     return found
 
 
-def test_frames_of_pictures_are_their_bytes(tracks, tmp_path):
+def test_frames_of_images_are_their_bytes(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     assert len(sources) == 6
     assert {source.identity for source in sources} == {"id10000", "id10001", "id10002"}
     prepared = [prepare_track(source, FrameOptions()) for source in sources]
@@ -58,15 +56,16 @@ def test_frames_of_pictures_are_their_bytes(tracks, tmp_path):
     assert not any(p.left_out for p in prepared)
 
 
-def test_pictures_may_be_fewer_and_smaller(tracks, tmp_path):
+def test_images_may_be_fewer_and_smaller(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    source = picture_sources(str(tmp_path / "raw"))[0]
+    source = image_sources(str(tmp_path / "raw"))[0]
     prepared = prepare_track(source, FrameOptions(max_frames=2, size=24))
     assert len(prepared.frames) == 2
     for content in prepared.frames:
         (tmp_path / "x.jpg").write_bytes(content)
         with Image.open(tmp_path / "x.jpg") as image:
             assert image.size == (24, 24)
+
     assert [list(chosen(*c)) for c in ((5, 0), (3, 9), (10, 2), (7, 3))] == [
         [0, 1, 2, 3, 4], [0, 1, 2], [2, 7], [1, 3, 5],
     ]  # fmt: skip
@@ -74,7 +73,7 @@ def test_pictures_may_be_fewer_and_smaller(tracks, tmp_path):
 
 def test_frames_are_cut_where_no_face_is_found(tracks, tmp_path, monkeypatch):
     make_voxceleb1(tmp_path / "raw", tracks)
-    source = picture_sources(str(tmp_path / "raw"))[0]
+    source = image_sources(str(tmp_path / "raw"))[0]
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
     nothing = prepare_track(source, FrameOptions(crop=True))
     assert not nothing.frames
@@ -84,18 +83,19 @@ def test_frames_are_cut_where_no_face_is_found(tracks, tmp_path, monkeypatch):
     assert not prepared.left_out
     with Image.open(io.BytesIO(prepared.frames[0])) as image:
         assert image.size == (20, 20)
+
     with pytest.raises(ValueError, match=r"^a cut is"):
         FrameOptions(cut=(0.0, 0.0, 0.0))
 
 
-def test_frames_of_videos(tracks, tmp_path):
+def test_frames_of_videos_are_taken_at_the_given_rate(tracks, tmp_path):
     pytest.importorskip("av")
     make_voxceleb2(tmp_path / "raw", tracks, side=64)
     sources = video_sources(str(tmp_path / "raw"))
     assert len(sources) == 6
     assert sources[0].name.count("/") == 2
     for source in sources:
-        # Each picture is shown for a fifth of a second.
+        # Each image is shown for a fifth of a second.
         prepared = prepare_track(source, FrameOptions(fps=5))
         assert len(prepared.frames) == 4
         (tmp_path / "x.jpg").write_bytes(prepared.frames[3])
@@ -104,23 +104,25 @@ def test_frames_of_videos(tracks, tmp_path):
         assert abs(red - int(source.identity[-1]) * 80) < 12
         assert min(abs(green - g) for g in (0, 80)) < 12
         assert abs(blue - 180) < 12
+
     assert len(prepare_track(sources[0], FrameOptions(fps=25)).frames) == 20
 
 
-def test_what_cannot_be_read_is_left_out_and_said(tracks, tmp_path):
+def test_what_cannot_be_read_is_left_out_and_reported(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     files = sorted(pathlib.Path(sources[0].path).iterdir())
     files[1].write_bytes(files[1].read_bytes()[:-60])
     for file in pathlib.Path(sources[1].path).iterdir():
         file.write_bytes(b"")
+
     work = Work(FrameOptions(), str(tmp_path / "left_out"))
     results = [prepared for _, prepared in prepare_all(sources, work)]
     assert [len(p.frames) for p in results] == [3, 0, 4, 4, 4, 4]
     lines = collect_left_out(tmp_path / "left_out")
     assert len(lines) == 1 + 4 + 1
     assert sum(str(files[1]) in line for line in lines) == 1
-    assert f"{sources[1].path}: the track has no picture left." in lines
+    assert f"{sources[1].path}: the track has no image left." in lines
     assert collect_left_out(tmp_path / "none") == []
 
 
@@ -138,7 +140,7 @@ def test_broken_videos_are_left_out(tracks, tmp_path):
 
 def test_a_second_start_does_only_what_is_left(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     work = Work(
         FrameOptions(size=16), str(tmp_path / "left_out"), str(tmp_path / "finished")
     )
@@ -147,10 +149,12 @@ def test_a_second_start_does_only_what_is_left(tracks, tmp_path):
         first.append(prepared)
         if number == 3:
             break
+
     with unittest.mock.patch.object(
         prepare_work, "prepare_track", wraps=prepare_track
     ) as called:
         again = [prepared for _, prepared in prepare_all(sources, work)]
+
     assert called.call_count == 2
     assert again[:4] == first
     # Other options, other frames.
@@ -159,17 +163,19 @@ def test_a_second_start_does_only_what_is_left(tracks, tmp_path):
     ) as called:
         other = Work(FrameOptions(size=20), work.left_out, work.finished)
         assert dict(prepare_all(sources, other))[sources[0]] != first[0]
+
     assert called.call_count == 6
     # A file that a crash left half written is not believed.
     for file in (tmp_path / "finished").rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:50])
+
     assert [prepared for _, prepared in prepare_all(sources, work)] == again
 
 
 @pytest.mark.slow
 def test_several_processes_do_the_same(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     work = Work(FrameOptions(size=16), str(tmp_path / "left_out"))
     assert list(prepare_all(sources, work, workers=2)) == list(
         prepare_all(sources, work)
@@ -181,24 +187,28 @@ def test_other_layouts_are_named(tmp_path):
     (tmp_path / "id1" / "abc").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "id1" / "abc" / "a.jpg")
     with pytest.raises(
-        ValueError, match=r"must hold <a>/1\.6, and has pictures in 'a\.jpg'"
+        ValueError, match=r"must hold <a>/1\.6, and has images in 'a\.jpg'"
     ):
-        picture_sources(str(tmp_path), pattern=r"[^/]+/1\.6", layout="<a>/1.6")
+        image_sources(str(tmp_path), pattern=r"[^/]+/1\.6", layout="<a>/1.6")
+
     with pytest.raises(ValueError, match="holds no videos"):
         video_sources(str(tmp_path))
+
     (tmp_path / "id1" / "clip.mp4").write_bytes(b"")
     with pytest.raises(
         ValueError, match=r"<identity>/<video>/\*\.mp4, and has 'id1/clip\.mp4'"
     ):
         video_sources(str(tmp_path))
+
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         video_sources(str(tmp_path / "none"))
-    single = next(s for s in picture_sources(str(tmp_path)) if s.name == "a.jpg")
+
+    single = next(s for s in image_sources(str(tmp_path)) if s.name == "a.jpg")
     assert single == Source("a.jpg", "a.jpg", str(tmp_path / "a.jpg"))
     assert len(prepare_track(single, FrameOptions()).frames) == 1
 
 
-def test_options_out_of_range():
+def test_options_out_of_range_are_refused():
     with pytest.raises(ValueError, match="fps must be above 0"):
         FrameOptions(fps=0)
 
@@ -218,7 +228,7 @@ class KilledWork(Work):
 @pytest.mark.slow
 def test_a_killed_process_costs_its_track_alone(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     plain = dict(prepare_all(sources, Work(FrameOptions(), str(tmp_path / "plain"))))
     work = KilledWork(
         FrameOptions(), str(tmp_path / "left_out"), deadly=(sources[1].name,)
@@ -230,10 +240,12 @@ def test_a_killed_process_costs_its_track_alone(tracks, tmp_path):
             assert prepared.frames == ()
         else:
             assert prepared == plain[source]
+
     (line,) = collect_left_out(tmp_path / "left_out")
     assert (
         line
-        == f"{sources[1].path}: the process that read the track was killed, for want of memory perhaps."
+        == f"{sources[1].path}: the process that read the track was killed, perhaps "
+        "for lack of memory."
     )
 
 
@@ -242,12 +254,13 @@ def test_a_machine_that_kills_every_process_is_reported_with_the_track(
     tracks, tmp_path
 ):
     make_voxceleb1(tmp_path / "raw", tracks)
-    sources = picture_sources(str(tmp_path / "raw"))
+    sources = image_sources(str(tmp_path / "raw"))
     work = KilledWork(
         FrameOptions(), str(tmp_path / "out"), deadly=tuple(s.name for s in sources)
     )
     with pytest.raises(
         UserError,
-        match=f"3 processes in a row were killed, the last one at the track {sources[2].name}",
+        match="3 processes in a row were killed, the last one at the track "
+        f"{sources[2].name}",
     ):
         list(prepare_all(sources, work, workers=2))

@@ -1,7 +1,4 @@
-"""Prepared sets.
-
-The bytes that were prepared, only those, and plain words where they are not.
-"""
+"""Prepared sets yield exactly the bytes that were prepared, and name any damage."""
 
 import functools
 import io
@@ -66,6 +63,7 @@ def test_frames_are_the_bytes_that_were_prepared(folder):
         assert [
             records.read(frame) for frame in tracks.frames[track]
         ] == TRACKS_OF_PEOPLE[key]
+
     content, frames = read_index(folder)
     expected = {"shards": 2, "tracks": 12, "people": 6, "frames": 30, "left_out": 0}
     assert content["counts"].items() >= expected.items()
@@ -75,7 +73,7 @@ def test_frames_are_the_bytes_that_were_prepared(folder):
     )
 
 
-def test_tracks_too_short_and_more_than_wanted(folder):
+def test_short_tracks_and_those_above_the_maximum_are_left_out(folder):
     assert len(open_records(str(folder), min_frames=3)[0]) == 6
     assert open_records(str(folder), max_tracks=3)[0].names == [
         "p0/t0",
@@ -92,6 +90,7 @@ def test_batches_equal_those_of_the_folder(folder, tmp_path, method):
         (tmp_path / "tree" / name).mkdir(parents=True)
         for number, frame in enumerate(frames):
             (tmp_path / "tree" / name / f"{number}.png").write_bytes(frame)
+
     options = {"method": method, "min_frames": 2, "eval_fraction": 0.34}
     for split in ("train", "eval"):
         tree = make_loader(
@@ -119,6 +118,7 @@ def test_only_the_frames_of_a_batch_are_read(folder):
         at_start = first(loader, 1)
         from_start, read[:] = sum(read), []
         first(loader, 1, start=1_000_000)
+
     # A batch and those ahead; as many a million steps later, and no whole track.
     assert len(at_start[0]["frames"]) == 4
     longest = max(len(f) for v in TRACKS_OF_PEOPLE.values() for f in v)
@@ -127,7 +127,7 @@ def test_only_the_frames_of_a_batch_are_read(folder):
         assert 0 < total <= 8 * longest * (4 + 2 * threads)
 
 
-def test_resuming_and_processes(folder):
+def test_resumed_runs_and_processes_read_the_same_batches(folder):
     loader = make_loader(config(folder), split="train")
     whole = first(loader, 8)
     assert_same(first(loader, 3, start=5), whole[5:])
@@ -138,13 +138,14 @@ def test_resuming_and_processes(folder):
             unittest.mock.patch.object(jax, "process_index", return_value=process),
         ):
             parts.append(first(make_loader(config(folder), split="train"), 8))
+
     for step, batch in enumerate(whole):
         for name, value in batch.items():
             joined = np.concatenate([parts[0][step][name], parts[1][step][name]])
             np.testing.assert_array_equal(joined, value)
 
 
-def test_several_sets_and_one_track_in_both(folder, tmp_path):
+def test_tracks_of_several_sets_keep_names_of_their_own(folder, tmp_path):
     write_set(
         tmp_path / "other",
         {("p0", "p0/t0"): [png((1, 2, 3))] * 2, ("q", "q/t"): [png((9, 9, 9))]},
@@ -169,6 +170,7 @@ def test_a_shard_that_is_cut_off_or_missing_is_named_before_training(folder):
         ValueError, match=r"The shard .*00000-of-00002 has \d+ bytes and had \d+"
     ):
         make_loader(config(folder), split="train")
+
     shard.unlink()
     with pytest.raises(
         FileNotFoundError, match=r"The shard .*00000-of-00002 is missing"
@@ -187,6 +189,7 @@ def test_damage_while_training_ends_the_run_with_its_name(folder, backend, damag
             shard.unlink()
         else:
             shard.write_bytes(bytes(reversed(shard.read_bytes())))
+
     words = {
         "cut": "is cut off",
         "foreign": "does not hold at byte",
@@ -197,7 +200,7 @@ def test_damage_while_training_ends_the_run_with_its_name(folder, backend, damag
 
 
 def test_a_foreign_record_never_passes_for_the_right_one(tmp_path):
-    """A shard of another set, of the same size, with pictures of the same lengths in the same places."""
+    """A shard of another set with images of the same lengths in the same places."""
 
     def bmp(*colour):
         buffer = io.BytesIO()
@@ -249,18 +252,19 @@ def test_checksums_find_a_changed_bit(folder):
         ),
     ],
 )
-def test_a_spoilt_index_is_told(folder, spoil, words):
+def test_a_damaged_index_is_reported(folder, spoil, words):
     spoil(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         make_loader(config(folder), split="train")
 
 
-def test_shards_that_are_none(folder, tmp_path):
+def test_files_that_are_no_shards_are_refused(folder, tmp_path):
     shard = tmp_path / "x.tfrecord"
     write_shard(shard, {("p", "p/t"): [png((0, 0, 0))] * 3})
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"x\.tfrecord is cut off"):
         index_shard(shard, number=0)
+
     import tensorflow as tf
 
     for content in (
@@ -272,10 +276,13 @@ def test_shards_that_are_none(folder, tmp_path):
             writer.write(content)
         with pytest.raises(ValueError, match="that is no track"):
             index_shard(shard, number=0)
+
     for name in ("a", "b"):
         write_shard(tmp_path / name, {("p", "p/t"): [png((0, 0, 0))]})
+
     with pytest.raises(ValueError, match="two records of the track p/t"):
         write_index(tmp_path, ["a", "b"])
+
     assert not (tmp_path / TRACKS).exists()
 
 
@@ -284,11 +291,11 @@ def test_records_are_read_without_tensorflow(folder, tmp_path):
     import sys
 
     code = (
-        "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow_datasets'] = None\n"
-        "import itertools, json\n"
-        "from facecycle_jax.data import make_loader\n"
-        "batch = next(make_loader(json.loads(sys.argv[1]), split='train').batches(0))\n"
-        "print(batch['frames'].shape)\n"
+        "import sys; sys.modules['tensorflow'] = None; "
+        "sys.modules['tensorflow_datasets'] = None\nimport itertools, json\nfrom "
+        "facecycle_jax.data import make_loader\nbatch = "
+        "next(make_loader(json.loads(sys.argv[1]), "
+        "split='train').batches(0))\nprint(batch['frames'].shape)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, json.dumps(config(folder))],
@@ -332,7 +339,7 @@ def test_an_index_that_points_outside_a_shard_is_blamed_itself(folder):
 
 
 def unsigned(folder, change):
-    """Changes tracks.json as a set of an earlier version has it, without checksums of the index."""
+    """Changes tracks.json to the form of earlier versions, without own checksums."""
     content = json.loads((folder / TRACKS).read_text())
     del content["sha256"], content["frames_sha256"]
     change(content)

@@ -1,4 +1,4 @@
-"""Folder trees and lists in the layouts people have, and what is said when they are not usable."""
+"""Folder trees and lists in common layouts, and the messages for unusable ones."""
 
 import pytest
 from PIL import Image
@@ -13,7 +13,7 @@ def write_frames(folder, count, *, suffix=".jpg"):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:04}{suffix}")
 
 
-def test_voxceleb_tree(tmp_path):
+def test_a_voxceleb_tree_is_read(tmp_path):
     write_frames(tmp_path / "id10001" / "1.6" / "abc" / "1", 4)
     write_frames(tmp_path / "id10001" / "1.6" / "abc" / "2", 5)
     write_frames(tmp_path / "id10002" / "1.6" / "def" / "1", 3)
@@ -35,17 +35,17 @@ def test_identity_may_be_several_folders_deep(tmp_path):
     }
 
 
-def test_one_folder_per_person_and_other_files(tmp_path):
+def test_other_files_in_the_folders_of_people_are_ignored(tmp_path):
     write_frames(tmp_path / "Ann", 2, suffix=".png")
     write_frames(tmp_path / "Bob", 1, suffix=".JPG")
-    (tmp_path / "Ann" / "notes.txt").write_text("no picture")
+    (tmp_path / "Ann" / "notes.txt").write_text("no image")
     (tmp_path / "Ann" / "._0000.png").write_text("a trace of another system")
     tracks = scan_folder(str(tmp_path))
     assert tracks.identities == ("Ann", "Bob")
     assert [len(f) for f in tracks.frames] == [2, 1]
 
 
-def test_a_flat_folder_is_people_of_one_picture(tmp_path):
+def test_a_flat_folder_is_people_of_one_image(tmp_path):
     write_frames(tmp_path, 3)
     # Their pair is the mirror image, so a minimum does not apply.
     tracks = scan_folder(str(tmp_path), min_frames=4)
@@ -53,7 +53,7 @@ def test_a_flat_folder_is_people_of_one_picture(tmp_path):
     assert [len(f) for f in tracks.frames] == [1, 1, 1]
 
 
-def test_several_roots(tmp_path):
+def test_several_roots_make_one_source(tmp_path):
     write_frames(tmp_path / "one" / "Ann", 2)
     write_frames(tmp_path / "two" / "Bob", 2)
     tracks = scan_folder(f"{tmp_path}/one, {tmp_path}/two")
@@ -70,8 +70,10 @@ def test_links_to_folders_are_followed(tmp_path):
 def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder '.*/missing'"):
         scan_folder(str(tmp_path / "missing"))
-    with pytest.raises(ValueError, match="no pictures at all"):
+
+    with pytest.raises(ValueError, match="no images at all"):
         scan_folder(str(tmp_path))
+
     write_frames(tmp_path / "Ann", 2)
     with pytest.raises(
         ValueError, match=r"no track of at least 4 frames \(1 tracks, the longest of 2"
@@ -79,7 +81,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
         scan_folder(str(tmp_path), min_frames=4)
 
 
-def test_list_file(tmp_path):
+def test_a_list_file_names_tracks_and_people(tmp_path):
     write_frames(tmp_path / "frames" / "Ann" / "1", 4)
     write_frames(tmp_path / "frames" / "Bob" / "1", 4)
     write_frames(tmp_path / "frames" / "Cy" / "1", 4)
@@ -90,7 +92,7 @@ def test_list_file(tmp_path):
     assert [len(f) for f in tracks.frames] == [4, 4]
 
 
-def test_list_file_of_folders_elsewhere(tmp_path):
+def test_folders_outside_the_list_s_own_are_named_below_what_they_share(tmp_path):
     write_frames(tmp_path / "frames" / "Ann" / "1", 4)
     (tmp_path / "lists").mkdir()
     file = tmp_path / "lists" / "list.txt"
@@ -98,7 +100,7 @@ def test_list_file_of_folders_elsewhere(tmp_path):
     assert read_list(str(file)).identities == ("Ann",)
 
 
-def test_list_file_faults_name_the_line(tmp_path):
+def test_errors_of_a_list_file_name_the_line(tmp_path):
     file = tmp_path / "list.txt"
     with pytest.raises(FileNotFoundError, match="no such list file"):
         read_list(str(file))
@@ -115,7 +117,7 @@ def people(count):
     )
 
 
-def test_held_out_people_are_others_and_stay_so():
+def test_held_out_people_do_not_train_and_stay_the_same():
     train, held = split_people(people(50), eval_fraction=0.2)
     assert not set(train.identities) & set(held.identities)
     assert len(set(held.identities)) == 10
@@ -127,7 +129,7 @@ def test_held_out_people_are_others_and_stay_so():
     assert len(set(held.identities) & set(later.identities)) >= 8
 
 
-def test_splits_out_of_range():
+def test_splits_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"from 0 to below 1, got 1\.5"):
         split_people(people(9), eval_fraction=1.5)
     with pytest.raises(ValueError, match="x has 3 people, too few to hold 2 out"):

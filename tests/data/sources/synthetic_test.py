@@ -1,7 +1,4 @@
-"""Drawn faces.
-
-Labels that are true, people that are the same, and pictures that differ as they should.
-"""
+"""Synthetic faces: true labels, constant people, and images that differ accordingly."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +26,7 @@ def draw(identity, motion, scene, **changes):
     return np.asarray(synthetic.render(*parts, size=64)).astype(float)
 
 
-def test_shapes_and_labels(drawn):
+def test_arrays_have_their_shapes_and_labels(drawn):
     assert drawn["frames"].shape == (24, 32, 32, 3)
     assert drawn["frames"].dtype == np.uint8
     np.testing.assert_array_equal(drawn["identity"], np.repeat(np.arange(6), 4))
@@ -38,7 +35,7 @@ def test_shapes_and_labels(drawn):
     assert all(value.shape == (24,) for value in drawn["motion"].values())
 
 
-def test_the_labels_draw_the_picture_again(drawn):
+def test_rendering_from_the_labels_gives_the_image_again(drawn):
     for frame in (0, 5, 23):
         person = frame // 4
         identity, scene = (
@@ -49,7 +46,7 @@ def test_the_labels_draw_the_picture_again(drawn):
         again = np.asarray(synthetic.render(identity, motion, scene, size=32)).astype(
             int
         )
-        # One level of rounding between a compiled batch and a single picture.
+        # One level of rounding between a compiled batch and a single image.
         assert np.abs(again - drawn["frames"][frame].astype(int)).max() <= 1
         neutral = np.asarray(
             synthetic.render(identity, synthetic.neutral_motion(), scene, size=32)
@@ -86,7 +83,7 @@ def test_yaw_turns_and_mirrors():
 @pytest.mark.parametrize(
     "name", sorted({**synthetic.IDENTITY, **synthetic.MOTION, **synthetic.SCENE})
 )
-def test_every_parameter_shows(name):
+def test_every_parameter_changes_the_image(name):
     parts = middle()
     table = {**synthetic.IDENTITY, **synthetic.MOTION, **synthetic.SCENE}
     mean, std = table[name]
@@ -102,7 +99,7 @@ def test_people_differ_more_than_frames_of_one_in_a_neutral_face(drawn):
     assert across > 8
 
 
-def test_draws_stay_within_two_deviations():
+def test_draws_stay_within_two_standard_deviations():
     keys = jax.random.split(jax.random.key(0), 500)
     people = jax.vmap(synthetic.sample_identity)(keys)
     for name, (mean, std) in synthetic.IDENTITY.items():
@@ -138,6 +135,6 @@ def test_a_set_is_rendered_once_and_shared_read_only(monkeypatch):
         again["frames"][0] = 0
 
 
-def test_counts_below_one():
+def test_counts_below_one_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
         synthetic_tracks(0, identities=0, frames_per_track=4, size=32)

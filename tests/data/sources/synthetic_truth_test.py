@@ -11,7 +11,7 @@ from facecycle_jax.data.sources.synthetic_truth import (
 
 
 def test_a_model_that_changes_nothing_gains_nothing():
-    figures, pictures = compare_with_truth(
+    figures, images = compare_with_truth(
         lambda x: {"neutral": x}, seed=0, size=32, people=3
     )
     assert figures["neutral_after"] == pytest.approx(
@@ -19,7 +19,7 @@ def test_a_model_that_changes_nothing_gains_nothing():
     )
     assert figures["neutral_apart"] == pytest.approx(figures["frames_apart"], abs=1e-6)
     assert figures["neutral_before"] > 0.01
-    assert {name: p.shape for name, p in pictures.items()} == dict.fromkeys(
+    assert {name: p.shape for name, p in images.items()} == dict.fromkeys(
         ("input", "neutral", "true neutral"), (3, 32, 32, 3)
     )
 
@@ -73,7 +73,7 @@ def test_a_model_that_knows_everyones_motion_exchanges_it_without_error():
     )
 
 
-def test_scenes_vary_as_asked():
+def test_scenes_vary_by_the_given_amount():
     _, images = compare_with_truth(
         lambda x: {"neutral": x}, seed=0, size=32, people=3, scene_variation=0.0
     )
@@ -84,11 +84,9 @@ def test_scenes_vary_as_asked():
 
 
 def test_people_are_others_than_those_of_training():
-    _, pictures = compare_with_truth(
-        lambda x: {"neutral": x}, seed=5, size=32, people=2
-    )
+    _, images = compare_with_truth(lambda x: {"neutral": x}, seed=5, size=32, people=2)
     trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)[
         "neutral"
     ]
-    for face in pictures["true neutral"]:
+    for face in images["true neutral"]:
         assert not any(np.array_equal(face, other) for other in trained)

@@ -1,4 +1,4 @@
-"""Any folders of images, and synthetic faces."""
+"""Builders of any folders of images, and of synthetic faces."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,26 +7,27 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from facecycle_jax.data.prepare.builders.tracks import Example, TrackBuilder
-from facecycle_jax.data.prepare.encoding import Source, encode_png, picture_sources
+from facecycle_jax.data.prepare.encoding import Source, encode_png, image_sources
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
 
 
 class FacecycleTracks(TrackBuilder):
-    """Folders of pictures; every folder that holds some is a track."""
+    """Folders of images; every folder that holds images is a track."""
 
     name = "facecycle_tracks"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds <identity>/[.../]*.jpg: every folder that holds pictures is a track, its first folder
-    (identity_depth: so many) names the person; pictures in manual_dir itself are people of one picture each.
+    manual_dir holds <identity>/[.../]*.jpg. Every folder that holds images is a track.
+    Its first folder names the person (or as many folders as identity_depth). Images in
+    manual_dir itself are people of one image each.
     """
 
     def _sources(self, root: str) -> list[Source]:
         """Lists the folders."""
-        return picture_sources(root, identity_depth=self.builder_config.identity_depth)
+        return image_sources(root, identity_depth=self.builder_config.identity_depth)
 
 
 class FacecycleSynthetic(TrackBuilder):
-    """Drawn faces, one track a person, in PNG; nothing is downloaded."""
+    """Synthetic faces, one track a person, in PNG; nothing is downloaded."""
 
     name = "facecycle_synthetic"
 
@@ -41,9 +42,9 @@ class FacecycleSynthetic(TrackBuilder):
         return self._by_split(people, people, self._draw)
 
     def _draw(self, people: list[str]) -> Iterator[Example]:
-        """Draws the tracks of some people.
+        """Renders the tracks of some people.
 
-        Each is the same however many others there are.
+        A track does not depend on the number of other people.
         """
         config = self.builder_config
         size = config.size or 72
@@ -54,9 +55,8 @@ class FacecycleSynthetic(TrackBuilder):
             size=size,
         )
         for person in people:
-            rows = np.flatnonzero(drawn["identity"] == int(person.rsplit("-", 1)[1]))
+            number = int(person.rsplit("-", 1)[1])
+            rows = np.flatnonzero(drawn["identity"] == number)
             frames = [encode_png(frame) for frame in drawn["frames"][rows]]
-            yield (
-                person.encode(),
-                {"identity": person, "track": person, "frames": frames},
-            )
+            example = {"identity": person, "track": person, "frames": frames}
+            yield person.encode(), example

@@ -1,6 +1,6 @@
-"""Evaluation sets, read by this package's readers.
+"""Builders of evaluation sets, which use the readers of `data.labelled`.
 
-One example is one picture, or one pair of CPLFW.
+One example is one image, or one pair of CPLFW.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ Examples = Iterator[tuple[int, dict[str, Any]]]
 
 
 class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
-    """What the builders of evaluation sets share."""
+    """Base class of the builders of evaluation sets."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
@@ -35,18 +35,13 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=None,
         )
 
-    def _generate_examples(self, pictures: LabelledPictures) -> Examples:
-        for number, (picture, label) in enumerate(
-            zip(pictures.pictures, pictures.labels, strict=True)
-        ):
-            is_array = isinstance(picture, np.ndarray)
-            yield (
-                number,
-                {
-                    "image": picture[..., None] if is_array else picture,
-                    "label": int(label),
-                },
-            )
+    def _generate_examples(self, labelled: LabelledPictures) -> Examples:
+        items = zip(labelled.pictures, labelled.labels, strict=True)
+        for number, (image, label) in enumerate(items):
+            # Arrays are grey, [H, W], and get a channel; files are read by TFDS.
+            if isinstance(image, np.ndarray):
+                image = image[..., None]
+            yield number, {"image": image, "label": int(label)}
 
 
 class FacecycleFer2013(_LabelledBuilder):
@@ -54,8 +49,8 @@ class FacecycleFer2013(_LabelledBuilder):
 
     name = "facecycle_fer2013"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds fer2013.csv or icml_face_data.csv, or <split>/<class>/*.jpg with the splits Training,
-    PublicTest and PrivateTest, of which those that are there are prepared.
+    manual_dir holds fer2013.csv or icml_face_data.csv, or <split>/<class>/*.jpg with
+    the splits Training, PublicTest and PrivateTest. Missing splits are left out.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -68,9 +63,10 @@ class FacecycleFer2013(_LabelledBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Any]:
         root = dl_manager.manual_dir
-        is_csv = any(
-            (root / name).exists() for name in ("fer2013.csv", "icml_face_data.csv")
-        )
+
+        # A csv has all splits. Without any data, reading one split raises the error.
+        names = ("fer2013.csv", "icml_face_data.csv")
+        is_csv = any((root / name).exists() for name in names)
         found = [
             split for split in fer2013.OFFICIAL if is_csv or (root / split).is_dir()
         ]
@@ -78,8 +74,9 @@ class FacecycleFer2013(_LabelledBuilder):
             split: fer2013.read_fer2013(str(root), split=split)
             for split in found or ["Training"]
         }
+
         return {
-            split: self._generate_examples(pictures) for split, pictures in read.items()
+            split: self._generate_examples(labelled) for split, labelled in read.items()
         }
 
 
@@ -88,7 +85,8 @@ class FacecycleRafDb(_LabelledBuilder):
 
     name = "facecycle_raf_db"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds basic/EmoLabel/list_patition_label.txt and basic/Image/aligned/*_aligned.jpg.
+    manual_dir holds basic/EmoLabel/list_patition_label.txt and
+    basic/Image/aligned/*_aligned.jpg.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -108,7 +106,7 @@ class FacecycleRafDb(_LabelledBuilder):
 
 
 class _PoseBuilder(_LabelledBuilder):
-    """What the builders of head poses share."""
+    """Base class of the builders of head poses."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {"image": tfds.features.Image(shape=(None, None, 3))}
@@ -119,15 +117,18 @@ class _PoseBuilder(_LabelledBuilder):
         return self._describe(features | {"name": tfds.features.Text()})
 
     def _generate_examples(self, posed: PosePictures) -> Examples:  # type: ignore[override]
-        for number, (picture, angles) in enumerate(
-            zip(posed.pictures, posed.angles, strict=True)
-        ):
-            image, box, name = picture, None, str(number)
-            if not isinstance(picture, np.ndarray):
-                image, box = picture.path, picture.box
-                name = "/".join(picture.path.rsplit("/", 2)[1:])
+        items = zip(posed.pictures, posed.angles, strict=True)
+        for number, (item, angles) in enumerate(items):
+            if isinstance(item, np.ndarray):
+                image, box, name = item, None, str(number)
+            else:
+                # Named by its set and its file.
+                image, box = item.path, item.box
+                name = "/".join(item.path.rsplit("/", 2)[1:])
+
             example = {"image": image, "box": box or (0, 0, 0, 0), "name": name}
-            yield number, example | dict(zip(ANGLES, angles.tolist(), strict=True))
+            degrees = dict(zip(ANGLES, angles.tolist(), strict=True))
+            yield number, example | degrees
 
 
 class Facecycle300wLp(_PoseBuilder):
@@ -135,9 +136,9 @@ class Facecycle300wLp(_PoseBuilder):
 
     name = "facecycle_300w_lp"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir is 300W_LP or holds it: AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW and LFPW_Flip,
-    each with *.jpg and a .mat of the same name for each, or as FSA-Net's .npz files. Sets that are not there
-    are left out.
+    manual_dir is 300W_LP or holds it: AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG,
+    IBUG_Flip, LFPW and LFPW_Flip, each with *.jpg and a .mat of the same name for each,
+    or as FSA-Net's .npz files. Missing sets are left out.
     """
 
     def _split_generators(
@@ -153,7 +154,8 @@ class FacecycleAflw2000(_PoseBuilder):
 
     name = "facecycle_aflw2000"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds AFLW2000/image*.jpg and a .mat of the same name for each, or AFLW2000.npz.
+    manual_dir holds AFLW2000/image*.jpg and a .mat of the same name for each, or
+    AFLW2000.npz.
     """
 
     def _split_generators(
@@ -165,18 +167,16 @@ class FacecycleAflw2000(_PoseBuilder):
 
 
 class FacecycleCplfw(_LabelledBuilder):
-    """CPLFW, pairs of faces with the answer whether they show one person.
-
-    One split, `test`.
-    """
+    """CPLFW, pairs of faces labelled as same or different; one split, `test`."""
 
     name = "facecycle_cplfw"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds pairs_CPLFW.txt and the pictures in `images` or `aligned images`.
+    manual_dir holds pairs_CPLFW.txt and the images in `images` or `aligned images`.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image, text = tfds.features.Image(shape=(None, None, 3)), tfds.features.Text()
+        image = tfds.features.Image(shape=(None, None, 3))
+        text = tfds.features.Text()
         features: dict[str, Any] = {
             "image_1": image,
             "image_2": image,
@@ -195,17 +195,14 @@ class FacecycleCplfw(_LabelledBuilder):
         }
 
     def _generate_examples(self, pairs: Pairs) -> Examples:  # type: ignore[override]
-        for number, (left, right) in enumerate(
-            zip(pairs.left, pairs.right, strict=True)
-        ):
-            yield (
-                number,
-                {
-                    "image_1": pairs.files[left],
-                    "image_2": pairs.files[right],
-                    "person_1": pairs.people[number][0],
-                    "person_2": pairs.people[number][1],
-                    "same": bool(pairs.same[number]),
-                    "fold": int(pairs.fold[number]),
-                },
-            )
+        places = zip(pairs.left, pairs.right, strict=True)
+        for number, (left, right) in enumerate(places):
+            example = {
+                "image_1": pairs.files[left],
+                "image_2": pairs.files[right],
+                "person_1": pairs.people[number][0],
+                "person_2": pairs.people[number][1],
+                "same": bool(pairs.same[number]),
+                "fold": int(pairs.fold[number]),
+            }
+            yield number, example

@@ -1,4 +1,4 @@
-"""How TFDS prepares a set: where the raw data are, and the engine."""
+"""Options of TFDS: where the raw data are, and the engine that prepares a set."""
 
 import shlex
 
@@ -20,7 +20,7 @@ def download_config(
       The options.
 
     Raises:
-      ImportError: if Beam is asked for and not installed.
+      MissingExtraError: If Beam is requested and not installed.
     """
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     if beam is not None:
@@ -31,4 +31,5 @@ def download_config(
                 "--beam needs Apache Beam: pip install 'facecycle_jax[beam]'."
             ) from error
         config.beam_options = PipelineOptions(shlex.split(beam))
+
     return config

@@ -1,6 +1,6 @@
-"""What the builders of tracks share.
+"""Base class of the builders of tracks.
 
-One example is one track with its encoded frames, split by person.
+One example is one track with its encoded frames. Splits are by person.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from facecycle_jax.data.sources.record_index import TRACKS, write_index
 from facecycle_jax.data.sources.tracks import make_tracks, split_people
 from facecycle_jax.errors import UserError
 
-# Beside the shards while they are made.
+# Folder alongside the shards while they are written.
 _PARTS = "left_out.parts"
 # The key is bytes, because names of folders may hold bytes that are not UTF-8.
 Example = tuple[bytes, dict[str, Any]]
@@ -33,18 +33,18 @@ class TrackConfig(tfds.core.BuilderConfig):
     """Options of a set of tracks.
 
     Attributes:
-      name: of the configuration; a folder of the data.
-      eval_fraction: share of the people in the split `eval`; 0: all in `train`.
-      min_frames: fewest frames of a track.
-      max_frames: most frames of a track, evenly spread; 0: all.
-      fps: frames a second taken of videos.
-      size: side in pixels to which frames are cut square and resized; 0: as they are.
-      crop: find the face and cut it out first (extra `face`).
-      cut: left, top and side of a square, see `FrameOptions`; () is none.
-      identity_depth: folders that name a person, of the builder of folders.
-      identities: people, of synthetic faces.
-      frames_per_track: pictures of each, of synthetic faces.
-      seed: of synthetic faces.
+      name: name of the configuration and of its folder.
+      eval_fraction: fraction of the people in the split `eval`; 0: all in `train`.
+      min_frames: smallest number of frames of a track.
+      max_frames: largest number of frames of a track, evenly spread; 0: all.
+      fps: frames per second taken from videos.
+      size: side in pixels to which frames are centre-cropped and resized; 0: unchanged.
+      crop: whether the face is found and cut out first (extra `face`).
+      cut: left, top and side of a square, see `FrameOptions`; (): none.
+      identity_depth: number of folders that name a person (builder of folders).
+      identities: number of people (synthetic faces).
+      frames_per_track: number of images of each person (synthetic faces).
+      seed: seed of the people (synthetic faces).
     """
 
     name: str = "default"
@@ -61,7 +61,7 @@ class TrackConfig(tfds.core.BuilderConfig):
     seed: int = 0
 
     def frame_options(self) -> FrameOptions:
-        """Collects what concerns single frames."""
+        """Returns the options of single frames."""
         cut = read_cut(self.cut) if self.cut else None
         return FrameOptions(
             fps=self.fps,
@@ -75,13 +75,13 @@ class TrackConfig(tfds.core.BuilderConfig):
 class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes tracks as TFRecord and indexes them; subclasses list the tracks.
 
-    With beam options in the DownloadConfig Apache Beam prepares the tracks, else
+    Apache Beam prepares the tracks if the DownloadConfig has Beam options. Otherwise
     `workers` processes do.
 
     Attributes:
-      workers: processes that prepare tracks.
-      uses_beam: whether Apache Beam does.
-      empty_splits: names of the splits that are not written, because no track is left
+      workers: number of processes that prepare tracks.
+      uses_beam: whether Apache Beam prepares them.
+      empty_splits: names of the splits that are not written because no track is left
         for them.
     """
 
@@ -99,39 +99,44 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         """Describes the examples."""
         text = tfds.features.Text
         frames = tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=tf.string))
+
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {"identity": text(), "track": text(), "frames": frames}
             ),
-            description=f"{type(self).__doc__} One example is one track with its encoded frames.",
+            description=(
+                f"{type(self).__doc__} One example is one track with its encoded "
+                "frames."
+            ),
             supervised_keys=None,
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Prepares the set and indexes it; what is there already is not done again.
+        """Prepares the set and indexes it; finished parts are not repeated.
 
         Args:
-          **options: those of TFDS.
+          **options: options of TFDS.
         """
         given = options.get("download_config")
         self.uses_beam = bool(given and (given.beam_runner or given.beam_options))
         try:
             super().download_and_prepare(**options)
         except AssertionError as error:
-            # Beam's splits are not looked into before they are written.
+            # Splits of Beam are not checked before they are written.
             if "No examples" not in str(error):
                 raise
             raise self._nothing_left() from error
+
         folder = pathlib.Path(self.data_path)
         is_records = self.info.file_format == tfds.core.FileFormat.TFRECORD
         if is_records and not (folder / TRACKS).exists():
-            shards = [
-                name
-                for split in self.info.splits.values()
-                for name in sorted(split.filenames)
-            ]
+            shards: list[str] = []
+            for split in self.info.splits.values():
+                shards += sorted(split.filenames)
+
             write_index(folder, shards, left_out=collect_left_out(folder / _PARTS))
-        # What stopped runs left: their notes, finished tracks and unfinished folders.
+
+        # Remove what stopped runs left: notes, finished tracks and unfinished folders.
         stale = [
             folder / _PARTS,
             self._finished(),
@@ -141,15 +146,16 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
             shutil.rmtree(path, ignore_errors=True)
 
     def _finished(self) -> pathlib.Path:
-        """Names the folder for tracks that a stopped run has finished."""
+        """Names the folder of tracks that a stopped run has finished."""
         return pathlib.Path(self.data_dir_root) / f".{self.name}.finished"
 
     def _nothing_left(self) -> UserError:
-        """Says that a split, or the whole set, would be empty."""
+        """Builds the error of a set that would be empty."""
         config = self.builder_config
         return UserError(
-            f"{self.name}: no track of the train or the eval split has {config.min_frames} "
-            "or more frames that can be read; see --min-frames and --eval-fraction."
+            f"{self.name}: no track of the train or the eval split has "
+            f"{config.min_frames} or more frames that can be read; see --min-frames "
+            "and --eval-fraction."
         )
 
     def _sources(self, root: str) -> list[Source]:
@@ -168,7 +174,9 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
     def _by_split(
         self, people: list[str], items: list[Any], generate: Callable[[list[Any]], Any]
     ) -> dict[str, Any]:
-        """Deals items to the splits by their people."""
+        """Assigns items to the splits by their people."""
+        # Tracks whose only frame is the item's number, so that people are split here as
+        # in every source.
         numbered = [
             (person, f"{number:012}", [number]) for number, person in enumerate(people)
         ]
@@ -176,24 +184,28 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         train, held = split_people(
             tracks, eval_fraction=self.builder_config.eval_fraction
         )
-        splits = (
-            {"train": train, "eval": held} if held is not train else {"train": train}
-        )
+        splits = {"train": train}
+        if held is not train:
+            splits["eval"] = held
 
         generators = {}
         for split, chosen in splits.items():
             examples = generate([items[int(frames[0])] for frames in chosen.frames])
-            # TFDS stops at the very end if a split turns out to be empty, so the first
-            # example is made now.
+
+            # TFDS fails at the very end if a split is empty, so the first example is
+            # prepared now.
             if isinstance(examples, Iterator):
                 first = next(examples, None)
                 if first is None:
                     self.empty_splits += (split,)
                     continue
                 examples = itertools.chain([first], examples)
+
             generators[split] = examples
+
         if not generators:
             raise self._nothing_left()
+
         return generators
 
     def _generate_examples(self, sources: list[Source]) -> Any:
@@ -203,33 +215,38 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         work = Work(config.frame_options(), str(parts), str(self._finished()))
         if not self.uses_beam:
             return _local(sources, work, self.workers, config.min_frames)
+
         import apache_beam as beam
 
+        # Reshuffling spreads the tracks over all workers.
         make = functools.partial(_prepare, work=work, min_frames=config.min_frames)
+
         return beam.Create(sources) | beam.Reshuffle() | beam.FlatMap(make)
 
 
 def _prepare(source: Source, *, work: Work, min_frames: int) -> list[Example]:
-    """Prepares a track; none if too little is left of it."""
+    """Prepares a track; returns no example if too few frames are left."""
     return _example(source, work(source), min_frames)
 
 
 def _local(
     sources: list[Source], work: Work, workers: int, min_frames: int
 ) -> Iterator[Example]:
-    """Prepares tracks on this machine."""
+    """Prepares tracks in processes of this machine."""
     for source, prepared in prepare_all(sources, work, workers=workers):
         yield from _example(source, prepared, min_frames)
 
 
 def _example(source: Source, prepared: Prepared, min_frames: int) -> list[Example]:
-    """Makes the example of a track; none if too little is left of it."""
+    """Builds the example of a track; returns none if too few frames are left."""
     if len(prepared.frames) < max(1, min_frames):
         return []
+
     name = os.fsencode(source.name)
     example = {
         "identity": os.fsencode(source.identity),
         "track": name,
         "frames": list(prepared.frames),
     }
+
     return [(name, example)]

@@ -1,7 +1,7 @@
-"""VoxCeleb: dense frames of VoxCeleb1 and videos of VoxCeleb2."""
+"""Builders of VoxCeleb: dense frames of VoxCeleb1 and videos of VoxCeleb2."""
 
 from facecycle_jax.data.prepare.builders.tracks import TrackBuilder
-from facecycle_jax.data.prepare.encoding import Source, picture_sources, video_sources
+from facecycle_jax.data.prepare.encoding import Source, image_sources, video_sources
 
 
 class FacecycleVoxceleb1(TrackBuilder):
@@ -9,13 +9,14 @@ class FacecycleVoxceleb1(TrackBuilder):
 
     name = "facecycle_voxceleb1"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    manual_dir holds <identity>/1.6/<youtube id>/<track>/*.jpg, e.g. id10001/1.6/1zcIwhmdeo4/1/0000001.jpg or
+    manual_dir holds <identity>/1.6/<youtube id>/<track>/*.jpg, for example
+    id10001/1.6/1zcIwhmdeo4/1/0000001.jpg or
     A.J._Buckley/1.6/1zcIwhmdeo4/1/0000001.jpg.
     """
 
     def _sources(self, root: str) -> list[Source]:
         """Lists the folders of frames."""
-        return picture_sources(
+        return image_sources(
             root,
             pattern=r"[^/]+/1\.6/[^/]+/[^/]+",
             layout="<identity>/1.6/<youtube id>/<track>/*.jpg",
