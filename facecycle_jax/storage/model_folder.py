@@ -94,6 +94,7 @@ def write_model(
         of a wrong shape, not finite or too large for float16.
     """
     check_new(folder)
+
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     for name, text in (("licence", licence), ("source", source)):
@@ -102,6 +103,7 @@ def write_model(
                 f"{name} must be a text that is not blank, got {shorten(text)}."
             )
 
+    # Names, shapes and values of the weights are those of the model.
     checked, forward = build_model(model)
     stages = _stages(trees)
     shapes = network_shapes(forward, stages)
