@@ -101,6 +101,7 @@ def load(
 
 
 def _is_run(path: epath.Path) -> bool:
+    """Says whether a path is the workdir of a run or one of its checkpoints."""
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
