@@ -4,7 +4,7 @@
 but it needs PyTorch, a dependency of 190 MB to download and 750 MB on disk (without
 CUDA) that nothing else in the package requires. This reader and its two companions,
 `torch_file` and `torch_tensors`, read the same files with numpy alone, execute nothing
-in them, and report all damage in one sentence.
+in them, and report damage in one sentence.
 
 A pickle is a program for a small stack machine. This is that machine without its
 dangerous half. `GLOBAL` may only name entries of a table that the caller gives,
