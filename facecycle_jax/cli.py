@@ -1,9 +1,12 @@
 # PYTHON_ARGCOMPLETE_OK
 """The `facecycle` command.
 
-Exit status: 0 done; 1 done but for some pictures, each named; 2 for a wrong argument or
-file, reported in one sentence; 70 for a defect of the package, with its stack trace;
-130 interrupted.
+Exit status:
+  0: done.
+  1: done except for some images, each named.
+  2: a wrong argument or file, reported in one sentence.
+  70: a defect of the package, with its stack trace.
+  130: interrupted.
 """
 
 import argparse
@@ -35,13 +38,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answers the shell's request for completions, where the package argcomplete is installed."""
+    """Answers the shell's request for completions, if argcomplete is installed."""
     if "_ARGCOMPLETE" not in os.environ:
         return
+
     try:
         import argcomplete
     except ImportError:
         return
+
     argcomplete.autocomplete(parser)
 
 
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      arguments: command line without the program's name; None takes that of the
+      arguments: command line without the program's name; None uses that of the
         process.
 
     Returns:
@@ -58,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     complete(parser)
     parsed = parser.parse_args(arguments)
-    # The process is this command's own. Training splits the CPU by its own batch size.
+
+    # With arguments of the process, the process is this command's own, so the CPU may
+    # be split. Training splits it by its own batch size.
     if arguments is None and parsed.command != "train":
         split_cpu({"batch_size": BATCH_SIZE})
+
     try:
         return parsed.run(parsed) or 0
     except (UserError, OSError) as error:
@@ -72,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
         return 130
     except Exception:
-        # A defect. Status 1 means "done but for some images", so it needs one of its
-        # own.
+        # A defect. Status 1 means "done except for some images", so a defect needs a
+        # status of its own.
         traceback.print_exc()
         return DEFECT_EXIT
 

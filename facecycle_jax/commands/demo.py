@@ -1,9 +1,7 @@
-"""`facecycle demo`.
+"""`facecycle demo`: a local web page that exchanges motion and identity of two images.
 
-A web page on this computer that exchanges motion and identity of two pictures.
-
-What the page computes is here, free of the page: pictures uint8 [H, W, 3] in; pictures,
-flows as colours and similarities out. The page itself is in `demo_page`.
+This module computes what the page shows: from two image files it makes images, flows as
+colours, and similarities. The page itself is in `demo_page`.
 """
 
 import argparse
@@ -21,6 +19,7 @@ from facecycle_jax.data.images.reading import square
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference.functions import IDENTITY_OUTPUTS
 from facecycle_jax.viz import flow_to_rgb, save_png
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ SHOWN = {
     "reidentified": "On other's mean face",
     "reidentified_reexpressed": "... with its motion",
 }
-# Pixels of the pictures on the page; those of the model are too small to look at.
+# Pixels of the images on the page; those of the model are too small to look at.
 _SIDE = 256
 _EXAMPLE_SEED = 20_210_828
 
@@ -45,34 +44,38 @@ class Comparison(NamedTuple):
     """What the page shows.
 
     Attributes:
-      pictures: uint8 [2, S, S, 3] by the names of `SHOWN`; of stage 1 alone without the
-        last three.
+      images: uint8 [2, S, S, 3] by the names of `SHOWN`; without the last three for a
+        model of stage 1 alone.
       motion: cosine of the two motion codes, in -1..1.
-      identity: cosine of the two identity codes, or None of stage 1 alone.
+      identity: cosine of the two identity codes, or None for a model of stage 1 alone.
     """
 
-    pictures: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
     motion: float
     identity: float | None
 
     def words(self) -> str:
-        """Words the similarities, one line."""
-        identity = (
-            "" if self.identity is None else f"identity codes {self.identity:.3f}, "
+        """Writes the similarities as one line."""
+        identity = ""
+        if self.identity is not None:
+            identity = f"identity codes {self.identity:.3f}, "
+
+        return (
+            f"Cosine similarity: {identity}motion codes {self.motion:.3f} "
+            "(from -1 to 1; 1 is the same)."
         )
-        return f"Cosine similarity: {identity}motion codes {self.motion:.3f} (from -1 to 1; 1 is the same)."
 
 
 def add(commands: "Subcommands") -> None:
     """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
     command = commands.add_parser(
-        "demo", help="open a page to try a model on two pictures or the webcam"
+        "demo", help="open a page to try a model on two images or the webcam"
     )
     inputs.add_model(command)
     command.add_argument(
         "--port",
         type=int,
-        help="of the page; by default the first free one from 7860 on",
+        help="port of the page (default: the first free one from 7860 on)",
     )
     command.add_argument(
         "--no-browser", action="store_true", help="print the address only"
@@ -87,12 +90,14 @@ def run(arguments: argparse.Namespace) -> None:
       arguments: model, port, no_browser.
 
     Raises:
-      ImportError: if gradio is not installed.
-      FileNotFoundError: if there is no such model.
-      ValueError: if it cannot be read.
-      OSError: if the port is taken.
+      MissingExtraError: If gradio is not installed.
+      FileNotFoundError: If there is no such model.
+      UserError: If it cannot be read.
+      OSError: If the port is taken.
     """
+    # Before the model, which takes seconds to load.
     demo_page.require_gradio()
+
     model = load(arguments.model)
     demo_page.serve(
         lambda first, second, crop: compare(model, first, second, crop=crop),
@@ -104,13 +109,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _shown(model: FaceCycle) -> dict[str, str]:
-    """Names and captions of what a model draws."""
-    identity = ("mean_face", "reidentified", "reidentified_reexpressed")
-    return {
-        name: text
-        for name, text in SHOWN.items()
-        if model.has_identity or name not in identity
-    }
+    """Returns names and captions of what a model draws."""
+    if model.has_identity:
+        return dict(SHOWN)
+
+    return {name: text for name, text in SHOWN.items() if name not in IDENTITY_OUTPUTS}
 
 
 def compare(
@@ -120,55 +123,51 @@ def compare(
     *,
     crop: bool = False,
 ) -> Comparison:
-    """Exchanges motion and identity of two picture files.
+    """Exchanges motion and identity of two image files.
 
     Args:
       model: a loaded model.
-      first: the first picture's file, or None where none was given.
-      second: the second's.
-      crop: whether to find the face in each first; needs dlib.
+      first: the first image's file, or None where none was given.
+      second: the second image's file, or None.
+      crop: whether to find the face in each image first; needs dlib.
 
     Returns:
       What the page shows.
 
     Raises:
-      ValueError: in one sentence without the file's path, if one is missing, is no
-        picture or shows no face.
+      UserError: If a file is missing, is no image or shows no face, in one sentence
+        without the file's path.
     """
-    faces = np.stack(
-        [
-            _read(path, name=name, size=model.size, crop=crop, framing=model.framing)
-            for name, path in (
-                ("The first picture", first),
-                ("The second picture", second),
-            )
-        ]
-    )
+    faces = [
+        _read(path, name=name, size=model.size, crop=crop, framing=model.framing)
+        for name, path in (("The first image", first), ("The second image", second))
+    ]
 
-    # Images and codes in one pass.
+    # Images and codes in one pass; arrays [1, 2, ...] by name.
+    shown = _shown(model)
     codes = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
-    drawn = model.translate(faces[0], faces[1], outputs=(*_shown(model), *codes))
+    drawn = model.translate(faces[0], faces[1], outputs=(*shown, *codes))
 
-    pictures = {}
-    for name in _shown(model):
-        pair = flow_to_rgb(drawn[name][0]) if name == "flow" else drawn[name][0]
-        # Flows are coarse maps: their cells stay visible.
-        method = (
-            Image.Resampling.NEAREST if name == "flow" else Image.Resampling.LANCZOS
-        )
-        larger = [
-            Image.fromarray(picture).resize((_SIDE, _SIDE), method) for picture in pair
-        ]
-        pictures[name] = np.stack([np.asarray(picture) for picture in larger])
+    images = {}
+    for name in shown:
+        pair = drawn[name][0]
+        method = Image.Resampling.LANCZOS
+        if name == "flow":
+            # Flows are coarse maps: their cells stay visible.
+            pair = flow_to_rgb(pair)
+            method = Image.Resampling.NEAREST
+
+        larger = [Image.fromarray(face).resize((_SIDE, _SIDE), method) for face in pair]
+        images[name] = np.stack([np.asarray(face) for face in larger])
 
     def similarity(name: str) -> float:
         source, driver = drawn[name][0]
         return float(cosine_scores(source[None], driver[None])[0])
 
     return Comparison(
-        pictures,
-        similarity("motion_code"),
-        similarity("identity_code") if model.has_identity else None,
+        images=images,
+        motion=similarity("motion_code"),
+        identity=similarity("identity_code") if model.has_identity else None,
     )
 
 
@@ -182,40 +181,42 @@ def _read(
 ) -> np.ndarray:
     """Reads one face uint8 [size, size, 3].
 
-    Faults name the picture by its place, not its temporary file.
+    Errors name the image by its place, not by its temporary file.
     """
     if not path:
         raise UserError(f"{name} is missing: upload one, or take one with the webcam.")
+
     try:
-        picture = read_picture(path)
+        image = read_picture(path)
         if crop:
             from facecycle_jax.data.images.face_crop import crop_face
 
-            picture = crop_face(picture, framing=framing).crop
+            image = crop_face(image, framing=framing).crop
     except (ValueError, FileNotFoundError) as error:
         text = str(error).replace(str(path), name)
         raise UserError(text if name in text else f"{name}: {text}") from None
-    return square(picture, size=size)
+
+    return square(image, size=size)
 
 
 def write_examples(folder: str | os.PathLike[str]) -> list[list[str]]:
-    """Draws pairs of faces to try: one person twice, then pairs of two people.
+    """Draws pairs of synthetic faces: one person twice, then pairs of two people.
 
     Args:
-      folder: where to write the pictures.
+      folder: where to write the images.
 
     Returns:
       File names of the pairs.
     """
-    frames = synthetic_tracks(
-        _EXAMPLE_SEED, identities=4, frames_per_track=2, size=128
-    )["frames"]
-    files = [
-        str(pathlib.Path(folder) / f"face_{number}.png")
-        for number in range(len(frames))
-    ]
-    for file, frame in zip(files, frames, strict=True):
+    # Four people, two consecutive frames each.
+    tracks = synthetic_tracks(_EXAMPLE_SEED, identities=4, frames_per_track=2, size=128)
+
+    files = []
+    for number, frame in enumerate(tracks["frames"]):
+        file = str(pathlib.Path(folder) / f"face_{number}.png")
         save_png(file, frame)
+        files.append(file)
+
     return [
         [files[0], files[1]],
         [files[0], files[2]],

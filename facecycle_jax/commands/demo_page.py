@@ -1,9 +1,10 @@
-"""The page of `facecycle demo`, made with Gradio, which is imported only when it is served.
+"""The page of `facecycle demo`, made with Gradio.
 
-Nothing leaves the computer: the server listens on 127.0.0.1, answers no other host
-name, and tells the browser to load nothing from elsewhere. It accepts requests of its
-own page only, reads no file but those uploaded to it, and bounds their size and number.
-Uploads live in a temporary folder that is removed at the end.
+Gradio is imported only when the page is served. Nothing leaves the computer. The server
+listens on 127.0.0.1, answers to no other host name, and has the browser load nothing
+from elsewhere. It accepts requests of its own page only, reads only files that were
+uploaded to it, and bounds their size and number. Uploads live in a temporary folder
+that is removed at the end.
 """
 
 import importlib.util
@@ -20,35 +21,37 @@ from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploade
 from facecycle_jax.errors import MissingExtraError
 
 _ADDRESS = "127.0.0.1"
-# Seconds between clean-ups, and the age at which uploads and results are removed while
-# the page is open.
-_CLEAN_EVERY, _KEEP_FOR = 60, 600
+# Seconds between clean-ups while the page is open.
+_CLEAN_EVERY = 60
+# Seconds after which a clean-up removes uploads and results.
+_KEEP_FOR = 600
 _TEXT = """# FaceCycle
-Two pictures that a face fills. The model removes the motion of each (expression and head pose), then the
-identity, and puts both back exchanged.
+Give two images, each filled by a face. The model removes the motion of each (expression
+and head pose), then the identity, and puts both back exchanged.
 """
 _PRIVACY = (
-    "Runs on this computer only. Pictures are kept in a temporary folder for at most "
-    f"{(_KEEP_FOR + _CLEAN_EVERY) // 60} minutes, and are removed when the program ends."
+    "Runs on this computer only. Images are kept in a temporary folder for at most "
+    f"{(_KEEP_FOR + _CLEAN_EVERY) // 60} minutes, and are removed when the program "
+    "ends."
 )
 
 
 class Shown(Protocol):
-    """What the page needs of a result."""
+    """A result that the page can show."""
 
     @property
-    def pictures(self) -> dict[str, np.ndarray]:
-        """Pictures uint8 [2, S, S, 3] by name."""
+    def images(self) -> dict[str, np.ndarray]:
+        """Images uint8 [2, S, S, 3] by name."""
 
     def words(self) -> str:
-        """One line of text."""
+        """Returns one line of text."""
 
 
 Compare = Callable[[str | None, str | None, bool], Shown]
 
 
 def require_gradio() -> None:
-    """Raises ImportError, in one sentence, if Gradio is not installed."""
+    """Raises MissingExtraError if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError(
             "The demo needs gradio: pip install 'facecycle_jax[demo]'."
@@ -66,23 +69,27 @@ def serve(
     """Serves the page until SIGINT or SIGTERM, then removes what was uploaded.
 
     Args:
-      compare: `compare(first, second, crop)`, from two picture files to what is shown;
-        ValueError is told to the user.
-      shown: captions of the pictures, in the order of the result.
-      examples: writes pictures into a folder and returns the files of each pair.
-      port: of the page, or None for the first free one from 7860 on.
+      compare: `compare(first, second, crop)`, from two image files to what is shown.
+        The page shows the message of a ValueError.
+      shown: captions of the images, in the order of the result.
+      examples: writes images into a folder and returns the files of each pair.
+      port: port of the page, or None for the first free one from 7860 on.
       browser: whether to open the page in the user's browser.
 
     Raises:
-      OSError: if the port is taken.
+      OSError: If the port is taken.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+
     with tempfile.TemporaryDirectory(prefix="facecycle-demo-") as folder:
         pairs = examples(folder)
+
+        # The first visitor does not wait for the compiler.
         print("Compiling the model", flush=True)
         compare(pairs[0][0], pairs[0][1], False)
+
         page = build(compare, shown=shown, pairs=pairs, folder=folder)
         try:
             if not stop.is_set():
@@ -109,7 +116,7 @@ def _private(folder: str) -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
 
-    # A proxy must not be asked for this computer's own address.
+    # This computer's own address must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
 
@@ -121,7 +128,7 @@ def build(
 
     Args:
       compare: see `serve`.
-      shown: captions of the pictures.
+      shown: captions of the images.
       pairs: files of the examples.
       folder: temporary folder of uploads and results.
 
@@ -131,7 +138,7 @@ def build(
     _private(folder)
     import gradio as gr
 
-    def picture(label: str, name: str) -> Any:
+    def image_input(label: str, name: str) -> Any:
         sources: Any = ["upload", "webcam", "clipboard"]
         made: Any = gr.Image(
             label=label,
@@ -141,9 +148,9 @@ def build(
             height=280,
             buttons=[],
         )
-        # The file itself: `compare` reads it, and has better words for one that is no
-        # picture. Not a subclass, for which Gradio would write a stub file into this
-        # package.
+
+        # `compare` gets the file itself, because it has better words for a file that is
+        # no image. A subclass would make Gradio write a stub file into this package.
         made.preprocess = lambda payload: None if payload is None else payload.path
         return made
 
@@ -153,14 +160,14 @@ def build(
             second = only_uploaded(second, folder=folder, name="The second image")
             result = compare(first, second, crop)
         except ValueError as error:
-            # In the place of a result, and without the pictures of an earlier one.
+            # The message takes the place of the text, and earlier images disappear.
             return [f"**{error}**", *[None] * (2 * len(shown))]
-        rows = list(result.pictures.values())
-        return [
-            result.words(),
-            *(picture[0] for picture in rows),
-            *(picture[1] for picture in rows),
-        ]
+
+        # The row of the first face, then that of the second.
+        pairs_shown = list(result.images.values())
+        of_first = [pair[0] for pair in pairs_shown]
+        of_second = [pair[1] for pair in pairs_shown]
+        return [result.words(), *of_first, *of_second]
 
     with gr.Blocks(
         title="FaceCycle",
@@ -168,13 +175,20 @@ def build(
         delete_cache=(_CLEAN_EVERY, _KEEP_FOR),
     ) as page:
         gr.Markdown(_TEXT)
+
+        # What the user gives.
         with gr.Row():
-            inputs = [picture("First face", "first"), picture("Second face", "second")]
+            inputs = [
+                image_input("First face", "first"),
+                image_input("Second face", "second"),
+            ]
         if importlib.util.find_spec("dlib"):
             inputs.append(
-                gr.Checkbox(label="Find the face in the picture first", elem_id="crop")
+                gr.Checkbox(label="Find the face in the image first", elem_id="crop")
             )
         button = gr.Button("Exchange", variant="primary", elem_id="exchange")
+
+        # What the model gives: one row of images for each face.
         outputs: list[Any] = [gr.Markdown(elem_id="similarity")]
         for place in ("first", "second"):
             gr.Markdown(f"### Of the {place} face")
@@ -182,18 +196,18 @@ def build(
                 for number, caption in enumerate(shown):
                     with gr.Column(min_width=140):
                         gr.Markdown(caption)
-                        outputs.append(
-                            gr.Image(
-                                label=caption,
-                                show_label=False,
-                                alt_text=f"{caption}, {place} face",
-                                interactive=False,
-                                format="png",
-                                height=190,
-                                elem_id=f"{place}_{number}",
-                                buttons=["download"],
-                            )
+                        image = gr.Image(
+                            label=caption,
+                            show_label=False,
+                            alt_text=f"{caption}, {place} face",
+                            interactive=False,
+                            format="png",
+                            height=190,
+                            elem_id=f"{place}_{number}",
+                            buttons=["download"],
                         )
+                        outputs.append(image)
+
         button.click(
             answer,
             inputs,
@@ -201,8 +215,11 @@ def build(
             api_visibility="private",
             show_progress_on=outputs[0],
         )
-        gr.Examples(pairs, inputs[:2], label="Drawn faces to try", cache_examples=False)
+        gr.Examples(
+            pairs, inputs[:2], label="Synthetic faces to try", cache_examples=False
+        )
         gr.Markdown(_PRIVACY)
+
     return page
 
 
@@ -212,6 +229,12 @@ def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    # Other host names are refused, so that no other page can reach this one by a name
+    # of its own that resolves to 127.0.0.1.
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]),
+        Middleware(OwnOnly, folder=folder),
+    ]
     page.launch(
         server_name=_ADDRESS,
         server_port=port,
@@ -235,12 +258,7 @@ def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
             font=["system-ui", "sans-serif"], font_mono=["monospace"]
         ),
         app_kwargs={
-            "middleware": [
-                Middleware(
-                    TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]
-                ),
-                Middleware(OwnOnly, folder=folder),
-            ],
+            "middleware": middleware,
             "docs_url": None,
             "redoc_url": None,
         },

@@ -1,7 +1,4 @@
-"""`facecycle evaluate`.
-
-A model, baselines or both on a data set, as a report folder.
-"""
+"""`facecycle evaluate`: a report of a model, baselines or both on a data set."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -24,9 +21,11 @@ def add(commands: "Subcommands") -> None:
     command = commands.add_parser(
         "evaluate", help="evaluate a model and baselines on a data set"
     )
+
+    # What is evaluated, on what.
     command.add_argument("--task", required=True, choices=evaluation.TASKS)
     command.add_argument(
-        "--data", default="", help="the data set as published, see docs/evaluate.md"
+        "--data", default="", help="the data set as published; see docs/evaluate.md"
     )
     command.add_argument(
         "--out", required=True, help="the report folder to make; must not exist"
@@ -37,39 +36,46 @@ def add(commands: "Subcommands") -> None:
     command.add_argument(
         "--baselines", default="", help=f"'all' or some of {','.join(BASELINES)}"
     )
+
+    # Options of single tasks.
     command.add_argument(
-        "--probe", choices=evaluation.PROBES, default="logistic", help="of emotion"
+        "--probe",
+        choices=evaluation.PROBES,
+        default="logistic",
+        help="classifier of emotion",
     )
     command.add_argument(
-        "--without", help="file with one name a line: people left out of verification"
+        "--without", help="file of names, one a line: people left out of verification"
     )
     command.add_argument(
-        "--crop", type=float, help="middle part of the pictures kept, 0 to 1"
+        "--crop", type=float, help="central fraction of the images that is kept, 0 to 1"
     )
     command.add_argument(
-        "--test-split", choices=evaluation.TEST_SPLITS, help="of fer2013"
+        "--test-split", choices=evaluation.TEST_SPLITS, help="test split of fer2013"
     )
     command.add_argument(
         "--limit",
         type=int,
         default=0,
-        help="most pictures or pairs of each split; 0: all",
+        help="largest number of images or pairs of each split; 0: all",
     )
     command.add_argument(
-        "--map", choices=PROJECTIONS, default="pca", help="of gallery: kind of the maps"
+        "--map", choices=PROJECTIONS, default="pca", help="projection of gallery's maps"
     )
     command.add_argument(
         "--layer",
         choices=LAYERS,
         default=LAYERS[-1],
-        help="of emotion and pose: whose map",
+        help="layer of the features of emotion and pose",
     )
     command.add_argument(
         "--size",
         type=int,
         default=FEATURE_SIZE,
-        help="of the same: pixels of the pictures",
+        help="side of the images of emotion and pose, in pixels",
     )
+
+    # Options of all tasks.
     command.add_argument(
         "--flip", action="store_true", help="average features with the mirror image's"
     )
@@ -77,26 +83,37 @@ def add(commands: "Subcommands") -> None:
         "--light",
         type=float,
         default=0.0,
-        help="even out brightness and contrast by this, 0 (not) to 1",
+        help="normalise brightness and contrast by this fraction, 0 (not) to 1",
     )
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluates and writes the report."""
+    """Evaluates and writes the report.
+
+    Args:
+      arguments: those of `add`.
+
+    Raises:
+      UserError: If an option is wrong, or the model or data cannot be read.
+      FileExistsError: If the report folder exists.
+    """
+    # Before an hour of evaluation.
     check_new(arguments.out)
-    chosen = (
-        list(BASELINES) if arguments.baselines == "all" else _words(arguments.baselines)
-    )
+
+    baselines = _split(arguments.baselines)
+    if arguments.baselines == "all":
+        baselines = list(BASELINES)
     without = []
     if arguments.without:
         lines = epath.Path(arguments.without).read_text(encoding="utf-8").splitlines()
         without = [line.strip() for line in lines if line.strip()]
+
     options = evaluation.EvaluationOptions(
         task=arguments.task,
         path=arguments.data,
-        baselines=chosen,
+        baselines=baselines,
         probe=arguments.probe,
         without=without,
         crop=arguments.crop,
@@ -111,10 +128,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     model = load(arguments.model) if arguments.model else None
     result = evaluation.run_evaluation(options, model)
+
     write_report(result, arguments.out)
     print(markdown(result))
     print(f"Wrote {arguments.out}")
 
 
-def _words(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
+    """Splits a list with commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

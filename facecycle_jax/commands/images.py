@@ -1,14 +1,11 @@
-"""Pictures in, pictures or codes out.
-
-`facecycle translate`, `frontalize`, `reconstruct` and `encode`.
-"""
+"""Commands on images: `facecycle translate`, `frontalize`, `reconstruct`, `encode`."""
 
 import argparse
 import errno
 import io
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +24,7 @@ from facecycle_jax.viz import grid, save_png, translation_panel
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# Longer side of the frames of a driving video in which faces are followed.
+# Longer side, in pixels, of the frames of a driving video in which faces are followed.
 _FOLLOWED_SIDE = 1920
 
 
@@ -36,114 +33,157 @@ def add(commands: "Subcommands") -> None:
     translate = commands.add_parser(
         "translate", help="exchange motion and identity between faces"
     )
-    translate.add_argument("source", help="picture of the person, or a folder of them")
+    translate.add_argument("source", help="image of the person, or a folder of them")
     translate.add_argument(
-        "--driver", required=True, help="picture, folder or video that gives the motion"
+        "--driver", required=True, help="image, folder or video that gives the motion"
     )
     translate.add_argument(
-        "--max-frames", type=int, help="of a driving video, at most so many"
+        "--max-frames", type=int, help="most frames that are read of a driving video"
     )
     inputs.add_options(translate)
     translate.set_defaults(run=run_translate)
-    for name, help_text, run in (
-        (
-            "frontalize",
-            "draw neutral faces, from the front, and mean faces",
-            run_frontalize,
-        ),
-        (
-            "reconstruct",
-            "draw faces again from their neutral faces and motion",
-            run_reconstruct,
-        ),
-        ("encode", "write motion and identity codes as .npz", run_encode),
-    ):
-        command = commands.add_parser(name, help=help_text)
-        command.add_argument(
-            "pictures", nargs="+", help="pictures and folders of pictures"
-        )
+
+    frontalize = commands.add_parser(
+        "frontalize", help="draw neutral faces, from the front, and mean faces"
+    )
+    frontalize.set_defaults(run=run_frontalize)
+
+    reconstruct = commands.add_parser(
+        "reconstruct", help="draw faces again from their neutral faces and motion"
+    )
+    reconstruct.set_defaults(run=run_reconstruct)
+
+    encode = commands.add_parser(
+        "encode", help="write motion and identity codes as .npz"
+    )
+    encode.set_defaults(run=run_encode)
+
+    for command in (frontalize, reconstruct, encode):
+        command.add_argument("images", nargs="+", help="images and folders of images")
         inputs.add_options(command)
-        command.set_defaults(run=run)
 
 
 def run_frontalize(arguments: argparse.Namespace) -> int:
-    """Writes a panel of input, neutral and, with stage 2, mean face for each picture."""
+    """Writes a panel of input, neutral and, with stage 2, mean face for each image.
 
-    def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        names = (
-            ("input", "neutral", "mean_face")
-            if model.has_identity
-            else ("input", "neutral")
-        )
-        drawn = model.outputs(pictures, names)
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      The exit status.
+    """
+
+    def draw(model: FaceCycle, images: np.ndarray) -> dict[str, np.ndarray]:
+        names = ["input", "neutral"]
+        if model.has_identity:
+            names.append("mean_face")
+        drawn = model.outputs(images, names)
         return {name.replace("_", " "): value for name, value in drawn.items()}
 
     return _each(arguments, draw)
 
 
 def run_reconstruct(arguments: argparse.Namespace) -> int:
-    """Writes a panel of input, flow, neutral face and reconstruction for each picture."""
+    """Writes a panel of input, flow, neutral face and reconstruction for each image.
 
-    def draw(model: FaceCycle, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        return model.outputs(pictures, ("input", "flow", "neutral", "reconstruction"))
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      The exit status.
+    """
+
+    def draw(model: FaceCycle, images: np.ndarray) -> dict[str, np.ndarray]:
+        return model.outputs(images, ("input", "flow", "neutral", "reconstruction"))
 
     return _each(arguments, draw)
 
 
-def _each(arguments: argparse.Namespace, draw) -> int:  # type: ignore[no-untyped-def]
-    """Draws one panel for each picture into the folder --out."""
-    paths = inputs.find(arguments.pictures)
+def _each(
+    arguments: argparse.Namespace,
+    draw: Callable[[FaceCycle, np.ndarray], dict[str, np.ndarray]],
+) -> int:
+    """Draws one panel for each image into the folder --out."""
+    paths = inputs.find(arguments.images)
     out = epath.Path(arguments.out)
-    files = {
-        path: out / f"{name}.png"
-        for path, name in zip(paths, inputs.output_names(paths), strict=True)
-    }
+    names = inputs.output_names(paths)
+    files = {path: out / f"{name}.png" for path, name in zip(paths, names, strict=True)}
+
+    # Before any work.
     inputs.check_free(
         list(files.values()), overwrite=arguments.overwrite, sources=paths
     )
-    model, problems, done = load(arguments.model), inputs.Problems(), 0
-    for kept, pictures in _chunks(arguments, paths, problems, model):
-        drawn = draw(model, pictures)
+
+    model = load(arguments.model)
+    problems = inputs.Problems()
+    done = 0
+    for kept, images in _chunks(arguments, paths, problems, model):
+        drawn = draw(model, images)
         for row, path in enumerate(kept):
-            panel = grid(
-                [[value[row] for value in drawn.values()]], captions=list(drawn)
-            )
+            cells = [value[row] for value in drawn.values()]
+            panel = grid([cells], captions=list(drawn))
             done += _save(files[path], panel, problems)
+
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
 
 def run_encode(arguments: argparse.Namespace) -> int:
-    """Writes codes of pictures: path, motion_code and, with stage 2, identity_code."""
+    """Writes codes of images: path, motion_code and, with stage 2, identity_code.
+
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: If --out is no .npz or there is no image.
+    """
     out = epath.Path(arguments.out)
     if out.suffix != ".npz":
         raise UserError(f"--out must end in .npz, got {out}.")
-    paths = inputs.find(arguments.pictures)
+
+    paths = inputs.find(arguments.images)
     inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
-    model, problems = load(arguments.model), inputs.Problems()
-    wanted = (
-        ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
-    )
+
+    model = load(arguments.model)
+    problems = inputs.Problems()
+    wanted = ["motion_code"]
+    if model.has_identity:
+        wanted.append("identity_code")
+
     codes: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     names: list[str] = []
-    for kept, pictures in _chunks(arguments, paths, problems, model):
+    for kept, images in _chunks(arguments, paths, problems, model):
         names += [str(path) for path in kept]
-        for name, values in model.outputs(pictures, wanted).items():
+        for name, values in model.outputs(images, wanted).items():
             codes[name].append(values)
+
+    # Without a single image there is no file either.
     if names:
         buffer = io.BytesIO()
-        arrays = {name: np.concatenate(parts) for name, parts in codes.items() if parts}
+        arrays = {name: np.concatenate(parts) for name, parts in codes.items()}
         np.savez(buffer, allow_pickle=False, path=np.array(names), **arrays)
         write_whole(out, buffer.getvalue())
-        print(f"Wrote the codes of {inputs.counted(len(names), 'picture')} to {out}")
+        print(f"Wrote the codes of {inputs.counted(len(names), 'image')} to {out}")
     return problems.status(len(names))
 
 
 def run_translate(arguments: argparse.Namespace) -> int:
-    """Writes a panel of twelve pictures for each pair of source and driver, or a re-enacted video."""
+    """Writes a panel for each pair of source and driver, or a re-enacted video.
+
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      The exit status.
+    """
     if epath.Path(arguments.driver).suffix.lower() in VIDEO_SUFFIXES:
         return _reenact(arguments)
-    sources, drivers = inputs.find([arguments.source]), inputs.find([arguments.driver])
+
+    sources = inputs.find([arguments.source])
+    drivers = inputs.find([arguments.driver])
     out = epath.Path(arguments.out)
     of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
     of_driver = dict(zip(drivers, inputs.output_names(drivers), strict=True))
@@ -162,16 +202,20 @@ def run_translate(arguments: argparse.Namespace) -> int:
         sources=[*sources, *drivers],
     )
 
-    model, problems, done = load(arguments.model), inputs.Problems(), 0
-    with_pictures = list(_chunks(arguments, drivers, problems, model))
-    for kept, pictures in _chunks(arguments, sources, problems, model):
-        for source, picture in zip(kept, pictures, strict=True):
-            for others, other_pictures in with_pictures:
-                result = model.translate(picture, other_pictures)
+    model = load(arguments.model)
+    problems = inputs.Problems()
+    done = 0
+
+    # Drivers are read once and kept, because every source meets all of them.
+    all_drivers = list(_chunks(arguments, drivers, problems, model))
+    for kept, images in _chunks(arguments, sources, problems, model):
+        for source, image in zip(kept, images, strict=True):
+            for others, other_images in all_drivers:
+                result = model.translate(image, other_images)
                 for row, driver in enumerate(others):
-                    done += _save(
-                        names[source, driver], _pair_panel(model, result, row), problems
-                    )
+                    panel = _pair_panel(model, result, row)
+                    done += _save(names[source, driver], panel, problems)
+
     print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
     return problems.status(done)
 
@@ -179,7 +223,7 @@ def run_translate(arguments: argparse.Namespace) -> int:
 def _save(file: epath.Path, panel: np.ndarray, problems: inputs.Problems) -> bool:
     """Writes a panel.
 
-    False, with a note, if its name is too long for the file system.
+    A name that is too long for the file system is a problem, and gives False.
     """
     try:
         save_png(file, panel)
@@ -196,10 +240,11 @@ def _save(file: epath.Path, panel: np.ndarray, problems: inputs.Problems) -> boo
 def _pair_panel(
     model: FaceCycle, result: dict[str, np.ndarray], row: int
 ) -> np.ndarray:
-    """Draws the twelve pictures of a pair, eight of a model of stage 1 alone."""
+    """Draws the twelve images of a pair, or eight of a model of stage 1 alone."""
     pair = {name: value[row] for name, value in result.items()}
     if model.has_identity:
         return translation_panel(pair)
+
     keys = ("input", "flow", "neutral", "reexpressed")
     rows = [[pair[key][face] for key in keys] for face in range(2)]
     captions = ["input", "flow", "neutral", "other's motion"]
@@ -209,21 +254,25 @@ def _pair_panel(
 def _reenact(arguments: argparse.Namespace) -> int:
     """Writes a video of the source with the motion of the driving video.
 
-    Source, driver, result.
+    Every frame shows source, driver and result side by side.
     """
     from facecycle_jax.data.images.video import FORMATS, read_video, write_video
 
     out = epath.Path(arguments.out)
     if out.suffix.lower() not in FORMATS:
         raise UserError(
-            f"--out must end in {', '.join(FORMATS)} for a driving video, got {arguments.out}."
+            f"--out must end in {', '.join(FORMATS)} for a driving video, got "
+            f"{arguments.out}."
         )
     inputs.check_free([out], overwrite=arguments.overwrite)
+
     sources = inputs.find([arguments.source])
     if len(sources) != 1:
         raise UserError(
-            f"a driving video moves one source, {arguments.source} has {len(sources)} pictures."
+            f"a driving video moves one source, {arguments.source} has {len(sources)} "
+            "images."
         )
+
     model = load(arguments.model)
     source = inputs.read_face(
         sources[0],
@@ -232,11 +281,11 @@ def _reenact(arguments: argparse.Namespace) -> int:
         which=arguments.which,
         framing=model.framing,
     )
+
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
     frames_read: Iterable[np.ndarray] = video.frames
     if arguments.crop:
-        # Frames wait until a face is found, and detection uses no more pixels than
-        # this.
+        # Frames are held until a face is found, and detection needs no more pixels.
         frames_read = (_within(frame, _FOLLOWED_SIDE) for frame in frames_read)
         frames_read = inputs.follow_face(
             frames_read,
@@ -244,7 +293,8 @@ def _reenact(arguments: argparse.Namespace) -> int:
             name=arguments.driver,
             framing=model.framing,
         )
-    # Shrunk one by one: a chunk of large frames takes gigabytes.
+
+    # Frames are shrunk one by one, because a chunk of large frames needs gigabytes.
     drivers = (square(frame, size=model.size) for frame in frames_read)
     count = 0
 
@@ -265,6 +315,7 @@ def _within(frame: np.ndarray, side: int) -> np.ndarray:
     """Shrinks a frame uint8 [H, W, 3] whose longer side is above `side` pixels."""
     if max(frame.shape[:2]) <= side:
         return frame
+
     image = Image.fromarray(frame)
     image.thumbnail((side, side))
     return np.asarray(image)
@@ -273,15 +324,16 @@ def _within(frame: np.ndarray, side: int) -> np.ndarray:
 def _side_by_side(
     model: FaceCycle, source: np.ndarray, frames: list[np.ndarray]
 ) -> Iterator[np.ndarray]:
+    """Yields one frame uint8 [4 S, 12 S, 3] for each driving frame [S, S, 3]."""
     drivers = model.read(frames)
-    for driver, drawn in zip(drivers, model.reexpress(source, drivers), strict=True):
-        joined = Image.fromarray(np.concatenate([source, driver, drawn], axis=1))
-        # Four times the size: encoders blur the colours of pictures this small.
-        yield np.asarray(
-            joined.resize(
-                (4 * joined.width, 4 * joined.height), Image.Resampling.BICUBIC
-            )
-        )
+    results = model.reexpress(source, drivers)
+
+    for driver, result in zip(drivers, results, strict=True):
+        joined = Image.fromarray(np.concatenate([source, driver, result], axis=1))
+
+        # Four times the size, because encoders blur the colours of images this small.
+        larger = (4 * joined.width, 4 * joined.height)
+        yield np.asarray(joined.resize(larger, Image.Resampling.BICUBIC))
 
 
 def _chunks(
@@ -290,6 +342,7 @@ def _chunks(
     problems: inputs.Problems,
     model: FaceCycle,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
+    """Reads images as the command line and the model require them."""
     return inputs.chunks(
         paths,
         problems,

@@ -1,6 +1,6 @@
-"""Pictures named on a command line.
+"""Images named on a command line: finding, cropping and reading them in batches.
 
-Found, cut to faces, read in batches, those that fail noted.
+Images that cannot be used are collected and reported at the end.
 """
 
 import argparse
@@ -20,15 +20,14 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
 
 CUT_HELP = (
-    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop where no "
-    "face is found, which is left out otherwise"
+    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop only "
+    "if no face is found (such an image is left out otherwise)"
 )
-# Pictures read before they are computed together.
+# Images read before they are computed together.
 CHUNK = 64
-# Part of the way that the square around a face goes to where the face is found, each
-# frame.
+# Fraction of the way to the found face by which the square around it moves each frame.
 _FOLLOW = 0.6
-# Most folders that precede the name of an output.
+# Largest number of folders that precede the name of an output.
 _DEPTH = 8
 
 
@@ -37,17 +36,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="model folder, training run, or name of a model (default: %(default)s, which comes along)",
+        help="model folder, training run, or name of a model "
+        "(default: %(default)s, which is bundled)",
     )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of every command that takes pictures."""
+    """Adds the options of every command that reads images."""
     add_model(parser)
+
+    # Outputs.
     parser.add_argument("--out", required=True, help="where to write")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there"
     )
+
+    # Faces in the inputs.
     parser.add_argument(
         "--crop",
         action="store_true",
@@ -57,7 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--which",
         type=_which,
         default="largest",
-        help="with --crop, of several faces: largest, centre, or its place from the left, from 0",
+        help="with --crop, which of several faces: largest, centre, or its place from "
+        "the left, from 0",
     )
 
 
@@ -73,50 +78,55 @@ def _which(text: str) -> str | int:
 
 @dataclasses.dataclass
 class Problems:
-    """Pictures that were left out; told at the end, and in the exit status."""
+    """Images that were left out, reported at the end and in the exit status."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
 
     def status(self, done: int) -> int:
-        """Tells of them on standard error.
+        """Reports the problems on standard error.
 
-        0 if there are none, 1 if some of the work was done, else 2.
+        Args:
+          done: how many outputs were written.
+
+        Returns:
+          The exit status: 0 without problems, 1 if some of the work was done, else 2.
         """
-        for line in self.lines:
-            print(f"facecycle: left out: {line}", file=sys.stderr)
         if not self.lines:
             return 0
-        print(
-            f"facecycle: {counted(len(self.lines), 'picture')} left out, {done} done",
-            file=sys.stderr,
-        )
+
+        for line in self.lines:
+            print(f"facecycle: left out: {line}", file=sys.stderr)
+        left_out = counted(len(self.lines), "image")
+        print(f"facecycle: {left_out} left out, {done} done", file=sys.stderr)
         return 1 if done else 2
 
 
 def counted(number: int, noun: str) -> str:
-    """Writes '1 picture' or '2 pictures'."""
+    """Writes '1 image' or '2 images'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def find(inputs: Sequence[str]) -> list[epath.Path]:
-    """Lists the pictures of files and folders.
+    """Lists the images of files and folders.
 
     Args:
-      inputs: files and folders; folders are searched with what is below them.
+      inputs: files and folders; folders are searched recursively.
 
     Returns:
       Paths, each once.
 
     Raises:
-      FileNotFoundError: if one does not exist.
-      ValueError: if a folder has no picture.
+      FileNotFoundError: If one does not exist.
+      UserError: If a folder has no image.
     """
     found: dict[str, epath.Path] = {}
+
     for name in inputs:
         path = epath.Path(name)
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {name}.")
         found.update(list_pictures(path))
+
     return list(found.values())
 
 
@@ -128,21 +138,33 @@ def read_face(
     which: str | int,
     framing: Framing = FRAMING,
 ) -> np.ndarray:
-    """Reads one picture uint8 [size, size, 3], cut about its middle or to the framing of its face.
+    """Reads one image, centre-cropped or cropped to the framing of its face.
+
+    Args:
+      path: the image's file.
+      size: side in pixels.
+      crop: whether to find the face.
+      which: which of several faces, with `crop`.
+      framing: where the eyes are to be, with `crop`.
+
+    Returns:
+      uint8 [size, size, 3].
 
     Raises:
-      ValueError: in one sentence, if it cannot be read or no such face is found.
+      UserError: If the image cannot be read or no such face is found, in one sentence.
     """
-    # A face may be any part of the image, so it is looked for at full size.
-    picture = read_picture(path, at_least=0 if crop else size)
+    # A face may be any part of the image, so it is searched for at full size.
+    image = read_picture(path, at_least=0 if crop else size)
+
     if crop:
         from facecycle_jax.data.images.face_crop import crop_face
 
         try:
-            picture = crop_face(picture, which=which, framing=framing).crop
+            image = crop_face(image, which=which, framing=framing).crop
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
-    return square(picture, size=size)
+
+    return square(image, size=size)
 
 
 def follow_face(
@@ -152,33 +174,35 @@ def follow_face(
     name: str,
     framing: Framing = FRAMING,
 ) -> Iterator[np.ndarray]:
-    """Cuts a face out of every frame of a video.
+    """Crops a face out of every frame of a video.
 
-    The square moves smoothly, so that the face does not tremble as its finds do; where
-    no face is found it stays.
+    The square around the face is smoothed over time, because detections jitter. It
+    stays where it is while no face is found.
 
     Args:
       frames: uint8 [H, W, 3] each.
       which: which of several faces.
-      name: of the video, for messages.
+      name: name of the video, for messages.
       framing: where the eyes are to be.
 
     Yields:
       uint8 [S, S, 3] each; as many as there are frames.
 
     Raises:
-      ValueError: if no face is found in the first frames.
+      UserError: If no face is found in the first frames.
     """
     from facecycle_jax.data.images.face_crop import NoFaceError, crop_face
     from facecycle_jax.data.images.framing import cut_square
 
-    iterator = iter(frames)
+    # Frames before the first face are held until that is found.
     waiting: list[np.ndarray] = []
     box: np.ndarray | None = None
-    for frame in iterator:
+
+    for frame in frames:
         waiting.append(frame)
         try:
             found = np.array(crop_face(frame, which=which, framing=framing).box, float)
+            # Exponential smoothing of (left, top, right, bottom).
             box = found if box is None else box + _FOLLOW * (found - box)
         except NoFaceError as error:
             if box is None and len(waiting) < CHUNK:
@@ -187,12 +211,15 @@ def follow_face(
                 raise UserError(
                     f"{name}, first {CHUNK} frames: {error} Try without --crop."
                 ) from None
+
+        # The same rounded side for every frame keeps the crops square.
         left, top = (round(edge) for edge in box[:2].tolist())
         side = round(float(box[2] - box[0]))
-        yield from (
-            cut_square(early, (left, top, left + side, top + side)) for early in waiting
-        )
+        square_box = (left, top, left + side, top + side)
+        for held in waiting:
+            yield cut_square(held, square_box)
         waiting = []
+
     if waiting:
         raise UserError(f"{name}: no face was found in any frame. Try without --crop.")
 
@@ -206,36 +233,39 @@ def chunks(
     which: str,
     framing: Framing = FRAMING,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
-    """Reads pictures in chunks, with a progress bar.
+    """Reads images in chunks, with a progress bar.
 
     Args:
-      paths: the pictures.
-      problems: takes those that cannot be used.
+      paths: the images' files.
+      problems: collects the images that cannot be used.
       size: side in pixels.
       crop: whether to find the face.
       which: which of several faces.
       framing: where the eyes are to be, with `crop`.
 
     Yields:
-      Paths and pictures uint8 [N, size, size, 3], N at least 1.
+      Paths and images uint8 [N, size, size, 3], N at least 1.
     """
-    with tqdm(total=len(paths), unit="picture", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(paths), CHUNK):
-            kept, pictures = [], []
+            kept = []
+            images = []
+
             for path in paths[start : start + CHUNK]:
                 try:
                     face = read_face(
                         path, size=size, crop=crop, which=which, framing=framing
                     )
-                    pictures.append(face)
-                    kept.append(path)
                 except (ValueError, OSError) as error:
                     text = str(error)
-                    problems.lines.append(
-                        text if str(path) in text else f"{path}: {text}"
-                    )
+                    line = text if str(path) in text else f"{path}: {text}"
+                    problems.lines.append(line)
+                else:
+                    images.append(face)
+                    kept.append(path)
+
             if kept:
-                yield kept, np.stack(pictures)
+                yield kept, np.stack(images)
             bar.update(min(CHUNK, len(paths) - start))
 
 
@@ -250,8 +280,8 @@ def check_free(
       sources: the inputs, which are never replaced, whatever `overwrite` says.
 
     Raises:
-      UserError: if an output is an input.
-      FileExistsError: if an output exists and `overwrite` is not set.
+      UserError: If an output is an input.
+      FileExistsError: If an output exists and `overwrite` is not set.
     """
     read = {os.path.realpath(source) for source in sources}
     for path in paths:
@@ -267,10 +297,7 @@ def check_free(
 
 
 def _exists(path: epath.Path) -> bool:
-    """Whether there is such a file.
-
-    There is none of a name that the file system cannot have.
-    """
+    """Says whether a file exists; one whose name is too long does not."""
     try:
         return path.exists()
     except OSError as error:
@@ -288,35 +315,37 @@ def output_names(paths: Sequence[epath.Path]) -> list[str]:
       paths: the inputs.
 
     Returns:
-      As many names, without suffix, no two of them equal.
+      As many different names, without suffix.
     """
     best: list[str] = []
+
+    # The fewest folders that distinguish most names.
     for depth in range(1, _DEPTH + 1):
         names = [
             "_".join((*path.parts[-depth:-1], path.stem)).strip("/_") for path in paths
         ]
-        # The fewest folders that tell most names apart.
         if len(set(names)) > len(set(best)):
             best = names
+
     return unique(best)
 
 
 def unique(names: Sequence[str]) -> list[str]:
     """Numbers repeated names.
 
-    The second 'ann' becomes 'ann_2', unless another one is called so.
-
-    Names that differ only by case count as equal, as some file systems treat them.
+    The second 'ann' becomes 'ann_2', unless that is a name of its own. Names that
+    differ only by case count as equal, because some file systems treat them so.
 
     Args:
       names: file names without suffix.
 
     Returns:
-      As many names, no two of them equal.
+      As many different names.
     """
     given = {name.casefold() for name in names}
     used: set[str] = set()
     result = []
+
     for name in names:
         candidate = name
         number = 1
@@ -325,6 +354,8 @@ def unique(names: Sequence[str]) -> list[str]:
         ):
             number += 1
             candidate = f"{name}_{number}"
+
         used.add(candidate.casefold())
         result.append(candidate)
+
     return result

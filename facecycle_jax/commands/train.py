@@ -1,4 +1,4 @@
-"""`facecycle train`: a config by name or path, with fields set on the command line."""
+"""`facecycle train`: a config, by name or path, with fields set as options."""
 
 import argparse
 import pathlib
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _FOLDER = pathlib.Path(configs.__file__).parent
-# What configs share, and no run by itself.
+# Modules that configs share, and that describe no run by themselves.
 _SHARED = ("__init__", "base", "peer_base")
 
 
 def config_names() -> list[str]:
-    """Lists the configs that come with the package."""
-    return sorted(
-        path.stem for path in _FOLDER.glob("*.py") if path.stem not in _SHARED
-    )
+    """Returns the names of the bundled configs, sorted."""
+    stems = [path.stem for path in _FOLDER.glob("*.py")]
+    return sorted(stem for stem in stems if stem not in _SHARED)
 
 
 def add(commands: "Subcommands") -> None:
@@ -34,14 +33,15 @@ def add(commands: "Subcommands") -> None:
         metavar="CONFIG",
         help=f"name of a config ({', '.join(config_names())}) or path of a config file",
     )
-    # The package argcomplete, where it is installed, looks for this attribute.
+    # argcomplete, where it is installed, looks for this attribute.
     config.completer = _complete  # type: ignore[attr-defined]
+
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="set a field of the config, such as data.path=FRAMES; may be given several times",
+        help="set a field of the config, such as data.path=FRAMES; may be repeated",
     )
     command.add_argument(
         "--workdir", metavar="DIR", help="directory of the run, local or gs://"
@@ -59,13 +59,20 @@ def add(commands: "Subcommands") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains.
 
-    The exit statuses are those of `python -m facecycle_jax.main`
-    (docs/multi_process.md).
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      An exit status of `python -m facecycle_jax.main` (docs/multi_process.md).
+
+    Raises:
+      UserError: If the config, a field or --workdir is wrong or missing.
     """
     if arguments.workdir is None and not arguments.dry_run:
         raise UserError(
             "--workdir is missing: name the folder of the run, which will be made."
         )
+
     command_line = launcher_arguments(
         arguments.config,
         arguments.set,
@@ -74,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         distributed=arguments.distributed,
     )
 
-    # The launchers' entry defines flags when it is imported, so it is imported only to
-    # train.
+    # The launchers' entry defines absl flags when it is imported, which no other
+    # command should have.
     from facecycle_jax import main
 
     # The library of configs reads changed fields from sys.argv, whatever is parsed.
@@ -106,8 +113,8 @@ def launcher_arguments(
         argument.
       fields: 'field=value' each.
       workdir: directory of the run.
-      start_anew: as the flag of that name.
-      distributed: as the flag of that name.
+      start_anew: the flag of that name.
+      distributed: the flag of that name.
 
     Returns:
       The command line, with the program's name first.
@@ -120,13 +127,16 @@ def launcher_arguments(
         f"--config={find_config(config)}",
         f"--workdir={workdir}",
     ]
+
     for field in fields:
         name, equals, value = field.partition("=")
         if not equals or not name:
             raise UserError(
-                f"--set {field}: write it as FIELD=VALUE, such as --set data.path=FRAMES."
+                f"--set {field}: write it as FIELD=VALUE, such as "
+                "--set data.path=FRAMES."
             )
         command_line.append(f"--config.{name}={value}")
+
     if start_anew:
         command_line.append("--start_anew")
     if distributed:
@@ -138,7 +148,7 @@ def find_config(name: str) -> str:
     """Finds a config by its name, or by its path, which wins where both exist.
 
     Args:
-      name: 'motion_cycle', or 'my/config.py'; what follows a ':' is the config's
+      name: 'motion_cycle' or 'my/config.py', perhaps followed by ':' and the config's
         argument.
 
     Returns:
@@ -148,13 +158,14 @@ def find_config(name: str) -> str:
       UserError: If there is neither.
     """
     path, colon, argument = name.partition(":")
+
     if pathlib.Path(path).is_file():
         return name
     if path in config_names():
         return f"{_FOLDER / path}.py{colon}{argument}"
-    raise UserError(
-        f"there is no config {path!r}: name a file, or one of {', '.join(config_names())}."
-    )
+
+    known = ", ".join(config_names())
+    raise UserError(f"there is no config {path!r}: name a file, or one of {known}.")
 
 
 def _complete(prefix: str, **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Weights in and out: `facecycle import-torch`, `export` and `import-vgg`."""
+"""Conversion of weights: `facecycle import-torch`, `export` and `import-vgg`."""
 
 import argparse
 import hashlib
@@ -33,7 +33,7 @@ def add(commands: "Subcommands") -> None:
         "import-torch", help="convert a checkpoint of the original program"
     )
     torch.add_argument(
-        "file", help="the checkpoint (.tar), of stage 1 or both; nothing in it is run"
+        "file", help="checkpoint (.tar) of stage 1 or both; nothing in it is executed"
     )
     torch.add_argument(
         "--out", required=True, help="the model folder to make; must not exist"
@@ -55,7 +55,7 @@ def add(commands: "Subcommands") -> None:
     export.set_defaults(run=export_run)
 
     vgg = commands.add_parser(
-        "import-vgg", help="convert VGG-19 weights to the .npz training takes"
+        "import-vgg", help="convert VGG-19 weights to the .npz that training reads"
     )
     vgg.add_argument("file", help="vgg19-*.pth of torchvision or VGG19 .h5 of Keras")
     vgg.add_argument("--out", required=True, help="the .npz to write; must not exist")
@@ -63,49 +63,61 @@ def add(commands: "Subcommands") -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, *, licence: str) -> None:
+    """Adds the options of the commands that write a model folder."""
     parser.add_argument(
         "--dtype",
         choices=sorted(DTYPES),
         default="float32",
-        help="of the stored weights",
+        help="dtype of the stored weights",
     )
     parser.add_argument(
         "--licence",
         default=licence,
-        help="of the weights, in words (default: %(default)s)",
+        help="licence of the weights, in words (default: %(default)s)",
     )
     parser.add_argument(
         "--framing",
-        help="eyes in the training images, LEFT_X,LEFT_Y,RIGHT_X,RIGHT_Y (default: 0.36,0.41,0.64,0.41)",
+        help="eyes in the training images, LEFT_X,LEFT_Y,RIGHT_X,RIGHT_Y "
+        "(default: 0.36,0.41,0.64,0.41)",
     )
 
 
 def _framing(arguments: argparse.Namespace) -> Framing:
-    return read_framing(arguments.framing) if arguments.framing is not None else FRAMING
+    """Returns the framing of the command line, or the default one."""
+    if arguments.framing is None:
+        return FRAMING
+
+    return read_framing(arguments.framing)
 
 
 def import_torch(arguments: argparse.Namespace) -> None:
     """Converts a checkpoint of the original program to a model folder.
 
     Args:
-      arguments: file, out, vgg, dtype, licence.
+      arguments: file, out, vgg, dtype, licence, framing.
 
     Raises:
-      ValueError: if the file is no such checkpoint, or has no trunk and none is given.
-      FileExistsError: if the folder is there already.
+      UserError: If the file is no such checkpoint, or has no trunk and none is given.
+      FileExistsError: If the folder exists.
     """
+    # Before seconds of reading.
     check_new(arguments.out)
+
     trees = read_original(arguments.file)
     if "vgg" not in trees:
         if not arguments.vgg:
             raise ConversionError(
-                f"{arguments.file} does not hold the VGG-19 layers that its generator needs; give them with "
-                f"--vgg FILE.npz, as `facecycle import-vgg` writes it."
+                f"{arguments.file} does not hold the VGG-19 layers that its generator "
+                f"needs; give them with --vgg FILE.npz, as `facecycle import-vgg` "
+                f"writes it."
             )
         trees["vgg"] = read_vgg_npz(arguments.vgg)
+
+    # The model's source names the file beyond doubt.
     with open(arguments.file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     name = pathlib.Path(arguments.file).name
+
     write_model(
         arguments.out,
         trees,
@@ -122,14 +134,15 @@ def export_run(arguments: argparse.Namespace) -> None:
     """Makes a model folder of a training run.
 
     Args:
-      arguments: run_or_checkpoint, out, dtype, licence.
+      arguments: run_or_checkpoint, out, dtype, licence, framing.
 
     Raises:
-      FileNotFoundError: if there is no run or no checkpoint.
-      ValueError: if it cannot be read.
-      FileExistsError: if the folder is there already.
+      FileNotFoundError: If there is no run or no checkpoint.
+      UserError: If it cannot be read.
+      FileExistsError: If the folder exists.
     """
     check_new(arguments.out)
+
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
     write_model(
         arguments.out,
@@ -144,18 +157,20 @@ def export_run(arguments: argparse.Namespace) -> None:
 
 
 def import_vgg(arguments: argparse.Namespace) -> None:
-    """Converts VGG-19 weights of torchvision or Keras to the .npz that training takes.
+    """Converts VGG-19 weights of torchvision or Keras to the .npz that training reads.
 
     Args:
       arguments: file, out.
 
     Raises:
-      ValueError: if the file holds no VGG-19.
-      FileExistsError: if the .npz is there already.
+      UserError: If the file holds no VGG-19.
+      FileExistsError: If the .npz exists.
     """
     # Before minutes of reading.
     check_new(arguments.out)
+
     is_keras = pathlib.Path(arguments.file).suffix.lower() in (".h5", ".hdf5")
     read = vgg_from_keras if is_keras else vgg_from_torchvision
     write_vgg(read(arguments.file), arguments.out)
+
     print(f"Wrote {arguments.out}; use it with --config.loss.vgg={arguments.out}")

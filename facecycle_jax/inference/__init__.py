@@ -1,7 +1,4 @@
-"""Trained models.
-
-`FaceCycle`, and the runner that batches and compiles its functions.
-"""
+"""Trained models: `FaceCycle`, and the runner that batches and compiles its work."""
 
 from facecycle_jax.inference.face_cycle import (
     FaceCycle,

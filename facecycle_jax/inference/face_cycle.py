@@ -1,9 +1,9 @@
-"""A trained model and what is done with it: codes, neutral and mean faces, translation.
+"""A trained model and what it computes: codes, neutral and mean faces, translation.
 
-Pictures go in as paths, PIL pictures, uint8 arrays or lists of these, of any size and
-mode, and are cut square about their middle; they come out uint8 [N, S, S, 3], RGB, S
-the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are float32 [N, S/4,
-S/4, 2], (x, y) in units of half a picture.
+Input images are paths, PIL images, uint8 arrays or lists of these, of any size and
+mode. They are centre-cropped to a square. Output images are uint8 [N, S, S, 3], RGB,
+where S is the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are float32
+[N, S/4, S/4, 2], (x, y) in units of half an image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,12 @@ from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree
 from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 from facecycle_jax.storage import read_model
-from facecycle_jax.storage.bundled import find_model_folder, shipped_models
+from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 
-# Models that come with the package, and the one that commands take where none is named.
+# The bundled model that commands use where none is named.
 DEFAULT_MODEL = "facecycle-small"
-Pictures = Any
+Images = Any
+# What `FaceCycle.translate` returns where no outputs are named.
 _TRANSLATED = (
     "input",
     "flow",
@@ -51,25 +52,27 @@ def load(
 
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint
-        is meant) or one of its checkpoints, DIR/checkpoints/STEP, or the name of a
-        model that comes with the package: 'facecycle-small' (docs/model_card.md).
-      batch_size: pictures computed at once, at most, on all devices together.
-      devices: of one kind and of this process, to split batches of pictures over; None:
-        all of the default kind. Each holds the parameters once it is needed.
+        is used) or one of its checkpoints, DIR/checkpoints/STEP, or the name of a
+        bundled model: 'facecycle-small' (docs/model_card.md).
+      batch_size: images computed at once, at most, on all devices together.
+      devices: devices of one kind and of this process, to split batches of images over.
+        None uses all of the default kind. Each holds the parameters once it is needed.
 
     Returns:
-      The model; of a run of a method that FaceCycle is compared with, a `PeerModel`.
+      The model. A run of a method that FaceCycle is compared with gives a `PeerModel`.
 
     Raises:
-      FileNotFoundError: if there is nothing of that name.
-      ValueError: if it cannot be read, in one sentence that says why.
+      FileNotFoundError: If there is nothing of that name.
+      UserError: If it cannot be read, in one sentence that says why.
     """
     path = epath.Path(path_or_name).expanduser()
+
     if _is_run(path):
         peer = _peer_from_run(path, batch_size=batch_size, devices=devices)
         if peer is not None:
             # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
             return cast(FaceCycle, peer)
+
         trees, model, source = model_from_run(path)
         return FaceCycle(
             trees,
@@ -78,12 +81,14 @@ def load(
             batch_size=batch_size,
             devices=devices,
         )
+
     found = path if path.exists() else find_model_folder(path_or_name)
     if found is None:
         raise FileNotFoundError(
-            f"no model {str(path_or_name)!r}: give a model folder, the workdir of a run, or one of "
-            f"{', '.join(shipped_models())}."
+            f"no model {str(path_or_name)!r}: give a model folder, the workdir of a "
+            f"run, or one of {', '.join(bundled_models())}."
         )
+
     folder = read_model(found)
     return FaceCycle(
         folder.trees,
@@ -96,13 +101,14 @@ def load(
 
 
 def _is_run(path: epath.Path) -> bool:
+    """Says whether a path is the workdir of a run or one of its checkpoints."""
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
 def _peer_from_run(
     path: epath.PathLike, *, batch_size: int, devices: Sequence[jax.Device] | None
 ) -> "PeerModel | None":
-    """Loads a run of one of `PEERS`; None if it is of another method."""
+    """Loads a run of one of the methods in `PEERS`; None for any other method."""
     # Orbax takes a second to import; model folders do without.
     from facecycle_jax.training.network_loading import find_checkpoint, load_trees
     from facecycle_jax.training.run_config import read_config
@@ -111,8 +117,10 @@ def _peer_from_run(
     config = read_config(checkpoint.parent.parent)
     if config.get("method") not in PEERS:
         return None
+
     trees = load_trees(checkpoint)
-    source = f"training run {checkpoint.parent.parent.name}, {config['method']}, step {checkpoint.name}"
+    run = checkpoint.parent.parent.name
+    source = f"training run {run}, {config['method']}, step {checkpoint.name}"
     return PeerModel(
         trees,
         config=config,
@@ -126,7 +134,7 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     """Loads what a model folder needs from a training run.
 
     Args:
-      path: workdir of a run (its newest checkpoint is meant, or the one before it if
+      path: workdir of a run (its newest checkpoint is used, or the one before it if
         that is damaged) or one checkpoint, WORKDIR/checkpoints/STEP.
 
     Returns:
@@ -134,8 +142,8 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       the source in words.
 
     Raises:
-      FileNotFoundError: if there is no run or no checkpoint.
-      ValueError: if it cannot be read, or its config.json lacks a field.
+      FileNotFoundError: If there is no run or no checkpoint.
+      UserError: If it cannot be read, or its config.json lacks a field.
     """
     # Orbax takes a second to import; model folders do without.
     from facecycle_jax.training.network_loading import load_newest
@@ -144,6 +152,8 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     checkpoint, trees = load_newest(path)
     workdir = checkpoint.parent.parent
     config = read_config(workdir)
+
+    # config.json is a file of the user's, so a field may be missing or of another type.
     try:
         trees, model = _networks_of_state(config, trees)
         method = config["method"]
@@ -152,7 +162,10 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
             f"{workdir / 'config.json'} is no configuration of a run ({error})."
         ) from None
 
-    source = f"training run {workdir.name} of facecycle_jax, {method}, step {checkpoint.name}"
+    source = (
+        f"training run {workdir.name} of facecycle_jax, {method}, "
+        f"step {checkpoint.name}"
+    )
     return trees, model, source
 
 
@@ -164,10 +177,10 @@ def model_from_state(
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
 ) -> "FaceCycle":
-    """Makes a model of what a training run has in memory.
+    """Makes a model from a training run's parameters in memory.
 
     Args:
-      config: of the run, with `model` and `loss`.
+      config: configuration of the run, with `model` and `loss`.
       trees: parameters by network name, those of the state's `frozen` and `eval_params`
         together.
       info: what is known of the model, for reading.
@@ -186,9 +199,9 @@ def model_from_state(
 def _networks_of_state(
     config: Mapping[str, Any], trees: Mapping[str, Tree]
 ) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """Picks what a model needs of a run.
+    """Picks the parameters and the configuration that a model needs of a run.
 
-    Parameters without those of the loss alone, and configuration.
+    Parameters that only the loss needs are left out.
     """
     kept = dict(trees)
     model = dict(config["model"])
@@ -209,24 +222,23 @@ def _networks_of_state(
 
 
 class FaceCycle:
-    """A trained model; every method is a pure function of its pictures.
+    """A trained model; every method is a pure function of its images.
 
     Args:
       trees: parameters by network name: motion_encoder, flow_decoder, generator, the
         trunk and, of both stages, identity_encoder and normaliser.
       model: configuration of the networks.
       info: what is known of the model, for reading.
-      batch_size: pictures computed at once, at most, on all devices together.
+      batch_size: images computed at once, at most, on all devices together.
       devices: see `load`.
-      forward: the networks, where they are built already; None builds them from
-        `model`.
+      forward: the networks, if they are built already; None builds them from `model`.
 
     Attributes:
       model: configuration of the networks.
       info: what is known of the model.
-      has_identity: whether stage 2 is there: identity codes, mean faces and exchanged
-        identities.
-      size: side of the pictures it draws, in pixels.
+      has_identity: whether the model has stage 2: identity codes, mean faces and
+        exchanged identities.
+      size: side of the images it draws, in pixels.
       framing: where the eyes are in the images it expects; `crop_face(image,
         framing=model.framing)`.
 
@@ -249,11 +261,11 @@ class FaceCycle:
         self.info = dict(info or {})
         self.has_identity = "normaliser" in trees and "identity_encoder" in trees
         self.size = int(model["image_size"])
-        self.framing = (
-            Framing.from_dict(self.info["framing"])
-            if "framing" in self.info
-            else FRAMING
-        )
+
+        # Folders of earlier versions say nothing about framing.
+        self.framing = FRAMING
+        if "framing" in self.info:
+            self.framing = Framing.from_dict(self.info["framing"])
 
         if forward is None:
             forward = make_face_networks(
@@ -272,11 +284,11 @@ class FaceCycle:
         """The parameters by network name."""
         return self._batches.trees
 
-    def outputs(self, pictures: Pictures, names: Iterable[str]) -> Outputs:
+    def outputs(self, images: Images, names: Iterable[str]) -> Outputs:
         """Computes several outputs of the same faces in one pass, and nothing else.
 
         Args:
-          pictures: one image or several, see the top of this module.
+          images: one image or several, see the top of this module.
           names: any of input, motion_code, flow, backward_flow, neutral, reconstruction
             and, with stage 2, identity_code and mean_face.
 
@@ -285,24 +297,28 @@ class FaceCycle:
           flows float32 [N, S/4, S/4, 2], images uint8 [N, S, S, 3].
 
         Raises:
-          ValueError: If a name is unknown or needs stage 2, or an image cannot be read.
+          UserError: If a name is unknown or needs stage 2, or an image cannot be read.
           FileNotFoundError: If a file is not there.
         """
         known = ("input", *FACE_OUTPUTS)
         wanted = inference.check_outputs(names, known, has_identity=self.has_identity)
-        images = self.read(pictures)
+        batch = self.read(images)
 
-        found = {"input": np.array(images)}
+        # `input` is what was read; all other outputs come from one program.
+        found = {"input": np.array(batch)}
         computed = tuple(name for name in wanted if name != "input")
         if computed:
-            found |= self._batches.run(inference.face_outputs, images, outputs=computed)
+            found |= self._batches.run(inference.face_outputs, batch, outputs=computed)
+
         return {name: found[name] for name in wanted}
 
     def lower(self, names: Iterable[str], *, count: int = 1) -> jax.stages.Lowered:
-        """Lowers the program with which `outputs` computes, for its cost, its text or to export it.
+        """Lowers the program that `outputs` runs.
+
+        The lowered program tells its cost and its text, and can be exported.
 
         Args:
-          names: as of `outputs`, without input.
+          names: as for `outputs`, without input.
           count: images in the batch.
 
         Returns:
@@ -310,7 +326,7 @@ class FaceCycle:
           before optimisation.
 
         Raises:
-          ValueError: If a name is unknown or needs stage 2.
+          UserError: If a name is unknown or needs stage 2.
         """
         wanted = inference.check_outputs(
             names, FACE_OUTPUTS, has_identity=self.has_identity
@@ -318,57 +334,68 @@ class FaceCycle:
         blank = np.zeros((count, self.size, self.size, 3), np.uint8)
         return self._batches.lower(inference.face_outputs, blank, outputs=wanted)
 
-    def motion_code(self, pictures: Pictures) -> np.ndarray:
+    def motion_code(self, images: Images) -> np.ndarray:
         """Computes motion codes: expression and head pose.
 
         Args:
-          pictures: one picture or several, see the top of this module.
+          images: one image or several, see the top of this module.
 
         Returns:
           float32 [N, D] in (-1, 1).
 
         Raises:
-          ValueError: if a picture cannot be read.
-          FileNotFoundError: if a file is not there.
+          UserError: If an image cannot be read.
+          FileNotFoundError: If a file is not there.
         """
-        return self._one("motion_code", pictures)
+        return self._one("motion_code", images)
 
-    def identity_code(self, pictures: Pictures) -> np.ndarray:
-        """Computes identity codes float32 [N, D] in (-1, 1).
+    def identity_code(self, images: Images) -> np.ndarray:
+        """Computes identity codes.
 
-        ValueError for a model of stage 1 alone.
+        Args:
+          images: one image or several, see the top of this module.
+
+        Returns:
+          float32 [N, D] in (-1, 1).
+
+        Raises:
+          UserError: If an image cannot be read, or the model has stage 1 alone.
+          FileNotFoundError: If a file is not there.
         """
-        return self._one("identity_code", pictures)
+        return self._one("identity_code", images)
 
     def feature_map(
         self,
-        pictures: Pictures,
+        images: Images,
         *,
         size: int = FEATURE_SIZE,
         layer: str = LAYERS[-1],
         side: int = 0,
     ) -> np.ndarray:
-        """Computes the map below the motion code's dense layers, the feature of the linear protocol.
+        """Computes the map below the motion code's dense layers.
+
+        This is the feature of the linear protocol.
 
         Args:
-          pictures: one picture or several.
-          size: side they are brought to, pixels.
+          images: one image or several.
+          size: side that the images are resized to, in pixels.
           layer: one of `facecycle_jax.networks.LAYERS`, to read an earlier layer of the
             motion encoder.
-          side: above 0, the map is averaged over side x side areas: earlier maps are
-            large.
+          side: if above 0, the map is averaged over side x side areas, because earlier
+            maps are large.
 
         Returns:
           float32 [N, h * w * c]; 7 * 7 * 128 = 6272 numbers at 100 pixels and width 1,
           for 'residual2' and a side of 7 the same.
 
         Raises:
-          ValueError: for a layer there is none of, a side below 0, or a picture that
-            cannot be read.
+          UserError: If `layer` is unknown, `side` is negative, or an image cannot be
+            read.
+          FileNotFoundError: If a file is not there.
         """
         found = self._batches.run(
             inference.feature_map,
-            self.read(pictures, size=size),
+            self.read(images, size=size),
             layer=layer,
             side=side,
         )
@@ -377,69 +404,83 @@ class FaceCycle:
     def traced_feature_map(
         self, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
     ) -> jax.Array:
-        """Computes the same from normalised pictures [N, H, W, 3], for use inside jit.
+        """Computes `feature_map` of normalised images, for use inside jit.
 
-        [N, h * w * c].
+        Args:
+          images: float [N, H, W, 3], normalised.
+          layer: as for `feature_map`.
+          side: as for `feature_map`.
+
+        Returns:
+          [N, h * w * c].
         """
         maps = self._forward.feature_map(self.trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
 
-    def flow(self, pictures: Pictures) -> np.ndarray:
-        """Computes the flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
-        return self._one("flow", pictures)
+    def flow(self, images: Images) -> np.ndarray:
+        """Computes flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
+        return self._one("flow", images)
 
-    def neutral(self, pictures: Pictures) -> np.ndarray:
+    def neutral(self, images: Images) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3].
 
-        The same people without expression, from the front.
+        They show the same people without expression, from the front.
         """
-        return self._one("neutral", pictures)
+        return self._one("neutral", images)
 
-    def mean_face(self, pictures: Pictures) -> np.ndarray:
+    def mean_face(self, images: Images) -> np.ndarray:
         """Draws mean faces uint8 [N, S, S, 3]: neutral faces without identity."""
-        return self._one("mean_face", pictures)
+        return self._one("mean_face", images)
 
-    def reconstruct(self, pictures: Pictures) -> np.ndarray:
-        """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion, the motion cycle."""
-        return self._one("reconstruction", pictures)
+    def reconstruct(self, images: Images) -> np.ndarray:
+        """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion.
 
-    def reexpress(self, source: Pictures, driver: Pictures) -> np.ndarray:
+        This closes the motion cycle.
+        """
+        return self._one("reconstruction", images)
+
+    def reexpress(self, source: Images, driver: Images) -> np.ndarray:
         """Draws source faces with the motion of driver faces.
 
         Args:
-          source: one picture or N.
-          driver: one picture or N.
+          source: one image or N.
+          driver: one image or N.
 
         Returns:
           uint8 [N, S, S, 3].
 
         Raises:
-          ValueError: if the numbers of pictures differ and neither is one, or one
+          UserError: If the numbers of images differ and neither is one, or an image
             cannot be read.
         """
         a, b = self._pair(source, driver)
         return self._batches.run(inference.reexpress, a, b)["reexpressed"]
 
-    def reidentify(self, source: Pictures, driver: Pictures) -> np.ndarray:
-        """Draws neutral faces uint8 [N, S, S, 3] of the source's identity on the driver's mean face."""
-        return self.translate(source, driver, outputs=("reidentified",))[
-            "reidentified"
-        ][:, 0]
+    def reidentify(self, source: Images, driver: Images) -> np.ndarray:
+        """Draws neutral faces uint8 [N, S, S, 3].
+
+        They have the source's identity, on the driver's mean face.
+        """
+        found = self.translate(source, driver, outputs=("reidentified",))
+
+        # [N, 2, S, S, 3]; the first of the two is the source's.
+        return found["reidentified"][:, 0]
 
     def translate(
         self,
-        source: Pictures,
-        driver: Pictures,
+        source: Images,
+        driver: Images,
         *,
         outputs: Iterable[str] | None = None,
     ) -> Outputs:
         """Exchanges motion and identity between pairs of faces.
 
         Args:
-          source: one picture or N.
-          driver: one picture or N.
-          outputs: what to compute; None: all named below but backward_flow and codes,
-            of a model of stage 1 alone input, flow, neutral and reexpressed.
+          source: one image or N.
+          driver: one image or N.
+          outputs: what to compute. None: all outputs named below except backward_flow
+            and the codes; for a model of stage 1 alone, input, flow, neutral and
+            reexpressed.
 
         Returns:
           Arrays [N, 2, ...] by name, second axis source and driver: input, neutral,
@@ -449,7 +490,7 @@ class FaceCycle:
           2, S/4, S/4, 2]; motion_code and identity_code float32 [N, 2, D].
 
         Raises:
-          ValueError: If the numbers of images differ and neither is one, one cannot be
+          UserError: If the numbers of images differ and neither is one, one cannot be
             read, or an output is unknown or needs stage 2.
 
         References:
@@ -458,6 +499,7 @@ class FaceCycle:
         if outputs is None:
             left_out = () if self.has_identity else inference.IDENTITY_OUTPUTS
             outputs = [name for name in _TRANSLATED if name not in left_out]
+
         known = ("input", *PAIR_OUTPUTS)
         wanted = inference.check_outputs(outputs, known, has_identity=self.has_identity)
         a, b = self._pair(source, driver)
@@ -466,49 +508,63 @@ class FaceCycle:
         computed = tuple(name for name in wanted if name != "input")
         if computed:
             found |= self._batches.run(inference.pair_outputs, a, b, outputs=computed)
+
         return {name: found[name] for name in wanted}
 
-    def read(self, pictures: Pictures, *, size: int | None = None) -> np.ndarray:
-        """Reads pictures uint8 [N, size, size, 3].
+    def read(self, images: Images, *, size: int | None = None) -> np.ndarray:
+        """Reads images.
 
-        ValueError names every one that cannot be read.
+        Args:
+          images: one image or several, see the top of this module.
+          size: side that they are resized to, in pixels; None: the model's.
+
+        Returns:
+          uint8 [N, size, size, 3].
+
+        Raises:
+          UserError: If an image cannot be read; it names the first and counts the rest.
         """
-        array, _, problems = as_pictures(pictures, size=size or self.size)
+        array, _, problems = as_pictures(images, size=size or self.size)
+
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise UserError(f"{problems[0]}{more}")
         return array
 
-    def _one(self, name: str, pictures: Pictures) -> np.ndarray:
+    def _one(self, name: str, images: Images) -> np.ndarray:
         """Computes one output."""
-        return self.outputs(pictures, (name,))[name]
+        return self.outputs(images, (name,))[name]
 
-    def _pair(
-        self, source: Pictures, driver: Pictures
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads two sides of equal length.
+    def _pair(self, source: Images, driver: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Reads both sides and brings them to equal length.
 
-        One picture stands for as many as the other side has.
+        A single image is repeated to match the other side.
         """
-        a, b = self.read(source), self.read(driver)
+        a = self.read(source)
+        b = self.read(driver)
+
         if len(a) != len(b) and 1 not in (len(a), len(b)):
             raise UserError(
-                f"source has {len(a)} pictures and driver {len(b)}; give as many, or one."
+                f"source has {len(a)} images and driver {len(b)}; give equal numbers, "
+                "or one image on either side."
             )
+
+        # No image on either side gives no pair.
         count = max(len(a), len(b)) if min(len(a), len(b)) else 0
-        return np.broadcast_to(a, (count, *a.shape[1:])), np.broadcast_to(
-            b, (count, *b.shape[1:])
-        )
+        sources = np.broadcast_to(a, (count, *a.shape[1:]))
+        drivers = np.broadcast_to(b, (count, *b.shape[1:]))
+        return sources, drivers
 
 
 def _features(function: Any, trees: Tree, images: jax.Array) -> dict[str, jax.Array]:
+    """Computes a peer's features [N, D] in the form that `Batches.run` expects."""
     return {"features": function(trees, images)}
 
 
 class PeerModel:
     """A trained model of a method that FaceCycle is compared with.
 
-    Its features, and nothing else.
+    It computes features, and nothing else.
 
     Args:
       trees: parameters by network name, and the running statistics.
@@ -533,8 +589,10 @@ class PeerModel:
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Builds the networks."""
-        self.method, self.info = str(config["method"]), dict(info or {})
+        self.method = str(config["method"])
+        self.info = dict(info or {})
         self.size = int(config["model"]["image_size"])
+
         networks: Any = peer_features(config)
         self._batches = Batches(networks, trees, batch_size=batch_size, devices=devices)
 
@@ -551,14 +609,16 @@ class PeerModel:
         """The parameters by network name, and the running statistics."""
         return self._batches.trees
 
-    def features(self, images: Pictures, *, size: int | None = None) -> np.ndarray:
-        """Computes the features that the method is evaluated with, see `methods.peers.peer_features`.
+    def features(self, images: Images, *, size: int | None = None) -> np.ndarray:
+        """Computes the features that the method is evaluated with.
+
+        See `methods.peers.peer_features`.
 
         Args:
           images: one image or several, see the top of this module. They are not cropped
             further.
-          size: side they are resized to, pixels; None: the one trained on. FAb-Net and
-            TCAE accept no other.
+          size: side they are resized to, in pixels; None: the one trained on. FAb-Net
+            and TCAE accept no other.
 
         Returns:
           float32 [N, D].
@@ -570,4 +630,5 @@ class PeerModel:
         array, _, problems = as_pictures(images, size=size or self.size)
         if problems:
             raise UserError(problems[0])
+
         return self._batches.run(_features, array)["features"]

@@ -1,8 +1,8 @@
 """What a trained model computes, as pure functions of (forward, trees, images, ...).
 
-Images go in and come out uint8 [N, S, S, 3], RGB; codes are float32 in (-1, 1); flows
-are float32 [N, S/4, S/4, 2]. A function computes the outputs it is asked for and what
-these need, nothing else.
+Images go in and come out as uint8 [N, S, S, 3], RGB. Codes are float32 in (-1, 1), and
+flows are float32 [N, S/4, S/4, 2]. A function computes the requested outputs and what
+they depend on, nothing else.
 
 References:
   FaceCycle (ICCV 2021), sections 3.1, 3.2 and 4.5.
@@ -30,13 +30,16 @@ FACE_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "identity_code": (),
     "mean_face": ("neutral", "identity_code"),
 }
-# The outputs of a pair of faces, likewise.
+
+# The outputs of a pair of faces, likewise. A pair exchanges what a single face's
+# reconstruction puts back.
 PAIR_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     **{name: needs for name, needs in FACE_OUTPUTS.items() if name != "reconstruction"},
     "reexpressed": ("neutral", "backward_flow"),
     "reidentified": ("mean_face", "identity_code"),
     "reidentified_reexpressed": ("reidentified", "backward_flow"),
 }
+
 # Outputs that only a model of both stages has.
 IDENTITY_OUTPUTS = (
     "identity_code",
@@ -44,7 +47,8 @@ IDENTITY_OUTPUTS = (
     "reidentified",
     "reidentified_reexpressed",
 )
-# Outputs that are not images, which are drawn normalised and returned as uint8.
+
+# Outputs that are not images. Images are drawn normalised and returned as uint8.
 _NUMBERS = ("motion_code", "flow", "backward_flow", "identity_code")
 
 
@@ -54,20 +58,21 @@ def check_outputs(
     """Checks the names of outputs.
 
     Args:
-      names: of outputs.
-      known: those that there are.
-      has_identity: whether the networks of stage 2 are there.
+      names: the requested outputs.
+      known: the outputs that exist.
+      has_identity: whether the model has the networks of stage 2.
 
     Returns:
       The names, each once, in their order.
 
     Raises:
-      ValueError: If there is no name, one is unknown, or one needs stage 2 and that is
-        missing.
+      UserError: If there is no name, one is unknown, or one needs stage 2 and the model
+        has none.
     """
     if isinstance(names, str):
         raise UserError(
-            f"outputs must be several names, such as ({names!r},), got the string {names!r}."
+            f"outputs must be several names, such as ({names!r},), got the string "
+            f"{names!r}."
         )
 
     wanted = tuple(dict.fromkeys(names))
@@ -80,7 +85,8 @@ def check_outputs(
     missing = [name for name in wanted if name in IDENTITY_OUTPUTS]
     if missing and not has_identity:
         raise UserError(
-            f"This model has stage 1 alone; {missing[0]!r} needs a model of both stages."
+            f"This model has stage 1 alone; {missing[0]!r} needs a model of both "
+            "stages."
         )
     return wanted
 
@@ -88,13 +94,20 @@ def check_outputs(
 def feature_map(
     forward: FaceNetworks, trees: Tree, images: jax.Array, *, layer: str, side: int
 ) -> Arrays:
-    """Computes the map of a layer of the motion encoder, see `FaceNetworks`.
+    """Computes the map of a layer of the motion encoder; see `FaceNetworks`.
 
-    {map float32 [N, h, w, c]}.
+    Args:
+      forward: the networks.
+      trees: parameters by network name.
+      images: uint8 [N, H, W, 3].
+      layer: one of `facecycle_jax.networks.LAYERS`.
+      side: if above 0, the map is averaged over side x side areas.
+
+    Returns:
+      {map: float32 [N, h, w, c]}.
     """
-    return {
-        "map": forward.feature_map(trees, normalise(images), layer=layer, side=side)
-    }
+    found = forward.feature_map(trees, normalise(images), layer=layer, side=side)
+    return {"map": found}
 
 
 def face_outputs(
@@ -122,13 +135,23 @@ def face_outputs(
 
 
 def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) -> Arrays:
-    """Draws faces `a` with the motion of faces `b`: {reexpressed}."""
+    """Draws faces `a` with the motion of faces `b`.
+
+    Args:
+      forward: the networks.
+      trees: parameters by network name.
+      a: uint8 [N, S, S, 3].
+      b: uint8 [N, S, S, 3].
+
+    Returns:
+      {reexpressed: uint8 [N, S, S, 3]}.
+    """
+    # Each side needs one half of the cycle: `a` loses its motion, `b` gives its own.
     source = _cycle(forward, trees, a, _needed(("neutral",), FACE_OUTPUTS))
     driver = _cycle(forward, trees, b, _needed(("backward_flow",), FACE_OUTPUTS))
-    found = {
-        "reexpressed": _draw(forward, trees, source["neutral"], driver["backward_flow"])
-    }
-    return _select(found, ("reexpressed",))
+
+    drawn = _draw(forward, trees, source["neutral"], driver["backward_flow"])
+    return _select({"reexpressed": drawn}, ("reexpressed",))
 
 
 def pair_outputs(
@@ -165,15 +188,18 @@ def pair_outputs(
         found["reexpressed"] = _draw(
             forward, trees, found["neutral"], others("backward_flow")
         )
+
     if "reidentified" in needed:
         features = forward.features(trees, others("mean_face"))
         found["reidentified"] = forward.restore_identity(
             trees, features, found["identity_code"]
         )
+
     if "reidentified_reexpressed" in needed:
         both = _draw(forward, trees, found["reidentified"], others("backward_flow"))
         found["reidentified_reexpressed"] = both
 
+    # From [2 N, ...] back to pairs [N, 2, ...].
     selected = _select(found, outputs)
     return {
         name: jnp.stack(jnp.split(value, 2), axis=1) for name, value in selected.items()
@@ -183,7 +209,7 @@ def pair_outputs(
 def _needed(
     outputs: Iterable[str], known: Mapping[str, tuple[str, ...]]
 ) -> frozenset[str]:
-    """The outputs, and all that they are computed from."""
+    """Returns the outputs and everything that they are computed from."""
     needed: set[str] = set()
     waiting = list(outputs)
     while waiting:
@@ -196,10 +222,11 @@ def _needed(
 def _cycle(
     forward: FaceNetworks, trees: Tree, images: jax.Array, needed: frozenset[str]
 ) -> Arrays:
-    """Computes what single faces and pairs have in common, drawn images normalised."""
+    """Computes what single faces and pairs share; drawn images stay normalised."""
     found: Arrays = {}
     faces = normalise(images)
 
+    # Stage 1, section 3.1: the flow of the motion code removes the face's motion.
     if "motion_code" in needed:
         found["motion_code"] = forward.motion_code(trees, faces)
     if "flow" in needed:
@@ -209,6 +236,7 @@ def _cycle(
     if "neutral" in needed:
         found["neutral"] = _draw(forward, trees, faces, found["flow"])
 
+    # Stage 2, section 3.2: the identity code's share is removed from the neutral face.
     if "identity_code" in needed:
         found["identity_code"] = forward.identity_code(trees, faces)
     if "mean_face" in needed:
@@ -227,11 +255,13 @@ def _draw(
 
 
 def _select(found: Arrays, outputs: tuple[str, ...]) -> Arrays:
-    """Picks outputs, drawn images as uint8."""
+    """Picks the requested outputs and turns drawn images into uint8."""
     selected = {}
+
     for name in outputs:
         value = found[name]
-        selected[name] = (
-            value if name in _NUMBERS else denormalise(value.astype(jnp.float32))
-        )
+        if name not in _NUMBERS:
+            value = denormalise(value.astype(jnp.float32))
+        selected[name] = value
+
     return selected

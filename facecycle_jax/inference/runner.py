@@ -1,4 +1,7 @@
-"""Runs functions of images batch by batch, each batch split over the devices of this process."""
+"""Runs functions of images batch by batch.
+
+Each batch is split over the devices of this process.
+"""
 
 import functools
 import threading
@@ -23,17 +26,17 @@ BATCH_SIZE = 64
 
 
 class Batches:
-    """Parameters on devices, and functions of images run with them.
+    """Parameters on devices, and the functions of images that run with them.
 
     Args:
       forward: the networks.
       trees: parameters by network name.
-      batch_size: pictures computed at once, at most, on all devices together.
-      devices: to split batches over, of one kind and of this process; None: all of the
-        default kind, or `jax_default_device` alone where that is set.
+      batch_size: images computed at once, at most, on all devices together.
+      devices: devices of one kind and of this process, to split batches over. None uses
+        all of the default kind, or `jax_default_device` alone where that is set.
 
     Raises:
-      ValueError: if `batch_size` is below 1 or there is no device.
+      UserError: If `batch_size` is below 1 or there is no device.
     """
 
     def __init__(
@@ -46,20 +49,19 @@ class Batches:
     ) -> None:
         """Puts the parameters on the first device.
 
-        Others get them when there are images enough.
+        Other devices get them when a batch is large enough to need them.
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}.")
-        found = jax.device_get(dict(trees))
 
+        found = jax.device_get(dict(trees))
         if devices is None:
-            # Bound to no device, so that `trees` goes along with arrays that are
-            # anywhere.
+            # Committed to no device, so that `trees` works with arrays on any device.
             first = jax.device_put(found)
-            alone = default_device() is not None
-            self._devices = (
-                list(jnp.zeros(()).devices()) if alone else jax.local_devices()
-            )
+            self._devices = jax.local_devices()
+            if default_device() is not None:
+                # A new array lies on the default device, however that was named.
+                self._devices = list(jnp.zeros(()).devices())
         elif devices:
             first = jax.device_put(found, devices[0])
             self._devices = list(devices)
@@ -68,6 +70,7 @@ class Batches:
 
         self._forward = forward
         self._batch_size = batch_size
+        # Parameters on each device in use, and joined for each number of devices.
         self._copies = [first]
         self._placed: dict[int, tuple[dict[str, Tree], NamedSharding]] = {}
         self._placing = threading.Lock()
@@ -80,25 +83,28 @@ class Batches:
     def run(
         self, function: Callable[..., Any], *images: np.ndarray, **options: Any
     ) -> Outputs:
-        """Computes in batches of few sizes, so that a new number of images seldom compiles anew.
+        """Runs a function over images in batches of few sizes.
 
-        Several threads may call it at once: each program is compiled once.
+        Few sizes mean that a new number of images seldom compiles anew. Several threads
+        may call this at once, and each program is compiled once.
 
         Args:
-          function: of (forward, trees, images, ...), item by item of the images' first
-            axis. All that it returns is copied to the host.
+          function: function of (forward, trees, images, ...) that treats the items of
+            the images' first axis separately. Everything it returns is copied to the
+            host.
           *images: arrays with equal first axes.
           **options: hashable options of the function.
 
         Returns:
-          What the function returns, by name, of all images.
+          What the function returns, by name, for all images.
 
         Raises:
-          ValueError: If there is no image.
+          UserError: If there is no image.
         """
         count = len(images[0])
         if not count:
             raise UserError("There is no image to work on.")
+
         program = _program(function, self._forward, **options)
 
         parts = []
@@ -107,9 +113,12 @@ class Batches:
             used = len(chunk[0])
             trees, padded = self._arguments(chunk)
             outputs = program(trees, *padded)
+
+            # The padding's outputs are dropped.
             parts.append(
                 {name: np.asarray(value)[:used] for name, value in outputs.items()}
             )
+
         return {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
@@ -117,21 +126,25 @@ class Batches:
     def lower(
         self, function: Callable[..., Any], *images: np.ndarray, **options: Any
     ) -> jax.stages.Lowered:
-        """Lowers the program that `run` compiles for one batch, for its cost or its text.
+        """Lowers the program that `run` compiles for one batch.
+
+        The lowered program tells its cost and its text.
 
         Args:
-          function: as of `run`.
-          *images: as of `run`, no more than `batch_size`.
-          **options: as of `run`.
+          function: as for `run`.
+          *images: as for `run`, no more than `batch_size`.
+          **options: as for `run`.
 
         Returns:
           The program before XLA's optimisation.
         """
         trees, padded = self._arguments(list(images))
-        return _program(function, self._forward, **options).jitted.lower(trees, *padded)
+        program = _program(function, self._forward, **options)
+        return program.jitted.lower(trees, *padded)
 
     def _arguments(self, chunk: list[np.ndarray]) -> tuple[dict[str, Tree], Any]:
-        """Returns the parameters, and a batch filled up to a power of two, both on the devices it needs."""
+        """Returns the parameters and a padded batch, on the devices it needs."""
+        # The batch is filled with copies of its last image, up to a power of two.
         used = len(chunk[0])
         bucket = min(self._batch_size, 1 << (used - 1).bit_length())
         padded = [
@@ -143,11 +156,15 @@ class Batches:
         return trees, jax.device_put(padded, split)
 
     def _place(self, count: int) -> tuple[dict[str, Tree], NamedSharding]:
-        """Returns the parameters on that many devices, and how images are split over them."""
+        """Returns the parameters on `count` devices, and how images are split there."""
         if count not in self._placed:
             devices = self._devices[:count]
+
+            # Devices that are used for the first time get a copy of the parameters.
             for device in devices[len(self._copies) :]:
                 self._copies.append(jax.device_put(self._copies[0], device))
+
+            # The copies become one replicated array a parameter, without another copy.
             mesh = make_mesh(devices)
             whole = replicated(mesh)
 
@@ -157,34 +174,35 @@ class Batches:
                 )
 
             trees = jax.tree.map(join, *self._copies[:count])
-            self._placed[count] = trees, batch_sharding(mesh)
+            self._placed[count] = (trees, batch_sharding(mesh))
+
         return self._placed[count]
 
 
-def devices_for(pictures: int, devices: Sequence[jax.Device]) -> int:
+def devices_for(images: int, devices: Sequence[jax.Device]) -> int:
     """Chooses how many devices a batch is split over.
 
     Args:
-      pictures: in the batch.
-      devices: that there are, of one kind.
+      images: number of images in the batch.
+      devices: the available devices, of one kind.
 
     Returns:
       The largest number that divides the batch into parts of two images or more on
       CPUs, of one or more elsewhere; at least 1.
     """
     if devices[0].platform == "cpu":
-        # They share threads: with one image each they are slower than one device, as in
-        # training.
-        return cpu_devices_for({"batch_size": pictures}, len(devices))
-    return max(n for n in range(1, len(devices) + 1) if pictures % n == 0)
+        # CPU devices share threads: with one image each they are slower than one
+        # device, as in training.
+        return cpu_devices_for({"batch_size": images}, len(devices))
+
+    return max(n for n in range(1, len(devices) + 1) if images % n == 0)
 
 
 class _Program:
     """A compiled function of (trees, images, ...).
 
-    Its first call of each kind is made by one thread.
-
-    Without that, threads that ask for a program at the same time would each compile it.
+    One thread makes the first call of each kind. Otherwise threads that need a program
+    at the same time would each compile it.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -193,6 +211,7 @@ class _Program:
         self._compiled: set[Any] = set()
 
     def __call__(self, trees: Tree, *images: jax.Array) -> dict[str, jax.Array]:
+        # Whatever makes JAX compile anew.
         kind = (
             default_matmul_precision(),
             *((x.shape, x.dtype, x.sharding) for x in images),
@@ -207,14 +226,14 @@ class _Program:
 
 
 # Models of one configuration share what is compiled. The lock keeps threads from making
-# two programs of one.
+# two programs for one function.
 _PROGRAMS = threading.Lock()
 
 
 def _program(
     function: Callable[..., Any], forward: FaceNetworks, **options: Any
 ) -> _Program:
-    """Returns the program of a function of (forward, trees, images, ...) for a model and options."""
+    """Returns the program of a function of (forward, trees, images, ...)."""
     with _PROGRAMS:
         return _cached_program(function, forward, **options)
 

@@ -1,7 +1,4 @@
-"""Weights of other programs in.
-
-The original PyTorch program and ImageNet VGG-19 files.
-"""
+"""Readers of other programs' weights: the original PyTorch program and VGG-19 files."""
 
 from facecycle_jax.interop.original import read_original
 

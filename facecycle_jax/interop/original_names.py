@@ -1,9 +1,10 @@
-"""Names and array layouts of the original PyTorch program against ours.
+"""Translation of names and array layouts between the original program and ours.
 
-PyTorch stores convolutions as O x I x kh x kw, transposed ones as I x O x kh x kw,
-dense layers O x I; ours are kh x kw x I x O and I x O. Two things beyond transposition:
-transposed convolutions flip their kernel in space, and the first dense layer reads its
-4x4 map channel by channel there, pixel by pixel here.
+PyTorch stores convolutions as O x I x kh x kw, transposed convolutions as
+I x O x kh x kw and dense layers as O x I. Flax stores kh x kw x I x O and I x O. Two
+differences go beyond transposition. Transposed convolutions flip their kernel in space.
+The first dense layer reads its 4x4 map channel by channel in PyTorch, and pixel by
+pixel here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 
-# Modules of the checkpoint -> our networks. The order is that of the file.
+# Modules of the checkpoint -> our networks, in the order of the file.
 MODULES = {
     "codegeneration": "motion_encoder",
     "exptoflow": "flow_decoder",
@@ -23,6 +24,7 @@ MODULES = {
     "Swap_Norm": "normaliser",
 }
 
+# For each module: layers of PyTorch -> paths in our trees.
 _ENCODER = {
     "conv1.0": "features/conv1_1",
     "conv1.2": "features/conv1_2",
@@ -93,11 +95,12 @@ LAYERS: dict[str, dict[str, str]] = {
     "idcodegen": _ENCODER,
     "Swap_Norm": _NORMALISER,
 }
+# Names of our transposed convolutions.
 _TRANSPOSED = ("up1", "up2")
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Splits 'layer.weight' into ('layer', 'kernel') and 'layer.bias' into ('layer', 'bias')."""
+    """Splits 'layer.weight' into 'layer' and 'kernel', 'layer.bias' likewise."""
     layer, _, kind = name.rpartition(".")
     return layer, {"weight": "kernel", "bias": "bias"}[kind]
 
@@ -106,31 +109,37 @@ def _to_ours(array: np.ndarray, path: str) -> np.ndarray:
     """Converts one kernel's layout; biases pass through."""
     last = path.split("/")[-1]
     if array.ndim == 4 and last in _TRANSPOSED:
+        # [I, O, kh, kw] to [kh, kw, I, O], turned by 180 degrees.
         return array.transpose(2, 3, 0, 1)[::-1, ::-1]
     if array.ndim == 4:
+        # [O, I, kh, kw] to [kh, kw, I, O].
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2 and last == "hidden":
+        # Inputs are the 16 pixels of a map: from [O, C, 4, 4] to [O, 4, 4, C].
+        outputs = array.shape[0]
         channels = array.shape[1] // 16
-        array = array.reshape(array.shape[0], channels, 4, 4).transpose(0, 2, 3, 1)
-        return array.reshape(array.shape[0], -1).T
+        maps = array.reshape(outputs, channels, 4, 4).transpose(0, 2, 3, 1)
+        return maps.reshape(outputs, -1).T
     return array.T if array.ndim == 2 else array
 
 
 def _to_torch(array: np.ndarray, path: str) -> np.ndarray:
-    """Converts one of our kernels back."""
+    """Converts one of our kernels back, the inverse of `_to_ours`."""
     last = path.split("/")[-1]
     if array.ndim == 4 and last in _TRANSPOSED:
         return array[::-1, ::-1].transpose(2, 3, 0, 1)
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if array.ndim == 2 and last == "hidden":
+        outputs = array.shape[1]
         channels = array.shape[0] // 16
-        array = array.T.reshape(array.shape[1], 4, 4, channels).transpose(0, 3, 1, 2)
-        return array.reshape(array.shape[0], -1)
+        maps = array.T.reshape(outputs, 4, 4, channels).transpose(0, 3, 1, 2)
+        return maps.reshape(outputs, -1)
     return array.T if array.ndim == 2 else array
 
 
 def _put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
+    """Sets a leaf of nested dicts."""
     *parents, leaf = path.split("/")
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -141,52 +150,54 @@ def from_torch(state: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """Converts state dicts of the original's modules into our parameter trees.
 
     Args:
-      state: {module of `MODULES`: {name: array}}; stage 1's three modules, or all five.
-        Names must be known and complete: check them first.
+      state: {module of `MODULES`: {name: array}}, stage 1's three modules or all five.
+        Completeness of the names is not checked.
 
     Returns:
       {network: tree} and 'vgg', the trunk's conv1_1 .. conv3_1, taken from the
       generator.
 
     Raises:
-      ValueError: if a module or name is unknown.
+      UserError: If a module or name is unknown.
     """
     trees: dict[str, Any] = {}
+
     for module, arrays in state.items():
         if module not in MODULES:
             raise UserError(
                 f"unknown module {module!r}; the original has {sorted(MODULES)}."
             )
+
         tree: dict[str, Any] = {}
         for name, array in arrays.items():
             layer, kind = split_name(name)
+
+            # Both Swap modules hold the trunk; the generator's copy is enough.
             stem = layer.split(".")[0]
-            if (
-                stem in TRUNK_LAYERS
-                and layer == f"{stem}.0"
-                and module.startswith("Swap_")
-            ):
+            is_trunk = stem in TRUNK_LAYERS and layer == f"{stem}.0"
+            if is_trunk and module.startswith("Swap_"):
                 if module == "Swap_Generator":
-                    _put(
-                        trees.setdefault("vgg", {}),
-                        f"{stem}/{kind}",
-                        _to_ours(array, stem),
-                    )
+                    vgg = trees.setdefault("vgg", {})
+                    _put(vgg, f"{stem}/{kind}", _to_ours(array, stem))
                 continue
+
             if layer not in LAYERS[module]:
                 raise UserError(f"unknown layer {module}.{name}.")
             path = LAYERS[module][layer]
             _put(tree, f"{path}/{kind}", np.ascontiguousarray(_to_ours(array, path)))
         trees[MODULES[module]] = tree
+
     return trees
 
 
 def to_torch(trees: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yields the trees' arrays under the original's names and layouts, without the frozen trunks.
+    """Yields the trees' arrays under the original's names and in its layouts.
+
+    Frozen trunks are left out.
 
     Args:
-      trees: {network: tree} as `from_torch` returns; other trees (vgg) are passed over.
-        Gradients or averages in the same structure work as well.
+      trees: {network: tree} of `from_torch`; other trees (vgg) are ignored. Gradients
+        or averages in the same structure work as well.
 
     Yields:
       (module, name, array), in the order of `LAYERS`.
@@ -194,13 +205,13 @@ def to_torch(trees: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
     for module, network in MODULES.items():
         if network not in trees:
             continue
+
         for layer, path in LAYERS[module].items():
             node = trees[network]
             for part in path.split("/"):
                 node = node[part]
+
             for kind, suffix in (("kernel", "weight"), ("bias", "bias")):
                 if kind in node:
-                    array = np.ascontiguousarray(
-                        _to_torch(np.asarray(node[kind]), path)
-                    )
-                    yield module, f"{layer}.{suffix}", array
+                    array = _to_torch(np.asarray(node[kind]), path)
+                    yield module, f"{layer}.{suffix}", np.ascontiguousarray(array)

@@ -1,7 +1,7 @@
-"""VGG-19 weights of torchvision and Keras as our .npz, and its writer.
+"""Readers of VGG-19 weights of torchvision and Keras, and the writer of our .npz.
 
-Our layout: {layer: {'kernel' [3, 3, in, out], 'bias' [out]}} for conv1_1 .. conv4_1,
-float32, taking RGB pictures in ImageNet normalisation.
+Our layout is {layer: {'kernel' [3, 3, in, out], 'bias' [out]}} for conv1_1 .. conv4_1,
+float32, for RGB images in ImageNet normalisation.
 """
 
 import io
@@ -25,38 +25,35 @@ Vgg = dict[str, dict[str, np.ndarray]]
 _TORCH_INDEX = dict(
     zip([name for name, _, _ in LAYERS], (0, 2, 5, 7, 10, 12, 14, 16, 19), strict=True)
 )
-# What Keras's preprocessing subtracts from pictures in 0..255, blue first.
+# What Keras's preprocessing subtracts from images in 0..255, blue first.
 _KERAS_MEAN = np.array([103.939, 116.779, 123.68])
 
 
 def vgg_from_torchvision(path: str | os.PathLike[str]) -> Vgg:
-    """Reads torchvision's VGG-19 (vgg19-*.pth) without running anything in the file.
+    """Reads torchvision's VGG-19 (vgg19-*.pth) without executing anything in the file.
 
     Args:
-      path: the .pth file; names `features.N.weight` or, of the features alone,
+      path: the .pth file, with names `features.N.weight` or, for the features alone,
         `N.weight`.
 
     Returns:
       The weights in our layout.
 
     Raises:
-      ConversionError: in one sentence that names the first array that is missing,
-        misshapen or not finite.
-      FileNotFoundError: if there is no such file.
+      ConversionError: If the file cannot be read, or an array is missing, of a wrong
+        shape or not finite; the sentence names the first such array.
     """
-    # Only these are read: the dense layers of the whole network are nine tenths of the
-    # file.
-    wanted = {
-        f"{index}.{kind}"
-        for index in _TORCH_INDEX.values()
-        for kind in ("weight", "bias")
-    }
+    # Only these are read, because the dense layers are nine tenths of the file.
+    wanted = set()
+    for index in _TORCH_INDEX.values():
+        wanted |= {f"{index}.weight", f"{index}.bias"}
     state = read_torch(
         path, wanted=lambda name: name.removeprefix("features.") in wanted
     )
-    prefix = (
-        "features." if any(str(key).startswith("features.") for key in state) else ""
-    )
+    is_whole = any(str(key).startswith("features.") for key in state)
+    prefix = "features." if is_whole else ""
+
+    # From [out, in, 3, 3] to [3, 3, in, out].
     tree: Vgg = {}
     incoming = 3
     for layer, channels, _ in LAYERS:
@@ -74,9 +71,9 @@ def vgg_from_torchvision(path: str | os.PathLike[str]) -> Vgg:
 def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
     """Reads Keras's VGG19 (.h5), folding its preprocessing into the first layer.
 
-    Keras's network takes blue-green-red pictures in 0..255 less their mean. Inside a
-    picture the folded layer computes the same; at the border it pads with our mean
-    colour instead of Keras's, which differ by less than a grey level.
+    Keras's network expects blue-green-red images in 0..255 minus their mean. Inside an
+    image the folded layer computes the same. At the border it pads with our mean colour
+    instead of Keras's, and the two differ by less than a grey level.
 
     Args:
       path: the .h5 file of `keras.applications.VGG19`, with or without its top.
@@ -85,19 +82,21 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
       The weights in our layout.
 
     Raises:
-      MissingExtraError: if h5py is not installed.
-      ConversionError: if the file is no HDF5 file, or an array is missing, misshapen,
-        not finite or stored elsewhere.
-      FileNotFoundError: if there is no such file.
+      MissingExtraError: If h5py is not installed.
+      ConversionError: If the file is no HDF5 file, or an array is missing, of a wrong
+        shape, not finite or stored elsewhere.
+      FileNotFoundError: If there is no such file.
     """
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"No file {path}.")
+
     try:
         import h5py
     except ImportError:
         raise MissingExtraError(
             "Reading .h5 needs h5py: pip install 'facecycle_jax[h5]'."
         ) from None
+
     shapes = _keras_shapes()
     arrays: dict[str, np.ndarray] = {}
 
@@ -109,7 +108,9 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
             raise ConversionError(
                 f"{path} holds {key} twice, the second time as {shorten(name)}."
             )
-        # All of this before a byte is read: a small file may claim arrays of any size.
+
+        # These checks precede reading, because a small file may claim arrays of any
+        # size.
         if node.shape != shapes[key]:
             raise ConversionError(
                 f"{path}: {key} has shape {node.shape}, VGG-19 has {shapes[key]}."
@@ -126,6 +127,7 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
             raise ConversionError(
                 f"{path}: {key} is stored in blocks larger than itself."
             )
+
         arrays[key] = np.asarray(node)
 
     try:
@@ -139,10 +141,11 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
     tree: Vgg = {}
     for layer, _, _ in LAYERS:
         stem = _keras_stem(layer)
-        tree[layer] = {
-            kind: _expect(arrays, f"{stem}/{kind}", shapes[f"{stem}/{kind}"], path)
-            for kind in ("kernel", "bias")
-        }
+        parts = {}
+        for kind in ("kernel", "bias"):
+            key = f"{stem}/{kind}"
+            parts[kind] = _expect(arrays, key, shapes[key], path)
+        tree[layer] = parts
     return {**tree, "conv1_1": _fold_keras_preprocessing(tree["conv1_1"])}
 
 
@@ -152,7 +155,7 @@ def _keras_stem(layer: str) -> str:
 
 
 def _keras_shapes() -> dict[str, tuple[int, ...]]:
-    """Lists the shapes of Keras's arrays by 'block1_conv2/kernel' and the like."""
+    """Returns the shapes of Keras's arrays by names such as 'block1_conv2/kernel'."""
     shapes: dict[str, tuple[int, ...]] = {}
     incoming = 3
     for layer, channels, _ in LAYERS:
@@ -164,14 +167,17 @@ def _keras_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _keras_key(name: str) -> str:
-    """Reads which array a path in the file means.
-
-    '' for none, such as the state of an optimiser.
-    """
+    """Returns the array that a path in the file means, or '' for none."""
     *groups, last = name.split("/")
+
+    # The state of an optimiser repeats the names of the weights.
     if any(group.startswith("optimizer") for group in groups):
         return ""
-    stem = next((group for group in reversed(groups) if group.startswith("block")), "")
+
+    # Groups may be nested; the innermost block names the layer.
+    blocks = [group for group in groups if group.startswith("block")]
+    stem = blocks[-1] if blocks else ""
+
     # Keras has used three kinds of names.
     for kind, names in (
         ("kernel", ("kernel:0", "kernel", f"{stem}_W_1:0")),
@@ -183,13 +189,16 @@ def _keras_key(name: str) -> str:
 
 
 def _fold_keras_preprocessing(layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Makes the first layer take our normalised RGB.
+    """Makes the first layer accept our normalised RGB.
 
-    Y_bgr = 255 (std x + mean) - keras mean.
+    Keras's input is 255 (std x + mean) - keras_mean, with x our normalised image, so
+    the scale goes into the kernel and the offset into the bias.
     """
+    # Input channels from blue-green-red to red-green-blue.
     kernel = layer["kernel"][:, :, ::-1].astype(np.float64)
     scale = 255.0 * np.asarray(STD)
     offset = 255.0 * np.asarray(MEAN) - _KERAS_MEAN[::-1]
+
     bias = layer["bias"] + np.einsum("hwio,i->o", kernel, offset)
     return {
         "kernel": (kernel * scale[None, None, :, None]).astype(np.float32),
@@ -203,10 +212,11 @@ def _expect(
     shape: tuple[int, ...],
     path: str | os.PathLike[str],
 ) -> np.ndarray:
-    """Fetches an array as float32, or says what is wrong with it."""
+    """Returns an array as float32, or raises ConversionError naming it."""
     value = arrays.get(key)
     if not isinstance(value, np.ndarray):
         raise ConversionError(f"{path} has no array {key!r}, so it is no VGG-19.")
+
     if value.shape != shape:
         raise ConversionError(
             f"{path}: {key} has shape {value.shape}, VGG-19 has {shape}."
@@ -224,23 +234,24 @@ def _expect(
 
 
 def write_vgg(tree: Vgg, path: epath.PathLike) -> None:
-    """Writes weights as the .npz that `loss.vgg` takes.
+    """Writes weights as the .npz that `loss.vgg` names.
 
-    A file appears whole or not at all.
+    The file appears whole or not at all.
 
     Args:
       tree: weights in our layout.
       path: the file to write, local or in the cloud.
 
     Raises:
-      FileExistsError: if the file is there already.
+      FileExistsError: If the file exists.
     """
     check_new(path)
-    named = {
-        f"{layer}/{kind}": a
-        for layer, parts in tree.items()
-        for kind, a in parts.items()
-    }
+
+    named = {}
+    for layer, parts in tree.items():
+        for kind, array in parts.items():
+            named[f"{layer}/{kind}"] = array
+
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **named)
     write_whole(path, buffer.getvalue())

@@ -1,7 +1,4 @@
-"""Model folders.
-
-Config.json, weights.safetensors and README.md, and the bundled models.
-"""
+"""Model folders, their format, and the bundled models."""
 
 from facecycle_jax.storage.model_folder import ModelFolder, read_model, write_model
 from facecycle_jax.storage.model_spec import ORIGINAL_MODEL

@@ -1,10 +1,8 @@
-"""A model as a folder that describes itself.
+"""A model as a folder of three files: config.json, weights.safetensors, README.md.
 
-Config.json, weights.safetensors and README.md.
-
-Weights have flat names such as 'motion_encoder/features/conv1_1/kernel' and are float32
-or float16; they are read as float32. Of a VGG-19 only what the networks need is in the
-folder, conv1_1 .. conv3_1.
+Weights have flat names such as 'motion_encoder/features/conv1_1/kernel'. They are
+stored as float32 or float16 and read as float32. Of a VGG-19, the folder holds only
+what the networks need, conv1_1 .. conv3_1.
 """
 
 import hashlib
@@ -55,8 +53,8 @@ class ModelFolder(NamedTuple):
       model: configuration: width, image_size, code_dim, dtype, trunk, perhaps
         encoder_width and, of a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
-      info: the whole of config.json: also stages, input, perhaps framing, licence,
-        source, weights, package_version.
+      info: the whole content of config.json, which adds stages, input, licence, source,
+        weights, package_version and perhaps framing.
       forward: the networks that the configuration describes.
     """
 
@@ -80,9 +78,9 @@ def write_model(
 
     Args:
       folder: the folder to make, local or in the cloud (gs://).
-      trees: by name motion_encoder, flow_decoder, generator, perhaps identity_encoder
-        and normaliser, and 'vgg' or 'trunk' as the model has it; layers of the VGG-19
-        beyond conv3_1 are left out.
+      trees: parameters by network name: motion_encoder, flow_decoder, generator,
+        perhaps identity_encoder and normaliser, and 'vgg' or 'trunk' as the model has
+        it. Layers of the VGG-19 beyond conv3_1 are left out.
       model: configuration of the networks: width, image_size, code_dim, dtype, trunk
         and perhaps encoder_width and, of a 'vgg' trunk, vgg_width.
       licence: under which the weights may be used, in words.
@@ -91,11 +89,12 @@ def write_model(
       framing: where the eyes are in the images that the model was trained on.
 
     Raises:
-      FileExistsError: if the folder is there already.
-      ValueError: if the configuration is out of range, or a weight is missing, unknown,
-        misshapen, not finite or too large for float16.
+      FileExistsError: If the folder exists.
+      UserError: If the configuration is out of range, or a weight is missing, unknown,
+        of a wrong shape, not finite or too large for float16.
     """
     check_new(folder)
+
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
     for name, text in (("licence", licence), ("source", source)):
@@ -104,11 +103,13 @@ def write_model(
                 f"{name} must be a text that is not blank, got {shorten(text)}."
             )
 
+    # Names, shapes and values of the weights are those of the model.
     checked, forward = build_model(model)
     stages = _stages(trees)
     shapes = network_shapes(forward, stages)
     weights = _select(trees, shapes, DTYPES[dtype])
     data = safetensors.numpy.save(weights, {"format": "np"})
+
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -126,6 +127,8 @@ def write_model(
         "licence": licence.strip(),
         "source": source.strip(),
     }
+
+    # config.json comes last, because a folder without it is no model folder.
     files = {
         WEIGHTS: data,
         CARD: model_card(config).encode(),
@@ -140,13 +143,15 @@ def write_model(
 
 
 def _stages(names: Mapping[str, Any]) -> list[str]:
-    """Says which stages the networks are of."""
+    """Returns the stages that the networks belong to."""
     known = {name for stage in STAGES.values() for name in stage} | {"vgg", "trunk"}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(
-            f"{shorten(unknown[0])} is no network of FaceCycle; those are {sorted(known)}."
+            f"{shorten(unknown[0])} is no network of FaceCycle; those are "
+            f"{sorted(known)}."
         )
+
     identity = any(name in names for name in STAGES["identity"])
     return ["motion", "identity"] if identity else ["motion"]
 
@@ -154,30 +159,34 @@ def _stages(names: Mapping[str, Any]) -> list[str]:
 def _select(
     trees: Mapping[str, Tree], shapes: Shapes, dtype: Any
 ) -> dict[str, np.ndarray]:
-    """Picks the weights a model needs, checked and in the dtype they are stored in."""
+    """Picks the weights a model needs, checked and in the dtype of the file."""
     networks = {name.split("/")[0] for name in shapes}
-    flat = {
-        n: a
-        for name in networks & set(trees)
-        for n, a in flatten(trees[name], f"{name}/")
-    }
-    # Layers of the VGG-19 that only the loss needs.
-    extra = {n for n in flat if n.startswith("vgg/") and n not in shapes}
-    _compare({n: np.shape(a) for n, a in flat.items() if n not in extra}, shapes)
+    flat: dict[str, Any] = {}
+    for network in networks & set(trees):
+        flat.update(flatten(trees[network], f"{network}/"))
+
+    # Layers of the VGG-19 that only the loss needs are left out without complaint.
+    extra = {name for name in flat if name.startswith("vgg/") and name not in shapes}
+    found = {name: np.shape(flat[name]) for name in flat if name not in extra}
+    _compare(found, shapes)
+
     weights = {}
     for name in shapes:
         with np.errstate(over="ignore"):
             weights[name] = np.ascontiguousarray(flat[name], dtype)
+
+        # Values that were finite before were too large for float16.
         if not np.isfinite(weights[name]).all():
             reason = "holds values that are not finite"
             if np.isfinite(np.asarray(flat[name], np.float64)).all():
                 reason = f"holds values too large for {np.dtype(dtype).name}"
             raise ConversionError(f"{name} {reason}.")
+
     return weights
 
 
 def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
-    """Compares names and shapes; the first that differs is told."""
+    """Compares names and shapes, and names the first that differs."""
     for name, shape in expected.items():
         if name not in found:
             raise ConversionError(f"{name} of shape {shape} is missing.")
@@ -185,6 +194,7 @@ def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
             raise ConversionError(
                 f"{name} has shape {tuple(found[name])}, the model needs {shape}."
             )
+
     for name in found:
         if name not in expected:
             raise ConversionError(f"{shorten(name)} is no weight of the model.")
@@ -194,18 +204,19 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
     """Reads a model folder and checks it: checksum, names and shapes.
 
     Args:
-      folder: as `write_model` makes it, local or in the cloud (gs://).
+      folder: a folder of `write_model`, local or in the cloud (gs://).
 
     Returns:
-      Configuration, weights and what else the folder says of itself.
+      Configuration, weights and what else config.json holds.
 
     Raises:
-      FileNotFoundError: if there is no such folder or it lacks a file.
-      ValueError: in one sentence that names the file and what is wrong with it.
+      FileNotFoundError: If there is no such folder or it lacks a file.
+      UserError: If a file is damaged or wrong, in one sentence that names the file.
     """
     folder = epath.Path(folder)
     info, built = read_config(folder)
     path = folder / WEIGHTS
+
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -214,20 +225,25 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
         ) from None
     except OSError as error:
         raise ConversionError(f"{path} cannot be read ({error.strerror}).") from None
+
     digest = hashlib.sha256(data).hexdigest()
     if digest != info["weights"]["sha256"]:
         expected = shorten(info["weights"]["sha256"])
         raise ConversionError(
             f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}."
         )
+
+    shapes = network_shapes(built.forward, info["stages"])
     try:
-        weights = _parse_weights(
-            data, info, network_shapes(built.forward, info["stages"])
-        )
+        weights = _parse_weights(data, info, shapes)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
+
     return ModelFolder(
-        model=built.model, trees=nest(weights), info=info, forward=built.forward
+        model=built.model,
+        trees=nest(weights),
+        info=info,
+        forward=built.forward,
     )
 
 
@@ -241,17 +257,21 @@ def _parse_weights(
         raise ConversionError(
             f"it is no safetensors file ({shorten(str(error))})."
         ) from None
+
     _compare({name: tuple(part["shape"]) for name, part in found.items()}, shapes)
+
+    dtype = info["weights"]["dtype"]
     weights = {}
     for name, shape in shapes.items():
         part = found[name]
-        if _SAFETENSORS_DTYPES.get(part["dtype"]) != info["weights"]["dtype"]:
+        if _SAFETENSORS_DTYPES.get(part["dtype"]) != dtype:
             kind = shorten(part["dtype"])
-            raise ConversionError(
-                f"{name} holds {kind}, {CONFIG} says {info['weights']['dtype']}."
-            )
-        stored = np.frombuffer(part["data"], DTYPES[info["weights"]["dtype"]])
+            raise ConversionError(f"{name} holds {kind}, {CONFIG} says {dtype}.")
+
+        # safetensors gives the bytes; whatever the file's dtype, the model is float32.
+        stored = np.frombuffer(part["data"], DTYPES[dtype])
         weights[name] = stored.astype(np.float32, copy=False).reshape(shape)
         if not np.isfinite(weights[name]).all():
             raise ConversionError(f"{name} holds values that are not finite.")
+
     return weights

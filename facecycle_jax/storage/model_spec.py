@@ -1,9 +1,7 @@
-"""What a model is made of.
+"""A model's checked configuration, and the names and shapes of its weights.
 
-Its configuration, checked, and the names and shapes of its weights.
-
-Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and are arrays in our
-layouts.
+Weights have flat names, '<network>/<layer>/.../<kernel or bias>', and the layouts of
+Flax.
 """
 
 import functools
@@ -22,7 +20,7 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 
-# The networks of the paper, as the original program has them.
+# The networks of the paper, with the sizes of the original program.
 ORIGINAL_MODEL: Mapping[str, Any] = {
     "width": 1.0,
     "image_size": 64,
@@ -34,6 +32,7 @@ STAGES = {
     "motion": ("motion_encoder", "flow_decoder", "generator"),
     "identity": ("identity_encoder", "normaliser"),
 }
+# Above these a configuration is a mistake, and its arrays fit no machine.
 MAX_WIDTH = 16.0
 MAX_CODE = 1 << 16
 
@@ -41,11 +40,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Built(NamedTuple):
-    """A model configuration that has been checked, and its networks.
+    """A checked model configuration and its networks.
 
     Attributes:
-      model: the configuration, completed.
-      forward: the forward passes, without a VGG-19 that only a loss would need.
+      model: the completed configuration.
+      forward: the forward passes, without a VGG-19 that only a loss needs.
     """
 
     model: dict[str, Any]
@@ -61,26 +60,24 @@ def build_model(model: Any) -> Built:
     """Checks and completes a model configuration, and builds its networks.
 
     Args:
-      model: mapping with width, image_size, code_dim, dtype, trunk and, if it likes and
-        the trunk is 'vgg', vgg_width, the channel multiplier of that trunk (1 if not
-        given); also encoder_width, that of the encoders (0 or not given: width).
+      model: mapping with width, image_size, code_dim, dtype and trunk. Optionally
+        vgg_width, the channel multiplier of a trunk 'vgg' (default 1), and
+        encoder_width, the channel multiplier of the encoders (default 0: width).
 
     Returns:
-      The networks, and the configuration as plain numbers and strings; vgg_width is
-      there exactly if the trunk is 'vgg', encoder_width if it is above 0.
+      The networks, and the configuration as plain numbers and strings. It has vgg_width
+      exactly if the trunk is 'vgg', and encoder_width if that is above 0.
 
     Raises:
-      ValueError: naming the field that is missing, unknown or out of range.
+      UserError: If a field is missing, unknown or out of range; it names the field.
     """
     if not isinstance(model, Mapping):
         raise UserError(f"model must be a mapping of fields, got {shorten(model)}.")
+
     fields = {str(name): value for name, value in model.items()}
+    known = (*ORIGINAL_MODEL, "vgg_width", "encoder_width")
     missing = [name for name in ORIGINAL_MODEL if name not in fields]
-    unknown = [
-        name
-        for name in fields
-        if name not in (*ORIGINAL_MODEL, "vgg_width", "encoder_width")
-    ]
+    unknown = [name for name in fields if name not in known]
     if missing or unknown:
         what = (
             f"lacks {missing[0]!r}"
@@ -88,13 +85,14 @@ def build_model(model: Any) -> Built:
             else f"has the unknown field {shorten(unknown[0])}"
         )
         raise UserError(f"model {what}; its fields are {', '.join(ORIGINAL_MODEL)}.")
+
     checked: dict[str, Any] = {
         "width": _number(fields, "width"),
         "image_size": _whole(fields, "image_size"),
         "code_dim": _whole(fields, "code_dim"),
-        **{name: _text(fields, name) for name in ("dtype", "trunk")},
+        "dtype": _text(fields, "dtype"),
+        "trunk": _text(fields, "trunk"),
     }
-
     if checked["trunk"] == "vgg":
         checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
     if fields.get("encoder_width", 0) != 0:
@@ -111,7 +109,8 @@ def _number(fields: Mapping[str, Any], name: str) -> float:
     value = fields[name]
     if type(value) not in (int, float) or not 0 < value <= MAX_WIDTH:
         raise UserError(
-            f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got {shorten(value)}."
+            f"model.{name} must be a number above 0, at most {MAX_WIDTH}, got "
+            f"{shorten(value)}."
         )
     return float(value)
 
@@ -120,7 +119,8 @@ def _whole(fields: Mapping[str, Any], name: str) -> int:
     value = fields[name]
     if type(value) is not int or not 1 <= value <= MAX_CODE:
         raise UserError(
-            f"model.{name} must be a whole number from 1 to {MAX_CODE}, got {shorten(value)}."
+            f"model.{name} must be a whole number from 1 to {MAX_CODE}, got "
+            f"{shorten(value)}."
         )
     return value
 
@@ -141,11 +141,11 @@ def weight_shapes(
       stages: 'motion', or 'motion' and 'identity'.
 
     Returns:
-      {flat name: shape}, in the order of `STAGES`, the trunk last; of a VGG-19 only
+      {flat name: shape}, in the order of `STAGES`, the trunk last. Of a VGG-19 only
       conv1_1 .. conv3_1.
 
     Raises:
-      ValueError: for a configuration out of range.
+      UserError: If the configuration is out of range.
     """
     return network_shapes(build_model(model).forward, stages)
 
@@ -155,33 +155,41 @@ def network_shapes(
 ) -> Shapes:
     """Computes the names and shapes of built networks' weights; see `weight_shapes`."""
     stages = tuple(stages)
-    wanted = [name for stage in STAGES if stage in stages for name in STAGES[stage]]
-    wanted.append("trunk" if forward.learned_trunk else "vgg")
-    shapes = _all_shapes(forward)
-    return {
-        name: shape for network in wanted for name, shape in shapes[network].items()
-    }
+    networks: list[str] = []
+    for stage, names in STAGES.items():
+        if stage in stages:
+            networks.extend(names)
+    networks.append("trunk" if forward.learned_trunk else "vgg")
+
+    of_network = _all_shapes(forward)
+    shapes: Shapes = {}
+    for network in networks:
+        shapes.update(of_network[network])
+    return shapes
 
 
 @functools.lru_cache(maxsize=8)
 def _all_shapes(forward: FaceNetworks) -> dict[str, Shapes]:
+    """Computes the shapes of all networks by network name, abstractly."""
+
     def init(key: jax.Array) -> dict[str, Any]:
         trees = {**init_motion(forward, key), **init_identity(forward, key)}
         if forward.vgg is not None:
+            # The trunk is the VGG-19 up to conv3_1.
             size = forward.networks.encoder.image_size
+            blank = jax.numpy.zeros((1, size, size, 3))
             trunk = forward.vgg.clone(last=TRUNK_LAYERS[-1])
-            trees["vgg"] = trunk.init(
-                key, jax.numpy.zeros((1, size, size, 3)), taps=()
-            )["params"]
+            trees["vgg"] = trunk.init(key, blank, taps=())["params"]
         return trees
 
     trees = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
-    return {
-        network: {
+
+    shapes: dict[str, Shapes] = {}
+    for network, tree in trees.items():
+        shapes[network] = {
             f"{network}/{name}": tuple(leaf.shape) for name, leaf in flatten(tree)
         }
-        for network, tree in trees.items()
-    }
+    return shapes
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -196,12 +204,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Builds nested dicts from flat names."""
     tree: dict[str, Any] = {}
+
     for name, value in flat.items():
         *parents, leaf = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value
+
     return tree
 
 

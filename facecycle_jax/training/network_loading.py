@@ -14,7 +14,7 @@ from etils import epath
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
 from facecycle_jax.storage import read_model
-from facecycle_jax.storage.bundled import find_model_folder, shipped_models
+from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.training.digests import compare_digests, host_digests
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def load_trees(path: epath.PathLike) -> Tree:
     try:
         _candidates(path)
     except FileNotFoundError as error:
-        known = ", ".join(shipped_models())
+        known = ", ".join(bundled_models())
         raise FileNotFoundError(
             f"{error} A model folder will do too, or one of {known}."
         ) from None

@@ -1,9 +1,7 @@
-"""The page of `facecycle demo` in a real browser.
-
-Loads, takes uploads, refuses bad ones, asks nobody else.
+"""The page of `facecycle demo` works in a real browser and requests nothing else.
 
 Needs chromium and its driver (Debian: chromium, chromium-driver), selenium and gradio.
-Set FACECYCLE_SCREENSHOTS=FOLDER to keep pictures of the page.
+Set FACECYCLE_SCREENSHOTS=FOLDER to keep screenshots of the page.
 """
 
 import json
@@ -70,7 +68,8 @@ def page(model, tmp_path_factory):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    lines, address = [], []
+    lines = []
+    address = []
     ready = threading.Event()
 
     def read():
@@ -128,14 +127,15 @@ def find(browser, selector):
 
 
 def upload(browser, place, file):
-    clear = find(
-        browser, f"#{place} button[aria-label='Clear'], #{place} button[title='Clear']"
-    )
+    buttons = f"#{place} button[aria-label='Clear'], #{place} button[title='Clear']"
+    clear = find(browser, buttons)
     if clear:
         clear[0].click()
-    wait_for(
+
+    inputs = wait_for(
         lambda: find(browser, f"#{place} input[type=file]"), "the place for a file"
-    )[0].send_keys(file)
+    )
+    inputs[0].send_keys(file)
 
 
 def keep(browser, name):
@@ -148,10 +148,12 @@ def keep(browser, name):
 
 
 def loaded(browser, place):
-    """Whether every picture of a row is there and has pixels."""
+    """Says whether every image of a row is there and has pixels."""
     return browser.execute_script(
-        "const pictures = [...document.querySelectorAll(`[id^='${arguments[0]}_'] img`)];"
-        "return pictures.length == arguments[1] && pictures.every(p => p.complete && p.naturalWidth == 256);",
+        "const row = `[id^='${arguments[0]}_'] img`;"
+        "const images = [...document.querySelectorAll(row)];"
+        "const whole = image => image.complete && image.naturalWidth == 256;"
+        "return images.length == arguments[1] && images.every(whole);",
         place,
         len(demo.SHOWN),
     )
@@ -171,47 +173,42 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     find(browser, "#exchange")[0].click()
     wait_for(lambda: "Cosine similarity" in browser.page_source, "the similarities")
     wait_for(
-        lambda: loaded(browser, "first") and loaded(browser, "second"), "the pictures"
+        lambda: loaded(browser, "first") and loaded(browser, "second"), "the images"
     )
     keep(browser, "2_result")
 
     bad = tmp_path / "letter.png"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     upload(browser, "second", str(bad))
     time.sleep(2)
     find(browser, "#exchange")[0].click()
-    message = "The second picture cannot be read as an image: no known image format."
+    message = "The second image cannot be read as an image"
     wait_for(
         lambda: message in browser.find_element("css selector", "body").text,
         "the message",
     )
     keep(browser, "3_bad_upload")
 
-    # Nobody but the page's own server was asked for anything, by the page or past it.
-    events = [
-        json.loads(entry["message"])["message"]
-        for entry in browser.get_log("performance")
-    ]
-    urls = [
-        e["params"]["request"]["url"]
-        for e in events
-        if e["method"] == "Network.requestWillBeSent"
-    ]
-    urls += [
-        e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"
-    ]
+    # Every request of the browser went to the page's own server.
+    urls = []
+    for entry in browser.get_log("performance"):
+        event = json.loads(entry["message"])["message"]
+        if event["method"] == "Network.requestWillBeSent":
+            urls.append(event["params"]["request"]["url"])
+        elif event["method"] == "Network.webSocketCreated":
+            urls.append(event["params"]["url"])
+
     # chrome: is the browser's own empty first tab.
     own = ("data:", "blob:", "chrome:")
     hosts = {
         urllib.parse.urlsplit(url).hostname for url in urls if not url.startswith(own)
     }
     assert hosts == {"127.0.0.1"}
-    faults = [
-        e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"
-    ]
-    assert not faults
 
-    # What was uploaded is in one folder, which goes with the program.
+    log = browser.get_log("browser")
+    assert not [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+    # Uploads are in one folder, which is removed when the program ends.
     assert len(list(scratch.glob("facecycle-demo-*/**/*.png"))) > 7
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0

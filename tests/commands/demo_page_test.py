@@ -1,7 +1,4 @@
-"""The page of `facecycle demo` as other programs and other pages meet it.
-
-Requests it must refuse.
-"""
+"""The page of `facecycle demo` refuses requests of other programs and pages."""
 
 import asyncio
 import http.client
@@ -19,8 +16,7 @@ from PIL import Image
 from facecycle_jax.commands import demo_guard, demo_page
 from facecycle_jax.errors import UserError
 
-# Serves the page with a function in place of a model: it says how large the first image
-# is.
+# Serves the page with a function in place of a model: it states the first image's size.
 SERVE = """
 import sys
 import numpy as np
@@ -30,7 +26,7 @@ from facecycle_jax.commands import demo_page
 class Result:
     def __init__(self, first):
         self.text = f"size {Image.open(first).size}"
-        self.pictures = {"input": np.zeros((2, 8, 8, 3), np.uint8)}
+        self.images = {"input": np.zeros((2, 8, 8, 3), np.uint8)}
     def words(self):
         return self.text
 
@@ -47,7 +43,7 @@ HOST = "127.0.0.1:7860"
 
 
 def asgi(folder, method, path, headers):
-    """Status of one request, with an application behind the guard that always says 200."""
+    """Returns the status of a request to a guarded application that answers 200."""
 
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -70,9 +66,10 @@ def asgi(folder, method, path, headers):
 @pytest.mark.parametrize(
     "path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"]
 )
-def test_only_the_own_page_may_send(tmp_path, path):
+def test_only_the_own_page_may_send_requests(tmp_path, path):
     own = {"host": HOST, "origin": f"http://{HOST}", "content-length": "10"}
     assert asgi(tmp_path, "POST", path, own) == 200
+
     for origin in (
         "http://evil.example",
         "null",
@@ -80,12 +77,13 @@ def test_only_the_own_page_may_send(tmp_path, path):
         f"https://{HOST}",
     ):
         assert asgi(tmp_path, "POST", path, {**own, "origin": origin}) == 403
+
     del own["origin"]
     assert asgi(tmp_path, "POST", path, own) == 403
     assert asgi(tmp_path, "GET", "/", {"host": HOST}) == 200
 
 
-def test_other_doors_of_the_server_are_shut(tmp_path):
+def test_other_paths_of_the_server_are_refused(tmp_path):
     own = {"host": HOST, "origin": f"http://{HOST}", "content-length": "10"}
     for path in ("/gradio_api/process_recording", "/gradio_api/call/answer", "/login"):
         assert asgi(tmp_path, "POST", path, own) == 404
@@ -100,10 +98,13 @@ def test_uploads_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_guard, "MAX_REQUEST", 1000)
     monkeypatch.setattr(demo_guard, "MAX_KEPT", 2000)
     monkeypatch.setattr(demo_guard, "MAX_FILES", 3)
+
     assert status() == 411
     assert status(**{"content-length": "10", "transfer-encoding": "chunked"}) == 411
     assert status(**{"content-length": "1001"}) == 413
     assert status(**{"content-length": "1000"}) == 200
+
+    # Files that are kept count too.
     (tmp_path / "upload").write_bytes(bytes(1500))
     assert status(**{"content-length": "1000"}) == 507
     assert status(**{"content-length": "400"}) == 200
@@ -159,11 +160,11 @@ def test_paths_outside_the_folder_of_uploads_are_refused_alike(tmp_path):
             )
         return str(info.value)
 
-    assert demo_guard.only_uploaded(str(inside), folder=str(folder), name="It") == str(
-        inside
-    )
+    accepted = demo_guard.only_uploaded(str(inside), folder=str(folder), name="It")
+    assert accepted == str(inside)
     assert demo_guard.only_uploaded(None, folder=str(folder), name="It") is None
-    # What is there, what is not, a folder, a link and a path with dots all get the same
+
+    # A file, a missing file, a folder, a link and a path with dots all get the same
     # answer.
     paths = [
         "private.png",
@@ -178,7 +179,7 @@ def test_paths_outside_the_folder_of_uploads_are_refused_alike(tmp_path):
     }
 
 
-def test_the_user_s_settings_of_gradio_do_not_count(monkeypatch, tmp_path):
+def test_gradio_settings_of_the_environment_are_ignored(monkeypatch, tmp_path):
     monkeypatch.setattr(
         os,
         "environ",
@@ -193,7 +194,7 @@ def test_the_user_s_settings_of_gradio_do_not_count(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Starts the page, with settings of the user that would open it.
+    """Starts the page, with settings in the environment that would open it.
 
     Yields 'host:port'.
     """
@@ -209,7 +210,8 @@ def server(tmp_path_factory):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    lines, address = [], []
+    lines = []
+    address = []
     ready = threading.Event()
 
     def read():
@@ -261,21 +263,25 @@ def upload(server, file, origin):
 
 
 def exchange(server, paths):
-    """What the page answers to two paths, as its own script would ask."""
+    """Returns the page's answer to two paths, requested as by its own script."""
     _, config = request(server, "GET", "/config")
-    dependencies = json.loads(config)["dependencies"]
-    (chosen,) = (
-        d
-        for d in dependencies
-        if any(target[1] == "click" for target in d["targets"]) and d["queue"]
-    )
-    data = [{"path": path, "orig_name": "x.png"} for path in paths] + [False] * (
-        len(chosen["inputs"]) - 2
-    )
+
+    # The one function behind the button.
+    clicked = []
+    for dependency in json.loads(config)["dependencies"]:
+        events = [target[1] for target in dependency["targets"]]
+        if "click" in events and dependency["queue"]:
+            clicked.append(dependency)
+    (chosen,) = clicked
+
+    # Two files, and an unset checkbox where dlib is installed.
+    data = [{"path": path, "orig_name": "x.png"} for path in paths]
+    data += [False] * (len(chosen["inputs"]) - 2)
     body = json.dumps({"data": data, "fn_index": chosen["id"], "session_hash": "s"})
     headers = {"Content-Type": "application/json", "Origin": f"http://{server}"}
     status, content = request(server, "POST", "/gradio_api/queue/join", body, **headers)
     assert status == 200, content
+
     status, content = request(server, "GET", "/gradio_api/queue/data?session_hash=s")
     assert status == 200
     return content
@@ -298,7 +304,7 @@ def test_the_page_answers_for_its_own_uploads_only(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_page_can_not_upload_and_settings_open_nothing(server, tmp_path):
+def test_another_page_cannot_upload_and_settings_open_nothing(server, tmp_path):
     image = tmp_path / "face.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
     assert upload(server, image, "http://evil.example")[0] == 403

@@ -1,4 +1,4 @@
-"""What the page of `facecycle demo` computes and says, without the page."""
+"""What the page of `facecycle demo` shows, without the page."""
 
 import pathlib
 
@@ -21,62 +21,62 @@ def pairs(tmp_path_factory):
     return demo.write_examples(tmp_path_factory.mktemp("examples"))
 
 
-def test_examples_are_pictures_of_the_same_and_of_other_people(pairs):
-    assert len({name for pair in pairs for name in pair}) == 7
+def test_examples_show_the_same_and_other_people(pairs):
+    names = [name for pair in pairs for name in pair]
+    assert len(set(names)) == 7
+
     for pair in pairs:
         first, second = (np.asarray(Image.open(name)) for name in pair)
         assert first.shape == second.shape == (128, 128, 3)
         assert np.abs(first.astype(int) - second).mean() > 3
 
 
-def test_two_pictures_are_exchanged(model, pairs):
+def test_two_images_are_exchanged(model, pairs):
     result = demo.compare(model, *pairs[1])
-    assert list(result.pictures) == list(demo.SHOWN)
-    for picture in result.pictures.values():
-        assert picture.shape == (2, 256, 256, 3)
-        assert picture.dtype == np.uint8
-    # What is shown is what the model gives: here the first picture's neutral face,
-    # enlarged.
-    neutral = Image.fromarray(model.neutral(pairs[1][0])[0]).resize(
-        (256, 256), Image.Resampling.LANCZOS
-    )
-    difference = np.abs(result.pictures["neutral"][0].astype(int) - np.asarray(neutral))
+    assert list(result.images) == list(demo.SHOWN)
+    for pair in result.images.values():
+        assert pair.shape == (2, 256, 256, 3)
+        assert pair.dtype == np.uint8
+
+    # The page shows what the model gives, here the first neutral face, enlarged.
+    neutral = Image.fromarray(model.neutral(pairs[1][0])[0])
+    neutral = neutral.resize((256, 256), Image.Resampling.LANCZOS)
+    difference = np.abs(result.images["neutral"][0].astype(int) - np.asarray(neutral))
     assert difference.max() <= 2
+
     codes = model.identity_code(list(pairs[1]))
     cosine = codes[0] @ codes[1] / np.prod(np.linalg.norm(codes, axis=1))
     assert result.identity == pytest.approx(cosine, abs=1e-4)
     assert f"identity codes {result.identity:.3f}" in result.words()
 
 
-def test_a_picture_is_as_similar_to_itself_as_can_be(model, pairs):
+def test_an_image_is_as_similar_to_itself_as_can_be(model, pairs):
     same = demo.compare(model, pairs[0][0], pairs[0][0])
     assert same.motion == pytest.approx(1, abs=1e-5)
     assert same.identity == pytest.approx(1, abs=1e-5)
 
 
 def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
-    half = FaceCycle(
-        {k: v for k, v in model.trees.items() if k not in ("normaliser",)},
-        model=tiny_model.MODEL,
-    )
+    trees = dict(model.trees)
+    del trees["normaliser"]
+    half = FaceCycle(trees, model=tiny_model.MODEL)
+
     result = demo.compare(half, *pairs[0])
-    assert list(result.pictures) == ["input", "flow", "neutral", "reexpressed"]
+    assert list(result.images) == ["input", "flow", "neutral", "reexpressed"]
     assert result.identity is None
     assert "identity" not in result.words()
 
 
-def test_bad_pictures_are_named_by_their_place(model, pairs, tmp_path):
+def test_unusable_images_are_named_by_their_place(model, pairs, tmp_path):
     text = tmp_path / "letter.png"
-    text.write_text("no picture")
-    with pytest.raises(
-        ValueError, match=r"^The second picture cannot be read as an image: no known"
-    ):
+    text.write_text("no image")
+    with pytest.raises(ValueError, match=r"^The second image cannot be read as .*: no"):
         demo.compare(model, pairs[0][0], text)
-    with pytest.raises(ValueError, match=r"^The first picture is missing: upload one"):
+    with pytest.raises(ValueError, match=r"^The first image is missing: upload one"):
         demo.compare(model, None, pairs[0][0])
 
 
-def test_a_model_that_is_not_there_is_one_sentence(capsys, monkeypatch):
+def test_a_missing_model_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(demo_page, "require_gradio", lambda: None)
     assert cli.main(["demo", "--model", "nothing-of-this-name"]) == 2
     error = capsys.readouterr().err
@@ -90,6 +90,6 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     assert "pip install 'facecycle_jax[demo]'" in capsys.readouterr().err
 
 
-def test_the_package_stays_clean():
-    # Gradio writes stub files beside subclasses of its components.
+def test_gradio_leaves_no_stub_files_in_the_package():
+    # It writes them next to subclasses of its components.
     assert not list(pathlib.Path(demo.__file__).parent.glob("*.pyi"))

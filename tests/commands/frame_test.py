@@ -33,9 +33,14 @@ def test_folders_are_kept_and_what_cannot_be_read_is_listed(images, tmp_path, ca
     assert run(images, "--out", out, "--cut", "0.2,0.2,0.6", "--size", 24) == 1
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert files == [
-        "ann/clip/0.jpg", "ann/clip/1.jpg", "bob/0_jpg.jpg", "bob/0_png.jpg", "frames.csv", "framing.json",
+        "ann/clip/0.jpg",
+        "ann/clip/1.jpg",
+        "bob/0_jpg.jpg",
+        "bob/0_png.jpg",
+        "frames.csv",
+        "framing.json",
         "left_out.txt",
-    ]  # fmt: skip
+    ]
     with Image.open(out / "bob/0_png.jpg") as image:
         assert image.size == (24, 24)
     assert "broken.jpg" in (out / frame.LEFT_OUT).read_text()

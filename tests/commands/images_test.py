@@ -1,7 +1,4 @@
-"""The commands on pictures as their user meets them.
-
-Outputs, exit status, and one sentence for faults.
-"""
+"""The commands on images: outputs, exit status, and one sentence for each error."""
 
 import io
 import re
@@ -15,7 +12,7 @@ from etils import epath
 from PIL import Image
 
 from facecycle_jax import cli, load
-from facecycle_jax.commands import images as pictures
+from facecycle_jax.commands import images as images_module
 from facecycle_jax.commands import inputs
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.networks.face_networks import (
@@ -38,12 +35,11 @@ MODEL = {
 def model(tmp_path_factory):
     forward = make_face_networks(MODEL, vgg_for_loss=False)
 
-    # Compiled as one: a hundred small functions take longer.
+    # Compiled as one, because a hundred small functions take longer.
     @jax.jit
     def init(key):
-        return init_motion(forward, key) | init_identity(
-            forward, jax.random.fold_in(key, 1)
-        )
+        identity = init_identity(forward, jax.random.fold_in(key, 1))
+        return init_motion(forward, key) | identity
 
     trees = init(jax.random.key(0))
     path = tmp_path_factory.mktemp("models") / "tiny"
@@ -59,9 +55,8 @@ def faces(tmp_path):
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "more/a.png"):
-        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(
-            folder / name
-        )
+        noise = rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / name)
     return folder
 
 
@@ -69,20 +64,18 @@ def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
-def test_encode(model, faces, tmp_path, capsys):
+def test_encode_writes_the_codes_of_the_model(model, faces, tmp_path, capsys):
     out = tmp_path / "codes.npz"
     assert run("encode", faces, "--model", model, "--out", out) == 0
     codes = np.load(out)
-    assert [name.removeprefix(f"{faces}/") for name in codes["path"]] == [
-        "a.png",
-        "b.png",
-        "more/a.png",
-    ]
+    names = [name.removeprefix(f"{faces}/") for name in codes["path"]]
+    assert names == ["a.png", "b.png", "more/a.png"]
     np.testing.assert_array_equal(codes["motion_code"], load(model).motion_code(faces))
     np.testing.assert_array_equal(
         codes["identity_code"], load(model).identity_code(faces)
     )
-    assert "codes of 3 pictures" in capsys.readouterr().out
+    assert "codes of 3 images" in capsys.readouterr().out
+
     before = out.read_bytes()
     assert run("encode", faces, "--model", model, "--out", out) == 2
     assert "exists already; use --overwrite" in capsys.readouterr().err
@@ -93,50 +86,27 @@ def test_encode(model, faces, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "columns"), [("frontalize", 3), ("reconstruct", 4)]
 )
-def test_panels_of_single_pictures(model, faces, tmp_path, command, columns):
+def test_every_image_gets_a_panel(model, faces, tmp_path, command, columns):
     out = tmp_path / "out"
     assert run(command, faces, "--model", model, "--out", out) == 0
+
     # Equal names get their folders before them.
-    assert sorted(p.name for p in out.iterdir()) == [
-        "faces_a.png",
-        "faces_b.png",
-        "more_a.png",
-    ]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["faces_a.png", "faces_b.png", "more_a.png"]
     with Image.open(out / "faces_a.png") as panel:
         width, height = panel.size
     assert width >= columns * 128
     assert height >= 128
 
 
-def test_translate_pairs(model, faces, tmp_path):
+def test_translate_draws_a_panel_for_each_pair(model, faces, tmp_path):
     out = tmp_path / "out"
-    assert (
-        run(
-            "translate",
-            faces / "a.png",
-            "--driver",
-            faces / "b.png",
-            "--model",
-            model,
-            "--out",
-            out,
-        )
-        == 0
-    )
-    assert [p.name for p in out.iterdir()] == ["a_b.png"]
-    assert (
-        run(
-            "translate",
-            faces,
-            "--driver",
-            faces / "b.png",
-            "--model",
-            model,
-            "--out",
-            out,
-        )
-        == 0
-    )
+    options = ("--driver", faces / "b.png", "--model", model, "--out", out)
+
+    assert run("translate", faces / "a.png", *options) == 0
+    assert [path.name for path in out.iterdir()] == ["a_b.png"]
+
+    assert run("translate", faces, *options) == 0
     assert len(list(out.iterdir())) == 4
 
 
@@ -149,14 +119,13 @@ def test_pairs_that_join_to_one_name_have_panels_of_their_own(model, tmp_path):
         "drivers/c.png",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
-            tmp_path / name
-        )
-    sources, drivers, out = (tmp_path / name for name in ("sources", "drivers", "out"))
-    assert (
-        run("translate", sources, "--driver", drivers, "--model", model, "--out", out)
-        == 0
-    )
+        noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+
+    sources = tmp_path / "sources"
+    out = tmp_path / "out"
+    options = ("--driver", tmp_path / "drivers", "--model", model, "--out", out)
+    assert run("translate", sources, *options) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "a_b_b_c.png",
         "a_b_c.png",
@@ -185,7 +154,7 @@ def test_outputs_are_named_after_their_inputs_apart_by_folder_or_number():
 
     assert names("/x/a.png", "/x/b.png") == ["a", "b"]
     assert names("/x/a.png", "/y/a.png") == ["x_a", "y_a"]
-    # No folder tells these apart.
+    # No folder distinguishes these.
     assert names("/x/a.png", "/x/a.jpg") == ["a", "a_2"]
 
 
@@ -200,7 +169,7 @@ def test_outputs_are_named_after_their_inputs_apart_by_folder_or_number():
 )
 def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
     shutil.rmtree(faces / "more")
-    # The panel of a.png and b.png, and an image whose name fits what is written.
+    # Images with the names of a panel and of a file of codes.
     shutil.copy(faces / "a.png", faces / "a_b.png")
     shutil.copy(faces / "a.png", faces / "codes.npz")
     before = {path.name: path.read_bytes() for path in faces.iterdir()}
@@ -213,45 +182,34 @@ def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
 def test_a_name_too_long_for_an_output_leaves_the_others(
     model, faces, tmp_path, capsys
 ):
-    """The name of one image leaves no room, alone or with that of the driver."""
+    # The name of one image leaves no room for that of the driver.
     long = faces / f"{'x' * 248}.png"
     (faces / "a.png").rename(long)
     out = tmp_path / "out"
     assert run("frontalize", long, faces / "b.png", "--model", model, "--out", out) == 0
     assert len(list(out.iterdir())) == 2
+
     pairs = tmp_path / "pairs"
-    assert (
-        run(
-            "translate",
-            faces,
-            "--driver",
-            faces / "b.png",
-            "--model",
-            model,
-            "--out",
-            pairs,
-        )
-        == 1
-    )
+    options = ("--driver", faces / "b.png", "--model", model, "--out", pairs)
+    assert run("translate", faces, *options) == 1
     assert len(list(pairs.iterdir())) == 2
     error = capsys.readouterr().err
     assert error.count("the name of this output is too long for the file system") == 1
-    assert "1 picture left out, 2 done" in error
+    assert "1 image left out, 2 done" in error
 
 
-def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys):
-    (faces / "c.jpg").write_bytes(b"no picture")
+def test_unreadable_images_are_reported_at_the_end(model, faces, tmp_path, capsys):
+    (faces / "c.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     assert run("frontalize", faces, "--model", model, "--out", out) == 1
     error = capsys.readouterr().err
     assert error.count("c.jpg") == 1
-    assert "1 picture left out, 3 done" in error
+    assert "1 image left out, 3 done" in error
     assert len(list(out.iterdir())) == 3
-    assert (
-        run("encode", faces / "c.jpg", "--model", model, "--out", tmp_path / "x.npz")
-        == 2
-    )
-    assert not (tmp_path / "x.npz").exists()
+
+    codes = tmp_path / "x.npz"
+    assert run("encode", faces / "c.jpg", "--model", model, "--out", codes) == 2
+    assert not codes.exists()
 
 
 @pytest.mark.parametrize(
@@ -284,7 +242,9 @@ def test_unreadable_pictures_are_told_at_the_end(model, faces, tmp_path, capsys)
         ),
     ],
 )
-def test_faults_are_one_sentence(model, faces, tmp_path, capsys, arguments, words):
+def test_wrong_arguments_are_one_sentence(
+    model, faces, tmp_path, capsys, arguments, words
+):
     (tmp_path / "empty").mkdir()
     filled = [part.format(faces=faces, tmp=tmp_path) for part in arguments]
     assert run(*filled, "--model", model) == 2
@@ -294,12 +254,10 @@ def test_faults_are_one_sentence(model, faces, tmp_path, capsys, arguments, word
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "faces"]
 
 
-def test_a_model_that_is_none(faces, tmp_path, capsys):
-    assert run("encode", faces, "--model", faces, "--out", tmp_path / "x.npz") == 2
-    assert (
-        run("encode", faces, "--model", tmp_path / "none", "--out", tmp_path / "x.npz")
-        == 2
-    )
+def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
+    out = tmp_path / "x.npz"
+    assert run("encode", faces, "--model", faces, "--out", out) == 2
+    assert run("encode", faces, "--model", tmp_path / "none", "--out", out) == 2
     assert capsys.readouterr().err.count("\n") == 2
 
 
@@ -323,18 +281,18 @@ def test_an_interrupt_leaves_no_half_file(model, faces, tmp_path, capsys, monkey
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pictures.FaceCycle, "motion_code", interrupted)
+    monkeypatch.setattr(images_module.FaceCycle, "outputs", interrupted)
     assert run("encode", faces, "--model", model, "--out", tmp_path / "x.npz") == 130
-    assert (
-        capsys.readouterr().err == "facecycle: interrupted; what is written is whole.\n"
-    )
+    error = capsys.readouterr().err
+    assert error == "facecycle: interrupted; what is written is whole.\n"
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
 
 
 def damaged(content, rng):
-    """A cut, or some changed bytes, mostly of the header."""
+    """Cuts the content, or changes some bytes, mostly of the header."""
     if rng.random() < 0.3:
         return content[: rng.integers(len(content))]
+
     data = bytearray(content)
     reach = 64 if rng.random() < 0.5 else len(data)
     for place in rng.integers(min(reach, len(data)), size=rng.integers(1, 10)):
@@ -342,34 +300,31 @@ def damaged(content, rng):
     return bytes(data)
 
 
-def test_hundreds_of_damaged_pictures(model, tmp_path, capsys):
-    """Each is encoded or named on one line, whatever it is."""
-    folder, out = tmp_path / "damaged", tmp_path / "codes.npz"
+def test_damaged_images_are_encoded_or_named_on_one_line(model, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    out = tmp_path / "codes.npz"
     folder.mkdir()
+
+    # 50 files of each of 6 formats.
     rng = np.random.default_rng(7)
     face = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
     for form in ("jpeg", "png", "webp", "gif", "tiff", "bmp"):
         buffer = io.BytesIO()
         face.save(buffer, form)
         for number in range(50):
-            (folder / f"{number:02}.{form}").write_bytes(
-                damaged(buffer.getvalue(), rng)
-            )
+            content = damaged(buffer.getvalue(), rng)
+            (folder / f"{number:02}.{form}").write_bytes(content)
+
     assert run("encode", folder, "--model", model, "--out", out) == 1
-    lines = capsys.readouterr().err.splitlines()
+    *lines, last = capsys.readouterr().err.splitlines()
     codes = np.load(out)
-    assert (
-        len(codes["path"]) == len(codes["motion_code"]) == len(codes["identity_code"])
-    )
-    assert len(codes["path"]) + len(lines) - 1 == 300
-    assert len(lines) > 100
-    assert all(
-        line.startswith(f"facecycle: left out: {folder}/") for line in lines[:-1]
-    )
-    assert (
-        lines[-1]
-        == f"facecycle: {len(lines) - 1} pictures left out, {len(codes['path'])} done"
-    )
+    done = len(codes["path"])
+    assert done == len(codes["motion_code"]) == len(codes["identity_code"])
+    assert done + len(lines) == 300
+    assert len(lines) >= 100
+    for line in lines:
+        assert line.startswith(f"facecycle: left out: {folder}/")
+    assert last == f"facecycle: {len(lines)} images left out, {done} done"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codes.npz", "damaged"]
 
 
@@ -388,10 +343,12 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
     ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
     crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
     lefts = [int(crop[20, 0, 0]) for crop in crops]
-    # Before the first find the square is where that will be; then it follows, and stays
-    # where there is none.
+
+    # Before the first detection the square is where that will be. Then it follows the
+    # face, and stays while none is detected.
     assert lefts == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
     assert len({crop.shape for crop in crops}) == 1
+
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
     for count in (3, 100):
         with pytest.raises(ValueError, match=r"clip\.mp4.*without --crop"):
@@ -406,31 +363,32 @@ def test_large_frames_are_shrunk_before_they_are_collected(
     from facecycle_jax.data.images.video import write_video
 
     write_video(tmp_path / "clip.mp4", [np.zeros((480, 640, 3), np.uint8)] * 3, fps=5)
-    monkeypatch.setattr(pictures, "load", lambda name: types.SimpleNamespace(size=16))
-    monkeypatch.setattr(pictures, "_FOLLOWED_SIDE", 320)
+    monkeypatch.setattr(
+        images_module, "load", lambda name: types.SimpleNamespace(size=16)
+    )
+    monkeypatch.setattr(images_module, "_FOLLOWED_SIDE", 320)
     detected = []
+    held = []
 
     def find_faces(image):
         detected.append(max(image.shape))
         return [((10, 10, 30, 30), 1.0)]
 
-    monkeypatch.setattr(face_crop, "find_faces", find_faces)
-    held = []
-
     def side_by_side(model, source, frames):
         held.extend(frame.shape for frame in frames)
         yield from frames
 
-    monkeypatch.setattr(pictures, "_side_by_side", side_by_side)
+    monkeypatch.setattr(face_crop, "find_faces", find_faces)
+    monkeypatch.setattr(images_module, "_side_by_side", side_by_side)
     options = ["--crop"] if crop else []
     source = ("translate", faces / "a.png", "--driver", tmp_path / "clip.mp4")
     assert run(*source, "--out", tmp_path / "out.mp4", *options) == 0
     assert held == [(16, 16, 3)] * 3
-    # The source itself, and three frames.
+    # After the source itself, three frames.
     assert detected[1:] == [320] * (3 * crop)
 
 
-def test_a_video_drives_a_picture(model, faces, tmp_path):
+def test_a_video_drives_an_image(model, faces, tmp_path):
     pytest.importorskip("av")
     from facecycle_jax.data.images.video import read_video, write_video
 
@@ -455,9 +413,12 @@ def test_a_video_drives_a_picture(model, faces, tmp_path):
     video = read_video(out)
     frames = list(video.frames)
     assert len(frames) == 7
+    assert video.fps == 10
+
     # Source, driver and result side by side.
     assert frames[0].shape == (256, 768, 3)
     left = np.asarray(frames[3][::4, :256:4], float)
     assert np.abs(left - load(model).read(faces / "a.png")[0]).mean() < 40
-    assert video.fps == 10
+
+    # What is written is not replaced.
     assert run(*arguments) == 2

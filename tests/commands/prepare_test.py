@@ -24,7 +24,7 @@ pytest.importorskip("tensorflow_datasets")
 def raw(tmp_path):
     """VoxCeleb1's layout.
 
-    Five people, two tracks each, of four pictures in one colour a person.
+    Five people, two tracks each, of four images in one colour a person.
     """
     tracks = {}
     for person in range(5):
@@ -45,13 +45,20 @@ def run(*arguments):
 
 def options(path, **data):
     base = {
-        "source": "records", "path": str(path), "backend": "threads", "memory_gb": 1.0, "min_frames": 4,
-        "identity_depth": 1, "max_tracks": 0, "decode_size": 16, "eval_fraction": 0.4,
-    }  # fmt: skip
+        "source": "records",
+        "path": str(path),
+        "backend": "threads",
+        "memory_gb": 1.0,
+        "min_frames": 4,
+        "identity_depth": 1,
+        "max_tracks": 0,
+        "decode_size": 16,
+        "eval_fraction": 0.4,
+    }
     return {"method": "motion_cycle", "batch_size": 4, "seed": 0, "data": base | data}
 
 
-def test_from_raw_to_batches(raw, tmp_path, capsys):
+def test_prepared_images_come_back_in_batches(raw, tmp_path, capsys):
     assert (
         run(
             "voxceleb1",
@@ -116,7 +123,7 @@ def test_from_raw_to_batches(raw, tmp_path, capsys):
 
 def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, capsys):
     broken = next(raw.rglob("0000001.png"))
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     done = []
 
     def stopping(source, given):
@@ -175,16 +182,21 @@ def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
     assert (folder / "tracks.json").read_bytes() == before
 
 
-def test_drawn_faces(tmp_path):
+def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
     sizes = ("--identities", 6, "--frames-per-track", 3, "--size", 16)
     assert run("synthetic", "--out", tmp_path / "out", *sizes) == 0
     made = make_loader(
         options(tmp_path / "out", min_frames=3, eval_fraction=0), split="train"
     )
-    drawn = make_loader(
-        options("", source="synthetic", backend="memory", identities=6, frames_per_track=3,
-                eval_fraction=0), split="train",
-    )  # fmt: skip
+    synthetic = options(
+        "",
+        source="synthetic",
+        backend="memory",
+        identities=6,
+        frames_per_track=3,
+        eval_fraction=0,
+    )
+    drawn = make_loader(synthetic, split="train")
     for one, two in zip(
         itertools.islice(made.batches(0), 3), drawn.batches(0), strict=False
     ):
@@ -206,7 +218,7 @@ def test_drawn_faces(tmp_path):
         (("fer2013", "--data", "{raw}"), "holds neither fer2013.csv nor a folder"),
     ],
 )
-def test_faults_are_one_sentence_and_leave_nothing(
+def test_wrong_arguments_are_one_sentence_and_leave_nothing(
     raw, tmp_path, capsys, arguments, words
 ):
     assert (
@@ -247,13 +259,12 @@ def test_a_split_without_tracks_is_left_out_and_reported(tmp_path, capsys):
             Image.new("RGB", (16, 16)).save(raw / person / f"{frame}.png")
     arguments = ("tracks", "--data", raw, "--min-frames", 2, "--eval-fraction", 0.25)
     assert run(*arguments, "--out", tmp_path / "out") == 1
-    told = capsys.readouterr().out
-    assert "6 tracks of 6 people, 18 frames" in told
-    assert "There is no split eval" in told
-    assert (
-        len(make_loader(options(tmp_path / "out", min_frames=2), split="train").tracks)
-        == 4
-    )
+    output = capsys.readouterr().out
+    assert "6 tracks of 6 people, 18 frames" in output
+    assert "There is no split eval" in output
+    loader = make_loader(options(tmp_path / "out", min_frames=2), split="train")
+    assert len(loader.tracks) == 4
+
     # Of nothing at all there is no set.
     assert run(*arguments[:-4], "--min-frames", 9, "--out", tmp_path / "none") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

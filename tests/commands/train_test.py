@@ -1,7 +1,4 @@
-"""`facecycle train`.
-
-Configs by name and path, fields set, and what is wrong said in a sentence.
-"""
+"""`facecycle train` runs configs by name and path, with fields set as options."""
 
 import json
 import os
@@ -27,21 +24,19 @@ def facecycle(*arguments, cwd=ROOT):
 
 def test_configs_are_found_by_name_and_a_file_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (
-        pathlib.Path(train.find_config("debug")).resolve()
-        == (ROOT / "configs/debug.py").resolve()
-    )
+    found = pathlib.Path(train.find_config("debug"))
+    assert found.resolve() == (ROOT / "configs/debug.py").resolve()
     assert train.find_config("fab_net:small").endswith("fab_net.py:small")
     (tmp_path / "debug").write_text("")
     assert train.find_config("debug") == "debug"
 
 
-def test_what_configs_share_is_no_config():
+def test_modules_that_configs_share_are_no_configs():
     assert "motion_cycle" in train.config_names()
     assert not {"base", "peer_base", "__init__"} & set(train.config_names())
-    with pytest.raises(
-        UserError, match="there is no config 'base': name a file, or one of debug"
-    ):
+
+    message = "there is no config 'base': name a file, or one of debug"
+    with pytest.raises(UserError, match=message):
         train.find_config("base")
 
 
@@ -54,6 +49,7 @@ def test_fields_become_flags_of_the_launchers_entry():
         "--config.data.path=a b",
         "--config.num_steps=3",
     ]
+
     with pytest.raises(UserError, match="--set num_steps: write it as FIELD=VALUE"):
         train.launcher_arguments("debug", ["num_steps"], workdir="w")
 
@@ -79,7 +75,7 @@ def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_2(tmp_path, arguments, sentence):
+def test_a_user_error_is_one_sentence_and_status_2(tmp_path, arguments, sentence):
     ended = facecycle(*arguments, cwd=tmp_path)
     assert ended.returncode == 2
     assert sentence in ended.stderr
@@ -93,6 +89,7 @@ def test_a_run_trains_and_the_same_command_finds_it_done(tmp_path):
     assert ended.returncode == 0, ended.stderr
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2
+
     again = facecycle(*command)
     assert again.returncode == 0, again.stderr
     assert "Continuing at step 2 of 2" in again.stderr

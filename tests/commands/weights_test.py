@@ -1,7 +1,4 @@
-"""`facecycle import-torch` as its user meets it.
-
-A whole model folder, or one sentence and nothing.
-"""
+"""`facecycle import-torch` gives a whole model folder, or one sentence and nothing."""
 
 import functools
 import random
@@ -24,29 +21,31 @@ SMALL |= {"trunk": "vgg", "vgg_width": 0.0625}
 
 @functools.cache
 def checkpoint(legacy):
-    """A file of stage 1, a sixteenth as wide as the original's."""
+    """Returns a file of stage 1, a sixteenth as wide as the original's."""
     rng = np.random.default_rng(0)
-    shapes = weight_shapes(SMALL, ("motion",))
-    trees = nest(
-        {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    )
+    weights = {}
+    for name, shape in weight_shapes(SMALL, ("motion",)).items():
+        weights[name] = rng.standard_normal(shape).astype(np.float32)
+    trees = nest(weights)
+
     state = {}
     for module, name, array in to_torch(trees):
         state.setdefault(module, {})[name] = array
+
+    # The original's generator holds its trunk; kernels from HWIO to OIHW.
     for layer in TRUNK_LAYERS:
         part = trees["vgg"][layer]
         kernel = np.ascontiguousarray(part["kernel"].transpose(3, 2, 0, 1))
-        state["Swap_Generator"] |= {
-            f"{layer}.0.weight": kernel,
-            f"{layer}.0.bias": part["bias"],
-        }
+        state["Swap_Generator"][f"{layer}.0.weight"] = kernel
+        state["Swap_Generator"][f"{layer}.0.bias"] = part["bias"]
     return torch_files.checkpoint(state, legacy=legacy)
 
 
 def damaged(data, rng):
-    """A cut, or some flipped bits, mostly where the pickles are."""
+    """Cuts the data, or flips some bits, mostly where the pickles are."""
     if rng.random() < 0.3:
         return data[: rng.randrange(len(data))]
+
     changed = bytearray(data)
     for _ in range(rng.choice((1, 2, 8))):
         place = (
@@ -57,19 +56,21 @@ def damaged(data, rng):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
+def test_damaged_checkpoints_are_refused_in_one_line(
+    tmp_path, capsys, monkeypatch, legacy
+):
     monkeypatch.setattr(convert, "ORIGINAL_MODEL", SMALL)
     monkeypatch.setattr(
         convert, "read_original", functools.partial(read_original, model=SMALL)
     )
     rng = random.Random(1)
     file = tmp_path / "file.tar"
+    whole = checkpoint(legacy)
     refused = 0
+
     for number in range(101):
         # The first is whole.
-        file.write_bytes(
-            damaged(checkpoint(legacy), rng) if number else checkpoint(legacy)
-        )
+        file.write_bytes(damaged(whole, rng) if number else whole)
         out = tmp_path / f"model{number}"
         status = cli.main(["import-torch", str(file), "--out", str(out)])
         error = capsys.readouterr().err
@@ -77,6 +78,7 @@ def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
             assert not error
             assert read_model(out).info["stages"] == ["motion"]
             continue
+
         refused += 1
         assert number
         assert status == 2
@@ -84,11 +86,10 @@ def test_a_hundred_damaged_checkpoints(tmp_path, capsys, monkeypatch, legacy):
         assert error.count("\n") == 1
         assert not out.exists()
     assert refused > 50
+
     # Nothing else is left behind.
-    assert {p.name.rstrip("0123456789") for p in tmp_path.iterdir()} <= {
-        "file.tar",
-        "model",
-    }
+    left = {path.name.rstrip("0123456789") for path in tmp_path.iterdir()}
+    assert left <= {"file.tar", "model"}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from facecycle_jax.evaluation import (
 from facecycle_jax.evaluation import synthetic as synthetic_module
 from facecycle_jax.evaluation.features import FeatureSet, with_even_light
 from facecycle_jax.evaluation.report import markdown, write_report
-from facecycle_jax.ops import normalise_lighting, normalise
+from facecycle_jax.ops import normalise, normalise_lighting
 
 TINY = {
     "width": 0.0625,

@@ -1,7 +1,4 @@
-"""A model in two lines.
-
-What it takes, what it returns, and that it computes what the methods compute.
-"""
+"""A loaded model accepts any images and computes what the methods compute."""
 
 import contextlib
 import functools
@@ -67,39 +64,41 @@ def faces():
     return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
 
 
-def test_shapes_and_ranges(model, faces):
+def test_outputs_have_the_documented_shapes_and_ranges(model, faces):
     assert model.has_identity
     for codes in (model.motion_code(faces), model.identity_code(faces)):
         assert codes.shape == (5, 16)
         assert codes.dtype == np.float32
         assert np.abs(codes).max() < 1
+
     assert model.flow(faces).shape == (5, 16, 16, 2)
     assert model.feature_map(faces).shape == (5, 7 * 7 * 8)
     earlier = model.feature_map(faces, layer="residual2", side=7)
     assert earlier.shape == (5, 7 * 7 * 8)
-    traced = model.traced_feature_map(
-        normalise(model.read(faces, size=100)), layer="residual2", side=7
-    )
+    images = normalise(model.read(faces, size=100))
+    traced = model.traced_feature_map(images, layer="residual2", side=7)
     np.testing.assert_allclose(traced, earlier, atol=1e-4)
     with pytest.raises(ValueError, match="side must be"):
         model.feature_map(faces, side=-1)
-    for pictures in (
-        model.neutral(faces),
-        model.mean_face(faces),
-        model.reconstruct(faces),
-    ):
-        assert pictures.shape == (5, 64, 64, 3)
-        assert pictures.dtype == np.uint8
+
+    for draw in (model.neutral, model.mean_face, model.reconstruct):
+        drawn = draw(faces)
+        assert drawn.shape == (5, 64, 64, 3)
+        assert drawn.dtype == np.uint8
+
     assert model.reexpress(faces[0], faces).shape == (5, 64, 64, 3)
     assert model.reidentify(faces, faces[1]).shape == (5, 64, 64, 3)
+
     result = model.translate(faces[:2], faces[2:4])
     assert result["reidentified_reexpressed"].shape == (2, 2, 64, 64, 3)
     np.testing.assert_array_equal(result["input"][:, 1], faces[2:4])
 
 
-def test_it_computes_the_cycle(model, faces):
+def test_outputs_are_those_of_the_forward_passes(model, faces):
     forward, trees = networks()
     images = normalise(faces)
+
+    # Faces in reverse order drive the faces.
     _, flow, back = forward.motion(trees, images)
     neutral = forward.draw(trees, forward.features(trees, images), flow)
     moved = forward.draw(trees, forward.features(trees, neutral), back[::-1])
@@ -107,9 +106,8 @@ def test_it_computes_the_cycle(model, faces):
 
     def close(drawn, expected):
         # A value half way between two levels may fall to either.
-        difference = np.abs(
-            drawn.astype(int) - np.asarray(denormalise(expected)).astype(int)
-        )
+        levels = np.asarray(denormalise(expected)).astype(int)
+        difference = np.abs(drawn.astype(int) - levels)
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01
 
@@ -151,29 +149,33 @@ def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces)
 
 
 class Recorder(model_module.FaceCycle):
-    """Notes which outputs the other methods ask for, and computes none."""
+    """Records which outputs the other methods request, and computes none."""
 
-    def outputs(self, pictures, names):
-        self.asked = tuple(names)
+    def outputs(self, images, names):
+        self.requested = tuple(names)
         return dict.fromkeys(names)
 
 
-def test_a_call_costs_what_it_returns(model, faces):
+def test_a_call_computes_only_what_it_returns(model, faces):
     recorder = Recorder(model.trees, model=model.model)
 
     def cost(call):
         call(faces[:1])
-        return recorder.lower(recorder.asked).cost_analysis()["flops"]
+        return recorder.lower(recorder.requested).cost_analysis()["flops"]
 
-    code, flow = cost(recorder.motion_code), cost(recorder.flow)
-    neutral, reconstruction = cost(recorder.neutral), cost(recorder.reconstruct)
+    code = cost(recorder.motion_code)
+    flow = cost(recorder.flow)
+    neutral = cost(recorder.neutral)
+    reconstruction = cost(recorder.reconstruct)
+
     # The flow decoder is smaller than the encoder; two images are drawn for a
     # reconstruction, one for a neutral face.
     assert code < flow < 2 * code
     assert flow < neutral < 0.6 * reconstruction
-    several = recorder.lower(
-        ("flow", "neutral", "reconstruction", "motion_code")
-    ).cost_analysis()["flops"]
+
+    # Outputs of one pass share what they have in common.
+    together = recorder.lower(("flow", "neutral", "reconstruction", "motion_code"))
+    several = together.cost_analysis()["flops"]
     assert several < 1.01 * reconstruction
 
 
@@ -185,7 +187,7 @@ def test_a_call_costs_what_it_returns(model, faces):
         ("neutral", "must be several names"),
     ],
 )
-def test_outputs_that_there_are_none_of(model, faces, names, words):
+def test_unknown_outputs_are_refused(model, faces, names, words):
     with pytest.raises(UserError, match=words):
         model.outputs(faces, names)
     with pytest.raises(UserError, match=words):
@@ -216,18 +218,18 @@ def test_loading_checks_the_configuration_and_builds_the_networks_once(folder):
     assert counts == {"build_model": 1, "build_networks": 1}
 
 
-# 64 * 0.1 channels are rounded to 6, from which the width cannot be told.
-@pytest.mark.parametrize(("asked", "width"), [(0.0, 0.0625), (0.1, 0.1)])
-def test_a_model_of_a_training_state(faces, asked, width):
+# 64 * 0.1 channels are rounded to 6, which does not reveal the width.
+@pytest.mark.parametrize(("requested", "width"), [(0.0, 0.0625), (0.1, 0.1)])
+def test_a_training_state_gives_a_model_of_its_vgg_width(faces, requested, width):
     config = {
         "model": {**MODEL, "trunk": "vgg"},
-        "loss": {"vgg": "random", "vgg_width": asked, "perceptual": "gram"},
+        "loss": {"vgg": "random", "vgg_width": requested, "perceptual": "gram"},
     }
     forward = make_face_networks(config["model"], vgg_width=width)
-    trees = jax.device_get(
-        jax.jit(functools.partial(init_motion, forward))(jax.random.key(0))
-    )
+    init = jax.jit(functools.partial(init_motion, forward))
+    trees = jax.device_get(init(jax.random.key(0)))
     trees["vgg"], _ = vgg_parameters(config)
+
     model = model_module.model_from_state(config, trees)
     assert model.model["vgg_width"] == width
     assert not model.has_identity
@@ -245,11 +247,9 @@ def test_a_learned_trunk_leaves_the_vgg_of_the_loss_out():
     assert "vgg_width" not in model.model
 
 
-def test_source_and_driver_change_places(model, faces):
-    one, other = (
-        model.translate(faces[0], faces[1]),
-        model.translate(faces[1], faces[0]),
-    )
+def test_exchanging_source_and_driver_exchanges_the_outputs(model, faces):
+    one = model.translate(faces[0], faces[1])
+    other = model.translate(faces[1], faces[0])
     for name, value in one.items():
         difference = np.abs(value.astype(float) - other[name][:, ::-1])
         assert difference.max() <= (1e-4 if name == "flow" else 1), name
@@ -263,7 +263,7 @@ def test_batches_do_not_change_results(model, faces, folder):
     np.testing.assert_allclose(codes, single.motion_code(many), atol=1e-5)
 
 
-def test_new_numbers_of_pictures_seldom_compile(model, faces):
+def test_new_numbers_of_images_seldom_compile(model, faces):
     from facecycle_jax.inference import functions as inference
     from facecycle_jax.inference import runner as batches
 
@@ -278,7 +278,7 @@ def test_new_numbers_of_pictures_seldom_compile(model, faces):
     assert program.jitted._cache_size() <= 4
 
 
-def test_all_kinds_of_pictures(model, faces, tmp_path):
+def test_all_kinds_of_input_give_the_same_codes(model, faces, tmp_path):
     file = tmp_path / "face.png"
     Image.fromarray(faces[0]).save(file)
     expected = model.motion_code(faces[0])
@@ -292,24 +292,26 @@ def test_all_kinds_of_pictures(model, faces, tmp_path):
         tmp_path,
     ):
         np.testing.assert_array_equal(model.motion_code(given), expected)
+
+    # Any size and mode, mixed.
     grey = Image.fromarray(faces[0]).convert("L").resize((200, 100))
     assert model.motion_code([grey, faces[1], file]).shape == (3, 16)
 
 
-def test_pictures_that_cannot_be_used(model, faces, tmp_path):
+def test_unreadable_and_unmatched_images_are_refused(model, faces, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
         model.motion_code(tmp_path / "none.jpg")
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
         model.motion_code([faces[0], broken])
-    with pytest.raises(ValueError, match="source has 2 pictures and driver 3"):
+    with pytest.raises(ValueError, match="source has 2 images and driver 3"):
         model.translate(faces[:2], faces[:3])
     with pytest.raises(ValueError, match="There is no image"):
         model.motion_code(faces[:0])
 
 
-def test_stage_1_alone(faces, tmp_path):
+def test_a_model_of_stage_1_alone_has_no_identity_outputs(faces, tmp_path):
     path = tmp_path / "motion"
     write_model(
         path,
@@ -326,12 +328,12 @@ def test_stage_1_alone(faces, tmp_path):
         "neutral",
         "reexpressed",
     }
-    for wanted in (model.identity_code, model.mean_face):
+    for method in (model.identity_code, model.mean_face):
         with pytest.raises(ValueError, match="stage 1 alone"):
-            wanted(faces)
+            method(faces)
 
 
-def test_names_that_are_not_there(tmp_path):
+def test_missing_models_and_wrong_batch_sizes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
         facecycle_jax.load("nothing")
     with pytest.raises(FileNotFoundError, match=r"config\.json|model folder"):
@@ -341,7 +343,7 @@ def test_names_that_are_not_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
+def test_a_run_loads_its_newest_checkpoint(tmp_path, faces):
     from facecycle_jax.configs import debug
     from facecycle_jax.training import loop as train
 
@@ -351,6 +353,7 @@ def test_the_newest_checkpoint_of_a_run(tmp_path, faces):
     )
     config.data.update({"identities": 8, "frames_per_track": 2})
     state = train.train_and_evaluate(config, tmp_path)
+
     model = facecycle_jax.load(tmp_path)
     assert "step 1" in model.info["source"]
     forward = make_face_networks(model.model, vgg_for_loss=False)

@@ -1,7 +1,4 @@
-"""Thousands of damaged checkpoints of PyTorch.
-
-Each is read, or refused in one sentence; nothing runs.
-"""
+"""Thousands of damaged PyTorch checkpoints are read or refused, and execute nothing."""
 
 import functools
 import os
@@ -37,7 +34,7 @@ def attempts_at(path, contents):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_damaged_checkpoints(tmp_path, legacy):
+def test_damaged_checkpoints_are_read_or_refused(tmp_path, legacy):
     whole = torch_files.checkpoint(STATE, legacy=legacy)
     rng = np.random.default_rng(0)
     contents = [damaged(whole, rng) for _ in range(COUNT)]
@@ -49,17 +46,17 @@ def test_damaged_checkpoints(tmp_path, legacy):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_damaged_pickles_in_whole_files(tmp_path, legacy):
-    """The archive's checksums agree, so that the reader of pickles sees every damage."""
+def test_damaged_pickles_in_whole_files_are_read_or_refused(tmp_path, legacy):
+    # The archive's checksums agree, so that the reader of pickles sees every damage.
     tree = torch_files._Tree(legacy=legacy)
     tree.out.write(b"\x80\x02")
     tree.visit(STATE)
     tree.out.write(b".")
+    whole = tree.out.getvalue()
+
     pack = torch_files.pack_legacy if legacy else torch_files.pack_zip
     rng = np.random.default_rng(1)
-    contents = [
-        pack(damaged(tree.out.getvalue(), rng), tree.storages) for _ in range(COUNT)
-    ]
+    contents = [pack(damaged(whole, rng), tree.storages) for _ in range(COUNT)]
     counts = outcomes(
         attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError)
     )
@@ -70,7 +67,7 @@ def test_damaged_pickles_in_whole_files(tmp_path, legacy):
 
 
 class _Calls:
-    """Would create a file if it were unpickled."""
+    """Would make a folder if it were unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -79,14 +76,14 @@ class _Calls:
         return os.mkdir, (str(self.path),)
 
 
-def test_damaged_pickles_that_call_something_run_nothing(tmp_path):
+def test_damaged_pickles_that_call_something_execute_nothing(tmp_path):
     rng = np.random.default_rng(2)
     contents = []
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         whole = pickle.dumps({"weights": _Calls(tmp_path / "called")}, protocol)
-        contents += [
-            torch_files.pack_zip(damaged(whole, rng)) for _ in range(COUNT // 6)
-        ]
+        for _ in range(COUNT // 6):
+            contents.append(torch_files.pack_zip(damaged(whole, rng)))
+
     counts = outcomes(
         attempts_at(tmp_path / "x.tar", contents), allowed=(UserError, OSError)
     )

@@ -1,7 +1,4 @@
-"""facecycle-small.
-
-It is in the package, loads by name without a network, and does what its card says.
-"""
+"""The bundled model loads by name without a network and does what its card says."""
 
 import configparser
 import pathlib
@@ -18,7 +15,7 @@ from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "facecycle_jax" / "weights" / "facecycle-small"
-LARGEST = 40 * 2**20
+MAX_BYTES = 40 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def faces():
-    """Twelve drawn people, two frames of each: uint8 [24, 64, 64, 3]."""
+    """Twelve synthetic people, two frames of each: uint8 [24, 64, 64, 3]."""
     return synthetic_tracks(41, identities=12, frames_per_track=2, size=64)["frames"]
 
 
@@ -39,22 +36,24 @@ def test_it_is_small_and_installed_with_the_package():
         "weights.safetensors",
         "README.md",
     }
-    assert sum(path.stat().st_size for path in files) < LARGEST
+    assert sum(path.stat().st_size for path in files) < MAX_BYTES
+
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["facecycle_jax"].split()
-    installed = {
-        path for pattern in patterns for path in (ROOT / "facecycle_jax").glob(pattern)
-    }
+    installed = set()
+    for pattern in patterns:
+        installed.update((ROOT / "facecycle_jax").glob(pattern))
     assert set(files) <= installed
 
 
-def test_it_says_what_it_is(model):
+def test_its_configuration_agrees_with_the_model_card(model):
     assert DEFAULT_MODEL == "facecycle-small"
     assert model.has_identity
     assert model.info["model"]["trunk"] == "learned"  # none of ImageNet's weights
     assert not any(name.startswith("vgg") for name in model.trees)
     assert "Research" in model.info["licence"]
+
     card = (ROOT / "docs" / "model_card.md").read_text()
     assert f"{model.info['weights']['parameters']:,} parameters" in card
 
@@ -75,36 +74,31 @@ def test_it_loads_anywhere_without_tensorflow(tmp_path):
 
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
-    """Drawn faces are unlike any it was trained on.
-
-    Light and background of a person are the same.
-    """
-
-    def difference(pictures):
-        pairs = pictures.reshape(-1, 2, *pictures.shape[1:]).astype(np.float32)
+    # The model was trained on no synthetic faces. The two frames of a person share
+    # lighting and background, so the difference is that of their motion.
+    def difference(images):
+        pairs = images.reshape(-1, 2, *images.shape[1:]).astype(np.float32)
         return np.abs(pairs[:, 0] - pairs[:, 1]).mean()
 
     assert difference(model.neutral(faces)) < 0.8 * difference(faces)
 
 
 def test_neutral_faces_are_nearly_symmetric(model, faces):
-    def asymmetry(pictures):
-        pictures = pictures.astype(np.float32)
-        return np.abs(pictures - pictures[:, :, ::-1]).mean()
+    def asymmetry(images):
+        images = images.astype(np.float32)
+        return np.abs(images - images[:, :, ::-1]).mean()
 
     assert asymmetry(model.neutral(faces)) < 0.5 * asymmetry(faces)
 
 
-def test_mean_faces_do_not_say_who_it_is(model, faces):
-    """Over people they vary less than neutral faces do."""
-
-    def spread(pictures):
-        return pictures.astype(np.float32).std(axis=0).mean()
+def test_mean_faces_vary_less_over_people_than_neutral_faces(model, faces):
+    def spread(images):
+        return images.astype(np.float32).std(axis=0).mean()
 
     assert spread(model.mean_face(faces)) < 0.5 * spread(model.neutral(faces))
 
 
-def test_identity_codes_tell_people_apart(model, faces):
+def test_identity_codes_distinguish_people(model, faces):
     codes = model.identity_code(faces).reshape(12, 2, -1)
     own = cosine_scores(codes[:, 0], codes[:, 1])
     others = cosine_scores(codes[:, 0], np.roll(codes[:, 1], 1, axis=0))

@@ -1,7 +1,4 @@
-"""Model folders.
-
-Round trips to the bit, refusals in a sentence, and the way there from the command line.
-"""
+"""Model folders keep every bit, and wrong ones are refused in one sentence."""
 
 import argparse
 import functools
@@ -41,15 +38,12 @@ LEARNED = {
 VGG = {**LEARNED, "trunk": "vgg", "vgg_width": 0.0625}
 
 
-def drawn(model, stages=("motion", "identity"), seed=0):
+def random_trees(model, stages=("motion", "identity"), seed=0):
     rng = np.random.default_rng(seed)
-    shapes = weight_shapes(model, stages)
-    return nest(
-        {
-            name: rng.standard_normal(shape).astype(np.float32)
-            for name, shape in shapes.items()
-        }
-    )
+    weights = {}
+    for name, shape in weight_shapes(model, stages).items():
+        weights[name] = rng.standard_normal(shape).astype(np.float32)
+    return nest(weights)
 
 
 def assert_same(ours, expected):
@@ -62,7 +56,7 @@ def write(folder, trees, model, **options):
 
 
 def run(*arguments):
-    """The command as the program runs it."""
+    """Runs the command as the program does."""
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers(required=True))
     parsed = parser.parse_args([str(a) for a in arguments])
@@ -70,10 +64,11 @@ def run(*arguments):
 
 
 def test_a_folder_records_the_framing_of_its_training_images(tmp_path):
-    trees = drawn(LEARNED, ("motion",))
+    trees = random_trees(LEARNED, ("motion",))
     write(tmp_path / "usual", trees, LEARNED)
     assert read_model(tmp_path / "usual").info["framing"] == FRAMING.to_dict()
     assert load(tmp_path / "usual").framing == FRAMING
+
     other = Framing(left_eye=(0.3, 0.35), right_eye=(0.7, 0.35))
     write(tmp_path / "other", trees, LEARNED, framing=other)
     assert load(tmp_path / "other").framing == other
@@ -84,7 +79,7 @@ def test_a_folder_records_the_framing_of_its_training_images(tmp_path):
     "framing", [None, {}, {"left_eye": [0.3, 0.4], "right_eye": [0.2, 0.4]}]
 )
 def test_a_wrong_framing_of_a_folder_is_one_sentence(tmp_path, framing):
-    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    write(tmp_path / "model", random_trees(LEARNED, ("motion",)), LEARNED)
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"framing": framing}))
     with pytest.raises(ValueError, match=r"does not describe a model: framing"):
@@ -92,7 +87,7 @@ def test_a_wrong_framing_of_a_folder_is_one_sentence(tmp_path, framing):
 
 
 def test_folders_without_a_framing_are_read(tmp_path):
-    write(tmp_path / "model", drawn(LEARNED, ("motion",)), LEARNED)
+    write(tmp_path / "model", random_trees(LEARNED, ("motion",)), LEARNED)
     path = tmp_path / "model" / "config.json"
     content = json.loads(path.read_text())
     del content["framing"]
@@ -104,9 +99,11 @@ def test_folders_without_a_framing_are_read(tmp_path):
     "stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"]
 )
 @pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
-def test_round_trip_to_the_bit(tmp_path, model, stages):
-    trees = drawn(model, stages)
+def test_a_round_trip_keeps_every_bit(tmp_path, model, stages):
+    trees = random_trees(model, stages)
     write(tmp_path / "new" / "model", trees, model)
+
+    # No temporary folder stays behind.
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["model"]
     read = read_model(tmp_path / "new" / "model")
     assert_same(read.trees, trees)
@@ -114,6 +111,7 @@ def test_round_trip_to_the_bit(tmp_path, model, stages):
     assert read.info["stages"] == list(stages)
     assert (read.info["licence"], read.info["source"]) == ("CC0", "a test")
     assert read.info["input"]["size"] == 64
+
     card = (tmp_path / "new" / "model" / "README.md").read_text()
     assert "CC0" in card
     assert read.info["weights"]["sha256"] in card
@@ -122,24 +120,25 @@ def test_round_trip_to_the_bit(tmp_path, model, stages):
 @pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
 def test_names_and_shapes_are_those_of_the_networks(model):
     forward = make_face_networks(model, vgg_width=model.get("vgg_width"))
-    # Abstractly, and the VGG-19 of training cut as write_model cuts it.
     key = jax.random.key(0)
     trees = jax.eval_shape(
         lambda: {**init_motion(forward, key), **init_identity(forward, key)}
     )
+
+    # The VGG-19 of training, cut as `write_model` cuts it.
     if model["trunk"] == "vgg":
         whole = jax.eval_shape(functools.partial(random_vgg, width=0.0625))
         trees["vgg"] = {layer: whole[layer] for layer in TRUNK_LAYERS}
-    paths = jax.tree_util.tree_leaves_with_path(trees)
-    expected = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape
-        for p, leaf in paths
-    }
+
+    expected = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        expected[name] = leaf.shape
     assert weight_shapes(model) == expected
 
 
-def test_a_model_folder_in_a_bucket(tmp_path):
-    trees = drawn(LEARNED, ("motion",))
+def test_a_bucket_holds_the_same_model_as_a_local_folder(tmp_path):
+    trees = random_trees(LEARNED, ("motion",))
     with fake_bucket.bucket(tmp_path):
         write("gs://models/tiny", trees, LEARNED)
         assert_same(read_model("gs://models/tiny").trees, trees)
@@ -150,6 +149,7 @@ def test_a_model_folder_in_a_bucket(tmp_path):
             write("gs://models/tiny", trees, LEARNED)
         with pytest.raises(FileNotFoundError, match="no model 'gs://models/none'"):
             facecycle_jax.load("gs://models/none")
+
     # The same bytes as in a local folder.
     assert_same(read_model(tmp_path / "models" / "tiny").trees, trees)
     write(epath.Path(tmp_path) / "local", trees, LEARNED)
@@ -170,66 +170,76 @@ def test_a_model_folder_in_a_bucket_is_no_model_before_it_is_whole(
 
     monkeypatch.setattr(gpath._GPath, "write_bytes", breaks)
     with fake_bucket.bucket(tmp_path), pytest.raises(OSError, match="connection"):
-        write("gs://models/tiny", drawn(LEARNED, ("motion",)), LEARNED)
+        write("gs://models/tiny", random_trees(LEARNED, ("motion",)), LEARNED)
     assert order[-1] == "config.json"
     assert not list((tmp_path / "models" / "tiny").iterdir())
 
 
 def test_only_the_vgg_layers_a_model_needs_are_written(tmp_path):
     loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
-    write(tmp_path / "vgg", {**drawn(VGG), "vgg": loss_vgg}, VGG)
-    assert_same(
-        read_model(tmp_path / "vgg").trees["vgg"],
-        {k: loss_vgg[k] for k in TRUNK_LAYERS},
-    )
-    write(tmp_path / "learned", {**drawn(LEARNED), "vgg": loss_vgg}, LEARNED)
+    write(tmp_path / "vgg", {**random_trees(VGG), "vgg": loss_vgg}, VGG)
+    expected = {layer: loss_vgg[layer] for layer in TRUNK_LAYERS}
+    assert_same(read_model(tmp_path / "vgg").trees["vgg"], expected)
+
+    write(tmp_path / "learned", {**random_trees(LEARNED), "vgg": loss_vgg}, LEARNED)
     assert "vgg" not in read_model(tmp_path / "learned").trees
 
 
-def test_half_precision(tmp_path):
-    trees = drawn(LEARNED)
+def test_half_precision_rounds_weights_and_halves_the_file(tmp_path):
+    trees = random_trees(LEARNED)
     write(tmp_path / "full", trees, LEARNED)
     write(tmp_path / "half", trees, LEARNED, dtype="float16")
-    sizes = [
-        (tmp_path / n / "weights.safetensors").stat().st_size for n in ("full", "half")
-    ]
-    assert sizes[1] < 0.6 * sizes[0]
+    full, half = (
+        (tmp_path / name / "weights.safetensors").stat().st_size
+        for name in ("full", "half")
+    )
+    assert half < 0.6 * full
+
     rounded = jax.tree.map(lambda a: a.astype(np.float16).astype(np.float32), trees)
     assert_same(read_model(tmp_path / "half").trees, rounded)
+
     trees["generator"]["to_rgb"]["bias"][0] = 1e5
-    with pytest.raises(
-        ValueError, match="generator/to_rgb/bias holds values too large for float16"
-    ):
+    message = "generator/to_rgb/bias holds values too large for float16"
+    with pytest.raises(ValueError, match=message):
         write(tmp_path / "large", trees, LEARNED, dtype="float16")
 
 
-def _edit(change):
-    trees = drawn(LEARNED)
-    change(trees)
-    return trees
+def _drop_bias(trees):
+    del trees["generator"]["to_rgb"]["bias"]
 
 
-FAULTS = {
-    r"generator/to_rgb/bias of shape \(3,\) is missing": lambda t: t["generator"][
-        "to_rgb"
-    ].pop("bias"),
-    r"generator/to_rgb/bias has shape \(4,\), the model needs \(3,\)": lambda t: t[
-        "generator"
-    ]["to_rgb"].update(bias=np.zeros(4)),
-    "'generator/more' is no weight": lambda t: t["generator"].update(more=np.zeros(4)),
-    "to_rgb/bias holds values that are not finite": lambda t: t["generator"][
-        "to_rgb"
-    ].update(bias=np.full(3, np.inf)),
-    "'discriminator' is no network": lambda t: t.update(discriminator={}),
-    "normaliser/.* is missing": lambda t: t.pop("normaliser"),
-    "trunk/.* is missing": lambda t: t.pop("trunk"),
-}
+def _misshape_bias(trees):
+    trees["generator"]["to_rgb"]["bias"] = np.zeros(4)
 
 
-@pytest.mark.parametrize("message", FAULTS)
-def test_wrong_weights_are_not_written(tmp_path, message):
+def _make_bias_infinite(trees):
+    trees["generator"]["to_rgb"]["bias"] = np.full(3, np.inf)
+
+
+# How trees are spoiled, and the message.
+WRONG_WEIGHTS = [
+    (_drop_bias, r"generator/to_rgb/bias of shape \(3,\) is missing"),
+    (_misshape_bias, r"to_rgb/bias has shape \(4,\), the model needs \(3,\)"),
+    (_make_bias_infinite, "to_rgb/bias holds values that are not finite"),
+    (
+        lambda trees: trees["generator"].update(more=np.zeros(4)),
+        "'generator/more' is no weight",
+    ),
+    (
+        lambda trees: trees.update(discriminator={}),
+        "'discriminator' is no network",
+    ),
+    (lambda trees: trees.pop("normaliser"), "normaliser/.* is missing"),
+    (lambda trees: trees.pop("trunk"), "trunk/.* is missing"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG_WEIGHTS)
+def test_wrong_weights_are_not_written(tmp_path, spoil, message):
+    trees = random_trees(LEARNED)
+    spoil(trees)
     with pytest.raises(ValueError, match=message):
-        write(tmp_path / "model", _edit(FAULTS[message]), LEARNED)
+        write(tmp_path / "model", trees, LEARNED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,14 +248,14 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("model", "link"):
         with pytest.raises(FileExistsError, match=f"{name} exists already"):
-            write(tmp_path / name, drawn(LEARNED), LEARNED)
+            write(tmp_path / name, random_trees(LEARNED), LEARNED)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write(tmp_path / "new", drawn(LEARNED), LEARNED)
+        write(tmp_path / "new", random_trees(LEARNED), LEARNED)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
 
 
@@ -261,17 +271,19 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
         ({"depth": 3}, "unknown field 'depth'"),
     ],
 )
-def test_models_out_of_range(change, message):
+def test_configurations_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         check_model({**LEARNED, **change})
 
 
 def test_damaged_folders_are_read_or_refused_in_one_line(tmp_path):
-    trees = drawn(LEARNED, ("motion",))
+    trees = random_trees(LEARNED, ("motion",))
     folder = tmp_path / "model"
     write(folder, trees, LEARNED)
     rng = random.Random(0)
     messages = []
+
+    # Cut off, or with one bit flipped.
     for name, count in (("config.json", 400), ("weights.safetensors", 30)):
         path = folder / name
         data = path.read_bytes()
@@ -282,27 +294,32 @@ def test_damaged_folders_are_read_or_refused_in_one_line(tmp_path):
                 changed = bytearray(data)
                 changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
                 path.write_bytes(changed)
+
             try:
                 assert_same(read_model(folder).trees, trees)
             except ValueError as error:
                 messages.append(str(error))
         path.write_bytes(data)
+
     assert len(messages) > 250
-    assert all(m.isprintable() and len(m) < 900 and str(folder) in m for m in messages)
+    for message in messages:
+        assert message.isprintable()
+        assert len(message) < 900
+        assert str(folder) in message
     assert_same(read_model(folder).trees, trees)
 
 
-def test_what_is_no_model_folder_is_told(tmp_path):
+def test_anything_but_a_model_folder_is_refused_in_one_line(tmp_path):
     (tmp_path / "file.tar").write_bytes(b"")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    write(tmp_path / "bare", drawn(LEARNED), LEARNED)
+    write(tmp_path / "bare", random_trees(LEARNED), LEARNED)
     (tmp_path / "bare" / "weights.safetensors").unlink()
-    write(tmp_path / "later", drawn(LEARNED), LEARNED)
+    write(tmp_path / "later", random_trees(LEARNED), LEARNED)
     config = tmp_path / "later" / "config.json"
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "format_version": 2})
-    )
+    content = json.loads(config.read_text()) | {"format_version": 2}
+    config.write_text(json.dumps(content))
+
     cases = {
         "missing": "No model folder",
         "file.tar": "facecycle import-torch",
@@ -320,18 +337,23 @@ def test_what_is_no_model_folder_is_told(tmp_path):
 
 @functools.cache
 def translate(forward):
+    """Returns a jitted function of (trees, images) to outputs by golden name."""
+
     @jax.jit
     def results(trees, images):
         code, flow, back = forward.motion(trees, images)
         neutral = forward.draw(trees, forward.features(trees, images), flow)
+
         identity = forward.identity_code(trees, images)
         of_neutral = forward.features(trees, neutral)
         mean = forward.remove_identity(trees, of_neutral, identity)
-        restored = forward.restore_identity(
-            trees, forward.features(trees, mean[::-1]), identity
-        )
+
+        # The two images are each other's drivers, so reversing exchanges them.
+        of_other_mean = forward.features(trees, mean[::-1])
+        restored = forward.restore_identity(trees, of_other_mean, identity)
         moved = forward.draw(trees, of_neutral, back[::-1])
         last = forward.draw(trees, forward.features(trees, restored), back[::-1])
+
         return {
             "motion/code": code,
             "motion/flow": flow,
@@ -349,64 +371,71 @@ def translate(forward):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_golden_numbers_through_an_imported_checkpoint(tmp_path, capsys, legacy):
-    # As DataParallel names them.
-    state = {
-        m: {f"module.{n}": a for n, a in v.items()}
-        for m, v in reference.torch_state().items()
-    }
-    (tmp_path / "original.tar").write_bytes(
-        torch_files.checkpoint(state, legacy=legacy)
-    )
+def test_an_imported_checkpoint_gives_the_golden_numbers(tmp_path, capsys, legacy):
+    # DataParallel puts `module.` before every name.
+    state = {}
+    for module, weights in reference.torch_state().items():
+        state[module] = {f"module.{name}": array for name, array in weights.items()}
+    path = tmp_path / "original.tar"
+    path.write_bytes(torch_files.checkpoint(state, legacy=legacy))
+
     run(
         "import-torch",
-        tmp_path / "original.tar",
+        path,
         "--out",
         tmp_path / "model",
         "--licence",
         "as is",
     )
     assert "normaliser" in capsys.readouterr().out
+
     folder = read_model(tmp_path / "model")
     assert folder.info["licence"] == "as is"
     assert "original.tar" in folder.info["source"]
-    own = reference.trees()
-    assert_same(
-        folder.trees,
-        {**own, "vgg": {layer: own["vgg"][layer] for layer in TRUNK_LAYERS}},
-    )
+    expected_trees = dict(reference.trees())
+    vgg = expected_trees["vgg"]
+    expected_trees["vgg"] = {layer: vgg[layer] for layer in TRUNK_LAYERS}
+    assert_same(folder.trees, expected_trees)
     if legacy:
-        return  # The same bits as the zip's: once computed is enough.
+        return  # The same bits as the zip's: computing once is enough.
+
     assert folder.model == check_model(ORIGINAL_MODEL)
     numbers = reference.golden()
     forward = make_face_networks(folder.model, vgg_width=folder.model["vgg_width"])
-    results = translate(forward)(
-        folder.trees, normalise(jnp.asarray(numbers["images_u8"][:2]))
-    )
+    images = normalise(jnp.asarray(numbers["images_u8"][:2]))
+    results = translate(forward)(folder.trees, images)
+
+    # Names of a translation end in the number of the face.
     for key, result in results.items():
         for face in (1, 2):
             if key.startswith("translate/"):
                 name = key.format(face) if "{}" in key else f"{key}{face}"
                 expected = numbers[name][0]
             else:
-                name, expected = key, numbers[key][face - 1]
+                name = key
+                expected = numbers[key][face - 1]
             np.testing.assert_allclose(
                 result[face - 1], expected, rtol=1e-4, atol=2e-4, err_msg=name
             )
 
 
-def test_a_checkpoint_without_trunk_asks_for_one(tmp_path):
+def test_a_checkpoint_without_a_trunk_needs_one(tmp_path):
+    whole = reference.torch_state()
     state = {
-        m: dict(reference.torch_state()[m])
-        for m in ("codegeneration", "exptoflow", "Swap_Generator")
+        "codegeneration": dict(whole["codegeneration"]),
+        "exptoflow": dict(whole["exptoflow"]),
+        "Swap_Generator": {
+            name: array
+            for name, array in whole["Swap_Generator"].items()
+            if name.split(".")[0] not in TRUNK_LAYERS
+        },
     }
-    for name in list(state["Swap_Generator"]):
-        if name.split(".")[0] in TRUNK_LAYERS:
-            del state["Swap_Generator"][name]
     (tmp_path / "file.tar").write_bytes(torch_files.checkpoint(state, legacy=False))
+
     with pytest.raises(ValueError, match="--vgg"):
         run("import-torch", tmp_path / "file.tar", "--out", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
     write_vgg(reference.vgg(), tmp_path / "vgg.npz")
     run(
         "import-torch",
@@ -417,17 +446,18 @@ def test_a_checkpoint_without_trunk_asks_for_one(tmp_path):
         tmp_path / "vgg.npz",
     )
     folder = read_model(tmp_path / "model")
-    assert_same(
-        folder.trees["vgg"], {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS}
-    )
+    expected = {layer: reference.vgg()[layer] for layer in TRUNK_LAYERS}
+    assert_same(folder.trees["vgg"], expected)
     assert folder.info["stages"] == ["motion"]
 
 
 @pytest.mark.parametrize("trunk", ["learned", "vgg"])
-def test_export_of_a_training_run(tmp_path, trunk):
+def test_export_of_a_run_keeps_its_averaged_weights(tmp_path, trunk):
     model = LEARNED if trunk == "learned" else VGG
-    trees = drawn(model)
+    trees = random_trees(model)
     loss_vgg = jax.tree.map(np.asarray, random_vgg(width=0.0625))
+
+    # The state of a run of stage 2.
     frozen = {
         "vgg": loss_vgg,
         **{n: trees[n] for n in ("motion_encoder", "flow_decoder", "generator")},
@@ -437,6 +467,8 @@ def test_export_of_a_training_run(tmp_path, trunk):
     else:
         trees["vgg"] = {layer: loss_vgg[layer] for layer in TRUNK_LAYERS}
     params = {name: trees[name] for name in ("identity_encoder", "normaliser")}
+
+    # Its folder.
     workdir = tmp_path / "run"
     workdir.mkdir()
     config = {
@@ -444,17 +476,20 @@ def test_export_of_a_training_run(tmp_path, trunk):
     }
     config |= {"method": "identity_cycle", "loss.vgg": "random", "loss.vgg_width": 0.0}
     (workdir / "config.json").write_text(json.dumps(config))
+
     checkpointer = Checkpointer(workdir)
     zeros = jax.tree.map(np.zeros_like, params)
     checkpointer.save(1, {"params": zeros, "frozen": frozen})
     # Averaged weights come before the trained ones.
     checkpointer.save(2, {"params": zeros, "frozen": frozen, "ema": params})
     checkpointer.close()
+
     run("export", workdir, "--out", tmp_path / "newest", "--licence", "Apache-2.0")
     folder = read_model(tmp_path / "newest")
     assert_same(folder.trees, trees)
     assert (folder.model, folder.info["licence"]) == (model, "Apache-2.0")
     assert "identity_cycle, step 2" in folder.info["source"]
+
     run(
         "export",
         workdir / "checkpoints" / "1",
@@ -463,10 +498,9 @@ def test_export_of_a_training_run(tmp_path, trunk):
         "--dtype",
         "float16",
     )
-    assert not any(
-        leaf.any()
-        for leaf in jax.tree.leaves(read_model(tmp_path / "first").trees["normaliser"])
-    )
+    first = read_model(tmp_path / "first").trees["normaliser"]
+    assert not any(leaf.any() for leaf in jax.tree.leaves(first))
+
     with pytest.raises(FileExistsError, match="exists already"):
         run("export", workdir, "--out", tmp_path / "first")
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
