@@ -133,7 +133,7 @@ def test_gram_loss_is_that_of_the_matrices_however_it_is_computed(shape, divide)
         for f in (ours, plainly)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    # FaceNetworks mode too, and maps that are close to each other, whose matrices nearly
+    # Forward mode too, and maps that are close to each other, whose matrices nearly
     # cancel.
     change = random(*shape, seed=3)
     found, expected = (jax.jvp(f, (features,), (change,))[1] for f in (ours, plainly))

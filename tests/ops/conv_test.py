@@ -209,7 +209,7 @@ def test_frozen_parts_cost_nothing():
         text = jax.jit(gradient).lower(x, kernel).as_text()
         return text.count("stablehlo.convolution")
 
-    # FaceNetworks, and one gradient: by the input in one piece, by the kernel in strips of
+    # Forward, and one gradient: by the input in one piece, by the kernel in strips of
     # 12 and 4 rows.
     assert convolutions(0) == 2
     assert convolutions(1) == 3

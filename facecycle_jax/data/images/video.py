@@ -71,6 +71,7 @@ def read_video(
     av = _load_av()
     container, rate = _open(av, path)
     timed = _decode(av, container, os.fspath(path), rate, _to_array)
+    frames: Iterator[np.ndarray]
     if fps is None:
         frames = (frame for _, frame in timed)
     else:

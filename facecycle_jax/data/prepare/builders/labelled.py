@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from facecycle_jax.data.labelled import fer2013, raf_db
 from facecycle_jax.data.labelled.head_pose import (
     ANGLES,
     PosePictures,
     read_300w_lp,
     read_aflw2000,
 )
-from facecycle_jax.data.labelled.images import LabelledPictures, fer2013, raf_db
+from facecycle_jax.data.labelled.images import LabelledPictures
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_cplfw_pairs
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
