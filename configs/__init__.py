@@ -1,1 +1,4 @@
-"""The configs: one file a run, base.py what they share. Installed as facecycle_jax.configs."""
+"""The configs, one file for each run, installed as facecycle_jax.configs.
+
+base.py holds the fields that they share.
+"""

@@ -324,8 +324,18 @@ def test_unknown_names_are_told():
         methods.make(config(loss={"perceptual": "lpips"}))
     with pytest.raises(FileNotFoundError, match="import-vgg"):
         methods.make(config(loss={"vgg": "nowhere.npz"}))
-    with pytest.raises(ValueError, match="differ in"):
-        weighted_total({"a": jnp.ones(())}, {"b": 1.0})
+
+
+def test_the_total_is_the_sum_of_weighted_means():
+    total, terms = weighted_total(
+        {"a": (2.0, jnp.array([1.0, 3.0])), "b": (0.5, jnp.array(6.0))}
+    )
+    assert {name: float(value) for name, value in terms.items()} == {
+        "a": 2.0,
+        "b": 6.0,
+        "total": 7.0,
+    }
+    assert float(total) == 7.0
 
 
 @pytest.mark.skipif(

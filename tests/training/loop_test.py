@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import toy_training
@@ -22,6 +23,7 @@ from PIL import Image
 
 from facecycle_jax import training
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -254,18 +256,14 @@ def test_every_backend_trains_the_same_networks(pictures, tmp_path):
 
 
 def test_a_probe_runs_at_every_evaluation(tmp_path):
-    from facecycle_jax.training import loop as train
-
     asked = []
 
     def probe(config, trees):
         asked.append((config["probe"]["task"], sorted(trees)))
         return {"accuracy": float(len(asked))}
 
-    one, two, three = toy_training.patched()
     config = toy_training.toy_config(num_steps=4, eval_every=2)
-    with one, two, three:
-        train.train_and_evaluate(config, tmp_path, probe=probe)
+    loop.train_and_evaluate(config, tmp_path, probe=probe, **toy_training.seams())
     assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
     found = {
         m["step"]: m["probe/accuracy"]
@@ -295,19 +293,13 @@ def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
 
 
 def test_stages_run_one_after_the_other(tmp_path):
-    import ml_collections
-
-    from facecycle_jax.training import loop as train
-
     config = ml_collections.ConfigDict()
     config.stages = ("first", "second")
     config.first = toy_training.toy_config(num_steps=2)
     config.second = toy_training.toy_config(
         num_steps=2, optimiser__schedule_rates=(0.0,) * 3, optimiser__ema_decay=0.9
     )
-    a, b, c = toy_training.patched()
-    with a, b, c:
-        train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
     # The second starts from the first, and its learning rate is 0; the average of equal
     # weights rounds.
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
@@ -315,8 +307,6 @@ def test_stages_run_one_after_the_other(tmp_path):
 
 def stop_at(monkeypatch, step):
     """Has SIGTERM arrive in a step, and returns the steps that are evaluated."""
-    from facecycle_jax.training import loop
-
     asked = itertools.count(1)
     monkeypatch.setattr(
         training.StopSignal, "reached", lambda self: next(asked) == step
