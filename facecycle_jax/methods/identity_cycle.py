@@ -37,7 +37,7 @@ from facecycle_jax.networks.face_networks import (
 from facecycle_jax.ops import warp
 
 
-def identity_pictures(
+def identity_images(
     forward: Forward,
     trees: Mapping[str, Any],
     images: jax.Array,
@@ -83,7 +83,7 @@ def identity_pictures(
     restored = forward.restore_identity(trees, of_mean, restoring)
     of_restored = forward.features(trees, restored)
 
-    pictures = {
+    by_name = {
         "input": images,
         "code": code,
         "identity_code": identity,
@@ -96,7 +96,7 @@ def identity_pictures(
         "restored_warped_back": warp(restored, back, clamp=True),
         "reconstruction": forward.draw(trees, of_restored, back, key=keys[1]),
     }
-    return pictures, of_images
+    return by_name, of_images
 
 
 def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Method:
@@ -129,7 +129,7 @@ def identity_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> 
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         noise_key = key if options.noise else None
-        p, of_x = identity_pictures(
+        p, of_x = identity_images(
             forward, trees, x, noise_key, exchanged=options.exchange_identity
         )
 

@@ -34,7 +34,7 @@ from facecycle_jax.ops import warp
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
 
 
-def motion_pictures(
+def motion_images(
     forward: Forward, trees: Mapping[str, Any], images: jax.Array, key: jax.Array | None
 ) -> tuple[dict[str, jax.Array], FaceFeatures, FaceFeatures]:
     """Computes every image of the motion cycle.
@@ -64,7 +64,7 @@ def motion_pictures(
     exchanged = FaceFeatures(jax.tree.map(exchange, of_neutral.trunk), {})
     warped = warp(images, flow, clamp=True)
 
-    pictures = {
+    by_name = {
         "input": images,
         "code": code,
         "flow": flow,
@@ -76,10 +76,10 @@ def motion_pictures(
         "warped_back": warp(exchange(warped), back, clamp=True),
         "neutral_warped_back": warp(exchange(neutral), back, clamp=True),
     }
-    return pictures, of_images, of_neutral
+    return by_name, of_images, of_neutral
 
 
-def flow_pictures(
+def flow_images(
     forward: Forward, trees: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     """Computes the images of the motion cycle that need no generator.
@@ -90,7 +90,7 @@ def flow_pictures(
       images: X, [2B, H, W, 3].
 
     Returns:
-      The images by name, as `motion_pictures` names them.
+      The images by name, as `motion_images` names them.
     """
     code, flow, back = forward.motion(trees, images)
     warped = warp(images, flow, clamp=True)
@@ -133,7 +133,7 @@ def motion_cycle(forward: Forward, vgg: Tree | None, options: LossOptions) -> Me
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         noise_key = key if options.noise else None
-        p, of_x, of_neutral = motion_pictures(forward, trees, x, noise_key)
+        p, of_x, of_neutral = motion_images(forward, trees, x, noise_key)
 
         pixel = options.pixel_weight
         ssim = options.ssim_weight
@@ -180,7 +180,7 @@ def _flow_cycle(forward: Forward, options: LossOptions) -> Method:
         del frozen, key
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
-        p = flow_pictures(forward, params, x)
+        p = flow_images(forward, params, x)
 
         total, reported = weighted_total(_flow_terms(p, x, options))
         return total, Aux(reported, p)
@@ -194,7 +194,7 @@ def _flow_terms(
     """Computes weight and value of the terms that need no generator.
 
     Args:
-      p: images, flows and codes by name, as `flow_pictures` names them.
+      p: images, flows and codes by name, as `flow_images` names them.
       x: the inputs, [2B, H, W, 3].
       options: weights and switches.
 
