@@ -261,6 +261,7 @@ def _train() -> int:
             # that out before this process leaves the job.
             processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
         return code
+
     return 0
 
 

@@ -77,11 +77,13 @@ class Checkpointer:
     ) -> None:
         if keep_last < 1:
             raise UserError(f"keep_last must be at least 1, got {keep_last}.")
+
         self._start_anew = start_anew
         # Orbax requires absolute paths.
         self._workdir = absolute(workdir)
         self._losses = _read_losses(self._workdir)
         self._saving: int | None = None
+
         self._manager = ocp.CheckpointManager(
             self._workdir / FOLDER,
             options=ocp.CheckpointManagerOptions(
