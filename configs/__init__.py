@@ -1,4 +1,4 @@
-"""The configs, one file a run; base.py holds what they share.
+"""The configs, one file for each run, installed as facecycle_jax.configs.
 
-Installed as facecycle_jax.configs.
+base.py holds the fields that they share.
 """

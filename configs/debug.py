@@ -1,10 +1,12 @@
-"""The whole program, as short as can be: a few steps of tiny networks on a handful of synthetic faces.
+"""The shortest run of the whole program, with tiny networks and few synthetic faces.
 
 Command:
   python -m facecycle_jax.main --config=configs/debug.py --workdir=/tmp/debug
 Hardware: anything.
-Expect: it ends without an error; nearly all the time is compilation, and nothing is learned.
-Stage 2: add --config.method=identity_cycle --config.init_from=/tmp/debug and another workdir.
+Expect: it ends without an error. Nearly all the time is compilation, and nothing is
+  learned.
+Stage 2: add --config.method=identity_cycle --config.init_from=/tmp/debug and another
+  workdir.
 """
 
 import ml_collections
@@ -14,18 +16,18 @@ from facecycle_jax.configs import identity_cycle, motion_cycle
 
 def get_config() -> ml_collections.ConfigDict:
     config = identity_cycle.get_config()
-    # One config for both stages: what stage 1 alone knows joins the fields of stage 2.
+    # One config for both stages: the fields of stage 1 alone join those of stage 2.
     with config.unlocked():
         for name, value in motion_cycle.get_config().loss.items():
             if name not in config.loss:
                 config.loss[name] = value
 
     config.method = "motion_cycle"  # or 'identity_cycle'
-    config.model.width = 0.0625  # 1
+    config.model.width = 0.0625  # multiplier on all channels
     config.model.code_dim = 16  # numbers in a code
     config.model.trunk = "learned"  # no VGG-19
     config.loss.perceptual = "none"  # no VGG-19
-    config.data.source = "synthetic"  # rendered when the run starts
+    config.data.source = "synthetic"  # made when the run starts
     config.data.backend = "memory"  # no tensorflow
     config.data.eval_fraction = 0.25  # of the people
     config.data.identities = 8  # people

@@ -1,13 +1,13 @@
 """Stage 1 of FaceCycle, the motion cycle, as in the paper.
 
-Reference: Chang, Chen, Chiu, "Learning Facial Representations from the Cycle-consistency of Face",
-  ICCV 2021, arXiv 2108.03427, section 3.1.
+Reference: Chang, Chen, Chiu, "Learning Facial Representations from the
+  Cycle-consistency of Face", ICCV 2021, arXiv 2108.03427, section 3.1.
 Command:
   python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=runs/motion \
     --config.data.path=/data/voxceleb/dense_frames --config.loss.vgg=weights/vgg19.npz
 Hardware: any number of devices that divides batch_size.
-Expect: the paper trains 40 epochs on VoxCeleb. Panels of
-  held-out people are in runs/motion/panels, losses in runs/motion/metrics.jsonl.
+Expect: the paper trains 40 epochs on VoxCeleb. Panels of held-out people are in
+  runs/motion/panels, losses in runs/motion/metrics.jsonl.
 Continue: the same command. Next: configs/identity_cycle.py.
 """
 
@@ -21,15 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.method = "motion_cycle"
 
     # Not in the paper.
-    config.loss.folding_weight = (
-        0.0  # 1; above 0 keeps flows invertible; not in the paper
-    )
-    config.loss.saturation_weight = (
-        0.0  # 1; above 0 keeps codes inside (-1, 1); not in the paper
-    )
-    config.loss.generator = (
-        True  # False: train flows alone, on warped images; not in the paper
-    )
+    config.loss.folding_weight = 0.0  # above 0 keeps flows invertible
+    config.loss.saturation_weight = 0.0  # above 0 keeps codes inside (-1, 1)
+    config.loss.generator = True  # False: train flows alone, on warped images
 
     config.optimiser.schedule_epochs = (0, 1, 20)  # first epoch of each piece
     config.optimiser.schedule_rates = (1e-5, 5e-5, 1e-5)  # learning rate of each piece

@@ -1,6 +1,8 @@
-"""Trains: python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR.
+"""The training program.
 
-The exit statuses are listed in docs/multi_process.md.
+  python -m facecycle_jax.main --config=configs/motion_cycle.py --workdir=DIR
+
+docs/multi_process.md lists the exit statuses.
 """
 
 import logging
@@ -30,8 +32,8 @@ from facecycle_jax.training import loop, processes
 MISTAKE_EXIT = 2
 INTERRUPTED_EXIT = 130
 
-# Files that are not there, or that are there in a folder's place: the command names
-# another one than meant.
+# Files that are missing, or that are in the place of a folder. The cause is a wrong
+# path in the command.
 _WRONG_PLACE = (
     FileNotFoundError,
     FileExistsError,
@@ -46,9 +48,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     os.environ.get("FACECYCLE_DISTRIBUTED", "") not in ("", "0"),
-    "One of several processes: calls jax.distributed.initialize, which finds the others by the "
-    "cluster's environment (TPU pod, SLURM, GKE) or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-    "JAX_PROCESS_ID. FACECYCLE_DISTRIBUTED=1 does the same.",
+    "One of several processes: calls jax.distributed.initialize, which finds the "
+    "others by the cluster's environment (TPU pod, SLURM, GKE) or "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. "
+    "FACECYCLE_DISTRIBUTED=1 does the same.",
 )
 _PEER_TIMEOUT = flags.DEFINE_integer(
     "peer_timeout",
@@ -61,29 +64,33 @@ _START_TIMEOUT = flags.DEFINE_integer(
 _START_ANEW = flags.DEFINE_bool(
     "start_anew",
     False,
-    "Start from scratch in a workdir of which every checkpoint was set aside as damaged. "
-    "A workdir with a sound checkpoint is continued all the same.",
+    "Start from scratch in a workdir of which every checkpoint was set aside as "
+    "damaged. A workdir with a sound checkpoint is continued nevertheless.",
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     compilation_cache.default_directory(),
-    "Directory in which compiled programs are kept, so that the next start need not compile; '' keeps none. "
-    f"{compilation_cache.VARIABLE} does the same.",
+    "Directory in which compiled programs are kept, so that the next start need not "
+    f"compile; '' keeps none. {compilation_cache.VARIABLE} does the same.",
 )
 
 
 def _set_up_logging() -> None:
-    """Sends the log to stderr, each line with its process where there are several."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter(f"{_prefix()}%(asctime)s %(message)s", "%H:%M:%S")
-    )
-    # Orbax tells each of its steps at the level of information.
+    """Sends the log to stderr, each line with its process if there are several."""
+    prefix = _prefix()
+    time_format = "%H:%M:%S"
+
+    # Orbax logs each of its steps at the level INFO.
+    of_others = f"{prefix}%(asctime)s %(levelname)s %(name)s: %(message)s"
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(
-        logging.Formatter(
-            f"{_prefix()}%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"
-        )
+        logging.Formatter(of_others, time_format)
+    )
+
+    # The package's own lines need neither level nor logger.
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter(f"{prefix}%(asctime)s %(message)s", time_format)
     )
     package = logging.getLogger("facecycle_jax")
     package.addHandler(handler)
@@ -92,10 +99,8 @@ def _set_up_logging() -> None:
 
 
 def _prefix() -> str:
-    """Names this process where there are several.
-
-    Asks JAX for nothing before they have met.
-    """
+    """Names this process if there are several, else returns ''."""
+    # Before the processes have met, JAX must not be asked for their number.
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return ""
     return f"[{jax.process_index()}] "
@@ -108,18 +113,21 @@ def parse(argv: Sequence[str]) -> list[str]:
       argv: the command line, with the program's name.
 
     Returns:
-      What is left of the command line, with the program's name.
+      The arguments that are not flags, with the program's name.
 
     Raises:
-      SystemExit: with status 2 for a mistake in the command or the config.
+      SystemExit: With status 2 for a mistake in the command or the config, with status
+        0 after help was printed.
     """
     try:
         rest = list(flags.FLAGS(list(argv)))
         for name in ("config", "workdir"):
             if not flags.FLAGS[name].present:
                 raise UserError(
-                    f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR."
+                    f"--{name} is missing, as in --config=configs/debug.py "
+                    "--workdir=DIR."
                 )
+
         # A config that cannot be read is an object that raises OSError when it is used.
         if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
             getattr(_CONFIG.value, "lock", None)
@@ -130,21 +138,24 @@ def parse(argv: Sequence[str]) -> list[str]:
         # Help was printed.
         raise SystemExit(0) from None
     except Exception as error:
-        # Nothing but the command line and the config is looked at here, so the mistake
-        # is in one of them.
-        raise SystemExit(_fail(MISTAKE_EXIT, _command_mistake(error, argv))) from None
+        # Only the command line and the config are read here, so the mistake is in one
+        # of them.
+        mistake = _command_mistake(error, argv)
+        raise SystemExit(_fail(MISTAKE_EXIT, mistake)) from None
+
     return rest
 
 
 def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
-    """Says in a sentence what is wrong with a command line or a config."""
+    """Describes in a sentence what is wrong with a command line or a config."""
     if isinstance(error, UserError):
         return error
+
     config = _config_name(argv)
     lines = str(error).strip().splitlines() or [""]
-    path = config.partition(":")[0]
 
-    # An error that comes out of the config itself.
+    # An error in the code of the config. A config's name may end with ':arguments'.
+    path = config.partition(":")[0]
     inside = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -154,27 +165,36 @@ def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
         return UserError(
             f"{path}, line {inside[-1].lineno}: {type(error).__name__}: {lines[0]}"
         )
+
+    # A config that cannot be read, or that is not Python.
     if isinstance(error, OSError):
         return UserError(f"--config={config} cannot be read: {lines[-1].strip()}")
     if isinstance(error, SyntaxError):
         return UserError(f"--config={config}: {error}")
 
-    # A field that the config does not have; the error names the last part of it.
+    # A field that the config does not have.
     if isinstance(error, AttributeError | KeyError):
-        given = [re.match(r"--?(?:no)?(config\.[\w.]+)", argument) for argument in argv]
-        fields = [
-            match[1]
-            for match in given
-            if match and match[1].rpartition(".")[2] in lines[0]
-        ]
+        fields = _fields_in(argv, lines[0])
+        if not fields:
+            return UserError(f"{config}: {lines[0]}")
         hint = " ".join(line.strip() for line in lines[1:])
-        if fields:
-            return UserError(
-                f"{config} has no field {' or '.join(fields)}. {hint}".strip()
-            )
-        return UserError(f"{config}: {lines[0]}")
-    # Of an error in the config that the flags have wrapped, its own text comes last.
-    return UserError(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+        sentence = f"{config} has no field {' or '.join(fields)}. {hint}"
+        return UserError(sentence.strip())
+
+    # The flags put text of their own before an error in the config.
+    if len(lines) == 1:
+        return UserError(lines[0])
+    return UserError(f"{lines[0]} {lines[-1]}")
+
+
+def _fields_in(argv: Sequence[str], message: str) -> list[str]:
+    """Finds the fields in a command line whose last part an error message names."""
+    fields = []
+    for argument in argv:
+        match = re.match(r"--?(?:no)?(config\.[\w.]+)", argument)
+        if match and match[1].rpartition(".")[2] in message:
+            fields.append(match[1])
+    return fields
 
 
 def _config_name(argv: Sequence[str]) -> str:
@@ -187,7 +207,7 @@ def _config_name(argv: Sequence[str]) -> str:
 
 
 def resolved_config() -> str:
-    """Returns the config with the command line's changes, one `field = value` a line."""
+    """Returns the config after the command line, one `field = value` a line."""
     fields = training.flatten(_CONFIG.value.to_dict())
     return "\n".join(f"{name} = {value!r}" for name, value in fields.items())
 
@@ -209,8 +229,8 @@ def main(argv: list[str]) -> int:
                 peer_timeout=_PEER_TIMEOUT.value, start_timeout=_START_TIMEOUT.value
             )
         else:
-            # First of all: whatever asks JAX for a device, as the log does, settles how
-            # many there are.
+            # Before anything else, because the first use of a device, as by the log,
+            # fixes the number of devices.
             split_cpu(_CONFIG.value)
         _set_up_logging()
     except Exception as error:
@@ -223,7 +243,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train() -> int:
-    """Trains; every end has a status of its own."""
+    """Trains and returns the exit status."""
     try:
         compilation_cache.enable(_CACHE.value)
         check_probe(_CONFIG.value)
@@ -237,18 +257,19 @@ def _train() -> int:
     except (Exception, KeyboardInterrupt) as error:
         code = _status(error)
         if code == DEFECT_EXIT and _DISTRIBUTED.value:
-            # A process that stayed in the job would keep the others waiting. But first
-            # the runtime may find that a lost process was the reason.
+            # A lost process may have caused the error. Give the runtime time to find
+            # that out before this process leaves the job.
             processes.wait_for_abort(_PEER_TIMEOUT.value + 10)
         return code
+
     return 0
 
 
 def _status(error: BaseException) -> int:
     """Reports the error that ends a run, and returns its exit status.
 
-    What the user can mend is one sentence; a defect of the program keeps its stack
-    trace.
+    An error that the user can correct is one sentence. A defect of the program keeps
+    its stack trace.
     """
     if isinstance(error, UserError):
         return _fail(MISTAKE_EXIT, error)
@@ -266,8 +287,8 @@ def _status(error: BaseException) -> int:
         return _fail(MISTAKE_EXIT, error)
     if isinstance(error, OSError):
         sentence = (
-            f"a file cannot be read or written ({error}). Checkpoints are intact; make room or repair the "
-            "storage, then the same command continues."
+            f"a file cannot be read or written ({error}). Checkpoints are intact; make "
+            "room or repair the storage, then the same command continues."
         )
         return _fail(training.STORAGE_EXIT, OSError(sentence))
 
@@ -280,10 +301,7 @@ def _status(error: BaseException) -> int:
 
 
 def _fail(code: int, error: BaseException) -> int:
-    """Prints one line instead of a stack trace.
-
-    FACECYCLE_TRACEBACK=1 brings that back.
-    """
+    """Prints one line; FACECYCLE_TRACEBACK=1 adds the stack trace."""
     if os.environ.get("FACECYCLE_TRACEBACK"):
         traceback.print_exc()
     print(f"{_prefix()}facecycle_jax: {error}", file=sys.stderr)

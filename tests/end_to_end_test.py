@@ -1,7 +1,4 @@
-"""The command of the README on the real networks and data.
-
-Stage 1, then stage 2 from it.
-"""
+"""The training command on real networks: stage 1, then stage 2 from it."""
 
 import os
 import pathlib
@@ -46,7 +43,7 @@ def test_both_stages_from_the_command_line(tmp_path):
         assert list((workdir / "panels").glob("*.png"))
 
 
-def test_a_mistake_is_one_line(tmp_path):
+def test_a_batch_size_that_does_not_fit_is_one_line(tmp_path):
     result = run(tmp_path, "--config.batch_size=3", "--config.optimiser.accumulate=2")
     assert result.returncode == 2
     assert (

@@ -1,7 +1,4 @@
-"""The command line of training.
-
-A mistake is one sentence and status 2, a defect keeps its trace.
-"""
+"""The command line of training, its sentences and its exit statuses."""
 
 import errno
 import subprocess

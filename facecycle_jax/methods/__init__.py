@@ -1,7 +1,4 @@
-"""Training methods as pure functions (init, loss).
-
-The two of FaceCycle, and those it is compared with.
-"""
+"""Training methods as pure functions: FaceCycle's two and its peers."""
 
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Objective
 from facecycle_jax.methods.build import METHODS, make, vgg_parameters, vgg_width

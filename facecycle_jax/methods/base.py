@@ -1,7 +1,4 @@
-"""What a training method is.
-
-A pair of pure functions, and the options all methods share.
-"""
+"""The interface of training methods, and what several of them share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,10 +20,10 @@ class Aux:
       pictures: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the
         two images of an item next to each other, or [B, ...]. Unused ones cost nothing
         under jit.
-      carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`):
-        batch statistics, curricula and the like, which change from step to step but not
-        by gradients.
-      rate: factor of this step's learning rate, or None for 1.
+      carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`).
+        These are batch statistics, curricula and the like, which change from step to
+        step but not by gradients.
+      rate: factor on this step's learning rate, or None for 1.
     """
 
     terms: dict[str, jax.Array]
@@ -35,10 +32,11 @@ class Aux:
     rate: jax.Array | None = None
 
 
-# Entries of `frozen` that are no networks but state which losses renew: the running
-# statistics of batch normalisation by network name, and what a method counts to
-# schedule its own weights.
-BATCH_STATS, SCHEDULE = "batch_stats", "schedule"
+# Entries of `frozen` that are not networks but state, which losses renew.
+# Running statistics of batch normalisation, by network name.
+BATCH_STATS = "batch_stats"
+# What a method counts to schedule its own weights.
+SCHEDULE = "schedule"
 CARRIED = (BATCH_STATS, SCHEDULE)
 
 Loss = Callable[[Tree, Tree, Any, jax.Array | None], tuple[jax.Array, Aux]]
@@ -48,7 +46,7 @@ class Objective(NamedTuple):
     """One gradient step of an update.
 
     Attributes:
-      name: put before the names of its terms, with a slash; '' for none.
+      name: prefix, before a slash, of the names of its terms; '' for none.
       loss: as `Method.loss`.
       networks: names of the networks that the loss uses, or None for all. Optimisers
         that count steps for each network need them.
@@ -60,7 +58,7 @@ class Objective(NamedTuple):
 
 
 class Views(NamedTuple):
-    """How a method makes its images of a batch, where they are not FaceCycle's pairs.
+    """The functions that turn a batch into a method's images.
 
     Attributes:
       augment: `augment(key, batch) -> images`, pure, for training.
@@ -75,19 +73,19 @@ class Method(NamedTuple):
     """A training method.
 
     Attributes:
-      init: `init(key) -> (params, frozen)`, two trees by network name: what is trained,
-        and what is not trained: networks that are only used, and the entries in
+      init: `init(key) -> (params, frozen)`, two trees by network name. `params` is
+        trained. `frozen` holds networks that are only used, and the entries in
         `CARRIED`.
       loss: `loss(params, frozen, images, key) -> (total, Aux)`; images float32 [B, n,
-        H, W, 3], or what the method's views make of a batch. A key of None is
-        evaluation: without noise, and with running statistics instead of the batch's.
-      objectives: where an update is several gradient steps: their losses, in order,
-        each of the parameters and statistics that the one before left. Empty: the
-        update is one step, of `loss`.
-      evaluated: where a schedule follows held-out losses: `evaluated(frozen, total) ->
-        frozen`, called after every evaluation with its mean 'total'. None: nothing
-        does.
-      views: how images are made of batches, or None for the pairs of
+        H, W, 3], or what the method's views make of a batch. A key of None means
+        evaluation, without noise and with running statistics instead of the batch's.
+      objectives: the losses of an update of several gradient steps, in order. Each
+        starts from the parameters and statistics that the one before it left. Empty:
+        the update is one step, of `loss`.
+      evaluated: `evaluated(frozen, total) -> frozen`, called after every evaluation
+        with its mean 'total', for schedules that follow held-out losses. None: no
+        schedule does.
+      views: the functions that turn a batch into images, or None for the pairs of
         `ops.augment_pairs`.
     """
 
@@ -99,12 +97,12 @@ class Method(NamedTuple):
 
     @property
     def steps(self) -> tuple[Objective, ...]:
-        """The gradient steps of an update, one at least."""
+        """The gradient steps of an update, at least one."""
         return self.objectives or (Objective("", self.loss),)
 
 
 def apply_plain(module: Any, params: Tree, *arguments: Any) -> Any:
-    """Applies a module that has parameters alone."""
+    """Applies a module that has parameters only."""
     return module.apply({"params": params}, *arguments)
 
 
@@ -125,7 +123,7 @@ def apply_with_stats(
       trees: parameters by network name.
       stats: running statistics by network name.
       *arguments: of the module.
-      train: whether the batch's statistics are used and the running ones moved.
+      train: whether to use the batch's statistics and to update the running ones.
       **options: of the module.
 
     Returns:
@@ -156,58 +154,65 @@ def init_with_stats(
     params: Tree = {}
     stats: Tree = {}
     keys = jax.random.split(key, len(modules))
-    for network_key, (name, (module, *arguments)) in zip(
-        keys, modules.items(), strict=True
-    ):
+
+    for network_key, name in zip(keys, modules, strict=True):
+        module, *arguments = modules[name]
         variables = module.init(network_key, *arguments, train=False)
         params[name] = variables["params"]
         stats[name] = variables["batch_stats"]
+
     return params, stats
 
 
 def exchange(x: jax.Array) -> jax.Array:
-    """Exchanges the two pictures of every item in [2B, ...], side by side.
+    """Exchanges the two images of every item.
 
-    Stays on its device.
+    Args:
+      x: [2B, ...], the two images of an item next to each other, so that an exchange
+        moves nothing between devices.
+
+    Returns:
+      [2B, ...].
     """
-    return jnp.flip(x.reshape(-1, 2, *x.shape[1:]), axis=1).reshape(x.shape)
+    pairs = x.reshape(-1, 2, *x.shape[1:])
+    return jnp.flip(pairs, axis=1).reshape(x.shape)
 
 
 class LossOptions(NamedTuple):
-    """Weights of the loss groups, and the program's quirks, which are the defaults.
+    """Weights and switches of losses, by default those of the original program.
 
     Attributes:
-      perceptual_weight: weight of the Gram (or feature) loss. 0.01 belongs to
-        torchvision's weights.
+      perceptual_weight: weight of the Gram (or feature) loss. 0.01 is meant for
+        torchvision's VGG-19.
       pixel_weight: weight of the L1 terms.
       symmetry_weight: weight of the symmetry terms.
       ssim_weight: weight of the SSIM terms.
       margin_weight: weight of the margin (identity cycle).
       consensus_weight: weight of the L1 distance of each mean face to the mean of the
-        batch (identity cycle), which nothing else makes alike. Not in the paper.
+        batch (identity cycle). No other term makes mean faces alike. Not in the paper.
       folding_weight: weight of `losses.folding` (motion cycle), which keeps flows
         invertible. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
-        which keeps the tanh at their end out of its flat parts. Not in the paper.
-      perceptual: 'gram' (the paper's), 'feature' (compares maps place by place, which a
-        Gram matrix cannot) or 'none' (no VGG in training at all).
-      gram_normalise: divide Gram matrices by the channels too; the program does not, so
-        its loss grows with a layer's width.
-      noise: the generator draws with noise while training, as the paper's does. The
-        noise has unit variance, whatever the maps have: beside those of a learned trunk
-        it is large.
-      generator: (motion cycle) False leaves out the generator and every term of its
-        images: the motion encoder and the flow decoder are trained on warped images
-        alone, at a fraction of the cost. A short stage before the motion cycle, whose
-        flows it prepares. Not in the paper.
-      exchange_identity: (identity cycle) pairs are two pictures of one track instead of
-        two people's, and each neutral face is made again from the other picture's code:
-        the code can hold only what the two share, as stage 1 does it with neutral
-        faces. Not in the paper.
-      ssim_range: L of the SSIM constants; the program uses 1 on pictures that span
-        about 4.7.
+        which keeps their final tanh out of its flat parts. Not in the paper.
+      perceptual: 'gram' (the paper's), 'feature' (compares maps position by position,
+        which a Gram matrix cannot) or 'none' (no VGG in training at all).
+      gram_normalise: whether to divide Gram matrices by the channels too. The original
+        program does not, so its loss grows with a layer's width.
+      noise: whether the generator adds noise while training, as the paper's does. The
+        noise has unit variance, which is large compared with the maps of a learned
+        trunk.
+      generator: (motion cycle) whether to use the generator. Without it, and without
+        every term of its images, the motion encoder and the flow decoder are trained on
+        warped images alone, at a fraction of the cost. This is a short stage that
+        prepares the flows for the motion cycle. Not in the paper.
+      exchange_identity: (identity cycle) whether pairs are two images of one track
+        instead of two people's. Each neutral face is then restored from the code of the
+        other image, so that the code can hold only what both share. Not in the paper.
+      ssim_range: L of the SSIM constants. The original program uses 1 on images that
+        span about 4.7.
       margin: width of the margin, normalised units.
-      margin_hinge: cut the margin at 0 as the paper describes; the program does not.
+      margin_hinge: whether to cut the margin at 0 as the paper describes; the original
+        program does not.
     """
 
     perceptual_weight: float = 0.01
@@ -229,9 +234,7 @@ class LossOptions(NamedTuple):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "LossOptions":
-        """Takes the fields of the same names from a mapping.
-
-        Others keep their defaults.
+        """Takes fields by name from a mapping; missing ones keep their defaults.
 
         Args:
           config: e.g. `config.loss`.
@@ -240,9 +243,11 @@ class LossOptions(NamedTuple):
           The options.
 
         Raises:
-          ValueError: if 'perceptual' is none of the three kinds.
+          UserError: If 'perceptual' is none of the three kinds.
         """
-        options = cls(**{name: config[name] for name in cls._fields if name in config})
+        given = {name: config[name] for name in cls._fields if name in config}
+        options = cls(**given)
+
         kinds = ("gram", "feature", "none")
         if options.perceptual not in kinds:
             raise UserError(
@@ -251,26 +256,26 @@ class LossOptions(NamedTuple):
         return options
 
 
-def weighted_total(
-    terms: Mapping[str, jax.Array], weights: Mapping[str, float]
-) -> jax.Array:
-    """Sums terms times their weights.
+# Terms of a loss: weight and value, a scalar or an array to be averaged, by name.
+WeightedTerms = dict[str, tuple[float, jax.Array]]
+
+
+def weighted_total(weighted: WeightedTerms) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Sums the means of terms times their weights.
 
     Args:
-      terms: scalars by name.
-      weights: weight by the same names.
+      weighted: (weight, value) by name; values are averaged over all their elements.
 
     Returns:
-      Scalar.
-
-    Raises:
-      ValueError: if the names differ, so that no term is dropped silently.
+      The total, a scalar, and the terms for `Aux`: means by name before weighting, and
+      'total'.
     """
-    if set(terms) != set(weights):
-        raise UserError(
-            f"terms and weights differ in {sorted(set(terms) ^ set(weights))}."
-        )
-    return sum(
-        (terms[name] * weights[name] for name in sorted(terms)),
-        start=jax.numpy.zeros(()),
-    )
+    terms = {name: jnp.mean(value) for name, (_, value) in weighted.items()}
+
+    # In the order of names, so that rounding does not depend on the order of terms.
+    total = jnp.zeros(())
+    for name in sorted(terms):
+        weight, _ = weighted[name]
+        total = total + terms[name] * weight
+
+    return total, {**terms, "total": total}

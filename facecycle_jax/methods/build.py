@@ -1,4 +1,4 @@
-"""From a configuration to its training method."""
+"""The choice of a training method from a configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,22 +18,23 @@ METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
 
 
 def vgg_width(config: Mapping[str, Any]) -> float:
-    """Returns the channel multiplier of the VGG-19 that a configuration asks for.
+    """Returns the channel multiplier of the VGG-19 that a configuration requests.
 
     Args:
-      config: with `loss.vgg` ('random' or a .npz path), perhaps `loss.vgg_width` (0: 1
-        for a file, the model's width for 'random') and `model.width`.
+      config: with `loss.vgg` ('random' or a .npz path), `model.width` and, optionally,
+        `loss.vgg_width` (0: 1 for a file, the model's width for 'random').
 
     Returns:
       The multiplier.
 
     Raises:
-      ValueError: If a width is asked for that the file does not have.
+      UserError: If it is not the width of the file.
     """
     loss = config["loss"]
     width = loss.get("vgg_width") or 0.0
     if loss["vgg"] == "random":
         return width or config["model"]["width"]
+
     if width not in (0.0, 1.0):
         raise UserError(
             f"loss.vgg_width is {width}, but the weights in {loss['vgg']} have width 1."
@@ -44,7 +45,7 @@ def vgg_width(config: Mapping[str, Any]) -> float:
 def vgg_parameters(
     config: Mapping[str, Any], *, weights: bool = True
 ) -> tuple[dict[str, Any] | None, float]:
-    """Loads or draws the VGG-19 that a configuration asks for.
+    """Loads or draws the VGG-19 that a configuration requests.
 
     Args:
       config: with `loss.perceptual`, `model.trunk` and what `vgg_width` needs.
@@ -56,11 +57,11 @@ def vgg_parameters(
       multiplier.
 
     Raises:
-      FileNotFoundError: if the file is missing, saying how to get it.
-      ValueError: if the file is unusable or a width is asked for that it does not have.
+      FileNotFoundError: If the file is missing, saying how to get it.
+      UserError: If the file is unusable or does not have the requested width.
     """
-    loss, model = config["loss"], config["model"]
-    if model["trunk"] == "learned" and loss["perceptual"] == "none":
+    loss = config["loss"]
+    if config["model"]["trunk"] == "learned" and loss["perceptual"] == "none":
         return None, 1.0
 
     width = vgg_width(config)
@@ -72,10 +73,8 @@ def vgg_parameters(
 
 
 def _zeros(width: float) -> dict[str, Any]:
-    """Zeros of the shapes of a VGG-19, which take no memory.
-
-    Every element is the same one.
-    """
+    """Returns zeros of the shapes of a VGG-19, which take no memory."""
+    # All elements of an array share one number.
     shapes = jax.eval_shape(lambda: random_vgg(width=width))
     return jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes
@@ -95,16 +94,17 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
       The method.
 
     Raises:
-      ValueError: for values out of range.
-      FileNotFoundError: if the VGG-19 file is missing.
+      UserError: If a value is out of range.
+      FileNotFoundError: If the VGG-19 file is missing.
     """
-    name, freeze = config["method"], tuple(config.get("freeze", ()))
+    name = config["method"]
+    freeze = tuple(config.get("freeze", ()))
     if name in PEERS:
         return _freeze(PEERS[name](config, weights=weights), freeze)
     if name not in METHODS:
-        raise UserError(
-            f"method must be one of {sorted({**METHODS, **PEERS})}, got {name!r}."
-        )
+        known = sorted({**METHODS, **PEERS})
+        raise UserError(f"method must be one of {known}, got {name!r}.")
+
     options = LossOptions.from_config(config["loss"])
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_face_networks(
@@ -126,9 +126,12 @@ def _freeze(method: Method, names: tuple[str, ...]) -> Method:
         unknown = [name for name in names if name not in params]
         if unknown or len(set(names)) == len(params):
             raise UserError(
-                f"freeze must name some, not all, of {', '.join(sorted(params))}, got {', '.join(names)}."
+                f"freeze must name some, not all, of {', '.join(sorted(params))}, "
+                f"got {', '.join(names)}."
             )
-        kept = {name: params[name] for name in params if name not in names}
-        return kept, {**frozen, **{name: params[name] for name in names}}
+
+        trained = {name: params[name] for name in params if name not in names}
+        moved = {name: params[name] for name in names}
+        return trained, {**frozen, **moved}
 
     return method._replace(init=init)

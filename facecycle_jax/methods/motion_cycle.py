@@ -1,22 +1,27 @@
-"""Stage 1, the motion cycle: remove a face's motion, put it back.
+"""Stage 1, the motion cycle, which removes a face's motion and restores it.
 
-A batch holds two pictures per item, of one person. X: all pictures; N: neutral faces;
-R: faces with their motion put back onto the *other* picture's neutral face; A: redrawn
-without motion; W: the picture itself warped; b: warped back. Pictures [2B, H, W, 3],
-normalised, the two of an item side by side.
+An item of a batch is two images of one person. All images are [2B, H, W, 3],
+normalised, the two of an item next to each other:
+
+- X: the inputs.
+- N, 'neutral': X without its motion, drawn by the generator.
+- R, 'reconstruction': X's motion restored on the neutral face of the *other* image.
+- A, 'autoencoded': X drawn again without a flow.
+- W, 'warped': X itself warped to be neutral.
+- 'warped_back' and 'neutral_warped_back': W and N of the other image, warped back.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from facecycle_jax.losses import folding, l1, saturation, ssim_loss, symmetry
 from facecycle_jax.methods.base import (
     Aux,
     LossOptions,
     Method,
+    WeightedTerms,
     exchange,
     weighted_total,
 )
@@ -25,20 +30,20 @@ from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceFeatures, FaceNetworks, init_motion
 from facecycle_jax.ops import warp
 
-# What is trained without the generator.
+# The networks that are trained without the generator.
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
 
 
-def motion_pictures(
+def motion_images(
     forward: FaceNetworks,
     trees: Mapping[str, Any],
     images: jax.Array,
     key: jax.Array | None,
 ) -> tuple[dict[str, jax.Array], FaceFeatures, FaceFeatures]:
-    """Computes every picture of the motion cycle.
+    """Computes every image of the motion cycle.
 
-    The trunk runs once over the inputs and once over the neutral faces; the exchange is
-    done on its maps, so exchanged pictures cost no second pass.
+    The trunk runs once over the inputs and once over the neutral faces. Its maps are
+    exchanged instead of the images, so that the exchange costs no second pass.
 
     Args:
       forward: the networks.
@@ -47,17 +52,22 @@ def motion_pictures(
       key: random key of the generator's noise, or None.
 
     Returns:
-      The pictures by name, the maps of X, the maps of N.
+      The images by name, the maps of X, the maps of N.
     """
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     for_loss = forward.vgg is not None
+
+    # X to N: remove the motion.
     code, flow, back = forward.motion(trees, images)
     of_images = forward.features(trees, images, for_loss=for_loss)
     neutral = forward.draw(trees, of_images, flow, key=keys[0])
     of_neutral = forward.features(trees, neutral, for_loss=for_loss)
+
+    # The other image's neutral face, to restore the motion on.
     exchanged = FaceFeatures(jax.tree.map(exchange, of_neutral.trunk), {})
     warped = warp(images, flow, clamp=True)
-    pictures = {
+
+    by_name = {
         "input": images,
         "code": code,
         "flow": flow,
@@ -69,10 +79,10 @@ def motion_pictures(
         "warped_back": warp(exchange(warped), back, clamp=True),
         "neutral_warped_back": warp(exchange(neutral), back, clamp=True),
     }
-    return pictures, of_images, of_neutral
+    return by_name, of_images, of_neutral
 
 
-def flow_pictures(
+def flow_images(
     forward: FaceNetworks, trees: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     """Computes the images of the motion cycle that need no generator.
@@ -83,10 +93,11 @@ def flow_pictures(
       images: X, [2B, H, W, 3].
 
     Returns:
-      The images by name, as `motion_pictures` names them.
+      The images by name, as `motion_images` names them.
     """
     code, flow, back = forward.motion(trees, images)
     warped = warp(images, flow, clamp=True)
+
     return {
         "input": images,
         "code": code,
@@ -108,8 +119,8 @@ def motion_cycle(
       options: loss weights and switches.
 
     Returns:
-      The method; trains motion_encoder, flow_decoder, generator and, if learned, trunk.
-      Without `options.generator` it trains the first two.
+      The method. It trains motion_encoder, flow_decoder, generator and, if learned,
+      trunk; without `options.generator` only the first two.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
@@ -121,40 +132,38 @@ def motion_cycle(
         return init_motion(forward, key), {} if vgg is None else {"vgg": vgg}
 
     def loss(
-        params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
-        x = pictures.reshape(-1, *pictures.shape[2:])
-        p, of_x, of_neutral = motion_pictures(
-            forward, trees, x, key if options.noise else None
-        )
+        # [B, 2, H, W, 3] to [2B, H, W, 3].
+        x = images.reshape(-1, *images.shape[2:])
+        noise_key = key if options.noise else None
+        p, of_x, of_neutral = motion_images(forward, trees, x, noise_key)
+
+        pixel = options.pixel_weight
+        ssim = options.ssim_weight
 
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, p[name], value_range=options.ssim_range)
 
-        terms = {
-            "l1/reconstruction": l1(p["reconstruction"], x),
-            "l1/autoencoded": l1(p["autoencoded"], x),
-            "l1/neutral_warped_back": l1(p["neutral_warped_back"], x),
-            "l1/warped_back": l1(p["warped_back"], x),
-            "ssim/reconstruction": dissimilarity("reconstruction"),
-            "ssim/autoencoded": dissimilarity("autoencoded"),
-            "ssim/warped_back": dissimilarity("warped_back"),
-            "symmetry/neutral": symmetry(p["neutral"]),
-            "symmetry/warped": symmetry(p["warped"]),
+        # Weight and value of each term.
+        terms: WeightedTerms = {
+            "l1/reconstruction": (pixel, l1(p["reconstruction"], x)),
+            "l1/autoencoded": (pixel, l1(p["autoencoded"], x)),
+            "l1/neutral_warped_back": (pixel, l1(p["neutral_warped_back"], x)),
+            "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
+            "ssim/autoencoded": (ssim, dissimilarity("autoencoded")),
+            "symmetry/neutral": (options.symmetry_weight, symmetry(p["neutral"])),
+            **_flow_terms(p, x, options),
         }
-        if options.folding_weight:
-            terms["folding/flow"] = folding(p["flow"])
-        if options.saturation_weight:
-            terms["saturation/code"] = saturation(p["code"])
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
             sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
             terms |= perceptual_terms([of_neutral.loss, maps], of_x.loss, options)
-        terms = {name: jnp.mean(value) for name, value in terms.items()}
-        total = weighted_total(terms, _weights(options))
-        return total, Aux({**terms, "total": total}, p)
+
+        total, reported = weighted_total(terms)
+        return total, Aux(reported, p)
 
     return Method(init, loss)
 
@@ -162,7 +171,8 @@ def motion_cycle(
 def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     """Builds the part of the motion cycle that only warps.
 
-    No generator, no trunk, no Gram loss.
+    It has no generator, no trunk and no perceptual loss. The weights are those of the
+    whole cycle, so that a later stage with the generator goes on from here.
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
@@ -170,57 +180,43 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         return {name: trees[name] for name in FLOW_NETWORKS}, {}
 
     def loss(
-        params: Tree, frozen: Tree, pictures: jax.Array, key: jax.Array | None
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         del frozen, key
-        x = pictures.reshape(-1, *pictures.shape[2:])
-        p = flow_pictures(forward, params, x)
+        # [B, 2, H, W, 3] to [2B, H, W, 3].
+        x = images.reshape(-1, *images.shape[2:])
+        p = flow_images(forward, params, x)
 
-        terms = {
-            "l1/warped_back": l1(p["warped_back"], x),
-            "ssim/warped_back": ssim_loss(
-                x, p["warped_back"], value_range=options.ssim_range
-            ),
-            "symmetry/warped": symmetry(p["warped"]),
-        }
-        if options.folding_weight:
-            terms["folding/flow"] = folding(p["flow"])
-        if options.saturation_weight:
-            terms["saturation/code"] = saturation(p["code"])
-        terms = {name: jnp.mean(value) for name, value in terms.items()}
-
-        # The weights of the whole cycle, so that a later stage with the generator goes
-        # on from here.
-        weights = _weights(options)
-        total = weighted_total(terms, {name: weights[name] for name in terms})
-        return total, Aux({**terms, "total": total}, p)
+        total, reported = weighted_total(_flow_terms(p, x, options))
+        return total, Aux(reported, p)
 
     return Method(init, loss)
 
 
-def _weights(options: LossOptions) -> dict[str, float]:
-    """Weight of every term of the motion cycle."""
-    pixel, ssim, symmetry_ = (
-        options.pixel_weight,
-        options.ssim_weight,
-        options.symmetry_weight,
-    )
-    weights = {
-        "l1/reconstruction": pixel,
-        "l1/autoencoded": pixel,
-        "l1/neutral_warped_back": pixel,
-        "l1/warped_back": 1.5 * pixel,
-        "ssim/reconstruction": ssim,
-        "ssim/autoencoded": ssim,
-        "ssim/warped_back": 1.5 * ssim,
-        "symmetry/neutral": symmetry_,
-        "symmetry/warped": 0.5 * symmetry_,
+def _flow_terms(
+    p: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+) -> WeightedTerms:
+    """Computes weight and value of the terms that need no generator.
+
+    Args:
+      p: images, flows and codes by name, as `flow_images` names them.
+      x: the inputs, [2B, H, W, 3].
+      options: weights and switches.
+
+    Returns:
+      (weight, value) by name.
+    """
+    pixel = options.pixel_weight
+    ssim = options.ssim_weight
+    dissimilarity = ssim_loss(x, p["warped_back"], value_range=options.ssim_range)
+
+    terms: WeightedTerms = {
+        "l1/warped_back": (1.5 * pixel, l1(p["warped_back"], x)),
+        "ssim/warped_back": (1.5 * ssim, dissimilarity),
+        "symmetry/warped": (0.5 * options.symmetry_weight, symmetry(p["warped"])),
     }
     if options.folding_weight:
-        weights["folding/flow"] = options.folding_weight
+        terms["folding/flow"] = (options.folding_weight, folding(p["flow"]))
     if options.saturation_weight:
-        weights["saturation/code"] = options.saturation_weight
-    if options.perceptual != "none":
-        for tap in ("conv2_1", "conv3_1", "conv4_1"):
-            weights[f"{options.perceptual}/{tap}"] = options.perceptual_weight
-    return weights
+        terms["saturation/code"] = (options.saturation_weight, saturation(p["code"]))
+    return terms

@@ -1,6 +1,6 @@
 """State, update, placement, checkpoints and metrics of training.
 
-The loop itself is `train`.
+The loop itself is `facecycle_jax.training.loop`.
 """
 
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
@@ -32,7 +32,15 @@ from facecycle_jax.training.run_config import (
     read_config,
     shared_fields,
 )
-from facecycle_jax.training.setup import Loader, Probe, Report, Run, prepare
+from facecycle_jax.training.setup import (
+    Loader,
+    MakeLoader,
+    MakeMethod,
+    Probe,
+    Report,
+    Run,
+    prepare,
+)
 from facecycle_jax.training.sharding import (
     check_batch,
     describe,
@@ -63,6 +71,8 @@ __all__ = [
     "Checkpointer",
     "DivergedError",
     "Loader",
+    "MakeLoader",
+    "MakeMethod",
     "MetricWriter",
     "PreemptedError",
     "Probe",

@@ -1,9 +1,7 @@
-"""Checkpoints.
+"""Checkpoints: saved in the background, the last few and the best kept.
 
-Saved in the background, the last few and the best kept, restored with care.
-
-A run's directory holds checkpoints/<step>/ (Orbax) and losses.json (held-out loss by
-step).
+A run's directory holds checkpoints/<step>/ (Orbax), losses.json (held-out loss by step)
+and, if checkpoints were damaged, checkpoints_unreadable/<step>/.
 """
 
 import contextlib
@@ -36,7 +34,8 @@ from facecycle_jax.training.stopping import StorageError
 
 log = logging.getLogger(__name__)
 
-UNREADABLE, LOSSES = "checkpoints_unreadable", "losses.json"
+UNREADABLE = "checkpoints_unreadable"
+LOSSES = "losses.json"
 
 
 @dataclasses.dataclass
@@ -54,8 +53,12 @@ class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
     ) -> Sequence[bool]:
         del context
         steps = [info.step for info in checkpoints]
+
         kept = set(sorted(steps)[-self.number :])
-        kept |= {best for best in [_best(self.losses, steps)] if best is not None}
+        best = _best(self.losses, steps)
+        if best is not None:
+            kept.add(best)
+
         return [step in kept for step in steps]
 
 
@@ -74,28 +77,33 @@ class Checkpointer:
     ) -> None:
         if keep_last < 1:
             raise UserError(f"keep_last must be at least 1, got {keep_last}.")
+
         self._start_anew = start_anew
-        # Orbax wants absolute paths; a URL is one already.
+        # Orbax requires absolute paths.
         self._workdir = absolute(workdir)
         self._losses = _read_losses(self._workdir)
         self._saving: int | None = None
+
         self._manager = ocp.CheckpointManager(
             self._workdir / FOLDER,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_KeepLastAndBest(keep_last, self._losses),
-                # What a killed process has left half-written.
+                # They are what a killed process has left half-written.
                 cleanup_tmp_directories=True,
             ),
         )
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None where there is none."""
+        """Step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     @property
     def has_history(self) -> bool:
-        """Whether the workdir holds a run to continue, even if its checkpoints were set aside."""
+        """Whether the workdir holds a run to continue.
+
+        A run whose checkpoints were all set aside counts unless it starts anew.
+        """
         lost = bool(self._set_aside_so_far()) and not self._start_anew
         return self.latest_step is not None or lost
 
@@ -105,7 +113,7 @@ class Checkpointer:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest held-out loss, None where none was measured."""
+        """Step of the checkpoint of lowest held-out loss, or None if none has one."""
         return _best(self._losses, self._manager.all_steps())
 
     def save(self, step: int, state: Any, *, loss: float | None = None) -> None:
@@ -114,10 +122,10 @@ class Checkpointer:
         Args:
           step: its step; a step that is saved already is left as it is.
           state: the arrays; may be donated afterwards.
-          loss: its held-out loss, where it was measured.
+          loss: its held-out loss, if it was measured.
 
         Raises:
-          StorageError: if this or the earlier save failed.
+          StorageError: If this or the earlier save failed.
         """
         if step in self._manager.all_steps():
             return
@@ -128,47 +136,51 @@ class Checkpointer:
             state=ocp.args.StandardSave(state),
             digests=ocp.args.JsonSave(digests(state)),
         )
-        # Orbax would wait too; a failure is told with the step it belongs to.
+        # Orbax would wait too. Here a failure is reported with the step it belongs to.
         self.wait()
-        with self._telling(step):
+        with self._as_storage_error(step):
             self._manager.save(step, args=args, force=True)
         self._saving = step
 
     def record_loss(self, step: int, loss: float) -> None:
-        """Writes down the held-out loss of a step, which decides on the best checkpoint.
+        """Records the held-out loss of a step, which decides on the best checkpoint.
 
         Args:
           step: its step.
-          loss: the loss; NaN is left out.
+          loss: the loss; NaN is not recorded.
         """
         if math.isnan(loss):
             return
+
         self._losses[step] = float(loss)
         if jax.process_index() != 0:
             return
 
-        # Only of steps that still exist, so the file does not grow.
+        # Only losses of steps that still exist are written, so the file does not grow.
         existing = {*self._manager.all_steps(), step}
-        kept = {s: v for s, v in self._losses.items() if s in existing}
+        kept = {
+            known: value for known, value in self._losses.items() if known in existing
+        }
         write_whole(self._workdir / LOSSES, json.dumps(kept).encode())
 
     def restore(self, abstract: Any) -> Any | None:
         """Restores the newest checkpoint that is not damaged.
 
-        One that is proven damaged is reported loudly, moved to checkpoints_unreadable/,
-        and the one before it is used. After any other error nothing is moved.
+        A checkpoint that is proven damaged is reported as an error in the log and moved
+        to checkpoints_unreadable/; the one before it is used. After any other error
+        nothing is moved.
 
         Args:
           abstract: tree of `jax.ShapeDtypeStruct` with shardings, the structure of the
             state.
 
         Returns:
-          The state, or None where the run has no checkpoint.
+          The state, or None if the run has no checkpoint.
 
         Raises:
-          ValueError: if every checkpoint is, or has been, set aside as damaged, or the
-            newest one is of another state, naming the first array that differs.
-          OSError: if the storage cannot be read.
+          UserError: If every checkpoint is, or has been, set aside as damaged, or if
+            the newest one is of another state, naming the first array that differs.
+          OSError: If the storage cannot be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if jax.process_count() > 1:
@@ -178,8 +190,8 @@ class Checkpointer:
             try:
                 return self._restore(step, abstract)
             except Exception as error:
-                # Damage is proven by a second reading on the host; whatever else failed
-                # is raised.
+                # A second reading, on the host, proves damage. Any other error is
+                # raised.
                 self._raise_unless_damaged(step, error, abstract)
             self._set_aside(step)
 
@@ -190,9 +202,9 @@ class Checkpointer:
         """Waits for the save in progress.
 
         Raises:
-          StorageError: if it failed.
+          StorageError: If it failed.
         """
-        with self._telling(self._saving):
+        with self._as_storage_error(self._saving):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -200,14 +212,14 @@ class Checkpointer:
         """Waits for the save in progress and frees the threads.
 
         Raises:
-          StorageError: if it failed.
+          StorageError: If it failed.
         """
-        with self._telling(self._saving):
+        with self._as_storage_error(self._saving):
             self._manager.close()
 
     @contextlib.contextmanager
-    def _telling(self, step: int | None) -> Iterator[None]:
-        """Turns whatever the writer below raises into a sentence."""
+    def _as_storage_error(self, step: int | None) -> Iterator[None]:
+        """Turns whatever Orbax raises while it writes into a StorageError."""
         try:
             yield
         except Exception as error:
@@ -215,32 +227,25 @@ class Checkpointer:
             raise StorageError(
                 f"a checkpoint could not be written to {self._manager.directory} "
                 f"(step {step}; {type(error).__name__}: {_reason(error)}). "
-                f"The checkpoints before it are intact, the newest is of step {known}. Make room or "
-                "repair the storage; the same command then continues from there."
+                "The checkpoints before it are intact, the newest is of step "
+                f"{known}. Make room or repair the storage; the same command then "
+                "continues from there."
             ) from error
 
     def _restore_together(self, steps: Sequence[int], abstract: Any) -> Any | None:
-        """Restores the checkpoint that process 0 has found whole.
+        """Restores the newest checkpoint that process 0 finds whole, in all processes.
 
-        All processes use the same.
-
-        One process alone reads before: were each to find damage by itself, those that
+        Process 0 alone looks for damage. If each process did so by itself, those that
         find none would wait for the others forever.
         """
         chosen = -1
-        for step in steps if jax.process_index() == 0 else ():
-            try:
-                check_whole(self._manager.directory / str(step))
-            except DamagedCheckpointError as error:
-                self._report(step, error)
-                continue
-            chosen = step
-            break
+        if jax.process_index() == 0:
+            chosen = self._newest_whole(steps)
         chosen = processes.agree(chosen)
 
         for step in steps:
             if step <= chosen:
-                # All processes compare, so all end with the same sentence.
+                # All processes compare, so that all end with the same sentence.
                 check_shapes(self._manager.directory / str(chosen), abstract)
                 return self._restore(chosen, abstract)
             self._set_aside(step)
@@ -248,7 +253,19 @@ class Checkpointer:
         self._check_nothing_lost()
         return None
 
+    def _newest_whole(self, steps: Sequence[int]) -> int:
+        """Finds the newest checkpoint that is not damaged; -1 if all are."""
+        for step in steps:
+            try:
+                check_whole(self._manager.directory / str(step))
+            except DamagedCheckpointError as error:
+                self._report(step, error)
+                continue
+            return step
+        return -1
+
     def _report(self, step: int, error: Exception) -> None:
+        """Reports a damaged checkpoint in the log."""
         log.error(
             "CHECKPOINT %s IS UNREADABLE (%s: %s): using the one before it.",
             self._manager.directory / str(step),
@@ -257,10 +274,7 @@ class Checkpointer:
         )
 
     def _raise_unless_damaged(self, step: int, error: Exception, abstract: Any) -> None:
-        """Returns if a checkpoint that could not be restored is damaged.
-
-        Else raises why it could not.
-        """
+        """Raises why a checkpoint could not be restored, unless it is damaged."""
         folder = self._manager.directory / str(step)
         try:
             check_whole(folder)
@@ -272,38 +286,43 @@ class Checkpointer:
         raise error
 
     def _check_nothing_lost(self) -> None:
-        """Raises ValueError where starting from scratch would hide that checkpoints were set aside."""
+        """Refuses a start from scratch that would hide checkpoints set aside."""
         names = self._set_aside_so_far()
         if not names:
             return
-        folder = self._workdir / UNREADABLE
 
+        folder = self._workdir / UNREADABLE
         if self._start_anew:
             log.warning("Starting anew; the damaged checkpoints stay in %s.", folder)
             return
         raise UserError(
-            f"none of the checkpoints of this run could be read: {', '.join(names)} were set aside in "
-            f"{folder} as damaged. Move one back into {self._workdir / FOLDER} if it can be repaired, use "
-            "another workdir, or start anew here with --start_anew."
+            f"none of the checkpoints of this run could be read: {', '.join(names)} "
+            f"were set aside in {folder} as damaged. Move one back into "
+            f"{self._workdir / FOLDER} if it can be repaired, use another workdir, or "
+            "start anew here with --start_anew."
         )
 
     def _set_aside_so_far(self) -> list[str]:
         """Lists the names of the checkpoints that were set aside."""
         folder = self._workdir / UNREADABLE
-        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            return []
+        return sorted(path.name for path in folder.iterdir())
 
     def _restore(self, step: int, abstract: Any) -> Any:
+        """Restores one checkpoint and compares its checksums."""
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), digests=ocp.args.JsonRestore()
         )
         try:
             restored = self._manager.restore(step, args=args)
         except ValueError as error:
-            # The reader below raises this for a network or permissions too.
+            # Orbax raises this for a network or permissions too.
             failed = storage_error(error)
             if failed is None:
                 raise
             raise failed from error
+
         compare_digests(digests(restored["state"]), restored["digests"])
         return restored["state"]
 
@@ -312,11 +331,14 @@ class Checkpointer:
         if jax.process_index() == 0:
             folder = self._workdir / UNREADABLE
             folder.mkdir(parents=True, exist_ok=True)
+
+            # The step, else step-2, step-3, ...
             taken = set(self._set_aside_so_far())
-            names = itertools.chain(
-                [str(step)], (f"{step}-{n}" for n in itertools.count(2))
-            )
-            name = next(name for name in names if name not in taken)
+            name = str(step)
+            for number in itertools.count(2):
+                if name not in taken:
+                    break
+                name = f"{step}-{number}"
             (self._workdir / FOLDER / str(step)).rename(folder / name)
 
         processes.wait_for_all("checkpoint_set_aside")
@@ -325,24 +347,28 @@ class Checkpointer:
 
 
 def _reason(error: Exception) -> str:
-    """First line of an error's text."""
+    """Returns the first line of an error's text."""
     return str(error).strip().split("\n")[0][:300]
 
 
 def _best(losses: Mapping[int, float], steps: Sequence[int]) -> int | None:
+    """Finds the step of lowest loss, the first of equal ones; None if none is known."""
     known = [step for step in steps if step in losses]
-    return min(known, key=lambda step: (losses[step], step)) if known else None
+    if not known:
+        return None
+    return min(known, key=lambda step: (losses[step], step))
 
 
 def _read_losses(workdir: epath.Path) -> dict[int, float]:
+    """Reads the held-out losses that earlier starts of the run have recorded."""
     path = workdir / LOSSES
     if not path.exists():
         return {}
+
     try:
-        return {
-            int(step): float(loss)
-            for step, loss in json.loads(path.read_text()).items()
-        }
+        recorded = json.loads(path.read_text())
+        return {int(step): float(loss) for step, loss in recorded.items()}
     except (ValueError, AttributeError, TypeError):
+        # The losses only choose which old checkpoint to keep; the run can go on.
         log.warning("%s is broken: which checkpoint was best is forgotten.", path)
         return {}

@@ -1,8 +1,7 @@
-"""Checksums of arrays, so that a flipped bit in a checkpoint is found.
+"""Checksums of arrays, which find a flipped bit in a checkpoint.
 
-Its file format checks few.
-
-A digest is a sum over an array's words, so it is the same however the array is sharded.
+The file format of checkpoints verifies few of its bytes. A checksum is a sum over an
+array's words, so it does not depend on how the array is sharded.
 """
 
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 
+# The unsigned type of a word by its bytes.
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 # Elements that `host_digests` sums at once.
 _PART = 2**22
@@ -25,7 +25,7 @@ def _digests(leaves: list[jax.Array]) -> jax.Array:
     def one(leaf: jax.Array) -> jax.Array:
         words = jax.lax.bitcast_convert_type(leaf, _WORDS[leaf.dtype.itemsize])
         words = words.reshape(-1).astype(jnp.uint32)
-        # Odd factors: no single bit can change without changing the sum modulo 2^32.
+        # Odd factors have an inverse modulo 2^32, so every single bit changes the sum.
         factors = 2 * jax.lax.iota(jnp.uint32, words.size) + 1
         return jnp.sum(words * factors, dtype=jnp.uint32)
 
@@ -43,12 +43,13 @@ def digests(tree: Any) -> dict[str, int]:
     """
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     values = np.asarray(_digests(list(leaves)))
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path in paths)
+
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
     return {name: int(value) for name, value in zip(names, values, strict=True)}
 
 
 def host_digests(tree: Any) -> dict[str, int]:
-    """Computes the checksums of `digests` with numpy alone, so that no device memory is needed.
+    """Computes the checksums of `digests` with numpy, without any device memory.
 
     Args:
       tree: numpy arrays of at most 4 bytes per element.
@@ -57,13 +58,12 @@ def host_digests(tree: Any) -> dict[str, int]:
       Checksum by path, equal to that of `digests`.
     """
     values = {}
-
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         words = np.ascontiguousarray(leaf).reshape(-1)
         words = words.view(f"uint{8 * words.dtype.itemsize}")
-        total = 0
 
-        # Part by part: the products of a whole array would take twice its memory.
+        # Part by part, because the products of a whole array take twice its memory.
+        total = 0
         for first in range(0, words.size, _PART):
             part = words[first : first + _PART].astype(np.uint32)
             places = np.arange(first, first + part.size, dtype=np.uint64)
@@ -78,17 +78,18 @@ def host_digests(tree: Any) -> dict[str, int]:
 
 
 def compare_digests(found: dict[str, int], expected: dict[str, int]) -> None:
-    """Compares checksums of arrays with those they had when they were saved.
+    """Compares checksums of arrays with those recorded when they were saved.
 
     Args:
-      found: checksums by path; may be of a part of what was saved.
+      found: checksums by path, perhaps of only a part of what was saved.
       expected: checksums by path.
 
     Raises:
-      ValueError: naming the first array that differs.
+      UserError: If any differ, naming the first array that does.
     """
     for name, value in found.items():
-        if value != expected.get(name):
+        saved = expected.get(name)
+        if value != saved:
             raise UserError(
-                f"the checksum of {name} is {value} and was {expected.get(name)} when it was saved"
+                f"the checksum of {name} is {value} and was {saved} when it was saved"
             )

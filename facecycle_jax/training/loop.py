@@ -1,10 +1,11 @@
-"""The only training loop: every method, one device or many, from a configuration.
+"""The training loop of every method, on one device or many, from a configuration.
 
 A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl,
-panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (where pictures
+panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (only if images
 could not be read) and, with TensorFlow installed, tensorboard/.
 """
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -33,14 +34,16 @@ def train_and_evaluate(
     probe: training.Probe | None = None,
     report: training.Report | None = None,
     start_anew: bool = False,
+    method: training.MakeMethod | None = None,
+    loader: training.MakeLoader | None = None,
 ) -> TrainState:
-    """Trains what a configuration describes, or continues where a workdir stands.
+    """Trains what a configuration describes, or continues the run in a workdir.
 
     Args:
-      config: a page of configs/; with `stages`, names of configurations in it that are
-        run in order in workdir/<name>, each with the networks of those before it, the
-        last one's where several have one.
-      workdir: directory of the run; created, local or gs://.
+      config: a config of configs/. With `stages`, names of configurations in it, these
+        run in order in workdir/<name>. Each stage starts from the networks of those
+        before it; the last one wins where several have the same network.
+      workdir: directory of the run, local or gs://; created if it is missing.
       probe: takes a stage's configuration and the networks by name at every evaluation
         and returns further figures to write, such as
         `facecycle_jax.evaluation.probe_while_training`.
@@ -49,62 +52,70 @@ def train_and_evaluate(
         `facecycle_jax.evaluation.report_on_synthetic_faces`.
       start_anew: whether a run of which every checkpoint was set aside as damaged
         starts from scratch; without it such a run is refused.
+      method: builds the method of a stage's configuration; None: `methods.make`.
+      loader: builds the source of batches of a stage's configuration and split; None:
+        `data.make_loader`.
 
     Returns:
       The last state.
 
     Raises:
-      ValueError: if the configuration is wrong, or not that of the run in `workdir`, or
-        another run is going on there; in a job of several processes also if one of them
-        has other data, weights or settings.
-      FileNotFoundError: if data, weights or `init_from` are not there.
-      PreemptedError: after SIGTERM, with the state saved.
-      DivergedError: after `max_nonfinite` skipped updates in a row.
-      StorageError: if a checkpoint cannot be written; those before it are intact.
-      OSError: if a file cannot be read or written.
+      UserError: If the configuration is wrong or is not that of the run in `workdir`,
+        or if another run uses the workdir. In a job of several processes also if one
+        of them has other data, weights or settings.
+      FileNotFoundError: If data, weights or `init_from` are missing.
+      PreemptedError: After SIGTERM, with the state saved.
+      DivergedError: After `max_nonfinite` skipped updates in a row.
+      StorageError: If a checkpoint cannot be written; those before it are intact.
+      OSError: If a file cannot be read or written.
     """
     workdir = epath.Path(workdir)
-    config = (
-        config.to_dict()
-        if isinstance(config, ml_collections.ConfigDict)
-        else dict(config)
-    )
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    config = dict(config)
 
     # What is wrong with any stage is reported before the first one starts.
     training.check_same(training.shared_fields(config))
     training.check_ranges(config)
-    for stage in _stages(config).values():
+    stages = _stages(config)
+    for stage in stages.values():
         _check_backend(stage)
 
+    train_stage = functools.partial(
+        _train,
+        probe=probe,
+        start_anew=start_anew,
+        method=method,
+        loader=loader,
+    )
     if "stages" not in config:
-        return _train(
-            config, workdir, probe=probe, report=report, start_anew=start_anew
-        )
+        return train_stage(config, workdir, report=report)
 
     if config.get("about"):
         log.info("%s", config["about"])
+
     before: list[str] = []
-    stages = _stages(config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
-        log.info("Stage %d of %d, %s, in %s", number, len(stages), name, workdir / name)
-        stage = {**stage, "init_from": before or stage["init_from"]}
-        state = _train(
-            stage,
-            workdir / name,
-            probe=probe,
-            start_anew=start_anew,
+        place = workdir / name
+        log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
+
+        # The last stage has the networks of all, so it alone is reported on.
+        is_last = number == len(stages)
+        state = train_stage(
+            {**stage, "init_from": before or stage["init_from"]},
+            place,
+            report=report if is_last else None,
             name=name,
-            # The last stage has the networks of all.
-            report=report if number == len(stages) else None,
         )
-        before = [*before, str(workdir / name)]
+        before = [*before, str(place)]
+
     return state
 
 
 def _stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Lists the configurations of a run's stages by name.
 
-    '' is that of a run without stages.
+    A run without stages is one stage with the name ''.
     """
     if "stages" not in config:
         return {"": config}
@@ -112,24 +123,26 @@ def _stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _check_backend(config: Mapping[str, Any]) -> None:
-    """Raises MissingExtraError if the data are to be read by TensorFlow and it is not installed."""
+    """Raises MissingExtraError if TensorFlow is to read the data and is missing."""
     if config["data"]["backend"] != "tf":
         return
+
     reason = training.hide_accelerators_from_tensorflow()
     if reason:
         raise MissingExtraError(
-            f"data.backend='tf' needs tensorflow: {reason}, or set data.backend='threads', "
-            "which needs nothing."
+            f"data.backend='tf' needs tensorflow: {reason}, or set "
+            "data.backend='threads', which needs nothing."
         )
 
 
 def _make_workdir(workdir: epath.Path) -> None:
-    """Makes the directory of a run."""
+    """Creates the directory of a run."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(
-            f"--workdir={workdir} is a file, or lies below one: name a folder, which will be made."
+            f"--workdir={workdir} is a file, or lies below one: name a folder, "
+            "which will be made."
         ) from None
 
 
@@ -140,22 +153,30 @@ def _train(
     probe: training.Probe | None,
     report: training.Report | None,
     start_anew: bool,
+    method: training.MakeMethod | None,
+    loader: training.MakeLoader | None,
     name: str = "",
 ) -> TrainState:
     """Runs one stage."""
     _make_workdir(workdir)
 
     with training.locked(workdir):
-        run, state = training.prepare(config, workdir, start_anew=start_anew)
+        run, state = training.prepare(
+            config, workdir, start_anew=start_anew, method=method, loader=loader
+        )
         run.probe = probe
+
         start = int(state.step)
         writer = training.MetricWriter(
             workdir, step=start, tensorboard=config["tensorboard"]
         )
+
+        # An item of a batch is a pair of images unless its method needs more frames.
+        images_per_item = config["data"].get("item_frames", 0) or 2
         progress = training.Progress(
             step=start,
             total=run.total_steps,
-            pictures=config["batch_size"] * (config["data"].get("item_frames", 0) or 2),
+            images=config["batch_size"] * images_per_item,
             name=name or config["method"],
         )
 
@@ -163,11 +184,10 @@ def _train(
         try:
             with training.StopSignal() as stop, progress.showing():
                 state = _loop(run, state, writer, progress, stop)
+
             if report is not None and jax.process_index() == 0:
                 figures = report(config, workdir)
-                writer.scalars(
-                    run.total_steps, {f"truth/{name}": x for name, x in figures.items()}
-                )
+                writer.scalars(run.total_steps, _prefixed("truth", figures))
         except BaseException as error:
             reason = error
             raise
@@ -187,13 +207,13 @@ def _finish(
 ) -> None:
     """Closes what a run has open.
 
-    An error of that never takes the place of the reason of the end.
+    An error while closing never hides the reason why the run ended.
     """
     endings = [writer.close]
 
-    # Whatever happened, a save in progress is finished: the last good checkpoint stays
-    # whole. But after the error of one process of several it would wait for processes
-    # that are stuck in a step.
+    # Whatever happened, a save in progress is finished, so that the last good
+    # checkpoint stays whole. The exception is an error of one process of several,
+    # because the save would wait for processes that are stuck in a step.
     together = isinstance(reason, training.PreemptedError | training.DivergedError)
     alone = jax.process_count() > 1 and isinstance(reason, Exception) and not together
     if not alone:
@@ -205,12 +225,11 @@ def _finish(
         try:
             ending()
         except Exception as error:
-            if reason is not None or first is not None:
-                log.error(
-                    "While ending, this went wrong too: %s", error, exc_info=error
-                )
-            else:
+            if reason is None and first is None:
                 first = error
+                continue
+            log.error("While ending, this went wrong too: %s", error, exc_info=error)
+
     if first is not None:
         raise first
 
@@ -228,9 +247,6 @@ def _loop(
     """
     config = run.config
     start = int(state.step)
-    merge = jax.jit(Averages.merge)
-    averages: Averages | None = None
-    logged = start
 
     # A run that was stopped at a step to evaluate has saved that step first, and
     # evaluates it now.
@@ -239,7 +255,11 @@ def _loop(
         state = _evaluate(run, state, start, writer)
         run.checkpointer.record_loss(start, run.evaluated[1])
 
+    merge = jax.jit(Averages.merge)
+    averages: Averages | None = None
+    logged = start
     batches = run.train_batches(start)
+
     for step in range(start + 1, run.total_steps + 1):
         last = step == run.total_steps
 
@@ -249,27 +269,28 @@ def _loop(
             state, new = run.train_step(state, batch)
             averages = new if averages is None else merge(averages, new)
         progress.tick()
+
+        # The first step compiles, so speed is measured from the second one on.
         if step == start + 1:
-            # The first step compiles; the speed is that of the others.
             jax.block_until_ready(state)
             progress.restart(step)
 
-        # 2. Averages since the last log; the only place that waits for the device each
-        # time.
+        # 2. Averages since the last log. Only here does the host wait for the device
+        # every time.
         if step % config["log_every"] == 0 or last:
             _log(run, state, averages, writer, progress, between=(logged, step))
             averages = None
             logged = step
 
-        # 3. Asked to stop, the state is saved at once: an evaluation may take longer
-        # than the grace.
+        # 3. A request to stop. The state is saved at once because an evaluation may
+        # take longer than the time that the platform grants.
         if stop.reached():
             _check_finite(run, state, between=(logged, step))
             run.checkpointer.save(step, state)
             run.checkpointer.wait()
             raise training.PreemptedError(
-                f"stopped by SIGTERM after step {step}, which is saved in {run.workdir}; the same "
-                "command continues it."
+                f"stopped by SIGTERM after step {step}, which is saved in "
+                f"{run.workdir}; the same command continues it."
             )
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
@@ -277,7 +298,7 @@ def _loop(
             state = _evaluate(run, state, step, writer)
             progress.restart(step)
 
-        # 5. Checkpoint.
+        # 5. The checkpoint, with the held-out loss if it is of this very step.
         if step % config["checkpoint_every"] == 0 or last:
             _check_finite(run, state, between=(logged, step))
             evaluated, loss = run.evaluated
@@ -288,7 +309,10 @@ def _loop(
 
 
 def _evaluates(run: training.Run, step: int) -> bool:
-    """Whether held-out people are evaluated at a step; a panel needs that too."""
+    """Whether held-out people are evaluated at a step.
+
+    A panel needs an evaluation too.
+    """
     due = [step % run.config[name] == 0 for name in ("eval_every", "panel_every")]
     return any(due) or step == run.total_steps
 
@@ -303,20 +327,30 @@ def _log(
     between: tuple[int, int],
 ) -> None:
     """Writes the averages of a range of steps, then stops a run that has diverged."""
+    before, step = between
     terms = averages.compute()
-    skipped = terms.pop("skipped") * (between[1] - between[0])
-    speed = progress.report(between[1], terms)
-    values = {f"train/{name}": value for name, value in terms.items()}
-    values |= speed | {
-        "learning_rate": float(run.schedule(between[1] - 1)),
+
+    # 'skipped' is the mean of 0 and 1 over the steps of the range.
+    skipped = round(terms.pop("skipped") * (step - before))
+    speed = progress.report(step, terms)
+
+    figures = {
+        **_prefixed("train", terms),
+        **speed,
+        # The schedule counts updates from 0.
+        "learning_rate": float(run.schedule(step - 1)),
         "skipped_updates": int(state.nonfinite_total),
     }
-    writer.scalars(between[1], values)
-    if round(skipped):
+    writer.scalars(step, figures)
+
+    if skipped:
         log.warning(
-            "%d of the updates of steps %d to %d had a loss or gradient that was not finite and "
-            "were skipped.", round(skipped), between[0] + 1, between[1],
-        )  # fmt: skip
+            "%d of the updates of steps %d to %d had a loss or gradient that was not "
+            "finite and were skipped.",
+            skipped,
+            before + 1,
+            step,
+        )
     _check_finite(run, state, between=between)
 
 
@@ -325,15 +359,18 @@ def _check_finite(
 ) -> None:
     """Stops a run whose last updates were all skipped."""
     in_row = int(state.nonfinite_in_row)
-    if in_row < run.config["max_nonfinite"]:
+    allowed = run.config["max_nonfinite"]
+    if in_row < allowed:
         return
+
+    before, step = between
     last_good = run.checkpointer.latest_step
     raise training.DivergedError(
-        f"the last {in_row} updates up to step {between[1]} (seen between steps {between[0] + 1} "
-        f"and {between[1]}) had a loss or gradient that was not finite, max_nonfinite is "
-        f"{run.config['max_nonfinite']}. The last checkpoint, of step {last_good}, is intact in "
-        f"{run.workdir}. Lower optimiser.schedule_rates, set optimiser.clip_norm, or look at "
-        "the data."
+        f"the last {in_row} updates up to step {step} (seen between steps "
+        f"{before + 1} and {step}) had a loss or gradient that was not finite, "
+        f"max_nonfinite is {allowed}. The last checkpoint, of step {last_good}, is "
+        f"intact in {run.workdir}. Lower optimiser.schedule_rates, set "
+        "optimiser.clip_norm, or look at the data."
     )
 
 
@@ -347,40 +384,55 @@ def _evaluate(
     config = run.config
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}
-    # The same batches every time: those of the first steps.
+
+    # The same batches every time, those of the first steps. The panel shows the first.
     batches = run.eval_batches(0)
     for number in range(max(1, config["eval_batches"])):
-        new, pictures = run.eval_step(state.eval_params, state.frozen, next(batches))
+        batch = next(batches)
+        new, images = run.eval_step(state.eval_params, state.frozen, batch)
         averages = new if averages is None else averages.merge(new)
-        first = first if number else pictures
+        if number == 0:
+            first = images
+
     terms = averages.compute() if averages is not None else {}
-    writer.scalars(step, {f"eval/{name}": value for name, value in terms.items()})
-    run.evaluated = (step, terms.get("total", float("nan")))
-    log.info("held-out people at step %d: loss %.4g", *run.evaluated)
+    loss = terms.get("total", float("nan"))
+    writer.scalars(step, _prefixed("eval", terms))
+    run.evaluated = (step, loss)
+    log.info("held-out people at step %d: loss %.4g", step, loss)
+
     if run.probe is not None and jax.process_index() == 0:
         figures = run.probe(config, {**state.frozen, **state.eval_params})
         if figures:
-            writer.scalars(
-                step, {f"probe/{name}": value for name, value in figures.items()}
-            )
+            writer.scalars(step, _prefixed("probe", figures))
+
     if step % config["panel_every"] == 0 or step == run.total_steps:
         panel = _panel(first, step)
         if jax.process_index() == 0:
             save_png(run.workdir / "panels" / f"{step:08}.png", panel)
-        writer.picture(step, "held_out", panel)
+        writer.image(step, "held_out", panel)
+
     if run.after_evaluation is None:
         return state
-    return run.after_evaluation(state, jnp.float32(run.evaluated[1]))
+    return run.after_evaluation(state, jnp.float32(loss))
 
 
-def _panel(pictures: Tree, step: int) -> np.ndarray:
+def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Puts a prefix and a slash before the names of figures."""
+    return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+
+def _panel(images: Tree, step: int) -> np.ndarray:
     """Draws the first held-out faces and what the method makes of them."""
-    rows = len(pictures["input"])
-    drawn = {}
-    for name, picture in pictures.items():
-        if picture.ndim == 4 and len(picture) == rows:
-            colours = picture.shape[-1] == 3
-            drawn[name] = np.asarray(
-                denormalise(picture) if colours else picture.astype(jnp.float32)
-            )
-    return training_panel(drawn, step=step, max_rows=rows)
+    rows = len(images["input"])
+    shown = {}
+    for name, image in images.items():
+        # Codes, and what is not one image per face, have no place in a panel.
+        if image.ndim != 4 or len(image) != rows:
+            continue
+        if image.shape[-1] == 3:
+            shown[name] = np.asarray(denormalise(image))
+        else:
+            # A flow, perhaps of half precision.
+            shown[name] = np.asarray(image.astype(jnp.float32))
+
+    return training_panel(shown, step=step, max_rows=rows)

@@ -1,8 +1,6 @@
-"""Averages of loss terms between logs, and their writers.
+"""Averages of loss terms between logs, written as JSON lines and for TensorBoard.
 
-JSON lines, and TensorBoard if installed.
-
-Scalars by name, e.g. 'train/total'; pictures uint8 [H, W, 3].
+Scalars by name, e.g. 'train/total'; images uint8 [H, W, 3].
 """
 
 import contextlib
@@ -27,8 +25,6 @@ FILE_NAME = "metrics.jsonl"
 @flax.struct.dataclass
 class Average:
     """A sum of observations and their number.
-
-    Small enough not to need clu where only steps are timed.
 
     Attributes:
       total: float32 scalar.
@@ -69,30 +65,29 @@ class Averages:
           The averages.
         """
         mask = jnp.asarray(True) if mask is None else mask
-        return cls(
-            {
-                name: Average(
-                    jnp.where(mask, value, 0).astype(jnp.float32),
-                    mask.astype(jnp.int32),
-                )
-                for name, value in terms.items()
-            }
-        )
+        count = mask.astype(jnp.int32)
+
+        # `where`, not a product: NaN times 0 is NaN.
+        values = {}
+        for name, value in terms.items():
+            total = jnp.where(mask, value, 0).astype(jnp.float32)
+            values[name] = Average(total, count)
+        return cls(values)
 
     def merge(self, other: "Averages") -> "Averages":
         """Merges with averages of the same names."""
-        return Averages(
-            {k: value.merge(other.values[k]) for k, value in self.values.items()}
-        )
+        merged = {
+            name: value.merge(other.values[name]) for name, value in self.values.items()
+        }
+        return Averages(merged)
 
     def compute(self) -> dict[str, float]:
-        """Computes the averages as floats.
-
-        Names without an observation are left out.
-        """
+        """Computes the averages as floats, without those that have no observation."""
         host = jax.device_get(self)
         return {
-            k: float(v.total / v.count) for k, v in host.values.items() if v.count > 0
+            name: float(value.total / value.count)
+            for name, value in host.values.items()
+            if value.count > 0
         }
 
 
@@ -106,19 +101,22 @@ def hide_accelerators_from_tensorflow() -> str:
         import tensorflow as tf
     except ImportError as error:
         return f"{error} (pip install 'facecycle_jax[tf]')"
+
     tf.config.set_visible_devices([], "GPU")
     return ""
 
 
 def _summary_writer(directory: epath.Path) -> tuple[Any, str]:
-    """Opens TensorBoard event files; (None, the reason) where that cannot be."""
+    """Opens TensorBoard event files, or returns None and the reason why not."""
     reason = hide_accelerators_from_tensorflow()
     if reason:
         return None, reason
+
     try:
         from clu import metric_writers
     except ImportError as error:
         return None, f"{error} (pip install 'facecycle_jax[tf]')"
+
     return metric_writers.SummaryWriter(str(directory)), ""
 
 
@@ -132,12 +130,12 @@ def _as_os_errors() -> Iterator[None]:
 
 
 class MetricWriter:
-    """Writes scalars and pictures of a run.
+    """Writes scalars and images of a run; of several processes the first one writes.
 
     Args:
       workdir: directory of the run.
-      step: step the run continues from; lines of later steps are removed, so that none
-        is doubled.
+      step: step the run continues from. Lines of later steps are removed, so that no
+        step is written twice.
       tensorboard: whether to write event files too, if TensorFlow and TensorBoard are
         installed.
     """
@@ -151,10 +149,13 @@ class MetricWriter:
         self._events: Any = None
         if jax.process_index():
             return
+
         self._lines = _kept_lines(self._path, step)
         self._rewrite()
+        # Object stores cannot append: there the whole file is written each time.
         if "://" not in str(self._path):
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+
         reason = "config.tensorboard is False"
         if tensorboard:
             self._events, reason = _summary_writer(workdir / "tensorboard")
@@ -167,33 +168,29 @@ class MetricWriter:
         """Writes one line of scalars, at once."""
         if jax.process_index():
             return
+
         # JSON has no NaN; null says the same to every reader.
         numbers = {
-            k: float(v) if np.isfinite(v) else None for k, v in sorted(values.items())
+            name: float(value) if np.isfinite(value) else None
+            for name, value in sorted(values.items())
         }
         line = json.dumps({"step": int(step), **numbers})
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()
         else:
-            # Object stores cannot append.
             self._lines.append(line)
             self._rewrite()
+
         if self._events is not None:
             with _as_os_errors():
                 self._events.write_scalars(step, dict(values))
 
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Adds a picture, uint8 [H, W, 3], to the TensorBoard event files."""
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds an image, uint8 [H, W, 3], to the TensorBoard event files."""
         if self._events is not None:
             with _as_os_errors():
-                self._events.write_images(step, {name: picture[None]})
-
-    def flush(self) -> None:
-        """Writes out what is buffered."""
-        if self._events is not None:
-            with _as_os_errors():
-                self._events.flush()
+                self._events.write_images(step, {name: image[None]})
 
     def close(self) -> None:
         """Writes out what is buffered and closes the files."""
@@ -214,19 +211,20 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
       workdir: directory of the run.
 
     Returns:
-      One dict per line, with 'step'; [] where there are none.
+      One dict per line, with 'step'; [] if there are none.
     """
     path = epath.Path(workdir) / FILE_NAME
     return [json.loads(line) for line in _kept_lines(path, None)]
 
 
 def _kept_lines(path: epath.Path, last: int | None) -> list[str]:
-    """Lines of a metrics file up to a step.
+    """Reads the lines of a metrics file up to a step, without broken ones.
 
-    A last line cut off by a kill is left out.
+    A kill may cut off the last line.
     """
     if not path.exists():
         return []
+
     kept = []
     # A torn write may end in the middle of a character.
     for line in path.read_bytes().decode(errors="replace").splitlines():
@@ -235,6 +233,7 @@ def _kept_lines(path: epath.Path, last: int | None) -> list[str]:
         except (json.JSONDecodeError, KeyError, TypeError):
             log.warning("Leaving out a broken line of %s.", path)
             continue
+
         if last is None or step <= last:
             kept.append(line)
     return kept

@@ -1,4 +1,4 @@
-"""Networks of other runs: finding their checkpoints, reading them, copying by name."""
+"""Functions that find checkpoints of other runs, read and copy their networks."""
 
 import contextlib
 import json
@@ -21,9 +21,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 
-# What tensorstore's errors begin with where the content itself is wrong: a file is
-# missing, too short or altered. All its other errors tell of the storage, and of
-# nothing else.
+# The first words of tensorstore's errors about the content: a file is missing, too
+# short or altered. All its other errors are about the storage.
 _DAMAGE = (
     "NOT_FOUND",
     "DATA_LOSS",
@@ -31,58 +30,61 @@ _DAMAGE = (
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
 )
+# Bytes read at once to find out whether a file can be read.
 _READ_BYTES = 2**20
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint is proven damaged.
 
-    Its storage can be read, and a file is missing or altered.
+    Its storage can be read, but a file in it is missing or altered.
     """
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Makes a path absolute, which Orbax wants; a URL is so already."""
+    """Makes a path absolute, as Orbax requires; a URL is absolute already."""
     path = epath.Path(path).expanduser()
     return path if "://" in str(path) else path.resolve()
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
-    """Finds the checkpoint a path means.
+    """Finds the checkpoint that a path stands for.
 
     Args:
-      path: a run's directory (its newest checkpoint is meant), or one checkpoint,
-        DIR/checkpoints/STEP.
+      path: a run's directory, which stands for its newest checkpoint, or one
+        checkpoint, DIR/checkpoints/STEP.
 
     Returns:
       Directory of the checkpoint.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: If there is none.
     """
     return _candidates(path)[0]
 
 
 def _candidates(path: epath.PathLike) -> list[epath.Path]:
-    """Lists the checkpoints a path means, the newest first.
+    """Lists the checkpoints that a path stands for, the newest first.
 
-    One alone if the path is a checkpoint's.
+    The path of a checkpoint stands for that one alone.
     """
     path = absolute(path)
     if path.parent.name == FOLDER and path.is_dir():
         return [path]
 
     folder = path / FOLDER
-    named = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    # In a bucket a checkpoint has its name before it is complete.
-    complete = [p for p in named if ocp.utils.is_checkpoint_finalized(p)]
+    steps = []
+    if folder.is_dir():
+        steps = [step for step in folder.iterdir() if step.name.isdigit()]
 
+    # In a bucket a checkpoint has its name before it is complete.
+    complete = [step for step in steps if ocp.utils.is_checkpoint_finalized(step)]
     if not complete:
         raise FileNotFoundError(
-            f"no checkpoint under {path}: give the workdir of a run that has saved one, or one "
-            f"checkpoint, {path}/{FOLDER}/STEP."
+            f"no checkpoint under {path}: give the workdir of a run that has saved "
+            f"one, or one checkpoint, {path}/{FOLDER}/STEP."
         )
-    return sorted(complete, key=lambda p: -int(p.name))
+    return sorted(complete, key=lambda step: -int(step.name))
 
 
 def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
@@ -92,14 +94,14 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
       path: a run's directory, or one checkpoint, DIR/checkpoints/STEP.
 
     Returns:
-      Directory of the checkpoint, and numpy arrays by network name; averaged weights
-      where they were kept.
+      Directory of the checkpoint, and numpy arrays by network name. The weights are
+      averaged ones if the run kept them.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if the one checkpoint named, or every checkpoint of the run, is
-        damaged.
-      OSError: if the storage cannot be read.
+      FileNotFoundError: If there is no checkpoint.
+      DamagedCheckpointError: If the one checkpoint named, or every checkpoint of the
+        run, is damaged.
+      OSError: If the storage cannot be read.
     """
     candidates = _candidates(path)
 
@@ -111,10 +113,9 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
                 raise
             log.warning("%s Using the checkpoint before it.", error)
             continue
-        return checkpoint, {
-            **trees.get("frozen", {}),
-            **(trees.get("ema") or trees["params"]),
-        }
+
+        trained = trees.get("ema") or trees["params"]
+        return checkpoint, {**trees.get("frozen", {}), **trained}
 
     raise AssertionError("a path has at least one candidate")
 
@@ -123,18 +124,18 @@ def load_trees(path: epath.PathLike) -> Tree:
     """Loads networks, without the optimiser's state.
 
     Args:
-      path: a run's directory (its newest checkpoint is meant; the one before it if that
-        is damaged) or one checkpoint, DIR/checkpoints/STEP; a model folder, or the name
-        of a bundled model.
+      path: a run's directory, one checkpoint (DIR/checkpoints/STEP), a model folder, or
+        the name of a bundled model. A run's directory stands for its newest checkpoint,
+        or the one before it if that is damaged.
 
     Returns:
-      numpy arrays by network name; averaged weights where they were kept. Of a VGG-19 a
-      model folder holds conv1_1 .. conv3_1 alone.
+      numpy arrays by network name. The weights are averaged ones if the run kept them.
+      Of a VGG-19 a model folder holds conv1_1 .. conv3_1 alone.
 
     Raises:
-      FileNotFoundError: if there is neither a checkpoint nor a model.
-      ValueError: if it is damaged or is not one of this package.
-      OSError: if the storage cannot be read.
+      FileNotFoundError: If there is neither a checkpoint nor a model.
+      UserError: If it is damaged or was not written by this package.
+      OSError: If the storage cannot be read.
     """
     folder = find_model_folder(path)
     if folder is not None:
@@ -151,15 +152,15 @@ def load_trees(path: epath.PathLike) -> Tree:
 
 
 def check_whole(checkpoint: epath.Path) -> None:
-    """Reads a checkpoint, the optimiser's state too, into host memory and compares its checksums.
+    """Reads a whole checkpoint into host memory and compares its checksums.
 
     Args:
-      checkpoint: DIR/checkpoints/STEP.
+      checkpoint: DIR/checkpoints/STEP; the optimiser's state is read too.
 
     Raises:
-      DamagedCheckpointError: if anything in it is missing or altered, and only then.
-      OSError: if the storage cannot be read.
-      MemoryError: if the host has not the memory.
+      DamagedCheckpointError: If anything in it is missing or altered, and only then.
+      OSError: If the storage cannot be read.
+      MemoryError: If the host has too little memory.
     """
     _read(checkpoint, None)
 
@@ -172,7 +173,7 @@ def check_shapes(checkpoint: epath.Path, abstract: Any) -> None:
       abstract: tree of arrays or of `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: naming the first array that differs.
+      UserError: If they differ, naming the first array that does.
     """
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         saved = _shapes(reader.metadata(checkpoint / "state").tree)
@@ -183,48 +184,55 @@ def check_shapes(checkpoint: epath.Path, abstract: Any) -> None:
         here = wanted.get(name, "none")
         if there != here:
             raise UserError(
-                f"{checkpoint} has another state than this configuration: {name} has shape {there} there and "
-                f"{here} here. Continue it with the configuration it was started with, or use another "
-                "workdir; the checkpoint stays where it is."
+                f"{checkpoint} has another state than this configuration: {name} has "
+                f"shape {there} there and {here} here. Continue it with the "
+                "configuration it was started with, or use another workdir; the "
+                "checkpoint stays where it is."
             )
 
 
 def storage_error(error: Exception) -> OSError | None:
-    """Tells an error of the storage from one of the content.
+    """Distinguishes an error of the storage from one of the content.
 
     Args:
       error: what a reader of checkpoints has raised.
 
     Returns:
-      The error as an OSError if it tells of the storage, such as a network or
+      The error as an OSError if it is about the storage, such as a network or
       permissions; else None.
     """
     if isinstance(error, OSError):
         return error
 
+    # tensorstore raises ValueError("STATUS: sentence").
     text = str(error).strip().split("\n")[0][:300]
     status = text.partition(":")[0]
-    named = isinstance(error, ValueError) and status.isupper() and " " not in status
-    return OSError(text) if named and status not in _DAMAGE else None
+    has_status = isinstance(error, ValueError) and status.isupper()
+    if has_status and " " not in status and status not in _DAMAGE:
+        return OSError(text)
+    return None
 
 
 def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
-    """Reads parts of a state (None: all) as numpy arrays; a process does so by itself.
+    """Reads parts of a state (None: all) as numpy arrays, without other processes.
 
-    The content is called damaged only if every byte of it can be read and two attempts
+    The content counts as damaged only if every byte of it can be read and two attempts
     have failed.
     """
     try:
         return _read_arrays(checkpoint, names)
     except (ValueError, LookupError, FileNotFoundError):
-        # One of these tells of the content or of the storage; which, is found out
-        # below.
+        # The error is about the content or about the storage. If the storage cannot be
+        # read, this raises OSError.
         _read_bytes(checkpoint)
 
     try:
         return _read_arrays(checkpoint, names)
     except (ValueError, LookupError, FileNotFoundError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip()[:300]}".split("\n")[0]
+        text = str(error).strip()[:300]
+        reason = f"{type(error).__name__}: {text}".split("\n")[0]
+
+        # A missing file is damage, because the storage has just been read.
         failed = None if isinstance(error, FileNotFoundError) else storage_error(error)
         if failed is not None:
             raise OSError(f"cannot read {checkpoint} ({reason})") from error
@@ -232,10 +240,7 @@ def _read(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
 
 
 def _read_bytes(folder: epath.Path) -> None:
-    """Reads every file below a folder.
-
-    Raises OSError if the storage does not let it.
-    """
+    """Reads every file below a folder; raises OSError if the storage fails."""
     for path in folder.iterdir():
         if path.is_dir():
             _read_bytes(path)
@@ -246,39 +251,46 @@ def _read_bytes(folder: epath.Path) -> None:
 
 
 def _read_arrays(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
-    """Reads parts of a state and compares their checksums, raising whatever the reader raises."""
+    """Reads parts of a state and compares their checksums.
+
+    Raises whatever the reader raises.
+    """
     item = checkpoint / "state"
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-        metadata = reader.metadata(item).tree
-        wanted = {
-            k: v for k, v in metadata.items() if names is None or (k in names and v)
-        }
+        wanted = dict(reader.metadata(item).tree)
+        if names is not None:
+            # Parts that are empty, such as an average that is not kept, are left out.
+            wanted = {
+                name: part for name, part in wanted.items() if name in names and part
+            }
+
+        # As numpy arrays, so that neither devices nor their memory are needed.
         restore_args = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
         )
-        trees = reader.restore(
-            item,
-            args=ocp.args.PyTreeRestore(
-                wanted, restore_args=restore_args, partial_restore=True
-            ),
+        args = ocp.args.PyTreeRestore(
+            wanted, restore_args=restore_args, partial_restore=True
         )
+        trees = reader.restore(item, args=args)
 
-    expected: Mapping[str, int] = json.loads(
-        (checkpoint / "digests" / "metadata").read_text()
-    )
+    recorded = checkpoint / "digests" / "metadata"
+    expected: Mapping[str, int] = json.loads(recorded.read_text())
     found = host_digests(trees)
     compare_digests(found, dict(expected))
 
-    missing = sorted(set(expected) - set(found)) if names is None else []
-    if missing:
-        raise UserError(f"{missing[0]} is missing")
+    # A whole state has every array that was saved.
+    if names is None:
+        missing = sorted(set(expected) - set(found))
+        if missing:
+            raise UserError(f"{missing[0]} is missing")
+
     return trees
 
 
 def copy_trees(
     own: Tree, source: Tree, *, required: Sequence[str] = (), keep: Sequence[str] = ()
 ) -> tuple[Tree, list[str]]:
-    """Replaces networks by those of the same name from elsewhere.
+    """Replaces networks by those of the same name in another tree.
 
     Args:
       own: networks by name.
@@ -287,57 +299,69 @@ def copy_trees(
       keep: names that are not replaced.
 
     Returns:
-      `own` with what was found replaced by numpy arrays, and the names replaced.
+      `own` with the networks of `source` in place of its own, and their names.
 
     Raises:
-      ValueError: if a required network is missing or shapes differ, naming both.
+      UserError: If a required network is missing or shapes differ, naming both.
     """
-    result, copied = dict(own), []
+    result = dict(own)
+    copied = []
     for name, tree in own.items():
         if name in keep:
             continue
+
         if name not in source:
             if name in required:
                 raise UserError(
-                    f"init_from has the networks {sorted(source)} and lacks {name!r}: start from a "
-                    "run of configs/motion_cycle.py, or a model, with the same config.model."
+                    f"init_from has the networks {sorted(source)} and lacks {name!r}: "
+                    "start from a run of configs/motion_cycle.py, or a model, with "
+                    "the same config.model."
                 )
             continue
-        shapes, found = _shapes(tree), _shapes(source[name])
+
+        shapes = _shapes(tree)
+        found = _shapes(source[name])
         for key in sorted({*shapes, *found}):
-            if shapes.get(key) != found.get(key):
+            there = found.get(key, "none")
+            here = shapes.get(key, "none")
+            if there != here:
                 raise UserError(
-                    f"init_from: {name}/{key} has shape {found.get(key, 'none')} there and "
-                    f"{shapes.get(key, 'none')} here: config.model must be the same there and here."
+                    f"init_from: {name}/{key} has shape {there} there and {here} "
+                    "here: config.model must be the same there and here."
                 )
+
         result[name] = source[name]
         copied.append(name)
+
     return result, copied
 
 
 def check_same_vgg(own: Tree, source: Tree) -> None:
-    """Compares the VGG-19 of the losses with the part of one that came with a model.
+    """Compares the VGG-19 of the losses with the layers that a model holds.
 
     Args:
       own: the VGG-19 of the configuration, by layer.
       source: the VGG-19 that the model was trained on, by layer.
 
     Raises:
-      ValueError: if layers are lacking and the first ones differ: losses would look
-        through a mixture.
+      UserError: If `source` lacks layers and the first layers differ, because losses
+        would then use a mixture of two networks.
     """
     if not set(own) - set(source):
         return
-    here, there = (np.asarray(tree["conv1_1"]["kernel"]) for tree in (own, source))
-    # Model folders may be of half precision. Shapes are compared, and told, by
-    # `copy_trees`.
-    if (
-        here.shape == there.shape
-        and np.abs(here - there).max() > 1e-2 * np.abs(there).max()
-    ):
+
+    here = np.asarray(own["conv1_1"]["kernel"])
+    there = np.asarray(source["conv1_1"]["kernel"])
+    # `copy_trees` reports shapes that differ.
+    if here.shape != there.shape:
+        return
+
+    # Not exactly equal, because model folders may be of half precision.
+    if np.abs(here - there).max() > 1e-2 * np.abs(there).max():
         raise UserError(
-            "init_from has the first layers of another VGG-19 than loss.vgg: set --config.loss.vgg to the "
-            "file that model was trained with, or --config.loss.perceptual=none."
+            "init_from has the first layers of another VGG-19 than loss.vgg: set "
+            "--config.loss.vgg to the file that model was trained with, or "
+            "--config.loss.perceptual=none."
         )
 
 

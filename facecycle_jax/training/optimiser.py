@@ -1,4 +1,4 @@
-"""Adam or SGD with a learning rate by epoch, and the average of the weights."""
+"""Optimisers with a learning rate by epoch, and the average of the weights."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,23 +19,23 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
 
     Args:
       config: `config.optimiser`, with `schedule_epochs` (first epoch of each piece,
-        rising from 0), `schedule_rates` (learning rate of each piece) and perhaps
-        `cosine_epochs` (above 0: the rate is multiplied by a cosine that falls from 1
-        to 0 in so many epochs).
+        rising from 0), `schedule_rates` (learning rate of each piece) and, optionally,
+        `cosine_epochs` (above 0: a cosine that falls from 1 to 0 in so many epochs
+        multiplies the rate).
       steps_per_epoch: updates in an epoch, at least 1.
 
     Returns:
       The schedule.
 
     Raises:
-      ValueError: if the two lists do not fit together or are out of range.
+      UserError: If the two lists do not fit together or are out of range.
     """
     epochs = tuple(config["schedule_epochs"])
     rates = tuple(float(rate) for rate in config["schedule_rates"])
     if len(epochs) != len(rates) or not epochs:
         raise UserError(
-            f"optimiser.schedule_epochs has {len(epochs)} entries, schedule_rates {len(rates)}: "
-            "give one rate for each first epoch."
+            f"optimiser.schedule_epochs has {len(epochs)} entries, schedule_rates "
+            f"{len(rates)}: give one rate for each first epoch."
         )
     if epochs[0] != 0 or any(a >= b for a, b in itertools.pairwise(epochs)):
         raise UserError(f"optimiser.schedule_epochs must rise from 0, got {epochs}.")
@@ -43,15 +43,17 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
         raise UserError(f"optimiser.schedule_rates must not be negative, got {rates}.")
     if steps_per_epoch < 1:
         raise UserError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
+
+    boundaries = [round(epoch * steps_per_epoch) for epoch in epochs[1:]]
     pieces = optax.join_schedules(
-        [optax.constant_schedule(rate) for rate in rates],
-        [round(epoch * steps_per_epoch) for epoch in epochs[1:]],
+        [optax.constant_schedule(rate) for rate in rates], boundaries
     )
+
     cosine = config.get("cosine_epochs", 0)
     if not cosine:
         return pieces
 
-    # PyTorch's scheduler moves once an epoch, not with every step.
+    # The cosine moves once an epoch, as PyTorch's scheduler does, not with every step.
     def falling(count: jax.Array) -> jax.Array:
         epoch = jnp.minimum(count // steps_per_epoch, cosine)
         return pieces(count) * 0.5 * (1 + jnp.cos(jnp.pi * epoch / cosine))
@@ -62,12 +64,13 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
 def make_optimiser(
     config: Mapping[str, Any], schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Builds the optimiser with the schedule and, if requested, clipping by the global norm.
+    """Builds the optimiser with its schedule, weight decay and clipping.
 
     Args:
-      config: `config.optimiser`, with `b1`, `b2` and `clip_norm` (0: none); perhaps
-        `kind`: 'adam' (the default), 'sgd' (with `momentum`), or 'adam_by_network', see
-        `adam_with_own_counts`; perhaps `weight_decay`, which is added to the gradient.
+      config: `config.optimiser`, with `b1`, `b2`, `clip_norm` (largest global norm; 0:
+        none) and, optionally, `kind` and `weight_decay`, which is added to the
+        gradient. `kind` is 'adam' (the default), 'sgd' (with `momentum`), or
+        'adam_by_network', see `adam_with_own_counts`.
       schedule: the learning rate by update; skipped updates do not count.
 
     Returns:
@@ -82,7 +85,9 @@ def make_optimiser(
     for name in ("b1", "b2", "momentum"):
         if not 0 <= config.get(name, 0.0) < 1:
             raise UserError(f"optimiser.{name} must be in [0, 1), got {config[name]}.")
-    clip, decay = config["clip_norm"], config.get("weight_decay", 0.0)
+
+    clip = config["clip_norm"]
+    decay = config.get("weight_decay", 0.0)
     for name, value in {"clip_norm": clip, "weight_decay": decay}.items():
         if value < 0:
             raise UserError(f"optimiser.{name} must not be negative, got {value}.")
@@ -101,20 +106,22 @@ def make_optimiser(
     else:
         made = optax.adam(schedule, b1=config["b1"], b2=config["b2"])
 
-    # PyTorch's decay is part of the gradient that moments are taken of.
+    # As in PyTorch, the decay is added to the gradient before its moments are taken.
     if decay and kind != "adam_by_network":
         made = optax.chain(optax.add_decayed_weights(decay), made)
-    return optax.chain(optax.clip_by_global_norm(clip), made) if clip else made
+    if clip:
+        made = optax.chain(optax.clip_by_global_norm(clip), made)
+    return made
 
 
 class OwnCounts(NamedTuple):
     """State of `adam_with_own_counts`.
 
     Attributes:
-      updates: int32 scalar, updates so far, of which the schedule is a function.
+      updates: int32 scalar, updates so far, the schedule's argument.
       steps: int32 scalar by network, steps so far.
-      first: mean gradients.
-      second: mean squares of gradients.
+      first: moving averages of gradients.
+      second: moving averages of squared gradients.
     """
 
     updates: jax.Array
@@ -132,20 +139,21 @@ def adam_with_own_counts(
     skip_unused: bool = False,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds Adam that counts the steps of every network, for losses that use some networks each.
+    """Builds an Adam that counts the steps of each network by itself.
 
-    Its `update` takes `networks`, the names that the loss used, or None for all. A
-    network that has never been used stands still. One that has been, but is not this
-    time, has a gradient of zero: it moves by its momentum and its decay, as in PyTorch
-    1, which zeroes gradients instead of dropping them.
+    It is for losses that use some of the networks each. Its `update` takes `networks`,
+    the names that the loss used, or None for all. A network that has never been used
+    does not move. One that was used before, but not this time, has a gradient of zero.
+    It moves by its momentum and its decay, as in PyTorch 1, which zeroes gradients
+    instead of dropping them.
 
     Args:
       schedule: the learning rate by update.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      weight_decay: times the weights, added to their gradients.
-      skip_unused: leave networks alone in all updates that do not use them, as PyTorch
-        2 does.
+      weight_decay: factor of the weights that is added to their gradients.
+      skip_unused: whether an update leaves the networks alone that it does not use, as
+        PyTorch 2 does.
       epsilon: added to the root of the second moment.
 
     Returns:
@@ -175,12 +183,18 @@ def adam_with_own_counts(
         del extra
         if params is None:
             raise ValueError("adam_with_own_counts needs the parameters.")
+
         rate = schedule(state.updates)
         changes: Tree = {}
-        steps, first, second = {}, {}, {}
+        steps: dict[str, jax.Array] = {}
+        first: Tree = {}
+        second: Tree = {}
         for name, gradient in gradients.items():
             used = networks is None or name in networks
-            moves = jnp.asarray(used) if skip_unused else used | (state.steps[name] > 0)
+            if skip_unused:
+                moves = jnp.asarray(used)
+            else:
+                moves = used | (state.steps[name] > 0)
             step = state.steps[name] + moves.astype(jnp.int32)
 
             decayed = jax.tree.map(
@@ -202,6 +216,7 @@ def adam_with_own_counts(
             second[name] = _chosen(moves, square, state.second[name])
             scaled = jax.tree.map(lambda c: -rate * c, change)
             changes[name] = _chosen(moves, scaled, jax.tree.map(jnp.zeros_like, change))
+
         new = OwnCounts(
             updates=state.updates + 1, steps=steps, first=first, second=second
         )
@@ -211,6 +226,7 @@ def adam_with_own_counts(
 
 
 def _chosen(condition: jax.Array, new: Tree, old: Tree) -> Tree:
+    """Returns `new` where the condition, a bool scalar, is true, else `old`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
@@ -224,17 +240,19 @@ def _adam_step(
     b2: float,
     epsilon: float,
 ) -> tuple[Tree, Tree, Tree]:
-    """Computes both moments and the change, before the learning rate, of one network at its own step."""
+    """Computes one network's moments and its change before the learning rate."""
     mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, first, gradient)
     square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, second, gradient)
 
-    # Before the first step there is nothing to correct.
+    # Bias correction. A network at step 0 does not move; 1 keeps it from dividing by 0.
     age = jnp.maximum(step, 1)
-    of_mean = 1 - b1**age
-    root = jnp.sqrt(1 - b2**age)
-    change = jax.tree.map(
-        lambda m, v: m / of_mean / (jnp.sqrt(v) / root + epsilon), mean, square
-    )
+    mean_correction = 1 - b1**age
+    root_correction = jnp.sqrt(1 - b2**age)
+
+    def change_of(m: jax.Array, v: jax.Array) -> jax.Array:
+        return m / mean_correction / (jnp.sqrt(v) / root_correction + epsilon)
+
+    change = jax.tree.map(change_of, mean, square)
     return mean, square, change
 
 
@@ -243,8 +261,8 @@ def average_weights(
 ) -> Tree:
     """Moves an average of the weights towards new ones.
 
-    Early on the decay is (1 + step) / (10 + step), so the average soon forgets the
-    random start.
+    In early steps the decay is (1 + step) / (10 + step), so that the average soon
+    forgets the random start.
 
     Args:
       average: the average so far.

@@ -1,10 +1,8 @@
-"""Several processes as one job.
+"""Several processes as one job: how they meet, agree, and end when one is lost.
 
-How they meet, and how all of them end when one is lost.
-
-JAX's runtime sends heartbeats between the processes. When one falls silent, dies or
-cannot be reached, it aborts the others; that abort is turned into one sentence and an
-exit code here.
+JAX's runtime sends heartbeats between the processes. When one of them hangs, dies or
+cannot be reached, the runtime aborts the others. This module turns that abort into one
+sentence and an exit code.
 """
 
 import collections
@@ -32,78 +30,97 @@ from facecycle_jax.training.stopping import (
 
 log = logging.getLogger(__name__)
 
-# Ends that all processes come to at the same step.
+# Exit codes that all processes reach at the same step.
 _TOGETHER = (0, DIVERGED_EXIT, PREEMPTED_EXIT)
-# A sentence stays readable.
+# Differences that one sentence lists.
 _MAX_DIFFERENCES = 4
-# Process 0 carries the service the others talk to: it leaves last.
+# Process 0 runs the service that the others talk to, so it leaves last.
 _LINGER_SECONDS = 5.0
+# Length that host names are cut to, so that all processes send equally many bytes.
 _HOST_BYTES = 64
+
+# The sentence and exit code of this process if the runtime aborts it.
 _sentence = ""
-# What an abort of the runtime ends this process with.
 _abort_code = PEER_LOST_EXIT
-# A reference, or the C function behind it would be freed.
+# A reference to the handler, without which the C function behind it would be freed.
 _handler: object = None
 
 
 def join(*, peer_timeout: int = 60, start_timeout: int = 300) -> None:
     """Makes this process one of a job, and bounds how long it outlives the others.
 
-    The others are found by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID or, without these, by the cluster's environment (TPU pod, SLURM,
-    GKE).
+    It finds the others by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
+    or, without these, by the cluster's environment (TPU pod, SLURM, GKE).
 
     Args:
       peer_timeout: seconds without a sign of life after which a process counts as lost.
       start_timeout: seconds to wait for the others to start.
 
     Raises:
-      ValueError: if a time is too short, or the environment does not name the processes
-        rightly.
+      UserError: If a time is too short, or the environment does not name the processes
+        correctly.
     """
     if peer_timeout < 2 or start_timeout < 2:
         raise UserError(
-            f"--peer_timeout is {peer_timeout} and --start_timeout {start_timeout}: both must be at least 2."
+            f"--peer_timeout is {peer_timeout} and --start_timeout {start_timeout}: "
+            "both must be at least 2."
         )
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-    named: tuple[str | None, int | None, int | None] = (None, None, None)
-    if address and count and index:
-        if not (count.isdecimal() and index.isdecimal()):
-            raise UserError(
-                f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {index!r} must be whole numbers."
-            )
-        named = (address, int(count), int(index))
+
+    address, count, index = _job_of_environment()
+    at = f" at {address}" if address else ""
     _exit_on_abort(
-        f"the processes of the job did not meet within {start_timeout} s"
-        + (f" at {address}" if address else "")
-        + ". Look at the logs of those that did not start, then start all of them again."
+        f"the processes of the job did not meet within {start_timeout} s{at}. Look at "
+        "the logs of those that did not start, then start all of them again."
     )
     try:
         jax.distributed.initialize(
-            *named,
+            address if count is not None else None,
+            count,
+            index,
             initialization_timeout=start_timeout,
             heartbeat_timeout_seconds=peer_timeout,
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:300]
         raise UserError(
-            f"cannot join the other processes ({reason}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID, or start under a cluster that JAX knows (TPU pod, SLURM, GKE)."
+            f"cannot join the other processes ({reason}): set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start "
+            "under a cluster that JAX knows (TPU pod, SLURM, GKE)."
         ) from error
+
     _exit_on_abort(
-        f"{name()} stops: another process of the job has died or has not answered for {peer_timeout} s, "
-        "see the runtime's message above and the logs of the others. The checkpoints are intact; start "
-        "all processes again to continue from the last one."
+        f"{name()} stops: another process of the job has died or has not answered for "
+        f"{peer_timeout} s, see the runtime's message above and the logs of the "
+        "others. The checkpoints are intact; start all processes again to continue "
+        "from the last one."
     )
+
+
+def _job_of_environment() -> tuple[str | None, int | None, int | None]:
+    """Reads address, number of processes and index from JAX's variables.
+
+    The numbers are None unless all three variables are set.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    count = os.environ.get("JAX_NUM_PROCESSES")
+    index = os.environ.get("JAX_PROCESS_ID")
+    if not (address and count and index):
+        return address, None, None
+
+    if not (count.isdecimal() and index.isdecimal()):
+        raise UserError(
+            f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {index!r} must be whole "
+            "numbers."
+        )
+    return address, int(count), int(index)
 
 
 def leave(code: int) -> None:
     """Ends this process's part in the job.
 
-    An end that all processes come to together waits for them. Any other ends the
-    process at once: a goodbye would wait for processes that are stuck in the middle of
-    a step. They notice its silence.
+    If all processes end at the same step, this waits for the others. Otherwise the
+    process ends at once, because an orderly shutdown would wait for processes that are
+    stuck in the middle of a step. They notice the missing heartbeats.
 
     Args:
       code: the exit code.
@@ -114,8 +131,9 @@ def leave(code: int) -> None:
     if code in _TOGETHER:
         jax.distributed.shutdown()
         return
-    # This process has said why it ends: the others' silence, found meanwhile, is no
-    # news.
+
+    # This process has reported why it ends. If the runtime aborts it meanwhile, it
+    # reports nothing more.
     global _abort_code, _sentence
     _abort_code = code
     _sentence = ""
@@ -125,7 +143,7 @@ def leave(code: int) -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process without a word to the others and without waiting for threads."""
+    """Ends the process without telling the others and without waiting for threads."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -134,13 +152,16 @@ def exit_now(code: int) -> NoReturn:
 
 def name() -> str:
     """Names this process, e.g. 'process 0 of 2 (host-a)'."""
-    return f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
+    host = socket.gethostname()
+    return f"process {jax.process_index()} of {jax.process_count()} ({host})"
 
 
 def host_names() -> list[str]:
     """Collects the host name of every process, in the order of processes."""
     if jax.process_count() == 1:
         return [socket.gethostname()]
+
+    # Arrays of one size are gathered: [processes, _HOST_BYTES], padded with zeros.
     mine = np.zeros(_HOST_BYTES, np.uint8)
     encoded = socket.gethostname().encode()[:_HOST_BYTES]
     mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
@@ -149,13 +170,13 @@ def host_names() -> list[str]:
 
 
 def agree(value: int) -> int:
-    """Returns process 0's value to all processes, which all have to call this.
+    """Returns process 0's value in all processes, which all have to call this.
 
     Args:
-      value: at least -2^31 and below 2^31; that of other processes does not matter.
+      value: int32; process 0's is used.
 
     Returns:
-      Process 0's.
+      The value of process 0.
     """
     if jax.process_count() == 1:
         return value
@@ -168,13 +189,15 @@ def check_same(facts: Mapping[str, str]) -> None:
     Processes that differ would train different weights, or wait for each other forever.
 
     Args:
-      facts: values, or digests of them, by names for people to read.
+      facts: values, or digests of them, by readable names.
 
     Raises:
-      ValueError: in all processes, naming one that differs and in what.
+      UserError: In all processes if any two differ, naming one process and in what it
+        differs.
     """
     if jax.process_count() == 1:
         return
+
     own = {"host": socket.gethostname(), "facts": dict(facts)}
     everyone = [json.loads(text) for text in _gather(json.dumps(own))]
 
@@ -186,15 +209,15 @@ def check_same(facts: Mapping[str, str]) -> None:
 
     there = everyone[odd]["facts"]
     here = everyone[reference]["facts"]
-    told = [
+    listed = [
         f"{name} ({there.get(name, 'nothing')}, not {here.get(name, 'nothing')})"
         for name in names[:_MAX_DIFFERENCES]
     ]
-    more = f" and {len(names) - len(told)} more" if len(names) > len(told) else ""
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
     raise UserError(
-        f"process {odd} ({hosts[odd]}) differs from process {reference} ({hosts[reference]}) in "
-        f"{', '.join(told)}{more}. Give all processes the same command, data and weights, then start all of "
-        "them again."
+        f"process {odd} ({hosts[odd]}) differs from process {reference} "
+        f"({hosts[reference]}) in {', '.join(listed)}{more}. Give all processes the "
+        "same command, data and weights, then start all of them again."
     )
 
 
@@ -204,33 +227,36 @@ def first_difference(
     """Finds the first process that differs from most of the others.
 
     Args:
-      facts: of each process.
+      facts: values by name, of each process.
 
     Returns:
-      The process that differs, one that is as most are, and the names of what differs;
-      None if all are equal.
+      The index of the process that differs, the index of one that is as most are, and
+      the names of what differs; None if all are equal.
     """
     texts = [json.dumps(dict(one), sort_keys=True) for one in facts]
-    # Of two equally common ones, the one seen first: that of the lower process.
+
+    # Of two that are equally common, the one of the lower process counts.
     common = collections.Counter(texts).most_common(1)[0][0]
     reference = texts.index(common)
+    here = facts[reference]
 
     for process, text in enumerate(texts):
-        if text != common:
-            here, there = facts[reference], facts[process]
-            names = [
-                name for name in {**here, **there} if here.get(name) != there.get(name)
-            ]
-            return process, reference, names
+        if text == common:
+            continue
+        there = facts[process]
+        names = [
+            name for name in {**here, **there} if here.get(name) != there.get(name)
+        ]
+        return process, reference, names
+
     return None
 
 
 def _gather(text: str) -> list[str]:
     """Collects a text of every process, in the order of processes."""
     content = np.frombuffer(text.encode(), np.uint8)
-    sizes = np.asarray(
-        multihost_utils.process_allgather(np.int32(content.size))
-    ).reshape(-1)
+    gathered = multihost_utils.process_allgather(np.int32(content.size))
+    sizes = np.asarray(gathered).reshape(-1)
 
     # Arrays of one size are gathered: [processes, longest].
     padded = np.zeros(sizes.max(), np.uint8)
@@ -241,31 +267,36 @@ def _gather(text: str) -> list[str]:
 
 
 def wait_for_all(point: str) -> None:
-    """Waits until all processes have come to a point of the program, named for error messages."""
+    """Waits until all processes have reached a point of the program.
+
+    Args:
+      point: name of the point, for error messages.
+    """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(point)
 
 
 def _exit_on_abort(sentence: str) -> None:
-    """Answers an abort of JAX's runtime by a sentence and an exit code.
+    """Turns an abort of JAX's runtime into a sentence and an exit code.
 
-    The runtime aborts on a thread of its own, where Python's own signal handlers, which
-    wait for the main thread, never run; the C function below runs on that thread.
+    The runtime aborts on a thread of its own. Python's signal handlers never run there,
+    because they wait for the main thread. A C function that C's `signal` has registered
+    does.
     """
     global _handler, _sentence
     _sentence = sentence
     if _handler is not None or os.name != "posix":
         return
+
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
-    function = ctypes.CDLL(None).signal
-    function.argtypes, function.restype = (
-        [ctypes.c_int, ctypes.c_void_p],
-        ctypes.c_void_p,
-    )
-    function(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
+    c_signal = ctypes.CDLL(None).signal
+    c_signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    c_signal.restype = ctypes.c_void_p
+    c_signal(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
 
 
 def _on_abort(number: int) -> None:
+    """Ends the process with the sentence and the code recorded for an abort."""
     del number
     if _sentence:
         os.write(2, f"facecycle_jax: {_sentence}\n".encode())
@@ -273,9 +304,11 @@ def _on_abort(number: int) -> None:
 
 
 def wait_for_abort(seconds: float) -> None:
-    """Waits, after an error that a lost process may have caused, for the runtime to find that out.
+    """Gives the runtime time to find out whether a lost process caused an error.
+
+    If a process is lost, the runtime aborts this one, and the wait does not return.
 
     Args:
-      seconds: how long; it returns only if no process is lost.
+      seconds: time to wait.
     """
     time.sleep(seconds)

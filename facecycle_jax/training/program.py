@@ -1,8 +1,7 @@
-"""The compiled part of a run, from a configuration and a mesh alone.
+"""The compiled part of a run, built from a configuration and a mesh alone.
 
-No data, no arrays, no weights.
-
-The loop and the compile check both take it from here, so what is checked is what runs.
+It needs no data, no arrays and no weights. The loop and the compile check both build it
+here, so that what is checked is what runs.
 """
 
 import dataclasses
@@ -31,9 +30,7 @@ from facecycle_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a configuration computes on a mesh.
-
-    Nothing in it is compiled or allocated yet.
+    """What a configuration computes on a mesh, with nothing compiled or allocated yet.
 
     Attributes:
       init: `init(key) -> state`, pure; draws a fresh state.
@@ -42,9 +39,9 @@ class Program:
       schedule: learning rate by update.
       train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the
         state.
-      eval_step: `eval_step(params, frozen, batch) -> (averages, pictures)`, jitted.
-      evaluated: `evaluated(state, total) -> state`, jitted: what follows from an
-        evaluation's mean total, or None where nothing does; donates the state.
+      eval_step: `eval_step(params, frozen, batch) -> (averages, images)`, jitted.
+      evaluated: `evaluated(state, total) -> state`, jitted; computes what follows from
+        an evaluation's mean total and donates the state. None if nothing does.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -57,7 +54,7 @@ class Program:
 
 
 def _by_gradient_step(schedule: optax.Schedule, steps: int) -> optax.Schedule:
-    """Lets an optimiser that counts the gradient steps of updates follow a schedule of updates."""
+    """Turns a schedule by update into one by gradient step, which optimisers count."""
     if steps == 1:
         return schedule
     return lambda count: schedule(count // steps)
@@ -77,51 +74,47 @@ def _after_evaluation(
 
 
 def build_program(
-    config: Mapping[str, Any], mesh: Mesh, *, steps_per_epoch: int, weights: bool = True
+    config: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    steps_per_epoch: int,
+    weights: bool = True,
+    method: methods.Method | None = None,
 ) -> Program:
     """Builds what a configuration computes on a mesh.
 
     Args:
       config: a run's configuration.
-      mesh: the mesh; its devices may be abstract ones, of a topology that is not there.
-      steps_per_epoch: updates in an epoch, which the schedule counts in.
-      weights: whether to read or draw the VGG-19. Without, zeros of its shapes stand
-        in, no file is opened, and `init` is good for shapes only.
+      mesh: the mesh; its devices may be abstract ones of a topology that is not there.
+      steps_per_epoch: updates in an epoch, which is the schedule's unit.
+      weights: whether to read or draw the VGG-19. If not, zeros of its shapes stand in,
+        no file is opened, and `init` is good for shapes only.
+      method: the method; None: the one that the configuration describes.
 
     Returns:
       The program.
 
     Raises:
-      ValueError: for values out of range.
-      FileNotFoundError: if the VGG-19 file is missing.
+      UserError: If a value is out of range.
+      FileNotFoundError: If the VGG-19 file is missing.
     """
     options = config["optimiser"]
     check_batch(config["batch_size"], accumulate=options["accumulate"], mesh=mesh)
-    method = methods.make(config, weights=weights)
+
+    if method is None:
+        method = methods.make(config, weights=weights)
     schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
     optimiser = make_optimiser(options, _by_gradient_step(schedule, len(method.steps)))
-    # Abstract first: shapes, then shardings, then (the caller's) arrays.
+
+    # Abstract first: shapes, then shardings, then (by the caller) arrays.
     init = functools.partial(
         init_state, method=method, optimiser=optimiser, average=options["ema_decay"] > 0
     )
     shapes = jax.eval_shape(init, jax.random.key(config["seed"]))
     shardings = state_shardings(mesh, shapes, fsdp=config["fsdp"])
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        shardings,
-    )
-    views = method.views
-    if views is None:
-        size = config["model"]["image_size"]
-        views = Views(
-            augment=functools.partial(
-                ops.augment_pairs, size=size, **config["augment"]
-            ),
-            plain=functools.partial(ops.plain_pairs, size=size),
-        )
+    abstract = jax.tree.map(_with_sharding, shapes, shardings)
+
+    views = method.views or _pair_views(config)
     quickly = config.get("compile_quickly", False)
     train_step = make_train_step(
         method,
@@ -144,6 +137,7 @@ def build_program(
         rows=config["panel_rows"],
         compile_quickly=quickly,
     )
+
     return Program(
         init=init,
         abstract=abstract,
@@ -152,4 +146,18 @@ def build_program(
         train_step=train_step,
         eval_step=eval_step,
         evaluated=_after_evaluation(method.evaluated, shardings),
+    )
+
+
+def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """Adds a sharding to an abstract array."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _pair_views(config: Mapping[str, Any]) -> Views:
+    """Builds FaceCycle's pairs of images, for methods without views of their own."""
+    size = config["model"]["image_size"]
+    return Views(
+        augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
+        plain=functools.partial(ops.plain_pairs, size=size),
     )

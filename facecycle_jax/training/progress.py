@@ -1,4 +1,4 @@
-"""How fast a run goes: a bar on a terminal, plain lines elsewhere."""
+"""The speed of a run, as a bar on a terminal and as plain lines elsewhere."""
 
 import contextlib
 import logging
@@ -19,22 +19,22 @@ class Progress:
     Args:
       step: step the run continues from.
       total: step it ends at.
-      pictures: images per step, over all processes.
-      name: what the bar is headed with, e.g. the stage.
+      images: images per step, over all processes.
+      name: heading of the bar, e.g. the stage.
     """
 
-    def __init__(self, *, step: int, total: int, pictures: int, name: str = "") -> None:
+    def __init__(self, *, step: int, total: int, images: int, name: str = "") -> None:
         self._total = total
-        self._pictures = pictures
+        self._images = images
         self._step = step
         self._time = time.perf_counter()
+
         self._shown = jax.process_index() == 0 and sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             initial=step,
             total=total,
             desc=name or None,
-            # The unit stands without the rate, which compilation and evaluation would
-            # distort.
+            # tqdm's own rate is left out because compilation and evaluation distort it.
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
             "[{elapsed}, {remaining} left, {postfix}]",
             dynamic_ncols=True,
@@ -52,11 +52,13 @@ class Progress:
             yield
 
     def restart(self, step: int) -> None:
-        """Starts to measure here.
+        """Starts to measure here, so that compilation or an evaluation do not count.
 
-        What came before (compilation, an evaluation) does not count.
+        Args:
+          step: steps done.
         """
-        self._step, self._time = step, time.perf_counter()
+        self._step = step
+        self._time = time.perf_counter()
 
     def tick(self) -> None:
         """Moves the bar by one step."""
@@ -65,8 +67,8 @@ class Progress:
     def report(self, step: int, terms: Mapping[str, float]) -> dict[str, float]:
         """Shows the loss, the speed since the last report and the time left.
 
-        A terminal has them in its bar. Elsewhere they are one plain line. All terms are
-        in metrics.jsonl.
+        A terminal shows them in its bar. Elsewhere they are one plain line. All terms
+        are in metrics.jsonl.
 
         Args:
           step: steps done.
@@ -78,6 +80,7 @@ class Progress:
         done = step - self._step
         seconds = time.perf_counter() - self._time
         self.restart(step)
+
         loss = f"{terms.get('total', float('nan')):.4g}"
         self._bar.set_postfix_str(f"loss {loss}", refresh=False)
 
@@ -85,13 +88,16 @@ class Progress:
         line = f"step {step}/{self._total} ({percent} %), loss {loss}"
         speeds = {}
         if done:
-            speed = done / seconds
+            steps_per_second = done / seconds
+            images_per_second = steps_per_second * self._images
             speeds = {
-                "steps_per_second": speed,
-                "pictures_per_second": speed * self._pictures,
+                "steps_per_second": steps_per_second,
+                "pictures_per_second": images_per_second,
             }
-            left = _clock((self._total - step) / speed)
-            line += f", {speed * self._pictures:.3g} images/s, {left} left"
+            left = _clock((self._total - step) / steps_per_second)
+            line += f", {images_per_second:.3g} images/s, {left} left"
+
+        # The bar has both already.
         if not self._shown:
             log.info(line)
         return speeds

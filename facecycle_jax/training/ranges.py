@@ -1,6 +1,6 @@
-"""What values the fields of a configuration may have, in one table.
+"""The table of the values that fields of a configuration may have.
 
-It is looked at before anything is read or compiled. Fields that are not in the table,
+They are checked before anything is read or compiled. Fields that are not in the table,
 such as names and paths, are checked where they are used.
 """
 
@@ -18,11 +18,11 @@ class Range:
     """An interval of numbers.
 
     Attributes:
-      low: its lower end.
-      high: its upper end.
+      low: lower end.
+      high: upper end.
       above: whether `low` itself is outside.
       below: whether `high` itself is outside.
-      whole: whether only whole numbers are meant.
+      whole: whether only whole numbers are inside.
     """
 
     low: float
@@ -32,26 +32,23 @@ class Range:
     whole: bool = False
 
     def __contains__(self, value: object) -> bool:
-        """Whether a value is a number of the interval.
-
-        NaN, infinities and booleans are none.
-        """
+        """Whether a value is a number of the interval; NaN and booleans are not."""
+        # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if not math.isfinite(value) or (self.whole and value != int(value)):
             return False
+
         over = value > self.low if self.above else value >= self.low
         under = value < self.high if self.below else value <= self.high
         return over and under
 
     def __str__(self) -> str:
-        """Describes the interval, e.g.
-
-        'a whole number of at least 1' or 'a number from 0 to below 1'.
-        """
+        """Describes the interval, e.g. 'a whole number of at least 1'."""
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} {'above' if self.above else 'of at least'} {self.low:g}"
+
         start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
         return f"{kind} {start} {'to below' if self.below else 'to'} {self.high:g}"
 
@@ -63,13 +60,13 @@ _POSITIVE = Range(0, above=True)
 _FRACTION = Range(0, 1)
 _BELOW_ONE = Range(0, 1, below=True)
 
-# Of fields that hold several numbers, each must be in range.
+# If a field holds several numbers, each of them must be in range.
 RANGES: Mapping[str, Range] = {
     "seed": Range(0, 2**32 - 1, whole=True),
     "batch_size": _FROM_ONE,
     "num_epochs": _WEIGHT,
     "num_steps": _COUNT,
-    # Watching and keeping.
+    # Logs, evaluations and checkpoints.
     "log_every": _FROM_ONE,
     "eval_every": _FROM_ONE,
     "eval_batches": _FROM_ONE,
@@ -136,7 +133,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         is checked.
 
     Raises:
-      ValueError: naming the first field that is out of range, and its range.
+      UserError: If a field is out of range, naming the first one and its range.
     """
     if "stages" not in config:
         _check_stage(config, "config")
@@ -147,8 +144,10 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     if not names or missing:
         known = [name for name, value in config.items() if isinstance(value, Mapping)]
         raise UserError(
-            f"config.stages must name some of {', '.join(known)}, got {', '.join(missing) or 'nothing'}."
+            f"config.stages must name some of {', '.join(known)}, got "
+            f"{', '.join(missing) or 'nothing'}."
         )
+
     for name in names:
         _check_stage(config[name], f"config.{name}")
 
@@ -164,14 +163,15 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
         value = fields[name]
         numbers = value if isinstance(value, list) else [value]
         if not numbers or not all(number in allowed for number in numbers):
-            each = "each be " if isinstance(value, list) else "be "
-            raise UserError(f"{prefix}.{name} must {each}{allowed}, got {value!r}.")
+            verb = "each be" if isinstance(value, list) else "be"
+            raise UserError(f"{prefix}.{name} must {verb} {allowed}, got {value!r}.")
 
     for name in _RISING:
         pair = fields.get(name)
         if pair is not None and (len(pair) != 2 or pair[0] > pair[1]):
             raise UserError(
-                f"{prefix}.{name} must be two numbers, the smaller one first, got {pair!r}."
+                f"{prefix}.{name} must be two numbers, the smaller one first, got "
+                f"{pair!r}."
             )
 
     if fields.get("num_steps") == 0 and fields.get("num_epochs") == 0:

@@ -1,10 +1,11 @@
-"""The configuration a run was started with, kept beside its checkpoints and compared on resume."""
+"""The configuration of a run, kept in its workdir and compared when it is resumed."""
 
 import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 from etils import epath
 
@@ -15,32 +16,35 @@ from facecycle_jax.training.processes import wait_for_all
 log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
-# What may change between starts: it moves the end, the watching or the place, not the
-# training.
+# Fields that may change between starts. They move the end of a run, its logs and
+# evaluations, or the place of its data, but do not change the updates.
 FREE = frozenset(
     {
-        "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches", "panel_every",
-        "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite", "tensorboard", "init_from",
-        "fsdp", "remat", "data.path", "data.backend", "data.memory_gb",
-        "probe.task", "probe.path", "probe.limit",
+        "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches",
+        "panel_every", "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite",
+        "tensorboard", "init_from", "fsdp", "remat", "data.path", "data.backend",
+        "data.memory_gb", "probe.task", "probe.path", "probe.limit",
     }
 )  # fmt: skip
-# Where things are may differ between the machines of a job; what is there must not.
+
+# Paths, which may differ between the machines of a job. Their content must not.
 _PLACES = ("init_from", "loss.vgg", "data.path", "probe.path")
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings to {'a.b': value}.
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens nested dicts to {'a.b': value}; tuples become lists, as in JSON.
 
-    Tuples become lists, as JSON has it.
+    Args:
+      config: nested dicts with names as keys.
+
+    Returns:
+      Values by dotted name.
     """
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+    flat = flax.traverse_util.flatten_dict(dict(config), sep=".")
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flat.items()
+    }
 
 
 def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
@@ -52,11 +56,13 @@ def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
     Returns:
       Values as JSON by 'config.' and the field, without the paths.
     """
-    return {
-        f"config.{name}": json.dumps(value)
-        for name, value in flatten(config).items()
-        if not any(f".{name}".endswith(f".{place}") for place in _PLACES)
-    }
+    shared = {}
+    for name, value in flatten(config).items():
+        # The fields of stages have the stage's name before theirs.
+        is_place = any(f".{name}".endswith(f".{place}") for place in _PLACES)
+        if not is_place:
+            shared[f"config.{name}"] = json.dumps(value)
+    return shared
 
 
 def check_config(
@@ -71,36 +77,45 @@ def check_config(
         change.
 
     Raises:
-      ValueError: naming every changed field with both values.
+      UserError: If fields have changed, naming each of them with both values.
     """
     path = workdir / FILE_NAME
     now = flatten(config)
     if resuming and path.exists():
-        before = _read_flat(path)
-        # A field one of the versions does not know cannot be compared.
-        unknown = sorted(set(now) ^ set(before))
-        if unknown:
-            log.warning(
-                "config.json and this config do not both have: %s.", ", ".join(unknown)
-            )
-        changed = [
-            f"config.{name} was {before[name]!r} and is {now[name]!r}"
-            for name in sorted(set(now) & set(before))
-            if name not in FREE and now[name] != before[name]
-        ]
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Use the "
-                "old values to continue it, or another workdir to start anew."
-            )
-    # Every process compares with what was there before one replaces it.
+        _compare(_read_flat(path), now, workdir)
+
+    # All processes compare before one of them replaces the file.
     wait_for_all("config_compared")
     if jax.process_index() == 0:
-        write_whole(path, (json.dumps(now, indent=1, sort_keys=True) + "\n").encode())
+        text = json.dumps(now, indent=1, sort_keys=True)
+        write_whole(path, f"{text}\n".encode())
+
+
+def _compare(
+    before: Mapping[str, Any], now: Mapping[str, Any], workdir: epath.Path
+) -> None:
+    """Raises UserError if fields have changed that may not."""
+    # A field that is new, or was removed, has nothing to be compared with.
+    unknown = sorted(set(now) ^ set(before))
+    if unknown:
+        log.warning(
+            "config.json and this config do not both have: %s.", ", ".join(unknown)
+        )
+
+    changed = [
+        f"config.{name} was {before[name]!r} and is {now[name]!r}"
+        for name in sorted(set(now) & set(before))
+        if name not in FREE and now[name] != before[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run with another configuration: {'; '.join(changed)}. "
+            "Use the old values to continue it, or another workdir to start anew."
+        )
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-    """Reads the configuration a run was last started with.
+    """Reads the configuration that a run was last started with.
 
     Args:
       workdir: directory of the run.
@@ -109,14 +124,16 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
       Nested dicts.
 
     Raises:
-      FileNotFoundError: if the directory holds no config.json.
-      ValueError: if that is no JSON object.
+      FileNotFoundError: If the directory holds no config.json.
+      UserError: If that is not a JSON object.
     """
     path = epath.Path(workdir) / FILE_NAME
     if not path.exists():
         raise FileNotFoundError(
             f"no {FILE_NAME} in {workdir}: it is not the workdir of a run."
         )
+
+    # Not flax's `unflatten_dict`, which does not name a field that is broken.
     nested: dict[str, Any] = {}
     for name, value in _read_flat(path).items():
         *parents, leaf = name.split(".")
@@ -128,6 +145,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
                     f"{path} is broken: {parent} is both a value and a block of fields."
                 )
         target[leaf] = value
+
     return nested
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to everything the loop works with, in a fixed order."""
+"""The way from a configuration to everything the loop works with, in a fixed order."""
 
 import dataclasses
 import hashlib
@@ -16,6 +16,7 @@ from facecycle_jax import data, methods
 from facecycle_jax.devices.mesh import make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
+from facecycle_jax.methods import Method
 from facecycle_jax.methods.base import CARRIED, SCHEDULE
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
@@ -26,7 +27,7 @@ from facecycle_jax.training.network_loading import (
     load_trees,
 )
 from facecycle_jax.training.processes import check_same
-from facecycle_jax.training.program import build_program
+from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.run_config import check_config
 from facecycle_jax.training.sharding import check_batch, describe, put_batch
 from facecycle_jax.training.state import TrainState
@@ -40,13 +41,13 @@ class Loader(Protocol):
     """What the loop needs of a source of batches.
 
     Attributes:
-      num_tracks: tracks, of all processes, that batches are drawn from.
-      unreadable: reasons, by file name, why pictures met so far were left out.
+      num_tracks: number of tracks, over all processes, that batches are drawn from.
+      unreadable: reasons, by file name, why images met so far were left out.
     """
 
     @property
     def num_tracks(self) -> int:
-        """Tracks over all processes."""
+        """Number of tracks over all processes."""
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -58,17 +59,27 @@ class Loader(Protocol):
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's part of the batches of steps start, start + 1, ...
 
-        Without end.
+        The iterator never ends.
         """
         ...
 
     def on_devices(self, mesh: jax.sharding.Mesh) -> "Feed | None":
-        """Returns what yields batches made on the devices, or None if `batches` is to be used."""
+        """Returns what yields batches made on the devices, or None to use `batches`."""
 
 
-# Yields global batches, split over the devices, of steps start, start + 1, ... without
-# end.
+# From `start` to the endless global batches, split over the devices, of steps start,
+# start + 1, ...
 Feed = Callable[[int], Iterator[dict[str, jax.Array]]]
+
+# From a configuration to its method.
+MakeMethod = Callable[[Mapping[str, Any]], Method]
+
+
+class MakeLoader(Protocol):
+    """What builds a source of batches."""
+
+    def __call__(self, config: Mapping[str, Any], *, split: str) -> Loader:
+        """Builds the source of a configuration's 'train' or 'eval' batches."""
 
 
 # Configuration and networks by name to figures.
@@ -79,7 +90,25 @@ Report = Callable[[Mapping[str, Any], epath.Path], Mapping[str, float]]
 
 @dataclasses.dataclass
 class Run:
-    """What the loop works with; nothing in it changes but the last evaluation."""
+    """What the loop works with.
+
+    Attributes:
+      config: the configuration of the run.
+      workdir: directory of the run.
+      mesh: the devices.
+      train_batches: yields batches to train on.
+      eval_batches: yields batches of held-out people.
+      unreadable: returns the reasons, by file name, why images were left out.
+      train_step: the compiled update, see `Program`.
+      eval_step: the compiled evaluation, see `Program`.
+      schedule: learning rate by update.
+      checkpointer: saves and restores states.
+      total_steps: step at which the run ends.
+      evaluated: step and held-out loss of the last evaluation, the only attribute that
+        changes while the run goes on.
+      probe: further figures to compute at every evaluation, or None.
+      after_evaluation: what follows from an evaluation, see `Program`, or None.
+    """
 
     config: Mapping[str, Any]
     workdir: epath.Path
@@ -98,36 +127,46 @@ class Run:
 
 
 def prepare(
-    config: Mapping[str, Any], workdir: epath.Path, *, start_anew: bool = False
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    *,
+    start_anew: bool = False,
+    method: MakeMethod | None = None,
+    loader: MakeLoader | None = None,
 ) -> tuple[Run, TrainState]:
-    """Builds everything in a fixed order.
-
-    Mesh, data, program (shapes, shardings, steps), state.
+    """Builds mesh, data, program (shapes, shardings, steps) and state, in this order.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       workdir: directory of the run.
       start_anew: whether to start from scratch where all checkpoints were set aside as
         damaged.
+      method: builds the method of a configuration; None: `methods.make`.
+      loader: builds the source of batches; None: `data.make_loader`.
 
     Returns:
       What the loop works with, and the state to begin with.
+
+    Raises:
+      UserError: If the configuration, the data or the checkpoints cannot be used.
+      FileNotFoundError: If data, weights or `init_from` are missing.
     """
     # 1. Where: devices, and whether the batch fits them.
     mesh = make_mesh()
+    batch_size = config["batch_size"]
     accumulate = config["optimiser"]["accumulate"]
-    check_batch(config["batch_size"], accumulate=accumulate, mesh=mesh)
-    table = describe(mesh, batch_size=config["batch_size"], accumulate=accumulate)
+    check_batch(batch_size, accumulate=accumulate, mesh=mesh)
+    table = describe(mesh, batch_size=batch_size, accumulate=accumulate)
     if jax.process_count() > 1:
         log.info("%s\n%s", config["method"], table)
 
-    # 2. Data, which says how long an epoch is.
-    train_data = data.make_loader(config, split="train")
-    eval_data = data.make_loader(config, split="eval")
-    steps_per_epoch = max(1, train_data.num_tracks // config["batch_size"])
-    total_steps = config["num_steps"] or max(
-        1, round(config["num_epochs"] * steps_per_epoch)
-    )
+    # 2. Data, which determine the length of an epoch.
+    make_loader = data.make_loader if loader is None else loader
+    train_data = make_loader(config, split="train")
+    eval_data = make_loader(config, split="eval")
+    steps_per_epoch = max(1, train_data.num_tracks // batch_size)
+    steps_of_epochs = max(1, round(config["num_epochs"] * steps_per_epoch))
+    total_steps = config["num_steps"] or steps_of_epochs
     log.info(
         "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
         train_data.num_tracks,
@@ -136,29 +175,28 @@ def prepare(
         total_steps,
     )
 
+    # Processes that see different data would train different weights without an error.
     if jax.process_count() > 1:
-        # Processes that see different data would train different weights without an
-        # error.
-        trained_on = {
-            f"{k} to train on": v for k, v in train_data.fingerprint().items()
-        }
-        held_out = {f"{k} held out": v for k, v in eval_data.fingerprint().items()}
-        lengths = {
-            "steps in an epoch": str(steps_per_epoch),
-            "steps in all": str(total_steps),
-        }
+        trained_on = train_data.fingerprint()
+        held_out = eval_data.fingerprint()
         check_same(
             {
-                **trained_on,
-                **held_out,
-                **lengths,
+                **{f"{name} to train on": value for name, value in trained_on.items()},
+                **{f"{name} held out": value for name, value in held_out.items()},
+                "steps in an epoch": str(steps_per_epoch),
+                "steps in all": str(total_steps),
                 "weights in loss.vgg": _vgg_digest(config),
             }
         )
 
     # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is
     # compiled yet.
-    program = build_program(config, mesh, steps_per_epoch=steps_per_epoch)
+    program = build_program(
+        config,
+        mesh,
+        steps_per_epoch=steps_per_epoch,
+        method=None if method is None else method(config),
+    )
     checkpointer = Checkpointer(
         workdir, keep_last=config["keep_last"], start_anew=start_anew
     )
@@ -167,19 +205,7 @@ def prepare(
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
-        # Run once: on CPU, optimising it takes three times as long as everything else
-        # about it.
-        quick = (
-            {"xla_backend_optimization_level": 0}
-            if jax.default_backend() == "cpu"
-            else None
-        )
-        init = jax.jit(
-            program.init, out_shardings=program.shardings, compiler_options=quick
-        )
-        state = _start_from(
-            config, init(jax.random.key(config["seed"])), program.shardings
-        )
+        state = _start_from(config, _fresh_state(config, program), program.shardings)
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
     _write_tables(config, workdir, state, devices=table)
@@ -201,26 +227,40 @@ def prepare(
     return run, state
 
 
+def _fresh_state(config: Mapping[str, Any], program: Program) -> TrainState:
+    """Draws the state at step 0, placed on the devices."""
+    # It runs once. On CPUs, optimising it takes three times as long as all the rest of
+    # it.
+    quick = None
+    if jax.default_backend() == "cpu":
+        quick = {"xla_backend_optimization_level": 0}
+
+    init = jax.jit(
+        program.init, out_shardings=program.shardings, compiler_options=quick
+    )
+    return init(jax.random.key(config["seed"]))
+
+
 def _write_tables(
     config: Mapping[str, Any], workdir: epath.Path, state: TrainState, *, devices: str
 ) -> None:
     """Writes the tables of devices and parameters into the workdir.
 
-    The log names the number alone.
+    The log reports only the number of parameters.
     """
     if jax.process_index():
         return
-    # Only runs have use for it; the benchmark goes without.
+
+    # Imported here because clu serves this table alone.
     from clu import parameter_overview
 
     overview = parameter_overview.get_parameter_overview(
         state.params, include_stats=False
     )
     path = workdir / TABLES
-    write_whole(
-        path,
-        f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n".encode(),
-    )
+    text = f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n"
+    write_whole(path, text.encode())
+
     count = parameter_overview.count_parameters(state.params)
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)
 
@@ -229,6 +269,7 @@ def _vgg_digest(config: Mapping[str, Any]) -> str:
     """Computes a digest of the VGG-19 that a file holds."""
     if config["loss"]["vgg"] == "random":
         return "none"
+
     parameters, _ = methods.vgg_parameters(config)
     return "none" if parameters is None else _tree_digest(parameters)
 
@@ -242,8 +283,8 @@ def _tree_digest(tree: Any) -> str:
 def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
     """Brings a loader's batches onto the devices.
 
-    Transfers and steps are only started here, and done in order by the devices: while
-    one step computes, the next batch is read and moved.
+    Transfers and steps are only started here; the devices do them in order. While one
+    step computes, the next batch is read and moved.
     """
     feed = loader.on_devices(mesh)
     if feed is not None:
@@ -254,7 +295,7 @@ def _feed(loader: Loader, mesh: jax.sharding.Mesh) -> Feed:
 def _copy(x: Any) -> Any:
     """Copies an array where it is.
 
-    One moved to a single device could not be spread over processes.
+    An array moved to a single device could not be spread over processes.
     """
     return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
 
@@ -262,37 +303,43 @@ def _copy(x: Any) -> Any:
 def _start_from(
     config: Mapping[str, Any], state: TrainState, shardings: Any
 ) -> TrainState:
-    """Copies networks by name from the runs and models named by `init_from`, if any is."""
+    """Copies networks by name from the runs and models that `init_from` names."""
     needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
     if not config["init_from"]:
         if needed:
             raise UserError(
-                f"{config['method']} keeps {', '.join(sorted(needed))} as they are and so needs them: "
-                "set --config.init_from to the workdir of a run of configs/motion_cycle.py, or to a model."
+                f"{config['method']} keeps {', '.join(sorted(needed))} as they are and "
+                "so needs them: set --config.init_from to the workdir of a run of "
+                "configs/motion_cycle.py, or to a model."
             )
         log.info("Starting from scratch")
         return state
+
     # Stages give a list, since a workdir may have a comma in its name.
     places = config["init_from"]
     if isinstance(places, str):
         places = [path.strip() for path in places.split(",")]
+
+    # Of networks that several places have, the last one's are used.
     source: dict[str, Any] = {}
     for path in places:
         source |= load_trees(path)
     if jax.process_count() > 1:
         check_same({"weights in init_from": _tree_digest(source)})
 
-    # The VGG-19 belongs to the generator that was trained on it; where that has a trunk
-    # of its own, the VGG-19 is the loss's alone and the configuration's choice.
+    # The VGG-19 belongs to the generator that was trained on it. A generator with a
+    # trunk of its own leaves the VGG-19 to the loss, where the configuration chooses.
     keep: tuple[str, ...] = (SCHEDULE,)
     if "vgg" not in state.frozen or config["model"]["trunk"] == "learned":
         keep = ("vgg", SCHEDULE)
+
+    # A model folder holds only the layers that networks need. Those of losses alone
+    # stay the configuration's.
     if "vgg" not in keep and "vgg" in source:
-        # A model folder holds the layers that networks need; those of losses alone stay
-        # the configuration's.
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])
         source["vgg"] = {**state.frozen["vgg"], **source["vgg"]}
+
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
@@ -300,11 +347,16 @@ def _start_from(
             f"init_from={','.join(places)} has no network of {config['method']}."
         )
     log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
-    # A copy: two donated arguments must not share one buffer.
-    average = None if state.ema is None else jax.tree.map(_copy, params)
+
+    # The average starts as a copy, because two donated arguments must not share one
+    # buffer.
+    average = None
+    if state.ema is not None:
+        average = jax.device_put(jax.tree.map(_copy, params), shardings.ema)
+
     return dataclasses.replace(
         state,
         frozen=jax.device_put(frozen, shardings.frozen),
         params=jax.device_put(params, shardings.params),
-        ema=None if average is None else jax.device_put(average, shardings.ema),
+        ema=average,
     )

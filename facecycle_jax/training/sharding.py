@@ -1,8 +1,7 @@
-"""Where a run's arrays live on the mesh.
+"""The placement of a run's arrays on the mesh.
 
-Batches split over it, state replicated or sharded.
-
-A batch is a dict of arrays whose first axis is the (global) batch.
+Batches are split over the devices; the state is replicated or sharded. A batch is a
+dict of arrays whose first axis is the (global) batch.
 """
 
 import collections
@@ -17,9 +16,9 @@ from facecycle_jax.devices.mesh import batch_sharding, replicated
 from facecycle_jax.errors import UserError
 from facecycle_jax.training.processes import host_names
 
-# Below this number of elements a gather costs more than the memory saved.
+# Smaller arrays are replicated, because a gather costs more than the memory saved.
 _MIN_SHARDED = 2**14
-# A table stays readable on a pod.
+# Number of host names in the start-up table, which must stay readable on a pod.
 _MAX_HOSTS = 8
 
 
@@ -29,18 +28,21 @@ def state_shardings(mesh: Mesh, state: Any, *, fsdp: bool = False) -> Any:
     Args:
       mesh: the mesh.
       state: a tree of arrays or of `jax.ShapeDtypeStruct`.
-      fsdp: whether to split large arrays along their longest axis that the devices
-        divide.
+      fsdp: whether to split large arrays, along the longest axis that the number of
+        devices divides.
 
     Returns:
       A tree of the same structure with a NamedSharding for every array.
     """
 
     def one(leaf: Any) -> NamedSharding:
-        axes = [a for a, n in enumerate(leaf.shape) if n % mesh.size == 0]
-        if not fsdp or not axes or np.prod(leaf.shape) < _MIN_SHARDED:
+        divisible = [
+            axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0
+        ]
+        if not fsdp or not divisible or np.prod(leaf.shape) < _MIN_SHARDED:
             return replicated(mesh)
-        longest = max(axes, key=lambda axis: leaf.shape[axis])
+
+        longest = max(divisible, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
 
     return jax.tree.map(one, state)
@@ -55,25 +57,25 @@ def check_batch(batch_size: int, *, accumulate: int, mesh: Mesh) -> None:
       mesh: the mesh.
 
     Raises:
-      ValueError: naming the numbers that do not fit.
+      UserError: If it cannot, naming the numbers that do not fit.
     """
     if batch_size < 1 or accumulate < 1:
         raise UserError(
-            f"batch_size is {batch_size} and optimiser.accumulate {accumulate}: both must be at least 1."
+            f"batch_size is {batch_size} and optimiser.accumulate {accumulate}: both "
+            "must be at least 1."
         )
     if batch_size % (accumulate * mesh.size):
         raise UserError(
-            f"batch_size {batch_size} must be a multiple of optimiser.accumulate {accumulate} "
-            f"times the {mesh.size} devices."
+            f"batch_size {batch_size} must be a multiple of optimiser.accumulate "
+            f"{accumulate} times the {mesh.size} devices."
         )
+
     counts = collections.Counter(device.process_index for device in mesh.devices.flat)
     if len(set(counts.values())) > 1:
+        listed = [f"{counts[index]} (process {index})" for index in sorted(counts)]
         raise UserError(
             "every process must have as many devices as the others, and they have "
-            + ", ".join(
-                f"{counts[process]} (process {process})" for process in sorted(counts)
-            )
-            + "."
+            f"{', '.join(listed)}."
         )
 
 
@@ -95,7 +97,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
-    """Writes the start-up table: processes, hosts, devices, mesh, batch.
+    """Formats the start-up table of processes, hosts, devices, mesh and batch.
 
     All processes have to call it.
 
@@ -107,24 +109,26 @@ def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
     Returns:
       One line per fact.
     """
-    kinds = sorted(
-        {f"{device.platform} {device.device_kind}" for device in mesh.devices.flat}
-    )
+    kinds = {f"{device.platform} {device.device_kind}" for device in mesh.devices.flat}
+    kinds_shown = ", ".join(sorted(kinds))
+
+    # Several processes may run on one host.
     hosts = list(dict.fromkeys(host_names()))
-    shown = ", ".join(hosts[:_MAX_HOSTS]) + (", ..." if len(hosts) > _MAX_HOSTS else "")
-    rows = (
-        ("process", f"{jax.process_index()} of {jax.process_count()}"),
-        ("hosts", f"{len(hosts)} ({shown})"),
-        (
-            "devices",
-            f"{mesh.size} ({', '.join(kinds)}), {jax.local_device_count()} here",
-        ),
-        ("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())),
-        (
-            "batch",
-            f"{batch_size} pairs in all, {batch_size // jax.process_count()} per process, "
-            f"{batch_size // mesh.size} per device",
-        ),
-        ("micro-batches", f"{accumulate} of {batch_size // accumulate} pairs"),
-    )
-    return "\n".join(f"  {name:<14}{value}" for name, value in rows)
+    hosts_shown = ", ".join(hosts[:_MAX_HOSTS])
+    if len(hosts) > _MAX_HOSTS:
+        hosts_shown += ", ..."
+
+    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    per_process = batch_size // jax.process_count()
+    per_device = batch_size // mesh.size
+
+    rows = {
+        "process": f"{jax.process_index()} of {jax.process_count()}",
+        "hosts": f"{len(hosts)} ({hosts_shown})",
+        "devices": f"{mesh.size} ({kinds_shown}), {jax.local_device_count()} here",
+        "mesh": axes,
+        "batch": f"{batch_size} pairs in all, {per_process} per process, "
+        f"{per_device} per device",
+        "micro-batches": f"{accumulate} of {batch_size // accumulate} pairs",
+    }
+    return "\n".join(f"  {name:<14}{value}" for name, value in rows.items())

@@ -1,6 +1,6 @@
-"""The state of a training run.
+"""The state of a training run, which holds arrays only.
 
-Arrays only, so that it can be donated, sharded and saved.
+So it can be donated, sharded and saved as it is.
 """
 
 import flax.struct
@@ -18,12 +18,13 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, updates attempted so far.
-      params: what is trained, by network name.
-      frozen: what is only used, by network name; with `params` the whole model.
+      params: trained networks by name.
+      frozen: networks that are only used, by name, and what losses carry (see
+        `methods.base.CARRIED`). With `params` it is the whole model.
       opt_state: the optimiser's state.
       ema: moving average of `params`, or None where none is kept.
       nonfinite_total: int32 scalar, updates skipped so far.
-      nonfinite_in_row: int32 scalar, updates skipped since the last that was made.
+      nonfinite_in_row: int32 scalar, updates skipped since the last one made.
     """
 
     step: jax.Array
@@ -36,10 +37,7 @@ class TrainState:
 
     @property
     def eval_params(self) -> Tree:
-        """The parameters to evaluate and to export.
-
-        Averaged ones where they are kept.
-        """
+        """The parameters to evaluate and to export, averaged ones if they are kept."""
         return self.params if self.ema is None else self.ema
 
 
@@ -63,6 +61,7 @@ def init_state(
     """
     params, frozen = method.init(key)
     params, frozen = jax.tree.map(jnp.asarray, (params, frozen))
+
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,8 +1,8 @@
 """One update, and one evaluation, as pure functions compiled for a mesh.
 
-Batches as in `data` (frames uint8 [B, n, S, S, 3] and more); images float32 [B, n, H,
-W, 3], or what a method's views make of a batch, of arrays whose first axis is the
-batch.
+Batches are those of `data`: frames uint8 [B, n, S, S, 3] and more. Images are float32
+[B, n, H, W, 3], or what a method's views make of a batch: arrays whose first axis is
+the batch.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ Augment = Callable[[jax.Array, Batch], Any]
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """What a step does beside the method and the optimiser.
+    """What a step does in addition to the method and the optimiser.
 
     Attributes:
       seed: seed of augmentation and noise; step s uses `fold_in(key(seed), s)`.
-      accumulate: micro-batches a batch is split into; gradients are averaged over them.
+      accumulate: number of micro-batches in a batch; gradients are averaged over them.
         What a method averages over its batch (the identity cycle's mean face) is then
         of a micro-batch.
-      ema_decay: decay of the weight average, 0: none is kept.
-      compile_quickly: whether XLA's CPU backend optimises the step less, which takes 60
-        % of the time. Its convolutions are library calls and stay as fast. Without
-        effect elsewhere.
+      ema_decay: decay of the weight average; 0 keeps none.
+      compile_quickly: whether XLA's CPU backend optimises the step less; compilation
+        then takes 60 % of the time. The step's convolutions are library calls and stay
+        as fast. It has no effect on other backends.
     """
 
     seed: int = 0
@@ -68,37 +68,46 @@ def make_train_step(
       shardings: sharding of every array of the state.
 
     Returns:
-      `step(state, batch) -> (state, averages)`; the state given is donated. An update
-      whose loss or gradients are not finite is not made, and counted: parameters,
-      optimiser state and weight average stay, the step number moves on. 'skipped' in
-      the averages says so; the terms leave it out. Where the method has several
-      objectives, each is a gradient step of its own; their terms have the objective's
-      name before theirs, 'total' is the sum, 'gradient_norm' the root of the summed
-      squares, and one that is not finite has the whole update skipped.
+      `step(state, batch) -> (state, averages)`; the given state is donated.
+
+      An update whose loss or gradients are not finite is skipped and counted:
+      parameters, optimiser state and weight average stay, and the step number moves on.
+      'skipped' in the averages reports it; the averages of the terms leave it out.
+
+      If the method has several objectives, each is a gradient step of its own. The
+      names of their terms begin with the objective's name. 'total' is the sum of all
+      totals, 'gradient_norm' the root of the summed squares. One objective that is not
+      finite has the whole update skipped.
     """
     optimiser = optax.with_extra_args_support(optimiser)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Averages]:
-        augment_key, noise_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(options.seed), state.step)
-        )
+        # Keys depend on seed and step alone, so a resumed run draws the same noise.
+        step_key = jax.random.fold_in(jax.random.key(options.seed), state.step)
+        augment_key, noise_key = jax.random.split(step_key)
         images = augment(augment_key, batch)
 
-        # One gradient step for each objective, of what the one before left.
-        params, frozen, opt_state = state.params, state.frozen, state.opt_state
+        params = state.params
+        frozen = state.frozen
+        opt_state = state.opt_state
         terms: dict[str, jax.Array] = {}
-        norms, finite = [], []
+        norms = []
+        finite = []
+
+        # One gradient step for each objective, from where the one before it ended.
         for number, objective in enumerate(method.steps):
             key = jax.random.fold_in(noise_key, number) if number else noise_key
             found, gradients = _gradients(
                 objective.loss, params, frozen, images, key, options.accumulate, mesh
             )
-            norm = jnp.sqrt(
-                sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients))
-            )
+
             # One NaN or infinity anywhere makes the norm so.
+            norm = optax.tree.norm(gradients)
             usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
-            # Where the update is not made its input does not matter, as long as it is
+            norms.append(norm)
+            finite.append(usable)
+
+            # The result of a skipped update is dropped below. Its input need only be
             # finite.
             gradients = jax.tree.map(
                 lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)),
@@ -109,29 +118,28 @@ def make_train_step(
             )
             if found.rate is not None:
                 updates = jax.tree.map(lambda u, rate=found.rate: rate * u, updates)
+
             params = optax.apply_updates(params, updates)
             frozen = {**frozen, **found.carried}
             terms = _joined(terms, objective.name, found.terms)
-            norms.append(norm)
-            finite.append(usable)
 
-        norm = (
-            norms[0] if len(norms) == 1 else jnp.sqrt(sum(jnp.square(n) for n in norms))
-        )
+        # The norm over the gradients of all objectives together.
+        norm = norms[0]
+        if len(norms) > 1:
+            norm = jnp.sqrt(sum(jnp.square(n) for n in norms))
+
         all_finite = functools.reduce(jnp.logical_and, finite)
         ema = state.ema
         if ema is not None:
             ema = average_weights(ema, params, decay=options.ema_decay, step=state.step)
+
+        # Everything that changed, and what it was, which a skipped update keeps.
         carried = {name: frozen[name] for name in CARRIED if name in frozen}
+        carried_before = {name: state.frozen[name] for name in carried}
         params, opt_state, ema, carried = jax.tree.map(
             lambda new, old: jnp.where(all_finite, new, old),
             (params, opt_state, ema, carried),
-            (
-                state.params,
-                state.opt_state,
-                state.ema,
-                {name: state.frozen[name] for name in carried},
-            ),
+            (state.params, state.opt_state, state.ema, carried_before),
         )
 
         skipped = (~all_finite).astype(jnp.int32)
@@ -145,19 +153,19 @@ def make_train_step(
             nonfinite_total=state.nonfinite_total + skipped,
             nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
         )
-        averages = Averages.of({**terms, "gradient_norm": norm}, mask=all_finite)
-        return state, Averages(
-            {**averages.values, **Averages.of({"skipped": skipped}).values}
-        )
 
+        # The terms are averaged over updates that were made, 'skipped' over all.
+        of_terms = Averages.of({**terms, "gradient_norm": norm}, mask=all_finite)
+        of_skipped = Averages.of({"skipped": skipped})
+        return state, Averages({**of_terms.values, **of_skipped.values})
+
+    quick = _cpu_options(mesh, level=1) if options.compile_quickly else None
     return jax.jit(
         step,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=_cpu_options(mesh, level=1)
-        if options.compile_quickly
-        else None,
+        compiler_options=quick,
     )
 
 
@@ -174,16 +182,16 @@ def make_eval_step(
 
     Args:
       method: what is evaluated.
-      prepare: `prepare(batch) -> pictures`, the augmentation's counterpart without
-        chance.
+      prepare: `prepare(batch) -> images`, the deterministic counterpart of the
+        augmentation.
       mesh: the mesh.
       shardings: sharding of every array of the state.
-      rows: how many pictures to return.
-      compile_quickly: for a program that runs a few times only: compiling it on a CPU
-        takes less than half of the time, running it twice as long.
+      rows: how many images of each kind to return.
+      compile_quickly: whether to compile in less than half of the time on a CPU and
+        run twice as long, for a program that runs a few times only.
 
     Returns:
-      `step(params, frozen, batch) -> (averages, pictures)`, the pictures [rows, ...] by
+      `step(params, frozen, batch) -> (averages, images)`, the images [rows, ...] by
       name.
     """
 
@@ -191,22 +199,22 @@ def make_eval_step(
         params: Tree, frozen: Tree, batch: Batch
     ) -> tuple[Averages, dict[str, jax.Array]]:
         _, aux = method.loss(params, frozen, prepare(batch), None)
-        return Averages.of(aux.terms), {
-            name: x[:rows] for name, x in aux.pictures.items()
-        }
+        first = {name: images[:rows] for name, images in aux.pictures.items()}
+        return Averages.of(aux.terms), first
 
+    quick = _cpu_options(mesh, level=0) if compile_quickly else None
     return jax.jit(
         step,
         in_shardings=(shardings.params, shardings.frozen, batch_sharding(mesh)),
         out_shardings=replicated(mesh),
-        compiler_options=_cpu_options(mesh, level=0) if compile_quickly else None,
+        compiler_options=quick,
     )
 
 
 def _cpu_options(mesh: Mesh, *, level: int) -> dict[str, int] | None:
-    """Returns the compiler's options of an optimisation level of XLA's CPU backend.
+    """Returns the compiler options that set the optimisation level of XLA on CPUs.
 
-    None elsewhere.
+    None on other backends.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": level} if on_cpu else None
@@ -218,6 +226,7 @@ def _joined(
     """Adds an objective's terms to those before it; 'total' is the sum of all."""
     if not name:
         return {**terms, **new}
+
     total = terms["total"] + new["total"] if terms else new["total"]
     named = {f"{name}/{term}": value for term, value in new.items()}
     return {**terms, **named, "total": total}
@@ -242,7 +251,7 @@ def _gradients(
 ) -> tuple[_Found, Tree]:
     """Computes loss terms and gradients, averaged over micro-batches.
 
-    What is carried passes through all.
+    What a loss carries passes from each micro-batch to the next.
     """
 
     def one(images: Any, key: jax.Array, carried: Tree) -> tuple[_Found, Tree]:
@@ -250,13 +259,15 @@ def _gradients(
             return loss(params, {**frozen, **carried}, images, key)
 
         (total, aux), gradients = jax.value_and_grad(of_params, has_aux=True)(params)
-        return _Found({**aux.terms, "total": total}, aux.carried, aux.rate), gradients
+        terms = {**aux.terms, "total": total}
+        return _Found(terms, aux.carried, aux.rate), gradients
 
     if accumulate == 1:
         return one(images, key, {})
 
     def split_items(x: jax.Array) -> jax.Array:
-        # Every accumulate-th item, so that each device keeps the items it has.
+        # [B, ...] to [accumulate, B / accumulate, ...]. A micro-batch takes every
+        # accumulate-th item, so that each device keeps the items it has.
         micro = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
         return jax.lax.with_sharding_constraint(
             micro, NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -264,9 +275,15 @@ def _gradients(
 
     micro = jax.tree.map(split_items, images)
     keys = jax.random.split(key, accumulate)
-    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro), keys[0], {})
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    carried = {name: frozen[name] for name in shapes[0].carried}
+
+    # Sums start from zeros of the right shapes, without computing anything.
+    first = jax.tree.map(lambda x: x[0], micro)
+    shapes_found, shapes_gradients = jax.eval_shape(one, first, keys[0], {})
+    zeros_found, zeros_gradients = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (shapes_found, shapes_gradients)
+    )
+    sums = (zeros_found._replace(carried={}, rate=None), zeros_gradients)
+    carried = {name: frozen[name] for name in shapes_found.carried}
 
     def add(before: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, None]:
         total, carried = before
@@ -277,13 +294,13 @@ def _gradients(
         )
         return (summed, found.carried), None
 
-    start = ((zeros[0]._replace(carried={}, rate=None), zeros[1]), carried)
-    (total, carried), _ = jax.lax.scan(add, start, (micro, keys))
+    (total, carried), _ = jax.lax.scan(add, (sums, carried), (micro, keys))
     found, gradients = jax.tree.map(lambda x: x / accumulate, total)
+
+    # The rate depends on the state alone, so that of any micro-batch will do.
     rate = None
-    if shapes[0].rate is not None:
-        # It depends on the state alone, not on the micro-batch.
-        rate = loss(params, frozen, jax.tree.map(lambda x: x[0], micro), keys[0])[
-            1
-        ].rate
+    if shapes_found.rate is not None:
+        _, aux = loss(params, frozen, first, keys[0])
+        rate = aux.rate
+
     return found._replace(carried=carried, rate=rate), gradients

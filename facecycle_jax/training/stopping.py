@@ -1,4 +1,4 @@
-"""The ways a run ends early, each with the exit code its launcher sees."""
+"""The ways a run ends early, each with its exit code."""
 
 import itertools
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# os.EX_TEMPFAIL: "try again later"; launchers start the same command again on it.
+# os.EX_TEMPFAIL, "try again later": launchers then start the same command again.
 PREEMPTED_EXIT = 75
 # os.EX_UNAVAILABLE: another process of the job is lost; start all of them again.
 PEER_LOST_EXIT = 69
@@ -17,8 +17,8 @@ PEER_LOST_EXIT = 69
 STORAGE_EXIT = 74
 DIVERGED_EXIT = 3
 
-# Not the step's number, which starts anew with every stage: what is agreed on is a
-# number to come.
+# Counts the calls of `StopSignal.reached`; all processes agree on the call to stop at.
+# The number of the step would not do, because it starts anew with every stage.
 _QUESTIONS = itertools.count()
 
 
@@ -30,7 +30,7 @@ class PreemptedError(Exception):
 
 
 class StorageError(Exception):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; those before it are intact."""
 
 
 class DivergedError(Exception):
@@ -38,9 +38,9 @@ class DivergedError(Exception):
 
 
 class StopSignal:
-    """Notes SIGTERM instead of dying of it, while the context lasts.
+    """Records SIGTERM instead of exiting, for as long as the context is active.
 
-    With several processes JAX's own preemption service listens to the signal, in all of
+    With several processes, JAX's own preemption service listens to the signal in all of
     them, and agrees on the step after which all stop.
     """
 
@@ -66,13 +66,15 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._previous)
 
     def reached(self) -> bool:
-        """Says whether to stop after this step.
+        """Returns whether to stop after this step.
 
-        All processes ask once in every step and hear the same.
+        All processes call it once in every step and get the same answer.
         """
         if jax.process_count() == 1:
             return self.received
-        options: Any = jax.config  # its types do not list the options
+
+        # Typed as Any because the types of jax.config do not list its options.
+        options: Any = jax.config
         if not options.jax_enable_preemption_service:
             return False
         return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))

@@ -1,6 +1,6 @@
-"""The report of images a run could not read.
+"""The report of images that a run could not read.
 
-One line each in the workdir, their number in the log.
+The workdir lists them, one a line; the log states their number.
 """
 
 import logging
@@ -15,10 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
-    """Lists images in workdir/unreadable.txt, with those of earlier starts of the run, each once.
+    """Lists images in workdir/unreadable.txt, with those of earlier starts, each once.
 
-    The list is a courtesy: if it cannot be written, a line of the log says so and the
-    run ends as it would.
+    If the list cannot be written, the log reports it and the run is not affected.
 
     Args:
       workdir: directory of the run; the processes after the first write
@@ -27,19 +26,22 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
     """
     if not reasons:
         return
+
     process = f"-{jax.process_index()}" if jax.process_index() else ""
     path = workdir / f"unreadable{process}.txt"
 
     try:
-        before = (
-            path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
-        )
-        # One line each, whatever is in a file's name. Names need not be UTF-8; the list
-        # is.
+        before = ""
+        if path.exists():
+            before = path.read_bytes().decode(errors="backslashreplace")
+
+        # One line each, whatever a file's name contains. The list is UTF-8, but names
+        # need not be.
         found = {" ".join(reason.split()) for reason in reasons.values()}
         escaped = {line.encode(errors="backslashreplace").decode() for line in found}
         lines = escaped | set(before.splitlines())
-        write_whole(path, "".join(f"{line}\n" for line in sorted(lines)).encode())
+        text = "".join(f"{line}\n" for line in sorted(lines))
+        write_whole(path, text.encode())
     except OSError as error:
         log.warning(
             "The list of unreadable images cannot be written to %s: %s", path, error
@@ -47,7 +49,8 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         return
 
     log.warning(
-        "Left out so far: %d images that cannot be read (%d met since this start), listed in %s",
+        "Left out so far: %d images that cannot be read (%d met since this start), "
+        "listed in %s",
         len(lines),
         len(reasons),
         path,

@@ -1,6 +1,6 @@
-"""One run at a time in a workdir.
+"""A lock that admits one run at a time to a workdir.
 
-The lock is the operating system's, on an open file: it ends with the process that holds
+It is the operating system's lock on an open file. It ends with the process that holds
 it, however that ends, so that no stale lock is left.
 """
 
@@ -27,7 +27,7 @@ except ImportError:  # outside POSIX systems
 log = logging.getLogger(__name__)
 
 FILE_NAME = ".lock"
-# What a file system answers that has no locks.
+# Errors of file systems that have no locks.
 _UNSUPPORTED = (
     errno.ENOLCK,
     errno.ENOTSUP,
@@ -42,7 +42,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a workdir for as long as the context is active.
 
     Process 0 holds the lock for all processes of its job, which all have to call this.
-    Buckets and file systems without locks are not locked, and the log says so.
+    Buckets and file systems without locks are not locked; the log reports it.
 
     Args:
       workdir: directory of the run; must exist.
@@ -51,8 +51,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
       Nothing.
 
     Raises:
-      ValueError: in all processes, if another run holds the lock; the first process
-        names it.
+      UserError: If another run holds the lock; in all processes, but only the first one
+        names that run.
     """
     file: TextIO | None = None
     holder = ""
@@ -62,8 +62,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     try:
         if agree(int(bool(holder))):
             raise UserError(
-                f"{workdir} is in use by another run ({holder or 'process 0 names it'}): wait "
-                "for its end, stop it, or use another --workdir."
+                f"{workdir} is in use by another run ({holder or 'process 0 names it'}"
+                "): wait for its end, stop it, or use another --workdir."
             )
         yield
     finally:
@@ -72,10 +72,13 @@ def locked(workdir: epath.Path) -> Iterator[None]:
 
 
 def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
-    """Takes the lock; returns the file that holds it, or who else does."""
+    """Takes the lock; returns the file that holds it, or the name of another holder.
+
+    Neither is returned if the workdir cannot be locked.
+    """
     if "://" in str(workdir):
         log.info(
-            "%s is no local folder and cannot be locked: start no second run in it.",
+            "%s is not a local folder and cannot be locked: start no second run in it.",
             workdir,
         )
         return None, ""
@@ -84,7 +87,7 @@ def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
         return None, ""
 
     path = workdir / FILE_NAME
-    # "a+": the content, which names the holder, must outlive a second run's opening it.
+    # "a+" keeps the content, which names the holder, when a second run opens the file.
     file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,6 +105,7 @@ def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
         )
         return None, ""
 
+    # The lock is this run's: name the process for others to read.
     file.seek(0)
     file.truncate()
     started = time.strftime("%Y-%m-%d %H:%M:%S")

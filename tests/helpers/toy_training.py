@@ -13,7 +13,7 @@ data that the fields name.
 """
 
 import ast
-import contextlib
+import functools
 import os
 import signal
 import sys
@@ -30,6 +30,7 @@ SIZE = 8
 
 def toy_method(*, noise: float = 0.1):
     from facecycle_jax.methods import Aux, Method
+    from facecycle_jax.methods.base import Views
 
     def init(key):
         keys = jax.random.split(key, 3)
@@ -63,7 +64,11 @@ def toy_method(*, noise: float = 0.1):
             },
         )
 
-    return Method(init, loss)
+    views = Views(
+        augment=lambda key, batch: augment_pairs(key, batch, size=SIZE),
+        plain=lambda batch: plain_pairs(batch, size=SIZE),
+    )
+    return Method(init, loss, views=views)
 
 
 class ToyLoader:
@@ -141,24 +146,20 @@ def toy_config(**overrides):
     return config
 
 
-def patched():
-    """Puts the toy in the place of method, source and augmentation."""
-    from facecycle_jax import data, methods, ops
-
-    stack = unittest.mock.patch.multiple
-    return (
-        stack(data, create=True, make_loader=make_loader),
-        stack(methods, make=lambda config, *, weights=True: toy_method()),
-        stack(ops, create=True, augment_pairs=augment_pairs, plain_pairs=plain_pairs),
-    )
+def seams(*, toy_data=True):
+    """The toy's method and source of batches, as the loop accepts them."""
+    return {
+        "method": lambda config: toy_method(),
+        "loader": make_loader if toy_data else None,
+    }
 
 
 def train(workdir, *, toy_data=True, **overrides):
     from facecycle_jax.training import loop
 
-    a, b, c = patched()
-    with a if toy_data else contextlib.nullcontext(), b, c:
-        return loop.train_and_evaluate(toy_config(**overrides), workdir)
+    return loop.train_and_evaluate(
+        toy_config(**overrides), workdir, **seams(toy_data=toy_data)
+    )
 
 
 class _Without:
@@ -201,14 +202,11 @@ if __name__ == "__main__":
         ]
     )
     config = toy_config(**{name: value(text) for name, text in given.items()})
-    a, b, c = patched()
+    toy_loop = functools.partial(
+        main.loop.train_and_evaluate, **seams(toy_data=not os.environ.get("TOY_DATA"))
+    )
     with (
-        contextlib.nullcontext() if os.environ.get("TOY_DATA") else a,
-        b,
-        c,
-        unittest.mock.patch.multiple(
-            main,
-            _CONFIG=unittest.mock.Mock(value=config),
-        ),
+        unittest.mock.patch.object(main, "_CONFIG", unittest.mock.Mock(value=config)),
+        unittest.mock.patch.object(main.loop, "train_and_evaluate", toy_loop),
     ):
         sys.exit(main.main(sys.argv[:1]))

@@ -20,7 +20,7 @@ STEPS = 4
 
 @functools.cache
 def batch():
-    """Two people, two smooth pictures of each, the second pair a picture and its mirror image."""
+    """Two smooth images of each of two people, the second pair mirror images."""
     coarse = (
         np.random.default_rng(0).integers(30, 225, (2, 2, 6, 6, 3)).astype(np.float32)
     )

@@ -1,7 +1,4 @@
-"""Checkpoints.
-
-Which are kept, what a damaged one does, what starting from another run copies.
-"""
+"""Checkpoints: which are kept, damaged ones, and networks copied to another run."""
 
 import errno
 import logging
@@ -23,7 +20,7 @@ from facecycle_jax.training.network_loading import (
     load_newest,
 )
 
-# Orbax leaves reads that fail beside the first one unawaited.
+# Of several reads that fail, Orbax awaits only the first.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )

@@ -1,7 +1,4 @@
-"""The loop as its user meets it.
-
-Killed, stopped, corrupted, misused, without tensorflow.
-"""
+"""Runs that are killed, stopped, damaged, misused, or without tensorflow."""
 
 import importlib
 import io
@@ -14,6 +11,7 @@ import subprocess
 import sys
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import toy_training
@@ -22,15 +20,18 @@ from PIL import Image
 
 from facecycle_jax import training
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def program(workdir, *fields, **environment):
     """Runs the toy as a process of its own, with one device."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    helpers = ROOT / "tests" / "helpers"
+    paths = os.pathsep.join([str(ROOT), str(helpers)])
+    toy = str(helpers / "toy_training.py")
     return subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "helpers" / "toy_training.py"), str(workdir), *fields],
+        [sys.executable, toy, str(workdir), *fields],
         env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment},
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -51,6 +52,14 @@ def assert_same_networks(a, b, *, rtol=0.0):
 
 def steps_of(workdir, name):
     return [line["step"] for line in training.read_metrics(workdir) if name in line]
+
+
+def held_out_losses(workdir):
+    return {
+        line["step"]: line["eval/total"]
+        for line in training.read_metrics(workdir)
+        if "eval/total" in line
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +83,7 @@ def test_a_run_killed_and_started_again_ends_bit_identical(unbroken, tmp_path):
     # Every step is logged once, and the numbers are those of the unbroken run.
     for name in ("train/total", "eval/total"):
         assert steps_of(tmp_path, name) == steps_of(unbroken, name)
-    a, b = ({r["step"]: r.get("eval/total") for r in training.read_metrics(w) if "eval/total" in r}
-            for w in (unbroken, tmp_path))  # fmt: skip
-    assert a == b
+    assert held_out_losses(unbroken) == held_out_losses(tmp_path)
 
 
 def test_sigterm_saves_and_exits_with_its_code(unbroken, tmp_path):
@@ -153,7 +160,7 @@ def test_a_changed_configuration_is_named(unbroken, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_the_end_may_be_moved(unbroken, tmp_path):
+def test_a_finished_run_goes_on_with_more_steps(unbroken, tmp_path):
     shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
     state = toy_training.train(
         tmp_path,
@@ -174,7 +181,7 @@ def test_a_finished_run_is_left_as_it_is(unbroken, tmp_path):
     assert_same_networks(unbroken, tmp_path)
 
 
-def test_metrics_panels_and_a_cut_off_line(unbroken, tmp_path):
+def test_metrics_and_panels_are_written_and_a_torn_line_is_dropped(unbroken, tmp_path):
     assert sorted(p.name for p in (unbroken / "panels").iterdir()) == [
         f"{n:08}.png" for n in (4, 8, 9)
     ]
@@ -254,18 +261,14 @@ def test_every_backend_trains_the_same_networks(pictures, tmp_path):
 
 
 def test_a_probe_runs_at_every_evaluation(tmp_path):
-    from facecycle_jax.training import loop as train
-
     asked = []
 
     def probe(config, trees):
         asked.append((config["probe"]["task"], sorted(trees)))
         return {"accuracy": float(len(asked))}
 
-    one, two, three = toy_training.patched()
     config = toy_training.toy_config(num_steps=4, eval_every=2)
-    with one, two, three:
-        train.train_and_evaluate(config, tmp_path, probe=probe)
+    loop.train_and_evaluate(config, tmp_path, probe=probe, **toy_training.seams())
     assert asked[0] == ("", ["flow_decoder", "generator", "motion_encoder", "vgg"])
     found = {
         m["step"]: m["probe/accuracy"]
@@ -276,7 +279,7 @@ def test_a_probe_runs_at_every_evaluation(tmp_path):
     assert {2, 4} <= set(found)
 
 
-def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
+def test_unreadable_images_are_listed_once(pictures, tmp_path):
     broken = tmp_path / "data"
     shutil.copytree(pictures, broken)
     (broken / "p01" / "0.png").write_bytes(b"no picture")
@@ -295,19 +298,13 @@ def test_unreadable_pictures_are_listed_once(pictures, tmp_path):
 
 
 def test_stages_run_one_after_the_other(tmp_path):
-    import ml_collections
-
-    from facecycle_jax.training import loop as train
-
     config = ml_collections.ConfigDict()
     config.stages = ("first", "second")
     config.first = toy_training.toy_config(num_steps=2)
     config.second = toy_training.toy_config(
         num_steps=2, optimiser__schedule_rates=(0.0,) * 3, optimiser__ema_decay=0.9
     )
-    a, b, c = toy_training.patched()
-    with a, b, c:
-        train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
     # The second starts from the first, and its learning rate is 0; the average of equal
     # weights rounds.
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
@@ -315,8 +312,6 @@ def test_stages_run_one_after_the_other(tmp_path):
 
 def stop_at(monkeypatch, step):
     """Has SIGTERM arrive in a step, and returns the steps that are evaluated."""
-    from facecycle_jax.training import loop
-
     asked = itertools.count(1)
     monkeypatch.setattr(
         training.StopSignal, "reached", lambda self: next(asked) == step

@@ -1,4 +1,4 @@
-"""Loss and gradients of the real networks do not depend on devices, processes or sharding."""
+"""Loss and gradients of real networks on several devices or processes, and sharded."""
 
 import functools
 

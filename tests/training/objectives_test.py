@@ -1,7 +1,4 @@
-"""What an update does beyond one gradient step.
-
-Statistics, several objectives, rates, curricula.
-"""
+"""Updates beyond one gradient step: statistics, objectives, rates, curricula."""
 
 import functools
 
@@ -39,7 +36,7 @@ class Normed(nn.Module):
 
 
 def normed_method(*, rate=None):
-    """A loss of a normalised layer, and one of another network, in two gradient steps."""
+    """A method with the loss of a normalised layer, alone and with a second loss."""
     network = Normed()
 
     def init(key):
@@ -213,7 +210,7 @@ def test_windows_average_the_ranks_inside():
     assert float(gradient[0]) == 0.0
 
 
-def test_the_curriculum_moves_after_sixteen_stale_evaluations_and_then_lowers_the_rate():
+def test_the_curriculum_moves_after_sixteen_stale_evaluations_then_slows():
     move = jax.jit(functools.partial(move_curriculum, windows=5))
     state = move(start_curriculum(), jnp.float32(1.0))
     moved_at, rates = [], []
@@ -233,7 +230,7 @@ def test_the_curriculum_moves_after_sixteen_stale_evaluations_and_then_lowers_th
     assert rates[-1] == pytest.approx(0.1)
 
 
-def test_progress_keeps_the_window():
+def test_the_curriculum_stays_while_the_loss_falls():
     state = start_curriculum()
     for number in range(60):
         state = move_curriculum(state, jnp.float32(1.0 - 0.01 * number), windows=5)

@@ -12,11 +12,11 @@ from facecycle_jax.devices import make_mesh
 
 
 def config(**fields):
-    page = debug.get_config()
-    page.update_from_flattened_dict(
+    made = debug.get_config()
+    made.update_from_flattened_dict(
         {"batch_size": 8, "loss.perceptual": "gram", "model.trunk": "vgg", **fields}
     )
-    return page.to_dict()
+    return made.to_dict()
 
 
 def test_shapes_without_weights_are_those_with_them():
@@ -40,9 +40,9 @@ def test_without_weights_no_file_is_opened():
 
 
 def test_batch_shapes_are_those_of_the_loader():
-    page = config(batch_size=8)
-    batch = next(data.make_loader(page, split="train").batches(0))
-    shapes = data.batch_shapes(page)
+    made = config(batch_size=8)
+    batch = next(data.make_loader(made, split="train").batches(0))
+    shapes = data.batch_shapes(made)
     assert {name: (np.shape(x), x.dtype) for name, x in batch.items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()
     }

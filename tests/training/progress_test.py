@@ -26,7 +26,7 @@ def log(caplog):
 
 
 def test_without_a_terminal_a_report_is_one_plain_line_with_the_time_left(log):
-    progress = training.Progress(step=0, total=100, pictures=8)
+    progress = training.Progress(step=0, total=100, images=8)
     progress.restart(0)
     figures = progress.report(25, {"total": 1.23456, "l1/reconstruction": 0.5})
     (line,) = log.messages
@@ -38,7 +38,7 @@ def test_without_a_terminal_a_report_is_one_plain_line_with_the_time_left(log):
 
 def test_on_a_terminal_the_bar_replaces_the_lines(log, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = training.Progress(step=0, total=4, pictures=8, name="motion")
+    progress = training.Progress(step=0, total=4, images=8, name="motion")
     with progress.showing():
         for step in (1, 2, 3, 4):
             progress.tick()
@@ -74,9 +74,7 @@ def test_stages_are_announced_and_only_the_last_one_is_reported(log, tmp_path):
     )
     config.first = toy_training.toy_config(num_steps=1, data__source="synthetic")
     config.second = toy_training.toy_config(num_steps=1, data__source="synthetic")
-    a, b, c = toy_training.patched()
-    with a, b, c:
-        loop.train_and_evaluate(config, tmp_path, report=report)
+    loop.train_and_evaluate(config, tmp_path, report=report, **toy_training.seams())
     assert log.messages[0] == "Two short stages."
     assert "Stage 2 of 2, second" in log.text
     assert reported == ["second"]

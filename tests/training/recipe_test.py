@@ -1,4 +1,4 @@
-"""Accumulation, clipping and weight averaging together, on the real loop, against the arithmetic by hand."""
+"""Accumulation, clipping and weight averaging on the real loop, computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ STEPS, MICRO, CLIP, DECAY, RATE, B1, B2 = 6, 2, 0.05, 0.6, 1e-3, 0.5, 0.9
 
 
 def by_hand(seed):
-    """Adam on clipped means of two micro-batches' gradients, with a moving average of the weights."""
+    """Adam on clipped means of two micro-batches' gradients, and the weight average."""
     method = toy_training.toy_method()
     params, frozen = method.init(jax.random.key(seed))
     gradient = jax.jit(jax.grad(lambda p, x, key: method.loss(p, frozen, x, key)[0]))
@@ -23,11 +23,11 @@ def by_hand(seed):
         augment_key, noise_key = jax.random.split(
             jax.random.fold_in(jax.random.key(seed), step)
         )
-        pictures = toy_training.augment_pairs(
+        images = toy_training.augment_pairs(
             augment_key, next(batches), size=toy_training.SIZE
         )
         keys = jax.random.split(noise_key, MICRO)
-        parts = [gradient(params, pictures[i::MICRO], keys[i]) for i in range(MICRO)]
+        parts = [gradient(params, images[i::MICRO], keys[i]) for i in range(MICRO)]
         mean = jax.tree.map(lambda *g: sum(g) / MICRO, *parts)
         norms.append(
             float(

@@ -94,8 +94,12 @@ def test_lines_say_whose_they_are_and_a_table_what_runs_where(two):
         ]
         assert ours
         assert all(line.startswith(f"[{index}] ") for line in ours)
-        table = {line.split()[0]: line.split(maxsplit=1)[1] for line in process.stderr.splitlines()
-                 if line.startswith("  ") and len(line.split()) > 1}  # fmt: skip
+        rows = [
+            line.split(maxsplit=1)
+            for line in process.stderr.splitlines()
+            if line.startswith("  ") and len(line.split()) > 1
+        ]
+        table = dict(rows)
         assert table["process"] == f"{index} of 2"
         assert table["hosts"].startswith("1 (")
         assert table["devices"].startswith("4 (cpu cpu), 2 here")
@@ -118,7 +122,7 @@ def test_when_one_is_killed_the_others_end_and_a_restart_continues(two, tmp_path
         assert_equal(two[0], tmp_path, exactly=True)
 
 
-def test_those_who_never_start_are_not_waited_for_forever(tmp_path):
+def test_processes_that_never_start_are_not_waited_for_forever(tmp_path):
     (alone,) = start(
         2, TOY, str(tmp_path), *FIELDS, present=[1], TOY_FLAGS="--start_timeout=3"
     )
@@ -282,7 +286,7 @@ def test_the_process_that_differs_from_most_is_named():
 
 
 @pytest.mark.slow
-def test_the_fault_of_one_ends_all(tmp_path):
+def test_an_error_of_one_process_ends_all(tmp_path):
     ended = run(tmp_path, TOY_FAIL="6", TOY_WHO="1")
     assert codes(ended) == [69, 2], ended
     assert (
@@ -293,7 +297,7 @@ def test_the_fault_of_one_ends_all(tmp_path):
     assert training.find_checkpoint(tmp_path).name in ("2", "4")
 
 
-def test_a_stop_asked_for_at_the_end_of_a_stage_reaches_the_next(monkeypatch):
+def test_a_stop_requested_at_the_end_of_a_stage_reaches_the_next(monkeypatch):
     asked = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(

@@ -51,7 +51,7 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-def test_networks_of_a_model_that_comes_with_the_package():
+def test_training_starts_from_the_networks_of_the_bundled_model():
     shipped = facecycle_jax.load("facecycle-small")
     state = start(
         zeros(make_face_networks(shipped.model, vgg_for_loss=False)),
@@ -66,7 +66,7 @@ def test_networks_of_a_model_that_comes_with_the_package():
     assert_equal(state.ema, state.params)
 
 
-def test_networks_of_a_model_folder(tmp_path):
+def test_training_starts_from_the_networks_of_a_model_folder(tmp_path):
     trees = tiny_model.trees()
     motion = {name: tree for name, tree in trees.items() if name not in TRAINED}
     write_model(
@@ -86,7 +86,7 @@ def test_networks_of_a_model_folder(tmp_path):
         start(fresh, "facecycle-small", tiny_model.MODEL)
 
 
-def test_networks_of_several_places(tmp_path):
+def test_of_networks_in_several_places_the_last_ones_are_used(tmp_path):
     trees = tiny_model.trees()
     other = jax.tree.map(
         lambda x: x + 1,
@@ -111,7 +111,7 @@ def test_networks_of_several_places(tmp_path):
     assert_equal((listed.frozen, listed.params), (state.frozen, state.params))
 
 
-def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
+def test_the_vgg_of_the_losses_adds_the_layers_that_a_model_lacks(tmp_path):
     model = {**tiny_model.MODEL, "trunk": "vgg", "vgg_width": 0.0625}
     forward = make_face_networks(model, vgg_width=0.0625)
     rng = np.random.default_rng(0)
@@ -123,9 +123,13 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     vgg = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
     trees = {name: tree for name, tree in tiny_model.trees().items() if name != "trunk"}
     write_model(
-        tmp_path / "model", {**trees, "vgg": vgg}, model=model, licence="CC0", source="random numbers",
+        tmp_path / "model",
+        {**trees, "vgg": vgg},
+        model=model,
+        licence="CC0",
+        source="random numbers",
         dtype="float16",
-    )  # fmt: skip
+    )
     folder = str(tmp_path / "model")
     state = zeros(forward)
     state.frozen["vgg"] = vgg
@@ -143,7 +147,7 @@ def test_the_losses_vgg_goes_on_where_the_models_ends(tmp_path):
     start(state, folder, model, "none")
 
 
-def test_what_is_neither_is_one_sentence(tmp_path):
+def test_a_path_that_is_neither_run_nor_model_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", "facecycle-huge"):
         with pytest.raises(

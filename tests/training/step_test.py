@@ -1,7 +1,4 @@
-"""The update.
-
-Schedule, accumulation, averages, skipped updates, one device against eight.
-"""
+"""The update: schedule, accumulation, averages, skipped updates, several devices."""
 
 import jax
 import jax.numpy as jnp

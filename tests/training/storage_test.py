@@ -1,8 +1,4 @@
-"""Storage.
-
-A full disk stops a run with a sentence, and everything the loop writes goes through
-epath.
-"""
+"""Storage of runs: full disks, whole files, and buckets through epath."""
 
 import contextlib
 import os
@@ -45,7 +41,7 @@ def toy(workdir, *fields, **given):
     )  # fmt: skip
 
 
-def test_a_full_disk_is_told_and_old_checkpoints_stay(tmp_path):
+def test_a_full_disk_is_reported_and_old_checkpoints_stay(tmp_path):
     # A checkpoint of the toy takes 0.75 MB; two fit, the third does not.
     with small_disk(tmp_path, 2000) as workdir:
         result = toy(workdir)
@@ -83,7 +79,7 @@ def test_a_full_disk_ends_all_processes(tmp_path):
         training.load_trees(workdir)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_reported(tmp_path):
     state = {"params": {"kernel": jax.numpy.ones((256, 256))}}
     checkpointer = training.Checkpointer(tmp_path)
     checkpointer.save(1, state)
@@ -177,5 +173,5 @@ def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
         "panels/00000004.png",
     }
     assert [m["step"] for m in training.read_metrics("gs://bucket/run")] == [2, 4, 4]
-    # Nothing is written beside the bucket, e.g. into a local folder called 'gs:'.
+    # Nothing is written next to the bucket, e.g. into a local folder called 'gs:'.
     assert not (pathlib.Path.cwd() / "gs:").exists()

@@ -66,7 +66,8 @@ def test_places_that_cannot_be_locked_are_named_in_the_log(
     monkeypatch.setattr(training_log, "propagate", True)
 
     with training.locked(epath.Path("gs://bucket/run")):
-        assert "gs://bucket/run is no local folder and cannot be locked" in caplog.text
+        sentence = "gs://bucket/run is not a local folder and cannot be locked"
+        assert sentence in caplog.text
 
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
