@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.folding_weight = 0.0  # above 0 keeps flows invertible
     config.loss.saturation_weight = 0.0  # above 0 keeps codes inside (-1, 1)
     config.loss.generator = True  # False: train flows alone, on warped images
+    config.loss.flow_side = 0  # pixels of those images; 0: all
 
     config.optimiser.schedule_epochs = (0, 1, 20)  # first epoch of each piece
     config.optimiser.schedule_rates = (1e-5, 5e-5, 1e-5)  # learning rate of each piece

@@ -77,12 +77,15 @@ _CACHE = flags.DEFINE_string(
 
 def _set_up_logging() -> None:
     """Sends the log to stderr, each line with its process if there are several."""
+    # First: at the level of information Orbax logs each of its steps, and JAX each
+    # missing platform.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
     prefix = _prefix()
     time_format = "%H:%M:%S"
 
     # Orbax logs each of its steps at the level INFO.
     of_others = f"{prefix}%(asctime)s %(levelname)s %(name)s: %(message)s"
-    absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(
         logging.Formatter(of_others, time_format)
     )

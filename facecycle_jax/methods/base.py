@@ -205,6 +205,8 @@ class LossOptions(NamedTuple):
         every term of its images, the motion encoder and the flow decoder are trained on
         warped images alone, at a fraction of the cost. This is a short stage that
         prepares the flows for the motion cycle. Not in the paper.
+      flow_side: (motion cycle without generator) side in pixels of the images that are
+        warped and compared; 0: as they are. The encoder sees whole images in any case.
       exchange_identity: (identity cycle) whether pairs are two images of one track
         instead of two people's. Each neutral face is then restored from the code of the
         other image, so that the code can hold only what both share. Not in the paper.
@@ -227,6 +229,7 @@ class LossOptions(NamedTuple):
     gram_normalise: bool = False
     noise: bool = True
     generator: bool = True
+    flow_side: int = 0
     exchange_identity: bool = False
     ssim_range: float = 1.0
     margin: float = 0.1

@@ -28,7 +28,7 @@ from facecycle_jax.methods.base import (
 from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceFeatures, FaceNetworks, init_motion
-from facecycle_jax.ops import warp
+from facecycle_jax.ops import adaptive_average_pool, warp
 
 # The networks that are trained without the generator.
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
@@ -187,7 +187,15 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         x = images.reshape(-1, *images.shape[2:])
         p = flow_images(forward, params, x)
 
-        total, reported = weighted_total(_flow_terms(p, x, options))
+        compared, target = p, x
+        if options.flow_side:
+            # Small images have no details that hide the way to a large displacement.
+            target = adaptive_average_pool(x, side=options.flow_side)
+            warped = warp(target, p["flow"], clamp=True)
+            back = warp(exchange(warped), p["backward_flow"], clamp=True)
+            compared = {**p, "warped": warped, "warped_back": back}
+
+        total, reported = weighted_total(_flow_terms(compared, target, options))
         return total, Aux(reported, p)
 
     return Method(init, loss)

@@ -179,6 +179,11 @@ def _train(
             images=config["batch_size"] * images_per_item,
             name=name or config["method"],
         )
+        if start < run.total_steps:
+            log.info(
+                "Compiling, which a machine does once for a configuration; "
+                "the first step follows"
+            )
 
         reason: BaseException | None = None
         try:

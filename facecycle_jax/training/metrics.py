@@ -156,7 +156,7 @@ class MetricWriter:
         if "://" not in str(self._path):
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
-        reason = "config.tensorboard is False"
+        reason = ""
         if tensorboard:
             self._events, reason = _summary_writer(workdir / "tensorboard")
         if reason:

@@ -6,6 +6,7 @@ to the image's right, pitch above 0 down, and roll above 0 clockwise, all in deg
 """
 
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ import numpy as np
 
 from facecycle_jax.data.sources.synthetic_renderer import render_float
 from facecycle_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Parameters = dict[str, jax.Array]
 
@@ -213,6 +216,9 @@ def _all_tracks(
     seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
 ) -> dict[str, Any]:
     """Renders all tracks into read-only arrays, because several callers share them."""
+    log.info(
+        "Rendering %d synthetic people, %d images of each", identities, frames_per_track
+    )
     keys = jax.random.split(jax.random.key(seed), identities)
     render_track = functools.partial(
         _track,
