@@ -15,6 +15,7 @@ from facecycle_jax import cli, load
 from facecycle_jax.commands import images as images_module
 from facecycle_jax.commands import inputs
 from facecycle_jax.data.images import face_crop
+from facecycle_jax.data.images.framing import FRAMING
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
@@ -182,15 +183,17 @@ def test_an_output_that_is_an_input_is_refused(model, faces, capsys, arguments):
 def test_a_name_too_long_for_an_output_leaves_the_others(
     model, faces, tmp_path, capsys
 ):
-    # The name of one image leaves no room for that of the driver.
+    # The name of one image, 252 of 255 bytes, leaves no room for that of the driver.
+    driver = faces / "driver.png"
+    (faces / "b.png").rename(driver)
     long = faces / f"{'x' * 248}.png"
     (faces / "a.png").rename(long)
     out = tmp_path / "out"
-    assert run("frontalize", long, faces / "b.png", "--model", model, "--out", out) == 0
+    assert run("frontalize", long, driver, "--model", model, "--out", out) == 0
     assert len(list(out.iterdir())) == 2
 
     pairs = tmp_path / "pairs"
-    options = ("--driver", faces / "b.png", "--model", model, "--out", pairs)
+    options = ("--driver", driver, "--model", model, "--out", pairs)
     assert run("translate", faces, *options) == 1
     assert len(list(pairs.iterdir())) == 2
     error = capsys.readouterr().err
@@ -364,7 +367,9 @@ def test_large_frames_are_shrunk_before_they_are_collected(
 
     write_video(tmp_path / "clip.mp4", [np.zeros((480, 640, 3), np.uint8)] * 3, fps=5)
     monkeypatch.setattr(
-        images_module, "load", lambda name: types.SimpleNamespace(size=16)
+        images_module,
+        "load",
+        lambda name: types.SimpleNamespace(size=16, framing=FRAMING),
     )
     monkeypatch.setattr(images_module, "_FOLLOWED_SIDE", 320)
     detected = []
