@@ -1,7 +1,4 @@
-"""`evaluate --task faces` on a tiny model.
-
-Stand-in judges, and dlib's where installed.
-"""
+"""`evaluate --task faces` on a tiny model, with a stand-in judge and with dlib's."""
 
 import json
 import sys
@@ -47,7 +44,7 @@ def people(tmp_path):
 
 
 def stand_in(images):
-    """Sees a face in all, identity in the mean colour, and heads turned as the image is blue."""
+    """Detects a face everywhere: its identity is the mean colour, its yaw the blue."""
     colour = images.reshape(len(images), -1, 3).mean(axis=1) / 255
     turned = [
         head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T
@@ -58,7 +55,7 @@ def stand_in(images):
     return Judgement(np.ones(len(images), bool), points, colour)
 
 
-def test_people_are_the_first_by_name_but_those_trained_on(people):
+def test_people_are_the_first_by_name_without_those_trained_on(people):
     found = first_images(str(people), without=["person_0"], limit=3)
     assert list(found) == ["person_1", "person_2", "person_3"]
     assert [len(files) for files in found.values()] == [2, 1, 1]
@@ -68,12 +65,16 @@ def test_people_are_the_first_by_name_but_those_trained_on(people):
         first_images(str(people / "nowhere"), without=(), limit=0)
 
 
-def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
+def test_every_kind_of_generated_image_has_a_row(people, model, tmp_path):
     result = evaluate_faces(model, str(people), judge=stand_in)
     assert list(result.rows) == [
-        "input", "neutral", "reconstruction", "motion exchange", "identity exchange",
+        "input",
+        "neutral",
+        "reconstruction",
+        "motion exchange",
+        "identity exchange",
         "another image of the person",
-    ]  # fmt: skip
+    ]
     assert result.counts == {"people": 5, "turned heads": 2}
     row = result.rows["reconstruction"]
     assert 0 <= row.difference <= 1
@@ -100,7 +101,7 @@ def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
 
 
 class Unchanged:
-    """A model that gives back what it gets, and the driver where two are exchanged."""
+    """A model that returns its input, or the driver where identity is exchanged."""
 
     size = 32
     has_identity = True
@@ -113,7 +114,7 @@ class Unchanged:
         return {"neutral": pair, "reexpressed": pair, "reidentified": pair[:, ::-1]}
 
 
-def test_images_left_as_they_are_are_perfect_and_exchanged_ones_are_not(people):
+def test_unchanged_images_have_perfect_figures_and_exchanged_ones_do_not(people):
     result = evaluate_faces(Unchanged(), str(people), judge=stand_in)
     row = result.rows["reconstruction"]
     assert row.identity.rank_1 == row.identity.auc == 1.0
@@ -124,7 +125,9 @@ def test_images_left_as_they_are_are_perfect_and_exchanged_ones_are_not(people):
     assert result.rows["identity exchange"].identity.rank_1 == 0.0
 
 
-def test_the_command_writes_a_report(people, model, tmp_path, monkeypatch, capsys):
+def test_the_task_limits_people_and_needs_a_model(
+    people, model, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(module, "dlib_judge", lambda: stand_in)
     result = evaluate(
         "faces", str(people), model=model, without=["person_4"], limit=3, crop=1.0
@@ -149,7 +152,7 @@ def test_the_command_writes_a_report(people, model, tmp_path, monkeypatch, capsy
     assert "needs a model" in capsys.readouterr().err
 
 
-def test_missing_judges_are_named_before_any_work(people, model, monkeypatch):
+def test_a_missing_extra_is_named_before_any_work(people, model, monkeypatch):
     landmarks.load_predictor.cache_clear()
     judges._load_network.cache_clear()
     monkeypatch.setitem(sys.modules, "dlib", None)
@@ -159,8 +162,8 @@ def test_missing_judges_are_named_before_any_work(people, model, monkeypatch):
 
 
 @pytest.mark.skipif(model_file(RECOGNITION) is None, reason="needs the extra `judges`")
-def test_dlib_knows_a_person_again_and_sees_the_pose_mirrored():
-    """scikit-image ships an astronaut's portrait."""
+def test_dlib_recognises_a_person_and_mirrors_the_pose_of_a_mirror_image():
+    """The portrait of an astronaut is bundled with scikit-image."""
     pytest.importorskip("dlib", reason="needs the extra `judges`")
     data = pytest.importorskip("skimage.data", reason="needs the extra `eval`")
     face = Image.fromarray(data.astronaut()[20:220, 124:324]).resize((64, 64))
