@@ -111,6 +111,8 @@ def evaluate_faces(
     angles = {
         name: head_angles(judgement.landmarks) for name, judgement in seen.items()
     }
+
+    # Inputs are the gallery, and decide which heads count as turned.
     input_yaw = angles["input"][:, 0]
     is_turned = np.abs(input_yaw) > TURNED
     gallery = seen["input"].codes
@@ -168,9 +170,9 @@ _PROTOCOL = (
     "middle half, over the input's. Difference (fraction of the range) and SSIM with "
     "the input. Yaw, pitch and roll: mean absolute angles in degrees; 'turned': the "
     f"yaw of heads whose input is turned by more than {TURNED:g}. Motion exchange: the "
-    "person with the next one's motion. Identity exchange: the person's identity on the "
-    "next one's mean face. Another image: the figures of a second photograph of the same "
-    "person, where there is one."
+    "person with the next one's motion. Identity exchange: the person's identity on "
+    "the next one's mean face. Another image: the figures of a second photograph of "
+    "the same person, where there is one."
 )
 
 
@@ -243,6 +245,7 @@ def _panel(
     inputs: np.ndarray, generated: dict[str, np.ndarray], yaw: np.ndarray
 ) -> np.ndarray:
     """Draws faces evenly spaced from the most turned to the most frontal one."""
+    # Ranks at equal distances, of which the first and the last are included.
     order = np.argsort(-np.abs(yaw), kind="stable")
     count = min(_SHOWN, len(order))
     ranks = np.linspace(0, len(order) - 1, count).round().astype(int)

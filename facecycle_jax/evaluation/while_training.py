@@ -45,6 +45,8 @@ def probe_while_training(
         return {}
 
     loaded = model_from_state(config, trees)
+
+    # Synthetic faces are rendered at every evaluation, so their number has a limit.
     limit = block["limit"]
     if block["task"] == "synthetic":
         limit = min(limit or PEOPLE, PEOPLE)

@@ -27,7 +27,7 @@ from facecycle_jax.evaluation import (
     run_evaluation,
 )
 from facecycle_jax.evaluation import synthetic as synthetic_module
-from facecycle_jax.evaluation.features import FeatureSet, with_even_light
+from facecycle_jax.evaluation.features import FeatureSet, with_normalised_light
 from facecycle_jax.evaluation.report import markdown, write_report
 from facecycle_jax.ops import even_light, normalise
 
@@ -195,7 +195,7 @@ def test_what_is_fitted_is_fitted_to_images_of_normalised_lighting():
         True,
     )
     sample = np.random.default_rng(0).integers(0, 100, (3, 8, 8, 3), np.uint8)
-    function = with_even_light(kind, 1.0).fit(sample)
+    function = with_normalised_light(kind, 1.0).fit(sample)
     np.testing.assert_array_equal(seen[0], function(sample))
     assert seen[0].dtype == np.uint8
     assert seen[0].mean() > sample.mean() + 40

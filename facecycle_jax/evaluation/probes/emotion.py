@@ -79,6 +79,7 @@ def evaluate_emotion(
         tests = [split.pictures for split in splits.values()]
         every, chosen = _predict(kind, train, tests, probe, crop, seed, options)
 
+        # The first split has the name of the features, further ones also their own.
         for (split, content), predicted in zip(splits.items(), every, strict=True):
             row = name if split == names[1] else f"{name} ({split})"
             rows[row] = classification(
@@ -145,6 +146,7 @@ def _predict(
         found = [predict_linear(layer, part, encode=kind.encode) for part in images]
         return found, {"losses": [float(loss) for loss in layer.losses]}
 
+    # Other features are computed once, without augmentation.
     sample = load(train.pictures) if kind.needs_fit else np.zeros(0)
     compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
     values = compute(train.pictures)

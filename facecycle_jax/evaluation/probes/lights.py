@@ -156,6 +156,7 @@ def _rank_1(cosines: np.ndarray, person: np.ndarray) -> float:
 
 def _auc(cosines: np.ndarray, person: np.ndarray) -> float:
     """Computes the area under the ROC curve of right against other people."""
+    # A probe has one pair with its own person: [probes, gallery].
     is_own = np.arange(cosines.shape[1])[None] == person[:, None]
     false_rate, true_rate = roc(cosines.ravel(), is_own.ravel())
     return float(np.trapezoid(true_rate, false_rate))

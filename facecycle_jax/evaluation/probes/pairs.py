@@ -141,6 +141,7 @@ def _only_outside(pairs: Pairs, inside: np.ndarray) -> np.ndarray:
     Returns:
       bool [images].
     """
+    # An image in pairs of both kinds is not used: the second step overrides the first.
     used = np.zeros(len(pairs.files), bool)
     used[pairs.left[~inside]] = True
     used[pairs.right[~inside]] = True
@@ -170,6 +171,7 @@ def _scores(
         sample = load_pictures(files, size=kind.size, crop=computed.crop)
     function = kind.fit(sample)
 
+    # Statistics such as a mean come from the source, and are applied to the pairs.
     values = computed(kind, function, pairs)
     if kind.adapt is not None:
         source_values = computed(kind, function, source)

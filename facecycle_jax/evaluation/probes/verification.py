@@ -267,8 +267,10 @@ def _verification(
 ) -> Verification:
     """Adds the figures that need no threshold."""
     false, true = roc(scores, same)
+
     # The highest true accept rate whose false accepts do not exceed the bound.
     tar_at_far = {far: float(true[false <= far].max()) for far in FALSE_ACCEPT_RATES}
+
     return Verification(
         accuracy=float(np.mean(accuracies)),
         standard_error=error,
