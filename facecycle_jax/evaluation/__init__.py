@@ -1,6 +1,7 @@
 """Evaluation of models.
 
-Tables of the paper by their protocols, drawn faces against the truth, galleries.
+It has the tables of the paper by their protocols, comparisons of synthetic faces with
+the truth, and galleries.
 """
 
 from facecycle_jax.evaluation.gallery import draw_gallery

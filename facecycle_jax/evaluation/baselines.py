@@ -1,6 +1,6 @@
-"""Features that need no training: the floor under every figure.
+"""Baselines: features that need no trained network.
 
-Pictures uint8 [N, S, S, 3], RGB.
+Images are uint8 [N, S, S, 3], RGB.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,117 +21,129 @@ _NEEDS = (
 )
 
 
-def _grey(pictures: np.ndarray) -> np.ndarray:
-    """Luma [N, H, W] of 0..255."""
-    return pictures.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+def _grey(images: np.ndarray) -> np.ndarray:
+    """Computes the luma of images, float32 [N, H, W] in 0..255."""
+    return images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def lbp_features(pictures: np.ndarray, *, cell: int = 10) -> np.ndarray:
-    """Computes square roots of uniform local binary pattern histograms (8 neighbours, radii 1 and 2) by cell.
+def lbp_features(images: np.ndarray, *, cell: int = 10) -> np.ndarray:
+    """Computes histograms of uniform local binary patterns by cell.
 
-    The root makes cosine and Euclidean distance compare histograms as distributions
+    The patterns have 8 neighbours at radii 1 and 2. Square roots of the histograms are
+    returned, so that cosine and Euclidean distance compare them as distributions
     (Hellinger).
 
     Args:
-      pictures: uint8 [N, S, S, 3].
-      cell: side of the square cells, in pixels; what is left over at the far edges is
-        not used.
+      images: uint8 [N, S, S, 3].
+      cell: side of the square cells, in pixels. A remainder at the far edges is not
+        used.
 
     Returns:
       float32 [N, cells * 118].
 
     Raises:
-      ImportError: if scikit-image is not installed.
-      ValueError: if a picture is smaller than a cell.
+      MissingExtraError: If scikit-image is not installed.
+      UserError: If an image is smaller than a cell.
     """
     try:
         from skimage.feature import local_binary_pattern
     except ImportError as error:
         raise MissingExtraError(_NEEDS) from error
-    side = pictures.shape[1] // cell
+
+    side = images.shape[1] // cell
     if side < 1:
         raise UserError(
-            f"pictures of {pictures.shape[1]} pixels have no cell of {cell} pixels."
+            f"images of {images.shape[1]} pixels have no cell of {cell} pixels."
         )
-    rows, bins, used = [], 59, side * cell
-    places = np.kron(
-        np.arange(side * side).reshape(side, side), np.ones((cell, cell), np.int64)
-    )
-    for picture in np.round(_grey(pictures)).astype(np.uint8):
+
+    # Number of its cell at every pixel, [side * cell, side * cell].
+    cells = np.arange(side * side).reshape(side, side)
+    cell_of_pixel = np.kron(cells, np.ones((cell, cell), np.int64))
+    used = side * cell
+    # Uniform patterns of 8 neighbours: 58, and one bin for all others.
+    bins = 59
+
+    rows = []
+    for image in np.round(_grey(images)).astype(np.uint8):
         histograms = []
         for radius in (1, 2):
-            codes = local_binary_pattern(picture, 8, radius, method="nri_uniform")[
-                :used, :used
-            ]
-            index = places * bins + codes.astype(np.int64)
+            patterns = local_binary_pattern(image, 8, radius, method="nri_uniform")
+            patterns = patterns[:used, :used].astype(np.int64)
+
+            # One count for the histograms of all cells, which follow each other.
+            index = cell_of_pixel * bins + patterns
             counts = np.bincount(index.ravel(), minlength=side * side * bins)
             histograms.append(np.sqrt(counts / cell**2))
         rows.append(np.concatenate(histograms))
     return np.array(rows, np.float32)
 
 
-def hog_features(pictures: np.ndarray, *, cell: int = 8) -> np.ndarray:
-    """Computes histograms of oriented gradients.
+def hog_features(images: np.ndarray, *, cell: int = 8) -> np.ndarray:
+    """Computes histograms of oriented gradients (HoG).
 
-    9 orientations, 2x2-cell blocks, L2-Hys, roots of the grey.
+    They have 9 orientations and blocks of 2 x 2 cells, normalised by L2-Hys, and are
+    computed of the square root of the luma.
 
     Args:
-      pictures: uint8 [N, S, S, 3].
+      images: uint8 [N, S, S, 3].
       cell: side of the square cells, in pixels.
 
     Returns:
       float32 [N, D].
 
     Raises:
-      ImportError: if scikit-image is not installed.
+      MissingExtraError: If scikit-image is not installed.
     """
     try:
         from skimage.feature import hog
     except ImportError as error:
         raise MissingExtraError(_NEEDS) from error
+
     rows = [
         hog(
-            picture / 255,
+            image / 255,
             orientations=9,
             pixels_per_cell=(cell, cell),
             cells_per_block=(2, 2),
             block_norm="L2-Hys",
             transform_sqrt=True,
         )
-        for picture in _grey(pictures)
+        for image in _grey(images)
     ]
     return np.array(rows, np.float32)
 
 
-def pixel_features(pictures: np.ndarray) -> np.ndarray:
-    """Computes grey pixels, each picture at zero mean and unit deviation.
+def pixel_features(images: np.ndarray) -> np.ndarray:
+    """Computes grey pixels, with mean 0 and standard deviation 1 in each image.
 
     Args:
-      pictures: uint8 [N, S, S, 3].
+      images: uint8 [N, S, S, 3].
 
     Returns:
       float32 [N, S * S].
     """
-    flat = _grey(pictures).reshape(len(pictures), -1)
+    flat = _grey(images).reshape(len(images), -1)
+
+    # A lower bound of the standard deviation keeps uniform images finite.
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
 
 
 def fit_pca(
-    pictures: np.ndarray, *, components: int = 200, seed: int = 0
+    images: np.ndarray, *, components: int = 200, seed: int = 0
 ) -> FeatureFunction:
     """Fits Eigenfaces: whitened principal components of `pixel_features`.
 
     Args:
-      pictures: training pictures, uint8 [N, S, S, 3].
-      components: most components; no more than pictures or pixels allow are used.
+      images: training images, uint8 [N, S, S, 3].
+      components: most components. Fewer are used where images or pixels allow no more.
       seed: of the randomised solver.
 
     Returns:
-      Pictures to float32 [N, components].
+      A function from images to float32 [N, components].
 
     Raises:
-      ImportError: if scikit-learn is not installed.
+      MissingExtraError: If scikit-learn is not installed.
     """
     try:
         from sklearn.decomposition import PCA
@@ -139,16 +151,21 @@ def fit_pca(
         raise MissingExtraError(
             "Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'."
         ) from error
-    values = pixel_features(pictures)
+
+    # Centred, N images span N - 1 directions at most.
+    values = pixel_features(images)
     count = min(components, values.shape[0] - 1, values.shape[1])
-    pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed).fit(
-        values
-    )
-    # Directions that training pictures do not fill would be blown up in others.
+    pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed)
+    pca.fit(values)
+
+    # Whitening would amplify directions in which training images hardly vary.
     kept = pca.explained_variance_ > 1e-7 * pca.explained_variance_.max()
-    return lambda others: pca.transform(pixel_features(others))[:, kept].astype(
-        np.float32
-    )
+
+    def transform(others: np.ndarray) -> np.ndarray:
+        projected = pca.transform(pixel_features(others))
+        return projected[:, kept].astype(np.float32)
+
+    return transform
 
 
 def random_encoder(
@@ -164,20 +181,21 @@ def random_encoder(
 
     Args:
       seed: of the weights.
-      size: side of the pictures in pixels; the code needs 64.
+      size: side of the images in pixels; the code needs 64.
       features: 'map' (below the dense layers) or 'code'.
-      layer: whose map, one of `facecycle_jax.networks.LAYERS`.
-      side: above 0, the map is averaged over side x side areas.
+      layer: of the map, one of `facecycle_jax.networks.LAYERS`.
+      side: if above 0, the map is averaged to side x side areas.
       **options: of `build_networks`: width, code_dim, ...
 
     Returns:
       The features.
 
     Raises:
-      ValueError: for another kind of features.
+      UserError: If `features` is neither 'map' nor 'code'.
     """
     if features not in ("map", "code"):
         raise UserError(f"features must be 'map' or 'code', got {features!r}.")
+
     encoder = build_networks(**options).encoder
     start = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
     parameters = encoder.init(jax.random.key(seed), start)
@@ -190,19 +208,21 @@ def random_encoder(
         )
         return jnp.asarray(maps).reshape(len(images), -1)
 
-    run = jax.jit(lambda pictures: encode(normalise(pictures)))
+    run = jax.jit(lambda images: encode(normalise(images)))
     return plain(
-        f"random {features}", lambda p: np.asarray(run(p)), size=size, encode=encode
+        f"random {features}",
+        lambda images: np.asarray(run(images)),
+        size=size,
+        encode=encode,
     )
 
 
-# Made by `random_encoder` options of the encoder to compare with, which only random
-# weights have a use for.
+# Functions of the encoder's options, which only random weights use.
 BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "lbp": lambda _: plain("lbp", lbp_features, size=100),
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
-    "pca": lambda _: FeatureSet("pca", fit_pca, 64, needs_fit=True),
+    "pca": lambda _: FeatureSet(name="pca", fit=fit_pca, size=64, needs_fit=True),
     "random": lambda options: random_encoder(
         **{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE
     ),

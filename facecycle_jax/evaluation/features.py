@@ -1,8 +1,6 @@
-"""What probes are run on.
+"""The features that probes are run on, and their computation in batches.
 
-Functions from pictures to features, and reading them in batches.
-
-Pictures uint8 [N, S, S, 3], RGB; features float32 [N, D].
+Images are uint8 [N, S, S, 3], RGB. Features are float32 [N, D].
 """
 
 import functools
@@ -19,14 +17,14 @@ from facecycle_jax.ops import denormalise, normalise, normalise_lighting
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
-# One for all kinds of features: compiled once for each size of pictures.
-_even_light = jax.jit(normalise_lighting, static_argnames="strength")
+# Shared by all kinds of features, so that each image size is compiled once.
+_normalise_light = jax.jit(normalise_lighting, static_argnames="strength")
 
 
 class FaceModel(Protocol):
     """What probes need of a loaded model.
 
-    Pictures uint8 [N, H, W, 3], results of any array kind.
+    Images are uint8 [N, H, W, 3]. Results may be any kind of array.
     """
 
     def motion_code(self, images: Any) -> Any:
@@ -36,16 +34,19 @@ class FaceModel(Protocol):
         """Computes identity codes [N, D]."""
 
     def feature_map(self, images: Any, *, size: int, layer: str, side: int) -> Any:
-        """Computes a layer's maps of pictures resized to size x size, averaged to side x side areas."""
+        """Computes a layer's maps of images resized to size x size.
+
+        The maps are averaged to side x side areas.
+        """
 
     def neutral(self, images: Any) -> Any:
-        """Draws neutral faces [N, S, S, 3]."""
+        """Generates neutral faces [N, S, S, 3]."""
 
     def mean_face(self, images: Any) -> Any:
-        """Draws mean faces [N, S, S, 3]."""
+        """Generates mean faces [N, S, S, 3]."""
 
     def reexpress(self, source: Any, driver: Any) -> Any:
-        """Draws the source's faces with the driver's motion [N, S, S, 3]."""
+        """Generates the source's faces with the driver's motion [N, S, S, 3]."""
 
 
 class FeatureSet(NamedTuple):
@@ -53,15 +54,16 @@ class FeatureSet(NamedTuple):
 
     Attributes:
       name: for reports.
-      fit: `fit(training pictures) -> function`; most kinds ignore the pictures.
-      size: side of the pictures it takes, in pixels.
-      needs_fit: whether `fit` looks at the pictures, and so must not see test ones.
-      encode: the same as a function jax can trace, from normalised pictures [N, S, S,
-        3] to [N, D], which the linear protocol needs for its augmentation; None where
-        there is none.
-      adapt: `adapt(features of training pictures) -> function of features`, for
-        verification; None leaves features as they are.
-      shared: kinds with one name here, if any, have the same features before `adapt`.
+      fit: `fit(training images) -> function`. Most kinds ignore the images.
+      size: side of the images that the function accepts, in pixels.
+      needs_fit: whether `fit` uses the images, which then must not be test images.
+      encode: the same function in traceable form, from normalised images [N, S, S, 3]
+        to [N, D], which the linear protocol needs for its augmentation. None if there
+        is none.
+      adapt: `adapt(features of training images) -> function of features`, for
+        verification. None leaves features as they are.
+      shared: kinds with the same name here have the same features before `adapt`. ''
+        means that nothing is shared.
     """
 
     name: str
@@ -80,97 +82,105 @@ def plain(
 
     Args:
       name: for reports.
-      function: pictures to features.
-      size: side of the pictures it takes, in pixels.
+      function: from images to features.
+      size: side of the images that the function accepts, in pixels.
       encode: see `FeatureSet`.
 
     Returns:
       The feature set.
     """
-    return FeatureSet(name, lambda _: function, size, False, encode)
+    return FeatureSet(name=name, fit=lambda _: function, size=size, encode=encode)
 
 
 def with_mirror_image(kind: FeatureSet) -> FeatureSet:
-    """Averages features over a picture and its mirror image, the flip test of face verification.
+    """Averages features over an image and its mirror image.
 
-    What a label does not change with, as identity and emotion, features then do not
-    change with either. Not for head pose: the mirror image has another one.
+    This is the flip test of face verification. Labels that mirroring does not change,
+    such as identity and emotion, then have features that it does not change either. It
+    is wrong for head pose, because the mirror image has another one.
 
     Args:
       kind: any kind of features.
 
     Returns:
-      The same kind of the average, fitted as before.
+      The averaged kind, fitted as before.
     """
 
     def averaged(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda pictures: (
-            (function(pictures) + function(pictures[:, :, ::-1])) / 2
-        )
+        return lambda images: (function(images) + function(images[:, :, ::-1])) / 2
 
     encode = None if kind.encode is None else averaged(kind.encode)
     return kind._replace(fit=lambda sample: averaged(kind.fit(sample)), encode=encode)
 
 
-def with_even_light(kind: FeatureSet, strength: float) -> FeatureSet:
-    """Takes features of pictures of even brightness and contrast, made by `facecycle_jax.ops.normalise_lighting`.
+def with_normalised_light(kind: FeatureSet, strength: float) -> FeatureSet:
+    """Computes features of images whose brightness and contrast are normalised.
 
     Args:
       kind: any kind of features.
-      strength: 0 to 1.
+      strength: 0 (not) to 1 (entirely), see `facecycle_jax.ops.normalise_lighting`.
 
     Returns:
-      The same kind of such pictures; what is fitted to pictures is fitted to such ones.
+      The same kind for such images. What is fitted is fitted to such images, too.
     """
-    even = functools.partial(_even_light, strength=strength)
+    normalise_light = functools.partial(_normalise_light, strength=strength)
 
     def fit(sample: np.ndarray) -> FeatureFunction:
-        function = kind.fit(np.asarray(even(sample)) if kind.needs_fit else sample)
-        return lambda pictures: function(np.asarray(even(pictures)))
+        if kind.needs_fit:
+            sample = np.asarray(normalise_light(sample))
+        function = kind.fit(sample)
+        return lambda images: function(np.asarray(normalise_light(images)))
 
     encode = kind.encode
-    traced = (
-        None
-        if encode is None
-        else lambda images: encode(normalise(even(denormalise(images))))
-    )
+    if encode is None:
+        return kind._replace(fit=fit)
+
+    def traced(images: jax.Array) -> jax.Array:
+        # Lighting is defined on pixel values, while `encode` receives normalised ones.
+        return encode(normalise(normalise_light(denormalise(images))))
+
     return kind._replace(fit=fit, encode=traced)
 
 
 def extract(
     function: FeatureFunction,
-    pictures: Pictures,
+    images: Pictures,
     *,
     size: int,
     crop: float = 1.0,
     batch: int = 256,
 ) -> np.ndarray:
-    """Computes features of many pictures, a batch in memory at a time.
+    """Computes features of many images, one batch in memory at a time.
 
     Args:
-      function: pictures to features.
-      pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
-      size: side the function takes, in pixels.
-      crop: side of the middle square that is kept, in parts of the shorter side.
-      batch: pictures at a time; the last batch is filled up, so that shapes do not
-        change.
+      function: from images to features.
+      images: file names, or uint8 [N, H, W] or [N, H, W, 3].
+      size: side of the images that the function accepts, in pixels.
+      crop: side of the central square that is kept, as a fraction of the shorter side.
+      batch: images at a time. The last batch is padded, so that shapes do not change.
 
     Returns:
       float32 [N, D].
 
     Raises:
-      ValueError: if there are no pictures.
+      UserError: If there are no images.
     """
-    if not len(pictures):
-        raise UserError("there are no pictures to compute features of.")
+    if not len(images):
+        raise UserError("there are no images to compute features of.")
+
     rows = []
-    for start in range(0, len(pictures), batch):
-        loaded = load_pictures(pictures[start : start + batch], size=size, crop=crop)
+    for start in range(0, len(images), batch):
+        loaded = load_pictures(images[start : start + batch], size=size, crop=crop)
+
+        # The last image fills a short last batch: a new shape would be compiled anew.
         missing = batch - len(loaded) if start else 0
         if missing:
-            loaded = np.concatenate([loaded, np.repeat(loaded[-1:], missing, axis=0)])
+            padding = np.repeat(loaded[-1:], missing, axis=0)
+            loaded = np.concatenate([loaded, padding])
+
         computed = np.asarray(function(loaded), np.float32)
-        rows.append(computed.reshape(len(loaded), -1)[: len(loaded) - missing])
+        flat = computed.reshape(len(loaded), -1)
+        rows.append(flat[: len(loaded) - missing])
     return np.concatenate(rows)
 
 
@@ -181,43 +191,47 @@ def model_features(
     layer: str = LAYERS[-1],
     map_size: int = FEATURE_SIZE,
 ) -> dict[str, FeatureSet]:
-    """Lists a model's codes as features.
+    """Lists a model's codes and feature map as features.
 
     Args:
       model: a loaded model.
-      size: side of the pictures it takes, in pixels.
-      layer: whose map of the motion encoder is taken, one of
+      size: side of the images of its codes, in pixels.
+      layer: of the motion encoder whose map is used, one of
         `facecycle_jax.networks.LAYERS`.
-      map_size: side of the pictures the map is taken of, in pixels.
+      map_size: side of the images that the map is computed of, in pixels.
 
     Returns:
-      motion_code, identity_code, both (one behind the other, each of unit length) and
-      feature_map (averaged to 7 x 7 where it is larger; of the last layer at 100 pixels
-      the linear protocol's), by name.
+      Features by name: motion_code, identity_code, both (concatenated, each of unit
+      length) and feature_map, averaged to 7 x 7 where it is larger. The linear protocol
+      uses the last layer's map at 100 pixels.
     """
 
-    def feature_map(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(
-            model.feature_map(pictures, size=map_size, layer=layer, side=FEATURE_SIDE)
-        )
+    def motion_code(images: np.ndarray) -> np.ndarray:
+        return np.asarray(model.motion_code(images))
 
-    def both(pictures: np.ndarray) -> np.ndarray:
-        codes = [
-            np.asarray(model.motion_code(pictures)),
-            np.asarray(model.identity_code(pictures)),
-        ]
-        # Of unit length each: the cosine of the whole is the mean of the two cosines.
-        return np.concatenate(
-            [c / np.linalg.norm(c, axis=1, keepdims=True).clip(1e-12) for c in codes], 1
+    def identity_code(images: np.ndarray) -> np.ndarray:
+        return np.asarray(model.identity_code(images))
+
+    def both(images: np.ndarray) -> np.ndarray:
+        # With both codes of unit length, the cosine of the whole is the mean of the two
+        # cosines.
+        motion = _unit_length(motion_code(images))
+        identity = _unit_length(identity_code(images))
+        return np.concatenate([motion, identity], axis=1)
+
+    def feature_map(images: np.ndarray) -> np.ndarray:
+        return np.asarray(
+            model.feature_map(images, size=map_size, layer=layer, side=FEATURE_SIDE)
         )
 
     return {
-        "motion_code": plain(
-            "motion_code", lambda p: np.asarray(model.motion_code(p)), size=size
-        ),
-        "identity_code": plain(
-            "identity_code", lambda p: np.asarray(model.identity_code(p)), size=size
-        ),
+        "motion_code": plain("motion_code", motion_code, size=size),
+        "identity_code": plain("identity_code", identity_code, size=size),
         "both": plain("both", both, size=size),
         "feature_map": plain("feature_map", feature_map, size=map_size),
     }
+
+
+def _unit_length(codes: np.ndarray) -> np.ndarray:
+    """Scales codes [N, D] to unit length; a code of zeros stays as it is."""
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)

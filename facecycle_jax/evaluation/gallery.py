@@ -1,6 +1,6 @@
-"""Pictures to look at.
+"""Galleries: images to look at, without figures.
 
-Frontalisation, translation, nearest neighbours of codes, maps of codes.
+They show frontalisation, translation, nearest neighbours of codes and maps of codes.
 """
 
 from typing import Any
@@ -20,38 +20,41 @@ from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.viz import grid, thumbnail_map, translation_panel
 
-# Faces in a panel, pairs translated, neighbours shown.
-ROWS, PAIRS, NEIGHBOURS = 8, 3, 6
+# Faces in a panel.
+ROWS = 8
+# Translated pairs.
+PAIRS = 3
+# Neighbours of each face.
+NEIGHBOURS = 6
 
 
 def draw_gallery(
     model: FaceCycle,
-    pictures: Any,
+    images: Any,
     *,
     projection: str = "pca",
     crop: float = 1.0,
     limit: int = 0,
     seed: int = 0,
 ) -> Evaluation:
-    """Draws what a model makes of given pictures.
+    """Draws panels of what a model generates from given images.
 
     Args:
       model: the model.
-      pictures: files, folders or arrays, see `FaceCycle`; three or more.
-      projection: of the maps: 'pca' or 'tsne'.
-      crop: middle part of the pictures that is kept, above 0 to 1.
-      limit: most pictures, drawn at random; 0: all.
-      seed: of the draws.
+      images: files, folders or arrays, see `FaceCycle`; three or more.
+      projection: of the maps, 'pca' or 'tsne'.
+      crop: central fraction of the images that is kept, above 0 to 1.
+      limit: most images, sampled at random. 0 means all.
+      seed: of the random choices.
 
     Returns:
-      Panels: frontalisation; translation_1 to _3, of neighbouring pairs of the faces
-        drawn for it;
-      neighbours_CODE and map_CODE for each code. Details: the files, and the places in
-      each map.
+      An evaluation without rows. Its panels are frontalisation, translation_1 to _3 (of
+      pairs of the faces in the first panel), and neighbours_CODE and map_CODE for each
+      code. Its details are the files, and the positions in each map.
 
     Raises:
-      ValueError: for another projection or fewer than three pictures.
-      FileNotFoundError: if there are no such pictures.
+      UserError: If the projection is unknown, or there are fewer than three images.
+      FileNotFoundError: If an image does not exist.
 
     References:
       FaceCycle (ICCV 2021), sections 4.4 and 4.5.
@@ -62,33 +65,38 @@ def draw_gallery(
         )
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
-    faces, names, problems = _read(pictures, size=model.size, crop=crop)
+
+    faces, names, problems = _read(images, size=model.size, crop=crop)
     if len(faces) < 3:
-        raise UserError(f"a gallery needs at least three pictures, got {len(faces)}.")
+        raise UserError(f"a gallery needs at least three images, got {len(faces)}.")
     kept = choose(len(faces), limit=max(limit, 3) if limit else 0, seed=seed)
-    faces, names = faces[kept], [names[i] for i in kept]
+    faces = faces[kept]
+    names = [names[i] for i in kept]
+
+    # The first panels show the same few faces, the second ones in pairs.
     shown = np.random.default_rng(seed).permutation(len(faces))[:ROWS]
     panels = {"frontalisation": _frontalisation(model, faces[shown])}
-    for number, start in enumerate(
-        range(0, min(2 * PAIRS, len(shown) - 1), 2), start=1
-    ):
-        panels[f"translation_{number}"] = _translation(
-            model, *faces[shown[start : start + 2]]
-        )
+    for number in range(min(PAIRS, len(shown) // 2)):
+        source, driver = faces[shown[2 * number : 2 * number + 2]]
+        panels[f"translation_{number + 1}"] = _translation(model, source, driver)
+
+    # Thumbnails pasted last lie on top: those of faces in the other panels.
+    others = np.setdiff1d(np.arange(len(faces)), shown)
+    order = np.concatenate([others, shown])
     details: dict[str, Any] = {"files": names, "shown": shown.tolist(), "maps": {}}
     codes = ("motion_code", "identity_code") if model.has_identity else ("motion_code",)
     for name, values in model.outputs(faces, codes).items():
-        panels[f"neighbours_{name}"] = _neighbours(
-            values, faces, shown, name.replace("_", " ")
-        )
+        title = name.replace("_", " ")
+        panels[f"neighbours_{name}"] = _neighbours(values, faces, shown, title)
+
         places = project(values, method=projection, seed=seed)
-        # The last pasted lie on top: those shown elsewhere last.
-        order = np.concatenate([np.setdiff1d(np.arange(len(faces)), shown), shown])
         panels[f"map_{name}"] = thumbnail_map(places[order], faces[order])
         details["maps"][name] = places.round(4).tolist()
+
+    method = "principal components" if projection == "pca" else "t-SNE"
     protocol = (
-        f"Faces drawn at random with seed {seed}; neighbours by cosine among all pictures; maps by "
-        f"{'principal components' if projection == 'pca' else 't-SNE'}, each axis stretched to the picture."
+        f"Faces sampled at random with seed {seed}; neighbours by cosine among all "
+        f"images; maps by {method}, each axis stretched to the panel."
     )
     return Evaluation(
         task="gallery",
@@ -103,42 +111,55 @@ def draw_gallery(
 
 
 def _read(
-    pictures: Any, *, size: int, crop: float
+    images: Any, *, size: int, crop: float
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Reads the middle of images, uint8 [N, size, size, 3].
+    """Reads the centre of images.
 
-    Also their names and those left out.
-
-    The middle is cut out before it is resized: the memory that is needed does not
+    The centre is cut out before it is resized, so that the required memory does not
     depend on `crop`.
+
+    Args:
+      images: files, folders or arrays.
+      size: side of the result, in pixels.
+      crop: central fraction of the images that is kept.
+
+    Returns:
+      uint8 [N, size, size, 3], the names of these images, and a sentence for each image
+      that cannot be read.
     """
     if crop == 1:
-        return as_pictures(pictures, size=size)
+        return as_pictures(images, size=size)
 
-    faces, names, problems = [], [], []
-    for name, item in list_inputs(pictures):
+    faces = []
+    names = []
+    problems = []
+    for name, item in list_inputs(images):
         try:
             image = item if isinstance(item, np.ndarray) else read_picture(item)
         except (ValueError, FileNotFoundError) as error:
             problems.append(str(error) if name in str(error) else f"{name}: {error}")
             continue
-        faces.append(load_pictures(array_to_rgb(image)[None], size=size, crop=crop)[0])
+
+        # Several images may differ in size, so each is a batch of its own.
+        face = load_pictures(array_to_rgb(image)[None], size=size, crop=crop)[0]
+        faces.append(face)
         names.append(name)
-    return (
-        np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8),
-        names,
-        problems,
-    )
+
+    stacked = np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8)
+    return stacked, names, problems
 
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:
-    """Draws input, flow, neutral face and, with stage 2, mean face, one row for each face."""
+    """Draws a row of input, flow and neutral face for each face.
+
+    With stage 2, a row ends with the mean face.
+    """
     names = ["input", "flow", "neutral"]
     if model.has_identity:
         names.append("mean_face")
-    drawn = model.outputs(faces, names)
+    outputs = model.outputs(faces, names)
 
-    columns = {name.replace("_", " "): value for name, value in drawn.items()}
+    columns = {name.replace("_", " "): value for name, value in outputs.items()}
     rows = [[column[row] for column in columns.values()] for row in range(len(faces))]
     return grid(rows, captions=list(columns), side=96)
 
@@ -150,6 +171,8 @@ def _translation(
     result = {name: value[0] for name, value in model.translate(source, driver).items()}
     if model.has_identity:
         return translation_panel(result)
+
+    # Without stage 2 there is nothing but the exchange of motion.
     names = {
         "input": "input",
         "flow": "flow",
@@ -163,7 +186,7 @@ def _translation(
 def _neighbours(
     codes: np.ndarray, faces: np.ndarray, shown: np.ndarray, title: str
 ) -> np.ndarray:
-    """Draws some faces, each with those of the nearest codes and their cosines."""
+    """Draws some faces, each followed by the faces with the nearest codes."""
     order, cosines = nearest(codes, count=NEIGHBOURS)
     rows = [[faces[i], *(faces[j] for j in order[i])] for i in shown]
     captions = [["query", *(f"{cosine:.3f}" for cosine in cosines[i])] for i in shown]

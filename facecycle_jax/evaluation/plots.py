@@ -1,4 +1,4 @@
-"""The plots of a report: ROC curves, confusion matrices, errors of head pose.
+"""The plots of a report: ROC curves, confusion matrices and errors of head pose.
 
 They need matplotlib.
 """
@@ -15,7 +15,14 @@ from facecycle_jax.evaluation.probes.verification import Verification
 
 
 def figure_class() -> Any:
-    """Returns matplotlib's class of figures, or raises ImportError that says how to get it."""
+    """Imports matplotlib's class of figures.
+
+    Returns:
+      The class.
+
+    Raises:
+      MissingExtraError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -26,35 +33,40 @@ def figure_class() -> Any:
 
 
 def _figure(width: float, height: float) -> Any:
+    """Creates an empty figure; sides in inches."""
     return figure_class()(figsize=(width, height), layout="constrained")
 
 
 def plot(
     task: str, rows: Mapping[str, Any], classes: tuple[str, ...], folder: pathlib.Path
 ) -> None:
-    """Draws what suits the kind of the rows; nothing for other kinds.
+    """Writes the plots that suit the kind of the rows.
 
     Args:
       task: for the titles.
-      rows: by name; `Verification` gives one ROC plot, `Classification` a matrix each,
-        `PoseErrors` error curves and a scatter each.
+      rows: by name. Rows of `Verification` share one ROC plot, a `Classification` has a
+        confusion matrix, and `PoseErrors` share a plot of errors and have a scatter
+        plot each. Other kinds have no plots.
       classes: names of the classes.
-      folder: where to write.
+      folder: folder to write into.
 
     Raises:
-      ImportError: if matplotlib is not installed.
+      MissingExtraError: If matplotlib is not installed.
     """
     curves = {name: row for name, row in rows.items() if isinstance(row, Verification)}
     if curves:
         _roc(curves, task).savefig(folder / "roc.png", dpi=120)
+
     for name, row in rows.items():
         if isinstance(row, Classification):
             file = f"confusion_{name.replace(' ', '_')}.png"
             _confusion(row, classes, f"{task}: {name}").savefig(folder / file, dpi=120)
+
     poses = {name: row for name, row in rows.items() if hasattr(row, "by_yaw")}
     if poses:
         _yaw_curves(poses).savefig(folder / "error_by_yaw.png", dpi=120)
     for name, row in poses.items():
+        # Constant predictions have no scatter plot.
         if np.ptp(row.predicted[:, 0]) > 0:
             file = f"angles_{name.replace(' ', '_')}.png"
             _angles(row, name).savefig(folder / file, dpi=120)
@@ -71,6 +83,8 @@ def _roc(rows: Mapping[str, Verification], task: str) -> Any:
             label=f"{name} (AUC {row.auc:.3f})",
             linewidth=1.2,
         )
+
+    # Chance.
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(
         xlabel="false accept rate", ylabel="true accept rate", title=f"{task}: ROC"
@@ -83,11 +97,15 @@ def _confusion(row: Classification, classes: tuple[str, ...], title: str) -> Any
     """Draws a confusion matrix in percent of the true class."""
     figure = _figure(6, 5.5)
     axes = figure.add_subplot()
-    share = 100 * row.confusion / np.maximum(row.confusion.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    for y, x in np.ndindex(share.shape):
-        colour = "white" if share[y, x] > 55 else "black"
-        axes.text(x, y, f"{share[y, x]:.0f}", ha="center", va="center", color=colour)
+
+    # Classes that do not occur have rows of zeros.
+    totals = np.maximum(row.confusion.sum(1, keepdims=True), 1)
+    percent = 100 * row.confusion / totals
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for y, x in np.ndindex(percent.shape):
+        colour = "white" if percent[y, x] > 55 else "black"
+        axes.text(x, y, f"{percent[y, x]:.0f}", ha="center", va="center", color=colour)
+
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true", title=f"{title}, % of the true class")
@@ -95,9 +113,11 @@ def _confusion(row: Classification, classes: tuple[str, ...], title: str) -> Any
 
 
 def _yaw_curves(rows: Mapping[str, Any]) -> Any:
-    """Draws the yaw error over the true yaw, of all test pictures, in bins of 15 degrees."""
+    """Draws the yaw error of all test images over the true yaw."""
     figure = _figure(7, 4.5)
     axes = figure.add_subplot()
+
+    # Bins of 15 degrees, drawn at their centres. Empty ones are left out.
     edges = np.arange(-105, 106, 15)
     for name, row in rows.items():
         place = np.digitize(row.true[:, 0], edges) - 1
@@ -105,6 +125,7 @@ def _yaw_curves(rows: Mapping[str, Any]) -> Any:
         used = [k for k in range(len(edges) - 1) if (place == k).any()]
         means = [error[place == k].mean() for k in used]
         axes.plot(edges[used] + 7.5, means, marker=".", label=name, linewidth=1.2)
+
     axes.set(
         xlabel="true yaw, degrees",
         ylabel="mean absolute error of yaw, degrees",
@@ -117,8 +138,9 @@ def _yaw_curves(rows: Mapping[str, Any]) -> Any:
 
 
 def _angles(row: Any, name: str) -> Any:
-    """Draws predicted over true angles."""
+    """Draws predicted over true angles, with a plot for each angle."""
     figure = _figure(10.5, 3.8)
+
     for index, angle in enumerate(("yaw", "pitch", "roll")):
         axes = figure.add_subplot(1, 3, index + 1)
         axes.scatter(
@@ -127,6 +149,7 @@ def _angles(row: Any, name: str) -> Any:
         axes.plot([-100, 100], [-100, 100], color="grey", linestyle=":")
         axes.set(xlim=(-100, 100), ylim=(-100, 100), xlabel=f"true {angle}, degrees")
         axes.set_aspect("equal")
+
     figure.axes[0].set_ylabel("predicted, degrees")
     figure.suptitle(f"pose: {name}")
     return figure

@@ -1,4 +1,4 @@
-"""Published figures of the same protocols, to stand beside one's own, by column of the table.
+"""Published figures of the same protocols, by column of the table.
 
 References:
   FaceCycle (ICCV 2021), tables 1 to 3.
@@ -22,8 +22,8 @@ _ACCURACIES: dict[str, dict[str, float]] = {
     "cplfw": {"FaceCycle": 58.52, "LBP": 51.50, "HoG": 51.73},
 }
 
-# Mean absolute errors of yaw, pitch and roll, degrees; whether the test set is filtered
-# is not stated.
+# Mean absolute errors of yaw, pitch and roll, degrees. The paper does not state whether
+# the test set is filtered.
 _POSE_ERRORS = {
     "FaceCycle": (11.70, 12.76, 12.94),
     "FAb-Net": (13.92, 13.25, 14.51),
@@ -31,7 +31,7 @@ _POSE_ERRORS = {
     "temporal consistency (BMVC 2020)": (22.06, 13.50, 15.14),
 }
 
-# task: {method: {column: figure}}
+# Figures by task, method and column.
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
     task: {method: {"accuracy %": value} for method, value in rows.items()}
     for task, rows in _ACCURACIES.items()

@@ -1,4 +1,4 @@
-"""A measured figure with its reference beside it: what one gets without a model."""
+"""Measured figures with a reference: the figure that one gets without a model."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ class Figure(NamedTuple):
 
     Attributes:
       value: the figure.
-      reference: what one gets without a model.
-      meaning: what the reference is, in words.
-      unit: 'difference' (parts of 1), '%', 'degrees' or 'R2'.
+      reference: the figure that one gets without a model.
+      meaning: description of the reference.
+      unit: 'difference' (a fraction of the pixel range), '%', 'degrees' or 'R2'.
     """
 
     value: float
@@ -22,7 +22,7 @@ class Figure(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """A row of the table: a figure of the model and of random weights.
+    """A row of the table, with a figure of the model and one of random weights.
 
     Attributes:
       model: of the model, or None.
@@ -35,8 +35,7 @@ class Quantity(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
         some = self._some()
-        columns = (("figure", self.model), ("random weights", self.random))
-        values = {name: figure.value for name, figure in columns if figure is not None}
+        values = {name: figure.value for name, figure in self._columns().items()}
         return values | {
             "reference": some.reference,
             "meaning": some.meaning,
@@ -46,19 +45,23 @@ class Quantity(NamedTuple):
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
         some = self._some()
-        digits = 1 if some.unit == "%" else 2 if some.unit == "degrees" else 3
-        columns = (("figure", self.model), ("random weights", self.random))
+        digits = {"%": 1, "degrees": 2}.get(some.unit, 3)
         cells = {
             name: f"{figure.value:.{digits}f}"
-            for name, figure in columns
-            if figure is not None
+            for name, figure in self._columns().items()
         }
         return cells | {
             "reference": f"{some.reference:.{digits}f}",
             "the reference is": some.meaning,
         }
 
+    def _columns(self) -> dict[str, Figure]:
+        """Returns the figures that there are, by the name of their column."""
+        columns = {"figure": self.model, "random weights": self.random}
+        return {name: value for name, value in columns.items() if value is not None}
+
     def _some(self) -> Figure:
+        """Returns a figure whose reference, meaning and unit are those of the row."""
         some = self.model or self.random
         if some is None:
             raise UserError("a quantity needs a figure.")

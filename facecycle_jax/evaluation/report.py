@@ -1,6 +1,6 @@
-"""An evaluation as a folder.
+"""Reports of evaluations, written as folders.
 
-Results.json, results.md with published rows beside one's own, and plots.
+A folder holds results.json, results.md with published rows below this run's, and plots.
 """
 
 import json
@@ -17,7 +17,7 @@ from facecycle_jax.evaluation.published import PUBLISHED
 
 
 class Row(Protocol):
-    """What one row of a table can do."""
+    """A row of the table."""
 
     def figures(self) -> dict[str, Any]:
         """Returns all figures, for JSON."""
@@ -27,20 +27,20 @@ class Row(Protocol):
 
 
 class Evaluation(NamedTuple):
-    """What one task gave.
+    """The result of one task.
 
     Attributes:
       task: its name.
-      protocol: how it was judged, in words, for the reader of the table.
-      rows: figures by name of the features, or of what was measured.
-      details: of each row, what was chosen and how (penalties, thresholds); JSON
+      protocol: description of the protocol for the reader of the table.
+      rows: figures by name of the features, or of the measured quantity.
+      details: for each row, what was chosen and how (penalties, thresholds), as JSON
         values.
-      classes: names of the classes; empty where there are none.
-      counts: pictures or pairs of each split.
+      classes: names of the classes, empty if there are none.
+      counts: images or pairs of each split.
       warnings: what the reader must know before comparing, such as counts that are not
         the official ones.
-      settings: seed, crop and whatever else the figures depend on; JSON values.
-      panels: pictures by file name without its ending, uint8 [H, W, 3].
+      settings: seed, crop and all else that the figures depend on, as JSON values.
+      panels: images uint8 [H, W, 3] by file name without its ending.
     """
 
     task: str
@@ -55,74 +55,83 @@ class Evaluation(NamedTuple):
 
 
 def check_new(folder: epath.PathLike) -> None:
-    """Checks, before anything is computed, that a report can be written.
+    """Checks that a report can be written, before anything is computed.
 
     Args:
-      folder: the report's, local or in the cloud (gs://).
+      folder: folder of the report, local or in the cloud (gs://).
 
     Raises:
-      FileExistsError: if it exists.
-      MissingExtraError: if matplotlib is not installed.
+      FileExistsError: If the folder exists.
+      MissingExtraError: If matplotlib is not installed.
     """
     figure_class()
     files.check_new(folder)
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """Lays out the table, the published rows beside ours.
+    """Formats the report as Markdown, with published rows below this run's.
 
     Args:
-      evaluation: the figures.
+      evaluation: the evaluation.
 
     Returns:
-      Markdown.
+      The text of results.md.
     """
     counts = ", ".join(f"{name} {count:,}" for name, count in evaluation.counts.items())
     lines = [f"# {evaluation.task}", "", f"{evaluation.protocol} Counts: {counts}.", ""]
+
     for warning in evaluation.warnings:
         lines += [f"**Note:** {warning}", ""]
-    lines += [*_table(evaluation), ""] if evaluation.rows else []
+    if evaluation.rows:
+        lines += [*_table(evaluation), ""]
     for name in evaluation.panels:
         lines += [f"![{name.replace('_', ' ')}]({name}.png)", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _table(evaluation: Evaluation) -> list[str]:
-    """Lays out the rows, this run's and the published ones."""
+    """Formats the rows of this run and the published ones as lines."""
     ours = {name: row.cells() for name, row in evaluation.rows.items()}
     published = {
         name: {column: f"{value:.2f}" for column, value in figures.items()}
         for name, figures in PUBLISHED.get(evaluation.task, {}).items()
     }
-    columns = list(dict.fromkeys(column for cells in ours.values() for column in cells))
-    origin = ["origin"] if published else []
-    lines = [
-        f"| {' | '.join([' ', *columns, *origin])} |",
-        f"|---|{''.join('---:|' for _ in columns)}{'---|' * len(origin)}",
-    ]
-    for origin_text, rows in (("this run", ours), ("published", published)):
+
+    # Columns in the order of their first row. Published columns are among them.
+    columns: dict[str, None] = {}
+    for cells in ours.values():
+        columns |= dict.fromkeys(cells)
+
+    # The origin of a row is stated only where there are published rows.
+    header = [" ", *columns]
+    alignment = "---|" + "---:|" * len(columns)
+    if published:
+        header.append("origin")
+        alignment += "---|"
+    lines = [f"| {' | '.join(header)} |", f"|{alignment}"]
+
+    for origin, rows in (("this run", ours), ("published", published)):
         for name, cells in rows.items():
-            values = [
-                name,
-                *(cells.get(column, "") for column in columns),
-                *([origin_text] if origin else []),
-            ]
+            values = [name, *(cells.get(column, "") for column in columns)]
+            if published:
+                values.append(origin)
             lines.append(f"| {' | '.join(values)} |")
     return lines
 
 
 def write_report(evaluation: Evaluation, folder: epath.PathLike) -> None:
-    """Writes the report's folder; it appears whole or not at all.
+    """Writes the folder of a report, which appears complete or not at all.
 
     Args:
-      evaluation: the figures.
-      folder: to make, local or in the cloud (gs://).
+      evaluation: the evaluation.
+      folder: folder to create, local or in the cloud (gs://).
 
     Raises:
-      FileExistsError: if it exists.
-      MissingExtraError: if matplotlib is not installed.
+      FileExistsError: If the folder exists.
+      MissingExtraError: If matplotlib is not installed.
     """
     check_new(folder)
+
     rows = {
         name: row.figures() | {"details": evaluation.details.get(name, {})}
         for name, row in evaluation.rows.items()
@@ -133,13 +142,15 @@ def write_report(evaluation: Evaluation, folder: epath.PathLike) -> None:
         "published": PUBLISHED.get(evaluation.task, {}),
     }
     content["panels"] = [f"{name}.png" for name in evaluation.panels]
-    # Details of the whole run have no row.
-    content["details"] = {k: v for k, v in evaluation.details.items() if k not in rows}
+    # Details of a row stand in the row. Those of the whole run remain here.
+    content["details"] = {
+        name: value for name, value in evaluation.details.items() if name not in rows
+    }
 
     with files.new_folder(folder, last="results.json") as partial:
         text = json.dumps(content, indent=1) + "\n"
         (partial / "results.json").write_text(text, encoding="utf-8")
         (partial / "results.md").write_text(markdown(evaluation), encoding="utf-8")
         plot(evaluation.task, evaluation.rows, evaluation.classes, partial)
-        for name, picture in evaluation.panels.items():
-            Image.fromarray(picture).save(partial / f"{name}.png")
+        for name, panel in evaluation.panels.items():
+            Image.fromarray(panel).save(partial / f"{name}.png")

@@ -1,4 +1,7 @@
-"""Disentanglement on the built-in drawn faces, beside random weights and what one gets without a model."""
+"""Disentanglement on the built-in synthetic faces.
+
+Each figure has a reference without a model, and can be compared with random weights.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,12 +16,12 @@ from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.features import extract
 from facecycle_jax.evaluation.probes.code_probes import (
     ProbeSet,
-    judge_code,
+    evaluate_code,
     last_frames,
     last_people,
     probe_set,
 )
-from facecycle_jax.evaluation.probes.disentangle import judge_pictures
+from facecycle_jax.evaluation.probes.disentangle import evaluate_images
 from facecycle_jax.evaluation.quantity import Figure, Quantity
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.inference.face_cycle import FaceCycle
@@ -29,8 +32,10 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.viz import grid
 
-PEOPLE, FRAMES = 64, 12
-# Of random weights where there is no model to take the architecture of.
+# People of the probes, and frames of each.
+PEOPLE = 64
+FRAMES = 12
+# Architecture of random weights if there is no model to compare with.
 SMALL: dict[str, Any] = {
     "width": 0.125,
     "image_size": 64,
@@ -38,6 +43,20 @@ SMALL: dict[str, Any] = {
     "dtype": "float32",
     "trunk": "learned",
 }
+
+
+# Columns of the panel, where a model has them.
+_COLUMNS = (
+    "input",
+    "neutral",
+    "true neutral",
+    "mean",
+    "true mean",
+    "source",
+    "other",
+    "other's motion",
+    "true, other's motion",
+)
 
 
 def random_model(
@@ -48,102 +67,91 @@ def random_model(
     Args:
       config: of the networks.
       seed: of the weights.
-      has_identity: whether the networks of stage 2 are there.
+      has_identity: whether the model has the networks of stage 2.
 
     Returns:
       The model.
     """
     config = {**config, "trunk": "learned"}
     forward = make_face_networks(config, vgg_for_loss=False)
-    # Run once, so not worth optimising.
-    quick = (
-        {"xla_backend_optimization_level": 0}
-        if jax.default_backend() == "cpu"
-        else None
-    )
 
-    def draw(function: Any, key: jax.Array) -> Any:
-        return jax.jit(functools.partial(function, forward), compiler_options=quick)(
-            key
-        )
+    # Initialisation runs only once: optimising its program costs more than it saves.
+    options = None
+    if jax.default_backend() == "cpu":
+        options = {"xla_backend_optimization_level": 0}
 
-    keys = jax.random.split(jax.random.key(seed), 2)
-    trees = draw(init_motion, keys[0]) | (
-        draw(init_identity, keys[1]) if has_identity else {}
-    )
+    def initialise(function: Any, key: jax.Array) -> Any:
+        init = functools.partial(function, forward)
+        return jax.jit(init, compiler_options=options)(key)
+
+    motion_key, identity_key = jax.random.split(jax.random.key(seed), 2)
+    trees = initialise(init_motion, motion_key)
+    if has_identity:
+        trees |= initialise(init_identity, identity_key)
     return FaceCycle(trees, model=config, info={"source": "random weights"})
 
 
 def evaluate_synthetic(
     model: FaceCycle | None, baselines: Sequence[str], *, people: int = 0, seed: int = 0
 ) -> Evaluation:
-    """Judges a model on drawn faces.
+    """Evaluates a model on synthetic faces.
 
     Args:
       model: the model, or None.
-      baselines: names of `BASELINES`; 'random' is a model of the same architecture, the
-        others are judged by the probes alone.
-      people: people of the probes, and half as many for pictures; 0 takes 64.
+      baselines: names of `BASELINES`. 'random' is a model of the same architecture. The
+        others are evaluated by the probes alone.
+      people: people of the probes. Images are evaluated on half as many. 0 means 64.
       seed: of people, folds and random weights.
 
     Returns:
-      The figures.
+      The evaluation.
 
     Raises:
-      ValueError: if there is nothing to evaluate, or too few people.
+      UserError: If there is nothing to evaluate, or there are too few people.
     """
     people = people or PEOPLE
     if model is None and not baselines:
         raise UserError(
             "there is nothing to evaluate: give a model, baselines, or both."
         )
-    size = model.size if model is not None else SMALL["image_size"]
+
+    config = SMALL if model is None else model.model
+    has_identity = model is None or model.has_identity
+    size = SMALL["image_size"] if model is None else model.size
     data = probe_set(seed, people=people, frames=FRAMES, size=size)
-    judged: dict[str, dict[str, Figure]] = {}
+    run = functools.partial(_evaluate_model, data=data, seed=seed, people=people // 2)
+
+    of_model: dict[str, Figure] = {}
+    of_random: dict[str, Figure] = {}
     panels = {}
     if model is not None:
-        judged["model"], panels["truth"] = _judge(
-            model, data, seed=seed, people=people // 2
-        )
+        of_model, panels["truth"] = run(model)
     if "random" in baselines:
-        config, both = (
-            (model.model, model.has_identity) if model is not None else (SMALL, True)
-        )
-        other = random_model(config, seed=seed, has_identity=both)
-        judged["random"], panels["truth_random_weights"] = _judge(
-            other, data, seed=seed, people=people // 2
-        )
-    names = dict.fromkeys(name for figures in judged.values() for name in figures)
+        other = random_model(config, seed=seed, has_identity=has_identity)
+        of_random, panels["truth_random_weights"] = run(other)
+
+    # Both have the same figures, unless one of them was not evaluated.
     rows = {
-        name: Quantity(
-            *(judged.get(column, {}).get(name) for column in ("model", "random"))
-        )
-        for name in names
+        name: Quantity(model=of_model.get(name), random=of_random.get(name))
+        for name in of_model | of_random
     }
-    for name in (name for name in baselines if name != "random"):
-        kind = BASELINES[name]({})
-        inside = ~(last_frames(data.identity) | last_people(data.identity))
-        sample = (
-            load_pictures(data.frames[inside], size=kind.size)
-            if kind.needs_fit
-            else np.zeros(0)
-        )
-        function = kind.fit(sample)
-        found = judge_code(
-            name, functools.partial(extract, function, size=kind.size), data, seed=seed
-        )
-        # There are no weights to be random.
-        rows |= {row: Quantity(figure, None) for row, figure in found.items()}
+    for name in baselines:
+        if name != "random":
+            rows |= _evaluate_baseline(name, data, seed=seed)
+
     protocol = (
-        "Drawn faces of people in no training set. Differences are mean absolute, parts of 1; identity is "
-        "accuracy in percent of frames held out, by logistic regression; angles are mean absolute errors in "
-        "degrees and expression the mean R2 over its parameters, of people held out, by ridge regression; "
-        f"every frame of the probes has its own light and background. Seed {seed}."
+        "Synthetic faces of people in no training set. Differences are mean absolute, "
+        "fractions of the pixel range; identity is accuracy in percent of frames held "
+        "out, by logistic regression; angles are mean absolute errors in degrees and "
+        "expression the mean R2 over its parameters, of people held out, by ridge "
+        "regression; every frame of the probes has its own light and background. "
+        f"Seed {seed}."
     )
-    if "random" in judged:
-        protocol += f" Random weights at width {(model.model if model is not None else SMALL)['width']:g}."
     counts = {"people": people, "frames": len(data.frames)}
-    counts |= {"people of the pictures": people // 2} if judged else {}
+    if of_random:
+        protocol += f" Random weights at width {config['width']:g}."
+    if of_model or of_random:
+        counts["people of the pictures"] = people // 2
     return Evaluation(
         task="synthetic",
         protocol=protocol,
@@ -156,29 +164,35 @@ def evaluate_synthetic(
     )
 
 
-def _judge(
-    model: FaceCycle, data: ProbeSet, *, seed: int, people: int
+def _evaluate_baseline(name: str, data: ProbeSet, *, seed: int) -> dict[str, Quantity]:
+    """Evaluates a baseline by the probes."""
+    kind = BASELINES[name]({})
+    sample = np.zeros(0)
+    if kind.needs_fit:
+        is_test = last_frames(data.identity) | last_people(data.identity)
+        sample = load_pictures(data.frames[~is_test], size=kind.size)
+
+    function = functools.partial(extract, kind.fit(sample), size=kind.size)
+    figures = evaluate_code(name, function, data, seed=seed)
+    # A baseline has no weights that could be random.
+    return {row: Quantity(model=figure, random=None) for row, figure in figures.items()}
+
+
+def _evaluate_model(
+    model: FaceCycle, *, data: ProbeSet, seed: int, people: int
 ) -> tuple[dict[str, Figure], np.ndarray]:
-    """Judges pictures and codes of one model."""
-    figures, pictures = judge_pictures(model, seed=seed, size=model.size, people=people)
-    figures |= judge_code("motion code", model.motion_code, data, seed=seed)
+    """Evaluates the generated images and the codes of one model.
+
+    Returns:
+      Figures by name, and a panel uint8 [H, W, 3].
+    """
+    figures, images = evaluate_images(model, seed=seed, size=model.size, people=people)
+    figures |= evaluate_code("motion code", model.motion_code, data, seed=seed)
     if model.has_identity:
-        figures |= judge_code("identity code", model.identity_code, data, seed=seed)
-    count = min(6, *(len(picture) for picture in pictures.values()))
-    order = (
-        "input",
-        "neutral",
-        "true neutral",
-        "mean",
-        "true mean",
-        "source",
-        "other",
-        "other's motion",
-    )
-    names = [name for name in (*order, "true, other's motion") if name in pictures]
-    panel = grid(
-        [[pictures[name][row] for name in names] for row in range(count)],
-        captions=names,
-        side=96,
-    )
-    return figures, panel
+        figures |= evaluate_code("identity code", model.identity_code, data, seed=seed)
+
+    # One row a face, with each kind of image next to the true one.
+    names = [name for name in _COLUMNS if name in images]
+    count = min(6, *(len(kind) for kind in images.values()))
+    rows = [[images[name][row] for name in names] for row in range(count)]
+    return figures, grid(rows, captions=names, side=96)

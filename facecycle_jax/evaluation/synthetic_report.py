@@ -1,6 +1,6 @@
 """The report at the end of a run on synthetic faces.
 
-How close its faces come to the truth.
+It compares the faces that the model generates with the true ones.
 """
 
 import functools
@@ -29,15 +29,15 @@ def report_on_synthetic_faces(
 ) -> dict[str, float]:
     """Compares the faces of the newest checkpoint with the truth.
 
-    A table in the log, and truth.png.
+    It writes a table to the log, and truth.png to the folder of the run.
 
     Args:
       config: of the run.
-      workdir: of the run; truth.png is written there.
+      workdir: folder of the run.
 
     Returns:
-      Mean absolute differences in 0..1 by name; empty for runs on real faces, for other
-      methods than the two cycles, and for runs that train flows alone.
+      Mean absolute differences in 0..1 by name. They are empty for runs on real faces,
+      for methods other than the two cycles, and for runs that train flows alone.
     """
     if config["data"]["source"] != "synthetic" or config["method"] not in METHODS:
         return {}
@@ -63,8 +63,8 @@ def report_on_synthetic_faces(
     save_png(path, grid(rows, captions=list(images), title=_TITLE, font_size=15))
 
     log.info(
-        "Synthetic people not trained on: mean absolute differences, fractions of full brightness; "
-        "lower is better.\n%s\nSee them in %s",
+        "Synthetic people not trained on: mean absolute differences, fractions of full "
+        "brightness; lower is better.\n%s\nSee them in %s",
         describe_truth(figures),
         path,
     )

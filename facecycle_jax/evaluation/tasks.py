@@ -1,13 +1,14 @@
-"""The paper's evaluations of frozen features, each with its baselines, and tasks of our own.
+"""Evaluations of frozen features and of the images that a model makes.
 
-Tasks: emotion ('fer2013', 'raf-db'), person verification ('lfw', 'cplfw'), head pose
-('pose'); on the built-in synthetic faces, disentanglement ('synthetic'); and images to
-look at ('gallery').
+The paper evaluates emotion ('fer2013', 'raf-db'), person verification ('lfw', 'cplfw')
+and head pose ('pose'), here each with its baselines. Further tasks are recognition
+under other lights ('lights'), generated faces ('faces'), disentanglement on the
+built-in synthetic faces ('synthetic') and images to look at ('gallery').
 """
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import facecycle_jax._version
@@ -30,25 +31,24 @@ from facecycle_jax.evaluation.faces import evaluate_faces
 from facecycle_jax.evaluation.features import (
     FeatureSet,
     model_features,
-    with_even_light,
     with_mirror_image,
+    with_normalised_light,
 )
 from facecycle_jax.evaluation.gallery import draw_gallery
 from facecycle_jax.evaluation.options import FEATURES, EvaluationOptions
 from facecycle_jax.evaluation.probes.codes import with_adapted
-from facecycle_jax.evaluation.probes.emotion import judge_emotion
-from facecycle_jax.evaluation.probes.lights import judge_lights
-from facecycle_jax.evaluation.probes.pairs import judge_pairs
-from facecycle_jax.evaluation.probes.pose import judge_pose
+from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
+from facecycle_jax.evaluation.probes.lights import evaluate_lights
+from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
+from facecycle_jax.evaluation.probes.pose import evaluate_pose
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import evaluate_synthetic
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.networks import FEATURE_SIDE
 
-# Names of people to leave out that are listed where no pair has them.
+# Most names of people to leave out that a warning lists when no pair shows them.
 _NAMED = 20
-# Of a deep-funneled picture the middle three fifths are the face, as in the training
-# pictures.
+# The middle three fifths of a deep-funneled image show the face, as training images do.
 LFW_CROP = 0.6
 
 
@@ -58,17 +58,17 @@ def feature_sets(
     """Lists the features that a task is evaluated with.
 
     Args:
-      options: of an evaluation but 'synthetic' and 'gallery'. Verification takes codes,
-        identity codes also centred and whitened; emotion and head pose take the motion
-        encoder's map and code. Baseline 'random' takes the model's width, the paper's
-        where there is no model.
+      options: of an evaluation other than 'synthetic' and 'gallery'. Verification
+        uses codes, identity codes also centred and whitened. Emotion and head pose use
+        the motion encoder's map and code. The baseline 'random' has the width of the
+        model, or the paper's without a model.
       model: a loaded model, or None for baselines alone.
 
     Returns:
       Features by name.
 
     Raises:
-      UserError: for a task without features, or nothing to evaluate.
+      UserError: If the task has no features, or there is nothing to evaluate.
     """
     if options.task not in FEATURES:
         raise UserError(
@@ -76,12 +76,9 @@ def feature_sets(
         )
     found = {} if model is None else _model_sets(options, model)
 
-    # The networks are the model's, but for the trunk, which an encoder does not have.
-    config = (
-        {}
-        if model is None
-        else {key: value for key, value in model.model.items() if key != "trunk"}
-    )
+    # Random weights get the model's architecture. An encoder has no trunk.
+    config = {} if model is None else dict(model.model)
+    config.pop("trunk", None)
     config |= {"layer": options.layer, "size": options.size}
     found |= {name: BASELINES[name](config) for name in options.baselines}
     if not found:
@@ -89,10 +86,11 @@ def feature_sets(
             "there is nothing to evaluate: give a model, baselines, or both."
         )
 
-    # Light first: a mirror image has the light of its image.
+    # Lighting comes first: a mirror image has the lighting of its image.
     if options.light:
         found = {
-            name: with_even_light(kind, options.light) for name, kind in found.items()
+            name: with_normalised_light(kind, options.light)
+            for name, kind in found.items()
         }
     if options.flip:
         found = {name: with_mirror_image(kind) for name, kind in found.items()}
@@ -104,6 +102,8 @@ def _model_sets(options: EvaluationOptions, model: FaceCycle) -> dict[str, Featu
     every = model_features(
         model, size=model.size, layer=options.layer, map_size=options.size
     )
+
+    # The linear protocol augments images on the device, so it traces the encoder.
     traced = functools.partial(
         model.traced_feature_map, layer=options.layer, side=FEATURE_SIDE
     )
@@ -113,11 +113,10 @@ def _model_sets(options: EvaluationOptions, model: FaceCycle) -> dict[str, Featu
     for name in FEATURES[options.task]:
         if name in ("identity_code", "both") and not model.has_identity:
             continue
-        found |= (
-            with_adapted(name, every[name])
-            if name == "identity_code"
-            else {name: every[name]}
-        )
+        if name == "identity_code":
+            found |= with_adapted(name, every[name])
+        else:
+            found[name] = every[name]
     return found
 
 
@@ -134,12 +133,12 @@ def evaluate(
         seed, ...
 
     Returns:
-      The figures.
+      The evaluation.
 
     Raises:
-      UserError: for unknown names, or data of another form.
-      FileNotFoundError: if data are missing.
-      MissingExtraError: if a baseline's library is missing.
+      UserError: If a name is unknown or data have another form.
+      FileNotFoundError: If data are missing.
+      MissingExtraError: If a baseline's library is missing.
 
     References:
       FaceCycle (ICCV 2021), sections 4.2 to 4.4.
@@ -153,11 +152,11 @@ def run_evaluation(
     """Evaluates a model's features and baselines; see `evaluate`.
 
     Args:
-      options: what and how.
+      options: the task and its settings.
       model: a loaded model.
 
     Returns:
-      The figures.
+      The evaluation.
     """
     if options.task == "synthetic":
         result = evaluate_synthetic(
@@ -165,7 +164,7 @@ def run_evaluation(
         )
     elif options.task == "gallery":
         if model is None or not options.path:
-            raise UserError("task gallery needs a model and a folder of pictures.")
+            raise UserError("task gallery needs a model and a folder of images.")
         result = draw_gallery(
             model,
             options.path,
@@ -191,6 +190,7 @@ def run_evaluation(
         result = _LABELLED[options.task](options, features)
         result = result._replace(protocol=result.protocol + options.departures())
 
+    # Everything needed to repeat the evaluation goes into the report.
     settings = {
         "version": facecycle_jax._version.__version__,
         **options.settings(),
@@ -207,24 +207,25 @@ def _emotion(
 ) -> Evaluation:
     """Reads the splits and evaluates all features."""
     if options.task == "raf-db":
-        read, counts, names = read_raf_db, RAF_COUNTS, ["train", "test"]
+        read = read_raf_db
+        counts = RAF_COUNTS
+        names = ["train", "test"]
     else:
-        both = ["PublicTest", "PrivateTest"]
-        tests = (
-            both
-            if options.test_split == "both"
-            else [options.test_split or "PublicTest"]
-        )
-        read, counts, names = read_fer2013, FER_COUNTS, ["Training", *tests]
+        read = read_fer2013
+        counts = FER_COUNTS
+        names = ["Training", options.test_split or "PublicTest"]
+        if options.test_split == "both":
+            names = ["Training", "PublicTest", "PrivateTest"]
 
     splits = {}
     for name in names:
         whole = read(options.path, split=name)
-        splits[name] = whole.select(
-            choose(len(whole), limit=options.limit, seed=options.seed)
-        )
+        kept = choose(len(whole), limit=options.limit, seed=options.seed)
+        splits[name] = whole.select(kept)
+
+    # Further test splits share the probe of the first one.
     train, test = names[:2]
-    return judge_emotion(
+    return evaluate_emotion(
         features,
         splits.pop(train),
         splits.pop(test),
@@ -240,11 +241,13 @@ def _emotion(
 
 def _pose(options: EvaluationOptions, features: Mapping[str, FeatureSet]) -> Evaluation:
     """Reads training and test images and evaluates all features."""
-    train, test = (
-        part.select(choose(len(part), limit=options.limit, seed=options.seed))
-        for part in (read_300w_lp(options.path), read_aflw2000(options.path))
-    )
-    return judge_pose(
+    train = read_300w_lp(options.path)
+    test = read_aflw2000(options.path)
+
+    limit = functools.partial(choose, limit=options.limit, seed=options.seed)
+    train = train.select(limit(len(train)))
+    test = test.select(limit(len(test)))
+    return evaluate_pose(
         features, train, test, crop=options.crop or 1.0, seed=options.seed
     )
 
@@ -255,8 +258,8 @@ def _verification(
     """Reads the lists of pairs and evaluates all features."""
     path = options.path
     train: Pairs | None = None
-    # View 1 stands in only where the list of view 2 itself is missing: a list with an
-    # error is refused.
+    # View 1 replaces view 2 only if the list of view 2 is missing. A list with an error
+    # is refused.
     if options.task == "cplfw":
         test = read_cplfw_pairs(path)
     elif os.path.isfile(os.path.join(path, "pairs.txt")):
@@ -267,51 +270,65 @@ def _verification(
 
     crop = options.crop or (1.0 if options.task == "cplfw" else LFW_CROP)
     without = frozenset(options.without)
-    # Names that no pair knows, looked for before pairs are limited.
+
+    # Unknown names are looked up in the whole lists, before these are limited.
     strangers = test.strangers(sorted(without))
-    strangers = train.strangers(strangers) if train is not None else strangers
+    if train is not None:
+        strangers = train.strangers(strangers)
+    warnings = _stranger_warnings(strangers)
+
+    if train is not None:
+        train = train.limited(options.limit, seed=options.seed)
+        warnings += _count_warnings(train)
     test = test.limited(options.limit, seed=options.seed)
-    train = (
-        train.limited(options.limit, seed=options.seed) if train is not None else None
-    )
-    warnings = [
-        f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]
-    ]
-    if strangers[_NAMED:]:
-        warnings.append(
-            f"{len(strangers[_NAMED:])} more names to be left out are in no pair."
-        )
-    for pairs in (train, test):
-        if pairs is None:
-            continue
-        official = next(
-            (c for name, c in PAIR_COUNTS.items() if pairs.origin.endswith(name)), None
-        )
-        count = (int(pairs.same.sum()), int((~pairs.same).sum()))
-        if official not in (None, count):
-            warnings.append(
-                f"{pairs.origin} has {count} pairs of one and of two people, officially {official}."
-            )
+    warnings += _count_warnings(test)
+
     if without:
         kept = test.without(without)
         warnings.append(
-            f"{len(test) - len(kept)} of {len(test)} test pairs are left out, which show people trained on."
+            f"{len(test) - len(kept)} of {len(test)} test pairs are left out, "
+            "which show people trained on."
         )
         test = kept
         train = train.without(without) if train is not None else None
-    return judge_pairs(
+    return evaluate_pairs(
         features, train, test, task=options.task, crop=crop, warnings=tuple(warnings)
     )
 
 
-# Tasks on labelled images of others: what reads them and evaluates features on them.
+def _stranger_warnings(strangers: Sequence[str]) -> list[str]:
+    """Returns a sentence for each name to leave out that no pair shows."""
+    warnings = [
+        f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]
+    ]
+    more = len(strangers) - _NAMED
+    if more > 0:
+        warnings.append(f"{more} more names to be left out are in no pair.")
+    return warnings
+
+
+def _count_warnings(pairs: Pairs) -> list[str]:
+    """Returns a sentence if a list differs from the official one in its counts."""
+    known = (name for name in PAIR_COUNTS if pairs.origin.endswith(name))
+    official = PAIR_COUNTS.get(next(known, ""))
+    count = (int(pairs.same.sum()), int((~pairs.same).sum()))
+    if official in (None, count):
+        return []
+    return [
+        f"{pairs.origin} has {count} pairs of one and of two people, "
+        f"officially {official}."
+    ]
+
+
 def _lights(
     options: EvaluationOptions, features: Mapping[str, FeatureSet]
 ) -> Evaluation:
     """Reads the images of Extended Yale B and evaluates all features."""
-    return judge_lights(features, read_yale_b(options.path), crop=options.crop or 1.0)
+    faces = read_yale_b(options.path)
+    return evaluate_lights(features, faces, crop=options.crop or 1.0)
 
 
+# Tasks on published data sets: the function that reads the data and evaluates features.
 _LABELLED = {
     "lfw": _verification,
     "cplfw": _verification,

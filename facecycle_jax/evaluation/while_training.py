@@ -1,6 +1,6 @@
-"""Probes of a model that is being trained, on small sets.
+"""Evaluation of a model while it is trained, on a small data set.
 
-Curves of what its features are worth.
+The figures become curves of the training run.
 """
 
 import os
@@ -26,56 +26,63 @@ from facecycle_jax.inference.face_cycle import model_from_state
 def probe_while_training(
     config: Mapping[str, Any], trees: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Runs the evaluation that a training configuration asks for; nothing by default.
+    """Runs the evaluation that a training config requests.
 
     Args:
-      config: of the run; `probe.task`, `probe.path` and `probe.limit` say what to run,
-        see configs/motion_cycle.py.
+      config: of the run. `probe.task`, `probe.path` and `probe.limit` select the
+        evaluation, see configs/motion_cycle.py. By default there is none.
       trees: networks by name.
 
     Returns:
-      Figures by name; empty where `probe.task` is not set.
+      Figures by name, empty if `probe.task` is not set.
 
     Raises:
-      ValueError: as `evaluate`.
-      FileNotFoundError: if data are missing.
+      UserError: See `evaluate`.
+      FileNotFoundError: If data are missing.
     """
     block = config.get("probe") or {}
     if not block.get("task"):
         return {}
 
     loaded = model_from_state(config, trees)
+
+    # Synthetic faces are rendered at every evaluation, so their number has a limit.
     limit = block["limit"]
     if block["task"] == "synthetic":
         limit = min(limit or PEOPLE, PEOPLE)
-    return headlines(
-        evaluate(
-            block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]
-        )
+    result = evaluate(
+        block["task"], block["path"], model=loaded, limit=limit, seed=config["seed"]
     )
+    return headlines(result)
 
 
 def check_probe(config: Mapping[str, Any]) -> None:
-    """Refuses, before a run starts, a probe that would end it at its first evaluation.
+    """Checks the probe of a config before a run starts.
+
+    Otherwise the run would end at its first evaluation.
 
     Args:
-      config: of the run; with `stages`, each stage's is checked.
+      config: of the run. With `stages`, the config of each stage is checked.
 
     Raises:
-      ValueError: for a task there is none of, or parameters spread over several
+      UserError: If the task is unknown, or parameters are distributed over several
         processes.
-      FileNotFoundError: if the data set is not there.
+      FileNotFoundError: If the data set is missing.
     """
     for stage in config.get("stages") or ():
         check_probe(config[stage])
+
     block = config.get("probe") or {}
-    task, path = block.get("task"), block.get("path")
+    task = block.get("task")
+    path = block.get("path")
     if not task:
         return
+
     known = [name for name in TASKS if name != "gallery"]
     if task not in known:
         raise UserError(
-            f"probe.task must be one of {', '.join(known)}, or '' for none, got {task!r}."
+            f"probe.task must be one of {', '.join(known)}, or '' for none, "
+            f"got {task!r}."
         )
     if task != "synthetic" and not os.path.exists(path or ""):
         raise FileNotFoundError(
@@ -83,18 +90,19 @@ def check_probe(config: Mapping[str, Any]) -> None:
         )
     if config["fsdp"] and jax.process_count() > 1:
         raise UserError(
-            "probe.task needs whole parameters in each process: set fsdp or probe.task to none."
+            "probe.task needs whole parameters in each process: "
+            "set fsdp or probe.task to none."
         )
 
 
 def headlines(evaluation: Evaluation) -> dict[str, float]:
-    """Lists the one or two figures of each row that curves are drawn of.
+    """Selects one or two figures of each row for curves.
 
     Args:
       evaluation: of any task.
 
     Returns:
-      Figures by 'row' or 'row/figure', rates in parts of 1.
+      Figures by 'row' or 'row/figure'. Rates are fractions.
     """
     found: dict[str, float] = {}
     for name, row in evaluation.rows.items():

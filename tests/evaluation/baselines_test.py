@@ -1,4 +1,4 @@
-"""The floors: shapes, what they ignore, and what they tell apart."""
+"""Baselines: shapes, what they are invariant to, and what they distinguish."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from facecycle_jax.evaluation.baselines import (
 )
 
 
-def pictures(count=6, size=40, seed=0):
+def images(count=6, size=40, seed=0):
     coarse = np.random.default_rng(seed).integers(
         0, 200, (count, size // 4, size // 4, 1)
     )
@@ -21,12 +21,12 @@ def pictures(count=6, size=40, seed=0):
 
 def test_lbp_counts_patterns_and_ignores_brightness():
     pytest.importorskip("skimage")
-    features = lbp_features(pictures())
+    features = lbp_features(images())
     assert features.shape == (6, 4 * 4 * 118)
     # The roots of each cell's two histograms are of unit length.
     np.testing.assert_allclose((features**2).sum(1), 2 * 16, rtol=1e-5)
-    # Noise: in flat places the patterns are a matter of rounding; and without the outer
-    # cells, whose patterns compare with the black outside of the picture.
+    # Noise, because patterns of uniform areas depend on rounding. Outer cells are left
+    # out, because their patterns compare with the black outside of the image.
     noise = (
         np.random.default_rng(1)
         .integers(0, 200, (6, 40, 40, 1))
@@ -39,7 +39,7 @@ def test_lbp_counts_patterns_and_ignores_brightness():
     ]
     np.testing.assert_allclose(*inner, atol=1e-6)
     with pytest.raises(ValueError, match="no cell of 50"):
-        lbp_features(pictures(), cell=50)
+        lbp_features(images(), cell=50)
 
 
 def test_hog_sees_the_direction_of_edges():
@@ -57,30 +57,30 @@ def test_hog_sees_the_direction_of_edges():
 
 
 def test_pixels_ignore_brightness_and_contrast():
-    values = pixel_features(pictures())
+    values = pixel_features(images())
     np.testing.assert_allclose(values.mean(1), 0, atol=1e-4)
     np.testing.assert_allclose(values.std(1), 1, atol=1e-4)
     np.testing.assert_allclose(
-        pixel_features((pictures() // 2) * 1 + 10), values, atol=0.03
+        pixel_features((images() // 2) * 1 + 10), values, atol=0.03
     )
 
 
-def test_eigenfaces_are_white_on_what_they_are_fitted_to():
+def test_eigenfaces_are_white_on_their_training_images():
     pytest.importorskip("sklearn")
-    values = fit_pca(pictures(60), components=8)(pictures(60))
+    values = fit_pca(images(60), components=8)(images(60))
     np.testing.assert_allclose(np.cov(values.T), np.eye(8), atol=1e-3)
-    assert fit_pca(pictures(5))(pictures(5)).shape == (5, 4)
-    # Ten pictures, each many times, fill nine directions; what is new in others is not
-    # blown up.
-    function = fit_pca(np.tile(pictures(10), (6, 1, 1, 1)))
-    values = function(pictures(20, seed=1))
+    assert fit_pca(images(5))(images(5)).shape == (5, 4)
+    # Ten images, each repeated, span nine directions. Other directions of new images
+    # are not amplified.
+    function = fit_pca(np.tile(images(10), (6, 1, 1, 1)))
+    values = function(images(20, seed=1))
     assert values.shape == (20, 9)
     assert np.abs(values).max() < 20
 
 
 def test_random_encoders_differ_by_seed():
     one, same, other = (random_encoder(seed=s, width=0.0625) for s in (0, 0, 1))
-    faces = pictures(3, 64)
+    faces = images(3, 64)
     values = one.fit(faces)(faces)
     np.testing.assert_array_equal(values, same.fit(faces)(faces))
     assert (values != other.fit(faces)(faces)).any()

@@ -1,6 +1,6 @@
 """Evaluations of a whole, tiny model.
 
-Rows for its codes, galleries, drawn faces, probes while it trains.
+They cover rows of its codes, galleries, synthetic faces and probes while it trains.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from facecycle_jax.evaluation import (
     run_evaluation,
 )
 from facecycle_jax.evaluation import synthetic as synthetic_module
-from facecycle_jax.evaluation.features import FeatureSet, with_even_light
+from facecycle_jax.evaluation.features import FeatureSet, with_normalised_light
 from facecycle_jax.evaluation.report import markdown, write_report
 from facecycle_jax.ops import normalise, normalise_lighting
 
@@ -49,7 +49,7 @@ def sets(model, baselines, **options):
     return feature_sets(EvaluationOptions(baselines=baselines, **options), model)
 
 
-def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
+def test_codes_are_evaluated_as_they_are_and_centred(tmp_path, model):
     pytest.importorskip("sklearn")
     result = evaluate("lfw", lfw(tmp_path), model=model)
     names = [
@@ -70,50 +70,50 @@ def test_codes_are_judged_as_they_are_and_centred(tmp_path, model):
     json.dumps(result.settings)
 
 
-def test_random_weights_are_those_of_an_encoder_of_the_model_s_width(model):
+def test_random_weights_have_the_width_of_the_model(model):
     of_model = sets(model, ["random"], task="fer2013")
     alone = sets(None, ["random"], task="fer2013")
-    picture = np.zeros((1, 100, 100, 3), np.uint8)
-    size = {
-        name: kind.fit(np.zeros(0))(picture).size for name, kind in of_model.items()
-    }
+    image = np.zeros((1, 100, 100, 3), np.uint8)
+    size = {name: kind.fit(np.zeros(0))(image).size for name, kind in of_model.items()}
     assert size["random"] == size["feature_map"] == 7 * 7 * 8
-    assert alone["random"].fit(np.zeros(0))(picture).size == 7 * 7 * 128
+    assert alone["random"].fit(np.zeros(0))(image).size == 7 * 7 * 128
 
 
 def test_earlier_layers_are_averaged_to_as_many_places(model):
     kinds = sets(model, ["random"], task="fer2013", layer="conv2_2")
-    picture = np.full((1, 100, 100, 3), 200, np.uint8)
-    values = {name: kind.fit(np.zeros(0))(picture) for name, kind in kinds.items()}
+    image = np.full((1, 100, 100, 3), 200, np.uint8)
+    values = {name: kind.fit(np.zeros(0))(image) for name, kind in kinds.items()}
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 4
     for name in ("random", "feature_map"):
-        traced = np.asarray(kinds[name].encode(normalise(picture)))
+        traced = np.asarray(kinds[name].encode(normalise(image)))
         np.testing.assert_allclose(traced, values[name], rtol=1e-4, atol=1e-5)
 
 
-def test_maps_of_larger_pictures_are_averaged_to_as_many_places(model):
+def test_maps_of_larger_images_are_averaged_to_as_many_places(model):
     kinds = sets(
         model, ["random", "pixels"], task="fer2013", layer="residual2", size=160
     )
-    # The floors that are no encoder's keep their own sizes.
+    # Baselines that are no encoder keep their own sizes.
     assert {name: kind.size for name, kind in kinds.items()} == {
-        "feature_map": 160, "motion_code": 64, "random": 160, "pixels": 32,
-    }  # fmt: skip
-    picture = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), np.uint8)
+        "feature_map": 160,
+        "motion_code": 64,
+        "random": 160,
+        "pixels": 32,
+    }
+    image = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), np.uint8)
     values = {
-        name: kinds[name].fit(np.zeros(0))(picture)
-        for name in ("feature_map", "random")
+        name: kinds[name].fit(np.zeros(0))(image) for name in ("feature_map", "random")
     }
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 8
     for name, value in values.items():
-        traced = np.asarray(kinds[name].encode(normalise(picture)))
+        traced = np.asarray(kinds[name].encode(normalise(image)))
         np.testing.assert_allclose(traced, value, rtol=1e-4, atol=1e-5)
-    expected = model.feature_map(picture, size=160, layer="residual2", side=7)
+    expected = model.feature_map(image, size=160, layer="residual2", side=7)
     np.testing.assert_allclose(values["feature_map"], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
-def test_features_averaged_with_those_of_the_mirror_image(model, task):
+def test_features_with_flip_are_averages_with_those_of_the_mirror_image(model, task):
     plain = sets(model, ["random", "pixels"], task=task)
     averaged = sets(model, ["random", "pixels"], task=task, flip=True)
     assert list(plain) == list(averaged)
@@ -137,14 +137,14 @@ def test_features_averaged_with_those_of_the_mirror_image(model, task):
             )
 
 
-def test_the_report_says_that_features_were_averaged(tmp_path):
+def test_the_report_states_that_features_were_averaged(tmp_path):
     options = {"path": lfw(tmp_path), "baselines": ["pixels"]}
     with_mirror_image, without = (
         evaluate("lfw", **options, flip=True),
         evaluate("lfw", **options),
     )
     assert (
-        "Features averaged over a picture and its mirror image."
+        "Features averaged over an image and its mirror image."
         in with_mirror_image.protocol
     )
     assert "mirror" not in without.protocol
@@ -155,7 +155,7 @@ def test_the_report_says_that_features_were_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["fer2013", "lfw"])
-def test_features_of_pictures_of_even_light(model, task):
+def test_features_with_light_are_those_of_images_of_normalised_lighting(model, task):
     plain = sets(model, ["random", "pixels"], task=task)
     even = sets(model, ["random", "pixels"], task=task, light=1.0)
     both = sets(model, ["random", "pixels"], task=task, light=1.0, flip=True)
@@ -168,8 +168,8 @@ def test_features_of_pictures_of_even_light(model, task):
         function, before = kind.fit(np.zeros(0)), plain[name].fit(np.zeros(0))
         expected = before(np.asarray(normalise_lighting(faces, strength=1.0)))
         np.testing.assert_allclose(function(faces), expected, rtol=1e-4, atol=1e-5)
-        if name != "pixels":  # even by themselves
-            # What a probe sees hardly tells the light any more.
+        # The features hardly depend on the light any more; those of pixels never do.
+        if name != "pixels":
             moved, moved_before = (
                 function(darker) - function(faces),
                 before(darker) - before(faces),
@@ -186,39 +186,44 @@ def test_features_of_pictures_of_even_light(model, task):
             )
 
 
-def test_what_is_fitted_to_pictures_is_fitted_to_even_ones():
+def test_what_is_fitted_is_fitted_to_images_of_normalised_lighting():
     seen = []
     kind = FeatureSet(
         "spy",
-        lambda sample: (seen.append(sample), lambda pictures: pictures)[1],
+        lambda sample: (seen.append(sample), lambda images: images)[1],
         8,
         True,
     )
     sample = np.random.default_rng(0).integers(0, 100, (3, 8, 8, 3), np.uint8)
-    function = with_even_light(kind, 1.0).fit(sample)
+    function = with_normalised_light(kind, 1.0).fit(sample)
     np.testing.assert_array_equal(seen[0], function(sample))
     assert seen[0].dtype == np.uint8
     assert seen[0].mean() > sample.mean() + 40
 
 
-def test_the_report_says_that_light_was_evened_out(tmp_path):
+def test_the_report_states_that_lighting_was_normalised(tmp_path):
     result = evaluate("lfw", lfw(tmp_path), baselines=["pixels"], light=0.5)
     assert result.protocol.endswith(
-        " Brightness and contrast of all pictures evened out by 0.5."
+        " Brightness and contrast of all images normalised by 0.5."
     )
     assert result.settings["light"] == 0.5
 
 
-def test_a_gallery(tmp_path, model, capsys):
+def test_a_gallery_has_all_panels_and_refuses_invalid_options(tmp_path, model, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)
     faces = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
     result = draw_gallery(model, faces, projection="pca")
     assert set(result.panels) == {
-        "frontalisation", "translation_1", "translation_2", "neighbours_motion_code", "map_motion_code",
-        "neighbours_identity_code", "map_identity_code",
-    }  # fmt: skip
+        "frontalisation",
+        "translation_1",
+        "translation_2",
+        "neighbours_motion_code",
+        "map_motion_code",
+        "neighbours_identity_code",
+        "map_identity_code",
+    }
     write_report(result, tmp_path / "gallery")
     content = json.loads((tmp_path / "gallery" / "results.json").read_text())
     assert len(content["details"]["maps"]["identity_code"]) == 4
@@ -230,7 +235,7 @@ def test_a_gallery(tmp_path, model, capsys):
         ValueError, match=r"crop must be above 0 and at most 1, got 2\.0"
     ):
         draw_gallery(model, faces, crop=2.0)
-    with pytest.raises(ValueError, match="at least three pictures, got 2"):
+    with pytest.raises(ValueError, match="at least three images, got 2"):
         draw_gallery(model, faces[:2])
     assert (
         cli.main(
@@ -246,11 +251,11 @@ def test_a_gallery(tmp_path, model, capsys):
         )
         == 2
     )
-    assert "needs a model and a folder of pictures" in capsys.readouterr().err
+    assert "needs a model and a folder of images" in capsys.readouterr().err
 
 
-def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path):
-    """However small the part that is kept, no image larger than the file is made."""
+def test_a_gallery_crops_images_before_it_resizes_them(tmp_path):
+    """No image larger than the file is made, however small the crop."""
     faces = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
     tracemalloc.start()
     kept, names, problems = gallery._read(faces, size=64, crop=0.0005)
@@ -275,7 +280,7 @@ def test_a_gallery_cuts_out_the_middle_before_it_resizes(tmp_path):
     assert "letter.png" in problems[0]
 
 
-def test_probes_while_training(tmp_path, model):
+def test_probes_while_training_give_the_figures_of_the_evaluation(tmp_path, model):
     config = {
         "fsdp": False,
         "seed": 0,
@@ -296,7 +301,7 @@ def test_probes_while_training(tmp_path, model):
     assert figures == pytest.approx(whole, abs=1e-6)
 
 
-def test_probes_that_cannot_run_are_refused_at_the_start(tmp_path):
+def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
     def config(task, path=""):
         return {"fsdp": False, "probe": {"task": task, "path": path, "limit": 8}}
 
@@ -369,7 +374,7 @@ def test_options_that_would_be_ignored_are_refused(options, words):
         evaluate(path="x", baselines=["pixels"], **options)
 
 
-def test_options_are_whole_in_the_report_but_for_names_of_people(tmp_path):
+def test_the_report_has_all_options_but_names_of_people(tmp_path):
     options = EvaluationOptions(
         "lfw",
         lfw(tmp_path),
@@ -396,7 +401,9 @@ def test_an_unknown_option_is_a_defect_of_the_caller():
         evaluate("lfw", "x", colour=1)
 
 
-def test_drawn_faces(tmp_path, monkeypatch, model):
+def test_synthetic_faces_are_evaluated_with_baselines_and_references(
+    tmp_path, monkeypatch, model
+):
     monkeypatch.setattr(synthetic_module, "FRAMES", 6)
     monkeypatch.setattr(synthetic_module, "random_model", lambda *_, **__: model)
     result = evaluate("synthetic", model=model, baselines=["random", "pixels"], limit=8)

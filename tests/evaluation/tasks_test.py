@@ -1,4 +1,4 @@
-"""Whole evaluations on small sets: reports, and no test label that changes a choice."""
+"""Whole evaluations on small sets: reports, and choices that see no test label."""
 
 import json
 
@@ -13,14 +13,14 @@ from facecycle_jax.data.labelled.images import LabelledPictures
 from facecycle_jax.data.labelled.lfw_pairs import read_lfw_pairs
 from facecycle_jax.evaluation import evaluate
 from facecycle_jax.evaluation.features import FeatureSet, plain
-from facecycle_jax.evaluation.probes.emotion import judge_emotion
-from facecycle_jax.evaluation.probes.pairs import judge_pairs
+from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
+from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
 
 CLASSES = ("a", "b", "c")
 
 
 def emotions(count, seed):
-    """Grey pictures whose brightness says the class, with noise."""
+    """Grey images whose brightness shows the class, with noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count).astype(np.int32)
     values = 60 + 60 * labels[:, None, None] + rng.normal(0, 20, (count, 8, 8))
@@ -29,22 +29,22 @@ def emotions(count, seed):
     )
 
 
-def corners(pictures):
-    return pictures[:, :4, :4, 0].reshape(len(pictures), -1) / 255
+def corners(images):
+    return images[:, :4, :4, 0].reshape(len(images), -1) / 255
 
 
-def test_emotion_is_learned_and_the_test_labels_change_nothing_chosen():
+def test_emotion_is_learned_and_test_labels_change_no_choice():
     train, test = emotions(120, 0), emotions(60, 1)
     features = {"corners": plain("corners", corners, size=8)}
-    result = judge_emotion(
+    result = evaluate_emotion(
         features, train, test, task="fer2013", counts={"train": 28_709, "test": 60}
     )
     assert result.rows["corners"].accuracy > 0.9
-    assert result.warnings == ("train has 120 pictures, the official split 28,709.",)
+    assert result.warnings == ("train has 120 images, the official split 28,709.",)
     poisoned = LabelledPictures(
         test.pictures, (test.labels + 1) % 3, CLASSES, "the test"
     )
-    again = judge_emotion(features, train, poisoned, task="fer2013")
+    again = evaluate_emotion(features, train, poisoned, task="fer2013")
     assert again.details == result.details
     # The predictions are the same, so the columns of the confusion matrix are.
     np.testing.assert_array_equal(
@@ -53,8 +53,8 @@ def test_emotion_is_learned_and_the_test_labels_change_nothing_chosen():
     assert again.rows["corners"].accuracy < 0.1
 
 
-def pixels(pictures):
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32)
+def pixels(images):
+    flat = images.reshape(len(images), -1).astype(np.float32)
     return flat - flat.mean(1, keepdims=True)
 
 
@@ -62,20 +62,20 @@ def test_fitted_features_never_see_their_own_fold(tmp_path):
     pairs = read_lfw_pairs(lfw(tmp_path))
     seen = []
 
-    def fit(pictures):
-        seen.append({picture.tobytes() for picture in pictures})
+    def fit(images):
+        seen.append({image.tobytes() for image in images})
         return pixels
 
     kind = FeatureSet("spy", fit, 16, needs_fit=True)
-    result = judge_pairs({"spy": kind}, None, pairs, task="lfw")
+    result = evaluate_pairs({"spy": kind}, None, pairs, task="lfw")
     assert result.rows["spy"].accuracy == 1.0
     assert len(seen) == 2
-    # No picture of one fold is in the fit for it: the two fits share none here.
+    # No image of a fold is in the fit for it, so here the two fits share none.
     assert len(seen[0]) == len(seen[1]) == 8
     assert not seen[0] & seen[1]
 
 
-def test_view_1_stands_in_for_view_2(tmp_path):
+def test_view_1_replaces_a_missing_view_2(tmp_path):
     for part in ("Train", "Test"):
         path = lfw(tmp_path, name=f"pairsDev{part}.txt", header="4")
     result = evaluate("lfw", path, baselines=["pixels"], without=["P0"])
@@ -93,7 +93,7 @@ def test_view_1_stands_in_for_view_2(tmp_path):
     assert [warning.split("'")[1] for warning in named] == ["Nobody", "nobody else"]
 
 
-def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):
+def test_view_1_does_not_replace_a_view_2_with_a_missing_image(tmp_path):
     for part in ("Train", "Test"):
         lfw(tmp_path, name=f"pairsDev{part}.txt", header="4")
     path = lfw(tmp_path)
@@ -105,7 +105,7 @@ def test_a_missing_image_of_view_2_never_turns_it_into_view_1(tmp_path):
         evaluate("lfw", path, baselines=["pixels"])
 
 
-def test_view_1_stands_in_below_a_path_with_a_colon(tmp_path):
+def test_view_1_replaces_view_2_below_a_path_with_a_colon(tmp_path):
     folder = tmp_path / "sets: all"
     folder.mkdir()
     for part in ("Train", "Test"):
@@ -138,13 +138,13 @@ def test_the_command_writes_a_report(tmp_path, capsys):
     content = json.loads((out / "results.json").read_text())
     assert content["rows"]["pixels"]["same"] == 8
     assert content["published"]["LBP"] == {"accuracy %": 56.90}
-    with Image.open(out / "roc.png") as picture:
-        picture.verify()
+    with Image.open(out / "roc.png") as image:
+        image.verify()
     assert cli.main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_report_in_a_bucket(tmp_path, capsys):
+def test_the_command_writes_a_report_into_a_bucket(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     data = lfw(tmp_path / "data")
     arguments = [
@@ -177,7 +177,9 @@ def test_a_report_in_a_bucket(tmp_path, capsys):
         (["--baselines", "pixels", "--without", "/none.txt"], "none.txt"),
     ],
 )
-def test_faults_are_one_sentence_and_leave_nothing(tmp_path, capsys, arguments, words):
+def test_invalid_input_is_reported_in_one_sentence_and_leaves_no_report(
+    tmp_path, capsys, arguments, words
+):
     out = tmp_path / "report"
     assert (
         cli.main(

@@ -1,1 +1,1 @@
-"""Judges that are not FaceCycle's: face networks and landmarks of other authors."""
+"""Independent judges: face networks and landmarks of other authors."""

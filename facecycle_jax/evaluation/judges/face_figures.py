@@ -1,6 +1,6 @@
-"""Figures of images that a model makes: identity, sharpness, likeness and head pose.
+"""Figures of generated images: identity, sharpness, likeness and head pose.
 
-Images are uint8 [N, S, S, 3], RGB; row i of every array belongs to person i.
+Images are uint8 [N, S, S, 3], RGB. Row i of every array belongs to person i.
 """
 
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ import numpy as np
 from facecycle_jax.evaluation.probes.verification import roc
 from facecycle_jax.ops import ssim
 
-# Heads turned by more than this count as turned, degrees of yaw.
+# Absolute yaw above which a head counts as turned, degrees.
 TURNED = 20.0
 
 
 class Identity(NamedTuple):
-    """How well images show the right person, by codes of an independent network.
+    """Figures of identity, by codes of an independent network.
 
     Attributes:
       rank_1: fraction of images whose nearest gallery image is of the right person.
-      accepted: fraction within the network's threshold of the right person's gallery
-        image.
-      false_accepted: the same for gallery images of other people.
+      accepted: fraction of images within the network's threshold of the right person's
+        gallery image.
+      false_accepted: the same fraction for gallery images of other people.
       auc: area under the ROC curve of right against other people.
     """
 
@@ -33,16 +33,16 @@ class Identity(NamedTuple):
 
 
 class FaceFigures(NamedTuple):
-    """A row of the table; None where a figure has no meaning.
+    """A row of the table; figures without meaning are None.
 
     Attributes:
       found: fraction of images in which a face is detected.
-      identity: against the inputs.
-      sharpness: standard deviation of the Laplacian as a ratio to the input's, mean.
-      difference: mean absolute difference to the input, a fraction of the range.
+      identity: compared with the inputs.
+      sharpness: mean ratio of the sharpness to the input's; see `sharpness`.
+      difference: mean absolute difference to the input, a fraction of the pixel range.
       similarity: mean SSIM with the input.
       angles: mean absolute yaw, pitch and roll, degrees.
-      turned: mean absolute yaw where the input's is above `TURNED`, degrees.
+      turned: mean absolute yaw of heads whose input is turned, degrees.
     """
 
     found: float
@@ -56,9 +56,8 @@ class FaceFigures(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns all figures, for JSON."""
         values = self._asdict()
-        values["identity"] = (
-            self.identity._asdict() if self.identity is not None else None
-        )
+        if self.identity is not None:
+            values["identity"] = self.identity._asdict()
         return values
 
     def cells(self) -> dict[str, str]:
@@ -81,32 +80,35 @@ class FaceFigures(NamedTuple):
 
 
 def _percent(value: float | None) -> str:
+    """Formats a fraction in percent; None is empty."""
     return "" if value is None else f"{100 * value:.1f}"
 
 
 def _number(value: float | None, digits: int) -> str:
+    """Formats a number; None is empty."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def compare_identity(
     codes: np.ndarray, gallery: np.ndarray, own: np.ndarray, *, threshold: float
 ) -> Identity:
-    """Compares images with a gallery of one image a person.
+    """Compares images with a gallery of one image of each person.
 
     Args:
       codes: float [N, D] of the images.
       gallery: float [G, D].
-      own: int [N], the place in the gallery of each image's person.
-      threshold: Euclidean distance below which two codes are taken for one person.
+      own: int [N], index in the gallery of each image's person.
+      threshold: Euclidean distance below which two codes are accepted as one person.
 
     Returns:
       The figures.
     """
-    # [N, G]; the differences themselves, since expanding the square loses digits where
-    # codes are close.
+    # [N, G]. Expanding the square would be faster, but loses digits where codes are
+    # close.
     distances = np.linalg.norm(codes[:, None] - gallery[None], axis=-1)
     is_own = np.arange(len(gallery))[None] == own[:, None]
     nearest = distances.argmin(axis=1)
+
     false_rate, true_rate = roc(-distances.ravel(), is_own.ravel())
     return Identity(
         rank_1=float(np.mean(nearest == own)),
@@ -117,14 +119,17 @@ def compare_identity(
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
-    """Computes the standard deviation of the Laplacian in the middle half of each image.
+    """Computes the standard deviation of the Laplacian in the middle of each image.
+
+    The middle has half of the height and half of the width, without the background.
 
     Args:
       images: uint8 [N, S, S, 3].
 
     Returns:
-      float64 [N], units of pixel values.
+      float64 [N], in units of pixel values.
     """
+    # Four neighbours minus four times the pixel itself, [N, S - 2, S - 2].
     luma = images.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     neighbours = (
         luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
@@ -132,15 +137,16 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     laplacian = neighbours - 4 * luma[:, 1:-1, 1:-1]
 
     height, width = laplacian.shape[1:]
-    middle = laplacian[
-        :, height // 4 : height - height // 4, width // 4 : width - width // 4
-    ]
+    top = height // 4
+    left = width // 4
+    middle = laplacian[:, top : height - top, left : width - left]
     return middle.std(axis=(1, 2))
 
 
 def relative_sharpness(images: np.ndarray, inputs: np.ndarray) -> float:
     """Computes the mean ratio of the sharpness of images to that of their inputs."""
-    return float(np.mean(sharpness(images) / np.maximum(sharpness(inputs), 1e-6)))
+    ratio = sharpness(images) / np.maximum(sharpness(inputs), 1e-6)
+    return float(np.mean(ratio))
 
 
 def likeness(images: np.ndarray, inputs: np.ndarray) -> tuple[float, float]:
@@ -151,10 +157,11 @@ def likeness(images: np.ndarray, inputs: np.ndarray) -> tuple[float, float]:
       inputs: uint8 [N, S, S, 3].
 
     Returns:
-      Mean absolute difference, a fraction of the range, and mean SSIM (Gaussian window
-      of 11 pixels).
+      Mean absolute difference, a fraction of the pixel range, and mean SSIM (Gaussian
+      window of 11 pixels).
     """
-    ours = images.astype(np.float32) / 255
-    wanted = inputs.astype(np.float32) / 255
-    similarity = ssim(jnp.asarray(ours), jnp.asarray(wanted), value_range=1.0)
-    return float(np.abs(ours - wanted).mean()), float(jnp.mean(similarity))
+    generated = images.astype(np.float32) / 255
+    expected = inputs.astype(np.float32) / 255
+    difference = np.abs(generated - expected).mean()
+    similarity = ssim(jnp.asarray(generated), jnp.asarray(expected), value_range=1.0)
+    return float(difference), float(jnp.mean(similarity))

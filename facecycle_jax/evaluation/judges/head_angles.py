@@ -1,6 +1,6 @@
-"""Head pose from facial landmarks: a rigid face model fitted by least squares.
+"""Head pose from facial landmarks, by a least-squares fit of a rigid face model.
 
-Image coordinates are x to the right and y down; depth grows away from the camera.
+Image coordinates are x to the right and y down. Depth grows away from the camera.
 Angles are in degrees: yaw is positive where the nose points to the right of the image,
 pitch where it points up, roll where the head is tilted clockwise.
 """
@@ -9,9 +9,9 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 
-# Landmarks of iBUG 300-W that move little with expression, and their places in a face
-# of average size, in millimetres from the tip of the nose (x, y, depth): corners of the
-# eyes, root, bridge and base of the nose.
+# Landmarks of iBUG 300-W that move little with expression: corners of the eyes, root,
+# bridge and base of the nose. Positions are those in a face of average size, in
+# millimetres from the tip of the nose (x, y, depth).
 _POINTS = {
     27: (0.0, -36.0, 17.0),
     28: (0.0, -25.0, 12.0),
@@ -24,19 +24,19 @@ _POINTS = {
     39: (-17.0, -32.0, 26.0),
     42: (17.0, -32.0, 26.0),
     45: (45.0, -33.0, 34.0),
-    # The mouth's corners move, but without anything below the nose the pitch is
+    # The corners of the mouth move, but without a point below the nose the pitch is
     # uncertain.
     48: (-25.0, 34.0, 22.0),
     54: (25.0, 34.0, 22.0),
 }
 _INDICES = list(_POINTS)
 _MODEL = np.array(list(_POINTS.values()))
-# Steps of the fit; it converges in five or six.
+# Steps of the fit, which converges in five or six.
 _STEPS = 20
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Computes the rotation of a head, yaw first, then pitch, then roll.
+    """Computes the rotation matrix of a head: yaw first, then pitch, then roll.
 
     Args:
       yaw: degrees.
@@ -44,12 +44,13 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
       roll: degrees.
 
     Returns:
-      float64 [3, 3]; a frontal face's is the identity.
+      float64 [3, 3]. That of a frontal face is the identity.
     """
-    sines, cosines = (
-        np.sin(np.radians([yaw, pitch, roll])),
-        np.cos(np.radians([yaw, pitch, roll])),
-    )
+    radians = np.radians([yaw, pitch, roll])
+    sines = np.sin(radians)
+    cosines = np.cos(radians)
+
+    # Yaw turns around y, pitch around x, and roll around the depth.
     about_y = np.array(
         [[cosines[0], 0, -sines[0]], [0, 1, 0], [sines[0], 0, cosines[0]]]
     )
@@ -63,7 +64,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def head_angles(landmarks: np.ndarray) -> np.ndarray:
-    """Fits rotation, scale and place of a rigid face model under scaled orthography.
+    """Fits the pose of a rigid face model under scaled orthography.
 
     Args:
       landmarks: float [N, 68, 2], (x, y) in pixels, in the order of iBUG 300-W.
@@ -72,43 +73,55 @@ def head_angles(landmarks: np.ndarray) -> np.ndarray:
       float64 [N, 3]: yaw, pitch and roll in degrees.
 
     Raises:
-      UserError: If the shape is another, or a number is not finite.
+      UserError: If the shape differs, or a number is not finite.
     """
     landmarks = np.asarray(landmarks, np.float64)
-    if (
-        landmarks.ndim != 3
-        or landmarks.shape[1:] != (68, 2)
-        or not np.isfinite(landmarks).all()
-    ):
+    is_shaped = landmarks.ndim == 3 and landmarks.shape[1:] == (68, 2)
+    if not is_shaped or not np.isfinite(landmarks).all():
         raise UserError(
             f"landmarks must be finite [N, 68, 2], got {list(landmarks.shape)}."
         )
-    return np.array([_fit(points) for points in landmarks[:, _INDICES]]).reshape(-1, 3)
+
+    # The shape also holds for no faces at all.
+    angles = [_fit(points) for points in landmarks[:, _INDICES]]
+    return np.array(angles).reshape(-1, 3)
 
 
 def _fit(points: np.ndarray) -> np.ndarray:
-    """Fits one face by Levenberg and Marquardt's method; [P, 2] to yaw, pitch, roll."""
+    """Fits one face by the method of Levenberg and Marquardt.
+
+    Args:
+      points: float64 [P, 2].
+
+    Returns:
+      float64 [3]: yaw, pitch and roll in degrees.
+    """
     centre = points.mean(axis=0)
     spread = max(float(points.std()), 1e-6)
     scaled = (points - centre) / spread
-    # Yaw, pitch, roll in degrees over 30, scale and place: parameters of about one
-    # size.
+
+    # Yaw, pitch and roll in units of 30 degrees, scale, x and y: all of about one size.
     values = np.array([0.0, 0.0, _tilt(scaled) / 30, 1.0, 0.0, 0.0])
     damping = 1e-2
 
     errors = _errors(values, scaled)
     for _ in range(_STEPS):
+        # Jacobian of the errors by forward differences, [2 P, 6].
         step = 1e-5
         columns = [
             (_errors(values + step * unit, scaled) - errors) / step
             for unit in np.eye(6)
         ]
-        slope = np.stack(columns, axis=1)
-        normal = slope.T @ slope + damping * np.eye(6)
-        moved = values - np.linalg.solve(normal, slope.T @ errors)
+        jacobian = np.stack(columns, axis=1)
+
+        # (J' J + damping I) step = J' errors. A step that helps lowers the damping.
+        normal = jacobian.T @ jacobian + damping * np.eye(6)
+        moved = values - np.linalg.solve(normal, jacobian.T @ errors)
         moved_errors = _errors(moved, scaled)
         if moved_errors @ moved_errors < errors @ errors:
-            values, errors, damping = moved, moved_errors, damping / 10
+            values = moved
+            errors = moved_errors
+            damping /= 10
         else:
             damping *= 10
     return 30 * values[:3]
@@ -121,7 +134,11 @@ def _tilt(points: np.ndarray) -> float:
 
 
 def _errors(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Computes the differences of the projected model and the points, [2 P]."""
-    turned = _MODEL / _MODEL[:, :2].std() @ rotation(*(30 * values[:3])).T
+    """Computes the differences between the projected model and the points, [2 P]."""
+    yaw, pitch, roll = 30 * values[:3]
+    model = _MODEL / _MODEL[:, :2].std()
+    turned = model @ rotation(yaw, pitch, roll).T
+
+    # Scaled orthography leaves out the depth.
     projected = values[3] * turned[:, :2] + values[4:]
     return (projected - points).ravel()

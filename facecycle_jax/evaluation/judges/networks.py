@@ -1,6 +1,6 @@
 """Independent judges of face images: landmarks and identity by dlib (extra `judges`).
 
-They only measure; nothing is trained with them.
+Judges only measure. Nothing is trained with them.
 """
 
 import functools
@@ -19,21 +19,21 @@ from facecycle_jax.data.images.landmarks import (
 )
 from facecycle_jax.errors import MissingExtraError
 
-# Two images are of one person to the network where their codes are closer than this;
-# its author's threshold.
+# Distance of codes below which the network accepts two images as one person. It is the
+# threshold of the network's author.
 SAME_PERSON = 0.6
-# Side to which images are enlarged, pixels: the network looks at 150 pixels of a face.
+# Side to which images are enlarged, pixels. The network uses 150 pixels of a face.
 _SIDE = 256
-# Side for `find_faces`, which doubles it; a face is then large enough to be found.
+# Side for `find_faces`, which doubles it. A face is then large enough to be detected.
 _DETECTOR_SIDE = 128
 
 
 class Judgement(NamedTuple):
-    """What a judge sees in images.
+    """Measurements of images by a judge.
 
     Attributes:
-      found: bool [N], whether a face was detected. Where none was, the rest was
-        measured where the framing has the face.
+      found: bool [N], whether a face was detected. If not, the other values were
+        measured where the framing of the images has the face.
       landmarks: float [N, 68, 2], (x, y) in pixels.
       codes: float [N, D] of identity, compared by Euclidean distance.
     """
@@ -43,7 +43,7 @@ class Judgement(NamedTuple):
     codes: np.ndarray
 
 
-# Looks at images uint8 [N, S, S, 3].
+# From images uint8 [N, S, S, 3] to their measurements.
 Judge = Callable[[np.ndarray], Judgement]
 
 
@@ -63,42 +63,47 @@ def dlib_judge() -> Judge:
 
 @functools.cache
 def _load_network() -> Any:
-    """Loads the face network, once."""
+    """Loads the face network, which is then cached."""
     path = model_file(RECOGNITION)
     if path is None:
         raise MissingExtraError(
-            "Judging faces needs dlib's models: pip install 'facecycle_jax[judges]'."
+            "Evaluating faces needs dlib's models: pip install 'facecycle_jax[judges]'."
         )
+
     import dlib
 
     return dlib.face_recognition_model_v1(str(path))
 
 
 def _judge(network: Any, images: np.ndarray) -> Judgement:
-    """Looks at images one after the other."""
+    """Measures images one after the other."""
     import dlib
 
-    found, landmarks, codes = [], [], []
+    found = []
+    landmarks = []
+    codes = []
     scale = _SIDE // _DETECTOR_SIDE
     factor = _SIDE / images.shape[1]
     for image in images:
-        small, enlarged = (_resized(image, side) for side in (_DETECTOR_SIDE, _SIDE))
-        faces = find_faces(small)
-        # The surest: the image shows one face.
+        # An image shows one face, so the most confident detection is used.
+        faces = find_faces(_resized(image, _DETECTOR_SIDE))
         left, top, right, bottom = faces[0][0] if faces else assumed_box(_DETECTOR_SIDE)
         box = (scale * left, scale * top, scale * right, scale * bottom)
-        points = find_landmarks(enlarged, box)
         found.append(bool(faces))
+
+        # Centres of pixels lie half a pixel inside, whatever the size of the image.
+        enlarged = _resized(image, _SIDE)
+        points = find_landmarks(enlarged, box)
         landmarks.append((points + 0.5) / factor - 0.5)
 
         parts = [dlib.point(round(x), round(y)) for x, y in points.tolist()]
         shape = dlib.full_object_detection(dlib.rectangle(*box), parts)
-        codes.append(np.array(network.compute_face_descriptor(enlarged, shape)))
+        code = network.compute_face_descriptor(enlarged, shape)
+        codes.append(np.array(code))
     return Judgement(np.array(found), np.stack(landmarks), np.stack(codes))
 
 
 def _resized(image: np.ndarray, side: int) -> np.ndarray:
     """Resizes an image to a square of `side` pixels."""
-    return np.asarray(
-        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-    )
+    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(resized)

@@ -1,1 +1,1 @@
-"""What learned codes are judged by."""
+"""Probes that evaluate learned codes."""

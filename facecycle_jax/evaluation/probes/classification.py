@@ -1,6 +1,6 @@
-"""How well predicted classes agree with the true ones.
+"""Agreement of predicted classes with the true ones.
 
-Labels int [N], 0 to classes - 1; rates parts of 1.
+Labels are int [N], 0 to classes - 1. Rates are fractions.
 """
 
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ class Classification(NamedTuple):
     """Figures of one test.
 
     Attributes:
-      accuracy: over pictures.
-      mean_class_accuracy: mean over the classes that occur of the share found.
-      macro_f1: mean over the classes that occur of the harmonic mean of precision and
-        recall.
+      accuracy: fraction of images whose class is predicted.
+      mean_class_accuracy: mean recall over the classes that occur.
+      macro_f1: mean F1, the harmonic mean of precision and recall, over the classes
+        that occur.
       confusion: int64 [classes, classes], row the true class, column the predicted one.
-      pictures: how many were judged.
+      pictures: number of images.
     """
 
     accuracy: float
@@ -55,27 +55,36 @@ def classification(
       The figures.
 
     Raises:
-      ValueError: if shapes differ, nothing is there, or a label is out of range.
+      UserError: If shapes differ, there are no labels, or one is out of range.
     """
-    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    predicted = np.asarray(predicted)
+    labels = np.asarray(labels)
     if predicted.shape != labels.shape or labels.ndim != 1 or not len(labels):
         raise UserError(
-            f"predictions and labels must be [N] with N above 0, got {predicted.shape}, {labels.shape}."
+            "predictions and labels must be [N] with N above 0, "
+            f"got {predicted.shape}, {labels.shape}."
         )
     for name, values in (("predictions", predicted), ("labels", labels)):
         if values.min() < 0 or values.max() >= classes:
             raise UserError(
-                f"{name} must be 0 to {classes - 1}, got {values.min()} to {values.max()}."
+                f"{name} must be 0 to {classes - 1}, "
+                f"got {values.min()} to {values.max()}."
             )
-    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
-        classes, classes
-    )
-    hits, actual, claimed = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    occurs = actual > 0
+
+    # One number for each pair of a true and a predicted class, counted.
+    pairs = labels * classes + predicted
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    # Classes that do not occur have no recall, and are left out of the means.
+    occurs = confusion.sum(axis=1) > 0
+    hits = np.diag(confusion)[occurs]
+    actual = confusion.sum(axis=1)[occurs]
+    claimed = confusion.sum(axis=0)[occurs]
     return Classification(
         accuracy=float(hits.sum() / len(labels)),
-        mean_class_accuracy=float(np.mean(hits[occurs] / actual[occurs])),
-        macro_f1=float(np.mean(2 * hits[occurs] / (actual + claimed)[occurs])),
+        mean_class_accuracy=float(np.mean(hits / actual)),
+        # F1 = 2 P R / (P + R), with precision hits / claimed and recall hits / actual.
+        macro_f1=float(np.mean(2 * hits / (actual + claimed))),
         confusion=confusion,
         pictures=len(labels),
     )

@@ -1,10 +1,8 @@
-"""Linear probes of codes on drawn faces.
+"""Linear probes for identity, pose and expression in codes of synthetic faces.
 
-How much of identity, pose and expression a code tells.
-
-Every frame has its own motion, light and background, so that nothing but the face tells
-who it is. Angles are degrees. No probe and no choice sees the answers of the frames or
-people it is tested on.
+Every frame has its own motion, light and background, so that only the face tells who it
+is. Angles are in degrees. No probe and no choice of a penalty sees the labels of the
+frames or people that it is tested on.
 """
 
 from collections.abc import Mapping
@@ -23,12 +21,13 @@ from facecycle_jax.evaluation.quantity import Figure
 
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = tuple(name for name in MOTION if name not in POSE)
-# Of a person's frames the last third tests; of the people the last quarter.
-_TEST_FRAMES, _TEST_PEOPLE = 3, 4
+# One in three frames of a person is a test frame, and one in four people.
+_TEST_FRAMES = 3
+_TEST_PEOPLE = 4
 
 
 class ProbeSet(NamedTuple):
-    """Labelled drawn faces for probes; see `synthetic_labelled`.
+    """Labelled synthetic faces for probes; see `synthetic_labelled`.
 
     Attributes:
       frames: uint8 [F, S, S, 3].
@@ -42,94 +41,122 @@ class ProbeSet(NamedTuple):
 
 
 def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
-    """Draws the faces that probes are trained and tested on.
+    """Renders the faces that probes are trained and tested on.
 
     Args:
       seed: of the people, who are in no training data.
-      people: how many, 8 or more.
-      frames: of each, 6 or more.
+      people: number of people, 8 or more.
+      frames: number of frames of each, 6 or more.
       size: side in pixels.
 
     Returns:
       The faces.
 
     Raises:
-      ValueError: if there are too few for training and test.
+      UserError: If there are too few people or frames for training and test.
     """
     if people < 8 or frames < 6:
         raise UserError(
-            f"the probes need at least 8 people with 6 frames each, got {people} with {frames}."
+            "the probes need at least 8 people with 6 frames each, "
+            f"got {people} with {frames}."
         )
-    drawn = synthetic_labelled(
+    faces = synthetic_labelled(
         seed + UNSEEN + 3, people=people, frames=frames, size=size
     )
-    return ProbeSet(drawn["frames"], drawn["identity"], drawn["motion"])
+    return ProbeSet(faces["frames"], faces["identity"], faces["motion"])
 
 
-def judge_code(
+def evaluate_code(
     name: str, function: FeatureFunction, data: ProbeSet, *, seed: int = 0
 ) -> dict[str, Figure]:
-    """Measures by linear probes how much of identity, pose and expression a code tells.
+    """Measures identity, pose and expression in a code by linear probes.
 
-    Who it is: logistic regression over people, trained on some frames of each and
-    tested on others. Pose and expression: ridge regression, tested on other people.
-    Penalties come from cross-validation on the training parts.
+    Identity is predicted by logistic regression over people, trained on some frames of
+    each person and tested on others. Pose and expression are predicted by ridge
+    regression, tested on other people. Penalties come from cross-validation on the
+    training parts.
 
     Args:
       name: of the code, for the rows.
-      function: pictures to codes.
+      function: from images to codes.
       data: labelled faces.
-      seed: of folds.
+      seed: of the folds.
 
     Returns:
       Figures by name.
     """
     codes = np.asarray(function(data.frames), np.float32)
+
+    # Identity: accuracy on the last frames of each person.
     people = int(data.identity.max()) + 1
     last = last_frames(data.identity)
     hits = predict_people(codes, data.identity, last, seed=seed) == data.identity[last]
     figures = {
         f"identity from {name}": Figure(
-            100 * float(np.mean(hits)), 100 / people, "chance", "%"
+            value=100 * float(np.mean(hits)),
+            reference=100 / people,
+            meaning="chance",
+            unit="%",
         )
     }
+
+    # Pose: mean absolute error of each angle, on the frames of the last people.
     others = last_people(data.identity)
     angles = np.stack([data.motion[angle] for angle in POSE], axis=1)
-    true, constant = angles[others], angles[~others].mean(0)
+    true = angles[others]
+    constant = angles[~others].mean(0)
     predicted = predict_motion(codes, angles, data.identity, others, seed=seed)
-    errors, floor = np.abs(predicted - true).mean(0), np.abs(constant - true).mean(0)
-    for place, angle in enumerate(POSE):
+    errors = np.abs(predicted - true).mean(0)
+    references = np.abs(constant - true).mean(0)
+    for error, reference, angle in zip(errors, references, POSE, strict=True):
         figures[f"{angle} from {name}"] = Figure(
-            float(errors[place]), float(floor[place]), "always the mean", "degrees"
+            value=float(error),
+            reference=float(reference),
+            meaning="always the mean",
+            unit="degrees",
         )
+
+    # Expression: mean R2 over its parameters, each in units of its standard deviation.
     scaled = np.stack(
         [data.motion[part] / MOTION[part][1] for part in EXPRESSION], axis=1
     )
-    true, constant = scaled[others], scaled[~others].mean(0)
+    true = scaled[others]
+    constant = scaled[~others].mean(0)
     predicted = predict_motion(codes, scaled, data.identity, others, seed=seed)
-    explained = 1 - np.square(predicted - true).sum(0) / np.square(constant - true).sum(
-        0
-    )
+    residual = np.square(predicted - true).sum(0)
+    total = np.square(constant - true).sum(0)
     figures[f"expression from {name}"] = Figure(
-        float(explained.mean()), 0.0, "always the mean", "R2"
+        value=float((1 - residual / total).mean()),
+        reference=0.0,
+        meaning="always the mean",
+        unit="R2",
     )
     return figures
 
 
 def last_frames(identity: np.ndarray) -> np.ndarray:
-    """Marks the last third of everyone's frames, bool [F].
+    """Marks the last third of the frames of each person.
 
-    Identity int [F], person by person.
+    Args:
+      identity: int [F], person by person.
+
+    Returns:
+      bool [F].
     """
     counts = np.bincount(identity)
-    place = np.concatenate([np.arange(count) for count in counts])
-    return place >= np.repeat(counts - counts // _TEST_FRAMES, counts)
+    # Number of each frame among those of its person, [F].
+    number = np.concatenate([np.arange(count) for count in counts])
+    return number >= np.repeat(counts - counts // _TEST_FRAMES, counts)
 
 
 def last_people(identity: np.ndarray) -> np.ndarray:
-    """Marks the frames of the last quarter of the people, bool [F].
+    """Marks the frames of the last quarter of the people.
 
-    Identity int [F].
+    Args:
+      identity: int [F].
+
+    Returns:
+      bool [F].
     """
     people = int(identity.max()) + 1
     return identity >= people - people // _TEST_PEOPLE
@@ -138,7 +165,7 @@ def last_people(identity: np.ndarray) -> np.ndarray:
 def predict_people(
     codes: np.ndarray, identity: np.ndarray, test: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
-    """Predicts who the test frames show.
+    """Predicts the people whom the test frames show.
 
     Args:
       codes: float32 [F, D].
@@ -162,12 +189,12 @@ def predict_motion(
     *,
     seed: int = 0,
 ) -> np.ndarray:
-    """Predicts motion of the test frames.
+    """Predicts the motion in the test frames.
 
     Args:
       codes: float32 [F, D].
       values: [F, K]; those of test frames are not used.
-      identity: int32 [F], people whom the cross-validation keeps together.
+      identity: int32 [F]; the cross-validation keeps frames of a person together.
       test: bool [F].
       seed: of folds.
 

@@ -1,7 +1,7 @@
-"""Codes centred, or whitened, by statistics of unlabelled training pictures.
+"""Codes centred or whitened by statistics of unlabelled training images.
 
-A cosine is measured from the origin, and codes need not lie about it. The published
-protocol takes them as they are, so what this module makes is a row of its own. Codes
+A cosine is measured from the origin, and codes need not lie around it. The published
+protocol uses codes as they are, so adapted codes have rows of their own. Codes are
 float32 [N, D].
 """
 
@@ -15,29 +15,29 @@ def centred(codes: np.ndarray) -> FeatureFunction:
     """Subtracts the mean of training codes.
 
     Args:
-      codes: float32 [N, D], of training pictures.
+      codes: float32 [N, D], of training images.
 
     Returns:
-      Codes [M, D] to centred codes [M, D].
+      A function from codes [M, D] to centred codes [M, D].
     """
     mean = codes.mean(axis=0)
     return lambda others: others - mean
 
 
 def whitened(codes: np.ndarray) -> FeatureFunction:
-    """Centres codes and scales their principal directions to deviation 1 on training codes.
+    """Centres codes and scales their principal directions to variance 1.
 
-    The covariance is shrunk as Ledoit and Wolf do, so that directions which the codes
-    hardly fill are not blown up.
+    The covariance of the training codes is shrunk as by Ledoit and Wolf, so that
+    directions in which codes hardly vary are not amplified.
 
     Args:
-      codes: float32 [N, D], of training pictures.
+      codes: float32 [N, D], of training images.
 
     Returns:
-      Codes [M, D] to whitened codes [M, D].
+      A function from codes [M, D] to whitened codes [M, D].
 
     Raises:
-      ImportError: if scikit-learn is missing.
+      MissingExtraError: If scikit-learn is not installed.
     """
     try:
         from sklearn.covariance import LedoitWolf
@@ -45,22 +45,25 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
         raise MissingExtraError(
             "Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'."
         ) from error
+
     fitted = LedoitWolf().fit(codes.astype(np.float64))
-    values, directions = np.linalg.eigh(fitted.covariance_)
-    # Of very few codes the shrunk covariance may still be singular.
-    turn = directions / np.sqrt(np.maximum(values, max(1e-3 * values.mean(), 1e-12)))
-    return lambda others: ((others - fitted.location_) @ turn).astype(np.float32)
+    variances, directions = np.linalg.eigh(fitted.covariance_)
+
+    # With very few codes the shrunk covariance can still be singular.
+    smallest = max(1e-3 * variances.mean(), 1e-12)
+    whitening = directions / np.sqrt(np.maximum(variances, smallest))
+    return lambda others: ((others - fitted.location_) @ whitening).astype(np.float32)
 
 
 def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:
-    """Lists codes as they are, centred and whitened; they are computed once.
+    """Lists codes as they are, centred and whitened, all computed only once.
 
     Args:
       name: of the codes.
       kind: the codes, which need no fitting.
 
     Returns:
-      The three by name: NAME, 'NAME centred' and 'NAME whitened'.
+      The three kinds by name: NAME, 'NAME centred' and 'NAME whitened'.
     """
     shared = kind._replace(shared=name)
     return {

@@ -1,9 +1,10 @@
-"""Emotions by a probe on frozen features, one table row for each kind.
+"""Emotion recognition by a probe on frozen features.
 
 No choice sees a test label: penalties come from cross-validation on the training set,
-and features that are fitted never see a test picture.
+and features that are fitted never see a test image.
 """
 
+import functools
 import logging
 from collections.abc import Mapping
 
@@ -25,7 +26,19 @@ from facecycle_jax.evaluation.report import Evaluation
 log = logging.getLogger(__name__)
 
 
-def judge_emotion(
+_PROTOCOLS = {
+    "logistic": (
+        "Logistic regression on frozen features, to convergence, its penalty chosen by "
+        "3-fold cross-validation on the training images."
+    ),
+    "linear": (
+        "One dense layer on frozen features, SGD for 300 epochs, augmented images, as "
+        "in the paper."
+    ),
+}
+
+
+def evaluate_emotion(
     features: Mapping[str, FeatureSet],
     train: LabelledPictures,
     test: LabelledPictures,
@@ -39,43 +52,46 @@ def judge_emotion(
     options: LinearOptions | None = None,
     also: Mapping[str, LabelledPictures] | None = None,
 ) -> Evaluation:
-    """Fits a probe on training pictures for each kind of features and judges it on test pictures.
+    """Fits a probe on training images and evaluates it on test images.
 
     Args:
-      features: by name.
+      features: by name; each kind has its own probe and its own row.
       train: the training split.
-      test: the test split; its labels are used once, after all predictions are made.
+      test: the test split. Its labels are used once, after all predictions are made.
       task: for the report.
       names: of the splits.
-      counts: official number of pictures by split, warned of where others are found.
+      counts: official number of images by split. Other numbers cause a warning.
       probe: 'logistic' or 'linear'.
-      crop: middle part of the pictures that is kept.
+      crop: central fraction of the images that is kept.
       seed: of folds or initial weights.
       options: of the linear protocol.
-      also: further test splits by name, judged by the same probe in rows of their own,
-        'NAME (SPLIT)'.
+      also: further test splits by name. They are predicted by the same probe and have
+        rows of their own, 'NAME (SPLIT)'.
 
     Returns:
-      The figures.
+      The evaluation.
     """
-    rows, details = {}, {}
+    rows = {}
+    details = {}
     splits = {names[1]: test, **(also or {})}
     for name, kind in features.items():
         log.info("%s: %s", task, name)
-        pictures = [split.pictures for split in splits.values()]
-        every, chosen = _predict(kind, train, pictures, probe, crop, seed, options)
+        tests = [split.pictures for split in splits.values()]
+        every, chosen = _predict(kind, train, tests, probe, crop, seed, options)
+
+        # The first split has the name of the features, further ones also their own.
         for (split, content), predicted in zip(splits.items(), every, strict=True):
             row = name if split == names[1] else f"{name} ({split})"
             rows[row] = classification(
                 predicted, content.labels, classes=len(test.classes)
             )
             details[row] = chosen
-    found = {
-        names[0]: len(train),
-        **{split: len(content) for split, content in splits.items()},
-    }
+
+    # What the reader must know before comparing figures.
+    found = {names[0]: len(train)}
+    found |= {split: len(content) for split, content in splits.items()}
     warnings = [
-        f"{split} has {count:,} pictures, the official split {counts[split]:,}."
+        f"{split} has {count:,} images, the official split {counts[split]:,}."
         for split, count in found.items()
         if counts and counts.get(split) not in (None, count)
     ]
@@ -83,18 +99,17 @@ def judge_emotion(
     other = [name for name, kind in features.items() if kind.encode is None]
     if probe == "linear" and other:
         warnings.append(
-            f"{', '.join(other)}: judged by logistic regression to convergence, since pictures cannot be "
-            "augmented below these features."
+            f"{', '.join(other)}: evaluated by logistic regression to convergence, "
+            "since images cannot be augmented below these features."
         )
-    words = {
-        "logistic": "Logistic regression on frozen features, to convergence, its penalty chosen by 3-fold "
-        "cross-validation on the training pictures.",
-        "linear": "One dense layer on frozen features, SGD for 300 epochs, augmented pictures, as in "
-        "the paper.",
-    }
+
+    protocol = (
+        f"{_PROTOCOLS[probe]} Seed {seed}. "
+        f"Accuracy over {names[1]} where no other split is named."
+    )
     return Evaluation(
         task=task,
-        protocol=f"{words[probe]} Seed {seed}. Accuracy over {names[1]} where no other split is named.",
+        protocol=protocol,
         rows=rows,
         details=details,
         classes=test.classes,
@@ -117,35 +132,31 @@ def _predict(
     Test labels are not among the arguments.
     """
     classes = len(train.classes)
+    load = functools.partial(load_pictures, size=kind.size, crop=crop)
     if probe == "linear" and kind.encode is not None:
-        fitted = fit_linear(
+        layer = fit_linear(
             jax.random.key(seed),
-            load_pictures(train.pictures, size=kind.size, crop=crop),
+            load(train.pictures),
             train.labels,
             classes=classes,
             encode=kind.encode,
             options=options,
         )
-        images = [load_pictures(test, size=kind.size, crop=crop) for test in tests]
-        found = [predict_linear(fitted, part, encode=kind.encode) for part in images]
-        return found, {"losses": [float(x) for x in fitted.losses]}
-    sample = (
-        load_pictures(train.pictures, size=kind.size, crop=crop)
-        if kind.needs_fit
-        else np.zeros(0)
-    )
-    function = kind.fit(sample)
-    values = extract(function, train.pictures, size=kind.size, crop=crop)
-    fitted_logistic = fit_logistic(values, train.labels, classes=classes, seed=seed)
-    predicted = [
-        fitted_logistic.predict(extract(function, test, size=kind.size, crop=crop))
-        for test in tests
-    ]
+        images = [load(test) for test in tests]
+        found = [predict_linear(layer, part, encode=kind.encode) for part in images]
+        return found, {"losses": [float(loss) for loss in layer.losses]}
+
+    # Other features are computed once, without augmentation.
+    sample = load(train.pictures) if kind.needs_fit else np.zeros(0)
+    compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
+    values = compute(train.pictures)
+    fitted = fit_logistic(values, train.labels, classes=classes, seed=seed)
+    predicted = [fitted.predict(compute(test)) for test in tests]
     chosen: dict[str, object] = {
-        "strength": fitted_logistic.strength,
-        "validation": {str(k): v for k, v in fitted_logistic.validation.items()},
-        "at_edge": fitted_logistic.at_edge,
-        "gradient_norm": fitted_logistic.gradient_norm,
+        "strength": fitted.strength,
+        "validation": {str(k): v for k, v in fitted.validation.items()},
+        "at_edge": fitted.at_edge,
+        "gradient_norm": fitted.gradient_norm,
         "dimensions": values.shape[1],
     }
     return predicted, chosen

@@ -1,4 +1,4 @@
-"""Recognition of people under other lights than the frontal one of the gallery."""
+"""Recognition of people under light from other directions than in the gallery."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class LightFigures(NamedTuple):
     Attributes:
       rank_1: fraction of all probes whose nearest gallery image is of the right person.
       auc: area under the ROC curve of all probes against the gallery.
-      rank_1_by_light: by subset of lights, from frontal ones on.
-      auc_by_light: likewise.
+      rank_1_by_light: by subset of lights, the most frontal one first.
+      auc_by_light: by the same subsets.
     """
 
     rank_1: float
@@ -36,36 +36,38 @@ class LightFigures(NamedTuple):
 
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
-        cells = {"rank-1 %": f"{100 * self.rank_1:.1f}"}
-        cells |= {
+        rates = {
             f"{name}, %": f"{100 * rate:.1f}"
             for name, rate in self.rank_1_by_light.items()
         }
-        cells["AUC"] = f"{self.auc:.4f}"
-        return cells | {
-            f"AUC {name}": f"{auc:.4f}" for name, auc in self.auc_by_light.items()
+        areas = {f"AUC {name}": f"{auc:.4f}" for name, auc in self.auc_by_light.items()}
+        return {
+            "rank-1 %": f"{100 * self.rank_1:.1f}",
+            **rates,
+            "AUC": f"{self.auc:.4f}",
+            **areas,
         }
 
 
-def judge_lights(
+def evaluate_lights(
     features: Mapping[str, FeatureSet], faces: LitFaces, *, crop: float = 1.0
 ) -> Evaluation:
-    """Judges features by cosine: identification and verification, by angle of light.
+    """Evaluates identification and verification by cosine, by the angle of the light.
 
     Args:
-      features: by name; what is fitted or centred is so on the gallery alone.
+      features: by name. They are fitted or centred on the gallery alone.
       faces: the images.
-      crop: middle part of the images that is kept.
+      crop: central fraction of the images that is kept.
 
     Returns:
-      The figures.
+      The evaluation.
     """
+    # The gallery holds one image of each person, in the order of `people`.
     is_gallery = faces.angle == 0
-    # One image a person, in the order of `people`.
     gallery = np.array(
         [
-            np.flatnonzero(is_gallery & (faces.person == p))[0]
-            for p in range(len(faces.people))
+            np.flatnonzero(is_gallery & (faces.person == person))[0]
+            for person in range(len(faces.people))
         ]
     )
     probes = np.flatnonzero(~is_gallery)
@@ -73,26 +75,34 @@ def judge_lights(
 
     rows = {}
     for name, kind in features.items():
-        enrolled = [faces.files[place] for place in gallery]
-        sample = (
-            load_pictures(enrolled, size=kind.size, crop=crop)
-            if kind.needs_fit
-            else np.zeros(0)
-        )
+        sample = np.zeros(0)
+        if kind.needs_fit:
+            enrolled = [faces.files[place] for place in gallery]
+            sample = load_pictures(enrolled, size=kind.size, crop=crop)
         function = kind.fit(sample)
+
         codes = extract(function, list(faces.files), size=kind.size, crop=crop)
         if kind.adapt is not None:
             codes = kind.adapt(codes[gallery])(codes)
-        cosines = _unit(codes[probes]) @ _unit(codes[gallery]).T
+
+        # [probes, gallery].
+        cosines = _unit_length(codes[probes]) @ _unit_length(codes[gallery]).T
         rows[name] = _figures(cosines, faces.person[probes], subset)
 
-    counts = {"people": len(faces.people), "probes": len(probes)}
     warnings = []
     if len(faces.people) != OFFICIAL["people"]:
         warnings.append(
             f"{len(faces.people)} people, Extended Yale B has {OFFICIAL['people']}."
         )
-    return Evaluation("lights", _PROTOCOL, rows, {}, (), counts, tuple(warnings))
+    return Evaluation(
+        task="lights",
+        protocol=_PROTOCOL,
+        rows=rows,
+        details={},
+        classes=(),
+        counts={"people": len(faces.people), "probes": len(probes)},
+        warnings=tuple(warnings),
+    )
 
 
 _PROTOCOL = (
@@ -104,8 +114,8 @@ _PROTOCOL = (
 )
 
 
-def _unit(codes: np.ndarray) -> np.ndarray:
-    """Brings codes [N, D] to unit length."""
+def _unit_length(codes: np.ndarray) -> np.ndarray:
+    """Scales codes [N, D] to unit length."""
     codes = np.asarray(codes, np.float64)
     return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)
 
@@ -113,8 +123,18 @@ def _unit(codes: np.ndarray) -> np.ndarray:
 def _figures(
     cosines: np.ndarray, person: np.ndarray, subset: np.ndarray
 ) -> LightFigures:
-    """Computes a row from cosines [probes, gallery], person and subset of each probe."""
-    by_rank, by_auc = {}, {}
+    """Computes a row.
+
+    Args:
+      cosines: [probes, gallery].
+      person: int [probes].
+      subset: int [probes], index of the light's angle in `SUBSETS`.
+
+    Returns:
+      The row.
+    """
+    by_rank = {}
+    by_auc = {}
     for number in np.unique(subset):
         inside = subset == number
         start = SUBSETS[number - 1] if number else 0
@@ -130,10 +150,13 @@ def _figures(
 
 
 def _rank_1(cosines: np.ndarray, person: np.ndarray) -> float:
+    """Computes the fraction of probes nearest to the right person."""
     return float(np.mean(cosines.argmax(axis=1) == person))
 
 
 def _auc(cosines: np.ndarray, person: np.ndarray) -> float:
+    """Computes the area under the ROC curve of right against other people."""
+    # A probe has one pair with its own person: [probes, gallery].
     is_own = np.arange(cosines.shape[1])[None] == person[:, None]
     false_rate, true_rate = roc(cosines.ravel(), is_own.ravel())
     return float(np.trapezoid(true_rate, false_rate))

@@ -1,9 +1,7 @@
-"""The linear protocol of the paper.
+"""The linear protocol of the paper: one dense layer on frozen features.
 
-One dense layer on frozen features, by SGD with augmentation.
-
-Pictures uint8 [N, S, S, 3]; augmentation, features and updates are one jitted program
-per epoch.
+It is trained by SGD with augmentation. Images are uint8 [N, S, S, 3]. Augmentation,
+features and updates are one jitted program per epoch.
 """
 
 import functools
@@ -19,24 +17,25 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import Encode
 from facecycle_jax.ops import normalise
 
+# Weights of red, green and blue in luma.
 _GREY = (0.299, 0.587, 0.114)
 
 
 class LinearOptions(NamedTuple):
-    """The schedule; the defaults are the paper's.
+    """Options of the schedule; the defaults are the paper's.
 
     Attributes:
-      epochs: over the training set.
-      batch: pictures per update; the last, smaller batch of an epoch is left out.
+      epochs: passes over the training set.
+      batch: images per update. The last, smaller batch of an epoch is left out.
       learning_rate: of the first epochs.
       decay: factor at every `decay_every` epochs.
-      decay_every: epochs.
+      decay_every: epochs between two decays.
       momentum: of SGD.
       weight_decay: of weights and bias, added to the gradient.
-      augment: whether training pictures are augmented.
-      jitter: largest change of brightness, contrast and saturation; the paper leaves it
-        open.
-      hue: largest change of hue, in turns; the paper leaves it open.
+      augment: whether training images are augmented.
+      jitter: largest change of brightness, contrast and saturation, as a fraction. The
+        paper does not state it.
+      hue: largest change of hue, in turns. The paper does not state it.
     """
 
     epochs: int = 300
@@ -52,12 +51,12 @@ class LinearOptions(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """A trained layer.
+    """A trained dense layer.
 
     Attributes:
       weights: float32 [D, classes].
       bias: float32 [classes].
-      losses: mean cross-entropy of every epoch.
+      losses: float64 [epochs], mean cross-entropy.
     """
 
     weights: np.ndarray
@@ -66,25 +65,37 @@ class Linear(NamedTuple):
 
 
 def _window(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Crops windows of area .8-1.2 and ratio .8-1.2 and resizes them, in 0..1.
+    """Crops a random window of each image and resizes it to the image's size.
 
-    No more than the picture.
+    Windows have an area of 0.8 to 1.2 of the image and a ratio of 0.8 to 1.2, but never
+    exceed the image.
+
+    Args:
+      key: random key.
+      images: float32 [N, S, S, 3], 0 to 1.
+
+    Returns:
+      float32 [N, S, S, 3], 0 to 1.
     """
     count, size = images.shape[:2]
-    keys = jax.random.split(key, 3)
-    area = jax.random.uniform(keys[0], (count, 1), minval=0.8, maxval=1.2)
-    ratio = jnp.exp(
-        jax.random.uniform(
-            keys[1], (count, 1), minval=math.log(0.8), maxval=math.log(1.2)
-        )
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+
+    # Height and width of each window as fractions of the image, [N, 2].
+    area = jax.random.uniform(area_key, (count, 1), minval=0.8, maxval=1.2)
+    log_ratio = jax.random.uniform(
+        ratio_key, (count, 1), minval=math.log(0.8), maxval=math.log(1.2)
     )
-    extent = jnp.minimum(
-        jnp.sqrt(area * jnp.concatenate([1 / ratio, ratio], axis=1)), 1.0
-    )
-    low = jax.random.uniform(keys[2], (count, 2)) * (1 - extent)
+    ratio = jnp.exp(log_ratio)
+    sides = jnp.sqrt(area * jnp.concatenate([1 / ratio, ratio], axis=1))
+    extent = jnp.minimum(sides, 1.0)
+    low = jax.random.uniform(place_key, (count, 2)) * (1 - extent)
+
+    # Where the pixels of the result lie in the image, [N, 2, S], in pixels.
     centres = (jnp.arange(size) + 0.5) / size
     position = (low[..., None] + extent[..., None] * centres) * size - 0.5
     position = jnp.clip(position, 0.0, size - 1.0)
+
+    # Bilinear resizing is separable: one matrix [S, S] for rows, one for columns.
     weights = jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(size)))
     images = jnp.einsum("nij,njwc->niwc", weights[:, 0], images)
     return jnp.einsum("nij,nhjc->nhic", weights[:, 1], images)
@@ -93,12 +104,15 @@ def _window(key: jax.Array, images: jax.Array) -> jax.Array:
 def augment(
     key: jax.Array, images: jax.Array, *, jitter: float = 0.4, hue: float = 0.1
 ) -> jax.Array:
-    """Crops, recolours (p .8), greys (p .2) and mirrors (p .5) pictures.
+    """Augments images by cropping, colour jitter, greying and mirroring.
+
+    Every image is cropped. Colours change with probability 0.8, images become grey with
+    0.2 and are mirrored with 0.5.
 
     Args:
       key: random key.
       images: uint8 [N, S, S, 3].
-      jitter: largest change of brightness, contrast and saturation.
+      jitter: largest change of brightness, contrast and saturation, as a fraction.
       hue: largest change of hue, in turns.
 
     Returns:
@@ -109,42 +123,45 @@ def augment(
     """
     keys = jax.random.split(key, 5)
     count = images.shape[0]
-    pictures = _window(keys[0], images.astype(jnp.float32) / 255.0)
+    images = _window(keys[0], images.astype(jnp.float32) / 255.0)
+
+    # Colour jitter: one change for each image, broadcast over [N, S, S, 3].
     grey = jnp.asarray(_GREY)
     change = jax.random.uniform(keys[1], (4, count, 1, 1, 1), minval=-1.0, maxval=1.0)
     brightness, contrast, saturation = 1 + jitter * change[:3]
-    changed = jnp.clip(pictures * brightness, 0.0, 1.0)
+    changed = jnp.clip(images * brightness, 0.0, 1.0)
     mean = jnp.mean(changed @ grey, axis=(1, 2))[:, None, None, None]
     changed = jnp.clip(mean + (changed - mean) * contrast, 0.0, 1.0)
     luma = (changed @ grey)[..., None]
     changed = luma + (changed - luma) * saturation
-    changed = jnp.clip(_turn_hue(changed, hue * change[3, :, 0, 0, 0]), 0.0, 1.0)
-    pictures = jnp.where(_chance(keys[2], count, 0.8), changed, pictures)
-    luma = jnp.broadcast_to((pictures @ grey)[..., None], pictures.shape)
-    pictures = jnp.where(_chance(keys[3], count, 0.2), luma, pictures)
-    return normalise(
-        jnp.where(_chance(keys[4], count, 0.5), pictures[:, :, ::-1], pictures)
-    )
+    changed = jnp.clip(_rotate_hue(changed, hue * change[3, :, 0, 0, 0]), 0.0, 1.0)
+    images = jnp.where(_chance(keys[2], count, 0.8), changed, images)
+
+    # Grey images keep their three channels.
+    luma = jnp.broadcast_to((images @ grey)[..., None], images.shape)
+    images = jnp.where(_chance(keys[3], count, 0.2), luma, images)
+
+    images = jnp.where(_chance(keys[4], count, 0.5), images[:, :, ::-1], images)
+    return normalise(images)
 
 
 def _chance(key: jax.Array, count: int, probability: float) -> jax.Array:
-    """Draws a yes or no for every picture, bool [N, 1, 1, 1]."""
+    """Draws a yes or no for every image, bool [N, 1, 1, 1]."""
     return jax.random.bernoulli(key, probability, (count, 1, 1, 1))
 
 
-def _turn_hue(pictures: jax.Array, turns: jax.Array) -> jax.Array:
-    """Rotates colours about the grey axis: [N, H, W, 3] by [N] turns."""
-    cosine, sine = jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
-    axis = jnp.ones((3, 3)) / 3
-    cross = jnp.array(
-        [[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]
-    ) / math.sqrt(3)
-    turn = (
-        cosine[:, None, None] * jnp.eye(3)
-        + (1 - cosine)[:, None, None] * axis
-        + sine[:, None, None] * cross
-    )
-    return jnp.einsum("nij,nhwj->nhwi", turn, pictures)
+def _rotate_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
+    """Rotates colours [N, H, W, 3] around the grey axis by [N] turns."""
+    cosine = jnp.cos(2 * jnp.pi * turns)[:, None, None]
+    sine = jnp.sin(2 * jnp.pi * turns)[:, None, None]
+
+    # Rodrigues' formula with the unit axis (1, 1, 1) / sqrt(3): its outer product with
+    # itself, and the matrix of the cross product with it.
+    outer = jnp.ones((3, 3)) / 3
+    cross = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    cross = cross / math.sqrt(3)
+    rotation = cosine * jnp.eye(3) + (1 - cosine) * outer + sine * cross
+    return jnp.einsum("nij,nhwj->nhwi", rotation, images)
 
 
 def fit_linear(
@@ -156,25 +173,22 @@ def fit_linear(
     encode: Encode | None = None,
     options: LinearOptions | None = None,
 ) -> Linear:
-    """Trains the layer for the whole schedule.
-
-    The last weights count, nothing is chosen.
+    """Trains the layer for the whole schedule and returns the last weights.
 
     Args:
-      key: random key, of weights, order and augmentation.
-      inputs: training pictures uint8 [N, S, S, 3], or with `encode` None features [N,
-        D], which are neither augmented nor scaled.
+      key: random key for weights, order and augmentation.
+      inputs: training images uint8 [N, S, S, 3], or with `encode` None features [N, D],
+        which are neither augmented nor scaled.
       labels: int [N].
       classes: number of classes.
-      encode: traceable function from normalised pictures [B, S, S, 3] to features [B,
-        D].
-      options: None is the paper's schedule.
+      encode: traceable function from normalised images [B, S, S, 3] to features [B, D].
+      options: None means the paper's schedule.
 
     Returns:
       The layer.
 
     Raises:
-      ValueError: if there is less than a batch, or training diverged.
+      UserError: If there is less than a batch, or training diverged.
 
     References:
       FaceCycle (ICCV 2021), emotion recognition.
@@ -184,40 +198,43 @@ def fit_linear(
     steps = len(inputs) // options.batch
     if steps < 1 or labels.shape != (len(inputs),):
         raise UserError(
-            f"the linear protocol needs at least one batch of {options.batch} labelled pictures, got "
-            f"{len(inputs)} pictures and {labels.shape} labels."
+            f"the linear protocol needs at least one batch of {options.batch} labelled "
+            f"images, got {len(inputs)} images and {labels.shape} labels."
         )
+
     data = (jnp.asarray(inputs), jnp.asarray(labels))
     start_key, epoch_key = jax.random.split(key)
     parameters = _start(start_key, data[0][: options.batch], encode, classes)
     solver = _solver(options, steps)
     state = solver.init(parameters)
-    epoch = jax.jit(
-        functools.partial(
-            _epoch, encode=encode, solver=solver, options=options, steps=steps
-        )
+    run_epoch = functools.partial(
+        _epoch, encode=encode, solver=solver, options=options, steps=steps
     )
+    epoch = jax.jit(run_epoch)
+
     losses = []
     for number in range(options.epochs):
-        parameters, state, loss = epoch(
-            parameters, state, data, jax.random.fold_in(epoch_key, number)
-        )
+        number_key = jax.random.fold_in(epoch_key, number)
+        parameters, state, loss = epoch(parameters, state, data, number_key)
         losses.append(float(loss))
         if not math.isfinite(losses[-1]):
             raise UserError(
                 f"the linear protocol diverged in epoch {number} at a learning rate of "
-                f"{options.learning_rate}; these features are too large for it, use the logistic probe."
+                f"{options.learning_rate}; these features are too large for it, "
+                "use the logistic probe."
             )
+
     found = jax.device_get(parameters)
     return Linear(found["weights"], found["bias"], np.array(losses))
 
 
 def _solver(options: LinearOptions, steps: int) -> optax.GradientTransformation:
-    """SGD whose weight decay goes through the momentum and whose steps fall by epochs."""
-    drops = range(options.decay_every, options.epochs, options.decay_every)
-    rate = optax.piecewise_constant_schedule(
-        options.learning_rate, {epoch * steps: options.decay for epoch in drops}
-    )
+    """Builds SGD with weight decay and a learning rate that falls at some epochs."""
+    epochs = range(options.decay_every, options.epochs, options.decay_every)
+    drops = {epoch * steps: options.decay for epoch in epochs}
+    rate = optax.piecewise_constant_schedule(options.learning_rate, drops)
+
+    # Decay comes before the momentum, as in the SGD of PyTorch.
     return optax.chain(
         optax.add_decayed_weights(options.weight_decay),
         optax.sgd(rate, momentum=options.momentum),
@@ -227,7 +244,7 @@ def _solver(options: LinearOptions, steps: int) -> optax.GradientTransformation:
 def _start(
     key: jax.Array, inputs: jax.Array, encode: Encode | None, classes: int
 ) -> dict[str, Any]:
-    """Draws the layer's first weights, N(0, 0.01)."""
+    """Draws the initial weights of the layer, with standard deviation 0.01."""
     shape = inputs.shape
     if encode is not None:
         shape = jax.eval_shape(lambda x: encode(normalise(x)), inputs).shape
@@ -248,7 +265,7 @@ def _epoch(
     options: LinearOptions,
     steps: int,
 ) -> tuple[dict[str, jax.Array], Any, jax.Array]:
-    """One pass over the training set in random order."""
+    """Trains for one epoch, in random order; see `fit_linear`."""
     inputs, labels = data
     order_key, augment_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(labels))[: steps * options.batch]
@@ -264,13 +281,12 @@ def _epoch(
         chosen, number = batch
         features = inputs[chosen]
         if encode is not None:
-            key = jax.random.fold_in(augment_key, number)
-            pictures = normalise(features)
+            images = normalise(features)
             if options.augment:
-                pictures = augment(
-                    key, features, jitter=options.jitter, hue=options.hue
-                )
-            features = jax.lax.stop_gradient(encode(pictures))
+                key = jax.random.fold_in(augment_key, number)
+                images = augment(key, features, jitter=options.jitter, hue=options.hue)
+            features = jax.lax.stop_gradient(encode(images))
+
         value, gradient = jax.value_and_grad(loss)(parameters, features, labels[chosen])
         updates, state = solver.update(gradient, state, parameters)
         return (optax.apply_updates(parameters, updates), state), value
@@ -283,13 +299,13 @@ def _epoch(
 def predict_linear(
     layer: Linear, inputs: np.ndarray, *, encode: Encode | None = None, batch: int = 256
 ) -> np.ndarray:
-    """Predicts classes, without augmentation.
+    """Predicts classes without augmentation.
 
     Args:
-      layer: as `fit_linear` returns it.
-      inputs: pictures uint8 [N, S, S, 3], or features [N, D].
-      encode: the one trained with.
-      batch: pictures at a time.
+      layer: as returned by `fit_linear`.
+      inputs: images uint8 [N, S, S, 3], or features [N, D].
+      encode: the function that the layer was trained with.
+      batch: images at a time.
 
     Returns:
       int32 [N].

@@ -1,7 +1,7 @@
 """Multinomial logistic regression to convergence: a probe without a learning rate.
 
-Features [N, D] of any scale are standardised by their mean and deviation on the
-training set. The only choice, the strength of the L2 penalty, is made by
+Features [N, D] of any scale are standardised by their mean and standard deviation on
+the training set. The only choice is the strength of the L2 penalty. It is made by
 cross-validation on the training set.
 """
 
@@ -21,8 +21,8 @@ from facecycle_jax.evaluation.probes.penalties import choose_penalty
 
 log = logging.getLogger(__name__)
 
-# The penalty is strength / 2 |W|^2 in addition to the mean cross-entropy. The grid
-# grows where it must.
+# The objective is the mean cross-entropy plus strength / 2 |W|^2. The grid grows as
+# long as its best value is at an end.
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)
 
 
@@ -31,14 +31,15 @@ class Logistic(NamedTuple):
 
     Attributes:
       mean: float32 [D], of the training features.
-      scale: float32 [D], 1 over their deviation, 0 for constant ones.
+      scale: float32 [D], 1 over their standard deviation, 0 for constant features.
       weights: float32 [D, classes].
       bias: float32 [classes].
-      strength: the L2 penalty chosen.
-      validation: cross-validated accuracy by strength; empty where there was no choice.
-      at_edge: whether the penalty is an end of those tried, so that one beyond it may
-        be better.
-      gradient_norm: at the solution, of the mean objective in the solver's variables.
+      strength: the chosen L2 penalty.
+      validation: cross-validated accuracy by strength, empty if there was no choice.
+      at_edge: whether the penalty is at an end of those tried, so that one beyond it
+        may be better.
+      gradient_norm: norm of the objective's gradient at the solution, in the solver's
+        variables.
       iterations: L-BFGS iterations of the last fit.
     """
 
@@ -61,13 +62,16 @@ class Logistic(NamedTuple):
 def _preconditioner(
     covariance: np.ndarray, strength: float, *, classes: int
 ) -> np.ndarray:
-    """Computes A [D, D] with A A' the inverse of the objective's curvature where classes are equally likely.
+    """Computes a preconditioner A [D, D] for the weights.
 
-    In the variables v, weights = A v, the objective is nearly round, which takes L-BFGS
-    tens of iterations however features are correlated.
+    A A' is the inverse of the objective's curvature at equally likely classes. In the
+    variables v, with weights = A v, the objective is nearly isotropic, so that L-BFGS
+    converges in tens of iterations however features are correlated.
     """
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
+
+    # With the Cholesky factor L of the curvature, A is the transposed inverse of L.
     factor = scipy.linalg.cholesky(
         curvature, lower=True, overwrite_a=True, check_finite=False
     )
@@ -77,14 +81,17 @@ def _preconditioner(
 
 def _objective(
     parameters: dict[str, jax.Array],
-    round_to_weights: jax.Array,
+    preconditioner: jax.Array,
     features: jax.Array,
     labels: jax.Array,
     weight: jax.Array,
     strength: jax.Array,
 ) -> jax.Array:
-    """Weighted mean cross-entropy and the penalty; the bias is not penalised."""
-    weights = round_to_weights @ parameters["weights"]
+    """Computes the weighted mean cross-entropy plus the penalty.
+
+    The bias is not penalised.
+    """
+    weights = preconditioner @ parameters["weights"]
     logits = features @ weights + parameters["bias"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     penalty = 0.5 * strength * jnp.sum(jnp.square(weights))
@@ -93,7 +100,7 @@ def _objective(
 
 @functools.partial(jax.jit, static_argnames=("classes", "iterations"))
 def _minimise(
-    round_to_weights: jax.Array,
+    preconditioner: jax.Array,
     features: jax.Array,
     labels: jax.Array,
     weight: jax.Array,
@@ -103,10 +110,17 @@ def _minimise(
     tolerance: jax.Array,
     iterations: int,
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """Runs L-BFGS until the norm of the gradient in the solver's variables is below the tolerance."""
+    """Minimises the objective by L-BFGS.
+
+    It ends once the norm of the gradient in the solver's variables is at most the
+    tolerance, or after the given number of iterations.
+
+    Returns:
+      Weights and bias, the norm of the gradient, and the number of iterations.
+    """
     loss = functools.partial(
         _objective,
-        round_to_weights=round_to_weights,
+        preconditioner=preconditioner,
         features=features,
         labels=labels,
         weight=weight,
@@ -122,12 +136,10 @@ def _minimise(
             gradient, state, parameters, value=value, grad=gradient, value_fn=loss
         )
         parameters = optax.apply_updates(parameters, updates)
-        return (
-            parameters,
-            state,
-            optax.tree.norm(optax.tree.get(state, "grad")),
-            count + 1,
-        )
+
+        # The line search has computed the gradient at the new point.
+        norm = optax.tree.norm(optax.tree.get(state, "grad"))
+        return parameters, state, norm, count + 1
 
     def unfinished(carry: Any) -> jax.Array:
         _, _, norm, count = carry
@@ -139,15 +151,14 @@ def _minimise(
     }
     carry = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
     parameters, _, norm, count = jax.lax.while_loop(unfinished, step, carry)
-    return (
-        {**parameters, "weights": round_to_weights @ parameters["weights"]},
-        norm,
-        count,
-    )
+
+    # Back from the solver's variables.
+    weights = preconditioner @ parameters["weights"]
+    return {**parameters, "weights": weights}, norm, count
 
 
 def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
-    """Deals examples into folds with the same share of every class.
+    """Assigns examples to folds with the same fraction of every class.
 
     Args:
       labels: int [N].
@@ -158,12 +169,14 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray
       int [N], 0 to folds - 1.
 
     Raises:
-      ValueError: if there are fewer examples than folds.
+      UserError: If there are fewer examples than folds.
     """
     if not 2 <= folds <= len(labels):
         raise UserError(
             f"cross-validation needs 2 to {len(labels)} folds, got {folds}."
         )
+
+    # Examples sorted by class, at random within a class, go to the folds one by one.
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     numbers = np.empty(len(labels), np.int64)
@@ -182,35 +195,39 @@ def fit_logistic(
     tolerance: float = 1e-4,
     iterations: int = 1000,
 ) -> Logistic:
-    """Fits the probe on a training set, the penalty chosen by cross-validation within it.
+    """Fits the probe, with a penalty chosen by cross-validation on the training set.
 
     Args:
       features: [N, D], training set only.
       labels: int [N].
       classes: number of classes.
-      strengths: penalties to choose from, above 0, and ten times stronger or weaker
-        ones while an end of them is the best; with one there is no choice to make.
-      folds: of the cross-validation.
+      strengths: penalties to choose from, above 0. Ten times stronger or weaker ones
+        are tried while an end of them is the best. A single one is used without
+        cross-validation.
+      folds: number of folds of the cross-validation.
       seed: of the folds.
       tolerance: gradient norm at which a fit has converged.
-      iterations: most iterations of one fit; a fit that ends there is reported in the
-        log.
+      iterations: most iterations of one fit. A final fit that has not converged by then
+        causes a warning in the log.
 
     Returns:
       The probe, fitted on all training examples.
 
     Raises:
-      ValueError: for features that are not finite, labels out of range, or a penalty of
-        0 or less.
+      UserError: If features are not finite, a label is out of range, or a penalty is 0
+        or less.
     """
-    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
+    features = np.asarray(features, np.float32)
+    labels = np.asarray(labels, np.int32)
     if features.ndim != 2 or labels.shape != (len(features),) or not len(labels):
         raise UserError(
-            f"features [N, D] and labels [N] are needed, got {features.shape}, {labels.shape}."
+            "features [N, D] and labels [N] are needed, "
+            f"got {features.shape}, {labels.shape}."
         )
     if not np.isfinite(features).all():
         raise UserError(
-            "features have values that are not finite; the model that made them is broken."
+            "features have values that are not finite; "
+            "the model that made them is broken."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
@@ -229,11 +246,13 @@ def fit_logistic(
         """Computes the accuracy over left-out folds for each penalty."""
         fold = fold_numbers(labels, folds=folds, seed=seed)
         hits = dict.fromkeys(path, 0)
+
         for k in range(folds):
             left_out = fold == k
             for fitted in solve(features, ~left_out, path):
                 right = fitted.predict(features[left_out]) == labels[left_out]
                 hits[fitted.strength] += int(np.sum(right))
+
         return {strength: count / len(labels) for strength, count in hits.items()}
 
     choice = choose_penalty(strengths, accuracies)
@@ -241,10 +260,13 @@ def fit_logistic(
         log.warning(
             "The penalty chosen, %g, is at an end of those tried.", choice.strength
         )
-    last = solve(features, np.ones(len(labels), bool), [choice.strength])[0]
+
+    every_example = np.ones(len(labels), bool)
+    last = solve(features, every_example, [choice.strength])[0]
     if last.gradient_norm > tolerance:
         log.warning(
-            "Logistic regression stopped after %d iterations at a gradient norm of %.1e, above %.1e.",
+            "Logistic regression stopped after %d iterations at a gradient norm of "
+            "%.1e, above %.1e.",
             last.iterations,
             last.gradient_norm,
             tolerance,
@@ -263,28 +285,33 @@ def _fit_each(
     iterations: int,
 ) -> list[Logistic]:
     """Fits the chosen examples for each penalty."""
+    # Features that are constant up to rounding get the scale 0.
     inside = features[chosen]
-    mean, deviation = inside.mean(0, dtype=np.float64), inside.std(0, dtype=np.float64)
+    mean = inside.mean(0, dtype=np.float64)
+    deviation = inside.std(0, dtype=np.float64)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(
-        np.float32
-    )
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+    scale = scale.astype(np.float32)
     mean = mean.astype(np.float32)
     standard = (features - mean) * scale
-    # The product of one array with itself takes half the time of that of two copies.
+
+    # The product of an array with itself takes half the time of that of two copies.
     inside = standard[chosen]
     covariance = inside.T @ inside / len(inside)
-    # Left-out examples weigh nothing and stay in place: one shape, so one compilation,
-    # for all folds.
+
+    # Left-out examples stay in place with weight 0, so that all folds have one shape
+    # and share one compilation.
     data = (
         jnp.asarray(standard),
         jnp.asarray(labels),
         jnp.asarray(chosen, jnp.float32),
     )
+
     fitted = []
     for strength in strengths:
+        preconditioner = _preconditioner(covariance, strength, classes=classes)
         parameters, norm, count = _minimise(
-            jnp.asarray(_preconditioner(covariance, strength, classes=classes)),
+            jnp.asarray(preconditioner),
             *data,
             jnp.float32(strength),
             classes=classes,

@@ -1,6 +1,6 @@
-"""Codes beside each other: nearest neighbours by cosine, and maps in two dimensions.
+"""Nearest neighbours of codes by cosine, and maps of codes in two dimensions.
 
-Codes [N, D].
+Codes are [N, D].
 """
 
 import numpy as np
@@ -15,30 +15,33 @@ def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
       codes: [N, D] floating point.
-      count: how many, at most N - 1 are found.
+      count: number of neighbours. At most N - 1 are returned.
 
     Returns:
       int64 [N, count] indices, nearest first, and float64 [N, count] their cosines.
 
     Raises:
-      ValueError: if there are fewer than two codes, or one is not finite.
+      UserError: If there are fewer than two codes, or one is not finite.
     """
     codes = np.asarray(codes, np.float64)
     if codes.ndim != 2 or len(codes) < 2 or not np.isfinite(codes).all():
         raise UserError(
             f"neighbours need at least two finite codes [N, D], got {codes.shape}."
         )
-    unit = codes / np.maximum(
-        np.linalg.norm(codes, axis=1, keepdims=True), np.finfo(np.float64).tiny
-    )
+
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+    unit = codes / np.maximum(lengths, np.finfo(np.float64).tiny)
+
+    # A code is not its own neighbour: on the diagonal it comes last, and is cut off.
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, len(codes) - 1)]
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    order = order[:, : min(count, len(codes) - 1)]
     return order, np.take_along_axis(cosines, order, axis=1)
 
 
 def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndarray:
-    """Lays codes out in two dimensions.
+    """Projects codes to two dimensions.
 
     Args:
       codes: [N, D].
@@ -47,11 +50,11 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
       seed: of t-SNE.
 
     Returns:
-      float64 [N, 2]; its unit means nothing.
+      float64 [N, 2], in arbitrary units.
 
     Raises:
-      ValueError: for another method or fewer than three codes.
-      ImportError: if scikit-learn is missing.
+      UserError: If the method is unknown, or there are fewer than three codes.
+      MissingExtraError: If scikit-learn is not installed.
     """
     if method not in PROJECTIONS:
         raise UserError(
@@ -67,13 +70,15 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
         raise MissingExtraError(
             "Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'."
         ) from error
+
     values = np.asarray(codes, np.float64)
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)
+
     # The perplexity must be below the number of codes.
-    tsne = TSNE(
-        perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=seed
-    )
+    perplexity = min(30.0, (len(values) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+
     # For few codes, threads wait for each other far longer than they compute.
     with threadpool_limits(limits=1 if len(values) < 1000 else None):
         return tsne.fit_transform(values).astype(np.float64)

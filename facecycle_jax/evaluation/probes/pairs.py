@@ -1,8 +1,7 @@
-"""Cosines of features held against pairs of pictures, one table row for each kind.
+"""Verification of pairs of images by the cosine of their features.
 
-No choice sees a test answer: thresholds come from the other folds or the development
-pairs, and what is fitted to pictures never sees one of a test pair, with or without its
-answer.
+No choice sees a test label: thresholds come from the other folds or the development
+pairs. What is fitted to images never sees an image of a test pair, even without label.
 """
 
 import logging
@@ -14,6 +13,7 @@ from facecycle_jax.data.labelled.images import load_pictures
 from facecycle_jax.data.labelled.lfw_pairs import Pairs
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, extract
 from facecycle_jax.evaluation.probes.verification import (
+    Verification,
     cosine_scores,
     verify_folds,
     verify_split,
@@ -23,7 +23,7 @@ from facecycle_jax.evaluation.report import Evaluation
 log = logging.getLogger(__name__)
 
 
-def judge_pairs(
+def evaluate_pairs(
     features: Mapping[str, FeatureSet],
     train: Pairs | None,
     test: Pairs,
@@ -32,58 +32,55 @@ def judge_pairs(
     crop: float = 1.0,
     warnings: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Judges cosines of features on pairs.
+    """Evaluates cosines of features on pairs.
 
     Args:
-      features: by name.
-      train: development pairs for threshold and fitted features; None judges `test`
-        fold by fold.
+      features: by name; each kind has its own row.
+      train: development pairs for the threshold and fitted features. With None, each
+        fold of `test` is evaluated with the other folds.
       test: the pairs.
       task: for the report.
-      crop: middle part of the pictures that is kept.
+      crop: central fraction of the images that is kept.
       warnings: for the report.
 
     Returns:
-      The figures.
+      The evaluation.
     """
-    rows, computed = {}, _Computed(crop)
+    computed = _Computed(crop)
+    rows = {}
     for name, kind in features.items():
         log.info("%s: %s", task, name)
-        if train is not None:
-            used = ~np.isin(np.array(train.files), np.array(test.files))
-            scores = [
-                _scores(kind, train, used, pairs, computed) for pairs in (train, test)
-            ]
-            rows[name] = verify_split(scores[0], train.same, scores[1], test.same)
+        if train is None:
+            rows[name] = _verify_by_fold(kind, test, computed)
             continue
-        if kind.needs_fit or kind.adapt is not None:
-            # Fitted anew for every fold, on the pictures that only the others have.
-            outside = [
-                _only_outside(test, test.fold == k) for k in np.unique(test.fold)
-            ]
-            scores = [_scores(kind, test, used, test, computed) for used in outside]
-            rows[name] = verify_folds(np.stack(scores), test.same, test.fold)
-        else:
-            every = np.ones(len(test.files), bool)
-            rows[name] = verify_folds(
-                _scores(kind, test, every, test, computed), test.same, test.fold
-            )
-    how = (
-        "Threshold chosen on pairsDevTrain, tested on pairsDevTest (LFW view 1, for development)."
-        if train is not None
-        else f"{len(np.unique(test.fold))} folds, each with the threshold of the others."
-    )
+
+        # Images that are in both lists take no part in fitting.
+        used = ~np.isin(np.array(train.files), np.array(test.files))
+        train_scores = _scores(kind, train, used, train, computed)
+        test_scores = _scores(kind, train, used, test, computed)
+        rows[name] = verify_split(train_scores, train.same, test_scores, test.same)
+
     counts = {"test pairs": len(test), "test pictures": len(test.files)}
-    if train is not None:
-        counts |= {
-            "development pairs": len(train),
-            "development pictures": len(train.files),
-        }
-    protocol = f"Cosine similarity of features, no training. {how} Middle {crop:g} of the pictures."
+    if train is None:
+        folds = len(np.unique(test.fold))
+        how = f"{folds} folds, each with the threshold of the others."
+    else:
+        how = (
+            "Threshold chosen on pairsDevTrain, tested on pairsDevTest "
+            "(LFW view 1, for development)."
+        )
+        counts["development pairs"] = len(train)
+        counts["development pictures"] = len(train.files)
+
+    protocol = (
+        f"Cosine similarity of features, no training. {how} "
+        f"Middle {crop:g} of the images."
+    )
     if any(kind.adapt is not None for kind in features.values()):
         protocol += (
-            " Rows 'centred' and 'whitened' are not the published protocol: their statistics come from the "
-            "unlabelled pictures of the other folds or of the development pairs."
+            " Rows 'centred' and 'whitened' are not the published protocol: their "
+            "statistics come from the unlabelled images of the other folds or of the "
+            "development pairs."
         )
     return Evaluation(
         task=task,
@@ -96,8 +93,25 @@ def judge_pairs(
     )
 
 
+def _verify_by_fold(
+    kind: FeatureSet, test: Pairs, computed: "_Computed"
+) -> Verification:
+    """Evaluates each fold with the threshold of the others."""
+    if not kind.needs_fit and kind.adapt is None:
+        everything = np.ones(len(test.files), bool)
+        scores = _scores(kind, test, everything, test, computed)
+        return verify_folds(scores, test.same, test.fold)
+
+    # Fitted anew for every fold, on the images that only the other folds have.
+    rows = []
+    for fold in np.unique(test.fold):
+        used = _only_outside(test, test.fold == fold)
+        rows.append(_scores(kind, test, used, test, computed))
+    return verify_folds(np.stack(rows), test.same, test.fold)
+
+
 class _Computed:
-    """Features of whole lists, kept where several kinds share them."""
+    """Computes features of whole lists, and keeps those that several kinds share."""
 
     def __init__(self, crop: float) -> None:
         self.crop = crop
@@ -106,9 +120,11 @@ class _Computed:
     def __call__(
         self, kind: FeatureSet, function: FeatureFunction, pairs: Pairs
     ) -> np.ndarray:
+        """Computes the features [N, D] of all images of a list."""
         key = (kind.shared, pairs.origin)
         if kind.shared and key in self._kept:
             return self._kept[key]
+
         values = extract(function, pairs.files, size=kind.size, crop=self.crop)
         if kind.shared:
             self._kept[key] = values
@@ -116,23 +132,49 @@ class _Computed:
 
 
 def _only_outside(pairs: Pairs, inside: np.ndarray) -> np.ndarray:
-    """Marks the pictures that no pair of a fold shows, bool [pictures]."""
+    """Marks the images of pairs outside of a fold that no pair inside shows.
+
+    Args:
+      pairs: the pairs.
+      inside: bool [pairs], those of the fold.
+
+    Returns:
+      bool [images].
+    """
+    # An image in pairs of both kinds is not used: the second step overrides the first.
     used = np.zeros(len(pairs.files), bool)
-    used[pairs.left[~inside]] = used[pairs.right[~inside]] = True
-    used[pairs.left[inside]] = used[pairs.right[inside]] = False
+    used[pairs.left[~inside]] = True
+    used[pairs.right[~inside]] = True
+    used[pairs.left[inside]] = False
+    used[pairs.right[inside]] = False
     return used
 
 
 def _scores(
     kind: FeatureSet, source: Pairs, used: np.ndarray, pairs: Pairs, computed: _Computed
 ) -> np.ndarray:
-    """Computes the cosine of every pair with features fitted to the used pictures of `source`."""
+    """Computes the cosine of every pair.
+
+    Args:
+      kind: the features.
+      source: the list whose images features are fitted to.
+      used: bool [images of source], those that fitting may see.
+      pairs: the pairs.
+      computed: computes features of lists.
+
+    Returns:
+      float64 [pairs].
+    """
     sample = np.zeros(0)
     if kind.needs_fit:
         files = [source.files[i] for i in np.flatnonzero(used)]
         sample = load_pictures(files, size=kind.size, crop=computed.crop)
     function = kind.fit(sample)
+
+    # Statistics such as a mean come from the source, and are applied to the pairs.
     values = computed(kind, function, pairs)
     if kind.adapt is not None:
-        values = kind.adapt(computed(kind, function, source)[used])(values)
+        source_values = computed(kind, function, source)
+        adapted = kind.adapt(source_values[used])
+        values = adapted(values)
     return cosine_scores(values[pairs.left], values[pairs.right])

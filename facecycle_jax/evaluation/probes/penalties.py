@@ -1,7 +1,7 @@
-"""The choice of a probe's penalty, from a grid that grows while its best value is at an end.
+"""The choice of a probe's penalty from a growing grid.
 
-A grid that ends too early makes a probe worse than it could be, and baselines most of
-all.
+The grid grows while its best value is at an end. A grid that ends too early makes a
+probe worse than it could be, baselines in particular.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from facecycle_jax.errors import UserError
 
-# Factor between a grid's end and the next value, and the values beyond which no grid
-# grows.
+# Factor between the end of a grid and the next value.
 STEP = 10.0
-WEAKEST, STRONGEST = 1e-6, 1e4
+# Values beyond which no grid grows.
+WEAKEST = 1e-6
+STRONGEST = 1e4
 
 
 class Choice(NamedTuple):
@@ -20,9 +21,9 @@ class Choice(NamedTuple):
 
     Attributes:
       strength: the penalty.
-      validation: score by penalty, the strongest first; empty where there was no
-        choice.
-      at_edge: whether it is an end of the grid, so that a value beyond might be better.
+      validation: score by penalty, the strongest first. Empty if there was no choice.
+      at_edge: whether the penalty is at an end of the grid, so that a value beyond it
+        may be better.
     """
 
     strength: float
@@ -39,17 +40,17 @@ def choose_penalty(
     """Chooses the penalty of the highest score.
 
     Args:
-      strengths: penalties to begin with, above 0; with one there is no choice to make.
-      score: computes the score of each of the penalties it is given, higher for better.
+      strengths: initial penalties, above 0. A single one is returned without a score.
+      score: computes the score of each given penalty; higher is better.
       grow: whether to try penalties beyond an end of the grid while the end is the
         best.
 
     Returns:
-      The choice; of equally good penalties one inside the grid, and of these the
-      strongest.
+      The choice. Among equally good penalties, those inside the grid are preferred, and
+      of these the strongest.
 
     Raises:
-      UserError: if there are no penalties, or one is 0 or less.
+      UserError: If there are no penalties, or one is 0 or less.
     """
     if not strengths or min(strengths) <= 0:
         raise UserError(f"penalties must be above 0, got {tuple(strengths)}.")
@@ -57,6 +58,7 @@ def choose_penalty(
     if len(path) == 1:
         return Choice(strength=path[0], validation={}, at_edge=False)
 
+    # The grid grows by one value at a time, until that one is no better.
     scores = dict(score(path))
     while grow:
         best = max(scores, key=lambda strength: (scores[strength], strength))
@@ -67,6 +69,7 @@ def choose_penalty(
         if scores[following] <= scores[best]:
             break
 
+    # A value at an end is chosen only if it is strictly better than all inside.
     ends = (min(scores), max(scores))
     best = max(
         scores, key=lambda strength: (scores[strength], strength not in ends, strength)
@@ -78,7 +81,8 @@ def choose_penalty(
 def _beyond(strength: float, grid: Mapping[float, float]) -> float | None:
     """Computes the next penalty beyond an end of the grid.
 
-    None inside, or where the grid may not grow.
+    Returns:
+      The penalty, or None if `strength` is no end or the grid may not grow further.
     """
     if strength == max(grid):
         following = strength * STEP
@@ -86,19 +90,20 @@ def _beyond(strength: float, grid: Mapping[float, float]) -> float | None:
         following = strength / STEP
     else:
         return None
+
     # Rounded, so that 1e-5 / 10 is 1e-6.
     following = float(f"{following:.9g}")
     return following if WEAKEST <= following <= STRONGEST else None
 
 
 def edge_warnings(details: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:
-    """Words what a report says of rows whose penalty is at an end of its grid.
+    """Warns of rows whose penalty is at an end of its grid.
 
     Args:
-      details: of each row, with `strength` and `at_edge` where a penalty was chosen.
+      details: by row, with `strength` and `at_edge` if a penalty was chosen.
 
     Returns:
-      One sentence, or none.
+      One sentence for the report, or none.
     """
     names = [
         f"{row} ({chosen['strength']:g})"
@@ -108,5 +113,6 @@ def edge_warnings(details: Mapping[str, Mapping[str, object]]) -> tuple[str, ...
     if not names:
         return ()
     return (
-        f"The penalty of {', '.join(names)} is at an end of those tried: a value beyond it may be better.",
+        f"The penalty of {', '.join(names)} is at an end of those tried: "
+        "a value beyond it may be better.",
     )

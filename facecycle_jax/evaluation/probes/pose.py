@@ -1,11 +1,11 @@
-"""Head pose by ridge regression on frozen features. Angles [N, 3], degrees.
+"""Head pose by ridge regression on frozen features.
 
-Yaw, pitch, roll.
-
-No choice sees a test angle: the penalty comes from cross-validation on the training
-pictures, all renderings of a photograph in one fold.
+Angles are [N, 3]: yaw, pitch and roll in degrees. No choice sees a test angle: the
+penalty comes from cross-validation on the training images, with all renderings of a
+photograph in one fold.
 """
 
+import functools
 import itertools
 import logging
 from collections.abc import Mapping
@@ -23,21 +23,24 @@ from facecycle_jax.evaluation.report import Evaluation
 
 log = logging.getLogger(__name__)
 
-# Edges of the ranges of the true yaw, either way, degrees.
+# Edges of the ranges of the absolute true yaw, degrees.
 YAW_RANGES = (0.0, 30.0, 60.0, LIMIT)
 
 
 class PoseErrors(NamedTuple):
-    """Mean absolute errors in degrees, over the test pictures whose angles are all within 99 degrees.
+    """Mean absolute errors in degrees.
+
+    They are means over the test images whose angles are all within 99 degrees, if not
+    stated otherwise.
 
     Attributes:
       errors: of yaw, pitch and roll.
-      pictures: how many were judged.
-      errors_all: over all test pictures.
-      pictures_all: how many those are.
-      by_yaw: for each range of the true yaw, either way: pictures and errors of yaw,
-        pitch and roll.
-      true: float64 [N, 3], of all test pictures.
+      pictures: number of these images.
+      errors_all: errors over all test images.
+      pictures_all: number of all test images.
+      by_yaw: number of images and errors of yaw, pitch and roll, by the range of the
+        absolute true yaw.
+      true: float64 [N, 3], of all test images.
       predicted: float32 [N, 3].
     """
 
@@ -51,21 +54,13 @@ class PoseErrors(NamedTuple):
 
     def figures(self) -> dict[str, Any]:
         """Returns everything but the single predictions, for JSON."""
-        named = {
-            key: dict(
-                zip((*ANGLES, "mean"), (*errors, float(np.mean(errors))), strict=True)
-            )
-            for key, errors in (
-                ("errors", self.errors),
-                ("errors_all", self.errors_all),
-            )
-        }
         by_yaw = {
             name: dict(zip(("pictures", *ANGLES), row, strict=True))
             for name, row in self.by_yaw.items()
         }
         return {
-            **named,
+            "errors": _named(self.errors),
+            "errors_all": _named(self.errors_all),
             "pictures": self.pictures,
             "pictures_all": self.pictures_all,
             "by_yaw": by_yaw,
@@ -73,18 +68,28 @@ class PoseErrors(NamedTuple):
 
     def cells(self) -> dict[str, str]:
         """Returns the table's cells by column."""
-        cells = {
+        errors = {
             f"{name} °": f"{error:.2f}"
             for name, error in zip(ANGLES, self.errors, strict=True)
         }
-        cells["mean °"] = f"{np.mean(self.errors):.2f}"
-        cells["unfiltered: yaw / pitch / roll °"] = " / ".join(
-            f"{error:.2f}" for error in self.errors_all
-        )
-        return cells | {
+        unfiltered = " / ".join(f"{error:.2f}" for error in self.errors_all)
+        # A row of `by_yaw` begins with the number of images and the error of yaw.
+        by_yaw = {
             f"yaw error, yaw {name} either way": f"{row[1]:.2f}"
             for name, row in self.by_yaw.items()
         }
+        return {
+            **errors,
+            "mean °": f"{np.mean(self.errors):.2f}",
+            "unfiltered: yaw / pitch / roll °": unfiltered,
+            **by_yaw,
+        }
+
+
+def _named(errors: tuple[float, float, float]) -> dict[str, float]:
+    """Returns the errors and their mean by name."""
+    named = dict(zip(ANGLES, errors, strict=True))
+    return {**named, "mean": float(np.mean(errors))}
 
 
 def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
@@ -98,42 +103,48 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
       The errors.
 
     Raises:
-      ValueError: if shapes differ, or no picture is within 99 degrees.
+      UserError: If shapes differ, or no image has all its angles within 99 degrees.
     """
-    predicted, true = np.asarray(predicted), np.asarray(true, np.float64)
+    predicted = np.asarray(predicted)
+    true = np.asarray(true, np.float64)
     if predicted.shape != true.shape or true.ndim != 2 or true.shape[1] != 3:
         raise UserError(
-            f"predicted and true angles must be [N, 3], got {predicted.shape}, {true.shape}."
+            "predicted and true angles must be [N, 3], "
+            f"got {predicted.shape}, {true.shape}."
         )
+
     error = np.abs(predicted - true)
     within = np.all(np.abs(true) <= LIMIT, axis=1)
     if not within.any():
-        raise UserError(f"no test picture has all its angles within {LIMIT:g} degrees.")
+        raise UserError(f"no test image has all its angles within {LIMIT:g} degrees.")
+
+    # Ranges are half-open, except for the last one, which includes the limit.
     yaw = np.abs(true[:, 0])
     by_yaw = {}
     for low, high in itertools.pairwise(YAW_RANGES):
-        inside = (
-            within & (yaw >= low) & ((yaw <= high) if high == LIMIT else (yaw < high))
-        )
+        below = (yaw <= high) if high == LIMIT else (yaw < high)
+        inside = within & (yaw >= low) & below
         if inside.any():
-            by_yaw[f"{low:g}-{high:g}°"] = (int(inside.sum()), *_triple(error[inside]))
+            by_yaw[f"{low:g}-{high:g}°"] = (int(inside.sum()), *_means(error[inside]))
+
     return PoseErrors(
-        _triple(error[within]),
-        int(within.sum()),
-        _triple(error),
-        len(true),
-        by_yaw,
-        true,
-        predicted,
+        errors=_means(error[within]),
+        pictures=int(within.sum()),
+        errors_all=_means(error),
+        pictures_all=len(true),
+        by_yaw=by_yaw,
+        true=true,
+        predicted=predicted,
     )
 
 
-def _triple(error: np.ndarray) -> tuple[float, float, float]:
+def _means(error: np.ndarray) -> tuple[float, float, float]:
+    """Averages errors [N, 3] over images."""
     yaw, pitch, roll = (float(value) for value in error.mean(axis=0))
     return yaw, pitch, roll
 
 
-def judge_pose(
+def evaluate_pose(
     features: Mapping[str, FeatureSet],
     train: PosePictures,
     test: PosePictures,
@@ -142,22 +153,22 @@ def judge_pose(
     seed: int = 0,
     warnings: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Fits ridge regression on training pictures for each kind of features and judges it on test pictures.
+    """Fits ridge regression on training images and evaluates it on test images.
 
     Args:
-      features: by name; a row that always says the mean training angles stands below
-        them.
-      train: training pictures; those beyond 99 degrees are left out.
-      test: test pictures; their angles are used once, after all predictions are made.
-      crop: middle part of the pictures that is kept.
+      features: by name; each kind has its own regression and its own row. A last row
+        always predicts the mean training angles.
+      train: training images. Those beyond 99 degrees are left out.
+      test: test images. Their angles are used once, after all predictions are made.
+      crop: central fraction of the images that is kept.
       seed: of the folds.
       warnings: for the report.
 
     Returns:
-      The figures.
+      The evaluation.
 
     Raises:
-      ValueError: if too few training pictures are within 99 degrees.
+      UserError: If too few training images are within 99 degrees.
 
     References:
       FaceCycle (ICCV 2021), head pose regression.
@@ -168,29 +179,36 @@ def judge_pose(
         "test within limit": int(test.within_limit().sum()),
     }
     train = train.select(train.within_limit())
-    rows, details = {}, {}
+
+    rows = {}
+    details = {}
     for name, kind in features.items():
         log.info("pose: %s", name)
         predicted, details[name] = _predict(kind, train, test.pictures, crop, seed)
         rows[name] = pose_errors(predicted, test.angles)
+
+    # The baseline without features.
     constant = np.broadcast_to(train.angles.mean(axis=0), test.angles.shape)
     rows["mean training angles"] = pose_errors(constant, test.angles)
+
     notes = [
-        f"{what} has {count:,} pictures, officially {OFFICIAL[what]:,}."
+        f"{what} has {count:,} images, officially {OFFICIAL[what]:,}."
         for what, count in found.items()
         if count != OFFICIAL[what]
     ]
-    for pictures in (train, test):
-        if pictures.without_landmarks:
+    for part in (train, test):
+        if part.without_landmarks:
             notes.append(
-                f"{pictures.without_landmarks:,} labels in {pictures.origin} name no landmarks: all of their "
-                "pictures is used."
+                f"{part.without_landmarks:,} labels in {part.origin} name no "
+                "landmarks: their whole images are used."
             )
+
     protocol = (
-        "Ridge regression on frozen features, its penalty chosen by 3-fold cross-validation on the training "
-        "pictures (300W-LP: AFW, HELEN, IBUG, LFPW and their mirror images, angles within 99 degrees), "
-        "tested on AFLW2000-3D. Mean absolute errors over the test pictures with all angles within 99 "
-        f"degrees, and unfiltered. Seed {seed}."
+        "Ridge regression on frozen features, its penalty chosen by 3-fold "
+        "cross-validation on the training images (300W-LP: AFW, HELEN, IBUG, LFPW and "
+        "their mirror images, angles within 99 degrees), tested on AFLW2000-3D. Mean "
+        "absolute errors over the test images with all angles within 99 degrees, and "
+        f"unfiltered. Seed {seed}."
     )
     return Evaluation(
         task="pose",
@@ -206,14 +224,16 @@ def judge_pose(
 def _predict(
     kind: FeatureSet, train: PosePictures, test: Pictures, crop: float, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Predicts the test pictures' angles; test angles are not among the arguments."""
-    sample = (
-        load_pictures(train.pictures, size=kind.size, crop=crop)
-        if kind.needs_fit
-        else np.zeros(0)
-    )
-    function = kind.fit(sample)
-    values = extract(function, train.pictures, size=kind.size, crop=crop)
+    """Predicts the angles of the test images.
+
+    Test angles are not among the arguments.
+    """
+    sample = np.zeros(0)
+    if kind.needs_fit:
+        sample = load_pictures(train.pictures, size=kind.size, crop=crop)
+
+    compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
+    values = compute(train.pictures)
     fitted = fit_ridge(values, train.angles, group=train.group, seed=seed)
     chosen = {
         "strength": fitted.strength,
@@ -221,4 +241,4 @@ def _predict(
         "at_edge": fitted.at_edge,
         "dimensions": values.shape[1],
     }
-    return fitted.predict(extract(function, test, size=kind.size, crop=crop)), chosen
+    return fitted.predict(compute(test)), chosen

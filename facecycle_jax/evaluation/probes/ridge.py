@@ -1,10 +1,8 @@
-"""Ridge regression in closed form.
+"""Ridge regression in closed form: a probe without a learning rate, for numbers.
 
-A probe without a learning rate, for angles and other numbers.
-
-Features [N, D] of any scale are standardised by their mean and deviation on the
-training set. The only choice, the strength of the penalty, is made by cross-validation
-on the training set, whole groups of pictures at a time.
+Features [N, D] of any scale are standardised by their mean and standard deviation on
+the training set. The only choice is the strength of the penalty. It is made by
+cross-validation on the training set, with groups of examples kept together.
 """
 
 import logging
@@ -19,9 +17,10 @@ from facecycle_jax.evaluation.probes.penalties import choose_penalty
 
 log = logging.getLogger(__name__)
 
-# The penalty is strength |W|^2 in addition to the mean squared error. The grid grows
-# where it must.
+# The objective is the mean squared error plus strength |W|^2. The grid grows as long as
+# its best value is at an end.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
+# Examples that are summed up at a time.
 _CHUNK = 8192
 
 
@@ -30,14 +29,14 @@ class Ridge(NamedTuple):
 
     Attributes:
       mean: float32 [D], of the training features.
-      scale: float32 [D], 1 over their deviation, 0 for constant ones.
+      scale: float32 [D], 1 over their standard deviation, 0 for constant features.
       weights: float32 [D, K].
       bias: float32 [K].
-      strength: the penalty chosen.
-      validation: mean absolute error of the cross-validation by strength; empty where
+      strength: the chosen penalty.
+      validation: mean absolute error of the cross-validation by strength, empty if
         there was no choice.
-      at_edge: whether the penalty is an end of those tried, so that one beyond it may
-        be better.
+      at_edge: whether the penalty is at an end of those tried, so that one beyond it
+        may be better.
     """
 
     mean: np.ndarray
@@ -49,15 +48,22 @@ class Ridge(NamedTuple):
     at_edge: bool
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Predicts float32 [N, K] of features [N, D]."""
+        """Predicts targets float32 [N, K] of features [N, D]."""
         standard = (np.asarray(features, np.float32) - self.mean) * self.scale
         return standard @ self.weights + self.bias
 
 
 class _Sums(NamedTuple):
-    """What a least-squares fit needs of some examples.
+    """Sums over examples, which a least-squares fit needs.
 
-    That of a part is subtracted from that of all.
+    The sums of all examples but a part are those of all minus those of the part.
+
+    Attributes:
+      number: number of examples.
+      x: [D], sum of the features.
+      y: [K], sum of the targets.
+      xx: [D, D], sum of the outer products of features.
+      xy: [D, K], sum of the outer products of features and targets.
     """
 
     number: int
@@ -67,57 +73,72 @@ class _Sums(NamedTuple):
     xy: np.ndarray
 
     def minus(self, other: "_Sums") -> "_Sums":
+        """Returns the sums without those of a part."""
         return _Sums(
-            self.number - other.number,
-            self.x - other.x,
-            self.y - other.y,
-            self.xx - other.xx,
-            self.xy - other.xy,
+            number=self.number - other.number,
+            x=self.x - other.x,
+            y=self.y - other.y,
+            xx=self.xx - other.xx,
+            xy=self.xy - other.xy,
         )
 
 
 def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
-    """Adds up [N, D] and [N, K].
+    """Sums values [N, D] and targets [N, K] over examples.
 
-    Products in the values' precision, their sum in float64.
+    Products have the precision of the values, and are summed up in float64.
     """
-    xx, xy = (
-        np.zeros((values.shape[1],) * 2),
-        np.zeros((values.shape[1], targets.shape[1])),
-    )
+    dimensions = values.shape[1]
+    xx = np.zeros((dimensions, dimensions))
+    xy = np.zeros((dimensions, targets.shape[1]))
     for start in range(0, len(values), _CHUNK):
-        part, wanted = values[start : start + _CHUNK], targets[start : start + _CHUNK]
-        xx += part.T @ part
-        xy += part.T @ wanted
-    return _Sums(len(values), values.sum(0, dtype=np.float64), targets.sum(0), xx, xy)
+        x = values[start : start + _CHUNK]
+        y = targets[start : start + _CHUNK]
+        xx += x.T @ x
+        xy += x.T @ y
+
+    return _Sums(
+        number=len(values),
+        x=values.sum(0, dtype=np.float64),
+        y=targets.sum(0),
+        xx=xx,
+        xy=xy,
+    )
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes mean and deviation [D] in float64, without a second copy of all features."""
+    """Computes mean and standard deviation [D] in float64.
+
+    It works in chunks, because a second copy of all features may not fit into memory.
+    """
     mean = features.mean(0, dtype=np.float64)
     square = np.zeros_like(mean)
     for start in range(0, len(features), _CHUNK):
-        square += np.square(features[start : start + _CHUNK] - mean).sum(0)
+        difference = features[start : start + _CHUNK] - mean
+        square += np.square(difference).sum(0)
     return mean, np.sqrt(square / len(features))
 
 
 def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Fits weights [D, K] and a bias [K], which is not penalised."""
-    mean, level = sums.x / sums.number, sums.y / sums.number
+    mean = sums.x / sums.number
+    target_mean = sums.y / sums.number
+
+    # Normal equations of centred data: (cov(x, x) + strength I) W = cov(x, y).
     left = sums.xx / sums.number - np.outer(mean, mean)
     left[np.diag_indices_from(left)] += strength
-    right = sums.xy / sums.number - np.outer(mean, level)
+    right = sums.xy / sums.number - np.outer(mean, target_mean)
     weights = scipy.linalg.solve(
         left, right, assume_a="pos", overwrite_a=True, check_finite=False
     )
-    return weights, level - mean @ weights
+    return weights, target_mean - mean @ weights
 
 
 def group_folds(group: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
-    """Deals groups into folds of nearly equal numbers of groups.
+    """Assigns groups to folds of nearly equal numbers of groups.
 
     Args:
-      group: int [N], one number for the examples that must stay together.
+      group: int [N], the same number for examples that must stay together.
       folds: number of folds, 2 or more.
       seed: of the order.
 
@@ -125,18 +146,19 @@ def group_folds(group: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray:
       int [N], 0 to folds - 1.
 
     Raises:
-      ValueError: if there are fewer groups than folds.
+      UserError: If there are fewer groups than folds.
     """
     names, number = np.unique(group, return_inverse=True)
     if not 2 <= folds <= len(names):
         raise UserError(
-            f"{folds} folds need as many groups of pictures at least, got {len(names)}."
+            f"{folds} folds need as many groups of images at least, got {len(names)}."
         )
-    dealt = np.empty(len(names), np.int64)
-    dealt[np.random.default_rng(seed).permutation(len(names))] = (
-        np.arange(len(names)) % folds
-    )
-    return dealt[number]
+
+    # Groups in random order go to the folds one by one.
+    order = np.random.default_rng(seed).permutation(len(names))
+    fold_of_group = np.empty(len(names), np.int64)
+    fold_of_group[order] = np.arange(len(names)) % folds
+    return fold_of_group[number]
 
 
 def fit_ridge(
@@ -148,30 +170,28 @@ def fit_ridge(
     folds: int = 3,
     seed: int = 0,
 ) -> Ridge:
-    """Fits the probe on a training set, the penalty chosen by cross-validation within it.
+    """Fits the probe, with a penalty chosen by cross-validation on the training set.
 
     Args:
       features: [N, D], training set only.
       targets: [N, K].
-      group: int [N], examples that the cross-validation keeps together; None: each on
-        its own.
-      strengths: penalties to choose from, above 0, and ten times stronger or weaker
-        ones while an end of them is the best; with one there is no choice to make.
-      folds: of the cross-validation.
+      group: int [N], the same number for examples that the cross-validation keeps
+        together. With None, each example is a group.
+      strengths: penalties to choose from, above 0. Ten times stronger or weaker ones
+        are tried while an end of them is the best. A single one is used without
+        cross-validation.
+      folds: number of folds of the cross-validation.
       seed: of the folds.
 
     Returns:
-      The probe, fitted on all training examples; of equally good penalties the
-      stronger.
+      The probe, fitted on all training examples. Of equally good penalties it uses the
+      stronger one.
 
     Raises:
-      ValueError: for values that are not finite, shapes that differ or a penalty of 0
-        or less.
+      UserError: If values are not finite, shapes differ, or a penalty is 0 or less.
     """
-    features, targets = (
-        np.asarray(features, np.float32),
-        np.asarray(targets, np.float64),
-    )
+    features = np.asarray(features, np.float32)
+    targets = np.asarray(targets, np.float64)
     if (
         features.ndim != 2
         or targets.ndim != 2
@@ -179,25 +199,31 @@ def fit_ridge(
         or len(targets) < 2
     ):
         raise UserError(
-            f"features [N, D] and targets [N, K] are needed, got {features.shape}, {targets.shape}."
+            "features [N, D] and targets [N, K] are needed, "
+            f"got {features.shape}, {targets.shape}."
         )
     if not (np.isfinite(features).all() and np.isfinite(targets).all()):
         raise UserError(
-            "features or targets have values that are not finite; what made them is broken."
+            "features or targets have values that are not finite; "
+            "what made them is broken."
         )
+
+    # Features that are constant up to rounding get the scale 0.
     mean, deviation = _moments(features)
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(
-        np.float32
-    )
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+    scale = scale.astype(np.float32)
     mean = mean.astype(np.float32)
     values = features - mean
     values *= scale
+
+    # With more features than examples, the fit in the span of the examples is the same
+    # and smaller: weights outside of it are 0, and a rotation leaves the penalty alone.
     basis = None
     if values.shape[1] > len(values):
-        # The same fit in the span of the examples: the penalty does not see a rotation.
         basis = np.linalg.qr(values.T.astype(np.float64))[0]
         values = (values @ basis).astype(np.float32)
+
     every = _sums(values, targets)
     groups = np.arange(len(values)) if group is None else group
 
@@ -212,8 +238,10 @@ def fit_ridge(
         log.warning(
             "The penalty chosen, %g, is at an end of those tried.", choice.strength
         )
+
     weights, bias = _solve(every, choice.strength)
-    weights = weights if basis is None else basis @ weights
+    if basis is not None:
+        weights = basis @ weights
     return Ridge(
         mean=mean,
         scale=scale,
@@ -237,9 +265,10 @@ def _validate(
     for k in np.unique(fold):
         left_out = fold == k
         others = every.minus(_sums(values[left_out], targets[left_out]))
+
         for strength in path:
             weights, bias = _solve(others, strength)
-            errors[strength] += float(
-                np.abs(values[left_out] @ weights + bias - targets[left_out]).sum()
-            )
+            predicted = values[left_out] @ weights + bias
+            errors[strength] += float(np.abs(predicted - targets[left_out]).sum())
+
     return {strength: error / targets.size for strength, error in errors.items()}

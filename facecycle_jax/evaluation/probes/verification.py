@@ -1,9 +1,7 @@
-"""Person verification.
+"""Person verification by a threshold on the similarity of two codes.
 
-Similarity of two pictures' codes, and how well a threshold on it tells people apart.
-
-Scores are cosines in -1..1, higher for more alike; rates are parts of 1. No threshold
-sees the pairs it is judged on.
+Scores are cosines in -1..1, higher for more similar images. Rates are fractions. No
+threshold is chosen on the pairs that it is evaluated on.
 """
 
 from typing import Any, NamedTuple
@@ -16,22 +14,21 @@ FALSE_ACCEPT_RATES = (0.001, 0.01, 0.1)
 
 
 class Verification(NamedTuple):
-    """What a threshold on similarity reaches.
+    """Figures of verification.
 
     Attributes:
       accuracy: mean accuracy over the folds.
-      standard_error: of that mean: over folds their standard deviation over
-        sqrt(folds), with one test set the binomial one.
+      standard_error: of that mean. Over folds, it is their standard deviation divided
+        by sqrt(folds). For one test set, it is the binomial one.
       fold_accuracies: accuracy of each fold.
-      thresholds: the threshold used for each fold, chosen without it.
+      thresholds: threshold used for each fold, chosen without it.
       auc: area under the ROC curve.
       eer: equal error rate.
-      tar_at_far: true accept rate by the false accept rate it is allowed, both
-        fractions.
+      tar_at_far: true accept rate by the highest allowed false accept rate.
       false_accept: ROC curve, horizontal axis.
       true_accept: ROC curve, vertical axis.
-      same: pairs of one person judged.
-      different: pairs of two people judged.
+      same: number of pairs of one person.
+      different: number of pairs of two people.
     """
 
     accuracy: float
@@ -49,7 +46,8 @@ class Verification(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns everything but the curve, for JSON."""
         values = self._asdict()
-        del values["false_accept"], values["true_accept"]
+        del values["false_accept"]
+        del values["true_accept"]
         values["tar_at_far"] = {str(far): tar for far, tar in self.tar_at_far.items()}
         return values
 
@@ -60,8 +58,9 @@ class Verification(NamedTuple):
             f"TAR % at FAR {far:g}": f"{100 * tar:.2f}"
             for far, tar in self.tar_at_far.items()
         }
+        accuracy = f"{100 * self.accuracy:.2f} ± {100 * self.standard_error:.2f}"
         return {
-            "accuracy %": f"{100 * self.accuracy:.2f} ± {100 * self.standard_error:.2f}",
+            "accuracy %": accuracy,
             "AUC": f"{self.auc:.4f}",
             "EER %": f"{100 * self.eer:.2f}",
             **rates,
@@ -79,46 +78,56 @@ def cosine_scores(left: np.ndarray, right: np.ndarray) -> np.ndarray:
       float64 [P] in -1..1; 0 where a code is all zeros.
 
     Raises:
-      ValueError: if the shapes differ or a value is not finite.
+      UserError: If the shapes differ, or a value is not finite.
     """
-    left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    left = np.asarray(left, np.float64)
+    right = np.asarray(right, np.float64)
     if left.shape != right.shape or left.ndim != 2:
         raise UserError(
-            f"cosine_scores needs two arrays [P, D], got {left.shape} and {right.shape}."
+            "cosine_scores needs two arrays [P, D], "
+            f"got {left.shape} and {right.shape}."
         )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise UserError(
             "codes have values that are not finite; the model that made them is broken."
         )
+
+    # The bound of the lengths avoids a division by 0 for codes of zeros.
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return np.sum(left * right, axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    products = np.sum(left * right, axis=1)
+    return products / np.maximum(lengths, np.finfo(np.float64).tiny)
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     """Finds the threshold of highest accuracy.
 
-    Pairs scored above it are taken to be one person.
+    Pairs with scores above it are accepted as one person.
 
     Args:
       scores: [P].
       same: bool [P].
 
     Returns:
-      The middle between two neighbouring scores; of equally good ones the median.
+      The middle between two neighbouring scores. Of equally good ones it is the median.
 
     Raises:
-      ValueError: if there are no pairs.
+      UserError: If there are no pairs.
     """
     scores, same = _checked(scores, same)
     order = np.argsort(scores, kind="stable")
-    values, answers = scores[order], same[order]
-    # Cutting before place i rejects the i lowest pairs.
-    right = np.concatenate([[0], np.cumsum(~answers)]) + answers.sum()
-    right = right - np.concatenate([[0], np.cumsum(answers)])
-    cuts = np.concatenate(
-        [[values[0] - 1e-6], (values[1:] + values[:-1]) / 2, [values[-1] + 1e-6]]
-    )
-    # Equal scores cannot be parted.
+    values = scores[order]
+    answers = same[order]
+
+    # Cut i of P + 1 rejects the i lowest pairs. It is right about rejected pairs of two
+    # people, and about accepted pairs of one.
+    rejected_different = np.concatenate([[0], np.cumsum(~answers)])
+    rejected_same = np.concatenate([[0], np.cumsum(answers)])
+    right = rejected_different + answers.sum() - rejected_same
+
+    middles = (values[1:] + values[:-1]) / 2
+    cuts = np.concatenate([[values[0] - 1e-6], middles, [values[-1] + 1e-6]])
+
+    # No cut lies between equal scores.
     possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
     best = np.flatnonzero(possible & (right == right[possible].max()))
     return float(cuts[best[len(best) // 2]])
@@ -129,78 +138,93 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
       scores: [P].
-      same: bool [P], with both answers.
+      same: bool [P], with both values.
 
     Returns:
       False and true accept rates, rising from (0, 0) to (1, 1).
 
     Raises:
-      ValueError: if one of the answers is missing.
+      UserError: If all pairs are of one person, or all of two people.
     """
     scores, same = _checked(scores, same)
     if same.all() or not same.any():
         raise UserError(
-            f"a ROC curve needs pairs of one and of two people, got {same.sum()} of {len(same)}."
+            "a ROC curve needs pairs of one and of two people, "
+            f"got {same.sum()} of {len(same)}."
         )
+
+    # The curve has one point for each distinct score: at the last pair that has it.
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true, false = np.cumsum(same[order])[last], np.cumsum(~same[order])[last]
-    return np.append(0.0, false / (~same).sum()), np.append(0.0, true / same.sum())
+    true = np.cumsum(same[order])[last]
+    false = np.cumsum(~same[order])[last]
+
+    false_accept = np.append(0.0, false / (~same).sum())
+    true_accept = np.append(0.0, true / same.sum())
+    return false_accept, true_accept
 
 
 def equal_error_rate(false_accept: np.ndarray, true_accept: np.ndarray) -> float:
-    """Computes the rate at which false accepts and false rejects are as frequent, along the ROC curve.
+    """Computes the rate at which false accepts and false rejects are equally frequent.
 
     Args:
-      false_accept: as `roc` returns it.
+      false_accept: ROC curve as returned by `roc`.
       true_accept: likewise.
 
     Returns:
       The rate, interpolated linearly.
     """
+    # The first point of the curve with as many false accepts as false rejects, or more.
     gap = false_accept - (1 - true_accept)
     place = int(np.argmax(gap >= 0))
     if place == 0 or gap[place] == 0:
         return float(false_accept[place])
-    share = -gap[place - 1] / (gap[place] - gap[place - 1])
-    return float(
-        false_accept[place - 1]
-        + share * (false_accept[place] - false_accept[place - 1])
-    )
+
+    # The gap is 0 at this fraction of the way from the point before.
+    fraction = -gap[place - 1] / (gap[place] - gap[place - 1])
+    before = false_accept[place - 1]
+    return float(before + fraction * (false_accept[place] - before))
 
 
 def verify_folds(
     scores: np.ndarray, same: np.ndarray, fold: np.ndarray
 ) -> Verification:
-    """Judges scores fold by fold, each with the best threshold of all other folds (LFW view 2).
+    """Evaluates each fold with the best threshold of all other folds (LFW view 2).
 
     Args:
-      scores: [P], or [K, P] with row k the scores of a feature fitted without fold k.
+      scores: [P], or [K, P] where row k has the scores of features fitted without fold
+        k.
       same: bool [P].
       fold: int [P], 0..K-1.
 
     Returns:
-      The figures; AUC, EER and TAR over all pairs, each scored by its own fold's row.
+      The figures. AUC, EER and TAR are those of all pairs, each with the score in the
+      row of its own fold.
 
     Raises:
-      ValueError: if there are fewer than two folds.
+      UserError: If there are fewer than two folds.
     """
     folds = np.unique(fold)
     if len(folds) < 2:
         raise UserError(
-            f"fold by fold needs at least two folds, got {len(folds)}; use verify_split."
+            f"fold by fold needs at least two folds, got {len(folds)}; "
+            "use verify_split."
         )
     rows = np.asarray(scores, np.float64)
-    rows = (
-        np.broadcast_to(rows, (len(folds), rows.shape[0])) if rows.ndim == 1 else rows
-    )
-    thresholds, accuracies, own = [], [], np.empty(len(fold))
+    if rows.ndim == 1:
+        rows = np.broadcast_to(rows, (len(folds), rows.shape[0]))
+
+    thresholds = []
+    accuracies = []
+    own = np.empty(len(fold))
     for row, k in zip(rows, folds, strict=True):
         inside = fold == k
         threshold = best_threshold(row[~inside], same[~inside])
+        right = (row[inside] > threshold) == same[inside]
         thresholds.append(threshold)
-        accuracies.append(float(np.mean((row[inside] > threshold) == same[inside])))
+        accuracies.append(float(np.mean(right)))
         own[inside] = row[inside]
+
     error = np.std(accuracies, ddof=1) / np.sqrt(len(folds))
     return _verification(own, same, accuracies, thresholds, float(error))
 
@@ -211,7 +235,7 @@ def verify_split(
     test_scores: np.ndarray,
     test_same: np.ndarray,
 ) -> Verification:
-    """Judges test pairs with the best threshold of the training pairs (LFW view 1).
+    """Evaluates test pairs with the best threshold of training pairs (LFW view 1).
 
     Args:
       train_scores: [P].
@@ -223,11 +247,13 @@ def verify_split(
       The figures on the test pairs.
 
     Raises:
-      ValueError: if there are no pairs.
+      UserError: If there are no pairs.
     """
     test_scores, test_same = _checked(test_scores, test_same)
     threshold = best_threshold(train_scores, train_same)
     accuracy = float(np.mean((test_scores > threshold) == test_same))
+
+    # Of a mean of independent outcomes, right or wrong.
     error = float(np.sqrt(accuracy * (1 - accuracy) / len(test_same)))
     return _verification(test_scores, test_same, [accuracy], [threshold], error)
 
@@ -239,8 +265,12 @@ def _verification(
     thresholds: list[float],
     error: float,
 ) -> Verification:
-    """Adds what needs no threshold."""
+    """Adds the figures that need no threshold."""
     false, true = roc(scores, same)
+
+    # The highest true accept rate whose false accepts do not exceed the bound.
+    tar_at_far = {far: float(true[false <= far].max()) for far in FALSE_ACCEPT_RATES}
+
     return Verification(
         accuracy=float(np.mean(accuracies)),
         standard_error=error,
@@ -248,8 +278,7 @@ def _verification(
         thresholds=tuple(thresholds),
         auc=float(np.trapezoid(true, false)),
         eer=equal_error_rate(false, true),
-        # The highest rate whose false accepts do not exceed the bound.
-        tar_at_far={far: float(true[false <= far].max()) for far in FALSE_ACCEPT_RATES},
+        tar_at_far=tar_at_far,
         false_accept=false,
         true_accept=true,
         same=int(same.sum()),
@@ -258,14 +287,17 @@ def _verification(
 
 
 def _checked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brings both to arrays of one length."""
-    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
+    """Converts both to arrays, and checks that they have one length."""
+    scores = np.asarray(scores, np.float64)
+    same = np.asarray(same, bool)
     if scores.shape != same.shape or scores.ndim != 1 or not len(scores):
         raise UserError(
-            f"scores and answers must be [P] with P above 0, got {scores.shape} and {same.shape}."
+            "scores and answers must be [P] with P above 0, "
+            f"got {scores.shape} and {same.shape}."
         )
     if not np.isfinite(scores).all():
         raise UserError(
-            "scores have values that are not finite; the model that made them is broken."
+            "scores have values that are not finite; "
+            "the model that made them is broken."
         )
     return scores, same

@@ -1,4 +1,4 @@
-"""Figures of made images: identity against a gallery, sharpness, likeness."""
+"""Figures of generated images: identity against a gallery, sharpness and likeness."""
 
 import json
 
@@ -17,12 +17,12 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
 
 
-def test_identity_kept_and_lost():
+def test_kept_identity_is_perfect_and_lost_identity_is_chance():
     gallery = np.eye(6)
     own = np.arange(6)
     kept = compare_identity(gallery * 0.9, gallery, own, threshold=0.6)
     assert kept == (1.0, 1.0, 0.0, 1.0)
-    # Everyone is the first person.
+    # All images show the first person.
     lost = compare_identity(
         np.repeat(gallery[:1], 6, axis=0), gallery, own, threshold=0.6
     )
@@ -31,7 +31,7 @@ def test_identity_kept_and_lost():
     assert lost.auc == pytest.approx(0.5)
 
 
-def test_fewer_probes_than_people():
+def test_the_gallery_may_hold_more_people_than_there_are_images():
     gallery = np.eye(5)
     found = compare_identity(gallery[[3, 1]], gallery, np.array([3, 0]), threshold=0.6)
     assert found.rank_1 == 0.5
@@ -49,14 +49,14 @@ def test_blur_is_less_sharp_and_the_border_does_not_count():
     assert np.isfinite(relative_sharpness(IMAGES, np.zeros_like(IMAGES)))
 
 
-def test_likeness_of_equal_and_other_images():
+def test_equal_images_have_no_difference_and_black_ones_their_brightness():
     assert likeness(IMAGES, IMAGES) == (0.0, pytest.approx(1.0, abs=1e-5))
     difference, similarity = likeness(IMAGES, np.zeros_like(IMAGES))
     assert difference == pytest.approx(IMAGES.mean() / 255, abs=1e-4)
     assert similarity < 0.1
 
 
-def test_a_row_leaves_cells_without_meaning_empty():
+def test_figures_without_meaning_are_empty_cells():
     row = FaceFigures(found=0.5)
     assert row.cells()["face found %"] == "50.0"
     assert set(row.cells().values()) == {"50.0", ""}

@@ -1,4 +1,4 @@
-"""Head pose from landmarks: known poses are found again."""
+"""Head pose from landmarks of known poses."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ POSES = [
 
 
 def landmarks(yaw, pitch, roll, *, distance=None):
-    """The model's points as a camera far away, or at a distance in millimetres, sees them."""
+    """Projects the model; a camera without a distance in millimetres is far away."""
     turned = module._MODEL @ rotation(yaw, pitch, roll).T
     if distance:
         turned = turned * distance / (distance + turned[:, 2:])
@@ -28,12 +28,12 @@ def landmarks(yaw, pitch, roll, *, distance=None):
 
 
 @pytest.mark.parametrize("pose", POSES)
-def test_poses_are_found_again(pose):
+def test_known_poses_are_recovered(pose):
     found = head_angles(np.stack([landmarks(*pose), landmarks(*pose) * 5 + 100]))
     np.testing.assert_allclose(found, [pose, pose], atol=0.05)
 
 
-def test_a_camera_nearby_changes_little():
+def test_perspective_of_a_close_camera_changes_angles_little():
     found = head_angles(
         np.stack([landmarks(*pose, distance=1000) for pose in POSES[:5]])
     )
@@ -48,15 +48,15 @@ def test_noise_of_a_pixel_costs_a_few_degrees():
     assert (found.std(axis=0) < 4).all()
 
 
-def test_signs():
-    """Yaw: the nose to the right of the image; pitch: up; roll: clockwise."""
+def test_positive_angles_are_right_up_and_clockwise():
+    """Yaw turns the nose to the right of the image, pitch up, and roll is clockwise."""
     assert rotation(30, 0, 0)[0] @ [0, 0, -1] > 0
     assert rotation(0, 30, 0)[1] @ [0, 0, -1] < 0
     np.testing.assert_allclose(rotation(0, 0, 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(68, 2), (3, 5, 2), (1, 68, 3)])
-def test_other_shapes_are_refused(shape):
+def test_other_shapes_and_nan_are_refused(shape):
     with pytest.raises(ValueError, match=r"\[N, 68, 2\]"):
         head_angles(np.zeros(shape))
     with pytest.raises(ValueError, match="finite"):

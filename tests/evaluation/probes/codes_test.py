@@ -1,7 +1,4 @@
-"""Centred and whitened codes.
-
-What they do, and that no picture of a test pair moves them.
-"""
+"""Centred and whitened codes, whose statistics see no image of a test pair."""
 
 import numpy as np
 import pytest
@@ -10,7 +7,7 @@ from lfw_files import lfw
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_lfw_pairs
 from facecycle_jax.evaluation.features import FeatureSet, plain
 from facecycle_jax.evaluation.probes.codes import centred, whitened, with_adapted
-from facecycle_jax.evaluation.probes.pairs import judge_pairs
+from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
 
 
 def codes(count=400, seed=0):
@@ -18,30 +15,30 @@ def codes(count=400, seed=0):
     return (rng.normal(size=(count, 6)) * [5, 3, 2, 1, 1, 1] + 10).astype(np.float32)
 
 
-def test_centred_codes_lie_about_the_origin():
+def test_centred_codes_have_mean_zero():
     np.testing.assert_allclose(centred(codes())(codes()).mean(0), 0, atol=1e-4)
 
 
-def test_whitened_codes_spread_alike_in_all_directions():
+def test_whitened_codes_have_unit_variance_in_all_directions():
     pytest.importorskip("sklearn")
     covariance = np.cov(whitened(codes())(codes()).T)
     np.testing.assert_allclose(covariance, np.eye(6), atol=0.2)
-    # Of two codes nothing can be said; they do not blow up.
+    # Two codes determine no covariance, but the result stays bounded.
     assert np.abs(whitened(codes(2))(codes())).max() < 1e4
 
 
-def flat(pictures):
-    return pictures.reshape(len(pictures), -1).astype(np.float32)
+def flat(images):
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
-def test_an_offset_shared_by_all_codes_is_taken_out(tmp_path):
+def test_centring_removes_an_offset_of_all_codes(tmp_path):
     pairs = read_lfw_pairs(lfw(tmp_path))
 
-    def offset(pictures):
+    def offset(images):
         # All cosines are near 1.
-        return flat(pictures) / 255 + 1e5
+        return flat(images) / 255 + 1e5
 
-    rows = judge_pairs(
+    rows = evaluate_pairs(
         with_adapted("code", plain("code", offset, size=16)), None, pairs, task="lfw"
     ).rows
     assert set(rows) == {"code", "code centred", "code whitened"}
@@ -51,7 +48,7 @@ def test_an_offset_shared_by_all_codes_is_taken_out(tmp_path):
 
 
 def spying(seen):
-    """Features whose adaptation notes what it was given."""
+    """Features whose adaptation records its arguments."""
 
     def adapt(values):
         seen.append({row.tobytes() for row in values})
@@ -60,16 +57,16 @@ def spying(seen):
     return {"spy": plain("spy", flat, size=4)._replace(adapt=adapt)}
 
 
-def test_statistics_see_no_picture_of_their_own_fold(tmp_path):
+def test_statistics_see_no_image_of_their_own_fold(tmp_path):
     pairs = read_lfw_pairs(lfw(tmp_path))
-    # A picture of the first fold, in the second fold as well: it must serve neither.
+    # An image of the first fold is in the second fold, too: neither may use it.
     rows = [*range(len(pairs)), 0]
     shared = pairs.select(np.array(rows))
     shared = Pairs(
         **{**vars(shared), "fold": np.append(pairs.fold, 1).astype(np.int32)}
     )
     seen = []
-    judge_pairs(spying(seen), None, shared, task="lfw")
+    evaluate_pairs(spying(seen), None, shared, task="lfw")
     from facecycle_jax.data.labelled.images import load_pictures
 
     values = flat(load_pictures(shared.files, size=4))
@@ -80,26 +77,26 @@ def test_statistics_see_no_picture_of_their_own_fold(tmp_path):
         assert given
 
 
-def test_development_pictures_alone_give_the_statistics(tmp_path):
+def test_statistics_are_those_of_development_images_alone(tmp_path):
     train = read_lfw_pairs(lfw(tmp_path / "a", seed=1))
     test = read_lfw_pairs(lfw(tmp_path / "b", seed=2))
     seen = []
-    result = judge_pairs(spying(seen), train, test, task="lfw")
+    result = evaluate_pairs(spying(seen), train, test, task="lfw")
     assert len(seen[0]) == len(train.files)
     flipped = Pairs(**{**vars(test), "same": ~test.same})
-    again = judge_pairs(spying([]), train, flipped, task="lfw")
+    again = evaluate_pairs(spying([]), train, flipped, task="lfw")
     assert again.rows["spy"].thresholds == result.rows["spy"].thresholds
     assert again.rows["spy"].accuracy == pytest.approx(1 - result.rows["spy"].accuracy)
 
 
-def test_codes_that_are_shared_are_computed_once(tmp_path):
+def test_shared_codes_are_computed_once(tmp_path):
     pairs = read_lfw_pairs(lfw(tmp_path))
     calls = []
 
-    def counted(pictures):
-        calls.append(len(pictures))
-        return flat(pictures)
+    def counted(images):
+        calls.append(len(images))
+        return flat(images)
 
     kind = FeatureSet("code", lambda _: counted, 4)
-    judge_pairs(with_adapted("code", kind), None, pairs, task="lfw")
+    evaluate_pairs(with_adapted("code", kind), None, pairs, task="lfw")
     assert sum(calls) == len(pairs.files)

@@ -1,4 +1,4 @@
-"""Disentanglement figures on models and codes whose answer is known, and blind to the test answers."""
+"""Disentanglement figures of models and codes with known answers."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,18 @@ from facecycle_jax.data.labelled.synthetic_sets import (
     synthetic_labelled,
     synthetic_one_scene,
 )
+from facecycle_jax.data.sources.synthetic import MOTION
 from facecycle_jax.data.sources.synthetic_truth import UNSEEN
 from facecycle_jax.evaluation.probes.code_probes import (
     POSE,
     ProbeSet,
-    judge_code,
+    evaluate_code,
     last_frames,
     last_people,
     predict_motion,
     predict_people,
 )
-from facecycle_jax.evaluation.probes.disentangle import judge_pictures
+from facecycle_jax.evaluation.probes.disentangle import evaluate_images
 from facecycle_jax.evaluation.quantity import Quantity
 
 SIZE = 32
@@ -29,11 +30,11 @@ class Still:
 
     has_identity = True
 
-    def neutral(self, pictures):
-        return pictures
+    def neutral(self, images):
+        return images
 
-    def mean_face(self, pictures):
-        return pictures
+    def mean_face(self, images):
+        return images
 
     def translate(self, source, driver):
         pair = np.stack([source, driver], axis=1)
@@ -43,11 +44,11 @@ class Still:
 
 
 class Knowing(Still):
-    """A model that draws the true answers of what it is known to be asked."""
+    """A model that returns the true answers to the questions of the evaluation."""
 
-    def mean_face(self, pictures):
+    def mean_face(self, images):
         truth = synthetic_one_scene(UNSEEN + 1, scenes=2, people=8, size=SIZE)
-        return np.repeat(truth["mean"], 8, axis=0) if len(pictures) == 16 else pictures
+        return np.repeat(truth["mean"], 8, axis=0) if len(images) == 16 else images
 
     def translate(self, source, driver):
         truth = synthetic_exchange(UNSEEN + 2, pairs=len(source), size=SIZE)
@@ -56,14 +57,14 @@ class Knowing(Still):
         }
 
 
-def test_a_model_that_changes_nothing_stays_at_the_references():
-    figures, pictures = judge_pictures(Still(), seed=0, size=SIZE, people=4)
+def test_a_model_that_changes_nothing_has_the_figures_of_the_references():
+    figures, images = evaluate_images(Still(), seed=0, size=SIZE, people=4)
     neutral = figures["neutral face to the true one"]
     assert neutral.value == neutral.reference > 0
     moved = figures["face with another's motion to the true one"]
     assert moved.value == moved.reference > 0
     assert figures["spread of mean faces over people in one scene"].value > 0.02
-    assert set(pictures) >= {
+    assert set(images) >= {
         "input",
         "neutral",
         "true neutral",
@@ -73,7 +74,7 @@ def test_a_model_that_changes_nothing_stays_at_the_references():
 
 
 def test_a_model_that_knows_the_truth_has_no_error():
-    figures, _ = judge_pictures(Knowing(), seed=0, size=SIZE, people=4)
+    figures, _ = evaluate_images(Knowing(), seed=0, size=SIZE, people=4)
     for name in (
         "face with another's motion to the true one",
         "identity on another's mean face to the true one",
@@ -86,8 +87,6 @@ def test_a_model_that_knows_the_truth_has_no_error():
 
 def labels(people=16, frames=9, seed=0):
     rng = np.random.default_rng(seed)
-    from facecycle_jax.data.sources.synthetic import MOTION
-
     count = people * frames
     motion = {
         name: rng.normal(mean, deviation, count)
@@ -100,23 +99,23 @@ def labels(people=16, frames=9, seed=0):
     )
 
 
-def test_codes_tell_what_they_hold_and_no_more():
+def test_probes_find_what_codes_contain_and_no_more():
     data = labels()
     who = np.eye(16, dtype=np.float32)[data.identity]
     how = np.stack(list(data.motion.values()), axis=1).astype(np.float32)
-    of_who = judge_code("who", lambda _: who, data)
-    of_how = judge_code("how", lambda _: how, data)
+    of_who = evaluate_code("who", lambda _: who, data)
+    of_how = evaluate_code("how", lambda _: how, data)
     assert of_who["identity from who"].value == 100.0
     assert of_who["identity from who"].reference == 100 / 16
     assert of_how["identity from how"].value < 30.0
     assert of_how["yaw from how"].value < 1.0
     assert of_how["expression from how"].value > 0.99
-    # People seen first in the test say nothing of their motion.
+    # Codes of new people contain nothing about their motion.
     assert of_who["yaw from who"].value > 0.9 * of_who["yaw from who"].reference
     assert of_who["expression from who"].value < 0.1
 
 
-def test_test_answers_change_no_prediction():
+def test_test_labels_change_no_prediction():
     data = labels()
     rng = np.random.default_rng(1)
     codes = rng.normal(size=(len(data.identity), 12)).astype(np.float32)
@@ -140,7 +139,7 @@ def test_test_answers_change_no_prediction():
     assert (turned != before).any()
 
 
-def test_test_frames_and_people_are_apart_from_training():
+def test_the_last_frames_and_people_are_the_test_set():
     data = labels(people=8, frames=6)
     assert (
         last_frames(data.identity).reshape(8, 6).tolist()
@@ -152,7 +151,7 @@ def test_test_frames_and_people_are_apart_from_training():
     )
 
 
-def test_drawn_sets_combine_what_they_say():
+def test_synthetic_sets_combine_people_scenes_and_motion_as_documented():
     exchange = synthetic_exchange(0, pairs=2, size=SIZE)
     assert {value.shape for value in exchange.values()} == {(4, SIZE, SIZE, 3)}
     np.testing.assert_array_equal(

@@ -1,7 +1,4 @@
-"""The emotion protocols are blind to test labels.
-
-Poisoned ones change no parameter and no prediction.
-"""
+"""Emotion protocols, whose parameters and predictions see no test label."""
 
 import dataclasses
 
@@ -10,7 +7,7 @@ import pytest
 
 from facecycle_jax.data.labelled.images import LabelledPictures
 from facecycle_jax.evaluation.features import FeatureSet, plain
-from facecycle_jax.evaluation.probes.emotion import judge_emotion
+from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
 from facecycle_jax.evaluation.probes.linear import LinearOptions
 
 # Without augmentation, which would mirror left and right.
@@ -20,14 +17,14 @@ SHORT = LinearOptions(
 
 
 def bright(count, seed):
-    """Pictures whose left or right half is bright."""
+    """Images whose left or right half is bright."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
-    pictures = rng.integers(0, 120, (count, 8, 8, 3))
-    for picture, label in zip(pictures, labels, strict=True):
-        picture[:, 4 * label : 4 * label + 4] += 60
+    images = rng.integers(0, 120, (count, 8, 8, 3))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 * label : 4 * label + 4] += 60
     return LabelledPictures(
-        pictures.astype(np.uint8), labels, ("left", "right"), "the test"
+        images.astype(np.uint8), labels, ("left", "right"), "the test"
     )
 
 
@@ -46,8 +43,8 @@ KIND = {
 def test_test_labels_change_nothing_fitted(probe):
     train, test = bright(96, 0), bright(64, 1)
     options = {"task": "fer2013", "probe": probe, "options": SHORT}
-    before = judge_emotion(KIND, train, test, **options)
-    after = judge_emotion(
+    before = evaluate_emotion(KIND, train, test, **options)
+    after = evaluate_emotion(
         KIND, train, dataclasses.replace(test, labels=1 - test.labels), **options
     )
     assert after.details == before.details
@@ -56,22 +53,22 @@ def test_test_labels_change_nothing_fitted(probe):
         after.rows["halves"].confusion, before.rows["halves"].confusion[::-1]
     )
     assert before.rows["halves"].accuracy > 0.9
-    # What would be noticed: training labels do change what is fitted.
-    leaked = judge_emotion(
+    # The test would notice a leak, because training labels do change the fit.
+    leaked = evaluate_emotion(
         KIND, dataclasses.replace(train, labels=1 - train.labels), test, **options
     )
     assert leaked.rows["halves"].accuracy < 0.1
 
 
-def test_fitted_features_see_training_pictures_only():
+def test_fitted_features_see_training_images_only():
     train, test = bright(40, 0), bright(20, 1)
     seen = []
 
-    def fit(pictures):
-        seen.append(pictures)
+    def fit(images):
+        seen.append(images)
         return lambda others: others.reshape(len(others), -1) / 255.0
 
-    judge_emotion(
+    evaluate_emotion(
         {"spy": FeatureSet("spy", fit, 8, needs_fit=True)}, train, test, task="fer2013"
     )
     np.testing.assert_array_equal(seen[0], train.pictures)
@@ -79,7 +76,7 @@ def test_fitted_features_see_training_pictures_only():
 
 def test_two_test_splits_share_one_probe():
     train, test, other = bright(96, 0), bright(64, 1), bright(32, 2)
-    result = judge_emotion(
+    result = evaluate_emotion(
         KIND,
         train,
         test,
@@ -90,5 +87,5 @@ def test_two_test_splits_share_one_probe():
     assert list(result.rows) == ["halves", "halves (PrivateTest)"]
     assert result.counts == {"Training": 96, "PublicTest": 64, "PrivateTest": 32}
     assert result.details["halves"] == result.details["halves (PrivateTest)"]
-    alone = judge_emotion(KIND, train, other, task="fer2013")
+    alone = evaluate_emotion(KIND, train, other, task="fer2013")
     assert result.rows["halves (PrivateTest)"].accuracy == alone.rows["halves"].accuracy

@@ -1,4 +1,4 @@
-"""Extended Yale B: names of files, angles of lights, recognition under them."""
+"""Recognition under the lights of Extended Yale B, and the reader of its files."""
 
 import json
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facecycle_jax.data.labelled.images import load_pictures
 from facecycle_jax.data.labelled.yale_b import light_angle, read_yale_b
 from facecycle_jax.evaluation import evaluate
-from facecycle_jax.evaluation.features import plain
-from facecycle_jax.evaluation.probes.lights import judge_lights
+from facecycle_jax.evaluation.features import FeatureSet, plain
+from facecycle_jax.evaluation.probes.lights import evaluate_lights
 from facecycle_jax.evaluation.report import markdown
 
 # Light: angle.
@@ -18,10 +19,7 @@ LIGHTS = {"A+000E+00": 0, "A+005E-10": 11.2, "A-035E+15": 37.7, "A+110E+40": 105
 
 @pytest.fixture
 def yale(tmp_path):
-    """Four people of one brightness each.
-
-    One light is the same for all, so that nothing is left of them.
-    """
+    """Four people of one brightness each, who look alike under one of the lights."""
     for person in range(4):
         for light in LIGHTS:
             value = 128 if light == "A+110E+40" else 40 * person + 30
@@ -46,12 +44,12 @@ def test_lights_are_read_from_names(yale):
     assert light_angle(-130, 20) == pytest.approx(light_angle(130, 20))
 
 
-def test_recognition_by_the_angle_of_the_light(yale):
+def test_recognition_is_reported_by_the_angle_of_the_light(yale):
     def brightness(images):
         angle = images.mean(axis=(1, 2, 3)) / 255
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
-    result = judge_lights(
+    result = evaluate_lights(
         {"brightness": plain("brightness", brightness, size=8)}, read_yale_b(str(yale))
     )
     row = result.rows["brightness"]
@@ -64,7 +62,7 @@ def test_recognition_by_the_angle_of_the_light(yale):
     json.dumps(row.figures())
 
 
-def test_baselines_are_fitted_on_the_gallery_alone(yale):
+def test_fitted_baselines_see_the_gallery_alone(yale):
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     for file in sorted(yale.glob("*/*A*.jpg")):
@@ -73,8 +71,21 @@ def test_baselines_are_fitted_on_the_gallery_alone(yale):
     result = evaluate("lights", str(yale), baselines=["pixels", "pca"])
     assert list(result.rows) == ["pixels", "pca"]
 
+    # A kind that records what it is fitted to.
+    seen = []
 
-def test_invalid_folders_are_one_sentence(yale, tmp_path):
+    def fit(sample):
+        seen.append(sample)
+        return lambda images: images.reshape(len(images), -1) / 255
+
+    faces = read_yale_b(str(yale))
+    kind = FeatureSet(name="spy", fit=fit, size=8, needs_fit=True)
+    evaluate_lights({"spy": kind}, faces)
+    frontal = [file for file in faces.files if "A+000E+00" in file]
+    np.testing.assert_array_equal(seen[0], load_pictures(frontal, size=8))
+
+
+def test_invalid_folders_are_refused(yale, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         read_yale_b(str(tmp_path / "nowhere"))
     (yale / "yaleB02/yaleB02_P00A+000E+00.jpg").unlink()

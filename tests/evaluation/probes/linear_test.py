@@ -1,7 +1,4 @@
-"""The paper's linear protocol.
-
-It learns, repeats itself, and augments only while training.
-"""
+"""The linear protocol of the paper."""
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +18,13 @@ SHORT = LinearOptions(
 
 
 def bright(count, seed):
-    """Pictures whose left or right half is bright."""
+    """Images whose left or right half is bright."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
-    pictures = rng.integers(0, 80, (count, 16, 16, 3))
-    for picture, label in zip(pictures, labels, strict=True):
-        picture[:, 8 * label : 8 * label + 8] += 120
-    return pictures.astype(np.uint8), labels
+    images = rng.integers(0, 80, (count, 16, 16, 3))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 8 * label : 8 * label + 8] += 120
+    return images.astype(np.uint8), labels
 
 
 def halves(images):
@@ -36,29 +33,29 @@ def halves(images):
     )
 
 
-def test_it_learns_and_repeats_itself():
-    pictures, labels = bright(128, 0)
+def test_it_learns_and_is_deterministic():
+    images, labels = bright(128, 0)
     fitted = fit_linear(
-        jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+        jax.random.key(0), images, labels, classes=2, encode=halves, options=SHORT
     )
     assert len(fitted.losses) == 12
     assert fitted.losses[-1] < fitted.losses[0]
     others, answers = bright(70, 1)
     assert np.mean(predict_linear(fitted, others, encode=halves) == answers) > 0.95
     again = fit_linear(
-        jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+        jax.random.key(0), images, labels, classes=2, encode=halves, options=SHORT
     )
     np.testing.assert_array_equal(again.weights, fitted.weights)
 
 
-def test_features_may_be_given():
+def test_it_accepts_features_instead_of_images():
     features = np.random.default_rng(0).normal(size=(96, 5)).astype(np.float32)
     labels = (features[:, 0] > 0).astype(np.int32)
     fitted = fit_linear(jax.random.key(0), features, labels, classes=2, options=SHORT)
     assert np.mean(predict_linear(fitted, features) == labels) > 0.9
 
 
-def test_augmentation_changes_pictures_within_range():
+def test_augmentation_changes_images_and_stays_finite():
     images = jnp.asarray(bright(8, 0)[0])
     one, other = (np.asarray(augment(jax.random.key(k), images)) for k in (0, 1))
     assert one.shape == (8, 16, 16, 3)
@@ -66,7 +63,7 @@ def test_augmentation_changes_pictures_within_range():
     assert np.isfinite(one).all()
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_schedule_of_the_paper():
     options = LinearOptions()
     assert (options.epochs, options.batch, options.learning_rate, options.decay) == (
         300,
@@ -81,13 +78,13 @@ def test_the_defaults_are_the_papers():
     )
 
 
-def test_faults():
-    pictures, labels = bright(20, 0)
+def test_too_few_images_and_divergence_are_refused():
+    images, labels = bright(20, 0)
     with pytest.raises(
-        ValueError, match="at least one batch of 32 labelled pictures, got 20"
+        ValueError, match="at least one batch of 32 labelled images, got 20"
     ):
         fit_linear(
-            jax.random.key(0), pictures, labels, classes=2, encode=halves, options=SHORT
+            jax.random.key(0), images, labels, classes=2, encode=halves, options=SHORT
         )
     wild = SHORT._replace(learning_rate=1e38)
     features = np.random.default_rng(0).normal(size=(96, 5)).astype(np.float32) * 1e20

@@ -1,7 +1,4 @@
-"""The probe that needs no tuning.
-
-As scikit-learn, converged, choosing within its training set.
-"""
+"""Logistic regression agrees with scikit-learn, and chooses its penalty itself."""
 
 import numpy as np
 import pytest
@@ -42,8 +39,8 @@ def test_scale_of_features_does_not_matter():
     assert np.mean(one.predict(features) == other.predict(features * 1000 + 7)) > 0.99
 
 
-def test_correlated_features_converge_at_once():
-    """Thirty directions of variances a million apart, seen through five hundred features."""
+def test_correlated_features_converge_in_few_iterations():
+    """Five hundred features of thirty directions, whose variances are 1 to 1e-6."""
     rng = np.random.default_rng(0)
     latent, labels = blobs(600, dimensions=30)
     seen = (latent * np.logspace(0, -3, 30)) @ rng.normal(size=(30, 500)).astype(
@@ -64,7 +61,7 @@ def test_correlated_features_converge_at_once():
     assert np.abs(slope).max() < 2e-3
 
 
-def test_noise_wants_a_stronger_penalty():
+def test_noise_leads_to_a_stronger_penalty():
     rng = np.random.default_rng(0)
     features, labels = blobs(120, dimensions=4)
     noisy = np.concatenate(
@@ -76,7 +73,7 @@ def test_noise_wants_a_stronger_penalty():
 
 
 def test_a_grid_that_ends_too_early_grows():
-    """With a grid of weak penalties alone, a noisy probe is fitted with a stronger one all the same."""
+    """Noise needs a stronger penalty than those of the grid."""
     rng = np.random.default_rng(0)
     features, labels = blobs(300, dimensions=4)
     noisy = np.concatenate([features, rng.normal(size=(300, 60)).astype(np.float32)], 1)
@@ -94,7 +91,7 @@ def test_folds_hold_every_class():
         np.testing.assert_array_equal(np.bincount(labels[numbers == k]), [10, 3, 2])
 
 
-def test_faults():
+def test_features_not_finite_and_labels_out_of_range_are_refused():
     features, labels = blobs(20)
     with pytest.raises(ValueError, match="not finite"):
         fit_logistic(features * np.inf, labels, classes=4)
@@ -102,7 +99,7 @@ def test_faults():
         fit_logistic(features, labels, classes=3)
 
 
-def test_figures_by_hand():
+def test_classification_figures_equal_those_computed_by_hand():
     figures = classification(
         np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1]), classes=3
     )

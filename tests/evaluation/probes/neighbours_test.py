@@ -1,4 +1,4 @@
-"""Neighbours and maps of codes whose answer is known."""
+"""Neighbours and maps of codes with known answers."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from facecycle_jax.evaluation.probes.neighbours import nearest, project
 
 
-def test_neighbours_by_cosine_without_oneself():
+def test_neighbours_are_by_cosine_and_never_the_code_itself():
     codes = np.array([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
     order, cosines = nearest(codes, count=2)
     assert order.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
@@ -16,7 +16,7 @@ def test_neighbours_by_cosine_without_oneself():
         nearest(codes[:1], count=1)
 
 
-def test_maps():
+def test_maps_keep_the_main_direction_and_the_neighbours():
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(12, 5)) * [9, 4, 0.1, 0.1, 0.1]
@@ -34,7 +34,7 @@ def test_maps():
 
 
 def nearest_in_plane(places, half):
-    """Whether every point's nearest is of its own half."""
+    """Returns whether the nearest neighbour of every point is of its own half."""
     distance = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(
         len(places)
     )

@@ -1,7 +1,4 @@
-"""The choice of a penalty: inside the grid, or reported.
-
-The grid grows towards the best.
-"""
+"""The choice of a penalty, inside a growing grid or reported at its end."""
 
 import math
 
@@ -17,7 +14,7 @@ GRID = (1.0, 0.1, 0.01)
 
 
 def scored(function):
-    """A score that counts how often each penalty was computed."""
+    """Returns a score, and the list of penalties that it was computed of."""
     calls = []
 
     def score(path):
@@ -39,7 +36,7 @@ def test_the_grid_grows_until_the_best_is_inside(best):
     assert len(calls) == len(set(calls)) == len(choice.validation)
 
 
-def test_a_choice_at_the_end_of_what_may_be_tried_says_so():
+def test_a_choice_at_the_limit_of_the_grid_is_marked():
     score, calls = scored(lambda strength: -strength)
     choice = choose_penalty(GRID, score)
     assert choice.strength == WEAKEST
@@ -53,11 +50,11 @@ def test_of_equally_good_penalties_one_inside_is_taken_and_the_strongest_of_thes
     choice = choose_penalty(GRID, score)
     assert choice.strength == 1.0
     assert not choice.at_edge
-    # A plateau is not followed for ever.
+    # The grid grows only once on a plateau.
     assert calls == [1.0, 0.1, 0.01, 10.0]
 
 
-def test_one_penalty_is_no_choice():
+def test_a_single_penalty_is_used_without_a_score():
     score, calls = scored(lambda strength: 0.0)
     assert choose_penalty((0.1,), score) == (0.1, {}, False)
     assert not calls
@@ -66,7 +63,7 @@ def test_one_penalty_is_no_choice():
             choose_penalty(wrong, score)
 
 
-def test_the_report_names_rows_at_an_end():
+def test_rows_at_an_end_of_the_grid_have_a_warning():
     details = {
         "lbp": {"strength": 1e4, "at_edge": True},
         "hog": {"strength": 0.1, "at_edge": False},

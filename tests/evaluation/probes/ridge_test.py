@@ -1,7 +1,4 @@
-"""Ridge regression.
-
-As scikit-learn, indifferent to scale, choosing within its training set by groups.
-"""
+"""Ridge regression agrees with scikit-learn, and chooses its penalty by groups."""
 
 import numpy as np
 import pytest
@@ -41,7 +38,7 @@ def test_scale_and_constant_features_do_not_matter():
     )
 
 
-def test_noise_wants_a_stronger_penalty():
+def test_noise_leads_to_a_stronger_penalty():
     features, targets = line(120, dimensions=3)
     noisy = np.concatenate(
         [features, np.random.default_rng(1).normal(size=(120, 70))], 1
@@ -61,12 +58,12 @@ def test_a_grid_that_ends_too_early_grows():
     chosen = fit_ridge(noisy, targets, strengths=(0.01, 0.001))
     assert 0.01 < chosen.strength < max(chosen.validation)
     assert not chosen.at_edge
-    # Errors, so the smallest is the best.
+    # Validation errors: the smallest is the best.
     assert chosen.validation[chosen.strength] == min(chosen.validation.values())
 
 
-def test_copies_in_one_group_do_not_hide_that_a_fit_does_not_carry_over():
-    # Every example three times: by itself, its copies in the other folds give it away.
+def test_grouped_copies_do_not_hide_that_a_fit_does_not_generalise():
+    # Every example has two copies. Without groups, those in other folds give it away.
     rng = np.random.default_rng(0)
     features, targets = (
         np.repeat(rng.normal(size=(40, 60)), 3, 0),
@@ -78,18 +75,18 @@ def test_copies_in_one_group_do_not_hide_that_a_fit_does_not_carry_over():
     assert together.validation[together.strength] > 2 * alone.validation[alone.strength]
 
 
-def test_groups_stay_whole():
+def test_groups_stay_within_one_fold():
     group = np.repeat(np.arange(7), 4)
     fold = group_folds(group, folds=3)
     assert all(len(set(fold[group == g])) == 1 for g in range(7))
     assert sorted(np.bincount(fold)) == [8, 8, 12]
     with pytest.raises(
-        ValueError, match="3 folds need as many groups of pictures at least, got 2"
+        ValueError, match="3 folds need as many groups of images at least, got 2"
     ):
         group_folds(np.array([0, 0, 1]), folds=3)
 
 
-def test_faults():
+def test_invalid_input_is_refused():
     features, targets = line(20)
     with pytest.raises(ValueError, match="not finite"):
         fit_ridge(features * np.nan, targets)

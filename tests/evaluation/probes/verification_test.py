@@ -1,7 +1,4 @@
-"""Verification figures.
-
-Against scikit-learn, by hand, and blind to what they are judged on.
-"""
+"""Verification figures agree with scikit-learn, and choices see no test pair."""
 
 import numpy as np
 import pytest
@@ -22,7 +19,7 @@ def pairs(count=600, *, gap=1.0, seed=0):
     return rng.normal(size=count) + gap * same, same
 
 
-def test_cosines():
+def test_cosines_of_equal_opposite_and_zero_codes():
     left = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     right = np.array([[2.0, 0.0], [-1.0, -1.0], [1.0, 0.0]])
     np.testing.assert_allclose(cosine_scores(left, right), [1.0, -1.0, 0.0])
@@ -53,7 +50,7 @@ def test_curve_and_area_agree_with_scikit_learn():
     assert figures.auc == pytest.approx(metrics.roc_auc_score(same, scores))
 
 
-def test_equal_error_rate_by_hand():
+def test_equal_error_rate_of_curves_with_known_answers():
     assert equal_error_rate(np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0])) == 0.0
     assert equal_error_rate(
         np.array([0.0, 1.0]), np.array([0.0, 1.0])
@@ -63,7 +60,7 @@ def test_equal_error_rate_by_hand():
     ) == pytest.approx(0.2)
 
 
-def test_figures_of_separable_and_random_scores():
+def test_separable_scores_are_perfect_and_random_ones_chance():
     scores, same = pairs(1000, gap=100.0)
     perfect = verify_folds(scores, same, np.arange(1000) % 10)
     assert (perfect.accuracy, perfect.standard_error, perfect.auc, perfect.eer) == (
@@ -75,7 +72,7 @@ def test_figures_of_separable_and_random_scores():
     assert perfect.tar_at_far[0.001] == 1.0
     scores, same = pairs(4000, gap=0.0)
     chance = verify_folds(scores, same, np.arange(4000) % 10)
-    # Four standard errors of 4000 throws.
+    # Four standard errors of 4000 pairs.
     assert abs(chance.accuracy - 0.5) < 0.032
     assert abs(chance.auc - 0.5) < 0.037
 
@@ -89,7 +86,7 @@ def test_a_fold_does_not_choose_its_own_threshold():
     after = verify_folds(scores, poisoned, fold)
     assert after.thresholds[3] == before.thresholds[3]
     assert after.fold_accuracies[3] == pytest.approx(1 - before.fold_accuracies[3])
-    # The same, were the threshold chosen on all: this is what would be noticed.
+    # The test would notice a leak, because a threshold chosen on all pairs does change.
     assert best_threshold(scores, poisoned) != best_threshold(scores, same)
 
 
@@ -100,14 +97,14 @@ def test_test_pairs_do_not_choose_the_threshold():
     assert after.accuracy == pytest.approx(1 - before.accuracy)
 
 
-def test_one_kind_of_pairs_is_not_enough():
+def test_one_kind_of_pairs_or_one_fold_is_refused():
     with pytest.raises(ValueError, match="of one and of two people"):
         roc(np.arange(3.0), np.ones(3, bool))
     with pytest.raises(ValueError, match="at least two folds"):
         verify_folds(np.arange(4.0), np.array([1, 0, 1, 0], bool), np.zeros(4, int))
 
 
-def test_true_accepts_are_percentages_at_a_false_accept_rate_that_is_a_fraction():
+def test_cells_have_true_accepts_in_percent_at_false_accept_rates_as_fractions():
     scores = np.array([4.0, 3.0, 2.0, 1.0])
     figures = verify_split(
         scores, scores > 2.5, scores, np.array([True, False, True, False])
