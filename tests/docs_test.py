@@ -33,7 +33,7 @@ RUN = (
 # are checked.
 NOT_RUN = {
     "make test": "this is it; CI runs it",
-    "make demo": "8 minutes; tests/end_to_end_test.py runs both stages on the same loop",
+    "make demo": "8 minutes; see end_to_end_test.py",
     "make docs": "half a minute; the slow test of the documentation site runs the same",
     "make ": "installs, formats or removes things in the user's copy",
     "git clone": "needs a network",
@@ -42,20 +42,20 @@ NOT_RUN = {
     "python3 -m venv": "makes an environment; every CI run does by make",
     "pip install": "needs a network; make installs the extras of dev",
     'python -c "import jax': "prints the devices of the machine",
-    "facecycle train": "minutes to days; tests/commands/train_test.py trains by the same command",
-    "python -m facecycle_jax.main": "minutes to days; tests/end_to_end_test.py trains by the same command",
+    "facecycle train": "minutes to days; see commands/train_test.py",
+    "python -m facecycle_jax.main": "minutes to days; see end_to_end_test.py",
     "python -m benchmarks": "times the machine; tests/benchmarks runs it",
-    "facecycle frame": "needs dlib; tests/commands/frame_test.py runs it on small images",
-    "facecycle prepare": "needs the published sets; tests/commands and tests/data run it on small ones",
+    "facecycle frame": "needs dlib; see commands/frame_test.py",
+    "facecycle prepare": "needs the published sets; see commands/ and data/",
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",
-    "python -m launch.compile_check": "compiles for TPUs; tests/launch/compile_check runs it",
-    "facecycle evaluate": "needs the published sets; tests/evaluation/tasks_test.py runs it on small ones",
-    "facecycle export": "needs a run; tests/training/loop_test.py and tests/storage run it",
-    "facecycle import-torch": "needs the authors' weights; tests/interop/original_test.py runs it",
-    "facecycle import-vgg": "needs torchvision's weights; tests/interop/vgg_weights_test.py runs it",
-    "facecycle demo": "serves until it is stopped; tests/commands/demo_browser_test.py runs it",
-    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; tests/commands/images_test.py",
+    "python -m launch.compile_check": "compiles for TPUs; see launch/compile_check/",
+    "facecycle evaluate": "needs the published sets; see evaluation/",
+    "facecycle export": "needs a run; see storage/",
+    "facecycle import-torch": "needs the authors' weights; see interop/",
+    "facecycle import-vgg": "needs torchvision's weights; see interop/",
+    "facecycle demo": "serves until it is stopped; see commands/",
+    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; see commands/",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
 }
 # Options of other programs that pages speak of.
@@ -176,7 +176,7 @@ def test_commands_run(command, place, monkeypatch, capsys):
 
 
 def strings():
-    """The constant parts of every string of the package, f-strings joined with a gap for what differs."""
+    """Yields the constant parts of the package's strings, with gaps in f-strings."""
     for path in pathlib.Path(facecycle_jax.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

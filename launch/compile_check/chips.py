@@ -1,4 +1,4 @@
-"""What one chip of each TPU generation has, from the vendor's pages on v4, v5e, v5p and v6e."""
+"""Specifications of one chip of each TPU generation, from the vendor's pages."""
 
 import dataclasses
 
@@ -76,6 +76,6 @@ CHIPS = {
 def chip_of(kind: str) -> Chip | None:
     """Finds a chip by the name that JAX has for it.
 
-    None for a processor that is no TPU of `CHIPS`.
+    Returns None for a processor that is not a TPU of `CHIPS`.
     """
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

@@ -7,7 +7,7 @@ PROGRAM = """
   ROOT %conv.1 = f32[2]{0} convolution(%a, %b), metadata={op_name="jit(step)/transpose(jvp(VGG19))/conv"}
   %add.2 = f32[2]{0} add(%a, %b), metadata={op_name="jit(step)/add"}
   %bare.4 = f32[2]{0} add(%a, %b)
-"""
+"""  # noqa: E501
 
 
 def event(instruction, duration, phase="X"):

@@ -1,4 +1,4 @@
-"""The input benchmark counts what it says and answers faults in one sentence.
+"""The input benchmark counts what it states and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -35,8 +35,13 @@ def tree(tmp_path):
 def test_figures_of_ours(tree):
     figures = measure(Setting("folder", str(tree), "", 2, 16, 40, 0))
     assert set(figures) == {
-        "first_batch_s", "pictures_per_s", "pictures_per_core_s", "memory_mb", "interpreter_us", "resume_ms",
-    }  # fmt: skip
+        "first_batch_s",
+        "pictures_per_s",
+        "pictures_per_core_s",
+        "memory_mb",
+        "interpreter_us",
+        "resume_ms",
+    }
     assert all(value > 0 for name, value in figures.items() if name != "resume_ms")
     assert set(figures["resume_ms"]) == {"0", "1000000"}
 

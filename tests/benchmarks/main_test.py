@@ -1,4 +1,4 @@
-"""The benchmark runs, compares like with like, and answers faults in one sentence.
+"""The benchmark runs, compares like with like, and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -75,9 +75,16 @@ def test_faults(arguments, words, capsys):
 def test_medians_and_ratios():
     calls = []
     rows = timing.measure(
-        "a case", {"a": lambda: calls.append("a"), "b": "has no device", "c": lambda: calls.append("c")},
-        settings={"batch": 1}, repeats=3, pause=0.0,
-    )  # fmt: skip
+        "a case",
+        {
+            "a": lambda: calls.append("a"),
+            "b": "has no device",
+            "c": lambda: calls.append("c"),
+        },
+        settings={"batch": 1},
+        repeats=3,
+        pause=0.0,
+    )
     assert [row.program for row in rows] == ["a", "b", "c"]
     assert rows[0].ratio == 1
     assert rows[1].median_ms is None

@@ -1,4 +1,4 @@
-"""The scaling benchmark runs and answers faults in one sentence.
+"""The scaling benchmark runs and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -18,8 +18,14 @@ def test_every_part(tmp_path, capsys):
     assert "fake devices" in capsys.readouterr().out
     rows = json.loads(file.read_text())["rows"]
     assert [row["program"] for row in rows if row["case"] == "weak scaling"] == [
-        "1 device", "1 device", "2 devices", "1 device", "4 devices", "1 device", "8 devices",
-    ]  # fmt: skip
+        "1 device",
+        "1 device",
+        "2 devices",
+        "1 device",
+        "4 devices",
+        "1 device",
+        "8 devices",
+    ]
     assert all(row["median_ms"] > 0 for row in rows)
 
 

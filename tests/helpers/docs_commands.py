@@ -1,4 +1,4 @@
-"""Commands and Python blocks of Markdown pages, and checks of them against parsers and configurations."""
+"""Commands and Python blocks of Markdown pages, checked against parsers and configs."""
 
 import argparse
 import ast
@@ -59,7 +59,8 @@ def blocks(text):
 def commands(text):
     """Lists the commands of a page.
 
-    Lines of shell blocks that start with a known program, joined.
+    They are the lines of shell blocks that start with a known program. Continued lines
+    are joined.
     """
     found = []
     for block in blocks(text):
@@ -77,7 +78,7 @@ def commands(text):
 
 @functools.cache
 def config_fields():
-    """Every field of every page of configs/, with an example of its value."""
+    """Every field of every config in configs/, with an example of its value."""
     fields = {}
     for path in sorted((ROOT / "configs").glob("*.py")):
         if path.stem in ("__init__", "base"):
@@ -135,7 +136,7 @@ def main_flags():
 
 
 def check(command):
-    """Returns what is wrong with a command, '' if its options, fields, targets and extras all exist."""
+    """Returns what is wrong with a command, or '' if all that it names exists."""
     words = shlex.split(command)
     if words[0] == "facecycle":
         wrong = _parses(cli._parser(), words[1:])

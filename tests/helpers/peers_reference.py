@@ -1,4 +1,4 @@
-"""Reference numbers of the public programs of FAb-Net, TCAE, temporal consistency and PCL.
+"""Reference numbers of the authors' FAb-Net, TCAE, temporal consistency and PCL.
 
 The numbers in tests/data/peers come from the authors' own PyTorch code at commits
 588c45c, cd24014, c18a386 and 6e71d41, run in float32 on one CPU thread with weights of
@@ -141,10 +141,17 @@ def _temporal_consistency() -> dict[str, str]:
 
 def _pcl() -> dict[str, str]:
     layers = {
-        "conv1.0": "conv1_1", "conv1.2": "conv1_2", "layer1.0": "conv2_1", "layer1.3": "conv2_2",
-        "layer2_1.0": "conv3_1", "layer2_1.3": "conv3_2", "layer2_2.0": "conv4_1",
-        "layer2_2.2": "conv4_2", "layer3_1.0": "conv5_1", "layer3_1.2": "conv5_2",
-    }  # fmt: skip
+        "conv1.0": "conv1_1",
+        "conv1.2": "conv1_2",
+        "layer1.0": "conv2_1",
+        "layer1.3": "conv2_2",
+        "layer2_1.0": "conv3_1",
+        "layer2_1.3": "conv3_2",
+        "layer2_2.0": "conv4_1",
+        "layer2_2.2": "conv4_2",
+        "layer3_1.0": "conv5_1",
+        "layer3_1.2": "conv5_2",
+    }
     for source, name in {"layer1.2": "attention2", "layer2_1.2": "attention3"}.items():
         layers |= {
             f"{source}.{part}": f"{name}/{part}" for part in ("g", "theta", "phi")

@@ -1,7 +1,4 @@
-"""The launchers: what they would do, in words.
-
-What they do, with stand-ins for the clouds' commands.
-"""
+"""The launchers: their dry runs, and real runs with stand-ins for clouds' commands."""
 
 import json
 import os
@@ -129,8 +126,10 @@ def test_slurm_starts_a_process_for_each_gpu():
         "--constraint=a100",
     ):
         assert f" {option} " in line
-    assert line.endswith("train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
-                         "--config.data.path=/data/my\\ faces")  # fmt: skip
+    assert line.endswith(
+        "train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
+        "--config.data.path=/data/my\\ faces"
+    )
 
 
 @pytest.mark.parametrize("place", ["local", "gpu", "multiprocess"])

@@ -15,16 +15,30 @@ from launch.compile_check import (
 
 GIB = 2**30
 SETTINGS = {
-    "method": "motion_cycle", "width": 1.0, "dtype": "bfloat16", "image_size": 64, "batch_size": 64,
-    "accumulate": 1, "fsdp": False, "effort": "full",
-}  # fmt: skip
+    "method": "motion_cycle",
+    "width": 1.0,
+    "dtype": "bfloat16",
+    "image_size": 64,
+    "batch_size": 64,
+    "accumulate": 1,
+    "fsdp": False,
+    "effort": "full",
+}
 
 
 def report(**fields):
     return Report(
-        parse_topology("v5e:4x4"), SETTINGS, arguments=2 * GIB, outputs=2 * GIB, donated=GIB, temporaries=GIB,
-        flops=197e9, bytes=819e6, collectives=(Collective("all-reduce", 2, 10**8),), **fields,
-    )  # fmt: skip
+        parse_topology("v5e:4x4"),
+        SETTINGS,
+        arguments=2 * GIB,
+        outputs=2 * GIB,
+        donated=GIB,
+        temporaries=GIB,
+        flops=197e9,
+        bytes=819e6,
+        collectives=(Collective("all-reduce", 2, 10**8),),
+        **fields,
+    )
 
 
 def test_donated_memory_counts_once():
