@@ -41,6 +41,7 @@ NOT_RUN = {
     ". ": "activates an environment",
     "python3 -m venv": "makes an environment; every CI run does by make",
     "pip install": "needs a network; make installs the extras of dev",
+    "uv ": "needs a network, as pip does",
     'python -c "import jax': "prints the devices of the machine",
     "facecycle train": "minutes to days; see commands/train_test.py",
     "python -m facecycle_jax.main": "minutes to days; see end_to_end_test.py",
@@ -143,7 +144,7 @@ def test_options_fields_and_extras_named_in_the_text_exist(path):
             assert field in fields, f"{path.name}: {field}"
     inline = re.sub(r"--config\.[\w.]+", "", text)
     inline = re.sub(r"\\\n\s*", " ", inline)
-    others = "pip|python3?|tfds|sbatch|srun|gcloud|kubectl|docker"
+    others = "pip|uv|python3?|tfds|sbatch|srun|gcloud|kubectl|docker"
     inline = re.sub(rf"^    ({others}) .*$", "", inline, flags=re.MULTILINE)
     foreign = "|".join(FOREIGN)
     # Of a span that begins with such an option nothing is ours.
@@ -228,7 +229,6 @@ def test_citation_names_paper_and_version():
     assert paper["year"] == 2021
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_documentation_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra `docs`")

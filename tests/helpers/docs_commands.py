@@ -17,7 +17,18 @@ from facecycle_jax.commands import train
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROGRAMS = ("facecycle", "python", "python3", "make", "pip", "git", "cd", ".", "export")
+PROGRAMS = (
+    "facecycle",
+    "python",
+    "python3",
+    "make",
+    "pip",
+    "uv",
+    "git",
+    "cd",
+    ".",
+    "export",
+)
 
 
 class Block(NamedTuple):
@@ -153,7 +164,7 @@ def check(command):
             word for word in words[1:] if word not in targets and "=" not in word
         ]
         return f"no target {unknown[0]}" if unknown else ""
-    if words[0] == "pip":
+    if words[0] in ("pip", "uv"):
         return extras(command)
     return ""
 
