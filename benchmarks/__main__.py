@@ -22,9 +22,9 @@ from facecycle_jax.errors import UserError
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Times this program, and a plain PyTorch rendering of the same "
-        "method where torch is installed, in turn in one run; prints a table of "
-        "medians and ratios.",
+        description="Times this program and, where torch is installed, a plain "
+        "PyTorch implementation of the same method, interleaved in one run. Prints a "
+        "table of medians and ratios.",
     )
     parser.add_argument(
         "--cases",

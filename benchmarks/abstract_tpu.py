@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
         `compile_check.estimated_cycles`.
       flops: floating-point operations.
       bytes: bytes to and from memory, see `compile_check.memory_bytes`.
-      temporary: bytes of memory beside arguments and results.
+      temporary: bytes of memory in addition to arguments and results.
       roofline: seconds at least, from operations and bytes and the data sheet.
     """
 
@@ -145,13 +145,13 @@ def sampling(
 
 
 def _row(name: str, found: Estimate) -> str:
-    told = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
+    estimated = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
     if found.left_out:
-        told += f" without {found.left_out} operations"
+        estimated += f" without {found.left_out} operations"
     return (
-        f"| {name} | {told} | {1e3 * found.generated:.3f} | {1e3 * found.roofline:.3f} "
-        f"| {found.flops / 1e9:.1f} | {found.bytes / 1e9:.3f} | "
-        f"{found.temporary / 1e9:.2f} |"
+        f"| {name} | {estimated} | {1e3 * found.generated:.3f} | "
+        f"{1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
+        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
     )
 
 

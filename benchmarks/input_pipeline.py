@@ -46,12 +46,12 @@ TARGETS = ("one H200:16:40:32", "v5e host, 8 chips:112:20:256")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.input_pipeline",
-        description="Reads the same pictures with this program and with PyTorch's "
-        "DataLoader and Pillow, each in a process of its own, in turn; prints "
-        "pictures per second and per core-second.",
+        description="Reads the same images with this program and with PyTorch's "
+        "DataLoader and Pillow, interleaved, each in its own process. Prints "
+        "images per second and per core-second.",
     )
     parser.add_argument(
-        "--data", required=True, help="folder of pictures, <person>/.../*.jpg"
+        "--data", required=True, help="folder of images, <person>/.../*.jpg"
     )
     parser.add_argument(
         "--records",

@@ -133,7 +133,7 @@ def _interpreter_us(loader: Any, rounds: int) -> float:
 
 
 def _resume_ms(loader: Any, repeats: int = 9) -> dict[str, float]:
-    """Times the first batch of steps far apart, in turn; medians."""
+    """Times the first batch of steps far apart, interleaved, as medians."""
     times: dict[int, list[float]] = {0: [], 1_000_000: []}
     for _ in range(repeats):
         for step, taken in times.items():

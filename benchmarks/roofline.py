@@ -105,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parts = {stage: flops.parts(stage, batch=16) for stage in STAGES.values()}
     for name in dict.fromkeys(name for counted in parts.values() for name in counted):
-        told = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
-        print("| " + " | ".join([name, *told]) + " |")
+        cells = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
+        print("| " + " | ".join([name, *cells]) + " |")
     columns = (
         "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
     )
@@ -125,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             schedule_hours(stage, taken, batch=batch)
             for stage, taken in seconds.items()
         ]
-        told = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
+        cells = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
         print(
             f"| {name} | "
-            + " | ".join(told + [f"{h:.2f}" for h in (*hours, sum(hours))])
+            + " | ".join(cells + [f"{h:.2f}" for h in (*hours, sum(hours))])
             + " |"
         )
     return 0

@@ -32,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
         description="Times the training loop's own step on meshes of 1, 2, 4 and 8 "
-        "fake CPU devices with the same number of pairs per device (weak scaling) "
-        "beside one device with the same batch, and of several picture sizes; prints "
+        "fake CPU devices with the same number of pairs per device (weak scaling), "
+        "alongside one device with the same batch, and for several image sizes. Prints "
         "tables of medians and ratios.",
     )
     parser.add_argument("--parts", default="weak,size", help=", ".join(PARTS))
@@ -176,7 +176,7 @@ class ScaledStep:
 
 
 def _weak(make: Any, options: argparse.Namespace) -> list[timing.Row]:
-    """Measures each mesh beside one device with the same batch."""
+    """Measures each mesh alongside one device with the same batch."""
     rows = []
     for devices in DEVICES:
         batch = options.per_device * devices

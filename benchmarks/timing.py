@@ -82,7 +82,7 @@ def measure(
       programs: what to call, by name; each call returns when its work is done. A string
         says why a program is not run. The first that runs is what the others are held
         against.
-      settings: told in every row.
+      settings: stated in every row.
       repeats: timed calls of each program, at least 1.
       work: what one call gets done, where rates are wanted.
       pause: seconds of rest before each call, so that one library's threads do not spin

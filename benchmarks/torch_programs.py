@@ -89,7 +89,7 @@ def _prepared(
 
 
 class TorchTrainStep:
-    """One update of the plain rendering; one call is one finished update."""
+    """One update of the plain implementation, finished when the call returns."""
 
     def __init__(
         self,

@@ -83,12 +83,9 @@ def model(tmp_path_factory):
 
 
 def test_the_notebooks_are_those_that_the_documentation_lists():
-    assert [book.stem for book in BOOKS] == [
-        "anatomy",
-        "evaluation",
-        "quickstart",
-        "training",
-    ]
+    index = (ROOT / "docs/README.md").read_text()
+    listed = re.findall(r"\(\.\./colabs/(\w+)\.ipynb\)", index)
+    assert sorted(listed) == [book.stem for book in BOOKS]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -186,12 +183,6 @@ def test_install_cell_unpacks_an_uploaded_zip(tmp_path, monkeypatch):
 
     [line] = run_install_cell(monkeypatch, source="mine.zip")
     assert line == 'install --quiet "unpacked/facecycle_jax-main[eval]"'
-
-
-@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-def test_cells_are_short(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        assert cell.source.count("\n") < 25, cell.source
 
 
 def test_quickstart(model, tmp_path):

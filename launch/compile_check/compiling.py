@@ -110,10 +110,10 @@ def read_compiled(
         compile_seconds=seconds,
     )
     least = report.bounds["compute"] / times
-    if (told := xla_estimate(cost, least=least)) is None:
+    if (estimate := xla_estimate(cost, least=least)) is None:
         return report
     return dataclasses.replace(
-        report, xla_seconds=told[0] * times, xla_left_out=told[1]
+        report, xla_seconds=estimate[0] * times, xla_left_out=estimate[1]
     )
 
 

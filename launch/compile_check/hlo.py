@@ -109,7 +109,7 @@ def count_collectives(text: str) -> list[Collective]:
                 operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
             )
             channel = _CHANNEL.search(definition)
-            # One that a TPU runs beside other work stands in each of its parts: start,
+            # One that a TPU runs with other work stands in each of its parts: start,
             # that work, end.
             key = kind, channel[0] if channel else name
             found[key] = max(

@@ -30,5 +30,5 @@ def test_time_is_summed_by_network_and_direction():
     assert "| losses, sampling and update | 20.0 % | 0.0 % |" in table
 
 
-def test_a_trace_without_instructions_is_told():
+def test_a_trace_without_instructions_is_reported():
     assert "names no instruction" in breakdown.summary([{"ph": "M"}], {})

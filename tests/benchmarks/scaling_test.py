@@ -11,7 +11,7 @@ from benchmarks import scaling
 
 
 @pytest.mark.slow
-def test_every_part(tmp_path, capsys):
+def test_every_part_prints_its_table_and_json(tmp_path, capsys):
     file = tmp_path / "figures.json"
     tiny = ["--per-device", "1", "--width", "0.0625", "--repeats", "1", "--sizes", "64"]
     assert scaling.main([*tiny, "--json", str(file)]) == 0
@@ -38,7 +38,7 @@ def test_every_part(tmp_path, capsys):
         (["--repeats", "0"], "must be at least 1"),
     ],
 )
-def test_faults(arguments, words, capsys):
+def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys):
     assert scaling.main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error

@@ -121,7 +121,7 @@ def known_options():
         for parser in subcommands().values()
         for option in parser._option_string_actions
     }
-    # Programs beside these are read, not imported: their parsers, and what shell
+    # Other programs are read, not imported: their parsers, and what shell
     # scripts look for.
     folders = ("facecycle_jax", "benchmarks", "launch")
     for path in [

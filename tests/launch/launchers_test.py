@@ -79,7 +79,7 @@ def test_local_passes_the_flags_on_and_keeps_compiled_programs():
         ({"FACECYCLE_ALLOCATOR": "libm.so.6", "LD_PRELOAD": "libdl.so.2"}, ""),
     ],
 )
-def test_local_changes_the_allocator_unless_told_otherwise(env, preloaded):
+def test_local_changes_the_allocator_as_the_environment_says(env, preloaded):
     (line,) = dry("local", **{"LD_PRELOAD": "", **env})
     assert training_flags(line) == FLAGS
     assert line.count("LD_PRELOAD=") == bool(preloaded)

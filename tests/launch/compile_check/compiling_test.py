@@ -71,7 +71,7 @@ def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds", "left_out"),
+    ("reported", "seconds", "left_out"),
     [
         (0.0068, 0.0068, 0),
         (-2.9989, 0.0011, 3),
@@ -79,9 +79,11 @@ def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
         (-1.0 + 1e-4, 1e-4, 1),
     ],
 )
-def test_operations_without_a_figure_are_counted_and_left_out(told, seconds, left_out):
+def test_operations_without_a_figure_are_counted_and_left_out(
+    reported, seconds, left_out
+):
     found = compile_check.xla_estimate(
-        {"optimal_seconds": told}, least=min(1e-3, seconds)
+        {"optimal_seconds": reported}, least=min(1e-3, seconds)
     )
     assert found == (pytest.approx(seconds, rel=1e-3), left_out)
     assert compile_check.xla_estimate({"flops": 1.0}, least=1.0) is None
