@@ -1,4 +1,4 @@
-"""Measures the program against a plain PyTorch rendering.
+"""Measures the program against a plain PyTorch implementation.
 
 Run `python -m benchmarks --help`.
 """

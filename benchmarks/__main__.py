@@ -22,8 +22,9 @@ from facecycle_jax.errors import UserError
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Times this program, and a plain PyTorch rendering of the same method where torch is "
-        "installed, in turn in one run; prints a table of medians and ratios.",
+        description="Times this program and, where torch is installed, a plain "
+        "PyTorch implementation of the same method, interleaved in one run. Prints a "
+        "table of medians and ratios.",
     )
     parser.add_argument(
         "--cases",
@@ -120,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if stage is None:
                 raise UserError(
-                    "--profile takes a train step: --cases train-motion or train-identity."
+                    "--profile takes a train step: --cases train-motion or "
+                    "train-identity."
                 )
             print(
                 breakdown.profile(

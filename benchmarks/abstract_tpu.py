@@ -1,4 +1,4 @@
-"""What XLA's TPU compiler says of our programs, without a TPU.
+"""Estimates by XLA's TPU compiler of our programs, without a TPU.
 
 Command: python -m benchmarks.abstract_tpu. Needs libtpu (`pip install
 'facecycle_jax[compile-check]'`); nothing runs. XLA's estimate is the sum of what it
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
         `compile_check.estimated_cycles`.
       flops: floating-point operations.
       bytes: bytes to and from memory, see `compile_check.memory_bytes`.
-      temporary: bytes of memory beside arguments and results.
+      temporary: bytes of memory in addition to arguments and results.
       roofline: seconds at least, from operations and bytes and the data sheet.
     """
 
@@ -122,7 +122,7 @@ def sampling(
     precision: str,
     device: jax.Device,
 ) -> Estimate:
-    """Estimates grid sampling of square maps at as many places, forward or with both gradients."""
+    """Estimates grid sampling of square maps, forward or with both gradients."""
     sample = functools.partial(
         ops.grid_sample, align_corners=True, implementation=implementation
     )
@@ -145,12 +145,13 @@ def sampling(
 
 
 def _row(name: str, found: Estimate) -> str:
-    told = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
+    estimated = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
     if found.left_out:
-        told += f" without {found.left_out} operations"
+        estimated += f" without {found.left_out} operations"
     return (
-        f"| {name} | {told} | {1e3 * found.generated:.3f} | {1e3 * found.roofline:.3f} | "
-        f"{found.flops / 1e9:.1f} | {found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
+        f"| {name} | {estimated} | {1e3 * found.generated:.3f} | "
+        f"{1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
+        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
     )
 
 
@@ -182,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = chip(options.topology)
         print(
-            f"one chip of {options.topology} ({device.device_kind}), nothing run, jax {jax.__version__}\n"
+            f"one chip of {options.topology} ({device.device_kind}), nothing run, jax "
+            f"{jax.__version__}\n"
         )
         columns = (
             "XLA's estimate, ms",
@@ -214,10 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for backward in (False, True):
                 for implementation in ("gather", "dense", "separable"):
                     found = sampling(
-                        side, channels, maps=2 * options.batch, implementation=implementation,
-                        backward=backward, precision=options.precision, device=device,
-                    )  # fmt: skip
-                    what = f"{name}x{channels}{' with gradients' if backward else ''}, {implementation}"
+                        side,
+                        channels,
+                        maps=2 * options.batch,
+                        implementation=implementation,
+                        backward=backward,
+                        precision=options.precision,
+                        device=device,
+                    )
+                    gradients = " with gradients" if backward else ""
+                    what = f"{name}x{channels}{gradients}, {implementation}"
                     print(_row(what, found), flush=True)
     except ValueError as error:
         print(f"abstract_tpu: {error}", file=sys.stderr)

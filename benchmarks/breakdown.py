@@ -50,7 +50,7 @@ def profile(
 
 
 def instruction_names(text: str) -> dict[str, str]:
-    """Reads the names that operations had in the source, by instruction, from a compiled program's text."""
+    """Maps the instructions of a compiled program to their names in the source."""
     return {
         match[1]: match[2]
         for match in map(_INSTRUCTION.search, text.splitlines())

@@ -1,6 +1,6 @@
-"""The cases of the benchmark.
+"""The cases of the benchmark, each with our programs and PyTorch's.
 
-What is timed, ours and PyTorch's programs of it in turn.
+The programs of a case are timed interleaved.
 """
 
 import dataclasses
@@ -279,7 +279,7 @@ def _grid_sample(
 
 
 def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
-    """Measures batches of pairs out of picture files, and their augmentation on the device."""
+    """Measures batches of pairs from image files, and augmentation on the device."""
     from benchmarks import feeding
 
     settings = {"batch": setting.batch, "device": setting.device}

@@ -71,10 +71,17 @@ def _next(batches: Any) -> Callable[[], Any]:
 def _config(folder: str, backend: str, setting: Setting) -> dict[str, Any]:
     """The fields of a run's configuration that loading needs."""
     options = {
-        "source": "folder", "path": folder, "backend": backend, "memory_gb": 1.0, "min_frames": 4,
-        "decode_size": _DECODED, "eval_fraction": 0.05, "identity_depth": 1, "max_tracks": 0,
+        "source": "folder",
+        "path": folder,
+        "backend": backend,
+        "memory_gb": 1.0,
+        "min_frames": 4,
+        "decode_size": _DECODED,
+        "eval_fraction": 0.05,
+        "identity_depth": 1,
+        "max_tracks": 0,
         "mirror_pair_probability": (0.5,),
-    }  # fmt: skip
+    }
     return {
         "method": "motion_cycle",
         "batch_size": setting.batch,

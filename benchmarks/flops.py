@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes of a train step, by formula from the layers' shapes.
+"""Floating-point operations and bytes of a train step, computed from layer shapes.
 
 Counted are convolutions, dense layers, the channel attention's products and the Gram
 matrices, a multiply-add as two operations; taps that fall on the zero padding do not
@@ -74,9 +74,9 @@ def conv(
 
 
 def _upconv(size: int, incoming: int, outgoing: int) -> Layer:
-    """Transposed convolution, kernel 4, stride 2, padding 1.
+    """Counts a transposed convolution of kernel 4, stride 2 and padding 1.
 
-    The adjoint of a strided convolution.
+    It is the adjoint of a strided convolution.
     """
     flops = 2 * _taps(2 * size, 4, 2, 1) ** 2 * incoming * outgoing
     return Layer(flops, size**2 * (incoming + 4 * outgoing), 16 * incoming * outgoing)
@@ -93,7 +93,7 @@ def _residuals(size: int, channels: int, count: int) -> list[Layer]:
 
 
 def encoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
-    """Lists the layers of a code encoder for pictures of `size` pixels (64, 128 or 256)."""
+    """Lists the layers of a code encoder for images of 64, 128 or 256 pixels."""
     c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
     large = size >= 128
     layers = [conv(size, 3, c64, kernel=7, stride=2), conv(size // 2, c64, c64)]
@@ -138,9 +138,9 @@ def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
 def generator(
     size: int, width: float, *, flow: bool, noise: bool = False
 ) -> list[Layer]:
-    """Lists the layers of one drawing by the generator, without its trunk.
+    """Lists the layers of one pass of the generator, without its trunk.
 
-    Noise comes with a flow alone.
+    Noise is added only where there is a flow.
     """
     half, full, s = scaled(128, width), scaled(256, width), size // 4
     layers = [
@@ -189,7 +189,7 @@ def vgg(size: int, width: float, last: str) -> list[Layer]:
 
 
 def gram(size: int, width: float) -> list[Layer]:
-    """Lists the Gram matrices of the three layers of the perceptual loss, or what stands for them."""
+    """Lists the Gram matrices of the perceptual loss, or what replaces them."""
     shapes = (
         (size // 2, scaled(128, width)),
         (size // 4, scaled(256, width)),
@@ -218,11 +218,11 @@ FORWARD, FROZEN, TRAINED = 1, 2, 3
 def _passes(
     stage: str, *, size: int, width: float, shared: bool
 ) -> Iterable[tuple[str, list[Layer], int]]:
-    """Yields (what, layers per picture, passes) of one update.
+    """Yields (what, layers per image, passes) of one update.
 
-    With `shared`, as this program computes: maps of a picture once, for the networks
-    and the loss. Without, as the original program does: every network call starts from
-    pictures.
+    With `shared`, the maps of an image are computed once for the networks and the
+    loss, as in this program. Without, every network call starts from images, as in the
+    original program.
     """
     deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
     moved, still = (

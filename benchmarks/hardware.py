@@ -1,7 +1,4 @@
-"""Peaks of processors.
-
-From their data sheets, and as a large matrix product reaches them here.
-"""
+"""Peak speeds of processors, from data sheets and from a large matrix product."""
 
 import statistics
 import time
@@ -26,7 +23,7 @@ _PASSES = {"bfloat16": 1, "tf32": 3, "float32": 6}
 
 
 class Sheet(NamedTuple):
-    """What a data sheet promises of one chip.
+    """The data sheet of one chip.
 
     Attributes:
       flops: operations a second at the precision asked for.
@@ -61,7 +58,7 @@ def sheet(kind: str, precision: str) -> Sheet | None:
 
 
 def product_speed(setting: Setting, *, repeats: int = 5) -> float:
-    """Measures operations a second of one large matrix product, the highest speed to be had here.
+    """Measures the speed of a large matrix product, the highest one reachable here.
 
     Args:
       setting: gives device and precision.

@@ -46,11 +46,12 @@ TARGETS = ("one H200:16:40:32", "v5e host, 8 chips:112:20:256")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.input_pipeline",
-        description="Reads the same pictures with this program and with PyTorch's DataLoader and Pillow, "
-        "each in a process of its own, in turn; prints pictures per second and per core-second.",
+        description="Reads the same images with this program and with PyTorch's "
+        "DataLoader and Pillow, interleaved, each in its own process. Prints "
+        "images per second and per core-second.",
     )
     parser.add_argument(
-        "--data", required=True, help="folder of pictures, <person>/.../*.jpg"
+        "--data", required=True, help="folder of images, <person>/.../*.jpg"
     )
     parser.add_argument(
         "--records",
@@ -114,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     medians = {name: _median(results) for name, results in rounds.items()}
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}\n"
     )
     print(table(medians))
     print("\n" + waiting_table(medians, targets))
@@ -131,7 +133,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Setting]:
         or options.workers < 0
     ):
         raise UserError(
-            "--batch, --size, --pictures and --repeats must be at least 1, --workers at least 0."
+            "--batch, --size, --pictures and --repeats must be at least 1, --workers "
+            "at least 0."
         )
     for name in ("data", "records"):
         path = getattr(options, name)
@@ -211,8 +214,8 @@ def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
     """Lays the figures out as a Markdown table, PyTorch with Pillow being 1."""
     base = medians.get(TORCH[0], {}).get("pictures_per_core_s")
     lines = [
-        "| program | pictures per core-second | times torch | pictures/s | first batch s | memory MB | "
-        "first batch at step 0 / 1e6, ms | Python's part, us |",
+        "| program | pictures per core-second | times torch | pictures/s | first "
+        "batch s | memory MB | first batch at step 0 / 1e6, ms | Python's part, us |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in medians.items():
@@ -222,8 +225,9 @@ def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
         )
         own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
         lines.append(
-            f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | {row['pictures_per_s']:.0f} | "
-            f"{row['first_batch_s']:.2f} | {row['memory_mb']:.0f} | {resume} | {own} |"
+            f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | "
+            f"{row['pictures_per_s']:.0f} | {row['first_batch_s']:.2f} | "
+            f"{row['memory_mb']:.0f} | {resume} | {own} |"
         )
     return "\n".join(lines)
 
@@ -246,9 +250,9 @@ def highest_rate(row: Mapping[str, Any], target: Target) -> float:
 
 
 def waiting(row: Mapping[str, Any], target: Target) -> float:
-    """Computes the share of a train step that waits for data.
+    """Computes the fraction of a train step that waits for data.
 
-    0 (reading keeps up) to below 1.
+    It is 0 where reading keeps up, and always below 1.
     """
     return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
 
@@ -256,7 +260,7 @@ def waiting(row: Mapping[str, Any], target: Target) -> float:
 def waiting_table(
     medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]
 ) -> str:
-    """Lays out the shares of waiting, computed from measured rates and stated targets."""
+    """Formats the shares of waiting, computed from measured rates and the targets."""
     lines = [
         "| share of a step that waits for data (computed) | "
         + " | ".join(

@@ -1,4 +1,4 @@
-"""One side of the input benchmark, in a process of its own that `input_pipeline` starts.
+"""One side of the input benchmark, run by `input_pipeline` in its own process.
 
 Counts the processor time of the process and its workers, so that other programs on the
 machine matter little.
@@ -95,10 +95,17 @@ def _loader(setting: Setting) -> Any:
 
     source, backend, decoder = OURS[setting.program]
     data = {
-        "source": source, "backend": backend, "decoder": decoder, "memory_gb": 1.0, "min_frames": 1,
-        "path": setting.records if source == "records" else setting.folder, "identity_depth": 1,
-        "max_tracks": 0, "decode_size": setting.size, "eval_fraction": 0.0,
-    }  # fmt: skip
+        "source": source,
+        "backend": backend,
+        "decoder": decoder,
+        "memory_gb": 1.0,
+        "min_frames": 1,
+        "path": setting.records if source == "records" else setting.folder,
+        "identity_depth": 1,
+        "max_tracks": 0,
+        "decode_size": setting.size,
+        "eval_fraction": 0.0,
+    }
     config = {
         "method": "motion_cycle",
         "batch_size": setting.batch,
@@ -109,9 +116,9 @@ def _loader(setting: Setting) -> Any:
 
 
 def _interpreter_us(loader: Any, rounds: int) -> float:
-    """Times the pipeline with pictures that need no reading.
+    """Times the pipeline with images that need no reading.
 
-    What is left is Python's own part.
+    What remains is the time of Python itself.
     """
     side = loader.decode_size
     picture = np.zeros((side, side, 3), np.uint8)
@@ -126,7 +133,7 @@ def _interpreter_us(loader: Any, rounds: int) -> float:
 
 
 def _resume_ms(loader: Any, repeats: int = 9) -> dict[str, float]:
-    """Times the first batch of steps far apart, in turn; medians."""
+    """Times the first batch of steps far apart, interleaved, as medians."""
     times: dict[int, list[float]] = {0: [], 1_000_000: []}
     for _ in range(repeats):
         for step, taken in times.items():
@@ -139,9 +146,9 @@ def _resume_ms(loader: Any, repeats: int = 9) -> dict[str, float]:
 
 
 def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
-    """PyTorch's DataLoader over the same tracks: Pillow opens, converts, resizes.
+    """Yields batches of PyTorch's DataLoader over the same tracks.
 
-    Workers are processes.
+    Pillow opens, converts and resizes. The workers are processes.
     """
     import torch
     from PIL import Image
@@ -170,9 +177,13 @@ def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
             return torch.from_numpy(np.array(resized))
 
     loader: Any = torch.utils.data.DataLoader(
-        Pairs(), batch_size=setting.batch, shuffle=True, drop_last=True, num_workers=setting.workers,
+        Pairs(),
+        batch_size=setting.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=setting.workers,
         persistent_workers=setting.workers > 0,
-    )  # fmt: skip
+    )
     while True:
         for batch in loader:
             yield {"frames": batch}
@@ -187,7 +198,7 @@ def _processes() -> list[int]:
 
 
 def _cpu_seconds() -> float:
-    """Adds up the processor time of this process and its workers, from Linux's /proc."""
+    """Adds up the processor time of this process and its workers from /proc."""
     ticks = 0
     for process in _processes():
         fields = (

@@ -1,7 +1,4 @@
-"""Gradients of single layers.
-
-As this package computes them on a device, and as the libraries do.
-"""
+"""Gradients of single layers, as this package and as the libraries compute them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -107,9 +104,9 @@ def measure(
 
 
 def padding_of(taps: int) -> int:
-    """Returns the zeros on each side of a map.
+    """Returns the number of zeros to pad on each side of a map.
 
-    An odd number of taps leaves its size.
+    With an odd number of taps the map then keeps its size.
     """
     return (taps - 1) // 2
 

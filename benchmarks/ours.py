@@ -1,6 +1,6 @@
-"""Our side of the comparison.
+"""Our side of the comparison: train step, inference and sampling, ready to call.
 
-The training loop's own step, inference and sampling, ready to be called.
+The train step is the training loop's own.
 """
 
 import functools
@@ -73,9 +73,9 @@ def device_of(kind: str) -> jax.Device:
 
 
 def devices_of(setting: Setting) -> list[jax.Device]:
-    """Returns what a train step runs on.
+    """Returns the devices of a train step.
 
-    One device, or of a CPU as many as training splits it into.
+    It is one device, except on a CPU, which is split as training splits it.
     """
     if setting.device != "cpu":
         return [device_of(setting.device)]
@@ -84,9 +84,9 @@ def devices_of(setting: Setting) -> list[jax.Device]:
 
 
 def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
-    """Draws smooth normalised pictures [batch, 2, size, size, 3].
+    """Draws smooth normalised images [batch, 2, size, size, 3].
 
-    What they show costs no time.
+    Their content does not influence the time.
     """
     coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
@@ -119,7 +119,7 @@ def forward_of(setting: Setting) -> FaceNetworks:
 def initial_trees(
     stage: str, setting: Setting
 ) -> tuple[methods.Method, dict[str, Any]]:
-    """Builds a stage's method and draws its parameter trees, the VGG-19's among them, as numpy arrays."""
+    """Builds a stage's method and draws its parameters, VGG-19 included, in numpy."""
     with jax.default_device(jax.devices("cpu")[0]):
         vgg = random_vgg(width=setting.width)
         make = methods.METHODS[stage]
@@ -129,7 +129,7 @@ def initial_trees(
 
 
 class TrainStep:
-    """The training loop's step on pictures that lie on the device.
+    """The training loop's step on images that lie on the device.
 
     One call is one finished update.
 
@@ -164,7 +164,7 @@ class TrainStep:
         jax.block_until_ready((self._state, averages))
 
     def total(self) -> float:
-        """Computes the loss without noise, before any update, to hold both sides against each other."""
+        """Computes the loss without noise before any update, to compare both sides."""
         with jax.default_matmul_precision(self._precision):
             state = self._state
             return float(
@@ -172,9 +172,9 @@ class TrainStep:
             )
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles the step, calls use it from then on, and returns it.
+        """Compiles the step and returns it, with its costs, memory and program.
 
-        Its costs, memory and program.
+        Later calls use the compiled step.
         """
         if not isinstance(self._step, jax.stages.Compiled):
             with jax.default_matmul_precision(self._precision):
@@ -185,7 +185,7 @@ class TrainStep:
 def build_step(
     stage: str, method: methods.Method, mesh: jax.sharding.Mesh, *, fsdp: bool = False
 ) -> tuple[Any, Callable[[jax.Array], TrainState], Any]:
-    """Builds the training loop's step on pictures that need no augmentation.
+    """Builds the training loop's step on images that need no augmentation.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
@@ -216,7 +216,7 @@ def build_step(
 def lower_step(
     stage: str, setting: Setting, mesh: jax.sharding.Mesh
 ) -> jax.stages.Lowered:
-    """Lowers the training loop's step for a mesh, abstract devices included, without any array.
+    """Lowers the training loop's step for a mesh, real or abstract, without arrays.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
@@ -239,7 +239,7 @@ def lower_step(
 
 
 class Inference:
-    """One of the calls that a user makes on a loaded model, uint8 arrays in and arrays out.
+    """One call of a loaded model, which maps uint8 arrays to arrays.
 
     Attributes:
       trees: the parameters, by network name.
@@ -278,9 +278,9 @@ class Inference:
 
 
 def to_bytes(pairs: np.ndarray) -> np.ndarray:
-    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images [x0.
+    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images.
 
-    X1], [2B, size, size, 3].
+    The result [2B, size, size, 3] holds all first images, then all second ones.
     """
     with jax.default_device(jax.devices("cpu")[0]):
         images = np.asarray(ops.denormalise(jnp.asarray(pairs)))
@@ -290,7 +290,7 @@ def to_bytes(pairs: np.ndarray) -> np.ndarray:
 def sampling_arrays(
     shape: tuple[int, int, int, int], *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws maps and a grid that mostly stays inside and is smooth, as learned flows are."""
+    """Draws maps and a smooth grid that mostly stays inside, like learned flows."""
     rng = np.random.default_rng(seed)
     n, height, width, _ = shape
     coarse = rng.normal(0, 0.15, (n, 4, 4, 2)).astype(np.float32)
@@ -307,7 +307,7 @@ def grid_sample_program(
     backward: bool,
     setting: Setting,
 ) -> Callable[[], Any]:
-    """Builds a program that samples, or samples and differentiates by image and grid."""
+    """Builds a program that samples and, if asked, differentiates by image and grid."""
     sample = functools.partial(
         ops.grid_sample, align_corners=True, implementation=implementation
     )
@@ -323,7 +323,7 @@ def grid_sample_program(
 def compiled_program(
     function: Callable[..., Any], arguments: Any, setting: Setting
 ) -> Callable[[], Any]:
-    """Builds a program that calls a function, compiled, on arguments that lie on the device."""
+    """Builds a program that calls a compiled function on arguments on the device."""
     placed = jax.device_put(arguments, device_of(setting.device))
     compiled = jax.jit(function)
 

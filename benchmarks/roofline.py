@@ -1,6 +1,6 @@
-"""Operations, bytes and what they cost at best: python -m benchmarks.roofline.
+"""Operations and bytes of a train step, and the least time that they take.
 
-Nothing is run.
+Command: python -m benchmarks.roofline. Nothing is run.
 
 The schedule is the paper's on VoxCeleb1 and 2: one item an epoch for each track, tracks
 being utterances.
@@ -38,7 +38,7 @@ def step_seconds(
 ) -> float:
     """Computes the least time of an update.
 
-    Arithmetic or memory on each chip, then the gradients' sum.
+    It is the larger of arithmetic and memory on each chip, plus the gradients' sum.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--slowdown",
         type=float,
         default=1.0,
-        help="time of a chip, measured or by benchmark.abstract_tpu, over the least there can be",
+        help="time of a chip, measured or by benchmark.abstract_tpu, over the least "
+        "there can be",
     )
     return parser
 
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; exit status 0."""
     options = _parser().parse_args(arguments)
     print(
-        "| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, bfloat16 | FLOP a byte |"
+        "| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, "
+        "bfloat16 | FLOP a byte |"
     )
     print("|---|---:|---:|---:|---:|---:|")
     for case, stage in STAGES.items():
@@ -93,16 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         half = flops.train_step(stage, batch=16, item_bytes=2)
         plain = flops.train_step(stage, batch=16, shared=False)
         print(
-            f"| {case} | {full.flops / 1e12:.2f} | {plain.flops / 1e12:.2f} | {full.bytes / 1e9:.1f} | "
-            f"{half.bytes / 1e9:.1f} | {half.flops / half.bytes:.0f} |"
+            f"| {case} | {full.flops / 1e12:.2f} | {plain.flops / 1e12:.2f} | "
+            f"{full.bytes / 1e9:.1f} | {half.bytes / 1e9:.1f} | "
+            f"{half.flops / half.bytes:.0f} |"
         )
     print(
-        "\n| network, 16 pairs | TFLOP of train-motion | of train-identity |\n|---|---:|---:|"
+        "\n| network, 16 pairs | TFLOP of train-motion | of train-identity "
+        "|\n|---|---:|---:|"
     )
     parts = {stage: flops.parts(stage, batch=16) for stage in STAGES.values()}
     for name in dict.fromkeys(name for counted in parts.values() for name in counted):
-        told = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
-        print("| " + " | ".join([name, *told]) + " |")
+        cells = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
+        print("| " + " | ".join([name, *cells]) + " |")
     columns = (
         "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
     )
@@ -121,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             schedule_hours(stage, taken, batch=batch)
             for stage, taken in seconds.items()
         ]
-        told = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
+        cells = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
         print(
             f"| {name} | "
-            + " | ".join(told + [f"{h:.2f}" for h in (*hours, sum(hours))])
+            + " | ".join(cells + [f"{h:.2f}" for h in (*hours, sum(hours))])
             + " |"
         )
     return 0

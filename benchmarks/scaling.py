@@ -1,6 +1,6 @@
-"""What sharding costs, and how a step's cost grows: python -m benchmarks.scaling.
+"""Cost of sharding, and growth of a step's cost with the image size.
 
-See --help.
+Command: python -m benchmarks.scaling; see --help.
 
 The devices are fake: one CPU that JAX divides. Their number changes the program (its
 collectives and its copies), not what the machine can do. So a mesh of n devices is held
@@ -31,9 +31,10 @@ DEVICES = (1, 2, 4, 8)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
-        description="Times the training loop's own step on meshes of 1, 2, 4 and 8 fake CPU devices with the "
-        "same number of pairs per device (weak scaling) beside one device with the same batch, and of "
-        "several picture sizes; prints tables of medians and ratios.",
+        description="Times the training loop's own step on meshes of 1, 2, 4 and 8 "
+        "fake CPU devices with the same number of pairs per device (weak scaling), "
+        "alongside one device with the same batch, and for several image sizes. Prints "
+        "tables of medians and ratios.",
     )
     parser.add_argument("--parts", default="weak,size", help=", ".join(PARTS))
     parser.add_argument(
@@ -175,7 +176,7 @@ class ScaledStep:
 
 
 def _weak(make: Any, options: argparse.Namespace) -> list[timing.Row]:
-    """Measures each mesh beside one device with the same batch."""
+    """Measures each mesh alongside one device with the same batch."""
     rows = []
     for devices in DEVICES:
         batch = options.per_device * devices

@@ -28,9 +28,9 @@ with torch.inference_mode():
 def our_starts(
     folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 ) -> dict[str, Callable[[], None]]:
-    """Writes a model folder.
+    """Builds programs that start Python, load a model folder and encode an image.
 
-    Builds programs that start Python, load it and encode a picture.
+    The model folder is written first.
 
     Args:
       folder: an empty folder.
@@ -69,7 +69,7 @@ def our_starts(
 def torch_start(
     folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 ) -> Callable[[], None]:
-    """Saves the encoder with torch and builds a program that does the same with them."""
+    """Saves the encoder with torch and builds the program that loads and calls it."""
     import torch
 
     from tests.reference_torch import networks as torch_networks

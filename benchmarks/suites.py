@@ -72,9 +72,9 @@ def plan(
 
 
 def _gpu(setting: Setting, modes: list[str], repeats: int) -> list[Entry]:
-    """Entries in the order of what they tell.
+    """Lists the entries of a GPU run, the most informative first.
 
-    Seconds are what they are thought to take on an H100.
+    Their seconds are estimates for an H100.
     """
     half, tf32 = (
         setting._replace(precision="bfloat16"),

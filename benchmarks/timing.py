@@ -16,7 +16,7 @@ Program = Callable[[], Any]
 
 
 class Work(NamedTuple):
-    """What one call of a case gets done, whoever computes it.
+    """The work of one call of a case, whichever program does it.
 
     Attributes:
       pictures: how many pictures.
@@ -75,14 +75,14 @@ def measure(
     work: Work | None = None,
     pause: float = 0.02,
 ) -> list[Row]:
-    """Times programs in turn, so that a machine's ups and downs meet all of them alike.
+    """Times programs interleaved, so that a changing load affects all of them alike.
 
     Args:
       case: name of the comparison.
       programs: what to call, by name; each call returns when its work is done. A string
         says why a program is not run. The first that runs is what the others are held
         against.
-      settings: told in every row.
+      settings: stated in every row.
       repeats: timed calls of each program, at least 1.
       work: what one call gets done, where rates are wanted.
       pause: seconds of rest before each call, so that one library's threads do not spin
@@ -174,8 +174,8 @@ def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | N
 def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
-        "| case | settings | program | median ms | fastest - slowest | times ours | CPU ms | pictures/s | "
-        "share of peak | first call s |",
+        "| case | settings | program | median ms | fastest - slowest | times ours | "
+        "CPU ms | pictures/s | share of peak | first call s |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -189,9 +189,9 @@ def table(rows: list[Row]) -> str:
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
         program = f"{row.program} ({row.note})" if row.note else row.program
         lines.append(
-            f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | {row.fastest_ms:.2f} - "
-            f"{row.slowest_ms:.2f} | {row.ratio:.2f} | {row.cpu_ms:.0f} | {pictures} | {share} | "
-            f"{row.first_call_s:.1f} |"
+            f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
+            f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {row.ratio:.2f} | "
+            f"{row.cpu_ms:.0f} | {pictures} | {share} | {row.first_call_s:.1f} |"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """PyTorch's side of the comparison.
 
-The plain rendering in several ways of running it.
+The plain implementation is run in several modes.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def torch_device(kind: str) -> torch.device:
 
 
 def release() -> None:
-    """Gives memory that PyTorch keeps for later back to the GPU, where JAX needs it too."""
+    """Returns PyTorch's cached memory to the GPU, where JAX needs it too."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -71,9 +71,9 @@ def _prepared(
     pictures: np.ndarray,
     mode: str,
 ) -> tuple[Reference, torch.Tensor, torch.device]:
-    """Networks with our weights, and pictures [x0.
+    """Prepares networks with our weights, and images, as the mode requires.
 
-    X1], both where and as the mode wants them.
+    The images are ordered as all first ones of the pairs, then all second ones.
     """
     device = torch_device(setting.device)
     model = Reference(stage, width=setting.width)
@@ -89,7 +89,7 @@ def _prepared(
 
 
 class TorchTrainStep:
-    """One update of the plain rendering; one call is one finished update."""
+    """One update of the plain implementation, finished when the call returns."""
 
     def __init__(
         self,
@@ -137,9 +137,9 @@ class TorchTrainStep:
 
 
 class TorchInference:
-    """What `ours.Inference` computes, by the plain rendering.
+    """The plain implementation of what `ours.Inference` computes.
 
-    Uint8 arrays in and arrays out.
+    It maps uint8 arrays to arrays.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ def grid_sample_program(
 def kernel_gradient_program(
     x: np.ndarray, cotangent: np.ndarray, *, setting: Setting, taps: int, padding: int
 ) -> Callable[[], Any]:
-    """Builds PyTorch's gradient of a convolution by its kernel, of [N, H, W, C] and [N, H', W', F]."""
+    """Builds PyTorch's gradient of a convolution by its kernel, from NHWC arrays."""
     shape = (cotangent.shape[-1], x.shape[-1], taps, taps)
     arrays, device = _tensors((x, cotangent), setting)
 

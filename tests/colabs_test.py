@@ -1,22 +1,24 @@
-"""Every notebook of colabs/ from start to end, with small settings.
-
-And what is stored in them.
-"""
+"""The notebooks of colabs/: their content, and full runs with small settings."""
 
 import pathlib
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
 
 import nbclient
 import nbformat
 import numpy as np
 import pytest
 import tiny_model
+from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
-# One place says where the repository is; until it has an address, a placeholder.
-PLACEHOLDER = "https://github.com/OWNER/facecycle_jax"
 
 
 def read(name):
@@ -66,13 +68,13 @@ def execute(name, folder, **parameters):
         if c.cell_type == "code"
         for out in c.outputs
     ]
-    pictures = sum(
+    images = sum(
         "image/png" in out.get("data", {})
         for c in book.cells
         if c.cell_type == "code"
         for out in c.outputs
     )
-    return "".join(texts), pictures
+    return "".join(texts), images
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +82,10 @@ def model(tmp_path_factory):
     return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def test_there_are_four():
-    assert [book.stem for book in BOOKS] == [
-        "anatomy",
-        "evaluation",
-        "quickstart",
-        "training",
-    ]
+def test_the_notebooks_are_those_that_the_documentation_lists():
+    index = (ROOT / "docs/README.md").read_text()
+    listed = re.findall(r"\(\.\./colabs/(\w+)\.ipynb\)", index)
+    assert sorted(listed) == [book.stem for book in BOOKS]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -101,42 +100,104 @@ def test_outputs_are_stripped(path):
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-def test_badge_and_install_cell_name_one_address(path):
+def test_badge_and_install_cell_name_one_repository(path):
     book = nbformat.read(path, as_version=4)
     badge, install = book.cells[0].source, book.cells[1].source
-    owner = PLACEHOLDER.removeprefix("https://github.com/")
+    [source] = re.findall(r'^SOURCE = "(.+)"$', install, re.MULTILINE)
+    repository = source.removeprefix("https://github.com/")
     assert (
-        f"https://colab.research.google.com/github/{owner}/blob/main/colabs/{path.name}"
-        in badge
+        f"https://colab.research.google.com/github/{repository}/blob/main/colabs/"
+        f"{path.name}" in badge
     )
-    assert f'REPOSITORY = "{PLACEHOLDER}"' in install
-    assert 'if "google.colab" in sys.modules:' in install
+
     # No other address of a repository anywhere.
     everything = "".join(cell.source for cell in book.cells)
-    assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", everything)) == {
-        PLACEHOLDER
-    }
+    addresses = re.findall(r"https://github\.com/[\w-]+/[\w-]+", everything)
+    assert addresses == [source]
 
 
-@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-def test_cells_are_short(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        assert cell.source.count("\n") < 25, cell.source
+def test_notebooks_share_one_install_cell():
+    assert len({read(path.stem).cells[1].source for path in BOOKS}) == 1
+
+
+class RecordingShell:
+    """Stands in for IPython's shell; records what is installed."""
+
+    def __init__(self, variables):
+        self.variables, self.installed = variables, []
+
+    def run_line_magic(self, name, line):
+        assert name == "pip"
+        self.installed.append(line.format(**self.variables))
+
+    def system(self, command):
+        words = shlex.split(command.format(**self.variables))
+        subprocess.run(words, check=True)
+
+
+def run_install_cell(monkeypatch, *, source):
+    """Runs the install cell as on Colab; returns the arguments of %pip."""
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    cell = re.sub(
+        r'^SOURCE = ".+"$',
+        f"SOURCE = {source!r}",
+        read("quickstart").cells[1].source,
+        flags=re.MULTILINE,
+    )
+    variables = {}
+    shell = RecordingShell(variables)
+    variables["get_ipython"] = lambda: shell
+    exec(TransformerManager().transform_cell(cell), variables)
+    return shell.installed
+
+
+@pytest.mark.parametrize(
+    ("source", "requirement"),
+    [
+        (
+            "https://github.com/me/mine",
+            "facecycle_jax[eval] @ git+https://github.com/me/mine",
+        ),
+        ("facecycle_jax", "facecycle_jax[eval]"),
+        ("facecycle_jax-0.1.0.tar.gz", "facecycle_jax-0.1.0.tar.gz[eval]"),
+        (
+            "dist/facecycle_jax-0.1.0-py3-none-any.whl",
+            "dist/facecycle_jax-0.1.0-py3-none-any.whl[eval]",
+        ),
+    ],
+)
+def test_install_cell_accepts_address_name_and_archive(
+    source, requirement, monkeypatch
+):
+    assert run_install_cell(monkeypatch, source=source) == [
+        f'install --quiet "{requirement}"'
+    ]
+
+
+@pytest.mark.skipif(shutil.which("unzip") is None, reason="needs unzip, as on Colab")
+def test_install_cell_unpacks_an_uploaded_zip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("mine.zip", "w") as archive:
+        archive.writestr("facecycle_jax-main/setup.cfg", "")
+
+    [line] = run_install_cell(monkeypatch, source="mine.zip")
+    assert line == 'install --quiet "unpacked/facecycle_jax-main[eval]"'
 
 
 def test_quickstart(model, tmp_path):
-    text, pictures = execute("quickstart", tmp_path, MODEL=model)
+    text, images = execute("quickstart", tmp_path, MODEL=model)
     assert "codes (6, 16) (6, 16)" in text
     assert re.search(r"identity: cosine of faces 0 and 1 is -?[01]\.\d{3}", text)
-    assert pictures == 2
+    assert images == 2
     codes = np.load(tmp_path / "codes.npz")
     assert codes["identity_code"].shape == (6, 16)
 
 
 @pytest.mark.slow
 def test_anatomy(model, tmp_path):
-    text, pictures = execute("anatomy", tmp_path, MODEL=model)
-    assert pictures == 8
+    text, images = execute("anatomy", tmp_path, MODEL=model)
+    assert images == 8
     by_hand, sampled = (
         np.array([float(x) for x in re.search(rf"{name}\s*\[(.*?)\]", text)[1].split()])
         for name in ("by hand", "grid_sample")
@@ -153,8 +214,8 @@ def lfw_set(folder):
     for person in ("A", "B", "C", "D"):
         (folder / person).mkdir(parents=True)
         for number in (1, 2):
-            picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(folder / person / f"{person}_{number:04}.jpg")
+            image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / person / f"{person}_{number:04}.jpg")
     for one, two in ("AB", "CD"):
         lines += [
             f"{one}\t1\t2",
@@ -169,10 +230,10 @@ def lfw_set(folder):
 @pytest.mark.slow
 def test_evaluation(model, tmp_path):
     lfw = lfw_set(tmp_path / "lfw")
-    text, pictures = execute("evaluation", tmp_path, MODEL=model, PEOPLE=20, LFW=lfw)
+    text, images = execute("evaluation", tmp_path, MODEL=model, PEOPLE=20, LFW=lfw)
     assert re.search(r"identity code: accuracy \d+\.\d %, AUC 0\.\d{3}", text)
     assert re.search(r"motion code: accuracy \d+\.\d %, macro F1", text)
-    assert pictures == 2
+    assert images == 2
 
 
 @pytest.mark.slow
@@ -182,10 +243,10 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
     for person in range(8):
         (frames / f"p{person}").mkdir(parents=True)
         for number in range(4):
-            picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(frames / f"p{person}" / f"{number}.jpg")
+            image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(image).save(frames / f"p{person}" / f"{number}.jpg")
     small = {"WIDTH": 0.0625, "STEPS": (3, 4, 3), "PEOPLE": 24, "PANEL_EVERY": 3}
-    text, pictures = execute(
+    text, images = execute(
         "training",
         tmp_path,
         **small,
@@ -195,7 +256,7 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
     )
     assert "00000003.png" in text
     assert "mean face, error" in text
-    assert pictures >= 3
+    assert images >= 3
     assert (tmp_path / "runs/demo_own/identity/panels/00000002.png").is_file()
-    text, pictures = execute("quickstart", tmp_path, MODEL="runs/demo/identity")
+    text, images = execute("quickstart", tmp_path, MODEL="runs/demo/identity")
     assert "codes (6, 256)" in text

@@ -42,7 +42,7 @@ def no_cache_afterwards():
     compilation_cache.enable("")
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path, caplog):
     file = tmp_path / "file"
     file.write_text("")
     with caplog.at_level(logging.WARNING):

@@ -21,10 +21,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_of_a_module_end_with_it():
-    """Every program compiled holds several memory maps, and Linux grants a process 65,530 of them.
+    """Clears JAX's caches after each module, as compiled programs hold memory maps.
 
-    The suite in one process would come to that: XLA then dies inside a compilation, of
-    SIGSEGV or SIGABRT.
+    Linux grants a process 65,530 maps. Without this, one process for the whole suite
+    would reach that limit, and XLA would die inside a compilation, of SIGSEGV or
+    SIGABRT.
     """
     yield
     jax.clear_caches()

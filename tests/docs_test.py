@@ -33,29 +33,30 @@ RUN = (
 # are checked.
 NOT_RUN = {
     "make test": "this is it; CI runs it",
-    "make demo": "8 minutes; tests/end_to_end_test.py runs both stages on the same loop",
+    "make demo": "8 minutes; see end_to_end_test.py",
     "make docs": "half a minute; the slow test of the documentation site runs the same",
-    "make ": "installs, formats or removes things in the user's copy",
+    "make table": "needs the published sets; see makefile_test.py",
     "git clone": "needs a network",
     "cd ": "follows git clone",
     ". ": "activates an environment",
     "python3 -m venv": "makes an environment; every CI run does by make",
     "pip install": "needs a network; make installs the extras of dev",
+    "uv ": "needs a network, as pip does",
     'python -c "import jax': "prints the devices of the machine",
-    "facecycle train": "minutes to days; tests/commands/train_test.py trains by the same command",
-    "python -m facecycle_jax.main": "minutes to days; tests/end_to_end_test.py trains by the same command",
+    "facecycle train": "minutes to days; see commands/train_test.py",
+    "python -m facecycle_jax.main": "minutes to days; see end_to_end_test.py",
     "python -m benchmarks": "times the machine; tests/benchmarks runs it",
-    "facecycle frame": "needs dlib; tests/commands/frame_test.py runs it on small images",
-    "facecycle prepare": "needs the published sets; tests/commands and tests/data run it on small ones",
+    "facecycle frame": "needs dlib; see commands/frame_test.py",
+    "facecycle prepare": "needs the published sets; see commands/ and data/",
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",
-    "python -m launch.compile_check": "compiles for TPUs; tests/launch/compile_check runs it",
-    "facecycle evaluate": "needs the published sets; tests/evaluation/tasks_test.py runs it on small ones",
-    "facecycle export": "needs a run; tests/training/loop_test.py and tests/storage run it",
-    "facecycle import-torch": "needs the authors' weights; tests/interop/original_test.py runs it",
-    "facecycle import-vgg": "needs torchvision's weights; tests/interop/vgg_weights_test.py runs it",
-    "facecycle demo": "serves until it is stopped; tests/commands/demo_browser_test.py runs it",
-    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; tests/commands/images_test.py",
+    "python -m launch.compile_check": "compiles for TPUs; see launch/compile_check/",
+    "facecycle evaluate": "needs the published sets; see evaluation/",
+    "facecycle export": "needs a run; see storage/",
+    "facecycle import-torch": "needs the authors' weights; see interop/",
+    "facecycle import-vgg": "needs torchvision's weights; see interop/",
+    "facecycle demo": "serves until it is stopped; see commands/",
+    "facecycle translate ann.jpg --driver clip.mp4": "needs a video; see commands/",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
 }
 # Options of other programs that pages speak of.
@@ -143,7 +144,7 @@ def test_options_fields_and_extras_named_in_the_text_exist(path):
             assert field in fields, f"{path.name}: {field}"
     inline = re.sub(r"--config\.[\w.]+", "", text)
     inline = re.sub(r"\\\n\s*", " ", inline)
-    others = "pip|python3?|tfds|sbatch|srun|gcloud|kubectl|docker"
+    others = "pip|uv|python3?|tfds|sbatch|srun|gcloud|kubectl|docker"
     inline = re.sub(rf"^    ({others}) .*$", "", inline, flags=re.MULTILINE)
     foreign = "|".join(FOREIGN)
     # Of a span that begins with such an option nothing is ours.
@@ -176,7 +177,7 @@ def test_commands_run(command, place, monkeypatch, capsys):
 
 
 def strings():
-    """The constant parts of every string of the package, f-strings joined with a gap for what differs."""
+    """Yields the constant parts of the package's strings, with gaps in f-strings."""
     for path in pathlib.Path(facecycle_jax.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -228,7 +229,6 @@ def test_citation_names_paper_and_version():
     assert paper["year"] == 2021
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_documentation_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra `docs`")

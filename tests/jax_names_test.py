@@ -76,7 +76,7 @@ def primitive():
     )
 
 
-def test_a_primitive_compiles_by_platform_and_transposes_as_told(primitive):
+def test_a_primitive_compiles_by_platform_and_transposes_as_given(primitive):
     x, y = jnp.ones((2, 3)), jnp.ones((3, 4))
     operation = functools.partial(primitive, scale=2.0)
     np.testing.assert_array_equal(operation(x, y), product(x, y, scale=2.0))

@@ -12,12 +12,27 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_paths_with_blanks_stay_one_argument():
-    given = {"LFW": "my faces", "FER2013": "fer 2013", "WITHOUT": "some names.txt", "TABLE": "the table",
-             "MODEL": "a model", "DEMO_DIR": "a demo"}  # fmt: skip
+    given = {
+        "LFW": "my faces",
+        "FER2013": "fer 2013",
+        "WITHOUT": "some names.txt",
+        "TABLE": "the table",
+        "MODEL": "a model",
+        "DEMO_DIR": "a demo",
+    }
     printed = subprocess.run(
-        ["make", "--dry-run", "table", "demo", *(f"{name}={value}" for name, value in given.items())],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    ).stdout  # fmt: skip
+        [
+            "make",
+            "--dry-run",
+            "table",
+            "demo",
+            *(f"{name}={value}" for name, value in given.items()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
     commands = [shlex.split(line) for line in printed.replace("\\\n", " ").splitlines()]
     evaluations = [words for words in commands if "evaluate" in words]
     assert len(evaluations) == 5

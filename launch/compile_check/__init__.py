@@ -1,6 +1,6 @@
-"""Compiles the train step for a TPU topology that is not there.
+"""Compiles the train step for a TPU topology you do not have.
 
-Does it fit, and what does it cost?
+Reports whether it fits in memory and what it costs.
 """
 
 from launch.compile_check.batch_search import largest_batch

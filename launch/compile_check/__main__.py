@@ -1,6 +1,6 @@
-"""Compiles a train step for a TPU pod slice that is not there.
+"""Compiles a train step for a TPU pod slice you do not have.
 
-Does it fit, and what does it cost?
+Reports whether it fits in memory and what it costs.
 
   python -m launch.compile_check --config=configs/motion_cycle.py --topology=v5e:16x16
 
@@ -31,15 +31,19 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
-    "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. v5e:16x16.",
+    "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. "
+    "v5e:16x16.",
 )
 _STAGE = flags.DEFINE_string(
     "stage", None, "Which of a configuration's stages, where it has several."
 )
 _EFFORT = flags.DEFINE_enum(
-    "effort", "full", ["full", "quick"],
-    "'full' compiles as a run does, for minutes; 'quick' takes a fraction of that, its times are rougher.",
-)  # fmt: skip
+    "effort",
+    "full",
+    ["full", "quick"],
+    "'full' compiles as a run does, for minutes; 'quick' takes a fraction of that, "
+    "its times are rougher.",
+)
 _LARGEST = flags.DEFINE_bool(
     "largest_batch",
     False,
@@ -77,7 +81,8 @@ def _search(
         reports[number] = report
         found = f"{report.memory / 2**30:.2f} GiB" if report.memory else report.refused
         print(
-            f"{number * unit} pairs: {'fits' if report.fits else 'does not fit'}, {found}",
+            f"{number * unit} pairs: {'fits' if report.fits else 'does not fit'}, "
+            f"{found}",
             file=sys.stderr,
         )
         return report.fits, report.memory

@@ -1,4 +1,4 @@
-"""What one chip of each TPU generation has, from the vendor's pages on v4, v5e, v5p and v6e."""
+"""Specifications of one chip of each TPU generation, from the vendor's pages."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class Chip:
         together.
       dimensions: numbers in a topology.
       host: chips of one host along each dimension of the topology.
-      options: what libtpu wants to be told beside the topology.
+      options: what libtpu needs in addition to the topology.
     """
 
     name: str
@@ -44,30 +44,46 @@ CHIPS = {
     chip.name: chip
     for chip in (
         Chip(
-            "v4",
-            "TPU v4",
-            32 * GIB,
-            275e12,
-            1200e9,
-            1.05e9,
-            300e9,
-            dimensions=3,
-            options=_MEGACORE,
-        ),
-        Chip("v5e", "TPU v5 lite", 16 * GIB, 197e12, 819e9, 1.5e9, 200e9, dimensions=2),
-        Chip(
-            "v5p",
-            "TPU v5",
-            95 * GIB,
-            459e12,
-            2765e9,
-            1.75e9,
-            600e9,
+            name="v4",
+            kind="TPU v4",
+            memory=32 * GIB,
+            flops=275e12,
+            bandwidth=1200e9,
+            clock=1.05e9,
+            link_bandwidth=300e9,
             dimensions=3,
             options=_MEGACORE,
         ),
         Chip(
-            "v6e", "TPU v6 lite", 32 * GIB, 918e12, 1638e9, 1.75e9, 400e9, dimensions=2
+            name="v5e",
+            kind="TPU v5 lite",
+            memory=16 * GIB,
+            flops=197e12,
+            bandwidth=819e9,
+            clock=1.5e9,
+            link_bandwidth=200e9,
+            dimensions=2,
+        ),
+        Chip(
+            name="v5p",
+            kind="TPU v5",
+            memory=95 * GIB,
+            flops=459e12,
+            bandwidth=2765e9,
+            clock=1.75e9,
+            link_bandwidth=600e9,
+            dimensions=3,
+            options=_MEGACORE,
+        ),
+        Chip(
+            name="v6e",
+            kind="TPU v6 lite",
+            memory=32 * GIB,
+            flops=918e12,
+            bandwidth=1638e9,
+            clock=1.75e9,
+            link_bandwidth=400e9,
+            dimensions=2,
         ),
     )
 }
@@ -76,6 +92,6 @@ CHIPS = {
 def chip_of(kind: str) -> Chip | None:
     """Finds a chip by the name that JAX has for it.
 
-    None for a processor that is no TPU of `CHIPS`.
+    Returns None for a processor that is not a TPU of `CHIPS`.
     """
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

@@ -1,4 +1,4 @@
-"""Compiles the train step of a configuration for a topology and reads off what it needs."""
+"""Compiles the train step of a config for a topology and reports what it needs."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ _STEPS_PER_EPOCH = 1000
 def lower_train_step(
     config: Mapping[str, Any], devices: list[Any]
 ) -> jax.stages.Lowered:
-    """Traces the train step that `train` would run, for any devices and without data or weights.
+    """Traces the train step of `train` for any devices, without data or weights.
 
     Args:
       config: a run's configuration.
@@ -110,10 +110,10 @@ def read_compiled(
         compile_seconds=seconds,
     )
     least = report.bounds["compute"] / times
-    if (told := xla_estimate(cost, least=least)) is None:
+    if (estimate := xla_estimate(cost, least=least)) is None:
         return report
     return dataclasses.replace(
-        report, xla_seconds=told[0] * times, xla_left_out=told[1]
+        report, xla_seconds=estimate[0] * times, xla_left_out=estimate[1]
     )
 
 
@@ -122,7 +122,7 @@ def xla_estimate(
 ) -> tuple[float, int] | None:
     """Reads XLA's estimate of a program's time.
 
-    The sum over its operations of what they take.
+    The estimate is the sum over the program's operations.
 
     Args:
       cost: `compiled.cost_analysis()`.

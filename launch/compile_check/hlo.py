@@ -1,6 +1,6 @@
-"""Counts collectives, memory traffic and cycles in the text of a compiled program.
+"""Counts of collectives, memory traffic and cycles in a compiled program's text.
 
-HLO after partitioning, of one device.
+The text is HLO after partitioning, of one device.
 """
 
 import collections
@@ -25,7 +25,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+)$")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(([^)]*)")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
-    r"\b(?:calls|to_apply|body|branch_computations|called_computations)=\{?(%[^,{}]+(?:, %[^,{}]+)*)"
+    r"\b(?:calls|to_apply|body|branch_computations|called_computations)="
+    r"\{?(%[^,{}]+(?:, %[^,{}]+)*)"
 )
 _ARRAY = re.compile(_SHAPE.pattern + r"(?:\{[^}]*\})?")
 # What moves nothing: names for (parts of) other arrays, and operations that consist of
@@ -108,7 +109,7 @@ def count_collectives(text: str) -> list[Collective]:
                 operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
             )
             channel = _CHANNEL.search(definition)
-            # One that a TPU runs beside other work stands in each of its parts: start,
+            # One that a TPU runs with other work stands in each of its parts: start,
             # that work, end.
             key = kind, channel[0] if channel else name
             found[key] = max(
@@ -125,7 +126,7 @@ def count_collectives(text: str) -> list[Collective]:
 
 
 def memory_bytes(text: str) -> int:
-    """Counts the bytes that one run of a program compiled for a TPU reads from and writes to memory.
+    """Counts the bytes that one run of a TPU program reads from and writes to memory.
 
     XLA's own count, 'bytes accessed', adds up what operations read and write wherever
     it lies. But a TPU's compiler keeps what it can in memory on the chip ('S(1)' in
@@ -168,7 +169,7 @@ def memory_bytes(text: str) -> int:
 
 
 def estimated_cycles(text: str) -> int:
-    """Adds up the cycles that a TPU's compiler estimates for a program's operations, one after the other.
+    """Adds up the cycles that a TPU's compiler estimates for each operation.
 
     They are its code generator's, which knows tiles and idle lanes, as XLA's sum of
     arithmetic and bytes does not; copies between the chip and its memory, which run

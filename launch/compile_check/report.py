@@ -99,9 +99,9 @@ def describe(report: Report) -> str:
     """
     chip, s = report.topology.chip, report.settings
     lines = [
-        f"{report.topology}: {report.topology.size} chips; {s['method']}, width {s['width']}, {s['dtype']}, "
-        f"{s['image_size']} pixels, {s['batch_size']} pairs in all, "
-        f"{s['batch_size'] / report.topology.size:g} per chip"
+        f"{report.topology}: {report.topology.size} chips; {s['method']}, width "
+        f"{s['width']}, {s['dtype']}, {s['image_size']} pixels, {s['batch_size']} "
+        f"pairs in all, {s['batch_size'] / report.topology.size:g} per chip"
         + (f", {s['accumulate']} micro-batches" if s["accumulate"] > 1 else "")
         + (", parameters sharded" if s["fsdp"] else ""),
     ]
@@ -148,7 +148,8 @@ def describe(report: Report) -> str:
         )
     if s["accumulate"] > 1:
         lines.append(
-            "XLA counts a loop's body once: GFLOP and its estimate are those of it times the micro-batches."
+            "XLA counts a loop's body once: GFLOP and its estimate are those of it "
+            "times the micro-batches."
         )
     lines.append(f"compiled in {report.compile_seconds:.0f} s")
     lines.append("FITS" if report.fits else "DOES NOT FIT")

@@ -58,14 +58,15 @@ def parse_topology(text: str) -> Topology:
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
     if not match or match[1] not in CHIPS:
         raise UserError(
-            f"topology must be one of {', '.join(CHIPS)}, a colon and the chips along each dimension, "
-            f"e.g. v5e:4x4 or v4:2x2x4, got {text!r}."
+            f"topology must be one of {', '.join(CHIPS)}, a colon and the chips along "
+            f"each dimension, e.g. v5e:4x4 or v4:2x2x4, got {text!r}."
         )
     chip, shape = CHIPS[match[1]], tuple(int(n) for n in match[2].split("x"))
     if len(shape) != chip.dimensions:
         example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
         raise UserError(
-            f"topology {text!r} has {len(shape)} dimensions, {chip.name} has {chip.dimensions}: {example}."
+            f"topology {text!r} has {len(shape)} dimensions, {chip.name} has "
+            f"{chip.dimensions}: {example}."
         )
     return Topology(chip, shape)
 

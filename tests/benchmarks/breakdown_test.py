@@ -7,7 +7,7 @@ PROGRAM = """
   ROOT %conv.1 = f32[2]{0} convolution(%a, %b), metadata={op_name="jit(step)/transpose(jvp(VGG19))/conv"}
   %add.2 = f32[2]{0} add(%a, %b), metadata={op_name="jit(step)/add"}
   %bare.4 = f32[2]{0} add(%a, %b)
-"""
+"""  # noqa: E501
 
 
 def event(instruction, duration, phase="X"):
@@ -30,5 +30,5 @@ def test_time_is_summed_by_network_and_direction():
     assert "| losses, sampling and update | 20.0 % | 0.0 % |" in table
 
 
-def test_a_trace_without_instructions_is_told():
+def test_a_trace_without_instructions_is_reported():
     assert "names no instruction" in breakdown.summary([{"ph": "M"}], {})

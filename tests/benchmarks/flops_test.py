@@ -1,7 +1,4 @@
-"""Operations counted by formula are those that XLA counts in the networks' programs.
-
-Nothing is compiled.
-"""
+"""Operations counted by formula equal those that XLA counts; nothing is compiled."""
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +69,7 @@ def test_train_step_agrees_with_xla():
     assert formula == pytest.approx(counted, rel=0.1)
 
 
-def test_growth():
+def test_operations_grow_with_width_and_size():
     """Linear in the batch; by four with twice the picture's side; sharing saves."""
     one = flops.train_step("motion_cycle", batch=16)
     assert flops.train_step("motion_cycle", batch=32).flops == 2 * one.flops

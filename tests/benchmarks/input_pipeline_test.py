@@ -1,4 +1,4 @@
-"""The input benchmark counts what it says and answers faults in one sentence.
+"""The input benchmark counts what it states and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -32,18 +32,23 @@ def tree(tmp_path):
 
 
 @needs_proc
-def test_figures_of_ours(tree):
+def test_every_figure_of_our_program_is_measured(tree):
     figures = measure(Setting("folder", str(tree), "", 2, 16, 40, 0))
     assert set(figures) == {
-        "first_batch_s", "pictures_per_s", "pictures_per_core_s", "memory_mb", "interpreter_us", "resume_ms",
-    }  # fmt: skip
+        "first_batch_s",
+        "pictures_per_s",
+        "pictures_per_core_s",
+        "memory_mb",
+        "interpreter_us",
+        "resume_ms",
+    }
     assert all(value > 0 for name, value in figures.items() if name != "resume_ms")
     assert set(figures["resume_ms"]) == {"0", "1000000"}
 
 
 @needs_proc
 @pytest.mark.slow
-def test_table_and_json(tree, tmp_path, capsys):
+def test_the_table_and_the_json_have_the_same_rows(tree, tmp_path, capsys):
     pytest.importorskip("torch")
     file = tmp_path / "figures.json"
     options = (
@@ -94,7 +99,7 @@ def test_waiting_is_what_reading_falls_short_of():
         (["--data", "{tree}", "--json", "/nowhere/x.json"], "is no folder"),
     ],
 )
-def test_faults(tree, arguments, words, capsys):
+def test_invalid_arguments_are_reported_in_one_sentence(tree, arguments, words, capsys):
     assert main([part.format(tree=tree) for part in arguments]) == 2
     error = capsys.readouterr().err
     assert words in error

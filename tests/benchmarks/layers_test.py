@@ -49,7 +49,7 @@ def test_both_forms_of_pooling_compute_the_same():
 
 
 @pytest.mark.parametrize(("taps", "side"), [(2, 7), (3, 8)])
-def test_so_does_pytorch(taps, side):
+def test_pytorch_computes_the_same_gradient_of_a_kernel(taps, side):
     pytest.importorskip("torch", reason="PyTorch is not a dependency")
     arrays = layers._draw((2, 8, 8, 5), (2, side, side, 4))
     ours = layers._program(layers._kernel_gradient(ops.conv, taps), arrays, SETTING)()[

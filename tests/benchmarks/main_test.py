@@ -1,4 +1,4 @@
-"""The benchmark runs, compares like with like, and answers faults in one sentence.
+"""The benchmark runs, compares like with like, and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -15,7 +15,7 @@ from facecycle_jax.inference import face_cycle as model
 TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu")
 
 
-def test_table_and_json(tmp_path, capsys):
+def test_the_table_and_the_json_have_the_same_rows(tmp_path, capsys):
     file = tmp_path / "figures.json"
     assert (
         main([*TINY, "--cases", "inference", "--torch", "eager", "--json", str(file)])
@@ -65,28 +65,35 @@ def test_both_programs_of_a_step_compute_the_same_loss(capsys):
         (["--json", "/nowhere/x.json"], "is no folder"),
     ],
 )
-def test_faults(arguments, words, capsys):
+def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
 
 
-def test_medians_and_ratios():
+def test_medians_and_ratios_are_of_the_interleaved_calls():
     calls = []
     rows = timing.measure(
-        "a case", {"a": lambda: calls.append("a"), "b": "has no device", "c": lambda: calls.append("c")},
-        settings={"batch": 1}, repeats=3, pause=0.0,
-    )  # fmt: skip
+        "a case",
+        {
+            "a": lambda: calls.append("a"),
+            "b": "has no device",
+            "c": lambda: calls.append("c"),
+        },
+        settings={"batch": 1},
+        repeats=3,
+        pause=0.0,
+    )
     assert [row.program for row in rows] == ["a", "b", "c"]
     assert rows[0].ratio == 1
     assert rows[1].median_ms is None
     assert "has no device" in timing.table(rows)
-    # Both are warmed up, then called in turn.
+    # Both are warmed up, then called interleaved.
     assert calls == ["a", "a", "c", "c"] + ["a", "c"] * 3
 
 
-def test_a_spent_budget_is_told_for_every_entry_of_the_suite(capsys):
+def test_a_spent_budget_is_reported_for_every_entry_of_the_suite(capsys):
     """Nothing is built or compiled for what is not measured."""
     assert main([*TINY, "--suite", "gpu", "--budget", "0", "--torch", "eager"]) == 0
     out = capsys.readouterr().out

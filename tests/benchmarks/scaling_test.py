@@ -1,4 +1,4 @@
-"""The scaling benchmark runs and answers faults in one sentence.
+"""The scaling benchmark runs and reports errors in one sentence.
 
 No time is asserted.
 """
@@ -11,15 +11,21 @@ from benchmarks import scaling
 
 
 @pytest.mark.slow
-def test_every_part(tmp_path, capsys):
+def test_every_part_prints_its_table_and_json(tmp_path, capsys):
     file = tmp_path / "figures.json"
     tiny = ["--per-device", "1", "--width", "0.0625", "--repeats", "1", "--sizes", "64"]
     assert scaling.main([*tiny, "--json", str(file)]) == 0
     assert "fake devices" in capsys.readouterr().out
     rows = json.loads(file.read_text())["rows"]
     assert [row["program"] for row in rows if row["case"] == "weak scaling"] == [
-        "1 device", "1 device", "2 devices", "1 device", "4 devices", "1 device", "8 devices",
-    ]  # fmt: skip
+        "1 device",
+        "1 device",
+        "2 devices",
+        "1 device",
+        "4 devices",
+        "1 device",
+        "8 devices",
+    ]
     assert all(row["median_ms"] > 0 for row in rows)
 
 
@@ -32,7 +38,7 @@ def test_every_part(tmp_path, capsys):
         (["--repeats", "0"], "must be at least 1"),
     ],
 )
-def test_faults(arguments, words, capsys):
+def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys):
     assert scaling.main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error

@@ -1,6 +1,4 @@
-"""The benchmark's yardstick computes the same method.
-
-Held against the original program's numbers.
+"""The benchmark's PyTorch reference reproduces the original program's numbers.
 
 Tolerances as in tests/methods/golden_test.py.
 """
@@ -21,9 +19,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @functools.cache
 def run(stage):
-    """Three Adam steps on the reference batch without noise.
+    """Runs three Adam steps on the reference batch without noise.
 
-    Gradients are of the first.
+    The gradients are those of the first step.
     """
     model = Reference(STAGES[stage])
     load_trees(model, reference.trees())
@@ -86,8 +84,11 @@ def test_gradients_and_updates_agree_with_reference(stage):
     names = list(numbers[f"{stage}/grad_names"])
     assert set(names) == set(grads)
     rows = zip(
-        names, numbers[f"{stage}/grad_l2"], numbers[f"{stage}/param_l2_after"], strict=True
-    )  # fmt: skip
+        names,
+        numbers[f"{stage}/grad_l2"],
+        numbers[f"{stage}/param_l2_after"],
+        strict=True,
+    )
     for name, l2, after in rows:
         tolerance = 2e-3 if name.split(".")[-2] in ("g", "theta", "phi") else 1e-3
         assert abs(np.linalg.norm(grads[name]) - l2) <= tolerance * l2 + 1e-7, name

@@ -1,4 +1,4 @@
-"""Commands and Python blocks of Markdown pages, and checks of them against parsers and configurations."""
+"""Commands and Python blocks of Markdown pages, checked against parsers and configs."""
 
 import argparse
 import ast
@@ -17,7 +17,18 @@ from facecycle_jax.commands import train
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROGRAMS = ("facecycle", "python", "python3", "make", "pip", "git", "cd", ".", "export")
+PROGRAMS = (
+    "facecycle",
+    "python",
+    "python3",
+    "make",
+    "pip",
+    "uv",
+    "git",
+    "cd",
+    ".",
+    "export",
+)
 
 
 class Block(NamedTuple):
@@ -59,7 +70,8 @@ def blocks(text):
 def commands(text):
     """Lists the commands of a page.
 
-    Lines of shell blocks that start with a known program, joined.
+    They are the lines of shell blocks that start with a known program. Continued lines
+    are joined.
     """
     found = []
     for block in blocks(text):
@@ -77,7 +89,7 @@ def commands(text):
 
 @functools.cache
 def config_fields():
-    """Every field of every page of configs/, with an example of its value."""
+    """Every field of every config in configs/, with an example of its value."""
     fields = {}
     for path in sorted((ROOT / "configs").glob("*.py")):
         if path.stem in ("__init__", "base"):
@@ -109,7 +121,7 @@ def known_options():
         for parser in subcommands().values()
         for option in parser._option_string_actions
     }
-    # Programs beside these are read, not imported: their parsers, and what shell
+    # Other programs are read, not imported: their parsers, and what shell
     # scripts look for.
     folders = ("facecycle_jax", "benchmarks", "launch")
     for path in [
@@ -135,7 +147,7 @@ def main_flags():
 
 
 def check(command):
-    """Returns what is wrong with a command, '' if its options, fields, targets and extras all exist."""
+    """Returns what is wrong with a command, or '' if all that it names exists."""
     words = shlex.split(command)
     if words[0] == "facecycle":
         wrong = _parses(cli._parser(), words[1:])
@@ -152,7 +164,7 @@ def check(command):
             word for word in words[1:] if word not in targets and "=" not in word
         ]
         return f"no target {unknown[0]}" if unknown else ""
-    if words[0] == "pip":
+    if words[0] in ("pip", "uv"):
         return extras(command)
     return ""
 

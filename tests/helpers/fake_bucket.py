@@ -1,6 +1,6 @@
 """A bucket in a local folder.
 
-What is asked of gs:// paths through epath is done there.
+What epath does with gs:// paths happens in that folder.
 """
 
 import contextlib

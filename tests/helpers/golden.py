@@ -1,7 +1,4 @@
-"""The reference numbers.
-
-Outputs of the authors' PyTorch program on weights of a known recipe.
-"""
+"""Outputs of the authors' PyTorch program on weights of a known recipe."""
 
 import functools
 import json
@@ -15,10 +12,16 @@ from facecycle_jax.interop.original_names import from_torch
 
 DATA = pathlib.Path(__file__).parents[1] / "golden"
 VGG_LAYERS = {
-    "conv1_1": (0, 64), "conv1_2": (2, 64), "conv2_1": (5, 128), "conv2_2": (7, 128),
-    "conv3_1": (10, 256), "conv3_2": (12, 256), "conv3_3": (14, 256), "conv3_4": (16, 256),
+    "conv1_1": (0, 64),
+    "conv1_2": (2, 64),
+    "conv2_1": (5, 128),
+    "conv2_2": (7, 128),
+    "conv3_1": (10, 256),
+    "conv3_2": (12, 256),
+    "conv3_3": (14, 256),
+    "conv3_4": (16, 256),
     "conv4_1": (19, 512),
-}  # fmt: skip
+}
 
 
 @functools.cache

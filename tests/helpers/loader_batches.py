@@ -1,4 +1,4 @@
-"""Configurations of small sets of pictures, and the batches that a loader draws from them."""
+"""Configs of small sets of images, and the batches that a loader draws from them."""
 
 import itertools
 
@@ -8,9 +8,9 @@ import numpy as np
 def config(
     path, backend="memory", *, size, method="motion_cycle", batch_size=4, **data
 ):
-    """As much of a run's configuration as a loader takes.
+    """Returns the part of a run's config that a loader needs.
 
-    A folder of pictures unless told otherwise.
+    The source is a folder of images unless `data` says otherwise.
     """
     options = {
         "source": "folder",

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def damaged(content, rng):
-    """Cuts a file, changes some bytes, mostly of its header, or removes, repeats or inserts a part."""
+    """Cuts a file, changes some bytes, or removes, repeats or inserts a part."""
     data = bytearray(content)
     kind = rng.integers(6)
     if kind == 0:
@@ -25,9 +25,9 @@ def damaged(content, rng):
 
 
 def outcomes(attempts, *, allowed):
-    """Calls functions.
+    """Counts how many calls read their input and how many refuse it.
 
-    Returns how many were read and refused, and fails for any other exception.
+    Fails for any other exception.
 
     Args:
       attempts: functions without arguments.

@@ -1,6 +1,4 @@
-"""One update of the real networks on drawn faces, as arrays.
-
-So that meshes can be held against each other.
+"""One update of the real networks on synthetic faces, as arrays to compare meshes by.
 
 As a program, one process of several: python tests/helpers/one_update.py METHOD FILE;
 process 0 writes FILE (.npz).
@@ -33,7 +31,7 @@ def settings(method):
 
 
 def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
-    """Returns the loss terms and the gradients, the state after the update, and the batch."""
+    """Returns loss terms, gradients, the state after the update, and the batch."""
     from facecycle_jax import data, methods, ops, training
 
     config = settings(method)

@@ -49,7 +49,7 @@ def angles(count, seed):
 
 
 def write_folders(root, *, photographs=8, renderings=3, tests=12):
-    """300W_LP/<set>[_Flip]/<set>_<photograph>_<rendering>.jpg and AFLW2000/imageNNNNN.jpg."""
+    """Writes 300W_LP/<set>[_Flip]/<set>_<photograph>_<view>.jpg and AFLW2000/*.jpg."""
     for number, name in enumerate(SETS):
         for flip in ("", "_Flip"):
             folder = root / "300W_LP" / (name + flip)
@@ -72,9 +72,9 @@ def write_folders(root, *, photographs=8, renderings=3, tests=12):
 
 
 def write_npz(root, *, count=24, tests=12):
-    """FSA-Net's type1/<set>[_Flip].npz and AFLW2000.npz: blue, green, red.
+    """Writes FSA-Net's type1/<set>[_Flip].npz and AFLW2000.npz.
 
-    Yaw, pitch, roll in degrees.
+    Channels are blue, green, red. Angles are yaw, pitch, roll in degrees.
     """
     (root / "type1").mkdir(parents=True)
     files = [(name + flip, count) for name in SETS for flip in ("", "_Flip")] + [

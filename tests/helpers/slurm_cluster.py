@@ -1,6 +1,6 @@
 """A SLURM cluster of one machine, in a directory.
 
-Slurmctld and slurmd of the distribution's packages.
+The programs slurmctld and slurmd come from the distribution's packages.
 """
 
 import contextlib
@@ -49,7 +49,8 @@ def missing():
     """Says why there can be no cluster here, or ''."""
     lacking = [name for name in PROGRAMS if program(name) is None]
     if lacking:
-        return f"{', '.join(lacking)} not installed (Debian: slurmctld slurmd slurm-client)"
+        packages = "slurmctld slurmd slurm-client"
+        return f"{', '.join(lacking)} not installed (Debian: {packages})"
     return "" if os.geteuid() == 0 else "slurmd starts jobs as root only"
 
 

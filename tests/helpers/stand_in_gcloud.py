@@ -1,6 +1,6 @@
-"""Stands for gcloud.
+"""A stand-in for gcloud; see launch_stand_ins.
 
-Python stand_in_gcloud.py STATE_FILE ARGUMENT..., see launch_stand_ins.
+Command: python stand_in_gcloud.py STATE_FILE ARGUMENT...
 """
 
 import fcntl

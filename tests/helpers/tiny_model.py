@@ -1,4 +1,4 @@
-"""A model of both stages with random weights, as small as can be and without compiling anything."""
+"""The smallest model of both stages, with random weights and without compiling."""
 
 import jax
 import numpy as np

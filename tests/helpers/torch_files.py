@@ -1,4 +1,4 @@
-"""Writes PyTorch's two checkpoint formats byte by byte, so that tests need no PyTorch."""
+"""Files in PyTorch's two checkpoint formats, written byte by byte without PyTorch."""
 
 import collections
 import io

@@ -1,6 +1,6 @@
-"""A method of a few numbers and a source of noise, on the real loop.
+"""A method of a few numbers and a source of noise, on the real training loop.
 
-Seconds become milliseconds.
+A run takes milliseconds instead of seconds.
 
 As a program: python tests/helpers/toy_training.py WORKDIR [field=value ...], with these
 environment variables: TOY_NAN=3,4 makes the batches of those steps (from 1) not finite,

@@ -1,7 +1,4 @@
-"""The launchers: what they would do, in words.
-
-What they do, with stand-ins for the clouds' commands.
-"""
+"""The launchers: their dry runs, and real runs with stand-ins for clouds' commands."""
 
 import json
 import os
@@ -82,7 +79,7 @@ def test_local_passes_the_flags_on_and_keeps_compiled_programs():
         ({"FACECYCLE_ALLOCATOR": "libm.so.6", "LD_PRELOAD": "libdl.so.2"}, ""),
     ],
 )
-def test_local_changes_the_allocator_unless_told_otherwise(env, preloaded):
+def test_local_changes_the_allocator_as_the_environment_says(env, preloaded):
     (line,) = dry("local", **{"LD_PRELOAD": "", **env})
     assert training_flags(line) == FLAGS
     assert line.count("LD_PRELOAD=") == bool(preloaded)
@@ -129,8 +126,10 @@ def test_slurm_starts_a_process_for_each_gpu():
         "--constraint=a100",
     ):
         assert f" {option} " in line
-    assert line.endswith("train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
-                         "--config.data.path=/data/my\\ faces")  # fmt: skip
+    assert line.endswith(
+        "train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
+        "--config.data.path=/data/my\\ faces"
+    )
 
 
 @pytest.mark.parametrize("place", ["local", "gpu", "multiprocess"])

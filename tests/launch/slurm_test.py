@@ -1,7 +1,4 @@
-"""The SLURM launcher on a real cluster of one machine.
-
-To the end, and through a requeue.
-"""
+"""The SLURM launcher on a real cluster of one machine, with and without a requeue."""
 
 import os
 import pathlib
@@ -21,9 +18,15 @@ pytestmark = [
 
 def submit(cluster, workdir, *flags):
     command = [
-        ROOT / "launch" / "run.sh", "slurm", "--gpus-per-node=0", "--time=60", "--sbatch=--parsable",
-        f"--config={ROOT}/configs/debug.py", f"--workdir={workdir}", *flags,
-    ]  # fmt: skip
+        ROOT / "launch" / "run.sh",
+        "slurm",
+        "--gpus-per-node=0",
+        "--time=60",
+        "--sbatch=--parsable",
+        f"--config={ROOT}/configs/debug.py",
+        f"--workdir={workdir}",
+        *flags,
+    ]
     env = {**cluster.env, "JAX_COMPILATION_CACHE_DIR": str(cluster.root / "xla")}
     result = subprocess.run(
         command, env=env, cwd=cluster.root, capture_output=True, text=True, timeout=60
@@ -36,9 +39,14 @@ def test_a_job_runs_to_the_end_and_through_a_requeue(tmp_path):
     workdir = tmp_path / "run"
     with slurm_cluster.cluster(tmp_path) as cluster:
         job = submit(
-            cluster, workdir, "--config.num_steps=600", "--config.checkpoint_every=200",
-            "--config.log_every=20", "--config.eval_every=600", "--config.panel_every=600",
-        )  # fmt: skip
+            cluster,
+            workdir,
+            "--config.num_steps=600",
+            "--config.checkpoint_every=200",
+            "--config.log_every=20",
+            "--config.eval_every=600",
+            "--config.panel_every=600",
+        )
         log = tmp_path / f"facecycle-{job}.log"
         slurm_cluster.wait_for(lambda: len(steps(workdir)) > 2, seconds=1500)
         cluster.run("scontrol", "requeue", job)

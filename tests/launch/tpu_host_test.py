@@ -222,7 +222,10 @@ line="${{*: -1}}"
 limit=60
 [[ -e {tmp_path}/cut ]] || limit=2
 for home in {homes}; do
-  (cd "$home"; HOME="$home" PATH="$home/bin:$PATH" timeout "$limit" bash -c "${{line#--command=}}") &
+  (
+    cd "$home"
+    HOME="$home" PATH="$home/bin:$PATH" timeout "$limit" bash -c "${{line#--command=}}"
+  ) &
 done
 wait
 if [[ ! -e {tmp_path}/cut ]]; then

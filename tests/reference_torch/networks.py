@@ -18,12 +18,13 @@ try:
     from torch import Tensor, nn
 except ImportError:
     raise MissingExtraError(
-        "the PyTorch side of the benchmark needs PyTorch: pip install 'facecycle_jax[torch]'."
+        "the PyTorch side of the benchmark needs PyTorch: pip install "
+        "'facecycle_jax[torch]'."
     ) from None
 
 
 def warp(images: Tensor, flow: Tensor, *, clamp: bool = False) -> Tensor:
-    """Samples `images` [N, C, H, W] at the identity grid plus `flow` [N, h, w, 2], zeros outside."""
+    """Samples `images` [N, C, H, W] at the identity grid plus `flow` [N, h, w, 2]."""
     height, width = images.shape[2:]
     if flow.shape[1:3] != (height, width):
         flow = F.interpolate(
@@ -77,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """LReLU(x + (phi theta^T) g), theta softmax over pixels, g softmax over channels."""
+    """Channel attention: LReLU(x + (phi theta^T) g), theta and g after softmax."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ class FlowDecoder(nn.Module):
 class Trunk(nn.Module):
     """VGG-19 up to a layer.
 
-    Every network that draws holds its own, as in the original.
+    Every network that produces images holds its own, as in the original.
     """
 
     def __init__(self, width: float, last: str = "conv3_1") -> None:

@@ -1,4 +1,4 @@
-"""Both cycles of FaceCycle in plain PyTorch: the yardstick of the benchmark.
+"""Both cycles of FaceCycle in plain PyTorch, the reference of the benchmark.
 
 Needs the extra `torch`.
 
@@ -37,7 +37,7 @@ TRAINED = {
 
 
 class Reference(nn.Module):
-    """All networks of one stage, by the original checkpoint's names, and the loss's VGG-19."""
+    """All networks of one stage by their original names, and the loss's VGG-19."""
 
     def __init__(self, stage: str, *, width: float = 1.0, code_dim: int = 256) -> None:
         """Builds the networks.
@@ -64,7 +64,7 @@ class Reference(nn.Module):
     def forward(
         self, x: Tensor, *, noise: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Computes the total loss of pictures [2B, 3, H, W] and its terms before weighting."""
+        """Computes the total loss of images [2B, 3, H, W] and its unweighted terms."""
         return (_motion_loss if self.stage == "motion_cycle" else _identity_loss)(
             self, x, noise
         )

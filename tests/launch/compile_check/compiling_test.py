@@ -1,7 +1,4 @@
-"""The very train step, compiled.
-
-For eight devices here, and for a TPU slice that is not here.
-"""
+"""The train step, compiled for eight local devices and for an absent TPU slice."""
 
 import importlib.util
 import os
@@ -39,9 +36,9 @@ def config(**fields):
     "method", ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)]
 )
 def test_devices_send_each_other_sums_only(method):
-    """No picture and no feature map moves.
+    """No image and no feature map moves between devices.
 
-    Each device's share of the batch costs what it always did.
+    A device's share of the batch costs the same whatever their number.
     """
     page = config(method=method)
     compiled = lower_train_step(page, jax.devices()).compile()
@@ -74,7 +71,7 @@ def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds", "left_out"),
+    ("reported", "seconds", "left_out"),
     [
         (0.0068, 0.0068, 0),
         (-2.9989, 0.0011, 3),
@@ -82,9 +79,11 @@ def test_a_batch_that_the_chips_do_not_divide_is_a_sentence():
         (-1.0 + 1e-4, 1e-4, 1),
     ],
 )
-def test_operations_without_a_figure_are_counted_and_left_out(told, seconds, left_out):
+def test_operations_without_a_figure_are_counted_and_left_out(
+    reported, seconds, left_out
+):
     found = compile_check.xla_estimate(
-        {"optimal_seconds": told}, least=min(1e-3, seconds)
+        {"optimal_seconds": reported}, least=min(1e-3, seconds)
     )
     assert found == (pytest.approx(seconds, rel=1e-3), left_out)
     assert compile_check.xla_estimate({"flops": 1.0}, least=1.0) is None
@@ -137,9 +136,14 @@ def test_libtpu_refuses_what_does_not_exist():
 @pytest.mark.slow
 def test_the_command_compiles_the_debug_configuration():
     command = [
-        sys.executable, "-m", "launch.compile_check", "--config=configs/debug.py", "--topology=v5e:2x2",
-        "--config.batch_size=4", "--effort=quick",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "launch.compile_check",
+        "--config=configs/debug.py",
+        "--topology=v5e:2x2",
+        "--config.batch_size=4",
+        "--effort=quick",
+    ]
     result = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=1800
     )

@@ -1,6 +1,6 @@
 """Collectives counted in compiled programs.
 
-On eight devices, in loops, in the words of TPU's compiler.
+The programs are of eight devices, have loops, or are in the syntax of TPU's compiler.
 """
 
 import jax
@@ -90,7 +90,7 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
   %e = (bf16[8]{0}, bf16[8]{0:T(256)(128)(2,1)}) all-reduce(%f, %g), to_apply=%add
   ROOT %h = f32[64,128]{1,0} copy(%d)
 }
-"""
+"""  # noqa: E501
     assert count_collectives(text) == [
         Collective("all-gather", 1, 4 * 64 * 128),
         Collective("all-reduce", 2, 4 * 8 * 128 + 2 * 2 * 8),
@@ -136,7 +136,7 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
   %f = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%e), custom_call_target="ConcatBitcast"
   ROOT %g = f32[8,128]{1,0:T(8,128)} copy(%f)
 }
-"""
+"""  # noqa: E501
     # Half of x read ahead; all of it and a small result by the second fusion; the
     # result.
     assert memory_bytes(text) == 4 * 8 * 128 + (4 * 16 * 128 + 2 * 4) + 4 * 8 * 128

@@ -15,16 +15,30 @@ from launch.compile_check import (
 
 GIB = 2**30
 SETTINGS = {
-    "method": "motion_cycle", "width": 1.0, "dtype": "bfloat16", "image_size": 64, "batch_size": 64,
-    "accumulate": 1, "fsdp": False, "effort": "full",
-}  # fmt: skip
+    "method": "motion_cycle",
+    "width": 1.0,
+    "dtype": "bfloat16",
+    "image_size": 64,
+    "batch_size": 64,
+    "accumulate": 1,
+    "fsdp": False,
+    "effort": "full",
+}
 
 
 def report(**fields):
     return Report(
-        parse_topology("v5e:4x4"), SETTINGS, arguments=2 * GIB, outputs=2 * GIB, donated=GIB, temporaries=GIB,
-        flops=197e9, bytes=819e6, collectives=(Collective("all-reduce", 2, 10**8),), **fields,
-    )  # fmt: skip
+        parse_topology("v5e:4x4"),
+        SETTINGS,
+        arguments=2 * GIB,
+        outputs=2 * GIB,
+        donated=GIB,
+        temporaries=GIB,
+        flops=197e9,
+        bytes=819e6,
+        collectives=(Collective("all-reduce", 2, 10**8),),
+        **fields,
+    )
 
 
 def test_donated_memory_counts_once():
@@ -75,19 +89,19 @@ def test_topologies_are_counted():
 
 @pytest.mark.parametrize("largest", [0, 1, 2, 37, 100, 128, 1000, 5000])
 @pytest.mark.parametrize("start", [1, 100])
-@pytest.mark.parametrize("told", [True, False])
-def test_the_largest_batch_is_found_in_few_trials(largest, start, told):
+@pytest.mark.parametrize("reports_memory", [True, False])
+def test_the_largest_batch_is_found_in_few_trials(largest, start, reports_memory):
     trials = []
 
     def trial(number):
         trials.append(number)
         fits = number <= largest
-        return fits, 1000 * number if told and fits else 0
+        return fits, 1000 * number if reports_memory and fits else 0
 
     found = largest_batch(trial, start=start, limit=1000 * largest + 500)
     assert found <= largest <= max(found + 1, 1.05 * found)
     assert len(set(trials)) == len(trials)
-    if told and start <= largest:
+    if reports_memory and start <= largest:
         assert len(trials) <= 4
 
 
