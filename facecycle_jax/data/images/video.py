@@ -71,10 +71,8 @@ def read_video(
     av = _load_av()
     container, rate = _open(av, path)
     timed = _decode(av, container, os.fspath(path), rate, _to_array)
-    frames: Iterator[np.ndarray]
-    if fps is None:
-        frames = (frame for _, frame in timed)
-    else:
+    frames: Iterator[Any] = (frame for _, frame in timed)
+    if fps is not None:
         frames = _resample(timed, fps, rate)
 
     # Read one frame now, so that an empty or damaged file is reported here.
