@@ -14,7 +14,7 @@ from etils import epath
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
 from facecycle_jax.storage import read_model
-from facecycle_jax.storage.bundled import find_model_folder, bundled_models
+from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.training.digests import compare_digests, host_digests
 
 log = logging.getLogger(__name__)
