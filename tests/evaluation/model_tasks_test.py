@@ -332,7 +332,7 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
         ),
         (
             {"task": "pose", "without": ["Ann"]},
-            "without is of lfw and cplfw, not of pose",
+            "without is of lfw and cplfw and faces, not of pose",
         ),
         (
             {"task": "raf-db", "test_split": "both"},
@@ -351,11 +351,11 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
         ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
         (
             {"task": "pose", "flip": True},
-            "flip is of lfw and cplfw and fer2013 and raf-db, not of pose",
+            "flip is of lfw and cplfw and lights and fer2013 and raf-db, not of pose",
         ),
         (
             {"task": "pose", "light": 0.5},
-            "light is of lfw and cplfw and fer2013 and raf-db, not of pose",
+            "light is of lfw and cplfw and lights and fer2013 and raf-db, not of pose",
         ),
         ({"task": "lfw", "light": 1.5}, "light must be 0 to 1, got 1.5"),
         (
@@ -365,7 +365,7 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         (
             {"task": "mnist"},
-            "task must be one of lfw, cplfw, fer2013, raf-db, pose, synthetic, gallery",
+            "task must be one of lfw, cplfw, fer2013, raf-db, pose, lights, faces, ",
         ),
     ],
 )
