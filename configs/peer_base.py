@@ -1,4 +1,4 @@
-"""What the configurations of the methods that FaceCycle is compared with share; not a run by itself."""
+"""What the configs of the methods that FaceCycle is compared with share."""
 
 import ml_collections
 
@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def make_small(config: ml_collections.ConfigDict) -> None:
-    """Shrinks a configuration to what two cores train in minutes: synthetic faces, narrow networks."""
+    """Shrinks a config to what two cores train in minutes."""
     config.model.width = 0.125  # 1
     config.data.source = "synthetic"  # synthetic faces
     config.data.backend = "memory"  # no tensorflow

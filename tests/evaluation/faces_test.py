@@ -42,7 +42,7 @@ def people(tmp_path):
 
 
 def stand_in(images):
-    """Sees a face in all, identity in the mean colour, and heads turned as the image is blue."""
+    """Sees a face in all, identity in the colour, and turns heads by blue."""
     colour = images.reshape(len(images), -1, 3).mean(axis=1) / 255
     turned = [
         head_angles._MODEL @ head_angles.rotation(60 * (blue - 0.5), 0, 0).T
