@@ -3,14 +3,14 @@
 Command: make demo, which is
   python -m facecycle_jax.main --config=configs/demo.py --workdir=runs/demo
 Hardware: two CPU cores; docs/train.md has the time of each stage.
-Expect: a table of errors against the true faces of people not trained on, and an image of
-  these people, runs/demo/identity/truth.png. Panels of held-out people are in
+Expect: a table of errors against the true faces of people not trained on, and an image
+  of these people, runs/demo/identity/truth.png. Panels of held-out people are in
   runs/demo/STAGE/panels.
-What differs from the paper: a stage before the first that trains flows alone; generator and
-  normaliser of an eighth of the width, encoders of a quarter; a learned trunk in place of
-  VGG-19 and no perceptual loss; no noise; folding, saturation and consensus losses, and other
-  weights of the paper's; higher learning rates, clipped gradients, averaged weights;
-  synthetic faces whose light and background differ little.
+What differs from the paper: a stage before the first that trains flows alone; generator
+  and normaliser of an eighth of the width, encoders of a quarter; a learned trunk in
+  place of VGG-19 and no perceptual loss; no noise; folding, saturation and consensus
+  losses, and other weights of the paper's; higher learning rates, clipped gradients,
+  averaged weights; synthetic faces whose light and background differ little.
 """
 
 import ml_collections
@@ -22,9 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # The first line of the log.
     config.about = (
-        "Trains FaceCycle from random weights on synthetic faces, in three stages: about "
-        "7 minutes on two idle CPU cores, 2 of them to render faces and to compile. A "
-        "table and an image follow."
+        "Trains FaceCycle from random weights on synthetic faces, in three stages: "
+        "about 7 minutes on two idle CPU cores, 2 of them to render faces and to "
+        "compile. A table and an image follow."
     )
     # Run in this order, each from those before.
     config.stages = ("flow", "motion", "identity")
