@@ -146,12 +146,13 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       UserError: If it cannot be read, or its config.json lacks a field.
     """
     # Orbax takes a second to import; model folders do without.
-    from facecycle_jax.training.network_loading import load_newest
+    from facecycle_jax.training.network_loading import find_checkpoint, load_newest
     from facecycle_jax.training.run_config import read_config
 
-    checkpoint, trees = load_newest(path)
-    workdir = checkpoint.parent.parent
+    # The configuration first: it is small, and a checkpoint takes long to read.
+    workdir = find_checkpoint(path).parent.parent
     config = read_config(workdir)
+    checkpoint, trees = load_newest(path)
 
     # config.json is a file of the user's, so a field may be missing or of another type.
     try:
