@@ -131,7 +131,7 @@ def test_package_imports_without_tensorflow():
 
 
 def test_benchmark_runs_on_a_bare_machine():
-    """A lent GPU may have JAX, Flax and Optax but neither clu nor ml_collections."""
+    """A machine may have JAX, Flax and Optax but neither clu nor ml_collections."""
     code = (
         "import sys\n"
         "class Block:\n"
