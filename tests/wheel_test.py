@@ -1,5 +1,6 @@
 """The wheel, installed outside of the checkout: it trains, evaluates and translates."""
 
+import configparser
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,17 @@ import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_setup_names_every_package():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    named = set(parser["options"]["packages"].split())
+
+    files = (ROOT / "facecycle_jax").rglob("__init__.py")
+    folders = {file.parent.relative_to(ROOT) for file in files}
+    found = {".".join(folder.parts) for folder in folders}
+    assert named == found | {"facecycle_jax.configs"}
 
 
 @pytest.fixture(scope="module")
