@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from facecycle_jax import training
@@ -16,6 +17,7 @@ from facecycle_jax.data.sources.synthetic_truth import (
     describe_truth,
 )
 from facecycle_jax.inference import model_from_state
+from facecycle_jax.inference.functions import face_outputs, reexpress
 from facecycle_jax.methods import METHODS
 from facecycle_jax.viz import grid, save_png
 
@@ -47,12 +49,25 @@ def report_on_synthetic_faces(
 
     model = model_from_state(config, trees)
     names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
+
+    # Run a few times only: on CPUs, optimising these programs takes longer than that.
+    on_cpu = jax.default_backend() == "cpu"
+    quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    outputs = functools.partial(face_outputs, model.forward, outputs=names)
+    draw = jax.jit(outputs, compiler_options=quick)
+    exchange = jax.jit(
+        functools.partial(reexpress, model.forward),
+        compiler_options=quick,
+    )
+
     figures, images = compare_with_truth(
-        functools.partial(model.outputs, names=names),
+        functools.partial(draw, model.trees),
         seed=config["seed"],
         size=model.size,
         scene_variation=config["data"].get("scene_variation", 1.0),
-        reexpress=model.reexpress,
+        reexpress=lambda sources, drivers: exchange(model.trees, sources, drivers)[
+            "reexpressed"
+        ],
     )
 
     # One row a face, one column for each kind of image.
