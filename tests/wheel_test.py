@@ -82,6 +82,6 @@ def test_the_wheel_trains_evaluates_and_translates(installed, tmp_path):
     run(installed, *program, *translate, cwd=tmp_path)
     assert list((tmp_path / "panels").glob("*.png"))
 
-    evaluate = ("evaluate", "--task", "synthetic", "--limit", "4", "--out", "report")
+    evaluate = ("evaluate", "--task", "synthetic", "--limit", "8", "--out", "report")
     run(installed, *program, *evaluate, "--model", "facecycle-small", cwd=tmp_path)
     assert (tmp_path / "report/results.md").is_file()
