@@ -152,6 +152,14 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     # The configuration first: it is small, and a checkpoint takes long to read.
     workdir = find_checkpoint(path).parent.parent
     config = read_config(workdir)
+    fields = ("method", "model", "loss")
+    if not all(field in config for field in fields) or not isinstance(
+        config["model"], Mapping
+    ):
+        raise UserError(
+            f"{workdir / 'config.json'} is no configuration of a run: it needs "
+            f"{', '.join(fields)}."
+        )
     checkpoint, trees = load_newest(path)
 
     # config.json is a file of the user's, so a field may be missing or of another type.

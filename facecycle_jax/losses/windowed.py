@@ -94,7 +94,11 @@ class Curriculum(NamedTuple):
 
 
 def start_curriculum() -> Curriculum:
-    """Returns the curriculum before the first evaluation."""
+    """Returns the curriculum before the first evaluation.
+
+    Returns:
+      The first window, no best loss yet, and a rate of 1.
+    """
     return Curriculum(
         window=jnp.zeros((), jnp.int32),
         best=jnp.full((), jnp.inf, jnp.float32),

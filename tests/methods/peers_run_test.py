@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import facecycle_jax
-from configs import fab_net, pcl, simclr, tcae, temporal_consistency
-from facecycle_jax import data, methods, train, training
+from facecycle_jax import data, methods, training
+from facecycle_jax.configs import fab_net, pcl, simclr, tcae, temporal_consistency
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.methods.base import BATCH_STATS
+from facecycle_jax.training import loop
 
 CONFIGS = {
     "fab_net": fab_net,
@@ -81,9 +82,9 @@ def test_published_configurations_can_be_traced(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
-    whole = train.train_and_evaluate(tiny(name), tmp_path / "whole")
-    train.train_and_evaluate(tiny(name, num_steps=2), tmp_path / "parts")
-    parts = train.train_and_evaluate(tiny(name), tmp_path / "parts")
+    whole = loop.train_and_evaluate(tiny(name), tmp_path / "whole")
+    loop.train_and_evaluate(tiny(name, num_steps=2), tmp_path / "parts")
+    parts = loop.train_and_evaluate(tiny(name), tmp_path / "parts")
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(parts)
     )

@@ -80,6 +80,7 @@ def test_two_processes_end_where_one_does(one, two):
         "losses.json",
         "metrics.jsonl",
         "panels",
+        "parameters.txt",
     }
     assert {p.name for p in workdir.iterdir()} == names
 

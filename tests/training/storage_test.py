@@ -171,6 +171,7 @@ def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
         "metrics.jsonl",
         "losses.json",
         "panels/00000004.png",
+        "parameters.txt",
     }
     assert [m["step"] for m in training.read_metrics("gs://bucket/run")] == [2, 4, 4]
     # Nothing is written next to the bucket, e.g. into a local folder called 'gs:'.
