@@ -1,6 +1,17 @@
 """The mesh over the devices, and the splitting of a CPU into one device per core."""
 
-from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
+from facecycle_jax.devices.cpu import (
+    cpu_compiler_options,
+    cpu_devices_for,
+    split_cpu,
+)
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
 
-__all__ = ["batch_sharding", "cpu_devices_for", "make_mesh", "replicated", "split_cpu"]
+__all__ = [
+    "batch_sharding",
+    "cpu_compiler_options",
+    "cpu_devices_for",
+    "make_mesh",
+    "replicated",
+    "split_cpu",
+]

@@ -73,3 +73,16 @@ def split_cpu(config: Mapping[str, Any]) -> None:
     else:
         cores = os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", cpu_devices_for(config, cores))
+
+
+def cpu_compiler_options(platform: str, *, level: int) -> dict[str, int] | None:
+    """Returns the options of `jax.jit` for an optimisation level of XLA's CPU backend.
+
+    Args:
+      platform: of the devices that the program is compiled for, such as 'cpu'.
+      level: 0 compiles programs that run a few times fastest; XLA's default is 2.
+
+    Returns:
+      The options; None for other platforms, whose compilers keep theirs.
+    """
+    return {"xla_backend_optimization_level": level} if platform == "cpu" else None

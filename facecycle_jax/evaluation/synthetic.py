@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.features import extract
@@ -76,9 +77,7 @@ def random_model(
     forward = make_face_networks(config, vgg_for_loss=False)
 
     # Initialisation runs only once: optimising its program costs more than it saves.
-    options = None
-    if jax.default_backend() == "cpu":
-        options = {"xla_backend_optimization_level": 0}
+    options = cpu_compiler_options(jax.default_backend(), level=0)
 
     def initialise(function: Any, key: jax.Array) -> Any:
         init = functools.partial(function, forward)

@@ -16,6 +16,7 @@ from facecycle_jax.data.sources.synthetic_truth import (
     compare_with_truth,
     describe_truth,
 )
+from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.inference import model_from_state
 from facecycle_jax.inference.functions import face_outputs, reexpress
 from facecycle_jax.methods import METHODS
@@ -51,8 +52,7 @@ def report_on_synthetic_faces(
     names = ("neutral", "mean_face") if model.has_identity else ("neutral",)
 
     # Run a few times only: on CPUs, optimising these programs takes longer than that.
-    on_cpu = jax.default_backend() == "cpu"
-    quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    quick = cpu_compiler_options(jax.default_backend(), level=0)
     outputs = functools.partial(face_outputs, model.forward, outputs=names)
     draw = jax.jit(outputs, compiler_options=quick)
     exchange = jax.jit(

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import data, methods
-from facecycle_jax.devices.mesh import make_mesh
+from facecycle_jax.devices import cpu_compiler_options, make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.methods import Method
@@ -231,10 +231,7 @@ def _fresh_state(config: Mapping[str, Any], program: Program) -> TrainState:
     """Draws the state at step 0, placed on the devices."""
     # It runs once. On CPUs, optimising it takes three times as long as all the rest of
     # it.
-    quick = None
-    if jax.default_backend() == "cpu":
-        quick = {"xla_backend_optimization_level": 0}
-
+    quick = cpu_compiler_options(jax.default_backend(), level=0)
     init = jax.jit(
         program.init, out_shardings=program.shardings, compiler_options=quick
     )

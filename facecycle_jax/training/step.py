@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from facecycle_jax.devices.mesh import batch_sharding, replicated
+from facecycle_jax.devices import batch_sharding, cpu_compiler_options, replicated
 from facecycle_jax.methods import Aux, Method
 from facecycle_jax.methods.base import CARRIED, Loss
 from facecycle_jax.networks import Tree
@@ -159,7 +159,9 @@ def make_train_step(
         of_skipped = Averages.of({"skipped": skipped})
         return state, Averages({**of_terms.values, **of_skipped.values})
 
-    quick = _cpu_options(mesh, level=1) if options.compile_quickly else None
+    platform = mesh.devices.flat[0].platform
+    level_1 = cpu_compiler_options(platform, level=1)
+    quick = level_1 if options.compile_quickly else None
     return jax.jit(
         step,
         in_shardings=(shardings, batch_sharding(mesh)),
@@ -202,22 +204,15 @@ def make_eval_step(
         first = {name: images[:rows] for name, images in aux.pictures.items()}
         return Averages.of(aux.terms), first
 
-    quick = _cpu_options(mesh, level=0) if compile_quickly else None
+    platform = mesh.devices.flat[0].platform
+    level_0 = cpu_compiler_options(platform, level=0)
+    quick = level_0 if compile_quickly else None
     return jax.jit(
         step,
         in_shardings=(shardings.params, shardings.frozen, batch_sharding(mesh)),
         out_shardings=replicated(mesh),
         compiler_options=quick,
     )
-
-
-def _cpu_options(mesh: Mesh, *, level: int) -> dict[str, int] | None:
-    """Returns the compiler options that set the optimisation level of XLA on CPUs.
-
-    None on other backends.
-    """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": level} if on_cpu else None
 
 
 def _joined(
