@@ -7,7 +7,7 @@ where S is the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -68,12 +68,20 @@ def load(
     path = epath.Path(path_or_name).expanduser()
 
     if _is_run(path):
-        peer = _peer_from_run(path, batch_size=batch_size, devices=devices)
-        if peer is not None:
+        run = _read_run(path)
+        if run.config["method"] in PEERS:
+            step = f"{run.config['method']}, step {run.checkpoint.name}"
+            peer = PeerModel(
+                run.trees,
+                config=run.config,
+                info={"source": f"training run {run.workdir.name}, {step}"},
+                batch_size=batch_size,
+                devices=devices,
+            )
             # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
             return cast(FaceCycle, peer)
 
-        trees, model, source = model_from_run(path)
+        trees, model, source = _model_of_run(run)
         return FaceCycle(
             trees,
             model=model,
@@ -105,29 +113,13 @@ def _is_run(path: epath.Path) -> bool:
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
-def _peer_from_run(
-    path: epath.PathLike, *, batch_size: int, devices: Sequence[jax.Device] | None
-) -> "PeerModel | None":
-    """Loads a run of one of the methods in `PEERS`; None for any other method."""
-    # Orbax takes a second to import; model folders do without.
-    from facecycle_jax.training.network_loading import find_checkpoint, load_trees
-    from facecycle_jax.training.run_config import read_config
+class _Run(NamedTuple):
+    """What a model is made of, out of a training run's workdir."""
 
-    checkpoint = find_checkpoint(path)
-    config = read_config(checkpoint.parent.parent)
-    if config.get("method") not in PEERS:
-        return None
-
-    trees = load_trees(checkpoint)
-    run = checkpoint.parent.parent.name
-    source = f"training run {run}, {config['method']}, step {checkpoint.name}"
-    return PeerModel(
-        trees,
-        config=config,
-        info={"source": source},
-        batch_size=batch_size,
-        devices=devices,
-    )
+    workdir: epath.Path
+    config: dict[str, Any]
+    checkpoint: epath.Path
+    trees: dict[str, Tree]
 
 
 def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -145,6 +137,16 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       FileNotFoundError: If there is no run or no checkpoint.
       UserError: If it cannot be read, or its config.json lacks a field.
     """
+    return _model_of_run(_read_run(path))
+
+
+def _read_run(path: epath.PathLike) -> _Run:
+    """Reads the configuration of a run and its newest checkpoint that is whole.
+
+    Raises:
+      FileNotFoundError: If there is no run or no checkpoint.
+      UserError: If the configuration is broken or lacks the method or the model.
+    """
     # Orbax takes a second to import; model folders do without.
     from facecycle_jax.training.network_loading import find_checkpoint, load_newest
     from facecycle_jax.training.run_config import read_config
@@ -152,28 +154,29 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     # The configuration first: it is small, and a checkpoint takes long to read.
     workdir = find_checkpoint(path).parent.parent
     config = read_config(workdir)
-    fields = ("method", "model", "loss")
-    if not all(field in config for field in fields) or not isinstance(
-        config["model"], Mapping
-    ):
+    if "method" not in config or not isinstance(config.get("model"), Mapping):
         raise UserError(
-            f"{workdir / 'config.json'} is no configuration of a run: it needs "
-            f"{', '.join(fields)}."
+            f"{workdir / 'config.json'} is no configuration of a run: it needs method "
+            "and model."
         )
-    checkpoint, trees = load_newest(path)
 
+    checkpoint, trees = load_newest(path)
+    return _Run(workdir=workdir, config=config, checkpoint=checkpoint, trees=trees)
+
+
+def _model_of_run(run: _Run) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Picks what a model folder needs of a run; see `model_from_run`."""
     # config.json is a file of the user's, so a field may be missing or of another type.
     try:
-        trees, model = _networks_of_state(config, trees)
-        method = config["method"]
+        trees, model = _networks_of_state(run.config, run.trees)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{workdir / 'config.json'} is no configuration of a run ({error})."
+            f"{run.workdir / 'config.json'} is no configuration of a run ({error})."
         ) from None
 
     source = (
-        f"training run {workdir.name} of facecycle_jax, {method}, "
-        f"step {checkpoint.name}"
+        f"training run {run.workdir.name} of facecycle_jax, {run.config['method']}, "
+        f"step {run.checkpoint.name}"
     )
     return trees, model, source
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny_model import MODEL
 
 from facecycle_jax import cli, load
 from facecycle_jax.commands import images as images_module
@@ -22,14 +23,6 @@ from facecycle_jax.networks.face_networks import (
     make_face_networks,
 )
 from facecycle_jax.storage import write_model
-
-MODEL = {
-    "width": 0.0625,
-    "image_size": 64,
-    "code_dim": 16,
-    "dtype": "float32",
-    "trunk": "learned",
-}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_model import MODEL
 
 import facecycle_jax
 from facecycle_jax.errors import UserError
@@ -22,14 +23,6 @@ from facecycle_jax.networks.face_networks import (
 from facecycle_jax.ops import denormalise, normalise
 from facecycle_jax.storage import write_model
 from facecycle_jax.storage.model_spec import build_model
-
-MODEL = {
-    "width": 0.0625,
-    "image_size": 64,
-    "code_dim": 16,
-    "dtype": "float32",
-    "trunk": "learned",
-}
 
 
 def networks(*, identity=True):
