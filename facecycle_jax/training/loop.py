@@ -185,7 +185,6 @@ def _train(
                 "the first step follows"
             )
 
-        reason: BaseException | None = None
         try:
             with training.StopSignal() as stop, progress.showing():
                 state = _loop(run, state, writer, progress, stop)
@@ -194,10 +193,9 @@ def _train(
                 figures = report(config, workdir)
                 writer.scalars(run.total_steps, _prefixed("truth", figures))
         except BaseException as error:
-            reason = error
+            _finish(run, writer, error)
             raise
-        finally:
-            _finish(run, writer, reason)
+        _finish(run, writer, None)
 
     log.info(
         "Done: %d steps. Checkpoints, metrics and panels are in %s",

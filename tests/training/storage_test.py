@@ -1,8 +1,6 @@
 """Storage of runs: full disks, whole files, and buckets through epath."""
 
 import contextlib
-import os
-import pathlib
 import resource
 import shutil
 import subprocess
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import toy_training
 from etils import epath
-from etils.epath import backend, gpath
+from fake_bucket import bucket
 from several import ROOT, TOY, codes, environment, start
 
 from facecycle_jax import files, training
@@ -112,30 +110,6 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert [p.read_bytes() for p in (tmp_path / "a").iterdir()] == [b"one"]
 
 
-class Bucket:
-    """A cloud of one's own: what is said of gs:// paths is done in a local folder."""
-
-    def __init__(self, folder):
-        self._folder = pathlib.Path(folder)
-
-    def __getattr__(self, name):
-        def done(*paths, **options):
-            # Of `open` the second argument is the mode.
-            return getattr(backend.os_backend, name)(
-                *map(self._local, paths), **options
-            )
-
-        return done
-
-    def _local(self, path):
-        path = os.fspath(path)
-        return (
-            str(self._folder / path.removeprefix("gs://"))
-            if path.startswith("gs://")
-            else path
-        )
-
-
 class Manager:
     """In Orbax's place, which reaches buckets by itself, not through epath."""
 
@@ -158,12 +132,11 @@ class Manager:
 
 
 def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
-    bucket = Bucket(tmp_path)
-    local = gpath._GPath._backend
-    choose = property(lambda path: bucket if path._uri_scheme else local.fget(path))
-    monkeypatch.setattr(gpath._GPath, "_backend", choose)
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager", Manager)
-    toy_training.train(epath.Path("gs://bucket/run"), num_steps=4)
+    with bucket(tmp_path):
+        toy_training.train(epath.Path("gs://bucket/run"), num_steps=4)
+        metrics = training.read_metrics("gs://bucket/run")
+
     root = tmp_path / "bucket" / "run"
     found = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
     assert found == {
@@ -173,6 +146,4 @@ def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
         "panels/00000004.png",
         "parameters.txt",
     }
-    assert [m["step"] for m in training.read_metrics("gs://bucket/run")] == [2, 4, 4]
-    # Nothing is written next to the bucket, e.g. into a local folder called 'gs:'.
-    assert not (pathlib.Path.cwd() / "gs:").exists()
+    assert [m["step"] for m in metrics] == [2, 4, 4]
