@@ -27,6 +27,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.margin_weight = 1.0  # weight of the margin
     # above 0 keeps mean faces alike; not in the paper
     config.loss.consensus_weight = 0.0
+    # above 0 pulls the codes of two images of one track together and pushes those of
+    # others away; items are then pairs of one track; not in the paper
+    config.loss.contrast_weight = 0.0
+    config.loss.contrast_temperature = 0.1  # divisor of cosines
+    config.loss.generator = True  # False: train the encoder alone, by contrast
     config.loss.margin = 0.1  # between mean face and neutral faces, normalised units
     config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
     # pairs of one track, each image restored from the other's code; not in the paper

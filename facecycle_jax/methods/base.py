@@ -190,6 +190,10 @@ class LossOptions(NamedTuple):
       margin_weight: weight of the margin (identity cycle).
       consensus_weight: weight of the L1 distance of each mean face to the mean of the
         batch (identity cycle). No other term makes mean faces alike. Not in the paper.
+      contrast_weight: weight of the contrast between identity codes (identity cycle),
+        which pulls the codes of two images of one track together and pushes all others
+        of the batch away. Items are then pairs of one track. Not in the paper.
+      contrast_temperature: divisor of its cosines.
       folding_weight: weight of `losses.folding` (motion cycle), which keeps flows
         invertible. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
@@ -201,10 +205,10 @@ class LossOptions(NamedTuple):
       noise: whether the generator adds noise while training, as the paper's does. The
         noise has unit variance, which is large compared with the maps of a learned
         trunk.
-      generator: (motion cycle) whether to use the generator. Without it, and without
-        every term of its images, the motion encoder and the flow decoder are trained on
-        warped images alone, at a fraction of the cost. This is a short stage that
-        prepares the flows for the motion cycle. Not in the paper.
+      generator: whether to use the generator. Without it, and without every term of its
+        images, the motion cycle trains motion encoder and flow decoder on warped images
+        alone, and the identity cycle its encoder by contrast alone, at a fraction of
+        the cost. These are stages that prepare those networks. Not in the paper.
       flow_side: (motion cycle without generator) side in pixels of the images that are
         warped and compared; 0: as they are. The encoder sees whole images in any case.
       exchange_identity: (identity cycle) whether pairs are two images of one track
@@ -223,6 +227,8 @@ class LossOptions(NamedTuple):
     ssim_weight: float = 5.0
     margin_weight: float = 1.0
     consensus_weight: float = 0.0
+    contrast_weight: float = 0.0
+    contrast_temperature: float = 0.1
     folding_weight: float = 0.0
     saturation_weight: float = 0.0
     perceptual: str = "gram"

@@ -17,7 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import l1, margin, ssim_loss, symmetry
+from facecycle_jax.losses import (
+    info_nce,
+    l1,
+    margin,
+    mixed_logits,
+    ssim_loss,
+    symmetry,
+)
 from facecycle_jax.methods.base import (
     Aux,
     LossOptions,
@@ -110,12 +117,15 @@ def identity_cycle(
       options: loss weights and switches.
 
     Returns:
-      The method. It trains identity_encoder and normaliser. `init` draws the frozen
+      The method. It trains identity_encoder and normaliser; without
+      `options.generator` only the first, by contrast alone. `init` draws the frozen
       networks of stage 1 at random; training replaces them by those of a stage 1 run.
 
     References:
       FaceCycle (ICCV 2021), section 3.2.
     """
+    if not options.generator:
+        return _identity_contrast(forward, options)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         keys = jax.random.split(key)
@@ -164,6 +174,8 @@ def identity_cycle(
         if options.consensus_weight:
             distance = l1(p["mean_face"], p["batch_mean"])
             terms["l1/consensus"] = (options.consensus_weight, distance)
+        if options.contrast_weight:
+            terms |= _contrast_terms(p["identity_code"], options)
         if options.perceptual != "none":
             sets = [p["restored_warped_back"], p["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
@@ -173,3 +185,55 @@ def identity_cycle(
         return total, Aux(reported, p)
 
     return Method(init, loss)
+
+
+def _identity_contrast(forward: FaceNetworks, options: LossOptions) -> Method:
+    """Builds the part of the identity cycle that only compares codes.
+
+    It draws nothing, so batches can be large. A later stage with the normaliser goes on
+    from its encoder.
+    """
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        # The same draw as that of the whole cycle.
+        _, identity_key = jax.random.split(key)
+        trees = init_identity(forward, identity_key)
+        return {"identity_encoder": trees["identity_encoder"]}, {}
+
+    def loss(
+        params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Aux]:
+        del frozen, key
+        # [B, 2, H, W, 3] to [2B, H, W, 3].
+        x = images.reshape(-1, *images.shape[2:])
+        code = forward.identity_code(params, x)
+
+        total, reported = weighted_total(_contrast_terms(code, options))
+        return total, Aux(reported, {"input": x})
+
+    return Method(init, loss)
+
+
+def _contrast_terms(code: jax.Array, options: LossOptions) -> WeightedTerms:
+    """Compares the codes of the two images of an item with those of all other items.
+
+    Args:
+      code: identity codes, [2B, D], the two images of an item next to each other.
+      options: weight and temperature.
+
+    Returns:
+      (weight, value) of the loss, and of the share of images whose nearest code is that
+      of the other image of their item.
+    """
+    # First images before second ones.
+    views = jnp.swapaxes(code.reshape(-1, 2, code.shape[-1]), 0, 1)
+    logits = mixed_logits(
+        views.reshape(code.shape).astype(jnp.float32),
+        temperature=options.contrast_temperature,
+    )
+    nearest = jnp.argmax(logits, axis=1) == 0
+
+    return {
+        "contrast/identity": (options.contrast_weight, info_nce(logits)),
+        "contrast/accuracy": (0.0, nearest.astype(jnp.float32)),
+    }

@@ -309,6 +309,43 @@ def test_mean_faces_that_differ_cost_on_request():
     np.testing.assert_allclose(aux.terms["total"] - total, 1000 * apart, rtol=1e-3)
 
 
+def test_identity_codes_of_one_track_are_contrasted_with_those_of_others():
+    loss = {"perceptual": "none", "contrast_weight": 2.0, "contrast_temperature": 0.5}
+    whole = methods.make(config("identity_cycle", loss=loss))
+    alone = methods.make(config("identity_cycle", loss={**loss, "generator": False}))
+    params, frozen = jax.jit(whole.init)(jax.random.key(0))
+    encoder, nothing = jax.jit(alone.init)(jax.random.key(0))
+    # A stage with the normaliser goes on from this network: the same draw of a seed.
+    assert set(encoder) == {"identity_encoder"}
+    assert nothing == {}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        encoder["identity_encoder"],
+        params["identity_encoder"],
+    )
+
+    _, of_whole = jax.jit(whole.loss)(params, frozen, batch(), None)
+    (total, of_alone), gradients = jax.jit(
+        jax.value_and_grad(alone.loss, has_aux=True)
+    )(encoder, nothing, batch(), None)
+    assert optax.tree.norm(gradients) > 0
+
+    # By hand: images 2k and 2k + 1 belong together.
+    code = np.asarray(of_whole.pictures["identity_code"], np.float64)
+    unit = code / np.linalg.norm(code, axis=1, keepdims=True)
+    cosines = unit @ unit.T / 0.5
+    np.fill_diagonal(cosines, -np.inf)
+    partner = np.arange(len(code)) ^ 1
+    likelihood = np.exp(cosines) / np.exp(cosines).sum(axis=1, keepdims=True)
+    expected = -np.log(likelihood[np.arange(len(code)), partner]).mean()
+    accuracy = (cosines.argmax(axis=1) == partner).mean()
+
+    for aux in (of_whole, of_alone):
+        np.testing.assert_allclose(aux.terms["contrast/identity"], expected, rtol=1e-4)
+        np.testing.assert_allclose(aux.terms["contrast/accuracy"], accuracy)
+    np.testing.assert_allclose(total, 2 * expected, rtol=1e-4)
+
+
 def test_the_generator_draws_without_noise_on_request():
     _, params, frozen = made("motion_cycle")
     key = jax.random.key(1)

@@ -321,8 +321,9 @@ def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame
 
 def _pairing(config: Mapping[str, Any]) -> str:
     """Returns whose images a method pairs: those of one track, or of two people."""
-    exchanges_identity = config.get("loss", {}).get("exchange_identity", False)
-    of_one = config["method"] == "motion_cycle" or exchanges_identity
+    loss = config.get("loss", {})
+    same_person = loss.get("exchange_identity") or loss.get("contrast_weight")
+    of_one = config["method"] == "motion_cycle" or bool(same_person)
     return "same" if of_one else "different"
 
 

@@ -100,14 +100,21 @@ def test_frames_are_those_of_the_named_people(tree):
             assert same.all() if method == "motion_cycle" else not same.any()
 
 
-def test_stage_2_pairs_one_person_where_identity_is_exchanged(tree):
-    for exchanged in (False, True):
-        settings = {
-            **config(tree, method="identity_cycle"),
-            "loss": {"exchange_identity": exchanged},
-        }
-        for batch in first(make_loader(settings, split="train"), 20):
-            assert (np.diff(batch["track"], axis=1) == 0).all() == exchanged
+@pytest.mark.parametrize(
+    ("loss", "one_track"),
+    [
+        ({}, False),
+        ({"exchange_identity": True}, True),
+        ({"contrast_weight": 0.5}, True),
+        ({"exchange_identity": False, "contrast_weight": 0.0}, False),
+    ],
+)
+def test_stage_2_pairs_one_track_where_it_compares_codes_of_one_person(
+    tree, loss, one_track
+):
+    settings = {**config(tree, method="identity_cycle"), "loss": loss}
+    for batch in first(make_loader(settings, split="train"), 20):
+        assert (np.diff(batch["track"], axis=1) == 0).all() == one_track
 
 
 @pytest.mark.parametrize("backend", ["memory", "threads", "tf"])
