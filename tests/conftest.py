@@ -1,16 +1,26 @@
 """Eight fake devices, set before anything uses JAX; tests of one device name it.
 
 Nearly all the time of the suite is compilation, and nothing in it is timed: XLA's
-optimisation is off, which halves that time. Processes that tests start inherit this.
+optimisation is off, which halves that time. Programs that several tests compile are
+compiled once: they are kept in a folder that goes when the suite ends. Processes that
+tests start inherit this.
 """
 
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
+# The processes that share the tests share the programs, too.
+PROGRAMS = os.environ.setdefault(
+    "FACECYCLE_COMPILATION_CACHE_OF_TESTS", tempfile.mkdtemp(prefix="facecycle_tests_")
+)
 # Nothing is kept in the user's cache.
-os.environ["FACECYCLE_COMPILATION_CACHE"] = ""
+os.environ["FACECYCLE_COMPILATION_CACHE"] = PROGRAMS
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
@@ -29,3 +39,9 @@ def compiled_programs_of_a_module_end_with_it():
     """
     yield
     jax.clear_caches()
+
+
+def pytest_sessionfinish(session):
+    """Removes the compiled programs, once no process needs them."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(PROGRAMS, ignore_errors=True)

@@ -41,8 +41,9 @@ def train_and_evaluate(
 
     Args:
       config: a config of configs/. With `stages`, names of configurations in it, these
-        run in order in workdir/<name>. Each stage starts from the networks of those
-        before it; the last one wins where several have the same network.
+        run in order in workdir/<name>. Each stage starts from the networks of its own
+        `init_from`, then those of the stages before it; of a network that several
+        have, the last one's are used.
       workdir: directory of the run, local or gs://; created if it is missing.
       probe: takes a stage's configuration and the networks by name at every evaluation
         and returns further figures to write, such as
@@ -101,8 +102,9 @@ def train_and_evaluate(
 
         # The last stage has the networks of all, so it alone is reported on.
         is_last = number == len(stages)
+        own = [path.strip() for path in stage["init_from"].split(",") if path.strip()]
         state = train_stage(
-            {**stage, "init_from": before or stage["init_from"]},
+            {**stage, "init_from": [*own, *before]},
             place,
             report=report if is_last else None,
             name=name,

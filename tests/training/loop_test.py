@@ -310,6 +310,28 @@ def test_stages_run_one_after_the_other(tmp_path):
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
 
 
+def test_a_stage_starts_from_its_own_networks_then_from_those_of_the_stages_before(
+    tmp_path,
+):
+    toy_training.train(tmp_path / "other", num_steps=1)
+    config = ml_collections.ConfigDict()
+    config.stages = ("first", "second")
+    config.first = toy_training.toy_config(num_steps=1)
+    config.second = toy_training.toy_config(
+        num_steps=1, init_from=f"{tmp_path / 'other'}, {tmp_path / 'other'}"
+    )
+    seams = toy_training.seams()
+    starts = []
+
+    def method(stage):
+        starts.append(stage["init_from"])
+        return seams["method"](stage)
+
+    loop.train_and_evaluate(config, tmp_path / "run", **{**seams, "method": method})
+    other = str(tmp_path / "other")
+    assert starts == [[], [other, other, str(tmp_path / "run" / "first")]]
+
+
 def stop_at(monkeypatch, step):
     """Has SIGTERM arrive in a step, and returns the steps that are evaluated."""
     asked = itertools.count(1)

@@ -1,0 +1,111 @@
+"""The bundled model, `facecycle-base`: sharp neutral faces, on two CPU cores.
+
+Command:
+  facecycle train facecycle_base --workdir runs/facecycle_base \
+    --set motion.data.path=VIDEOS,PHOTOS --set motion_fine.data.path=VIDEOS,PHOTOS \
+    --set contrast.data.path=VIDEOS,PHOTOS --set identity.data.path=VIDEOS,PHOTOS \
+    --set motion.loss.vgg=VGG.npz --set motion_fine.loss.vgg=VGG.npz \
+    --set identity.loss.vgg=VGG.npz
+Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*.jpg`,
+  CelebA. Both are cut to the framing of docs/data.md by `facecycle frame`.
+Hardware: two CPU cores, two hours.
+What differs from the paper:
+  - starts from facecycle-small: its widths, its learned trunk, its turned heads;
+  - a Gram loss thirty times as strong, on ImageNet's VGG-19, which makes faces sharp;
+    no network sees the VGG-19, so the model holds nothing of it;
+  - the identity encoder is trained by contrast between people, then kept;
+  - no noise in the generator, clipped gradients, averaged weights, folding penalised.
+  docs/model_card.md describes the model.
+"""
+
+import ml_collections
+
+from facecycle_jax.configs import identity_cycle, motion_cycle
+
+# Probability of pairing an image with its mirror image, one number for each root.
+VIDEOS_PHOTOS = (0.5, 1.0)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    # Run in this order, each from those before.
+    config.stages = ("motion", "motion_fine", "contrast", "identity")
+
+    config.motion = _motion(rate=3e-4)
+    config.motion.init_from = "facecycle-small"
+    config.motion.num_steps = 1300  # steps
+
+    config.motion_fine = _motion(rate=1e-4)
+    config.motion_fine.num_steps = 500  # steps
+
+    # The identity encoder alone, which draws nothing: large batches.
+    config.contrast = _shared(identity_cycle.get_config())
+    config.contrast.init_from = "facecycle-small"
+    config.contrast.loss.generator = False
+    config.contrast.loss.contrast_weight = 1.0
+    config.contrast.loss.contrast_temperature = 0.1  # divisor of cosines
+    config.contrast.loss.perceptual = "none"
+    config.contrast.batch_size = 64  # pairs of images
+    config.contrast.num_steps = 1000  # steps
+    config.contrast.optimiser.schedule_rates = (3e-4,)
+    # Photographs of one person that differ; a mirror image would be too easy.
+    config.contrast.data.min_frames = 2
+    config.contrast.data.mirror_pair_probability = 0.0
+    # Strong changes of light and colour, each image by itself.
+    config.contrast.augment.scale = (0.7, 1.0)  # area of the crop
+    config.contrast.augment.brightness = 0.4
+    config.contrast.augment.contrast = 0.4
+    config.contrast.augment.saturation = 0.4
+    config.contrast.augment.hue = 0.03  # turns
+
+    config.identity = _shared(identity_cycle.get_config())
+    config.identity.init_from = "facecycle-small"
+    config.identity.freeze = ("identity_encoder",)
+    config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
+    config.identity.batch_size = 8  # pairs; the mean face is that of a batch
+    config.identity.num_steps = 400  # steps
+    config.identity.optimiser.schedule_rates = (5e-4,)
+
+    config.lock()
+    return config
+
+
+def _motion(*, rate: float) -> ml_collections.ConfigDict:
+    """Makes a part of stage 1."""
+    config = _shared(motion_cycle.get_config())
+    config.batch_size = 4  # pairs of images
+    config.loss.folding_weight = 2.0
+    config.loss.saturation_weight = 0.05
+    config.optimiser.schedule_rates = (rate,)
+    return config
+
+
+def _shared(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Makes the changes that all stages share."""
+    config.model.width = 0.125  # multiplier on all channels
+    config.model.encoder_width = 0.5  # multiplier on the encoders' channels
+    config.model.trunk = "learned"  # instead of VGG-19
+
+    # The VGG-19 of the loss: ImageNet's, to be set to its file.
+    config.loss.perceptual_weight = 0.3
+    config.loss.noise = False
+
+    config.optimiser.schedule_epochs = (0,)  # first epoch of each piece
+    config.optimiser.b1 = 0.9
+    config.optimiser.b2 = 0.999
+    config.optimiser.clip_norm = 1.0  # largest global norm of gradients
+    config.optimiser.ema_decay = 0.99  # decay of the weight average
+
+    config.data.backend = "memory"  # no tensorflow
+    config.data.min_frames = 1  # single photographs pair with their mirror images
+    config.data.mirror_pair_probability = VIDEOS_PHOTOS
+    config.data.eval_fraction = 0.02  # of the people
+
+    config.log_every = 20  # steps
+    config.eval_every = 400  # steps
+    config.eval_batches = 4  # batches
+    config.panel_every = 200  # steps
+    config.checkpoint_every = 50  # steps
+    config.keep_last = 2  # checkpoints
+    config.tensorboard = False  # metrics.jsonl only
+    return config
