@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.contrast.optimiser.schedule_rates = (3e-4,)
     # Photographs of one person that differ; a mirror image would be too easy.
     config.contrast.data.min_frames = 2
-    config.contrast.data.mirror_pair_probability = 0.0
+    config.contrast.data.mirror_pair_probability = (0.0, 0.0)
     # Strong changes of light and colour, each image by itself.
     config.contrast.augment.scale = (0.7, 1.0)  # area of the crop
     config.contrast.augment.brightness = 0.4
