@@ -6,7 +6,7 @@ DEMO_DIR ?= runs/demo
 # Processes that share the tests; each takes up to 7 GB.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo docs table test test-slow lint format clean
+.PHONY: demo docs table test test-quick test-slow lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ demo: $(VENV)/.core
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+# What depends on JAX's version, in minutes: make test-quick PYTHON=python3.13 VENV=.venv-3.13
+QUICK := tests/networks tests/ops tests/storage tests/training/loop_test.py
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(QUICK)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
