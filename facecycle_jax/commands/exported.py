@@ -22,7 +22,7 @@ from facecycle_jax.storage.model_folder import CARD
 
 FOLDER = "folder"
 # File of the program, by format.
-_FILES = {"stablehlo": "model.jax_export"}
+_FILES = {"stablehlo": "program.jax_export"}
 _INTERFACE = "interface.json"
 # Number of images with which a program is compared with the model.
 _COMPARED = 3

@@ -42,7 +42,9 @@ def test_a_stablehlo_program_computes_what_the_model_does_for_any_batch(
     assert run(*given) == 0, capsys.readouterr().err
 
     # Without a function of this package.
-    program = jax.export.deserialize(bytearray((out / "model.jax_export").read_bytes()))
+    program = jax.export.deserialize(
+        bytearray((out / "program.jax_export").read_bytes())
+    )
     assert program.platforms == ("cpu", "cuda", "tpu")
     images = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     found = program.call(images)

@@ -38,7 +38,9 @@ class FrameSource:
         decoder: str = "pillow",
     ) -> None:
         self._tracks = tracks
-        self._options = {"size": size, "records": records, "decoder": decoder}
+        self._build = functools.partial(
+            FrameSource, size=size, records=records, decoder=decoder
+        )
         if records is None:
             self._read = file_reader(decoder, size=size)
         else:
@@ -70,15 +72,15 @@ class FrameSource:
             raise IndexError(f"there is no frame {index} of {len(self)}")
 
         # The first track that ends behind the frame.
-        track = np.searchsorted(self._ends, index, side="right")
+        track = int(np.searchsorted(self._ends, index, side="right"))
         frames = self._tracks.frames[track]
         frame = frames[index - int(self._ends[track])]
         return {
             "image": self._read(frame),
-            "track": track,
+            "track": np.int64(track),
             "person": self._people[track],
         }
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles what to build the source from again, without its readers."""
-        return functools.partial(FrameSource, **self._options), (self._tracks,)
+        return self._build, (self._tracks,)
