@@ -21,6 +21,7 @@ from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
 from facecycle_jax.storage.model_folder import CARD
 
 FOLDER = "folder"
+NOT_STATED = "not stated"
 # File of the program, by format.
 _FILES = {"stablehlo": "program.jax_export"}
 _INTERFACE = "interface.json"
@@ -73,26 +74,47 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.format != FOLDER and (arguments.out is None or arguments.space):
         raise UserError(f"--format {arguments.format} needs --out DIR and no --space.")
 
+    # A program, and the Space of a model, have nowhere to keep these.
+    of_folders = {
+        "--dtype": arguments.dtype != "float32",
+        "--licence": arguments.licence != NOT_STATED,
+        "--framing": arguments.framing is not None,
+        "--dataset": bool(arguments.dataset),
+        "--results": bool(arguments.results),
+    }
+    given = [name for name, is_given in of_folders.items() if is_given]
+    makes_one = arguments.format == FOLDER and arguments.out is not None
+    if given and not makes_one:
+        raise UserError(
+            f"{given[0]} is of model folders: make one of the run with --out DIR first."
+        )
+
     for folder in (arguments.out, arguments.space):
         if folder is not None:
             check_new(folder)
 
 
 def write_space_of(
-    arguments: argparse.Namespace, write_run: Callable[[epath.PathLike], None]
+    model: epath.PathLike,
+    folder: epath.PathLike,
+    *,
+    write_run: Callable[[epath.PathLike], object],
+    package: str,
 ) -> None:
     """Writes the Space of a training run or a model.
 
     Args:
-      arguments: run_or_checkpoint, space, package.
+      model: the run or model.
+      folder: the folder to make.
       write_run: writes the model folder of the training run.
+      package: see `space.write_space`.
 
     Raises:
       FileNotFoundError: If there is neither a run nor a model.
       UserError: If it cannot be read.
       FileExistsError: If the folder exists.
     """
-    found = find_model_folder(arguments.run_or_checkpoint)
+    found = find_model_folder(model)
 
     def write_model_folder(place: pathlib.Path) -> None:
         if found is None:
@@ -104,8 +126,8 @@ def write_space_of(
             if (found / name).exists():
                 (place / name).write_bytes((found / name).read_bytes())
 
-    space.write_space(arguments.space, write_model_folder, package=arguments.package)
-    print(f"Wrote {arguments.space}, the folder of a Space")
+    space.write_space(folder, write_model_folder, package=package)
+    print(f"Wrote {folder}, the folder of a Space")
 
 
 def write_program(arguments: argparse.Namespace) -> None:
@@ -143,8 +165,8 @@ def write_program(arguments: argparse.Namespace) -> None:
             "input": {"shape": ["n", model.size, model.size, 3], "dtype": "uint8"},
             "outputs": described,
             "framing": model.framing.to_dict(),
-            "licence": model.info.get("licence", arguments.licence),
-            "source": model.info.get("source", "not stated"),
+            "licence": model.info.get("licence", NOT_STATED),
+            "source": model.info.get("source", NOT_STATED),
         }
         text = json.dumps(interface, indent=2) + "\n"
         (partial / _INTERFACE).write_text(text, encoding="utf-8")

@@ -58,7 +58,7 @@ def add(commands: "Subcommands") -> None:
         "also a model",
     )
     export.add_argument("--out", help="the folder to make; must not exist")
-    _add_options(export, licence="not stated")
+    _add_options(export, licence=exported.NOT_STATED)
     export.add_argument(
         "--dataset",
         action="append",
@@ -171,17 +171,23 @@ def export_run(arguments: argparse.Namespace) -> None:
         exported.write_program(arguments)
         return
 
-    def write(folder: epath.PathLike) -> None:
-        _write_run(arguments, folder)
-
+    model = arguments.run_or_checkpoint
     if arguments.out is not None:
-        write(arguments.out)
+        networks = _write_run(arguments, arguments.out)
+        print(f"Wrote {arguments.out} with the networks {', '.join(networks)}")
+        model = arguments.out
+
     if arguments.space is not None:
-        exported.write_space_of(arguments, write)
+        exported.write_space_of(
+            model,
+            arguments.space,
+            write_run=lambda folder: _write_run(arguments, folder),
+            package=arguments.package,
+        )
 
 
-def _write_run(arguments: argparse.Namespace, folder: epath.PathLike) -> None:
-    """Makes a model folder of a training run."""
+def _write_run(arguments: argparse.Namespace, folder: epath.PathLike) -> list[str]:
+    """Makes a model folder of a training run, and returns the networks' names."""
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
     results = []
     for report in arguments.results:
@@ -198,7 +204,7 @@ def _write_run(arguments: argparse.Namespace, folder: epath.PathLike) -> None:
         datasets=arguments.dataset,
         results=results,
     )
-    print(f"Wrote {folder} with the networks {', '.join(trees)}")
+    return list(trees)
 
 
 def import_vgg(arguments: argparse.Namespace) -> None:

@@ -86,6 +86,7 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
         (("--format", "stablehlo"), "export needs --out DIR, --space DIR or both"),
         (("--format", "stablehlo", "--space", "s"), "needs --out DIR and no --space"),
         (("--format", "stablehlo", "--out", "p", "--outputs", "x"), "outputs must be"),
+        (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
     ],
 )
 def test_options_that_do_not_fit_are_one_sentence(
