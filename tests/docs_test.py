@@ -52,7 +52,9 @@ NOT_RUN = {
     "python -m pytest": "runs tests, as this does",
     "python -m launch.compile_check": "compiles for TPUs; see launch/compile_check/",
     "facecycle evaluate": "needs the published sets; see evaluation/",
-    "facecycle export": "needs a run; see storage/",
+    "facecycle export": "needs a run; see storage/ and commands/exported_test.py",
+    "facecycle push": "needs a network; see storage/hub_test.py",
+    "facecycle encode photos/ --model hf://": "needs a network, as push does",
     "facecycle import-torch": "needs the authors' weights; see interop/",
     "facecycle import-vgg": "needs torchvision's weights; see interop/",
     "facecycle demo": "serves until it is stopped; see commands/",
@@ -65,6 +67,7 @@ FOREIGN = {
     "--runner": "Beam",
     "--manual_dir": "tfds build",
     "--signal": "sbatch",
+    "--repo-type": "hf upload",
 }
 PLACEHOLDERS = {"config.FIELD"}
 

@@ -16,10 +16,12 @@ from facecycle_jax.commands import demo_page, inputs
 from facecycle_jax.data import read_picture, synthetic_tracks
 from facecycle_jax.data.images.framing import Framing
 from facecycle_jax.data.images.reading import square
+from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference.face_cycle import FaceCycle, load
 from facecycle_jax.inference.functions import IDENTITY_OUTPUTS
+from facecycle_jax.inference.runner import BATCH_SIZE
 from facecycle_jax.viz import flow_to_rgb, save_png
 
 if TYPE_CHECKING:
@@ -95,16 +97,43 @@ def run(arguments: argparse.Namespace) -> None:
       UserError: If it cannot be read.
       OSError: If the port is taken.
     """
+    _serve(arguments.model, port=arguments.port, browser=not arguments.no_browser)
+
+
+def serve_space(folder: str | os.PathLike[str]) -> None:
+    """Serves the page as a Space of the Hugging Face Hub does.
+
+    The Hub states in SPACE_HOST under which name the page is reached. Without it, on
+    another computer, the page is that of `facecycle demo`.
+
+    Args:
+      folder: the model folder.
+
+    Raises:
+      MissingExtraError: If gradio is not installed.
+      UserError: If the model cannot be read.
+      OSError: If the port is taken.
+    """
+    split_cpu({"batch_size": BATCH_SIZE})
+    host = os.environ.get("SPACE_HOST", "")
+    _serve(folder, port=None, browser=False, host=host)
+
+
+def _serve(
+    place: str | os.PathLike[str], *, port: int | None, browser: bool, host: str = ""
+) -> None:
+    """Loads a model and serves the page."""
     # Before the model, which takes seconds to load.
     demo_page.require_gradio()
 
-    model = load(arguments.model)
+    model = load(place)
     demo_page.serve(
         lambda first, second, crop: compare(model, first, second, crop=crop),
         shown=list(_shown(model).values()),
         examples=write_examples,
-        port=arguments.port,
-        browser=not arguments.no_browser,
+        port=port,
+        browser=browser,
+        host=host,
     )
 
 

@@ -22,12 +22,15 @@ _OPEN_PATHS = (
     "/gradio_api/reset",
 )
 _OPEN_FOLDER = "/gradio_api/run/"
-# Only the page's own server; Gradio needs inline scripts and styles.
+# Only the page's own server; Gradio needs inline scripts and styles. Who may show the
+# page inside one of theirs follows.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'self' data: blob:; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+    "form-action 'self'; base-uri 'self'; frame-ancestors "
 )
+# A Space is a page inside one of the Hub's.
+_SPACE_FRAMES = "https://huggingface.co"
 
 
 def only_uploaded(path: str | None, *, folder: str, name: str) -> str | None:
@@ -61,10 +64,16 @@ class OwnOnly:
     answers carry a policy that keeps browsers from loading anything from elsewhere.
     """
 
-    def __init__(self, app: Any, *, folder: str) -> None:
-        """Wraps an ASGI application whose uploads and results are kept in a folder."""
+    def __init__(self, app: Any, *, folder: str, host: str = "") -> None:
+        """Wraps an ASGI application whose uploads and results are kept in a folder.
+
+        `host` is the name under which a Space is reached, by HTTPS; '' for a page on
+        this computer.
+        """
         self._app = app
         self._folder = folder
+        self._own = f"https://{host}".encode() if host else b""
+        self._policy = _POLICY + (_SPACE_FRAMES if host else "'none'")
         # Bytes announced by requests that are being read at the moment.
         self._coming = 0
 
@@ -74,7 +83,7 @@ class OwnOnly:
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 policy = [
-                    (b"content-security-policy", _POLICY.encode()),
+                    (b"content-security-policy", self._policy.encode()),
                     (b"referrer-policy", b"no-referrer"),
                 ]
                 message = {**message, "headers": [*message.get("headers", ()), *policy]}
@@ -103,7 +112,8 @@ class OwnOnly:
     ) -> tuple[int, str]:
         """Returns the status and words of a refusal, or (0, '') for none."""
         # Browsers name the page that a request comes from. Other pages may send none.
-        if headers.get(b"origin", b"") != b"http://" + headers.get(b"host", b""):
+        own = self._own or b"http://" + headers.get(b"host", b"")
+        if headers.get(b"origin", b"") != own:
             return 403, "Only the page of this server may send this."
         if path.rstrip("/") not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDER):
             return 404, "There is nothing here."

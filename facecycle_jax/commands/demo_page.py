@@ -5,6 +5,9 @@ listens on 127.0.0.1, answers to no other host name, and has the browser load no
 from elsewhere. It accepts requests of its own page only, reads only files that were
 uploaded to it, and bounds their size and number. Uploads live in a temporary folder
 that is removed at the end.
+
+A Space on the Hugging Face Hub serves the same page to everybody. Only there the server
+listens on all addresses.
 """
 
 import importlib.util
@@ -21,6 +24,7 @@ from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploade
 from facecycle_jax.errors import MissingExtraError
 
 _ADDRESS = "127.0.0.1"
+_ALL_ADDRESSES = "0.0.0.0"
 # Seconds between clean-ups while the page is open.
 _CLEAN_EVERY = 60
 # Seconds after which a clean-up removes uploads and results.
@@ -29,11 +33,15 @@ _TEXT = """# FaceCycle
 Give two images, each filled by a face. The model removes the motion of each (expression
 and head pose), then the identity, and puts both back exchanged.
 """
-_PRIVACY = (
-    "Runs on this computer only. Images are kept in a temporary folder for at most "
+# In a Space, the port that the Hub forwards requests to.
+_SPACE_PORT = 7860
+_KEPT = (
+    "Images are kept in a temporary folder for at most "
     f"{(_KEEP_FOR + _CLEAN_EVERY) // 60} minutes, and are removed when the program "
     "ends."
 )
+_PRIVACY = f"Runs on this computer only. {_KEPT}"
+_SPACE_PRIVACY = f"Runs on a server of the Hugging Face Hub. {_KEPT}"
 
 
 class Shown(Protocol):
@@ -65,6 +73,7 @@ def serve(
     examples: Callable[[str], list[list[str]]],
     port: int | None,
     browser: bool,
+    host: str = "",
 ) -> None:
     """Serves the page until SIGINT or SIGTERM, then removes what was uploaded.
 
@@ -75,6 +84,7 @@ def serve(
       examples: writes images into a folder and returns the files of each pair.
       port: port of the page, or None for the first free one from 7860 on.
       browser: whether to open the page in the user's browser.
+      host: name under which a Space is reached, by HTTPS; '' for this computer alone.
 
     Raises:
       OSError: If the port is taken.
@@ -90,13 +100,13 @@ def serve(
         print("Compiling the model", flush=True)
         compare(pairs[0][0], pairs[0][1], False)
 
-        page = build(compare, shown=shown, pairs=pairs, folder=folder)
+        privacy = _SPACE_PRIVACY if host else _PRIVACY
+        page = build(compare, shown=shown, pairs=pairs, folder=folder, privacy=privacy)
         try:
             if not stop.is_set():
-                _launch(page, port=port, browser=browser, folder=folder)
-                print(
-                    f"The demo is at {page.local_url}; stop it with Ctrl-C", flush=True
-                )
+                _launch(page, port=port, browser=browser, folder=folder, host=host)
+                place = f"https://{host}" if host else page.local_url
+                print(f"The demo is at {place}; stop it with Ctrl-C", flush=True)
                 stop.wait()
         finally:
             page.close(verbose=False)
@@ -118,11 +128,17 @@ def _private(folder: str) -> None:
 
     # This computer's own address must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
+        named = [os.environ.get(name), _ADDRESS, _ALL_ADDRESSES]
+        os.environ[name] = ",".join(filter(None, named))
 
 
 def build(
-    compare: Compare, *, shown: Sequence[str], pairs: list[list[str]], folder: str
+    compare: Compare,
+    *,
+    shown: Sequence[str],
+    pairs: list[list[str]],
+    folder: str,
+    privacy: str = _PRIVACY,
 ) -> Any:
     """Lays out the page.
 
@@ -131,6 +147,7 @@ def build(
       shown: captions of the images.
       pairs: files of the examples.
       folder: temporary folder of uploads and results.
+      privacy: what becomes of the images, for the end of the page.
 
     Returns:
       The page, a `gradio.Blocks`.
@@ -218,26 +235,29 @@ def build(
         gr.Examples(
             pairs, inputs[:2], label="Synthetic faces to try", cache_examples=False
         )
-        gr.Markdown(_PRIVACY)
+        gr.Markdown(privacy)
 
     return page
 
 
-def _launch(page: Any, *, port: int | None, browser: bool, folder: str) -> None:
+def _launch(
+    page: Any, *, port: int | None, browser: bool, folder: str, host: str
+) -> None:
     """Starts the server in the background."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Other host names are refused, so that no other page can reach this one by a name
-    # of its own that resolves to 127.0.0.1.
-    middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]),
-        Middleware(OwnOnly, folder=folder),
-    ]
+    middleware = [Middleware(OwnOnly, folder=folder, host=host)]
+    if not host:
+        # Other host names are refused, so that no other page can reach this one by a
+        # name of its own that resolves to 127.0.0.1.
+        known = [_ADDRESS, "localhost"]
+        middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=known))
+
     page.launch(
-        server_name=_ADDRESS,
-        server_port=port,
+        server_name=_ALL_ADDRESSES if host else _ADDRESS,
+        server_port=_SPACE_PORT if host else port,
         share=False,
         quiet=True,
         show_error=True,

@@ -31,7 +31,7 @@ def add(commands: "Subcommands") -> None:
         "--out", required=True, help="the report folder to make; must not exist"
     )
     command.add_argument(
-        "--model", help="model folder, training run, or name of a model"
+        "--model", help="model folder, training run, hf://USER/NAME or name of a model"
     )
     command.add_argument(
         "--baselines", default="", help=f"'all' or some of {','.join(BASELINES)}"

@@ -36,7 +36,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="model folder, training run, or name of a model "
+        help="model folder, training run, hf://USER/NAME, or name of a model "
         "(default: %(default)s, which is bundled)",
     )
 

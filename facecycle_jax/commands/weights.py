@@ -5,6 +5,9 @@ import hashlib
 import pathlib
 from typing import TYPE_CHECKING
 
+from etils import epath
+
+from facecycle_jax.commands import exported
 from facecycle_jax.data.images.framing import FRAMING, Framing, read_framing
 from facecycle_jax.errors import ConversionError
 from facecycle_jax.files import check_new
@@ -16,6 +19,7 @@ from facecycle_jax.interop.vgg_weights import (
     write_vgg,
 )
 from facecycle_jax.networks.vgg import read_vgg_npz
+from facecycle_jax.storage.card_results import read_report
 from facecycle_jax.storage.model_folder import DTYPES, write_model
 from facecycle_jax.storage.model_spec import ORIGINAL_MODEL
 
@@ -44,14 +48,33 @@ def add(commands: "Subcommands") -> None:
     _add_options(torch, licence="not stated; that of the original program's weights")
     torch.set_defaults(run=import_torch)
 
-    export = commands.add_parser("export", help="make a model folder of a training run")
-    export.add_argument(
-        "run_or_checkpoint", help="workdir of a run, or WORKDIR/checkpoints/STEP"
+    export = commands.add_parser(
+        "export", help="make a model folder, a program or a Space of a training run"
     )
     export.add_argument(
-        "--out", required=True, help="the model folder to make; must not exist"
+        "run_or_checkpoint",
+        metavar="RUN",
+        help="workdir of a run, or WORKDIR/checkpoints/STEP; for --space and programs "
+        "also a model",
     )
-    _add_options(export, licence="not stated")
+    export.add_argument("--out", help="the folder to make; must not exist")
+    _add_options(export, licence=exported.NOT_STATED)
+    export.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="training set that the card names, such as lfw or USER/NAME; may be "
+        "repeated",
+    )
+    export.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="report of `facecycle evaluate` on RUN, for the card; may be repeated",
+    )
+    exported.add_options(export)
     export.set_defaults(run=export_run)
 
     vgg = commands.add_parser(
@@ -131,29 +154,57 @@ def import_torch(arguments: argparse.Namespace) -> None:
 
 
 def export_run(arguments: argparse.Namespace) -> None:
-    """Makes a model folder of a training run.
+    """Makes a model folder, a program or a Space of a training run.
 
     Args:
-      arguments: run_or_checkpoint, out, dtype, licence, framing.
+      arguments: run_or_checkpoint, out, dtype, licence, framing, dataset, results and
+        those of `exported.add_options`.
 
     Raises:
-      FileNotFoundError: If there is no run or no checkpoint.
-      UserError: If it cannot be read.
-      FileExistsError: If the folder exists.
+      FileNotFoundError: If there is no run, no checkpoint or no report.
+      UserError: If it cannot be read, or options contradict each other.
+      FileExistsError: If a folder exists.
     """
-    check_new(arguments.out)
+    exported.check_options(arguments)
 
+    if arguments.format != exported.FOLDER:
+        exported.write_program(arguments)
+        return
+
+    model = arguments.run_or_checkpoint
+    if arguments.out is not None:
+        networks = _write_run(arguments, arguments.out)
+        print(f"Wrote {arguments.out} with the networks {', '.join(networks)}")
+        model = arguments.out
+
+    if arguments.space is not None:
+        exported.write_space_of(
+            model,
+            arguments.space,
+            write_run=lambda folder: _write_run(arguments, folder),
+            package=arguments.package,
+        )
+
+
+def _write_run(arguments: argparse.Namespace, folder: epath.PathLike) -> list[str]:
+    """Makes a model folder of a training run, and returns the networks' names."""
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
+    results = []
+    for report in arguments.results:
+        results += read_report(report, source=source)
+
     write_model(
-        arguments.out,
+        folder,
         trees,
         model=model,
         licence=arguments.licence,
         source=source,
         dtype=arguments.dtype,
         framing=_framing(arguments),
+        datasets=arguments.dataset,
+        results=results,
     )
-    print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
+    return list(trees)
 
 
 def import_vgg(arguments: argparse.Namespace) -> None:

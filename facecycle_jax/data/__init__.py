@@ -3,13 +3,16 @@
 Only `data.backend='tf'` and the builders of `data.prepare` need tensorflow.
 """
 
+from facecycle_jax.data.batches.frame_source import FrameSource
 from facecycle_jax.data.batches.loader import Loader, batch_shapes, make_loader
 from facecycle_jax.data.images.reading import as_pictures, list_pictures, read_picture
 from facecycle_jax.data.sources.folder import read_list, scan_folder
+from facecycle_jax.data.sources.records import open_records
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
 from facecycle_jax.data.sources.tracks import Tracks, make_tracks, split_people
 
 __all__ = [
+    "FrameSource",
     "Loader",
     "Tracks",
     "as_pictures",
@@ -17,6 +20,7 @@ __all__ = [
     "list_pictures",
     "make_loader",
     "make_tracks",
+    "open_records",
     "read_list",
     "read_picture",
     "scan_folder",

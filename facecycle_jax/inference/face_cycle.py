@@ -6,6 +6,7 @@ where S is the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are
 [N, S/4, S/4, 2], (x, y) in units of half an image.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +27,7 @@ from facecycle_jax.networks.face_networks import FaceNetworks, make_face_network
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
+from facecycle_jax.storage.hub import download_model, is_hub_address
 
 # The bundled model that commands use where none is named.
 DEFAULT_MODEL = "facecycle-small"
@@ -47,16 +49,26 @@ def load(
     *,
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: epath.PathLike | None = None,
+    local_files_only: bool = False,
 ) -> "FaceCycle":
     """Loads a model.
 
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint
-        is used) or one of its checkpoints, DIR/checkpoints/STEP, or the name of a
-        bundled model: 'facecycle-small' (docs/model_card.md).
+        is used) or one of its checkpoints, DIR/checkpoints/STEP, the name of a bundled
+        model: 'facecycle-small' (docs/model_card.md), or a model on the Hugging Face
+        Hub: 'hf://user/name', 'hf-hub:user/name' or 'hf://user/name@revision'.
       batch_size: images computed at once, at most, on all devices together.
       devices: devices of one kind and of this process, to split batches of images over.
         None uses all of the default kind. Each holds the parameters once it is needed.
+      revision: of a model on the Hub, the branch, tag or commit.
+      token: of a model on the Hub, the access token; None: that of HF_TOKEN or of
+        `hf auth login`.
+      cache_dir: of a model on the Hub, where downloads are kept; None: HF_HUB_CACHE.
+      local_files_only: of a model on the Hub, whether only the cache is looked at.
 
     Returns:
       The model. A run of a method that FaceCycle is compared with gives a `PeerModel`.
@@ -65,6 +77,20 @@ def load(
       FileNotFoundError: If there is nothing of that name.
       UserError: If it cannot be read, in one sentence that says why.
     """
+    from_hub: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+    if is_hub_address(path_or_name):
+        path_or_name = download_model(os.fspath(path_or_name), **from_hub)
+    elif any(from_hub.values()):
+        given = next(name for name, value in from_hub.items() if value)
+        raise UserError(
+            f"{given} is for models on the Hub, 'hf://user/name', and the model is "
+            f"{str(path_or_name)!r}."
+        )
     path = epath.Path(path_or_name).expanduser()
 
     if _is_run(path):
@@ -94,7 +120,7 @@ def load(
     if found is None:
         raise FileNotFoundError(
             f"no model {str(path_or_name)!r}: give a model folder, the workdir of a "
-            f"run, or one of {', '.join(bundled_models())}."
+            f"run, hf://USER/NAME, or one of {', '.join(bundled_models())}."
         )
 
     folder = read_model(found)

@@ -10,6 +10,8 @@ from etils import epath
 from facecycle_jax.data.images.framing import Framing
 from facecycle_jax.errors import ConversionError, shorten
 from facecycle_jax.ops.normalisation import MEAN, STD
+from facecycle_jax.storage.card_results import check_results
+from facecycle_jax.storage.model_card import check_datasets
 from facecycle_jax.storage.model_spec import Built, build_model
 
 FORMAT = "facecycle_jax model"
@@ -134,6 +136,12 @@ def _check_config(config: Mapping[str, Any]) -> Built:
     # Folders of earlier versions have no framing.
     if "framing" in config:
         Framing.from_dict(config["framing"])
+
+    # Only for the card.
+    if "datasets" in config:
+        check_datasets(config["datasets"])
+    if "results" in config:
+        check_results(config["results"])
 
     weights = config.get("weights")
     if type(weights) is not dict or weights.get("file") != WEIGHTS:

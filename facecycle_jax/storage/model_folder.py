@@ -8,7 +8,7 @@ what the networks need, conv1_1 .. conv3_1.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from facecycle_jax.errors import ConversionError, UserError, shorten
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceNetworks
+from facecycle_jax.storage.card_results import check_results
 from facecycle_jax.storage.folder_config import (
     CONFIG,
     DTYPES,
@@ -31,7 +32,7 @@ from facecycle_jax.storage.folder_config import (
     input_spec,
     read_config,
 )
-from facecycle_jax.storage.model_card import model_card
+from facecycle_jax.storage.model_card import check_datasets, model_card
 from facecycle_jax.storage.model_spec import (
     STAGES,
     Shapes,
@@ -54,7 +55,7 @@ class ModelFolder(NamedTuple):
         encoder_width and, of a 'vgg' trunk, vgg_width.
       trees: nested dicts of float32 numpy arrays by network name.
       info: the whole content of config.json, which adds stages, input, licence, source,
-        weights, package_version and perhaps framing.
+        weights, package_version and perhaps framing, datasets and results.
       forward: the networks that the configuration describes.
     """
 
@@ -73,6 +74,8 @@ def write_model(
     source: str,
     dtype: str = "float32",
     framing: Framing = FRAMING,
+    datasets: Sequence[str] = (),
+    results: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes a model folder; it appears whole or not at all.
 
@@ -87,6 +90,8 @@ def write_model(
       source: where the weights come from, in words.
       dtype: 'float32' or 'float16' (half the size, three decimal digits).
       framing: where the eyes are in the images that the model was trained on.
+      datasets: names of the training sets, for the card: 'lfw' or 'user/name'.
+      results: figures for the card, see `storage.card_results.read_report`.
 
     Raises:
       FileExistsError: If the folder exists.
@@ -127,11 +132,17 @@ def write_model(
         "licence": licence.strip(),
         "source": source.strip(),
     }
+    # Only what there is, so that other folders stay as they were.
+    if datasets:
+        config["datasets"] = check_datasets(list(datasets))
+    if results:
+        config["results"] = [dict(record) for record in results]
+        check_results(config["results"])
 
     # config.json comes last, because a folder without it is no model folder.
     files = {
         WEIGHTS: data,
-        CARD: model_card(config).encode(),
+        CARD: model_card(config, name=epath.Path(folder).name).encode(),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
     }
     with new_folder(folder, last=CONFIG) as partial:

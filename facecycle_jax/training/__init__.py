@@ -9,6 +9,7 @@ from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.metrics import (
     Averages,
     MetricWriter,
+    OnMetrics,
     hide_accelerators_from_tensorflow,
     read_metrics,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "MakeLoader",
     "MakeMethod",
     "MetricWriter",
+    "OnMetrics",
     "PreemptedError",
     "Probe",
     "Program",

@@ -33,6 +33,7 @@ def train_and_evaluate(
     *,
     probe: training.Probe | None = None,
     report: training.Report | None = None,
+    on_metrics: training.OnMetrics | None = None,
     start_anew: bool = False,
     method: training.MakeMethod | None = None,
     loader: training.MakeLoader | None = None,
@@ -51,6 +52,9 @@ def train_and_evaluate(
       report: called once at the end, by process 0, with the last stage's configuration
         and workdir; returns further figures to write, such as
         `facecycle_jax.evaluation.report_on_synthetic_faces`.
+      on_metrics: `on_metrics(step, metrics)`, called by process 0 with the figures of
+        every row that metrics.jsonl gets. Figures may be NaN. Each of several stages
+        counts its steps from 1. An error in it ends the run.
       start_anew: whether a run of which every checkpoint was set aside as damaged
         starts from scratch; without it such a run is refused.
       method: builds the method of a stage's configuration; None: `methods.make`.
@@ -85,6 +89,7 @@ def train_and_evaluate(
     train_stage = functools.partial(
         _train,
         probe=probe,
+        on_metrics=on_metrics,
         start_anew=start_anew,
         method=method,
         loader=loader,
@@ -154,6 +159,7 @@ def _train(
     *,
     probe: training.Probe | None,
     report: training.Report | None,
+    on_metrics: training.OnMetrics | None,
     start_anew: bool,
     method: training.MakeMethod | None,
     loader: training.MakeLoader | None,
@@ -170,7 +176,10 @@ def _train(
 
         start = int(state.step)
         writer = training.MetricWriter(
-            workdir, step=start, tensorboard=config["tensorboard"]
+            workdir,
+            step=start,
+            tensorboard=config["tensorboard"],
+            on_metrics=on_metrics,
         )
 
         # An item of a batch is a pair of images unless its method needs more frames.

@@ -6,7 +6,7 @@ Scalars by name, e.g. 'train/total'; images uint8 [H, W, 3].
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import flax.struct
@@ -20,6 +20,8 @@ from facecycle_jax.files import write_whole
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
+# Step and figures of a row of that file.
+OnMetrics = Callable[[int, dict[str, float]], None]
 
 
 @flax.struct.dataclass
@@ -138,11 +140,19 @@ class MetricWriter:
         step is written twice.
       tensorboard: whether to write event files too, if TensorFlow and TensorBoard are
         installed.
+      on_metrics: called with the step and the scalars of each line, once it is written.
+        Its errors are not caught.
     """
 
     def __init__(
-        self, workdir: epath.Path, *, step: int = 0, tensorboard: bool = True
+        self,
+        workdir: epath.Path,
+        *,
+        step: int = 0,
+        tensorboard: bool = True,
+        on_metrics: OnMetrics | None = None,
     ) -> None:
+        self._on_metrics = on_metrics
         self._path = workdir / FILE_NAME
         self._lines: list[str] = []
         self._file: TextIO | None = None
@@ -185,6 +195,10 @@ class MetricWriter:
         if self._events is not None:
             with _as_os_errors():
                 self._events.write_scalars(step, dict(values))
+
+        if self._on_metrics is not None:
+            figures = {name: float(values[name]) for name in sorted(values)}
+            self._on_metrics(int(step), figures)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds an image, uint8 [H, W, 3], to the TensorBoard event files."""

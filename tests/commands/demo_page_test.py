@@ -83,6 +83,31 @@ def test_only_the_own_page_may_send_requests(tmp_path, path):
     assert asgi(tmp_path, "GET", "/", {"host": HOST}) == 200
 
 
+def test_a_space_accepts_its_own_page_by_https_and_may_be_framed_by_the_hub(tmp_path):
+    sent = []
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        sent.append(message)
+
+    space = demo_guard.OwnOnly(application, folder=str(tmp_path), host="a.hf.space")
+    for origin in (b"https://a.hf.space", b"https://b.hf.space", b"http://a.hf.space"):
+        headers = [
+            (b"host", b"10.0.0.1"),
+            (b"origin", origin),
+            (b"content-length", b"1"),
+        ]
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
+        asyncio.run(space(scope | {"headers": headers}, None, send))
+
+    starts = [message for message in sent if "status" in message]
+    assert [message["status"] for message in starts] == [200, 403, 403]
+    policy = dict(starts[0]["headers"])[b"content-security-policy"]
+    assert policy.endswith(b"frame-ancestors https://huggingface.co")
+
+
 def test_other_paths_of_the_server_are_refused(tmp_path):
     own = {"host": HOST, "origin": f"http://{HOST}", "content-length": "10"}
     for path in ("/gradio_api/process_recording", "/gradio_api/call/answer", "/login"):

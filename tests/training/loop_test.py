@@ -279,6 +279,41 @@ def test_a_probe_runs_at_every_evaluation(tmp_path):
     assert {2, 4} <= set(found)
 
 
+def test_a_callback_gets_every_row_of_metrics(tmp_path):
+    rows = []
+
+    def on_metrics(step, metrics):
+        rows.append({"step": step, **metrics})
+
+    config = toy_training.toy_config(num_steps=4, eval_every=2)
+    seams = toy_training.seams()
+    loop.train_and_evaluate(config, tmp_path, on_metrics=on_metrics, **seams)
+    assert rows == training.read_metrics(tmp_path)
+    assert {type(value) for row in rows for value in row.values()} == {int, float}
+
+    # A run that is continued does not repeat what it has reported.
+    rows.clear()
+    config.num_steps = 6
+    loop.train_and_evaluate(config, tmp_path, on_metrics=on_metrics, **seams)
+    assert rows == [row for row in training.read_metrics(tmp_path) if row["step"] > 4]
+
+
+def test_an_error_in_the_callback_ends_the_run_with_its_own_trace(tmp_path):
+    def on_metrics(step, metrics):
+        raise ConnectionResetError("the tracker is gone")
+
+    config = toy_training.toy_config(num_steps=4)
+    with pytest.raises(ConnectionResetError, match="the tracker is gone") as raised:
+        loop.train_and_evaluate(
+            config, tmp_path, on_metrics=on_metrics, **toy_training.seams()
+        )
+    assert raised.traceback[-1].name == "on_metrics"
+
+    # The row was written first, and the workdir is free again.
+    assert training.read_metrics(tmp_path)
+    loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
+
+
 def test_unreadable_images_are_listed_once(pictures, tmp_path):
     broken = tmp_path / "data"
     shutil.copytree(pictures, broken)

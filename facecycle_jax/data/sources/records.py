@@ -42,6 +42,7 @@ class RecordFrames:
         Args:
           sets: folder, content of tracks.json and frames of each.
         """
+        self._folders = [folder for folder, _, _ in sets]
         # Of each set: its frames, and the number of the first one.
         self._frames = [frames for _, _, frames in sets]
         self._starts: list[int] = []
@@ -69,6 +70,10 @@ class RecordFrames:
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._open)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the folders alone; another process opens the files itself."""
+        return _reopen, (self._folders,)
 
     def read(self, frame: int) -> bytes:
         """Reads one frame.
@@ -134,6 +139,11 @@ class RecordFrames:
         track = bisect.bisect_right(self._first, frame) - 1
         _, file, _, name = self._where[track]
         return f"{file}, track {name}, frame {frame - self._first[track]}"
+
+
+def _reopen(folders: list[pathlib.Path]) -> RecordFrames:
+    """Opens sets again, for another process."""
+    return RecordFrames([(folder, *read_index(folder)) for folder in folders])
 
 
 def _close(files: dict[str, int]) -> None:
