@@ -186,6 +186,14 @@ def test_four_processes_go_on_from_two_with_parameters_sharded(one, two, tmp_pat
 
 
 @pytest.mark.slow
+def test_two_processes_that_stand_for_slices_end_where_one_does(one, tmp_path):
+    ended = run(tmp_path, *FIELDS, "fsdp=True", TOY_SLICES="1")
+    assert codes(ended) == [0, 0], ended
+    assert "mesh          slice=2, data=2" in ended[0].stderr
+    assert_equal(one, tmp_path, exactly=False)
+
+
+@pytest.mark.slow
 def test_two_processes_start_from_another_run(one, tmp_path):
     fields = ("num_steps=2", FIELDS[1], f"init_from={one}")
     assert codes(run(tmp_path / "two", *fields)) == [0, 0]
