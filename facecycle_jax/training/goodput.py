@@ -35,7 +35,9 @@ CATEGORIES: Mapping[str, str] = {
     "lost": "steps lost to restarts",
 }
 
-# Seconds between two writes, which is what a killed process loses at most. Buckets
+# Smaller fractions are left out of the sentence at the end.
+_LEAST_SHARE = 5e-4
+# Seconds of steps between two writes, which a killed process loses at most. Buckets
 # answer more slowly.
 _WRITE_EVERY = 10.0
 _WRITE_EVERY_IN_BUCKETS = 60.0
@@ -195,7 +197,7 @@ class Goodput:
         shares = [
             f"{CATEGORIES[name]} {100 * value / total:.1f} %"
             for name, value in seconds.items()
-            if value
+            if value / total >= _LEAST_SHARE
         ]
 
         record = self._record
