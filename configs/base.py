@@ -112,6 +112,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_last = 3  # checkpoints, in addition to the best
     config.max_nonfinite = 50  # updates skipped in a row before the run stops
     config.tensorboard = True  # write event files too, if tensorflow is installed
+    # first and last step of a trace in workdir/profile; (): none
+    config.profile_steps = ()
 
     # Evaluation of the features on small sets, whenever held-out people are evaluated:
     # docs/evaluate.md.

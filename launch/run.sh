@@ -7,7 +7,7 @@
 #         multiprocess  this machine, several processes on simulated devices
 #         gpu           this machine, all or some of its GPUs
 #         slurm         a SLURM cluster
-#         tpu           a Cloud TPU VM or pod slice
+#         tpu           a Cloud TPU VM, a pod slice or several slices
 #         gke           TPUs of a GKE cluster (JobSet, Kueue)
 #
 # Options of a place: launch/run.sh WHERE --help. With --dry-run nothing is done, only

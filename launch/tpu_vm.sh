@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or pod slice: makes it, installs the package on all its
-# hosts, trains, starts again after preemption, deletes it.
+# Trains on a Cloud TPU VM, a pod slice or several: makes them, installs the package on
+# all hosts, trains, starts again after preemption, deletes them.
 #
 #   launch/tpu_vm.sh [--action=all] [--name=facecycle] [--zone=us-central1-a]
-#       [--project=P] [--type=v5litepod-16] [--version=V] [--spot]
+#       [--project=P] [--type=v5litepod-16] [--slices=1] [--version=V] [--spot]
 #       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=20] [--dry-run]
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
 # --action    create, install, train, delete, or all: the first three, again after each
 #             preemption, then delete
 # --type      accelerator type, e.g. v4-32, v5litepod-16, v5p-32, v6e-16
+# --slices    number of slices of this type, joined by the data-centre network; several
+#             are one queued resource, and the launcher waits until it is served
 # --version   software of the hosts (else the one that belongs to the type)
 # --spot      a cheaper machine that may be taken away
 # --mount     makes a bucket readable at /DIR on all hosts, for data and weights; may be
@@ -51,6 +53,7 @@ name=facecycle
 zone=us-central1-a
 project=""
 type=v5litepod-16
+slices=1
 version=""
 spot=()
 mounts=()
@@ -66,6 +69,7 @@ for argument in "$@"; do
     --zone=*) zone="$(value "$argument")" ;;
     --project=*) project="$(value "$argument")" ;;
     --type=*) type="$(value "$argument")" ;;
+    --slices=*) slices="$(value "$argument")" ;;
     --version=*) version="$(value "$argument")" ;;
     --spot) spot=(--spot) ;;
     --mount=*) mounts+=("$(value "$argument")") ;;
@@ -78,6 +82,7 @@ for argument in "$@"; do
 done
 
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
+is_number "$slices" || die "--slices must be a whole number above 0, got '$slices'."
 for mount in "${mounts[@]}"; do parse_mount "$mount"; done
 if [[ -z "$version" ]]; then
   case "$type" in
@@ -111,7 +116,24 @@ for flag in "${flags[@]}"; do
   host_flags+=("$flag")
 done
 
-tpu=(gcloud compute tpus tpu-vm)
+# One slice is a TPU VM. Several are the nodes NAME-0, NAME-1, ... of a queued resource,
+# which has other names for the same things.
+if ((slices == 1)); then
+  tpu=(gcloud compute tpus tpu-vm)
+  what=(--version="$version")
+  everywhere=(--worker=all)
+  deleting=(--quiet)
+  state_field=state
+  label_field=labels.facecycle_launch
+else
+  tpu=(gcloud compute tpus queued-resources)
+  what=(--runtime-version="$version" --node-count="$slices" --node-prefix="$name")
+  everywhere=(--node=all --worker=all)
+  # With its nodes, also while they are there.
+  deleting=(--quiet --force)
+  state_field=state.state
+  label_field="tpu.nodeSpec[0].node.labels.facecycle_launch"
+fi
 place=(--zone="$zone")
 [[ -z "$project" ]] || place+=(--project="$project")
 # A label by which the launcher knows its own machine.
@@ -157,20 +179,20 @@ is_own() {
     return 0
   fi
   ((tried)) || return 1
-  label="$(describe labels.facecycle_launch 2> /dev/null)"
+  label="$(describe "$label_field" 2> /dev/null)"
   [[ "$label" == "$launch" ]]
 }
 
 # Runs a shell line on every host. A connection that is dead but not closed ends after 3
 # minutes.
 on_all_hosts() {
-  run "${tpu[@]}" ssh "$name" "${place[@]}" --quiet --worker=all \
+  run "${tpu[@]}" ssh "$name" "${place[@]}" --quiet "${everywhere[@]}" \
     --ssh-flag=-oServerAliveInterval=60 --command="$1"
 }
 
 # Copies a file of the scratch folder to the home folder on every host.
 copy_to_hosts() {
-  run "${tpu[@]}" scp "$scratch/$1" "$name:" "${place[@]}" --quiet --worker=all
+  run "${tpu[@]}" scp "$scratch/$1" "$name:" "${place[@]}" --quiet "${everywhere[@]}"
 }
 
 # Prints one property of the machine.
@@ -178,12 +200,25 @@ describe() {
   run "${tpu[@]}" describe "$name" "${place[@]}" --format="value($1)"
 }
 
+# Prints how many hosts there are; nothing if there is no answer.
+count_hosts() {
+  local hosts node=()
+  if ((slices == 1)); then
+    node=("${tpu[@]}" describe "$name")
+  else
+    node=(gcloud compute tpus tpu-vm describe "$name-0")
+  fi
+  hosts="$("${node[@]}" "${place[@]}" --format="value(networkEndpoints.len())" 2> /dev/null)" || return 0
+  if is_number "$hosts"; then echo "$((slices * hosts))"; fi
+}
+
 # Prints the state of the machine: READY, another word of Google's, MISSING, or UNKNOWN
 # if there is no answer.
 machine_state() {
   local state
-  if state="$(describe state 2> "$scratch/describe")"; then
-    echo "$state"
+  if state="$(describe "$state_field" 2> "$scratch/describe")"; then
+    # A queued resource that is served.
+    echo "${state/#ACTIVE/READY}"
   elif grep -qi "NOT_FOUND\|not found" "$scratch/describe"; then
     echo MISSING
   else
@@ -194,7 +229,7 @@ machine_state() {
 # Dies if there is a machine of this name: it may be that of another training.
 refuse_taken_name() {
   if ((DRY_RUN)); then
-    describe state
+    describe "$state_field"
     echo "# ends here with exit status 2 if there is such a machine"
     return
   fi
@@ -212,16 +247,17 @@ refuse_taken_name() {
 # Makes the machine. Returns 1 if it may be made later; dies if the command is mistaken.
 create() {
   local command=(
-    "${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" --version="$version"
+    "${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" "${what[@]}"
     --labels=facecycle_launch="$launch" "${spot[@]}"
   )
   if ((DRY_RUN)); then
     run "${command[@]}"
+    ((slices == 1)) || echo "# waits until the queued resource is ACTIVE"
     return
   fi
 
   tried=1
-  if "${command[@]}" 2>&1 | tee "$scratch/create"; then
+  if "${command[@]}" 2>&1 | tee "$scratch/create" && wait_for_slices; then
     made=1
     proven=1
     return
@@ -234,9 +270,24 @@ create() {
   return 1
 }
 
+# Waits until a queued resource is served, for as long as it stands in the queue; fails
+# if it never will be. One slice is there as soon as it is made.
+wait_for_slices() {
+  ((slices > 1)) || return 0
+  proven=1
+  say "waiting until Google serves all $slices slices"
+  while true; do
+    case "$(machine_state)" in
+      READY) return 0 ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING | MISSING) return 1 ;;
+    esac
+    sleep "$FIRST_PAUSE"
+  done
+}
+
 # Deletes the machine.
 delete() {
-  run "${tpu[@]}" delete "$name" "${place[@]}" --quiet || return 1
+  run "${tpu[@]}" delete "$name" "${place[@]}" "${deleting[@]}" || return 1
   made=0
   tried=0
 }
@@ -297,7 +348,7 @@ train() {
 
   : > "$scratch/answers"
   while true; do
-    is_number "$hosts" || hosts="$(describe 'networkEndpoints.len()' 2> /dev/null)" || true
+    is_number "$hosts" || hosts="$(count_hosts)"
     on_all_hosts "$command" 2>&1 | tee "$scratch/session" || true
     sed -n '/FACECYCLE_EXIT/p' "$scratch/session" >> "$scratch/answers"
     contacts="$(sed -n 's/.*FACECYCLE_CONTACT of=//p' "$scratch/session" | sort -u | wc -l)"

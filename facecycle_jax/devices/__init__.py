@@ -5,9 +5,15 @@ from facecycle_jax.devices.cpu import (
     cpu_devices_for,
     split_cpu,
 )
-from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
+from facecycle_jax.devices.mesh import (
+    batch_axes,
+    batch_sharding,
+    make_mesh,
+    replicated,
+)
 
 __all__ = [
+    "batch_axes",
     "batch_sharding",
     "cpu_compiler_options",
     "cpu_devices_for",

@@ -6,6 +6,7 @@ The loop itself is `facecycle_jax.training.loop`.
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.training.checkpointing import Checkpointer
+from facecycle_jax.training.goodput import Goodput
 from facecycle_jax.training.metrics import (
     Averages,
     MetricWriter,
@@ -24,6 +25,7 @@ from facecycle_jax.training.optimiser import (
     make_schedule,
 )
 from facecycle_jax.training.processes import check_same
+from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.progress import Progress
 from facecycle_jax.training.ranges import check_ranges
@@ -71,6 +73,7 @@ __all__ = [
     "Averages",
     "Checkpointer",
     "DivergedError",
+    "Goodput",
     "Loader",
     "MakeLoader",
     "MakeMethod",
@@ -78,6 +81,7 @@ __all__ = [
     "OnMetrics",
     "PreemptedError",
     "Probe",
+    "Profiler",
     "Program",
     "Progress",
     "Report",

@@ -1,8 +1,9 @@
 """The training loop of every method, on one device or many, from a configuration.
 
-A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl,
+A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, goodput.json,
 panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (only if images
-could not be read) and, with TensorFlow installed, tensorboard/.
+could not be read), profile/ (only if requested) and, with TensorFlow installed,
+tensorboard/.
 """
 
 import functools
@@ -169,12 +170,19 @@ def _train(
     _make_workdir(workdir)
 
     with training.locked(workdir):
+        goodput = training.Goodput(workdir)
         run, state = training.prepare(
-            config, workdir, start_anew=start_anew, method=method, loader=loader
+            config,
+            workdir,
+            goodput=goodput,
+            start_anew=start_anew,
+            method=method,
+            loader=loader,
         )
         run.probe = probe
 
         start = int(state.step)
+        goodput.continue_at(start)
         writer = training.MetricWriter(
             workdir,
             step=start,
@@ -197,11 +205,17 @@ def _train(
             )
 
         try:
-            with training.StopSignal() as stop, progress.showing():
+            with (
+                training.StopSignal() as stop,
+                progress.showing(),
+                run.profiler,
+                goodput.spent("steps"),
+            ):
                 state = _loop(run, state, writer, progress, stop)
 
             if report is not None and jax.process_index() == 0:
-                figures = report(config, workdir)
+                with goodput.spent("evaluation"):
+                    figures = report(config, workdir)
                 writer.scalars(run.total_steps, _prefixed("truth", figures))
         except BaseException as error:
             _finish(run, writer, error)
@@ -231,8 +245,9 @@ def _finish(
     together = isinstance(reason, training.PreemptedError | training.DivergedError)
     alone = jax.process_count() > 1 and isinstance(reason, Exception) and not together
     if not alone:
-        endings.append(run.checkpointer.close)
+        endings.append(lambda: _close_checkpoints(run))
     endings.append(lambda: training.report_unreadable(run.workdir, run.unreadable()))
+    endings.append(lambda: run.goodput.close(wait=not alone))
 
     first: Exception | None = None
     for ending in endings:
@@ -248,6 +263,12 @@ def _finish(
         raise first
 
 
+def _close_checkpoints(run: training.Run) -> None:
+    """Waits for the save in progress and frees the threads."""
+    with run.goodput.spent("checkpoint"):
+        run.checkpointer.close()
+
+
 def _loop(
     run: training.Run,
     state: TrainState,
@@ -260,13 +281,15 @@ def _loop(
     The order within a step is fixed, so that runs can be compared.
     """
     config = run.config
+    goodput = run.goodput
     start = int(state.step)
 
     # A run that was stopped at a step to evaluate has saved that step first, and
     # evaluates it now.
     due = 0 < start <= run.total_steps and _evaluates(run, start)
     if due and not agree(int(run.checkpointer.has_loss(start))):
-        state = _evaluate(run, state, start, writer)
+        with goodput.spent("evaluation"):
+            state = _evaluate(run, state, start, writer)
         run.checkpointer.record_loss(start, run.evaluated[1])
 
     merge = jax.jit(Averages.merge)
@@ -275,19 +298,28 @@ def _loop(
     batches = run.train_batches(start)
 
     for step in range(start + 1, run.total_steps + 1):
+        first = step == start + 1
         last = step == run.total_steps
+        run.profiler.before(step)
 
         # 1. The update. Nothing may move between host and device unseen.
-        batch = next(batches)
-        with jax.transfer_guard("disallow"):
-            state, new = run.train_step(state, batch)
-            averages = new if averages is None else merge(averages, new)
-        progress.tick()
+        with goodput.spent("data"):
+            batch = next(batches)
+        with goodput.spent("compilation" if first else "steps"):
+            with jax.transfer_guard("disallow"):
+                state, new = run.train_step(state, batch)
+                averages = new if averages is None else merge(averages, new)
 
-        # The first step compiles, so speed is measured from the second one on.
-        if step == start + 1:
-            jax.block_until_ready(state)
+            # The first step compiles, so speed is measured from the second one on.
+            if first:
+                jax.block_until_ready(state)
+
+        progress.tick()
+        run.profiler.after(step, state)
+        if first:
             progress.restart(step)
+        else:
+            goodput.stepped(step, new)
 
         # 2. Averages since the last log. Only here does the host wait for the device
         # every time.
@@ -300,8 +332,8 @@ def _loop(
         # take longer than the time that the platform grants.
         if stop.reached():
             _check_finite(run, state, between=(logged, step))
-            run.checkpointer.save(step, state)
-            run.checkpointer.wait()
+            _save(run, step, state)
+            _wait_for_checkpoint(run)
             raise training.PreemptedError(
                 f"stopped by SIGTERM after step {step}, which is saved in "
                 f"{run.workdir}; the same command continues it."
@@ -309,17 +341,33 @@ def _loop(
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
         if _evaluates(run, step):
-            state = _evaluate(run, state, step, writer)
+            with goodput.spent("evaluation"):
+                state = _evaluate(run, state, step, writer)
             progress.restart(step)
 
         # 5. The checkpoint, with the held-out loss if it is of this very step.
         if step % config["checkpoint_every"] == 0 or last:
             _check_finite(run, state, between=(logged, step))
             evaluated, loss = run.evaluated
-            run.checkpointer.save(step, state, loss=loss if evaluated == step else None)
+            _save(run, step, state, loss=loss if evaluated == step else None)
 
-    run.checkpointer.wait()
+    _wait_for_checkpoint(run)
     return state
+
+
+def _save(
+    run: training.Run, step: int, state: TrainState, *, loss: float | None = None
+) -> None:
+    """Starts to save a state."""
+    with run.goodput.spent("checkpoint"):
+        run.checkpointer.save(step, state, loss=loss)
+    run.goodput.saved(step)
+
+
+def _wait_for_checkpoint(run: training.Run) -> None:
+    """Waits for the save in progress."""
+    with run.goodput.spent("checkpoint"):
+        run.checkpointer.wait()
 
 
 def _evaluates(run: training.Run, step: int) -> bool:
@@ -348,9 +396,11 @@ def _log(
     skipped = round(terms.pop("skipped") * (step - before))
     speed = progress.report(step, terms)
 
+    run.goodput.reached(step)
     figures = {
         **_prefixed("train", terms),
         **speed,
+        **run.goodput.fractions(),
         # The schedule counts updates from 0.
         "learning_rate": float(run.schedule(step - 1)),
         "skipped_updates": int(state.nonfinite_total),
@@ -400,10 +450,12 @@ def _evaluate(
     first: dict[str, jax.Array] = {}
 
     # The same batches every time, those of the first steps. The panel shows the first.
+    compiled = run.evaluated[0] >= 0
     batches = run.eval_batches(0)
     for number in range(max(1, config["eval_batches"])):
         batch = next(batches)
-        new, images = run.eval_step(state.eval_params, state.frozen, batch)
+        with run.goodput.spent("evaluation" if number or compiled else "compilation"):
+            new, images = run.eval_step(state.eval_params, state.frozen, batch)
         averages = new if averages is None else averages.merge(new)
         if number == 0:
             first = images

@@ -94,7 +94,7 @@ class Progress:
                 "steps_per_second": steps_per_second,
                 "pictures_per_second": images_per_second,
             }
-            left = _clock((self._total - step) / steps_per_second)
+            left = as_clock((self._total - step) / steps_per_second)
             line += f", {images_per_second:.3g} images/s, {left} left"
 
         # The bar has both already.
@@ -103,7 +103,7 @@ class Progress:
         return speeds
 
 
-def _clock(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
     """Writes a duration as [hours:]minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -177,6 +177,14 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
                 f"{pair!r}."
             )
 
+    traced = fields.get("profile_steps", [])
+    counted = all(step in _FROM_ONE for step in traced)
+    if len(traced) not in (0, 2) or not counted or sorted(traced) != traced:
+        raise UserError(
+            f"{prefix}.profile_steps must be the first and the last step to trace, "
+            f"counted from 1, or empty, got {traced!r}."
+        )
+
     if fields.get("num_steps") == 0 and fields.get("num_epochs") == 0:
         raise UserError(
             f"{prefix}.num_steps and {prefix}.num_epochs are both 0: set one of them."

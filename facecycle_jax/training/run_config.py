@@ -24,6 +24,7 @@ FREE = frozenset(
         "panel_every", "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite",
         "tensorboard", "init_from", "fsdp", "remat", "data.path", "data.backend",
         "data.memory_gb", "probe.task", "probe.path", "probe.limit",
+        "profile_steps",
     }
 )  # fmt: skip
 

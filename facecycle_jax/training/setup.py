@@ -20,6 +20,7 @@ from facecycle_jax.methods import Method
 from facecycle_jax.methods.base import CARRIED, SCHEDULE
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
+from facecycle_jax.training.goodput import Goodput
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.network_loading import (
     check_same_vgg,
@@ -27,6 +28,7 @@ from facecycle_jax.training.network_loading import (
     load_trees,
 )
 from facecycle_jax.training.processes import check_same
+from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.run_config import check_config
 from facecycle_jax.training.sharding import check_batch, describe, put_batch
@@ -104,6 +106,8 @@ class Run:
       schedule: learning rate by update.
       checkpointer: saves and restores states.
       total_steps: step at which the run ends.
+      goodput: measures what wall time is spent on.
+      profiler: writes the trace of `profile_steps`.
       evaluated: step and held-out loss of the last evaluation, the only attribute that
         changes while the run goes on.
       probe: further figures to compute at every evaluation, or None.
@@ -121,6 +125,8 @@ class Run:
     schedule: Callable[[int], Any]
     checkpointer: Checkpointer
     total_steps: int
+    goodput: Goodput
+    profiler: Profiler
     evaluated: tuple[int, float] = (-1, float("nan"))
     probe: Probe | None = None
     after_evaluation: Callable[[TrainState, jax.Array], TrainState] | None = None
@@ -130,6 +136,7 @@ def prepare(
     config: Mapping[str, Any],
     workdir: epath.Path,
     *,
+    goodput: Goodput,
     start_anew: bool = False,
     method: MakeMethod | None = None,
     loader: MakeLoader | None = None,
@@ -139,6 +146,7 @@ def prepare(
     Args:
       config: configuration of the run.
       workdir: directory of the run.
+      goodput: measures what wall time is spent on.
       start_anew: whether to start from scratch where all checkpoints were set aside as
         damaged.
       method: builds the method of a configuration; None: `methods.make`.
@@ -222,6 +230,9 @@ def prepare(
         schedule=program.schedule,
         checkpointer=checkpointer,
         total_steps=total_steps,
+        goodput=goodput,
+        # Models of earlier versions have no such field.
+        profiler=Profiler(workdir, config.get("profile_steps", ())),
         after_evaluation=program.evaluated,
     )
     return run, state

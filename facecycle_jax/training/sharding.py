@@ -29,16 +29,15 @@ def state_shardings(mesh: Mesh, state: Any, *, fsdp: bool = False) -> Any:
       mesh: the mesh.
       state: a tree of arrays or of `jax.ShapeDtypeStruct`.
       fsdp: whether to split large arrays, along the longest axis that the number of
-        devices divides.
+        devices divides. Each of several slices holds all parts.
 
     Returns:
       A tree of the same structure with a NamedSharding for every array.
     """
+    parts = mesh.shape["data"]
 
     def one(leaf: Any) -> NamedSharding:
-        divisible = [
-            axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0
-        ]
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
         if not fsdp or not divisible or np.prod(leaf.shape) < _MIN_SHARDED:
             return replicated(mesh)
 

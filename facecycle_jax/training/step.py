@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from facecycle_jax.devices import batch_sharding, cpu_compiler_options, replicated
+from facecycle_jax.devices import (
+    batch_axes,
+    batch_sharding,
+    cpu_compiler_options,
+    replicated,
+)
 from facecycle_jax.methods import Aux, Method
 from facecycle_jax.methods.base import CARRIED, Loss
 from facecycle_jax.networks import Tree
@@ -265,7 +270,7 @@ def _gradients(
         # accumulate-th item, so that each device keeps the items it has.
         micro = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
         return jax.lax.with_sharding_constraint(
-            micro, NamedSharding(mesh, PartitionSpec(None, "data"))
+            micro, NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
         )
 
     micro = jax.tree.map(split_items, images)

@@ -8,6 +8,7 @@ from launch.compile_check.chips import CHIPS, Chip, chip_of
 from launch.compile_check.compiling import check, xla_estimate
 from launch.compile_check.hlo import (
     Collective,
+    count_between_slices,
     count_collectives,
     estimated_cycles,
     memory_bytes,
@@ -24,6 +25,7 @@ __all__ = [
     "abstract_devices",
     "check",
     "chip_of",
+    "count_between_slices",
     "count_collectives",
     "describe",
     "estimated_cycles",

@@ -5,8 +5,8 @@ Reports whether it fits in memory and what it costs.
   python -m launch.compile_check --config=configs/motion_cycle.py --topology=v5e:16x16
 
 Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU. Fields of
-the configuration are set as in training, e.g. --config.batch_size=4096. One slice;
-several joined by a data-centre network are not supported. Exit status: 0 it fits, 1 it
+the configuration are set as in training, e.g. --config.batch_size=4096. --slices=N
+stands for N such slices joined by a data-centre network. Exit status: 0 it fits, 1 it
 does not, 2 a mistake in the command or configuration.
 """
 
@@ -33,6 +33,9 @@ _TOPOLOGY = flags.DEFINE_string(
     None,
     "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. "
     "v5e:16x16.",
+)
+_SLICES = flags.DEFINE_integer(
+    "slices", 1, "Number of such slices, joined by a data-centre network."
 )
 _STAGE = flags.DEFINE_string(
     "stage", None, "Which of a configuration's stages, where it has several."
@@ -104,7 +107,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}.")
     try:
-        topology = compile_check.parse_topology(_TOPOLOGY.value)
+        topology = compile_check.parse_topology(_TOPOLOGY.value, slices=_SLICES.value)
         config = _chosen(_CONFIG.value)
         if _LARGEST.value:
             report = _search(config, topology)

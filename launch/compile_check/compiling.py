@@ -12,7 +12,12 @@ import jax
 from facecycle_jax import data, training
 from facecycle_jax.devices import batch_sharding, make_mesh
 from facecycle_jax.errors import UserError
-from launch.compile_check.hlo import count_collectives, memory_bytes
+from launch.compile_check.hlo import (
+    Collective,
+    count_between_slices,
+    count_collectives,
+    memory_bytes,
+)
 from launch.compile_check.report import Report
 from launch.compile_check.topology import Topology, abstract_devices
 
@@ -96,6 +101,10 @@ def read_compiled(
     # XLA counts the body of the loop over micro-batches once; nearly everything is in
     # it.
     times = settings["accumulate"]
+    between: list[Collective] = []
+    if topology.slices > 1:
+        between = count_between_slices(text, per_slice=topology.chips_per_slice)
+
     report = Report(
         topology,
         settings,
@@ -107,6 +116,7 @@ def read_compiled(
         flops=cost["flops"] * times,
         bytes=memory_bytes(text),
         collectives=tuple(count_collectives(text)),
+        between_slices=tuple(between),
         compile_seconds=seconds,
     )
     least = report.bounds["compute"] / times

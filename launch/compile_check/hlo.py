@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from facecycle_jax.errors import UserError
 
 KINDS = (
@@ -44,6 +46,24 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"\bchannel_id=\d+")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# Groups of devices, as lists '{{0,1},{2,3}}' (of a permutation: pairs), as an array of
+# all devices that is transposed and reshaped, '[2,2]<=[2,2]T(1,0)', or as the axes of a
+# mesh that they run along, "mesh['a'=2,'b'=4] {'b'}".
+_LISTED = re.compile(
+    r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,]*\}(?:,\{[\d,]*\})*)\}"
+)
+_IOTA = re.compile(r"\breplica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(
+    r"\breplica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
+_MESH_AXIS = re.compile(r"'([^']*)'=(\d+)")
+# An axis, or of its places (counted outermost first) a factor: 'b':(2)4.
+_GROUP_AXIS = re.compile(r"'([^']*)'(?::\((\d+)\)(\d+))?")
+# What a TPU's compiler makes of a collective between slices: it adds up, or gathers,
+# within each slice, and each chip hands its part to the host, which exchanges it.
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]+)"')
 
 
 class Collective(NamedTuple):
@@ -91,6 +111,147 @@ def count_collectives(text: str) -> list[Collective]:
     Raises:
       ValueError: if the text is no HLO module.
     """
+    return _added_up(_collectives(text, per_slice=None))
+
+
+def count_between_slices(text: str, *, per_slice: int) -> list[Collective]:
+    """Counts what devices send to other slices in one run of a compiled program.
+
+    These are the collectives whose groups hold devices of several slices. In a program
+    that was compiled for several slices of TPUs, the hosts do that part; it counts with
+    the bytes that a chip hands to its host.
+
+    Args:
+      text: `compiled.as_text()`.
+      per_slice: devices of a slice. The program's devices are numbered slice by slice,
+        as in the mesh.
+
+    Returns:
+      One entry for each kind that occurs, largest first.
+
+    Raises:
+      ValueError: if the text is no HLO module.
+    """
+    # Where hosts exchange, collectives are those of one slice, with its own numbers.
+    found = _transfers(text) or _collectives(text, per_slice=per_slice)
+    return _added_up(found)
+
+
+def _added_up(found: dict[tuple[str, str], tuple[int, int]]) -> list[Collective]:
+    """Adds up (number of runs, bytes of each) by kind."""
+    number: collections.Counter[str] = collections.Counter()
+    size: collections.Counter[str] = collections.Counter()
+    for (kind, _), (times, bytes_each) in found.items():
+        number[kind] += times
+        size[kind] += times * bytes_each
+    return [
+        Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()
+    ]
+
+
+def _transfers(text: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """Finds what TPUs hand to their hosts for other slices.
+
+    Returns:
+      (number of runs, bytes of each) by kind and name.
+    """
+    runs = _runs(text, through=None)
+    sizes: dict[str, int] = {}
+    sent: collections.Counter[tuple[str, str]] = collections.Counter()
+    received: collections.Counter[tuple[str, str]] = collections.Counter()
+    times: dict[tuple[str, str], int] = {}
+    for here, name, definition in _instructions(text):
+        opcode = _OPCODE.search(definition)
+        if not runs[here] or not opcode:
+            continue
+
+        result = definition[: opcode.start()]
+        sizes[name] = shape_bytes(result)
+        transfer = _TRANSFER.search(definition)
+        rendezvous = _RENDEZVOUS.search(definition)
+        if opcode[1] not in ("send", "recv") or not transfer or not rendezvous:
+            continue
+
+        kind = transfer[1].lower().replace("_", "-")
+        key = kind, rendezvous[1]
+        times[key] = runs[here]
+        if opcode[1] == "send":
+            operand = _NAME.findall(opcode[2])[0]
+            sent[key] += sizes.get(operand, 0)
+        else:
+            # The result holds the array, a number of 4 bytes and a token.
+            received[key] += sizes[name] - 4
+
+    return {key: (times[key], max(sent[key], received[key])) for key in times}
+
+
+def _spans(definition: str, per_slice: int) -> bool:
+    """Whether a collective has devices of several slices in one group."""
+    groups = _groups(definition)
+    # No groups means one group of all devices.
+    if groups is None:
+        return True
+    return any(len({device // per_slice for device in group}) > 1 for group in groups)
+
+
+def _groups(definition: str) -> list[list[int]] | None:
+    """Reads the groups of devices that a collective runs in; None: all in one."""
+    if match := _LISTED.search(definition):
+        lists = re.findall(r"\{([\d,]*)\}", match[1])
+        return [[int(n) for n in numbers.split(",") if n] for numbers in lists]
+
+    if match := _IOTA.search(definition):
+        devices = _ordered(match[3], match[4])
+        return devices.reshape(int(match[1]), int(match[2])).tolist()
+
+    if match := _MESH.search(definition):
+        return _groups_of_mesh(match)
+
+    return None
+
+
+def _ordered(shape: str, order: str | None) -> np.ndarray:
+    """Numbers all devices in an array of a shape '2,4', transposed by '1,0'."""
+    sizes = [int(n) for n in shape.split(",")]
+    devices = np.arange(math.prod(sizes)).reshape(sizes)
+    if order:
+        devices = devices.transpose([int(n) for n in order.split(",")])
+    return devices
+
+
+def _groups_of_mesh(match: re.Match[str]) -> list[list[int]]:
+    """Reads groups that are given by axes of a mesh."""
+    sizes = {name: int(size) for name, size in _MESH_AXIS.findall(match[1])}
+    devices = np.arange(math.prod(sizes.values()))
+    if match[2]:
+        devices = _ordered(match[2], match[3])
+
+    grouped = {
+        name: (int(before or 1), int(size or sizes[name]))
+        for name, before, size in _GROUP_AXIS.findall(match[4])
+    }
+
+    # Every axis becomes three: what is outside of the group, the group, and the rest.
+    shape: list[int] = []
+    for name, size in sizes.items():
+        before, part = grouped.get(name, (size, 1))
+        shape += [before, part, size // (before * part)]
+    within = [axis for axis in range(len(shape)) if axis % 3 == 1]
+    outside = [axis for axis in range(len(shape)) if axis % 3 != 1]
+
+    number = math.prod(shape[axis] for axis in outside)
+    arranged = devices.reshape(shape).transpose(outside + within)
+    return arranged.reshape(number, -1).tolist()
+
+
+def _collectives(
+    text: str, *, per_slice: int | None
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Finds collectives, or those between slices of so many devices.
+
+    Returns:
+      (number of runs, bytes of each) by kind and name.
+    """
     runs = _runs(text, through=None)
     found: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[str, int] = {}
@@ -100,7 +261,7 @@ def count_collectives(text: str) -> list[Collective]:
             continue
         sizes[name] = shape_bytes(definition[: opcode.start()])
         kind = opcode[1].removesuffix("-start")
-        if kind in KINDS:
+        if kind in KINDS and (per_slice is None or _spans(definition, per_slice)):
             operands = sum(
                 sizes.get(operand, 0) for operand in _NAME.findall(opcode[2])
             )
@@ -115,14 +276,7 @@ def count_collectives(text: str) -> list[Collective]:
             found[key] = max(
                 found.get(key, (0, 0)), (runs[here], max(operands, sizes[name] - given))
             )
-    number: collections.Counter[str] = collections.Counter()
-    size: collections.Counter[str] = collections.Counter()
-    for (kind, _), (times, bytes_each) in found.items():
-        number[kind] += times
-        size[kind] += times * bytes_each
-    return [
-        Collective(kind, number[kind], size[kind]) for kind, _ in size.most_common()
-    ]
+    return found
 
 
 def memory_bytes(text: str) -> int:

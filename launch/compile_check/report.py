@@ -26,6 +26,7 @@ class Report:
       xla_seconds: XLA's own estimate of the time, None where it gives none.
       xla_left_out: operations of which it has no estimate.
       collectives: what chips send each other.
+      between_slices: what of it goes to other slices, over the data-centre network.
       compile_seconds: wall time the compilation took on this machine.
       refused: XLA's reason where it found that the program does not fit, else ''; the
         other numbers are 0 then.
@@ -43,6 +44,7 @@ class Report:
     xla_seconds: float | None = None
     xla_left_out: int = 0
     collectives: tuple[Collective, ...] = ()
+    between_slices: tuple[Collective, ...] = ()
     compile_seconds: float = 0.0
     refused: str = ""
 
@@ -69,7 +71,9 @@ class Report:
         return {
             "compute": self.flops / chip.flops,
             "memory": self.bytes / chip.bandwidth,
-            "links": sent / chip.link_bandwidth if self.topology.size > 1 else 0.0,
+            "links": sent / chip.link_bandwidth
+            if self.topology.chips_per_slice > 1
+            else 0.0,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -79,13 +83,28 @@ class Report:
         return {
             **fields,
             "topology": str(self.topology),
+            "slices": self.topology.slices,
             "chips": self.topology.size,
             "collectives": [c._asdict() for c in self.collectives],
+            "between_slices": [c._asdict() for c in self.between_slices],
             "memory": self.memory,
             "memory_of_chip": chip.memory,
             "fits": self.fits,
             "bounds_seconds": self.bounds,
         }
+
+
+def _between_slices(report: Report) -> list[str]:
+    """Writes what crosses the network between slices, one kind a line."""
+    nothing = "" if report.between_slices else " nothing"
+    lines = [f"over the data-centre network, between slices:{nothing}"]
+    chips = report.topology.chips_per_slice
+    for c in report.between_slices:
+        lines.append(
+            f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB of a chip, "
+            f"{chips * c.bytes / 1e6:.3f} MB of a slice"
+        )
+    return lines
 
 
 def describe(report: Report) -> str:
@@ -127,6 +146,8 @@ def describe(report: Report) -> str:
     lines.append("collectives in a step:" + ("" if report.collectives else " none"))
     for c in report.collectives:
         lines.append(f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB")
+    if report.topology.slices > 1:
+        lines += _between_slices(report)
     names = {
         "compute": "peak arithmetic",
         "memory": "memory bandwidth",

@@ -23,38 +23,55 @@ _ENVIRONMENT = {
 
 
 class Topology(NamedTuple):
-    """A slice of a pod.
+    """A slice of a pod, or several that a data-centre network joins.
 
     Attributes:
       chip: its chips.
-      shape: chips along each dimension.
+      shape: chips of a slice along each dimension.
+      slices: number of slices.
     """
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chips_per_slice(self) -> int:
+        """Number of chips in a slice."""
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:
         """Number of chips."""
-        return math.prod(self.shape)
+        return self.slices * self.chips_per_slice
 
-    def __str__(self) -> str:
+    @property
+    def slice_name(self) -> str:
+        """Name of one slice, e.g. 'v5e:16x16'."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
+    def __str__(self) -> str:
+        if self.slices == 1:
+            return self.slice_name
+        return f"{self.slices} slices of {self.slice_name}"
 
-def parse_topology(text: str) -> Topology:
+
+def parse_topology(text: str, *, slices: int = 1) -> Topology:
     """Reads the name of a topology.
 
     Args:
       text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'.
+      slices: number of slices of this topology.
 
     Returns:
       The topology.
 
     Raises:
-      ValueError: if there is no such generation, or it has another number of
-        dimensions.
+      ValueError: if there is no such generation, if it has another number of
+        dimensions, or if `slices` is below 1.
     """
+    if slices < 1:
+        raise UserError(f"slices must be at least 1, got {slices}.")
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
     if not match or match[1] not in CHIPS:
         raise UserError(
@@ -68,7 +85,7 @@ def parse_topology(text: str) -> Topology:
             f"topology {text!r} has {len(shape)} dimensions, {chip.name} has "
             f"{chip.dimensions}: {example}."
         )
-    return Topology(chip, shape)
+    return Topology(chip, shape, slices)
 
 
 def abstract_devices(topology: Topology) -> list[Any]:
@@ -96,12 +113,16 @@ def abstract_devices(topology: Topology) -> list[Any]:
         min(ours, theirs)
         for ours, theirs in zip(shape, topology.chip.host, strict=True)
     )
+    options: dict[str, Any] = dict(topology.chip.options)
+    if topology.slices > 1:
+        options["num_slices"] = topology.slices
+
     try:
         description = topologies.get_topology_desc(
             platform="tpu",
-            topology_name=str(topology),
+            topology_name=topology.slice_name,
             chips_per_host_bounds=host,
-            **dict(topology.chip.options),
+            **options,
         )
     except Exception as error:
         # What libtpu raises is of no one class; its first line says what it does not

@@ -2,7 +2,7 @@
 # Runs training on the TPUs of a GKE cluster: a JobSet, queued by Kueue, started again
 # after preemption.
 #
-#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--machine=TYPE]
+#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--slices=1] [--machine=TYPE]
 #       [--queue=multislice-queue] [--name=facecycle] [--service-account=default]
 #       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=100] [--dry-run]
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
@@ -10,6 +10,8 @@
 # --image            container image with the package, see launch/gke/Dockerfile
 # --topology         slice, as launch/compile_check names it: v4, v5e, v5p or v6e and
 #                    the chips along each side
+# --slices           number of slices of this topology, each a node pool of its own,
+#                    joined by the data-centre network
 # --machine          machine type of the nodes. Only a 2x4 slice leaves a choice: one host
 #                    of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of 4
 #                    (ct5lp-hightpu-4t, ct6e-standard-4t)
@@ -31,6 +33,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 topology=v5e:4x4
+slices=1
 queue=multislice-queue
 name=facecycle
 restarts=100
@@ -45,6 +48,7 @@ for argument in "$@"; do
     -h | --help) help ;;
     --dry-run) DRY_RUN=1 ;;
     --topology=*) topology="$(value "$argument")" ;;
+    --slices=*) slices="$(value "$argument")" ;;
     --queue=*) queue="$(value "$argument")" ;;
     --name=*) name="$(value "$argument")" ;;
     --restarts=*) restarts="$(value "$argument")" ;;
@@ -62,6 +66,7 @@ check_flags "${flags[@]}"
 [[ -n "$image" ]] || die "--image=IMAGE is missing; launch/gke/Dockerfile makes one."
 [[ "$workdir" == gs://* ]] || die "--workdir must be gs://BUCKET/DIR, which all pods see, got '$workdir'."
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
+is_number "$slices" || die "--slices must be a whole number above 0, got '$slices'."
 label='^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'
 [[ "$name" =~ $label ]] || die "--name must be small letters, digits and dashes, at most 40, got '$name'."
 [[ "$queue" =~ $label ]] || die "--queue must be small letters, digits and dashes, at most 40, got '$queue'."
@@ -145,9 +150,10 @@ manifest="$(< "$ROOT/launch/gke/jobset.yaml")"
 fill NAME "$name"
 fill QUEUE "$queue"
 fill RESTARTS "$restarts"
+fill SLICES "$slices"
 fill HOSTS "$hosts"
 fill CHIPS "$chips"
-fill DISTRIBUTED "$((hosts > 1 ? 1 : 0))"
+fill DISTRIBUTED "$((slices * hosts > 1 ? 1 : 0))"
 fill ACCELERATOR "$accelerator"
 fill TOPOLOGY "$(yaml "${topology#*:}")"
 fill MACHINE_LABEL "${machine_label:+$'\n'                $machine_label: $machine}"
@@ -166,4 +172,4 @@ if ((DRY_RUN)); then
 fi
 command -v kubectl > /dev/null || die "no kubectl here, or not on the PATH."
 kubectl apply -f - <<< "$manifest"
-echo "logs: kubectl logs --prefix --follow --max-log-requests=$hosts -l jobset.sigs.k8s.io/jobset-name=$name"
+echo "logs: kubectl logs --prefix --follow --max-log-requests=$((slices * hosts)) -l jobset.sigs.k8s.io/jobset-name=$name"

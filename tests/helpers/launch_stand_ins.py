@@ -101,6 +101,11 @@ class Cloud:
         return [call for call in calls if call not in ("describe", "storage")]
 
     @property
+    def commands(self):
+        """The words of every call of gcloud."""
+        return json.loads(self._state.read_text())["commands"]
+
+    @property
     def is_there(self):
         """Whether there is a machine now, which costs money."""
         return bool(json.loads(self._state.read_text())["state"])

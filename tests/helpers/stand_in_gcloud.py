@@ -28,6 +28,7 @@ def main(path, arguments):
 def answer(cloud, arguments):
     """Does what a call asks for; returns the exit status."""
     verb = arguments[3] if arguments[0] == "compute" else arguments[0]
+    cloud.setdefault("commands", []).append(arguments)
     trains = verb == "ssh" and any("tpu_host.sh train" in word for word in arguments)
     cloud["calls"].append("train" if trains else verb)
 
@@ -74,6 +75,9 @@ def describe(cloud, what):
     answers = {
         "state": cloud["state"],
         "labels.facecycle_launch": cloud["label"],
+        # Of a queued resource: it may wait first.
+        "state.state": cloud["queue"].pop(0) if cloud.get("queue") else "ACTIVE",
+        "tpu.nodeSpec[0].node.labels.facecycle_launch": cloud["label"],
         "networkEndpoints.len()": cloud["hosts"],
     }
     print(answers[what.removeprefix("--format=value(").removesuffix(")")])

@@ -9,7 +9,7 @@ TOY_BLOCK=tensorflow makes that import fail. TOY_WHO=1 has that process alone do
 TOY_PAUSE=0.3 lets every step take so many seconds; TOY_DEVICES=4 gives the process so
 many devices; TOY_FAIL=N has it fail in step N; TOY_FLAGS holds more flags of the
 program; TOY_FIELD=field=value sets a field in that process alone; TOY_DATA=1 reads the
-data that the fields name.
+data that the fields name; TOY_SLICES=1 has each process stand for a slice.
 """
 
 import ast
@@ -181,6 +181,10 @@ if __name__ == "__main__":
     if os.environ.get("TOY_DEVICES"):
         jax.config.update("jax_num_cpu_devices", int(os.environ["TOY_DEVICES"]))
     from facecycle_jax import main
+    from facecycle_jax.devices import mesh
+
+    if os.environ.get("TOY_SLICES"):
+        mesh.slice_of = lambda device: device.process_index
 
     def value(text):
         try:

@@ -1,8 +1,10 @@
 """A loaded model accepts any images and computes what the methods compute."""
 
+import concurrent.futures
 import contextlib
 import functools
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -55,6 +57,36 @@ def model(folder):
 @pytest.fixture(scope="module")
 def faces():
     return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+def test_several_threads_compile_as_often_as_one(folder, faces):
+    # Batches of 3 and of 5, which no other test has.
+    serial = facecycle_jax.load(folder, batch_size=3)
+    threaded = facecycle_jax.load(folder, batch_size=5)
+    together = threading.Barrier(4)
+    compiled = []
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    def ask():
+        together.wait()
+        return threaded.motion_code(faces)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        serial.motion_code(faces[:3])
+        of_one = len(compiled)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(ask) for _ in range(4)]
+            codes = [answer.result() for answer in answers]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+    assert len(compiled) - of_one == of_one > 0
+    for code in codes[1:]:
+        np.testing.assert_array_equal(code, codes[0])
 
 
 def test_outputs_have_the_documented_shapes_and_ranges(model, faces):

@@ -243,6 +243,11 @@ def test_no_home_is_needed():
         ),
         (["tpu", "--type=h100", *FLAGS], "unknown --type 'h100'"),
         (["tpu", "--config=c", "--workdir=here"], "--workdir must be gs://"),
+        (["tpu", "--slices=0", *FLAGS], "--slices must be a whole number above 0"),
+        (
+            ["gke", "--image=i", "--slices=two", *FLAGS],
+            "--slices must be a whole number above 0, got 'two'",
+        ),
         (
             ["tpu", "--mount=gs://data", *FLAGS],
             "--mount must be gs://BUCKET[/PREFIX]:/DIR",
@@ -395,6 +400,25 @@ def test_hosts_follow_from_the_topology(options, hosts, chips, accelerator, mach
         labels["node.kubernetes.io/instance-type"] = machine
     assert pod["nodeSelector"] == labels
     assert pod["containers"][0]["env"][0]["value"] == ("1" if hosts > 1 else "0")
+
+
+def test_each_slice_is_a_job_of_its_own():
+    document = manifest("--topology=v5e:4x4", "--slices=3")
+    schema = json.loads((ROOT / "tests/golden/jobset_schema.json").read_text())
+    jsonschema.validate(document, schema)
+    (replicated,) = document["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 3
+    job = replicated["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == 4
+
+    # One host of each of two slices is a job of two processes.
+    pod = manifest("--topology=v5e:2x2", "--slices=2")["spec"]["replicatedJobs"][0][
+        "template"
+    ]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["env"][0] == {
+        "name": "FACECYCLE_DISTRIBUTED",
+        "value": "1",
+    }
 
 
 def test_a_schema_violation_would_be_seen():

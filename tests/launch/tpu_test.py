@@ -224,3 +224,38 @@ def test_buckets_are_mounted_again_after_a_preemption(tmp_path):
     assert cloud.train("--mount=gs://faces:/frames").returncode == 0
     once = ["create", "scp", "ssh", "ssh", "scp", "train", "delete"]
     assert cloud.calls == once * 2
+
+
+def test_several_slices_are_a_queued_resource_that_is_waited_for(tmp_path):
+    queue = ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+    # Two slices of two hosts each, of which only two answer at first.
+    sessions = [session(0, 0), session(0, 0, 0, 0, contacts=4)]
+    cloud = Cloud(tmp_path, hosts=2, queue=queue, train=sessions)
+    result = cloud.train("--slices=2", "--spot")
+    assert result.returncode == 0, result.stderr
+    assert cloud.pauses[:2] == [30, 30]
+    assert not cloud.is_there
+
+    commands = [command for command in cloud.commands if command[0] == "compute"]
+    (create,) = (command for command in commands if command[3] == "create")
+    assert {
+        "queued-resources",
+        "--node-count=2",
+        "--node-prefix=facecycle",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--spot",
+    } <= set(create)
+    for command in commands:
+        if command[3] in ("ssh", "scp"):
+            assert {"queued-resources", "--node=all", "--worker=all"} <= set(command)
+    assert cloud.calls.count("train") == 2
+    (delete,) = (command for command in commands if command[3] == "delete")
+    assert "--force" in delete
+
+
+def test_a_queued_resource_that_fails_is_deleted_and_queued_again(tmp_path):
+    cloud = Cloud(tmp_path, queue=["FAILED", "ACTIVE"], train=[session(0, 0)])
+    result = cloud.train("--slices=2")
+    assert result.returncode == 0, result.stderr
+    assert cloud.calls[:3] == ["create", "delete", "create"]
+    assert not cloud.is_there

@@ -49,6 +49,9 @@ def test_every_config_is_in_range(name):
         ("augment.scale", (0.0, 1.0), "each be a number above 0"),
         ("augment.hue", 0.7, "a number from 0 to 0.5"),
         ("loss.ssim_range", 0.0, "a number above 0"),
+        ("profile_steps", (3,), "the first and the last step to trace"),
+        ("profile_steps", (0, 2), "counted from 1"),
+        ("profile_steps", (4, 2), "got [4, 2]"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_range(tmp_path, field, value, allowed):

@@ -77,6 +77,7 @@ def test_two_processes_end_where_one_does(one, two):
         ".lock",
         "config.json",
         "checkpoints",
+        "goodput.json",
         "losses.json",
         "metrics.jsonl",
         "panels",
@@ -182,6 +183,14 @@ def test_four_processes_go_on_from_two_with_parameters_sharded(one, two, tmp_pat
     shutil.copytree(one, tmp_path / "one")
     toy_training.train(tmp_path / "one", num_steps=12, optimiser__ema_decay=0.9)
     assert_equal(tmp_path / "one", tmp_path / "run", exactly=False)
+
+
+@pytest.mark.slow
+def test_two_processes_that_stand_for_slices_end_where_one_does(one, tmp_path):
+    ended = run(tmp_path, *FIELDS, "fsdp=True", TOY_SLICES="1")
+    assert codes(ended) == [0, 0], ended
+    assert "mesh          slice=2, data=2" in ended[0].stderr
+    assert_equal(one, tmp_path, exactly=False)
 
 
 @pytest.mark.slow

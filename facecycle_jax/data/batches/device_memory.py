@@ -1,7 +1,8 @@
 """Frames resident on the devices, where jitted code draws and gathers the batches.
 
-The frames are split over the devices in equal shares. A batch is split over the devices
-by items. This backend does not need tensorflow.
+The frames are split over the devices in equal shares; each of several slices holds all
+of them. A batch is split over the devices by items. This backend does not need
+tensorflow.
 """
 
 from collections.abc import Callable
@@ -9,35 +10,37 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from facecycle_jax.data.batches.sampling import Items, Table, draw_items, draw_pairs
-from facecycle_jax.devices.mesh import batch_sharding
+from facecycle_jax.devices.mesh import batch_axes
 
 Batch = dict[str, jax.Array]
 
 
 def place_frames(frames: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Splits frames over the devices of a mesh.
+    """Splits frames over the devices of each slice.
 
     Args:
       frames: uint8 [F, S, S, 3], the same in every process.
-      mesh: has one axis, 'data'.
+      mesh: of `make_mesh`.
 
     Returns:
       uint8 [G, S, S, 3], split along its first axis. G is F rounded up to a multiple of
-      the devices; the rows added are zero.
+      the devices of a slice; the rows added are zero.
     """
     # Rounded up: the share of every device.
-    share = -(-len(frames) // mesh.size)
-    shape = (share * mesh.size, *frames.shape[1:])
+    parts = mesh.shape["data"]
+    share = -(-len(frames) // parts)
+    shape = (share * parts, *frames.shape[1:])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         chosen = frames[index[0] if index else slice(None)]
         missing = [(0, share - len(chosen))] + [(0, 0)] * (frames.ndim - 1)
         return np.pad(chosen, missing)
 
-    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def resident_batches(
@@ -46,11 +49,11 @@ def resident_batches(
     """Builds the compiled function that makes batches of frames on the devices.
 
     Every device draws the pairs of the whole batch, which costs microseconds, and looks
-    up those frames that it holds. The devices then exchange them, so that each ends
-    with the frames of its own items.
+    up those frames that it holds. The devices of a slice then exchange them, so that
+    each ends with the frames of its own items.
 
     Args:
-      mesh: has one axis, 'data'.
+      mesh: of `make_mesh`.
       batch_size: items over all devices, a multiple of their number.
       pairing: 'same' or 'different'.
       seed: seed of the draws.
@@ -63,6 +66,7 @@ def resident_batches(
       Nothing moves between host and device.
     """
     part = batch_size // mesh.size
+    part_of_slice = part * mesh.shape["data"]
 
     def on_device(
         step: jax.Array, table: Table, frames: jax.Array
@@ -76,7 +80,15 @@ def resident_batches(
                 step, table, batch_size=batch_size, items=items, seed=seed
             )
 
-        # Places in this device's share, [B, 2]; those of other shares are masked.
+        # The items of this slice, [b, ...].
+        if "slice" in mesh.axis_names:
+            first = jax.lax.axis_index("slice") * part_of_slice
+            drawn = {
+                name: jax.lax.dynamic_slice_in_dim(value, first, part_of_slice)
+                for name, value in drawn.items()
+            }
+
+        # Places in this device's share, [b, 2]; those of other shares are masked.
         device = jax.lax.axis_index("data")
         place = drawn.pop("frame") - device * len(frames)
         held = (place >= 0) & (place < len(frames))
@@ -93,9 +105,10 @@ def resident_batches(
         return step + 1, {"frames": mine, **others}
 
     whole = PartitionSpec()
-    split = PartitionSpec("data")
+    shares = PartitionSpec("data")
+    split = PartitionSpec(batch_axes(mesh))
     placed = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(whole, whole, split), out_specs=(whole, split)
+        on_device, mesh=mesh, in_specs=(whole, whole, shares), out_specs=(whole, split)
     )
 
     return jax.jit(placed)

@@ -65,6 +65,26 @@ def test_batches_are_those_of_memory_and_nothing_moves(tree, method, devices):
             np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+def test_each_slice_holds_all_frames_and_makes_its_part_of_the_batch(tree, monkeypatch):
+    monkeypatch.setattr(
+        "facecycle_jax.devices.mesh.slice_of", lambda device: device.id // 4
+    )
+    mesh = make_mesh()
+    loader = make_loader(config(tree, "device"), split="train")
+    placed = place_frames(loader.frames, mesh)
+    for shard in placed.addressable_shards:
+        begin = 4 * (shard.device.id % 4)
+        expected = loader.frames[begin : begin + 4]
+        np.testing.assert_array_equal(shard.data[: len(expected)], expected)
+
+    expected = make_loader(config(tree, "memory"), split="train").batches(5)
+    batches = loader.on_devices(mesh)(5)
+    for batch, other in itertools.islice(zip(batches, expected, strict=False), 3):
+        for name, value in batch.items():
+            assert value.sharding.is_equivalent_to(batch_sharding(mesh), value.ndim)
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
 def test_other_backends_feed_from_the_host(tree):
     assert (
         make_loader(config(tree, "memory"), split="train").on_devices(make_mesh())

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from facecycle_jax import training
 from facecycle_jax.configs import debug
@@ -114,6 +115,29 @@ def test_a_topology_has_its_chips_and_programs_compile_for_them():
         .as_text()
     )
     assert sum(c.bytes for c in compile_check.count_collectives(text)) >= 4 * 128 * 128
+
+
+@needs_libtpu
+def test_only_gradients_cross_the_slices_of_tpus():
+    topology = compile_check.parse_topology("v5e:2x2", slices=2)
+    mesh = make_mesh(compile_check.abstract_devices(topology))
+    assert dict(mesh.shape) == {"slice": 2, "data": 4}
+    parts = NamedSharding(mesh, PartitionSpec(None, "data"))
+    gradient = jax.jit(
+        jax.grad(lambda w, x: jnp.sum(jnp.square(x @ w))),
+        in_shardings=(parts, batch_sharding(mesh)),
+        out_shardings=parts,
+    )
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 512), (256, 1024))
+    ]
+    text = (
+        gradient.lower(*shapes)
+        .compile(compiler_options={"exec_time_optimization_effort": -1.0})
+        .as_text()
+    )
+    found = compile_check.count_between_slices(text, per_slice=4)
+    assert found == [compile_check.Collective("all-reduce", 1, 4 * 1024 * 512 // 4)]
 
 
 @needs_libtpu

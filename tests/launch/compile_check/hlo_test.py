@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from facecycle_jax.devices import make_mesh
+from facecycle_jax.devices import batch_sharding, make_mesh
 from launch.compile_check import (
     Collective,
+    count_between_slices,
     count_collectives,
     estimated_cycles,
     memory_bytes,
@@ -117,6 +118,92 @@ ENTRY %main (x: f32[8,128]) -> f32[64,128] {
 }
 """
     assert count_collectives(text) == [Collective("all-gather", 2, 2 * 4 * 64 * 128)]
+
+
+def test_gradients_of_whole_parameters_cross_the_slices_whole(places):
+    whole, split = places
+    text = compiled(
+        jax.grad(loss), (32, 16), (64, 32), inputs=(whole, split), outputs=whole
+    )
+    everything = count_collectives(text)
+    assert count_between_slices(text, per_slice=4) == everything
+    assert count_between_slices(text, per_slice=8) == []
+
+
+def test_parts_of_parameters_cross_the_slices_as_parts(monkeypatch):
+    monkeypatch.setattr(
+        "facecycle_jax.devices.mesh.slice_of", lambda device: device.id // 4
+    )
+    mesh = make_mesh()
+    parts = NamedSharding(mesh, PartitionSpec(None, "data"))
+    text = compiled(
+        jax.grad(loss),
+        (32, 16),
+        (64, 32),
+        inputs=(parts, batch_sharding(mesh)),
+        outputs=parts,
+    )
+    # Parameters are gathered within a slice; between slices only gradients are added.
+    within = {c.kind for c in count_collectives(text)}
+    assert "all-gather" in within
+    (between,) = count_between_slices(text, per_slice=4)
+    assert between.kind == "all-reduce"
+    assert between.bytes <= 4 * 32 * 16
+
+
+@pytest.mark.parametrize(
+    ("groups", "spans"),
+    [
+        ("replica_groups={{0,1},{2,3}}", False),
+        ("replica_groups={{0,2},{1,3}}", True),
+        ("replica_groups={}", True),
+        ("channel_id=1", True),
+        ("replica_groups=[2,2]<=[4]", False),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", True),
+        ("replica_groups=[4,1]<=[4]", False),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", False),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", True),
+        ("replica_groups=mesh['a'=2,'b'=1,'c'=2] {'a','c'}", True),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", True),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", False),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", False),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", True),
+        ("source_target_pairs={{0,1},{1,0}}", False),
+        ("source_target_pairs={{0,1},{1,2}}", True),
+    ],
+)
+def test_groups_of_devices_tell_what_crosses_slices(groups, spans):
+    text = f"""
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  ROOT %a = f32[8]{{0}} all-to-all(%x), {groups}, dimensions={{0}}
+}}
+"""
+    found = count_between_slices(text, per_slice=2)
+    assert found == ([Collective("all-to-all", 1, 32)] if spans else [])
+
+
+def test_what_hosts_exchange_for_tpus_counts_with_a_chip_s_part():
+    told = (
+        '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_host_transfer_rendezvous="all-reduce_0",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"'
+    )
+    text = f"""
+ENTRY %main (x: f32[512,128]) -> f32[512,128] {{
+  %x = f32[512,128]{{1,0}} parameter(0)
+  %t = token[] after-all()
+  %a = f32[128,128]{{1,0}} reduce-scatter(%x), replica_groups={{{{0,1,2,3}}}}, to_apply=%add
+  %s = (f32[128,128]{{1,0}}, u32[], token[]) send(%a, %t), is_host_transfer=true, frontend_attributes={{{told}}}
+  %d = token[] send-done(%s), frontend_attributes={{{told}}}
+  %r = (f32[128,128]{{1,0}}, u32[], token[]) recv(%t), is_host_transfer=true, frontend_attributes={{{told}}}
+  %e = (f32[128,128]{{1,0}}, token[]) recv-done(%r), frontend_attributes={{{told}}}
+  %g = f32[128,128]{{1,0}} get-tuple-element(%e), index=0
+  ROOT %h = f32[512,128]{{1,0}} all-gather(%g), replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+"""  # noqa: E501
+    expected = [Collective("all-reduce", 1, 4 * 128 * 128)]
+    assert count_between_slices(text, per_slice=4) == expected
 
 
 def test_what_stays_on_the_chip_is_not_moved():

@@ -74,6 +74,26 @@ def test_json_holds_everything():
     assert read["collectives"] == [{"kind": "all-reduce", "number": 2, "bytes": 10**8}]
 
 
+def test_what_crosses_the_slices_is_reported():
+    crossing = (Collective("all-reduce", 3, 25 * 10**6),)
+    topology = parse_topology("v5e:4x4", slices=2)
+    both = dataclasses.replace(report(), topology=topology, between_slices=crossing)
+    text = describe(both)
+    assert text.startswith("2 slices of v5e:4x4: 32 chips; ")
+    assert "2 per chip" in text
+    assert "25.000 MB of a chip, 400.000 MB of a slice" in text
+    assert both.as_json()["between_slices"] == [crossing[0]._asdict()]
+    nothing = dataclasses.replace(both, between_slices=())
+    assert "between slices: nothing" in describe(nothing)
+    assert "between slices" not in describe(report())
+
+
+def test_slices_are_counted_from_one():
+    assert parse_topology("v5e:4x4", slices=3).size == 48
+    with pytest.raises(ValueError, match="slices must be at least 1, got 0"):
+        parse_topology("v5e:4x4", slices=0)
+
+
 @pytest.mark.parametrize(
     "text", ["v5e", "v5e:", "v9:2x2", "v5e:0x4", "v5e:4", "v5e:2x2x2", "v4:4x4", "4x4"]
 )
