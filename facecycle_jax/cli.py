@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 
 from facecycle_jax.commands import (
+    compare,
     demo,
     evaluate,
     frame,
@@ -32,7 +33,16 @@ from facecycle_jax.inference.runner import BATCH_SIZE
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (train, images, demo, prepare, frame, evaluate, weights):
+    for family in (
+        train,
+        images,
+        demo,
+        prepare,
+        frame,
+        evaluate,
+        compare,
+        weights,
+    ):
         family.add(commands)
     return parser
 

@@ -4,7 +4,7 @@ Each figure has a reference without a model, and can be compared with random wei
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -141,29 +141,28 @@ def evaluate_synthetic(
 
     size = SMALL["image_size"] if model is None else model.size
     data = probe_set(seed, people=people, frames=FRAMES, size=size)
-    run: Callable[[Any], tuple[dict[str, Figure], np.ndarray | None]]
-    if isinstance(model, PeerModel):
-        config = model.model
-        run = functools.partial(_evaluate_peer, data=data, seed=seed)
-        start_anew = functools.partial(random_peer, model.config)
-    else:
-        config = SMALL if model is None else model.model
-        run = functools.partial(
-            _evaluate_model, data=data, seed=seed, people=people // 2
-        )
-        start_anew = functools.partial(
-            random_model,
-            config,
-            has_identity=model is None or model.has_identity,
-        )
+    config = SMALL if model is None else model.model
+
+    def measure(
+        other: FaceCycle | PeerModel,
+    ) -> tuple[dict[str, Figure], np.ndarray | None]:
+        if isinstance(other, PeerModel):
+            return _evaluate_peer(other, data=data, seed=seed), None
+        return _evaluate_model(other, data=data, seed=seed, people=people // 2)
+
+    def start_anew() -> FaceCycle | PeerModel:
+        if isinstance(model, PeerModel):
+            return random_peer(model.config, seed=seed)
+        has_identity = model is None or model.has_identity
+        return random_model(config, seed=seed, has_identity=has_identity)
 
     of_model: dict[str, Figure] = {}
     of_random: dict[str, Figure] = {}
     drawn: dict[str, np.ndarray | None] = {}
     if model is not None:
-        of_model, drawn["truth"] = run(model)
+        of_model, drawn["truth"] = measure(model)
     if "random" in baselines:
-        of_random, drawn["truth_random_weights"] = run(start_anew(seed=seed))
+        of_random, drawn["truth_random_weights"] = measure(start_anew())
     panels = {name: panel for name, panel in drawn.items() if panel is not None}
 
     # Both have the same figures, unless one of them was not evaluated.
@@ -214,15 +213,13 @@ def _evaluate_baseline(name: str, data: ProbeSet, *, seed: int) -> dict[str, Qua
     return {row: Quantity(model=figure, random=None) for row, figure in figures.items()}
 
 
-def _evaluate_peer(
-    model: PeerModel, *, data: ProbeSet, seed: int
-) -> tuple[dict[str, Figure], None]:
+def _evaluate_peer(model: PeerModel, *, data: ProbeSet, seed: int) -> dict[str, Figure]:
     """Evaluates the features and the map of a method that makes no images."""
     figures: dict[str, Figure] = {}
     for name, kind in peer_feature_sets(model, size=model.size).items():
         function = functools.partial(extract, kind.fit(np.zeros(0)), size=kind.size)
         figures |= evaluate_code(name, function, data, seed=seed)
-    return figures, None
+    return figures
 
 
 def _evaluate_model(

@@ -11,6 +11,7 @@ from facecycle_jax.training.metrics import (
     MetricWriter,
     hide_accelerators_from_tensorflow,
     read_metrics,
+    training_seconds,
 )
 from facecycle_jax.training.network_loading import (
     copy_trees,
@@ -114,4 +115,5 @@ __all__ = [
     "shared_fields",
     "split_cpu",
     "state_shardings",
+    "training_seconds",
 ]
