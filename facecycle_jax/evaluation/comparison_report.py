@@ -152,12 +152,13 @@ def comparison_markdown(
 _PROTOCOL = (
     "Figures are means over training seeds with their standard errors; a single seed "
     "has none. Each run is evaluated at its last step: no step was chosen. "
-    f"Features are {AUTHORS}, the ones that the authors of a method use, and "
-    f"{COMMON}, the last convolutional map averaged to 2 x 2 areas. PCA {COMPONENTS}: "
-    f"features reduced to {COMPONENTS} numbers by a PCA fitted on training images, "
-    "which also centres them. The logistic probe and the ridge regression of head pose "
-    "run to convergence, with penalties chosen on training images. Published rows are "
-    "the paper's, of other training data, sizes and lengths of training."
+    f"Feature `{AUTHORS}` is the one that the authors of the method use, `{COMMON}` the "
+    f"last convolutional map averaged to 2 x 2 areas. `PCA {COMPONENTS}` is the probe "
+    f"after it (without one, ridge or logistic regression) on features reduced to "
+    f"{COMPONENTS} numbers by a PCA fitted on training images, which also centres "
+    "them. Logistic and ridge regression run to convergence, with penalties chosen on "
+    "training images. Published rows are the paper's, of other training data, sizes "
+    "and lengths of training."
 )
 _CURVES = (
     "curves.png: mean absolute error of yaw, pitch and roll on synthetic people not "
