@@ -44,6 +44,7 @@ from facecycle_jax.evaluation.synthetic import PEOPLE
 from facecycle_jax.files import write_whole
 from facecycle_jax.inference.face_cycle import load
 from facecycle_jax.training.network_loading import FOLDER
+from facecycle_jax.training.run_config import FREE
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -562,6 +563,7 @@ def _plan(
     """
     path = workdir / PLAN
     plan: dict[str, dict[str, int]] = {}
+    fields: dict[str, dict[str, Any]] = {}
     if path.exists():
         kept = _read_json(path)
         if kept.get("budget") != dict(budget):
@@ -571,13 +573,17 @@ def _plan(
                 "workdir."
             )
         plan = kept["steps"]
+        fields = kept["fields"]
 
     for entry in entries:
+        own = _fixed_fields(entry)
+        _check_unchanged(entry, workdir, before=fields.get(entry.name, own), now=own)
+
         if "images" in budget:
             steps = steps_for(entry.stages, images=budget["images"])
         elif entry.name in plan:
             # Measured before; a second measurement would find another speed.
-            continue
+            steps = plan[entry.name]
         else:
             status, speeds = _measure(entry, workdir / entry.name / "speed", start)
             if status:
@@ -591,9 +597,45 @@ def _plan(
                 f"and its config now gives {steps}: use another workdir."
             )
         plan[entry.name] = steps
-        _write_json(path, {"budget": dict(budget), "steps": plan})
+        fields[entry.name] = own
+        content = {"budget": dict(budget), "steps": plan, "fields": fields}
+        _write_json(path, content)
 
     return 0, plan
+
+
+def _fixed_fields(entry: Entry) -> dict[str, Any]:
+    """Lists the fields that may not change between starts, as JSON values by name."""
+    fixed = {}
+    for stage in entry.stages:
+        for name, value in training.flatten(stage.config).items():
+            # Lengths, intervals and places may change, as in a single run.
+            if name not in FREE and name not in _OWN_FIELDS:
+                fixed[_of_stage(stage.name, name)] = value
+    return dict(json.loads(json.dumps(fixed)))
+
+
+def _check_unchanged(
+    entry: Entry,
+    workdir: epath.Path,
+    *,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> None:
+    """Refuses a config that is not that of the runs in the workdir.
+
+    A finished run is not started again, so nothing else would compare them.
+    """
+    changed = [
+        f"{name} was {before[name]!r} and is {now[name]!r}"
+        for name in sorted(set(before) & set(now))
+        if before[name] != now[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds runs of {entry.name} with another configuration: "
+            f"{'; '.join(changed)}. Use the old values, or another workdir."
+        )
 
 
 def _measure(

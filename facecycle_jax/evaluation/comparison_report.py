@@ -142,7 +142,8 @@ def comparison_markdown(
     for task, names in summary.items():
         lines += [f"## {task}", "", *_task_table(task, names, runs), ""]
 
-    lines += ["![Head pose against images seen](curves.png)", "", _CURVES, ""]
+    if any(run.curve for run in runs):
+        lines += ["![Head pose against images seen](curves.png)", "", _CURVES, ""]
     all_notes = [*notes, *_notes(runs)]
     if all_notes:
         lines += ["## Notes", "", *(f"- {note}" for note in all_notes), ""]
@@ -151,20 +152,20 @@ def comparison_markdown(
 
 _PROTOCOL = (
     "Figures are means over training seeds with their standard errors; a single seed "
-    "has none. Each run is evaluated at its last step: no step was chosen. "
-    f"Feature `{AUTHORS}` is the one that the authors of the method use, `{COMMON}` the "
-    f"last convolutional map averaged to 2 x 2 areas. `PCA {COMPONENTS}` is the probe "
-    f"after it (without one, ridge or logistic regression) on features reduced to "
+    "has none. Each run is evaluated at its last step: no step was chosen. The feature "
+    f"`{AUTHORS}` is the one that the authors of the method use. The feature "
+    f"`{COMMON}` is the last convolutional map averaged to 2 x 2 areas. Logistic and "
+    "ridge regression (errors of angles) run to convergence, with penalties chosen on "
+    f"training images. Columns of `PCA {COMPONENTS}` are of features reduced to "
     f"{COMPONENTS} numbers by a PCA fitted on training images, which also centres "
-    "them. Logistic and ridge regression run to convergence, with penalties chosen on "
-    "training images. Published rows are the paper's, of other training data, sizes "
-    "and lengths of training."
+    "them. Published rows are the paper's, of other training data, sizes and lengths "
+    "of training."
 )
 _CURVES = (
     "curves.png: mean absolute error of yaw, pitch and roll on synthetic people not "
-    f"trained on, by ridge regression on the {AUTHORS} feature, at the checkpoints of "
-    "each run, averaged over its seeds. Held-out losses of different methods cannot be "
-    "compared. No checkpoint was chosen by this curve."
+    f"trained on, by ridge regression on the feature `{AUTHORS}`, at the checkpoints "
+    "of each run, averaged over its seeds. Held-out losses of different methods cannot "
+    "be compared. No checkpoint was chosen by this curve."
 )
 
 

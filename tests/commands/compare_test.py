@@ -216,6 +216,19 @@ def test_another_budget_needs_another_workdir(tmp_path, evaluated):
         compared(tmp_path, Trainer(), budget={"images": 640})
 
 
+def test_finished_runs_of_other_fields_are_not_compared(tmp_path, evaluated):
+    pytest.importorskip("matplotlib")
+    narrow = entry("face_cycle:small", ["model.width=0.0625"])
+    options = {"seeds": (0,), "budget": {"images": 320}, "options": OPTIONS}
+    assert compare([narrow], epath.Path(tmp_path), **options, start=Trainer()) == 0
+
+    # Places and intervals may change.
+    moved = entry("face_cycle:small", ["model.width=0.0625", "log_every=7"])
+    assert compare([moved], epath.Path(tmp_path), **options, start=Trainer()) == 0
+    with pytest.raises(ValueError, match=r"motion\.model\.width was 0\.0625 and is 0"):
+        compared(tmp_path, Trainer(), seeds=(0,), configs=["face_cycle:small"])
+
+
 def test_runs_beyond_their_budget_are_refused(tmp_path, evaluated):
     (tmp_path / "fab_net_small/0/checkpoints/99").mkdir(parents=True)
     with pytest.raises(ValueError, match="is at step 99, beyond the 20 of this"):
