@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 
 from facecycle_jax.commands import (
+    compare,
     demo,
     evaluate,
     frame,
@@ -33,7 +34,17 @@ from facecycle_jax.inference.runner import BATCH_SIZE
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (train, images, demo, prepare, frame, evaluate, weights, push):
+    for family in (
+        train,
+        images,
+        demo,
+        prepare,
+        frame,
+        evaluate,
+        compare,
+        weights,
+        push,
+    ):
         family.add(commands)
     return parser
 

@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -148,6 +149,43 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise SystemExit(_fail(MISTAKE_EXIT, mistake)) from None
 
     return rest
+
+
+def resolve(argv: Sequence[str]) -> dict[str, Any]:
+    """Reads a config and its changed fields, without the flags of this process.
+
+    Args:
+      argv: a command line with the program's name, --config and --config.FIELD=VALUE.
+
+    Returns:
+      The config as nested dicts.
+
+    Raises:
+      UserError: If the config cannot be read, or a field is wrong.
+    """
+    own = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "A config.", flag_values=own, lock_config=True
+    )
+
+    # The library of configs reads changed fields from sys.argv, whatever is parsed.
+    given = sys.argv
+    sys.argv = list(argv)
+    try:
+        own(list(argv))
+        config = holder.value
+        if not isinstance(config, ml_collections.ConfigDict):
+            getattr(config, "lock", None)
+            raise UserError(
+                f"{_config_name(argv)}: get_config() must return a ConfigDict."
+            )
+        resolved: dict[str, Any] = config.to_dict()
+    except Exception as error:
+        # Only the command line and the config are read here.
+        raise _command_mistake(error, argv) from None
+    finally:
+        sys.argv = given
+    return resolved
 
 
 def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:

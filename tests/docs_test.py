@@ -51,6 +51,7 @@ NOT_RUN = {
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",
     "python -m launch.compile_check": "compiles for TPUs; see launch/compile_check/",
+    "facecycle compare": "minutes to days; see commands/compare_test.py",
     "facecycle evaluate": "needs the published sets; see evaluation/",
     "facecycle export": "needs a run; see storage/ and commands/exported_test.py",
     "facecycle push": "needs a network; see storage/hub_test.py",

@@ -7,6 +7,7 @@ from etils import epath
 
 from facecycle_jax import evaluation
 from facecycle_jax.evaluation.baselines import BASELINES
+from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.evaluation.report import check_new, markdown, write_report
 from facecycle_jax.inference.face_cycle import load
@@ -43,6 +44,12 @@ def add(commands: "Subcommands") -> None:
         choices=evaluation.PROBES,
         default="logistic",
         help="classifier of emotion",
+    )
+    command.add_argument(
+        "--epochs",
+        type=int,
+        default=LinearOptions().epochs,
+        help="of --probe linear; the paper's are %(default)s",
     )
     command.add_argument(
         "--without", help="file of names, one a line: people left out of verification"
@@ -115,6 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         path=arguments.data,
         baselines=baselines,
         probe=arguments.probe,
+        epochs=arguments.epochs,
         without=without,
         crop=arguments.crop,
         test_split=arguments.test_split,

@@ -12,11 +12,14 @@ import numpy as np
 
 from facecycle_jax.data.labelled.images import Pictures, load_pictures
 from facecycle_jax.errors import UserError
+from facecycle_jax.inference.face_cycle import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.ops import denormalise, normalise, normalise_lighting
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[jax.Array], jax.Array]
+# Side of the areas that the last maps of all methods are averaged to.
+COMMON_SIDE = 2
 # Shared by all kinds of features, so that each image size is compiled once.
 _normalise_light = jax.jit(normalise_lighting, static_argnames="strength")
 
@@ -60,8 +63,8 @@ class FeatureSet(NamedTuple):
       encode: the same function in traceable form, from normalised images [N, S, S, 3]
         to [N, D], which the linear protocol needs for its augmentation. None if there
         is none.
-      adapt: `adapt(features of training images) -> function of features`, for
-        verification. None leaves features as they are.
+      adapt: `adapt(features of training images) -> function of features`. None leaves
+        features as they are. The linear protocol cannot adapt features.
       shared: kinds with the same name here have the same features before `adapt`. ''
         means that nothing is shared.
     """
@@ -229,6 +232,33 @@ def model_features(
         "identity_code": plain("identity_code", identity_code, size=size),
         "both": plain("both", both, size=size),
         "feature_map": plain("feature_map", feature_map, size=map_size),
+    }
+
+
+def peer_feature_sets(model: PeerModel, *, size: int) -> dict[str, FeatureSet]:
+    """Lists the features of a method that FaceCycle is compared with.
+
+    Args:
+      model: a loaded model.
+      size: side of the images of the features, in pixels; see `PeerModel.features`.
+
+    Returns:
+      Features by name: features, those that the method's authors use, and map, the last
+      convolutional map of images of the size trained on, averaged to 2 x 2 areas.
+    """
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return model.features(images, size=size)
+
+    def common_map(images: np.ndarray) -> np.ndarray:
+        return model.feature_map(images, side=COMMON_SIDE)
+
+    traced_map = functools.partial(model.traced_features, maps=True, side=COMMON_SIDE)
+    return {
+        "features": plain(
+            "features", features, size=size, encode=model.traced_features
+        ),
+        "map": plain("map", common_map, size=model.size, encode=traced_map),
     }
 
 

@@ -14,7 +14,7 @@ from facecycle_jax.data.labelled.images import load_pictures
 from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
-from facecycle_jax.evaluation.features import extract
+from facecycle_jax.evaluation.features import extract, peer_feature_sets
 from facecycle_jax.evaluation.probes.code_probes import (
     ProbeSet,
     evaluate_code,
@@ -25,7 +25,8 @@ from facecycle_jax.evaluation.probes.code_probes import (
 from facecycle_jax.evaluation.probes.disentangle import evaluate_images
 from facecycle_jax.evaluation.quantity import Figure, Quantity
 from facecycle_jax.evaluation.report import Evaluation
-from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
+from facecycle_jax.methods import PEERS
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
@@ -90,13 +91,37 @@ def random_model(
     return FaceCycle(trees, model=config, info={"source": "random weights"})
 
 
+def random_peer(config: Mapping[str, Any], *, seed: int = 0) -> PeerModel:
+    """Builds a model of a method that FaceCycle is compared with, with random weights.
+
+    Args:
+      config: of a run of the method.
+      seed: of the weights.
+
+    Returns:
+      The model.
+    """
+    method = PEERS[config["method"]](config, weights=False)
+    options = cpu_compiler_options(jax.default_backend(), level=0)
+    init = jax.jit(method.init, compiler_options=options)
+    params, frozen = init(jax.random.key(seed))
+    return PeerModel(
+        {**frozen, **params}, config=config, info={"source": "random weights"}
+    )
+
+
 def evaluate_synthetic(
-    model: FaceCycle | None, baselines: Sequence[str], *, people: int = 0, seed: int = 0
+    model: FaceCycle | PeerModel | None,
+    baselines: Sequence[str],
+    *,
+    people: int = 0,
+    seed: int = 0,
 ) -> Evaluation:
     """Evaluates a model on synthetic faces.
 
     Args:
-      model: the model, or None.
+      model: the model, or None. A method that FaceCycle is compared with makes no
+        images and is evaluated by the probes alone.
       baselines: names of `BASELINES`. 'random' is a model of the same architecture. The
         others are evaluated by the probes alone.
       people: people of the probes. Images are evaluated on half as many. 0 means 64.
@@ -114,20 +139,31 @@ def evaluate_synthetic(
             "there is nothing to evaluate: give a model, baselines, or both."
         )
 
-    config = SMALL if model is None else model.model
-    has_identity = model is None or model.has_identity
     size = SMALL["image_size"] if model is None else model.size
     data = probe_set(seed, people=people, frames=FRAMES, size=size)
-    run = functools.partial(_evaluate_model, data=data, seed=seed, people=people // 2)
+    config = SMALL if model is None else model.model
+
+    def measure(
+        other: FaceCycle | PeerModel,
+    ) -> tuple[dict[str, Figure], np.ndarray | None]:
+        if isinstance(other, PeerModel):
+            return _evaluate_peer(other, data=data, seed=seed), None
+        return _evaluate_model(other, data=data, seed=seed, people=people // 2)
+
+    def start_anew() -> FaceCycle | PeerModel:
+        if isinstance(model, PeerModel):
+            return random_peer(model.config, seed=seed)
+        has_identity = model is None or model.has_identity
+        return random_model(config, seed=seed, has_identity=has_identity)
 
     of_model: dict[str, Figure] = {}
     of_random: dict[str, Figure] = {}
-    panels = {}
+    drawn: dict[str, np.ndarray | None] = {}
     if model is not None:
-        of_model, panels["truth"] = run(model)
+        of_model, drawn["truth"] = measure(model)
     if "random" in baselines:
-        other = random_model(config, seed=seed, has_identity=has_identity)
-        of_random, panels["truth_random_weights"] = run(other)
+        of_random, drawn["truth_random_weights"] = measure(start_anew())
+    panels = {name: panel for name, panel in drawn.items() if panel is not None}
 
     # Both have the same figures, unless one of them was not evaluated.
     rows = {
@@ -149,7 +185,7 @@ def evaluate_synthetic(
     counts = {"people": people, "frames": len(data.frames)}
     if of_random:
         protocol += f" Random weights at width {config['width']:g}."
-    if of_model or of_random:
+    if panels:
         counts["people of the pictures"] = people // 2
     return Evaluation(
         task="synthetic",
@@ -175,6 +211,15 @@ def _evaluate_baseline(name: str, data: ProbeSet, *, seed: int) -> dict[str, Qua
     figures = evaluate_code(name, function, data, seed=seed)
     # A baseline has no weights that could be random.
     return {row: Quantity(model=figure, random=None) for row, figure in figures.items()}
+
+
+def _evaluate_peer(model: PeerModel, *, data: ProbeSet, seed: int) -> dict[str, Figure]:
+    """Evaluates the features and the map of a method that makes no images."""
+    figures: dict[str, Figure] = {}
+    for name, kind in peer_feature_sets(model, size=model.size).items():
+        function = functools.partial(extract, kind.fit(np.zeros(0)), size=kind.size)
+        figures |= evaluate_code(name, function, data, seed=seed)
+    return figures
 
 
 def _evaluate_model(

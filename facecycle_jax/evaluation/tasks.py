@@ -31,6 +31,7 @@ from facecycle_jax.evaluation.faces import evaluate_faces
 from facecycle_jax.evaluation.features import (
     FeatureSet,
     model_features,
+    peer_feature_sets,
     with_mirror_image,
     with_normalised_light,
 )
@@ -39,12 +40,13 @@ from facecycle_jax.evaluation.options import FEATURES, EvaluationOptions
 from facecycle_jax.evaluation.probes.codes import with_adapted
 from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
 from facecycle_jax.evaluation.probes.lights import evaluate_lights
+from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
 from facecycle_jax.evaluation.probes.pose import evaluate_pose
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import evaluate_synthetic
-from facecycle_jax.inference.face_cycle import FaceCycle
-from facecycle_jax.networks import FEATURE_SIDE
+from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
+from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 
 # Most names of people to leave out that a warning lists when no pair shows them.
 _NAMED = 20
@@ -53,7 +55,7 @@ LFW_CROP = 0.6
 
 
 def feature_sets(
-    options: EvaluationOptions, model: FaceCycle | None = None
+    options: EvaluationOptions, model: FaceCycle | PeerModel | None = None
 ) -> dict[str, FeatureSet]:
     """Lists the features that a task is evaluated with.
 
@@ -62,7 +64,8 @@ def feature_sets(
         uses codes, identity codes also centred and whitened. Emotion and head pose use
         the motion encoder's map and code. The baseline 'random' has the width of the
         model, or the paper's without a model.
-      model: a loaded model, or None for baselines alone.
+      model: a loaded model, or None for baselines alone. A method that FaceCycle is
+        compared with has its own features and its last map, see `peer_feature_sets`.
 
     Returns:
       Features by name.
@@ -74,11 +77,16 @@ def feature_sets(
         raise UserError(
             f"task must be one of {', '.join(FEATURES)}, got {options.task!r}."
         )
-    found = {} if model is None else _model_sets(options, model)
-
     # Random weights get the model's architecture. An encoder has no trunk.
-    config = {} if model is None else dict(model.model)
-    config.pop("trunk", None)
+    found: dict[str, FeatureSet] = {}
+    config: dict[str, Any] = {}
+    if isinstance(model, PeerModel):
+        found = _peer_sets(options, model)
+        config = {"width": model.model["width"]}
+    elif model is not None:
+        found = _model_sets(options, model)
+        config = dict(model.model)
+        config.pop("trunk", None)
     config |= {"layer": options.layer, "size": options.size}
     found |= {name: BASELINES[name](config) for name in options.baselines}
     if not found:
@@ -120,8 +128,42 @@ def _model_sets(options: EvaluationOptions, model: FaceCycle) -> dict[str, Featu
     return found
 
 
+def _peer_sets(options: EvaluationOptions, model: PeerModel) -> dict[str, FeatureSet]:
+    """Lists the features of a peer that a task is evaluated with."""
+    if (options.layer, options.size) != (LAYERS[-1], FEATURE_SIZE):
+        raise UserError(
+            f"layer and size are of FaceCycle's models, and this one is of "
+            f"{model.method}: leave them out."
+        )
+
+    of_maps = "feature_map" in FEATURES[options.task]
+    found = peer_feature_sets(model, size=own_size(model, of_maps=of_maps))
+    if of_maps:
+        return found
+    return with_adapted("features", found.pop("features")) | found
+
+
+def own_size(model: PeerModel, *, of_maps: bool) -> int:
+    """Chooses the side of the images that a peer's own features are computed of.
+
+    Args:
+      model: the model.
+      of_maps: whether the task evaluates maps (emotion and head pose), for which PCL
+        and SimCLR on FaceCycle's encoder use images of FaceCycle's linear protocol.
+
+    Returns:
+      The side in pixels.
+    """
+    flat_map = model.method in ("pcl", "simclr")
+    return FEATURE_SIZE if of_maps and flat_map else model.size
+
+
 def evaluate(
-    task: str, path: str = "", *, model: FaceCycle | None = None, **options: Any
+    task: str,
+    path: str = "",
+    *,
+    model: FaceCycle | PeerModel | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Evaluates a model's features and baselines on one data set.
 
@@ -147,7 +189,7 @@ def evaluate(
 
 
 def run_evaluation(
-    options: EvaluationOptions, model: FaceCycle | None = None
+    options: EvaluationOptions, model: FaceCycle | PeerModel | None = None
 ) -> Evaluation:
     """Evaluates a model's features and baselines; see `evaluate`.
 
@@ -157,13 +199,24 @@ def run_evaluation(
 
     Returns:
       The evaluation.
+
+    Raises:
+      UserError: See `evaluate`; also if the task needs generated images, and the model
+        is of a method that makes none.
     """
+    if options.task in ("faces", "gallery") and isinstance(model, PeerModel):
+        raise UserError(
+            f"task {options.task} needs generated images, and this model is of "
+            f"{model.method}, which has features alone: evaluate it with one of "
+            f"synthetic, {', '.join(FEATURES)}."
+        )
+
     if options.task == "synthetic":
         result = evaluate_synthetic(
             model, options.baselines, people=options.limit, seed=options.seed
         )
     elif options.task == "gallery":
-        if model is None or not options.path:
+        if model is None or isinstance(model, PeerModel) or not options.path:
             raise UserError("task gallery needs a model and a folder of images.")
         result = draw_gallery(
             model,
@@ -174,7 +227,7 @@ def run_evaluation(
             seed=options.seed,
         )
     elif options.task == "faces":
-        if model is None or not options.path:
+        if model is None or isinstance(model, PeerModel) or not options.path:
             raise UserError("task faces needs a model and a folder <person>/*.jpg.")
         result = evaluate_faces(
             model,
@@ -184,11 +237,7 @@ def run_evaluation(
             limit=options.limit,
         )
     else:
-        features = feature_sets(options, model)
-        if not options.path:
-            raise UserError(f"task {options.task} needs the data set's path.")
-        result = _LABELLED[options.task](options, features)
-        result = result._replace(protocol=result.protocol + options.departures())
+        result = evaluate_features(options, feature_sets(options, model))
 
     # Everything needed to repeat the evaluation goes into the report.
     settings = {
@@ -200,6 +249,28 @@ def run_evaluation(
         info = {name: str(value) for name, value in model.info.items()}
         settings["model"] = {"config": model.model, "info": info}
     return result._replace(settings=settings)
+
+
+def evaluate_features(
+    options: EvaluationOptions, features: Mapping[str, FeatureSet]
+) -> Evaluation:
+    """Evaluates any features on a published data set.
+
+    Args:
+      options: one of the tasks that have features.
+      features: by name; each has a row.
+
+    Returns:
+      The evaluation, without `settings`.
+
+    Raises:
+      UserError: See `evaluate`.
+      FileNotFoundError: If data are missing.
+    """
+    if not options.path:
+        raise UserError(f"task {options.task} needs the data set's path.")
+    result = _LABELLED[options.task](options, features)
+    return result._replace(protocol=result.protocol + options.departures())
 
 
 def _emotion(
@@ -235,6 +306,7 @@ def _emotion(
         probe=options.probe,
         crop=options.crop or 1.0,
         seed=options.seed,
+        options=LinearOptions().shortened(options.epochs),
         also=splits,
     )
 

@@ -6,11 +6,14 @@ where S is the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are
 [N, S/4, S/4, 2], (x, y) in units of half an image.
 """
 
+import functools
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -21,10 +24,12 @@ from facecycle_jax.inference import functions as inference
 from facecycle_jax.inference.functions import FACE_OUTPUTS, PAIR_OUTPUTS
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods import PEERS, vgg_width
-from facecycle_jax.methods.peers import peer_features
+from facecycle_jax.methods.peers import PeerFeatures, peer_features
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree
 from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
+from facecycle_jax.ops import adaptive_average_pool
+from facecycle_jax.ops.normalisation import MEAN, STD
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.storage.hub import download_model, is_hub_address
@@ -161,7 +166,8 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
 
     Raises:
       FileNotFoundError: If there is no run or no checkpoint.
-      UserError: If it cannot be read, or its config.json lacks a field.
+      UserError: If it cannot be read, its config.json lacks a field, or it is a run of
+        a method that FaceCycle is compared with.
     """
     return _model_of_run(_read_run(path))
 
@@ -192,6 +198,13 @@ def _read_run(path: epath.PathLike) -> _Run:
 
 def _model_of_run(run: _Run) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Picks what a model folder needs of a run; see `model_from_run`."""
+    method = run.config["method"]
+    if method in PEERS:
+        raise UserError(
+            f"{run.workdir} is a run of {method}, and model folders are of FaceCycle's "
+            f"models: use the run itself, facecycle_jax.load('{run.workdir}')."
+        )
+
     # config.json is a file of the user's, so a field may be missing or of another type.
     try:
         trees, model = _networks_of_state(run.config, run.trees)
@@ -226,8 +239,16 @@ def model_from_state(
       devices: see `load`.
 
     Returns:
-      The model; it copies the parameters.
+      The model; it copies the parameters. A method that FaceCycle is compared with
+      gives a `PeerModel`.
     """
+    if config.get("method") in PEERS:
+        peer = PeerModel(
+            trees, config=config, info=info, batch_size=batch_size, devices=devices
+        )
+        # Typed as what nearly everybody loads, as in `load`.
+        return cast(FaceCycle, peer)
+
     kept, model = _networks_of_state(config, trees)
     return FaceCycle(
         kept, model=model, info=info, batch_size=batch_size, devices=devices
@@ -594,15 +615,33 @@ class FaceCycle:
         return sources, drivers
 
 
-def _features(function: Any, trees: Tree, images: jax.Array) -> dict[str, jax.Array]:
+# Attributes of instances of `FaceCycle`, which its class does not have.
+_ATTRIBUTES = ("framing", "has_identity")
+
+
+@functools.lru_cache(maxsize=16)
+def _peer_networks(method: str, model: str) -> PeerFeatures:
+    """Builds the networks of a peer, the same for models of one configuration.
+
+    What is compiled is kept by these networks, so such models share it.
+    """
+    return peer_features({"method": method, "model": json.loads(model)})
+
+
+def _features(
+    function: PeerFeatures, trees: Tree, images: jax.Array, *, maps: bool, side: int
+) -> dict[str, jax.Array]:
     """Computes a peer's features [N, D] in the form that `Batches.run` expects."""
-    return {"features": function(trees, images)}
+    found = function(trees, images, maps=maps)
+    if maps and side:
+        found = adaptive_average_pool(found, side=side)
+    return {"features": found.reshape(len(found), -1)}
 
 
 class PeerModel:
     """A trained model of a method that FaceCycle is compared with.
 
-    It computes features, and nothing else.
+    It computes features and maps, and nothing else.
 
     Args:
       trees: parameters by network name, and the running statistics.
@@ -612,9 +651,12 @@ class PeerModel:
       devices: see `load`.
 
     Attributes:
+      config: the run's configuration.
       method: the method's name.
+      model: configuration of the networks.
       info: what is known of the model.
       size: side of the images that it was trained on, in pixels.
+      any_size: whether it accepts images of other sizes too. FAb-Net and TCAE do not.
     """
 
     def __init__(
@@ -627,16 +669,23 @@ class PeerModel:
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Builds the networks."""
+        self.config = dict(config)
         self.method = str(config["method"])
+        self.model = dict(config["model"])
         self.info = dict(info or {})
         self.size = int(config["model"]["image_size"])
+        self.any_size = self.method not in ("fab_net", "tcae")
 
-        networks: Any = peer_features(config)
+        text = json.dumps(self.model, sort_keys=True)
+        self._networks = _peer_networks(self.method, text)
+        networks: Any = self._networks
         self._batches = Batches(networks, trees, batch_size=batch_size, devices=devices)
 
     def __getattr__(self, name: str) -> Any:
         """Refuses what only FaceCycle's models can do, with a sentence."""
-        if not name.startswith("_") and hasattr(FaceCycle, name):
+        if not name.startswith("_") and (
+            hasattr(FaceCycle, name) or name in _ATTRIBUTES
+        ):
             raise UserError(
                 f"This is a model of {self.method}: it has features, and no {name}."
             )
@@ -662,11 +711,64 @@ class PeerModel:
           float32 [N, D].
 
         Raises:
-          UserError: If an image cannot be read.
+          UserError: If an image cannot be read, or the method has another size.
           FileNotFoundError: If a file is not there.
         """
-        array, _, problems = as_pictures(images, size=size or self.size)
+        return self._run(images, size=size, maps=False, side=0)
+
+    def feature_map(
+        self, images: Images, *, size: int | None = None, side: int = 0
+    ) -> np.ndarray:
+        """Computes the last convolutional map that is not yet one vector.
+
+        Of TCAE it is that of the branch of expression.
+
+        Args:
+          images: as for `features`.
+          size: as for `features`.
+          side: if above 0, the map is averaged over side x side areas.
+
+        Returns:
+          float32 [N, h * w * c].
+
+        Raises:
+          UserError: See `features`.
+          FileNotFoundError: If a file is not there.
+        """
+        return self._run(images, size=size, maps=True, side=side)
+
+    def traced_features(
+        self, images: jax.Array, *, maps: bool = False, side: int = 0
+    ) -> jax.Array:
+        """Computes features or maps of normalised images, for use inside jit.
+
+        Args:
+          images: float [N, S, S, 3], normalised.
+          maps: whether to compute `feature_map` instead of `features`.
+          side: as for `feature_map`.
+
+        Returns:
+          [N, D].
+        """
+        # From the space of FaceCycle's networks to pixels in 0..1.
+        unit = images * jnp.asarray(STD) + jnp.asarray(MEAN)
+        found = _features(self._networks, self.trees, unit, maps=maps, side=side)
+        return found["features"]
+
+    def _run(
+        self, images: Images, *, size: int | None, maps: bool, side: int
+    ) -> np.ndarray:
+        """Computes features or maps of images."""
+        size = size or self.size
+        if size != self.size and not self.any_size:
+            raise UserError(
+                f"A model of {self.method} accepts images of {self.size} pixels only, "
+                f"got {size}."
+            )
+
+        array, _, problems = as_pictures(images, size=size)
         if problems:
             raise UserError(problems[0])
 
-        return self._batches.run(_features, array)["features"]
+        found = self._batches.run(_features, array, maps=maps, side=side)
+        return found["features"]

@@ -5,7 +5,7 @@ Networks, losses, views and features.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +189,16 @@ def _simclr_views(config: Config) -> Views:
 # What each method is evaluated with.
 
 
-def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
+class PeerFeatures(Protocol):
+    """A pure function from images to features or maps; see `peer_features`."""
+
+    def __call__(
+        self, trees: Tree, images: jax.Array, *, maps: bool = False
+    ) -> jax.Array:
+        """Computes features [N, D], or maps [N, h, w, C]."""
+
+
+def peer_features(config: Config) -> PeerFeatures:
     """Builds the function from images to the features that a method is evaluated with.
 
     These are FAb-Net's embedding, TCAE's code of expression, temporal consistency's
@@ -201,42 +210,52 @@ def peer_features(config: Config) -> Callable[[Tree, jax.Array], jax.Array]:
 
     Returns:
       `features(trees, images) -> [N, D]` of trees by network name, statistics included,
-      and uint8 images [N, S, S, 3]; pure. Nothing is cropped.
+      and images [N, S, S, 3], uint8 or floating point in 0..1; pure. Nothing is
+      cropped. With `maps=True` it returns maps [N, h, w, C] instead: the last
+      convolutional map that is not yet one vector, of TCAE that of its branch of
+      expression.
     """
     name, model = config["method"], config["model"]
 
-    def encode(module: Any, trees: Tree, images: jax.Array) -> Any:
+    def encode(
+        module: Any, trees: Tree, images: jax.Array, *, maps: bool = False
+    ) -> Any:
         variables = {
             "params": trees["encoder"],
             "batch_stats": trees[BATCH_STATS]["encoder"],
         }
-        return module.apply(variables, images, train=False)
+        return module.apply(variables, images, train=False, maps=maps)
 
-    def flat(maps: jax.Array) -> jax.Array:
-        return maps.reshape(len(maps), -1)
-
-    def features(trees: Tree, images: jax.Array) -> jax.Array:
+    def features(trees: Tree, images: jax.Array, *, maps: bool = False) -> jax.Array:
         if name == "temporal_consistency":
-            encoder = TemporalEncoder(**network_options(model, "code_dim"))
-            found = encode(encoder, trees, ops.normalise(images))[0]
+            module = TemporalEncoder(**network_options(model, "code_dim"))
+            embedding, below = encode(module, trees, ops.normalise(images), maps=maps)
+            found = below if maps else embedding
         elif name == "simclr":
-            maps = apply_plain(
+            found = apply_plain(
                 _simclr_encoder(config), trees["encoder"], ops.normalise(images)
             )
-            found = flat(maps)
         else:
-            unit = images.astype(jnp.float32) / 255.0
+            # Pixels in 0..1, which floating point already is.
+            unit = images.astype(jnp.float32)
+            if jnp.issubdtype(images.dtype, jnp.integer):
+                unit = unit / 255.0
+
             if name == "pcl":
                 trunk = build_pcl(**network_options(model)).trunk
-                found = flat(apply_plain(trunk, trees["trunk"], unit))
+                found = apply_plain(trunk, trees["trunk"], unit)
             else:
                 options = network_options(
                     model, "image_size", "code_dim", "align_corners"
                 )
                 if name == "tcae":
-                    found = encode(build_tcae(**options).encoder, trees, unit)[1]
+                    both = encode(build_tcae(**options).encoder, trees, unit, maps=maps)
+                    found = both[1]
                 else:
-                    found = encode(build_fab_net(**options).encoder, trees, unit)
-        return found.astype(jnp.float32)
+                    fab_net_encoder = build_fab_net(**options).encoder
+                    found = encode(fab_net_encoder, trees, unit, maps=maps)
+
+        found = found.astype(jnp.float32)
+        return found if maps else found.reshape(len(found), -1)
 
     return features

@@ -63,15 +63,18 @@ class FabNetEncoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, maps: bool = False
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
           images: [N, image_size, image_size, 3] in 0..1.
           train: whether batch statistics are used and the running ones moved.
+          maps: whether to return the map below the last convolution instead.
 
         Returns:
-          Embeddings [N, code_dim].
+          Embeddings [N, code_dim], or maps [N, 2, 2, C].
 
         Raises:
           UserError: if the image size is not supported.
@@ -88,6 +91,8 @@ class FabNetEncoder(nn.Module):
                 x = BatchNorm(self.dtype, name=f"norm{number}")(x, train=train)
             x = nn.leaky_relu(x, negative_slope=0.2)
 
+        if maps:
+            return x
         x = strided_conv(x, self.code_dim, name=f"conv{layers}", dtype=self.dtype)
         return x[:, 0, 0, :]
 

@@ -47,16 +47,17 @@ class TcaeEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool
+        self, images: jax.Array, *, train: bool, maps: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes images.
 
         Args:
           images: [N, image_size, image_size, 3] in 0..1.
           train: whether batch statistics are used and the running ones moved.
+          maps: whether to return the maps below the last convolutions instead.
 
         Returns:
-          Codes of pose and of expression, each [N, code_dim].
+          Codes of pose and of expression, each [N, code_dim], or maps [N, 2, 2, C].
 
         Raises:
           UserError: if the image size is not supported.
@@ -78,6 +79,8 @@ class TcaeEncoder(nn.Module):
         def branch(name: str) -> jax.Array:
             y = layer(x, 256, f"{name}1")
             y = layer(y, 256, f"{name}2")
+            if maps:
+                return y
             y = strided_conv(y, self.code_dim, name=f"{name}3_conv", dtype=self.dtype)
             return y[:, 0, 0, :]
 

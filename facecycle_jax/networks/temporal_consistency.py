@@ -81,16 +81,18 @@ class TemporalEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool
+        self, images: jax.Array, *, train: bool, maps: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes images.
 
         Args:
           images: [N, H, W, 3], normalised, 256 x 256 as published.
           train: whether batch statistics are used and the running ones moved.
+          maps: whether to return the map below the pooling in place of what is pooled.
 
         Returns:
-          Embeddings [N, code_dim] of unit length, and pooled features [N, 512 width].
+          Embeddings [N, code_dim] of unit length, and pooled features [N, 512 width] or
+          maps [N, H/32, W/32, 512 width].
         """
         x = conv(
             images.astype(self.dtype),
@@ -118,7 +120,7 @@ class TemporalEncoder(nn.Module):
 
         pooled = jnp.mean(x, axis=(1, 2))
         embedding = Dense(self.code_dim, self.dtype, name="code")(pooled)
-        return unit_length(embedding), pooled
+        return unit_length(embedding), x if maps else pooled
 
 
 def unit_length(x: jax.Array) -> jax.Array:

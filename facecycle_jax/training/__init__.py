@@ -13,6 +13,7 @@ from facecycle_jax.training.metrics import (
     OnMetrics,
     hide_accelerators_from_tensorflow,
     read_metrics,
+    training_seconds,
 )
 from facecycle_jax.training.network_loading import (
     copy_trees,
@@ -120,4 +121,5 @@ __all__ = [
     "shared_fields",
     "split_cpu",
     "state_shardings",
+    "training_seconds",
 ]

@@ -231,6 +231,36 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _kept_lines(path, None)]
 
 
+def training_seconds(workdir: epath.PathLike) -> float:
+    """Computes the seconds that the updates of a run have taken, from its metrics.
+
+    Compilation, evaluations of held-out people and pauses between two starts do not
+    count. Updates whose speed was not measured count as long as the others.
+
+    Args:
+      workdir: directory of the run.
+
+    Returns:
+      Seconds; NaN if no speed was measured.
+    """
+    measured_steps = 0
+    seconds = 0.0
+    before = 0
+    for line in read_metrics(workdir):
+        # Lines of held-out losses and probes have no learning rate.
+        if "learning_rate" not in line:
+            continue
+        steps = line["step"] - before
+        before = line["step"]
+        if line.get("steps_per_second"):
+            measured_steps += steps
+            seconds += steps / line["steps_per_second"]
+
+    if not measured_steps:
+        return float("nan")
+    return seconds * before / measured_steps
+
+
 def _kept_lines(path: epath.Path, last: int | None) -> list[str]:
     """Reads the lines of a metrics file up to a step, without broken ones.
 

@@ -53,6 +53,42 @@ def test_emotion_is_learned_and_test_labels_change_no_choice():
     assert again.rows["corners"].accuracy < 0.1
 
 
+def test_emotion_is_predicted_by_neighbours_and_from_adapted_features():
+    train = emotions(120, 0)
+    test = emotions(60, 1)
+    seen = []
+
+    def adapt(values):
+        seen.append(values)
+        mean = values.mean(axis=0)
+        return lambda others: (others - mean)[:, :4]
+
+    kind = plain("corners", corners, size=8, encode=lambda images: images)
+    kinds = {"corners": kind, "adapted": kind._replace(adapt=adapt)}
+    for probe in ("neighbours", "logistic"):
+        result = evaluate_emotion(kinds, train, test, task="fer2013", probe=probe)
+        assert result.rows["adapted"].accuracy > 0.8
+        assert result.details["adapted"]["dimensions"] == 4
+    assert result.details["corners"]["dimensions"] == 16
+
+    # Adapted by the features of the training images alone.
+    for values in seen:
+        assert values.shape == (120, 16)
+
+
+def test_adapted_features_have_no_linear_protocol():
+    kind = plain("corners", corners, size=8, encode=lambda images: images)
+    adapted = kind._replace(adapt=lambda values: lambda others: others)
+    result = evaluate_emotion(
+        {"adapted": adapted},
+        emotions(60, 0),
+        emotions(30, 1),
+        task="fer2013",
+        probe="linear",
+    )
+    assert "adapted: evaluated by logistic regression" in result.warnings[-1]
+
+
 def pixels(images):
     flat = images.reshape(len(images), -1).astype(np.float32)
     return flat - flat.mean(1, keepdims=True)

@@ -11,6 +11,7 @@ import facecycle_jax
 from facecycle_jax import data, methods, training
 from facecycle_jax.configs import fab_net, pcl, simclr, tcae, temporal_consistency
 from facecycle_jax.devices import make_mesh
+from facecycle_jax.inference import model_from_run
 from facecycle_jax.methods.base import BATCH_STATS
 from facecycle_jax.training import loop
 
@@ -107,6 +108,8 @@ def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
     assert features.shape[0] == 3
     assert np.isfinite(features).all()
     assert model.method == name
+    with pytest.raises(ValueError, match="model folders are of FaceCycle's models"):
+        model_from_run(tmp_path / "whole")
     with pytest.raises(
         ValueError, match=f"model of {name}: it has features, and no motion_code"
     ):

@@ -5,7 +5,8 @@ is. Angles are in degrees. No probe and no choice of a penalty sees the labels o
 frames or people that it is tested on.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from facecycle_jax.data.sources.synthetic_truth import UNSEEN
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import FeatureFunction
 from facecycle_jax.evaluation.probes.logistic import fit_logistic
+from facecycle_jax.evaluation.probes.neighbours import predict_classes, predict_values
 from facecycle_jax.evaluation.probes.ridge import fit_ridge
 from facecycle_jax.evaluation.quantity import Figure
 
@@ -67,7 +69,12 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
 
 
 def evaluate_code(
-    name: str, function: FeatureFunction, data: ProbeSet, *, seed: int = 0
+    name: str,
+    function: FeatureFunction,
+    data: ProbeSet,
+    *,
+    seed: int = 0,
+    neighbours: bool = False,
 ) -> dict[str, Figure]:
     """Measures identity, pose and expression in a code by linear probes.
 
@@ -81,16 +88,24 @@ def evaluate_code(
       function: from images to codes.
       data: labelled faces.
       seed: of the folds.
+      neighbours: whether the nearest training codes predict all three instead of
+        fitted probes; see `predict_values`.
 
     Returns:
       Figures by name.
     """
+    classify: Callable[..., np.ndarray] = _nearest_people
+    regress: Callable[..., np.ndarray] = _nearest_motion
+    if not neighbours:
+        classify = functools.partial(predict_people, seed=seed)
+        regress = functools.partial(predict_motion, seed=seed)
+
     codes = np.asarray(function(data.frames), np.float32)
 
     # Identity: accuracy on the last frames of each person.
     people = int(data.identity.max()) + 1
     last = last_frames(data.identity)
-    hits = predict_people(codes, data.identity, last, seed=seed) == data.identity[last]
+    hits = classify(codes, data.identity, last) == data.identity[last]
     figures = {
         f"identity from {name}": Figure(
             value=100 * float(np.mean(hits)),
@@ -105,7 +120,7 @@ def evaluate_code(
     angles = np.stack([data.motion[angle] for angle in POSE], axis=1)
     true = angles[others]
     constant = angles[~others].mean(0)
-    predicted = predict_motion(codes, angles, data.identity, others, seed=seed)
+    predicted = regress(codes, angles, data.identity, others)
     errors = np.abs(predicted - true).mean(0)
     references = np.abs(constant - true).mean(0)
     for error, reference, angle in zip(errors, references, POSE, strict=True):
@@ -122,7 +137,7 @@ def evaluate_code(
     )
     true = scaled[others]
     constant = scaled[~others].mean(0)
-    predicted = predict_motion(codes, scaled, data.identity, others, seed=seed)
+    predicted = regress(codes, scaled, data.identity, others)
     residual = np.square(predicted - true).sum(0)
     total = np.square(constant - true).sum(0)
     figures[f"expression from {name}"] = Figure(
@@ -132,6 +147,24 @@ def evaluate_code(
         unit="R2",
     )
     return figures
+
+
+def _nearest_people(
+    codes: np.ndarray, identity: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Predicts people as `predict_people` does, by the nearest codes."""
+    known = identity[~test]
+    return predict_classes(
+        codes[~test], known, codes[test], classes=int(known.max()) + 1
+    )
+
+
+def _nearest_motion(
+    codes: np.ndarray, values: np.ndarray, identity: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Predicts motion as `predict_motion` does, by the nearest codes."""
+    del identity
+    return predict_values(codes[~test], values[~test], codes[test])
 
 
 def last_frames(identity: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Codes centred or whitened by statistics of unlabelled training images.
+"""Codes centred, whitened or reduced by statistics of unlabelled training images.
 
 A cosine is measured from the origin, and codes need not lie around it. The published
 protocol uses codes as they are, so adapted codes have rows of their own. Codes are
@@ -53,6 +53,33 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
     smallest = max(1e-3 * variances.mean(), 1e-12)
     whitening = directions / np.sqrt(np.maximum(variances, smallest))
     return lambda others: ((others - fitted.location_) @ whitening).astype(np.float32)
+
+
+def reduced(codes: np.ndarray, *, components: int = 256) -> FeatureFunction:
+    """Projects codes on the directions of most variance of training codes (PCA).
+
+    Args:
+      codes: float32 [N, D], of training images.
+      components: most directions. Fewer are used where codes span no more.
+
+    Returns:
+      A function from codes [M, D] to centred codes [M, components], not scaled.
+
+    Raises:
+      MissingExtraError: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.decomposition import PCA
+    except ImportError as error:
+        raise MissingExtraError(
+            "PCA needs scikit-learn: pip install 'facecycle_jax[eval]'."
+        ) from error
+
+    # Centred, N codes span N - 1 directions at most.
+    count = min(components, len(codes) - 1, codes.shape[1])
+    pca = PCA(count, svd_solver="randomized", random_state=0)
+    pca.fit(codes)
+    return lambda others: pca.transform(others).astype(np.float32)
 
 
 def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:

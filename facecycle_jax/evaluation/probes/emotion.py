@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from facecycle_jax.data.labelled.images import LabelledPictures, Pictures, load_pictures
-from facecycle_jax.evaluation.features import FeatureSet, extract
+from facecycle_jax.evaluation.features import Encode, FeatureSet, extract
 from facecycle_jax.evaluation.probes.classification import classification
 from facecycle_jax.evaluation.probes.linear import (
     LinearOptions,
@@ -20,6 +20,11 @@ from facecycle_jax.evaluation.probes.linear import (
     predict_linear,
 )
 from facecycle_jax.evaluation.probes.logistic import fit_logistic
+from facecycle_jax.evaluation.probes.neighbours import (
+    NEIGHBOURS,
+    TEMPERATURE,
+    predict_classes,
+)
 from facecycle_jax.evaluation.probes.penalties import edge_warnings
 from facecycle_jax.evaluation.report import Evaluation
 
@@ -30,6 +35,10 @@ _PROTOCOLS = {
     "logistic": (
         "Logistic regression on frozen features, to convergence, its penalty chosen by "
         "3-fold cross-validation on the training images."
+    ),
+    "neighbours": (
+        f"Vote of the {NEIGHBOURS} nearest training images by the cosine of centred "
+        f"features, weighted by exp(cosine / {TEMPERATURE:g})."
     ),
     "linear": (
         "One dense layer on frozen features, SGD for 300 epochs, augmented images, as "
@@ -61,7 +70,7 @@ def evaluate_emotion(
       task: for the report.
       names: of the splits.
       counts: official number of images by split. Other numbers cause a warning.
-      probe: 'logistic' or 'linear'.
+      probe: 'logistic', 'linear' or 'neighbours'.
       crop: central fraction of the images that is kept.
       seed: of folds or initial weights.
       options: of the linear protocol.
@@ -96,7 +105,7 @@ def evaluate_emotion(
         if counts and counts.get(split) not in (None, count)
     ]
     warnings += edge_warnings({name: details[name] for name in features})
-    other = [name for name, kind in features.items() if kind.encode is None]
+    other = [name for name, kind in features.items() if _augmentable(kind) is None]
     if probe == "linear" and other:
         warnings.append(
             f"{', '.join(other)}: evaluated by logistic regression to convergence, "
@@ -118,6 +127,11 @@ def evaluate_emotion(
     )
 
 
+def _augmentable(kind: FeatureSet) -> Encode | None:
+    """Returns the function below which the linear protocol augments images, if any."""
+    return kind.encode if kind.adapt is None else None
+
+
 def _predict(
     kind: FeatureSet,
     train: LabelledPictures,
@@ -133,23 +147,39 @@ def _predict(
     """
     classes = len(train.classes)
     load = functools.partial(load_pictures, size=kind.size, crop=crop)
-    if probe == "linear" and kind.encode is not None:
+    encode = _augmentable(kind)
+    if probe == "linear" and encode is not None:
         layer = fit_linear(
             jax.random.key(seed),
             load(train.pictures),
             train.labels,
             classes=classes,
-            encode=kind.encode,
+            encode=encode,
             options=options,
         )
         images = [load(test) for test in tests]
-        found = [predict_linear(layer, part, encode=kind.encode) for part in images]
+        found = [predict_linear(layer, part, encode=encode) for part in images]
         return found, {"losses": [float(loss) for loss in layer.losses]}
 
     # Other features are computed once, without augmentation.
     sample = load(train.pictures) if kind.needs_fit else np.zeros(0)
-    compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
-    values = compute(train.pictures)
+    extracted = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
+    values = extracted(train.pictures)
+    adapted = None if kind.adapt is None else kind.adapt(values)
+
+    def compute(images: Pictures) -> np.ndarray:
+        found = extracted(images)
+        return found if adapted is None else adapted(found)
+
+    if adapted is not None:
+        values = adapted(values)
+    if probe == "neighbours":
+        predicted = [
+            predict_classes(values, train.labels, compute(test), classes=classes)
+            for test in tests
+        ]
+        return predicted, {"dimensions": values.shape[1]}
+
     fitted = fit_logistic(values, train.labels, classes=classes, seed=seed)
     predicted = [fitted.predict(compute(test)) for test in tests]
     chosen: dict[str, object] = {

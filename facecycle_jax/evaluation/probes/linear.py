@@ -49,6 +49,22 @@ class LinearOptions(NamedTuple):
     jitter: float = 0.4
     hue: float = 0.1
 
+    def shortened(self, epochs: int) -> "LinearOptions":
+        """Returns the options for another number of epochs.
+
+        Args:
+          epochs: passes over the training set.
+
+        Returns:
+          The options, whose learning rate falls at the same fractions of the epochs.
+        """
+        decay_every = max(1, round(self.decay_every * epochs / self.epochs))
+        return self._replace(epochs=epochs, decay_every=decay_every)
+
+
+class DivergedProbeError(UserError):
+    """The linear protocol diverged: its learning rate is too high for the features."""
+
 
 class Linear(NamedTuple):
     """A trained dense layer.
@@ -188,7 +204,8 @@ def fit_linear(
       The layer.
 
     Raises:
-      UserError: If there is less than a batch, or training diverged.
+      UserError: If there is less than a batch.
+      DivergedProbeError: If training diverged.
 
     References:
       FaceCycle (ICCV 2021), emotion recognition.
@@ -218,7 +235,7 @@ def fit_linear(
         parameters, state, loss = epoch(parameters, state, data, number_key)
         losses.append(float(loss))
         if not math.isfinite(losses[-1]):
-            raise UserError(
+            raise DivergedProbeError(
                 f"the linear protocol diverged in epoch {number} at a learning rate of "
                 f"{options.learning_rate}; these features are too large for it, "
                 "use the logistic probe."

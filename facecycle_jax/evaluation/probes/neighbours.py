@@ -1,4 +1,4 @@
-"""Nearest neighbours of codes by cosine, and maps of codes in two dimensions.
+"""Nearest neighbours of codes by cosine, their votes, and maps in two dimensions.
 
 Codes are [N, D].
 """
@@ -8,6 +8,12 @@ import numpy as np
 from facecycle_jax.errors import MissingExtraError, UserError
 
 PROJECTIONS = ("pca", "tsne")
+# Neighbours that predict, and the divisor of their cosines in the weights
+# exp(cosine / TEMPERATURE), as usual for self-supervised features.
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+# Codes compared with all training codes at a time.
+_CHUNK = 1024
 
 
 def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +44,82 @@ def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(-cosines, axis=1, kind="stable")
     order = order[:, : min(count, len(codes) - 1)]
     return order, np.take_along_axis(cosines, order, axis=1)
+
+
+def predict_classes(
+    train: np.ndarray, labels: np.ndarray, codes: np.ndarray, *, classes: int
+) -> np.ndarray:
+    """Predicts classes by the weighted vote of the nearest training codes.
+
+    Neighbours are those of highest cosine, after the mean of the training codes is
+    subtracted from all codes. Nothing is fitted or tuned.
+
+    Args:
+      train: [N, D] floating point.
+      labels: int [N].
+      codes: [M, D].
+      classes: number of classes.
+
+    Returns:
+      int32 [M]. Of classes with equal votes it is the first.
+
+    Raises:
+      UserError: If there is no training code, or one is not finite.
+
+    References:
+      Wu et al., "Unsupervised feature learning via non-parametric instance
+      discrimination", CVPR 2018, section 3.4.
+    """
+    one_hot = np.eye(classes)[np.asarray(labels)]
+    votes = predict_values(train, one_hot, codes)
+    return np.argmax(votes, axis=1).astype(np.int32)
+
+
+def predict_values(
+    train: np.ndarray, values: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Predicts numbers by the weighted mean of those of the nearest training codes.
+
+    Args:
+      train: [N, D] floating point.
+      values: [N, K].
+      codes: [M, D].
+
+    Returns:
+      float64 [M, K].
+
+    Raises:
+      UserError: See `predict_classes`.
+    """
+    train = np.asarray(train, np.float32)
+    codes = np.asarray(codes, np.float32)
+    finite = bool(np.isfinite(train).all() and np.isfinite(codes).all())
+    if train.ndim != 2 or not len(train) or not finite:
+        raise UserError(
+            f"neighbours need finite training codes [N, D], got {train.shape}."
+        )
+
+    mean = train.mean(axis=0)
+    known = _unit_length(train - mean)
+    count = min(NEIGHBOURS, len(train))
+
+    predicted = []
+    for start in range(0, len(codes), _CHUNK):
+        cosines = _unit_length(codes[start : start + _CHUNK] - mean) @ known.T
+        # The nearest ones, in any order, [chunk, count].
+        nearest_ones = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(cosines, nearest_ones, axis=1).astype(np.float64)
+
+        # Relative to the nearest, so that no exponential overflows.
+        weights = np.exp((found - found.max(axis=1, keepdims=True)) / TEMPERATURE)
+        weights /= weights.sum(axis=1, keepdims=True)
+        predicted.append(np.einsum("mn,mnk->mk", weights, values[nearest_ones]))
+    return np.concatenate(predicted)
+
+
+def _unit_length(codes: np.ndarray) -> np.ndarray:
+    """Scales codes [N, D] to unit length; a code of zeros stays as it is."""
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)
 
 
 def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndarray:

@@ -234,6 +234,12 @@ def _predict(
 
     compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
     values = compute(train.pictures)
+    test_values = compute(test)
+    if kind.adapt is not None:
+        adapted = kind.adapt(values)
+        values = adapted(values)
+        test_values = adapted(test_values)
+
     fitted = fit_ridge(values, train.angles, group=train.group, seed=seed)
     chosen = {
         "strength": fitted.strength,
@@ -241,4 +247,4 @@ def _predict(
         "at_edge": fitted.at_edge,
         "dimensions": values.shape[1],
     }
-    return fitted.predict(compute(test)), chosen
+    return fitted.predict(test_values), chosen

@@ -6,7 +6,12 @@ from lfw_files import lfw
 
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_lfw_pairs
 from facecycle_jax.evaluation.features import FeatureSet, plain
-from facecycle_jax.evaluation.probes.codes import centred, whitened, with_adapted
+from facecycle_jax.evaluation.probes.codes import (
+    centred,
+    reduced,
+    whitened,
+    with_adapted,
+)
 from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
 
 
@@ -100,3 +105,17 @@ def test_shared_codes_are_computed_once(tmp_path):
     kind = FeatureSet("code", lambda _: counted, 4)
     evaluate_pairs(with_adapted("code", kind), None, pairs, task="lfw")
     assert sum(calls) == len(pairs.files)
+
+
+def test_reduced_codes_keep_the_directions_of_most_variance():
+    pytest.importorskip("sklearn")
+    train = codes()
+    function = reduced(train, components=2)
+    values = function(train)
+    assert values.shape == (400, 2)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values.mean(0), 0, atol=1e-3)
+    # The first directions are those of the standard deviations 5 and 3.
+    np.testing.assert_allclose(values.std(0), [5, 3], rtol=0.1)
+    # No more directions than codes span.
+    assert reduced(train[:4])(train).shape == (400, 3)

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from facecycle_jax.evaluation.probes.neighbours import nearest, project
+from facecycle_jax.evaluation.probes.neighbours import (
+    nearest,
+    predict_classes,
+    predict_values,
+    project,
+)
 
 
 def test_neighbours_are_by_cosine_and_never_the_code_itself():
@@ -39,3 +44,35 @@ def nearest_in_plane(places, half):
         len(places)
     )
     return all((i < half) == (j < half) for i, j in enumerate(distance.argmin(1)))
+
+
+def clusters(seed):
+    """Codes around three directions far from the origin, and their numbers."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(60) % 3
+    directions = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    return 100 + directions[labels] + rng.normal(0, 0.05, (60, 3)), labels
+
+
+def test_neighbours_vote_by_centred_cosines():
+    train, labels = clusters(0)
+    codes, true = clusters(1)
+    # Around their own origin all these codes have cosines of nearly 1.
+    assert predict_classes(train, labels, codes, classes=3).tolist() == true.tolist()
+
+    values = np.stack([labels, 10.0 - labels], axis=1)
+    predicted = predict_values(train, values, codes)
+    np.testing.assert_allclose(predicted[:, 0], true, atol=0.05)
+    np.testing.assert_allclose(predicted.sum(axis=1), 10)
+
+
+def test_few_training_codes_are_all_neighbours_and_broken_ones_are_refused():
+    codes = np.eye(3)
+    values = np.arange(3.0)[:, None]
+    near = predict_values(codes, values, codes)
+    np.testing.assert_allclose(near[:, 0], [0, 1, 2], atol=1e-3)
+
+    with pytest.raises(ValueError, match="finite training codes"):
+        predict_values(codes * np.nan, values, codes)
+    with pytest.raises(ValueError, match="finite training codes"):
+        predict_values(codes[:0], values[:0], codes)
