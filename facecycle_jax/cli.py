@@ -20,6 +20,7 @@ from facecycle_jax.commands import (
     evaluate,
     frame,
     images,
+    interpolate,
     prepare,
     train,
     weights,
@@ -32,7 +33,7 @@ from facecycle_jax.inference.runner import BATCH_SIZE
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in (train, images, demo, prepare, frame, evaluate, weights):
+    for family in (train, images, interpolate, demo, prepare, frame, evaluate, weights):
         family.add(commands)
     return parser
 
