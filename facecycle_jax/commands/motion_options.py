@@ -1,7 +1,6 @@
 """Options of how a driver's motion is taken over, and their use on codes."""
 
 import argparse
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,9 @@ class Motion:
                 "counts from the first of them."
             )
 
-    def codes(self, model: FaceCycle, source: np.ndarray, driver: Any) -> np.ndarray:
+    def codes(
+        self, model: FaceCycle, source: np.ndarray, driver: np.ndarray
+    ) -> np.ndarray:
         """Computes the codes of a source that is moved by the next drivers.
 
         Args:

@@ -4,8 +4,9 @@ All functions work on motion codes, float32 [N, D] in (-1, 1). Codes are the tan
 what the encoder's last layer gives, so they are added and blended in that layer's
 space, and the tanh brings the result back into (-1, 1).
 
-Head pose is a part of the motion code. Its directions are found on synthetic faces,
-whose pose is known exactly. Whatever of a code is not head pose counts as expression.
+Head pose is a part of the motion code: how the head is turned, and where and how large
+it is in the image. Its directions are found on synthetic faces, whose pose is known
+exactly. Whatever of a code is not head pose counts as expression.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import jax
 import numpy as np
 
 from facecycle_jax import compilation_cache
+from facecycle_jax.data.images.framing import Framing, cut_square, square_of_eyes
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
@@ -35,7 +37,11 @@ log = logging.getLogger(__name__)
 STRENGTHS = (0.0, 1.5)
 # Parts of the motion that can be taken alone.
 PARTS = ("pose", "expression")
+# What head pose consists of: degrees of the first three, per cent of the image's side
+# of the two shifts, and per cent of the face's size. Yaw and the first shift are above
+# 0 to the image's right, pitch and the second shift down, roll clockwise.
 ANGLES = ("yaw", "pitch", "roll")
+POSE = (*ANGLES, "shift_x", "shift_y", "size")
 # Codes this close to -1 and 1 count as saturated, so that arctanh stays finite.
 _LARGEST_CODE = 1 - 1e-6
 
@@ -43,24 +49,31 @@ _LARGEST_CODE = 1 - 1e-6
 _SEED = 20_211_011
 _PEOPLE = 48
 _FRAMES = 8
-_SIDE = 64
+_SIDE = 80
+# Standard deviations by which their squares miss the framing: of the place, per cent of
+# the side, and of the size, per cent. Detectors miss it too.
+_MISPLACED = 5.0
+_MISSIZED = 8.0
+# Half depth of their heads, in units of half an image.
+_DEPTH = 0.7
 # Every fourth person is held out to choose the penalty.
 _HELD_OUT = 4
 # Penalties of the ridge regression, as fractions of the mean eigenvalue.
 _PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 # Changed with everything above, because directions are kept in files.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class PoseDirections(NamedTuple):
     """Where head pose is in the codes of a model, before their tanh.
 
     Attributes:
-      directions: float32 [3, D], what one degree of yaw, pitch and roll adds to a code.
-      readout: float32 [D, 3], which reads the three angles, in degrees, from the
-        difference of two codes. `directions @ readout` is the identity.
-      scores: float32 [3], R^2 of the angles of synthetic people that were held out, 1
-        at best. It says how much of the pose the codes hold.
+      directions: float32 [6, D], what one unit of each of `POSE` adds to a code: a
+        degree of yaw, pitch or roll, a per cent of shift or size.
+      readout: float32 [D, 6], which reads these six from the difference of two codes.
+        `directions @ readout` is the identity.
+      scores: float32 [6], R^2 of reading the pose of synthetic people that were held
+        out, 1 at best. It says how much of the pose the codes hold.
     """
 
     directions: np.ndarray
@@ -95,8 +108,8 @@ def combine(
       driver: [N, D] or [1, D], codes of the drivers.
       strength: how far the source goes to the driver, 0 (not at all) to 1.5. 1 takes
         over the driver's motion, more exaggerates it.
-      only: 'pose' or 'expression' takes over that part alone, and the rest stays the
-        source's. None takes over both.
+      only: 'pose' takes over `POSE` alone, 'expression' all but that; the rest stays
+        the source's. None takes over both.
       reference: [1, D] or [N, D]. If given, the motion is the driver's difference from
         this code, for instance that of a video's first frame, and is added to the
         source's own motion.
@@ -120,7 +133,7 @@ def combine(
         if directions is None:
             raise UserError(f"only={only!r} needs the model's pose_directions.")
 
-        # The change of the three angles, and what that alone adds to a code.
+        # The change of pose, and what that alone adds to a code.
         pose = change @ directions.readout @ directions.directions
         change = pose if only == "pose" else change - pose
 
@@ -148,13 +161,14 @@ def turn(
       float32 [N, D] in (-1, 1).
     """
     angles = np.array([yaw, pitch, roll], np.float64)
-    return after_tanh(before_tanh(codes) + angles @ directions.directions)
+    change = angles @ directions.directions[: len(ANGLES)]
+    return after_tanh(before_tanh(codes) + change)
 
 
 def pose_between(
     first: np.ndarray, second: np.ndarray, directions: PoseDirections
 ) -> np.ndarray:
-    """Reads how far heads turn from one code to another.
+    """Reads how far heads turn and move from one code to another.
 
     Args:
       first: [N, D].
@@ -162,7 +176,7 @@ def pose_between(
       directions: head pose in the codes of this model.
 
     Returns:
-      float32 [N, 3]: yaw, pitch and roll in degrees.
+      float32 [N, 6], in the units of `POSE`.
     """
     change = before_tanh(second) - before_tanh(first)
     return (change @ directions.readout).astype(np.float32)
@@ -220,7 +234,7 @@ def _check_lengths(*codes: np.ndarray | None) -> None:
 
 
 def fit_pose_directions(
-    codes: np.ndarray, angles: np.ndarray, people: np.ndarray
+    codes: np.ndarray, poses: np.ndarray, people: np.ndarray
 ) -> PoseDirections:
     """Finds head pose in codes by ridge regression.
 
@@ -229,16 +243,16 @@ def fit_pose_directions(
 
     Args:
       codes: [N, D], codes of faces.
-      angles: [N, 3], yaw, pitch and roll of each in degrees.
+      poses: [N, K], the pose of each.
       people: [N], a number for each person; several faces of each of at least 8 people.
 
     Returns:
       The directions.
     """
     values = _within_people(before_tanh(codes), people)
-    turned = _within_people(np.asarray(angles, np.float64), people)
+    turned = _within_people(np.asarray(poses, np.float64), people)
 
-    # The penalty that reads the angles of people who were held out best.
+    # The penalty that reads the pose of people who were held out best.
     _, places = np.unique(people, return_inverse=True)
     held_out = places % _HELD_OUT == 0
     scored = []
@@ -249,12 +263,12 @@ def fit_pose_directions(
         scored.append((float(scores.mean()), penalty, scores))
     _, penalty, scores = max(scored, key=lambda entry: entry[0])
 
-    # What a degree adds to a code, least squares [3, D]. The weights of the readout are
+    # What a unit adds to a code, least squares [K, D]. The weights of the readout are
     # no such direction: they also cancel what happens to vary along with pose.
     directions, *_ = np.linalg.lstsq(turned, values, rcond=None)
 
-    # The penalty shrinks what is read. This makes a degree along a direction read as
-    # exactly one degree.
+    # The penalty shrinks what is read. This makes a unit along a direction read as
+    # exactly one.
     weights = _ridge(values, turned, penalty)
     readout = weights @ np.linalg.pinv(directions @ weights)
 
@@ -329,15 +343,78 @@ def pose_directions(model: "FaceCycle") -> PoseDirections:
         return _KNOWN[key]
 
 
-def _compute(model: "FaceCycle", key: str) -> PoseDirections:
-    """Computes directions and writes their file."""
-    log.info("Finding head pose in the motion codes of this model")
+def _faces_of_known_pose(
+    framing: Framing,
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Renders synthetic faces in about the framing that a model expects.
+
+    Returns:
+      Images uint8 [S, S, 3] of several sizes S, their poses [N, 6] and people [N].
+    """
     tracks = synthetic_tracks(
         _SEED, identities=_PEOPLE, frames_per_track=_FRAMES, size=_SIDE
     )
-    angles = np.stack([tracks["motion"][name] for name in ANGLES], axis=1)
-    codes = model.motion_code(tracks["frames"])
-    found = fit_pose_directions(codes, angles, tracks["identity"])
+    motion = tracks["motion"]
+    person = {
+        name: np.repeat(value, _FRAMES)
+        for name, value in tracks["identity_parameters"].items()
+    }
+    eyes = _eyes_between(person, motion)
+
+    # From coordinates -1 to 1 to pixels.
+    eyes = (eyes + 1) / 2 * _SIDE
+    distances = person["eye_spacing"] * _SIDE
+
+    rng = np.random.default_rng(_SEED)
+    shifts = rng.normal(0, _MISPLACED, (len(eyes), 2))
+    sizes = rng.normal(0, _MISSIZED, len(eyes))
+
+    images = []
+    placed = np.zeros((len(eyes), 3))
+    for i, frame in enumerate(tracks["frames"]):
+        side = distances[i] / framing.eye_distance
+        # Moving the square to the left moves the face to the right.
+        distance = distances[i] / (1 + sizes[i] / 100)
+        x, y = eyes[i] - shifts[i] / 100 * side
+        square = square_of_eyes((float(x), float(y)), float(distance), framing)
+        images.append(cut_square(frame, square))
+
+        # Squares have whole pixels, so the true placement differs from the drawn one.
+        left, top, right, _ = square
+        true_side = right - left
+        midpoint = (eyes[i] - (left, top)) / true_side - framing.midpoint
+        placed[i, :2] = 100 * midpoint
+        placed[i, 2] = 100 * (side / true_side - 1)
+
+    angles = np.stack([motion[name] for name in ANGLES], axis=1)
+    return images, np.concatenate([angles, placed], axis=1), tracks["identity"]
+
+
+def _eyes_between(
+    person: Mapping[str, np.ndarray], motion: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Computes the midpoints [N, 2] of the eyes in images that span -1 to 1."""
+    # On the ellipsoid of the head, before it turns.
+    across = person["eye_spacing"] / person["face_width"]
+    down = person["eye_height"] / person["face_height"]
+    z = _DEPTH * np.sqrt(np.maximum(1 - across**2 - down**2, 0))
+    y = person["eye_height"]
+
+    # Yaw turns about y, then pitch about x, then roll about z, as in the renderer.
+    yaw, pitch, roll = (np.deg2rad(motion[name]) for name in ANGLES)
+    x1 = np.sin(yaw) * z
+    z1 = np.cos(yaw) * z
+    y2 = np.cos(pitch) * y + np.sin(pitch) * z1
+    x3 = np.cos(roll) * x1 - np.sin(roll) * y2
+    y3 = np.sin(roll) * x1 + np.cos(roll) * y2
+    return np.stack([x3, y3], axis=1)
+
+
+def _compute(model: "FaceCycle", key: str) -> PoseDirections:
+    """Computes directions and writes their file."""
+    log.info("Finding head pose in the motion codes of this model")
+    images, poses, people = _faces_of_known_pose(model.framing)
+    found = fit_pose_directions(model.motion_code(images), poses, people)
 
     file = _file(key)
     if file is not None:
@@ -358,9 +435,8 @@ def _read(key: str) -> PoseDirections | None:
 
     try:
         with np.load(file, allow_pickle=False) as content:
-            return PoseDirections(
-                **{name: content[name] for name in PoseDirections._fields}
-            )
+            arrays = {name: content[name] for name in PoseDirections._fields}
+            return PoseDirections(**arrays)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("%s is computed anew, because it is damaged: %s", file, error)
         return None
