@@ -110,7 +110,7 @@ def _frontalize_pasted(arguments: argparse.Namespace) -> int:
         drawn = model.neutral(photograph.faces)
         done += _save(files[path], photograph.paste(drawn), problems)
 
-    print(f"Wrote {inputs.counted(done, 'image')} to {arguments.out}")
+    print(f"Wrote {inputs.counted(done, 'photograph')} to {arguments.out}")
     return problems.status(done)
 
 
@@ -238,106 +238,151 @@ def run_translate(arguments: argparse.Namespace) -> int:
 
 
 class _Drivers(NamedTuple):
-    """Images or codes that give the motion.
+    """Some of the drivers.
 
     Attributes:
-      names: one for each driver, of paths or of rows of a file of codes.
+      places: their places among all drivers.
       images: uint8 [N, S, S, 3], or None for codes.
       codes: float32 [N, D], or None where the images are enough.
     """
 
-    names: list[str]
+    places: list[int]
     images: np.ndarray | None
     codes: np.ndarray | None
 
 
+# File to write for a source and the place of a driver.
+_PairFiles = dict[tuple[epath.Path, int], epath.Path]
+
+
 def _translate_images(arguments: argparse.Namespace, motion: Motion) -> int:
-    """Writes an image for each pair of source and driver."""
+    """Writes a panel or photograph for each pair of source and driver."""
     sources = inputs.find([arguments.source])
     codes_of = epath.Path(arguments.driver)
-    from_codes = codes_of.suffix.lower() == codes_file.SUFFIX
-
-    # Codes say what they are named only together with the model that wrote them.
     model = None
-    driver_files: list[epath.Path] = []
-    if from_codes:
+
+    # Only the model can say whether codes are its own.
+    if _is_codes(arguments.driver):
         model = load(arguments.model)
-        paths, codes = codes_file.read_motion_codes(codes_of, model)
-        driver_files = [epath.Path(path) for path in paths]
+        names, codes = codes_file.read_motion_codes(codes_of, model)
+        drivers = [epath.Path(name) for name in names]
+        read = [codes_of]
     else:
-        driver_files = inputs.find([arguments.driver])
-    motion.check_drivers(len(driver_files))
+        codes = None
+        drivers = inputs.find([arguments.driver])
+        read = drivers
+    motion.check_drivers(len(drivers))
 
-    # Drivers are named by their places, as a file of codes may hold one path twice.
-    out = epath.Path(arguments.out)
-    of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
-    of_driver = inputs.output_names(driver_files)
-
-    # Two pairs may join to one name: a + b_c and a_b + c.
-    places = range(len(driver_files))
-    pairs = [(source, place) for source in sources for place in places]
-    joined = inputs.unique(
-        [f"{of_source[source]}_{of_driver[place]}" for source, place in pairs]
-    )
-    names = {
-        pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)
-    }
+    # Before any work.
+    files = _pair_files(sources, drivers, epath.Path(arguments.out))
     inputs.check_free(
-        list(names.values()),
+        list(files.values()),
         overwrite=arguments.overwrite,
-        sources=[*sources, *([codes_of] if from_codes else driver_files)],
+        sources=[*sources, *read],
     )
 
     model = model or load(arguments.model)
     problems = inputs.Problems()
-    done = 0
-    is_exchange = motion.is_plain and not from_codes and not arguments.paste
+    is_exchange = motion.is_plain and codes is None and not arguments.paste
 
     # Drivers are read once and kept, because every source meets all of them.
-    all_drivers: list[tuple[list[int], _Drivers]] = []
-    if from_codes:
-        all_drivers = [(list(places), _Drivers(paths, None, codes))]
+    if codes is not None:
+        kept = [_Drivers(list(range(len(codes))), None, codes)]
     else:
-        place_of = {path: place for place, path in enumerate(driver_files)}
-        read = _chunks(
-            arguments,
-            driver_files,
-            problems,
-            model,
-            which=_which_of_driver(arguments),
+        kept = _read_drivers(
+            arguments, drivers, problems, model, with_codes=not is_exchange
         )
-        for kept, images in read:
-            found = None if is_exchange else model.motion_code(images)
-            drivers = _Drivers([path.name for path in kept], images, found)
-            all_drivers.append(([place_of[path] for path in kept], drivers))
 
-    # Photographs with moved faces.
+    done = 0
+    for source, place, image in _pair_images(
+        arguments, motion, sources, kept, problems, model, is_exchange=is_exchange
+    ):
+        done += _save(files[source, place], image, problems)
+
+    noun = "photograph" if arguments.paste else "panel"
+    print(f"Wrote {inputs.counted(done, noun)} to {arguments.out}")
+    return problems.status(done)
+
+
+def _is_codes(driver: str) -> bool:
+    """Whether a driver is a file of codes, by its ending."""
+    return driver.lower().endswith(codes_file.SUFFIX)
+
+
+def _pair_files(
+    sources: list[epath.Path], drivers: list[epath.Path], out: epath.Path
+) -> _PairFiles:
+    """Names a PNG for each pair of source and driver."""
+    of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
+    # By place, because a file of codes may name one path twice.
+    of_driver = inputs.output_names(drivers)
+
+    # Two pairs may join to one name: a + b_c and a_b + c.
+    places = range(len(drivers))
+    pairs = [(source, place) for source in sources for place in places]
+    joined = inputs.unique(
+        [f"{of_source[source]}_{of_driver[place]}" for source, place in pairs]
+    )
+    return {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
+
+
+def _read_drivers(
+    arguments: argparse.Namespace,
+    paths: list[epath.Path],
+    problems: inputs.Problems,
+    model: FaceCycle,
+    *,
+    with_codes: bool,
+) -> list[_Drivers]:
+    """Reads the images of drivers and, if they are needed, computes their codes."""
+    place_of = {path: place for place, path in enumerate(paths)}
+    which = _which_of_driver(arguments)
+
+    found = []
+    for kept, images in _chunks(arguments, paths, problems, model, which=which):
+        codes = model.motion_code(images) if with_codes else None
+        found.append(_Drivers([place_of[path] for path in kept], images, codes))
+    return found
+
+
+def _pair_images(
+    arguments: argparse.Namespace,
+    motion: Motion,
+    sources: list[epath.Path],
+    all_drivers: list[_Drivers],
+    problems: inputs.Problems,
+    model: FaceCycle,
+    *,
+    is_exchange: bool,
+) -> Iterator[tuple[epath.Path, int, np.ndarray]]:
+    """Yields source, place of the driver, and what is written for the two."""
     if arguments.paste:
         for path, photograph in _photographs(arguments, sources, problems, model):
             faces = model.prepare(photograph.faces)
-            for rows, drivers in all_drivers:
+            for drivers in all_drivers:
                 moved = _move_faces(model, motion, faces, drivers.codes)
-                for row, drawn in zip(rows, moved, strict=True):
-                    file = names[path, row]
-                    done += _save(file, photograph.paste(drawn), problems)
+                for place, drawn in zip(drivers.places, moved, strict=True):
+                    yield path, place, photograph.paste(drawn)
+        return
 
-        print(f"Wrote {inputs.counted(done, 'image')} to {out}")
-        return problems.status(done)
-
-    # Panels.
     for kept, images in _chunks(arguments, sources, problems, model):
-        for source, image in zip(kept, images, strict=True):
-            for rows, drivers in all_drivers:
+        for path, image in zip(kept, images, strict=True):
+            for drivers in all_drivers:
                 if is_exchange:
-                    result = model.translate(image, drivers.images)
-                    panels = [_pair_panel(model, result, i) for i in range(len(rows))]
+                    panels = _exchange_panels(model, image, drivers)
                 else:
                     panels = _moved_panels(model, motion, image, drivers)
-                for row, panel in zip(rows, panels, strict=True):
-                    done += _save(names[source, row], panel, problems)
+                for place, panel in zip(drivers.places, panels, strict=True):
+                    yield path, place, panel
 
-    print(f"Wrote {inputs.counted(done, 'panel')} to {out}")
-    return problems.status(done)
+
+def _exchange_panels(
+    model: FaceCycle, image: np.ndarray, drivers: _Drivers
+) -> Iterator[np.ndarray]:
+    """Draws the panel of an exchange with each driver."""
+    result = model.translate(image, drivers.images)
+    for row in range(len(drivers.places)):
+        yield _pair_panel(model, result, row)
 
 
 def _move_faces(
@@ -355,19 +400,17 @@ def _move_faces(
 
 def _moved_panels(
     model: FaceCycle, motion: Motion, image: np.ndarray, drivers: _Drivers
-) -> list[np.ndarray]:
+) -> Iterator[np.ndarray]:
     """Draws a panel for each driver: source, its neutral face, driver and result."""
     neutral = model.neutral(image)[0]
     moved = _move_faces(model, motion, model.prepare(image), drivers.codes)[:, 0]
 
-    panels = []
     for row, result in enumerate(moved):
         cells = {"source": image, "neutral": neutral}
         if drivers.images is not None:
             cells["driver"] = drivers.images[row]
         cells["moved"] = result
-        panels.append(grid([list(cells.values())], captions=list(cells)))
-    return panels
+        yield grid([list(cells.values())], captions=list(cells))
 
 
 def _move_video(arguments: argparse.Namespace, motion: Motion) -> int:
@@ -376,7 +419,7 @@ def _move_video(arguments: argparse.Namespace, motion: Motion) -> int:
         raise UserError("--relative needs a driving video, not a source video.")
 
     driver = epath.Path(arguments.driver)
-    from_codes = driver.suffix.lower() == codes_file.SUFFIX
+    from_codes = _is_codes(arguments.driver)
     if not from_codes and len(inputs.find([arguments.driver])) != 1:
         raise UserError(f"one driver moves a video, {driver} has several images.")
 
