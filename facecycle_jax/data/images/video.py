@@ -26,6 +26,10 @@ MAX_FPS = 1000.0
 _LONGEST_STILL = 10.0
 # Unit of the times in an edited video, in seconds. It holds the usual rates exactly.
 _CLOCK = Fraction(1, 90_000)
+# FFmpeg's numbers of colour matrices: none is named, and that of BT.601, by which
+# images are converted for the encoder.
+_NO_MATRIX = 2
+_BT_601 = 6
 # Container of each ending of a written file. The codec is H.264, which every player
 # supports.
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -216,7 +220,11 @@ def edit_video(
         under_another_name(target) as partial,
         av.open(str(partial), "w", format=form) as written,
     ):
-        stream = _add_images(written, np.shape(first), rate)
+        # A video that names no matrix was read by BT.601. Players may take another for
+        # it, and will do so again.
+        is_named = listened.streams.video[0].codec_context.colorspace != _NO_MATRIX
+        matrix = _BT_601 if is_named else _NO_MATRIX
+        stream = _add_images(written, np.shape(first), rate, matrix=matrix)
         stream.codec_context.time_base = _CLOCK
         try:
             sound = _copied_sound(av, listened, written)
@@ -336,8 +344,13 @@ def _encode(
     container.mux(stream.encode())
 
 
-def _add_images(container: Any, shape: tuple[int, ...], rate: Fraction) -> Any:
-    """Adds a stream of images [H, W, 3] to a container that is written."""
+def _add_images(
+    container: Any, shape: tuple[int, ...], rate: Fraction, *, matrix: int = _BT_601
+) -> Any:
+    """Adds a stream of images [H, W, 3] to a container that is written.
+
+    Without the name of their matrix, players show large videos in other colours.
+    """
     # yuv420p halves the resolution of colour, so both sides must be even. A constant
     # rate factor of 17 is nearly lossless to the eye.
     stream = container.add_stream("libx264", rate=rate)
@@ -345,6 +358,7 @@ def _add_images(container: Any, shape: tuple[int, ...], rate: Fraction) -> Any:
     stream.width = shape[1] + shape[1] % 2
     stream.pix_fmt = "yuv420p"
     stream.options = {"crf": "17"}
+    stream.codec_context.colorspace = matrix
     return stream
 
 

@@ -401,6 +401,30 @@ def test_a_silent_video_stays_silent(written, tmp_path):
     assert parts(out, av=av)[1] == []
 
 
+@pytest.mark.parametrize(("matrix", "written_as"), [(1, 6), (6, 6), (2, 2)])
+def test_an_edited_video_keeps_its_colours(tmp_path, matrix, written_as):
+    """A player converts by the matrix that a video names."""
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    colour = np.full((64, 64, 3), (200, 60, 40), np.uint8)
+    colours = av.video.reformatter.Colorspace
+    with av.open(str(tmp_path / "red.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.colorspace = matrix
+        frame = av.VideoFrame.from_ndarray(colour, format="rgb24")
+        used = colours.ITU709 if matrix == 1 else colours.ITU601
+        container.mux(
+            stream.encode(frame.reformat(format="yuv420p", dst_colorspace=used))
+        )
+        container.mux(stream.encode())
+
+    out = tmp_path / "edited.mp4"
+    edit_video(tmp_path / "red.mp4", out, lambda frames: frames)
+    np.testing.assert_allclose(next(read_video(out).frames), colour, atol=6)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.colorspace == written_as
+
+
 def test_sound_that_a_format_cannot_hold_is_one_sentence(tmp_path):
     av = pytest.importorskip("av", reason="needs the extra `video`")
     source = with_sound(tmp_path / "talk.mkv", av=av, codec="wmav2")
