@@ -437,7 +437,7 @@ def _read(key: str) -> PoseDirections | None:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in PoseDirections._fields}
             return PoseDirections(**arrays)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("%s is computed anew, because it is damaged: %s", file, error)
         return None
 

@@ -52,7 +52,7 @@ def detector(monkeypatch):
     """Finds two faces in a wide image, one in others, none in a black one."""
 
     def find_faces(image):
-        if not image.any():
+        if image.max() < 30:
             return []
         left = ((25, 30, 75, 80), 1.0)
         right = ((180, 30, 220, 70), 2.0)
@@ -188,7 +188,7 @@ def test_a_moved_face_is_pasted(model, loaded, photograph, codes, detector, tmp_
     assert run("translate", photograph, "--driver", image, *options, "--overwrite") == 0
     by_image = pixels(out / "group_driver.png")
     assert by_code.shape == (120, 260, 3)
-    assert np.abs(by_code - by_image).max() <= 1
+    assert np.abs(by_code - by_image).max() <= 3
     assert (by_code != pixels(photograph)).any()
 
 

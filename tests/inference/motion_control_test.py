@@ -271,7 +271,7 @@ def test_faces_are_interpolated(model, faces):
     first, second = faces
     between = model.interpolate(first, second, frames=2, of="motion")
     own = model.express(first, model.motion_code(faces))
-    np.testing.assert_array_equal(between, own)
+    assert np.abs(between.astype(int) - own).max() <= 1
 
     # Between identities: each end is the person on their own mean face.
     both = model.interpolate(first, second, frames=2)
