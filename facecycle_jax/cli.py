@@ -21,6 +21,7 @@ from facecycle_jax.commands import (
     evaluate,
     frame,
     images,
+    interpolate,
     prepare,
     push,
     train,
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     for family in (
         train,
         images,
+        interpolate,
         demo,
         prepare,
         frame,

@@ -14,12 +14,12 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
 # The processes that share the tests share the programs, too.
-PROGRAMS = os.environ.setdefault(
-    "FACECYCLE_COMPILATION_CACHE_OF_TESTS", tempfile.mkdtemp(prefix="facecycle_tests_")
-)
+os.environ["FACECYCLE_PROGRAMS_OF_TESTS"] = os.environ.get(
+    "FACECYCLE_PROGRAMS_OF_TESTS"
+) or tempfile.mkdtemp(prefix="facecycle_tests_")
 # Nothing is kept in the user's cache.
-os.environ["FACECYCLE_COMPILATION_CACHE"] = PROGRAMS
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["FACECYCLE_COMPILATION_CACHE"] = os.environ["FACECYCLE_PROGRAMS_OF_TESTS"]
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["FACECYCLE_PROGRAMS_OF_TESTS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
@@ -44,4 +44,4 @@ def compiled_programs_of_a_module_end_with_it():
 def pytest_sessionfinish(session):
     """Removes the compiled programs, once no process needs them."""
     if not hasattr(session.config, "workerinput"):
-        shutil.rmtree(PROGRAMS, ignore_errors=True)
+        shutil.rmtree(os.environ["FACECYCLE_PROGRAMS_OF_TESTS"], ignore_errors=True)

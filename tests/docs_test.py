@@ -28,6 +28,7 @@ RUN = (
     "facecycle reconstruct photos/ --out reconstructed",
     "facecycle encode photos/ --out codes.npz",
     "facecycle encode photos/ --model MODEL --out my_codes.npz",
+    "facecycle interpolate ann.jpg bob.jpg --model MODEL --out strip.png",
 )
 # Commands that are not run here, by how they begin, and why. Options and fields of all
 # are checked.
@@ -60,6 +61,8 @@ NOT_RUN = {
     "facecycle import-vgg": "needs torchvision's weights; see interop/",
     "facecycle demo": "serves until it is stopped; see commands/",
     "facecycle translate ann.jpg --driver clip.mp4": "needs a video; see commands/",
+    "facecycle translate clip.mp4": "needs a video and dlib; see commands/",
+    "facecycle frontalize group.jpg": "needs dlib; see commands/",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
 }
 # Options of other programs that pages speak of.

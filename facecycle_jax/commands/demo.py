@@ -19,7 +19,8 @@ from facecycle_jax.data.images.reading import square
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.verification import cosine_scores
-from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference import motion_control
+from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces, load
 from facecycle_jax.inference.functions import IDENTITY_OUTPUTS
 from facecycle_jax.inference.runner import BATCH_SIZE
 from facecycle_jax.viz import flow_to_rgb, save_png
@@ -50,11 +51,13 @@ class Comparison(NamedTuple):
         model of stage 1 alone.
       motion: cosine of the two motion codes, in -1..1.
       identity: cosine of the two identity codes, or None for a model of stage 1 alone.
+      faces: what drawing the two faces with other motion needs of them.
     """
 
     images: dict[str, np.ndarray]
     motion: float
     identity: float | None
+    faces: PreparedFaces
 
     def words(self) -> str:
         """Writes the similarities as one line."""
@@ -129,6 +132,9 @@ def _serve(
     model = load(place)
     demo_page.serve(
         lambda first, second, crop: compare(model, first, second, crop=crop),
+        adjust=lambda faces, strength, yaw, pitch: adjust(
+            model, faces, strength=strength, yaw=yaw, pitch=pitch
+        ),
         shown=list(_shown(model).values()),
         examples=write_examples,
         port=port,
@@ -186,8 +192,7 @@ def compare(
             pair = flow_to_rgb(pair)
             method = Image.Resampling.NEAREST
 
-        larger = [Image.fromarray(face).resize((_SIDE, _SIDE), method) for face in pair]
-        images[name] = np.stack([np.asarray(face) for face in larger])
+        images[name] = _enlarged(pair, method)
 
     def similarity(name: str) -> float:
         source, driver = drawn[name][0]
@@ -197,7 +202,48 @@ def compare(
         images=images,
         motion=similarity("motion_code"),
         identity=similarity("identity_code") if model.has_identity else None,
+        faces=model.prepare(np.stack(faces)),
     )
+
+
+def adjust(
+    model: FaceCycle,
+    faces: PreparedFaces,
+    *,
+    strength: float,
+    yaw: float,
+    pitch: float,
+) -> np.ndarray:
+    """Draws both faces with the other's motion, by the sliders of the page.
+
+    Their encoders and trunk do not run again.
+
+    Args:
+      model: a loaded model.
+      faces: the two faces of a `Comparison`.
+      strength: how much of the other's motion each gets, 0 to 1.5.
+      yaw: degrees that both heads turn further, above 0 to the image's right.
+      pitch: degrees, above 0 down.
+
+    Returns:
+      uint8 [2, S, S, 3], enlarged for the page.
+
+    Raises:
+      UserError: If the strength is out of range.
+    """
+    codes = motion_control.combine(
+        faces.motion_code, faces.motion_code[::-1], strength=strength
+    )
+    if yaw or pitch:
+        directions = model.pose_directions()
+        codes = motion_control.turn(codes, directions, yaw=yaw, pitch=pitch)
+    return _enlarged(model.express(faces, codes), Image.Resampling.LANCZOS)
+
+
+def _enlarged(faces: np.ndarray, method: Image.Resampling) -> np.ndarray:
+    """Enlarges images uint8 [N, h, w, 3] to the size of the page."""
+    larger = [Image.fromarray(face).resize((_SIDE, _SIDE), method) for face in faces]
+    return np.stack([np.asarray(face) for face in larger])
 
 
 def _read(

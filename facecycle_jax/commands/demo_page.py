@@ -33,6 +33,12 @@ _TEXT = """# FaceCycle
 Give two images, each filled by a face. The model removes the motion of each (expression
 and head pose), then the identity, and puts both back exchanged.
 """
+_SLIDERS = """### Control of motion
+Both faces with the other's motion. The sliders set how much of it they get, and turn
+their heads further.
+"""
+# Largest angle of the sliders, in degrees.
+_TURN = 40
 # In a Space, the port that the Hub forwards requests to.
 _SPACE_PORT = 7860
 _KEPT = (
@@ -51,11 +57,16 @@ class Shown(Protocol):
     def images(self) -> dict[str, np.ndarray]:
         """Images uint8 [2, S, S, 3] by name."""
 
+    @property
+    def faces(self) -> Any:
+        """What the sliders need of the two faces."""
+
     def words(self) -> str:
         """Returns one line of text."""
 
 
 Compare = Callable[[str | None, str | None, bool], Shown]
+Adjust = Callable[[Any, float, float, float], np.ndarray]
 
 
 def require_gradio() -> None:
@@ -69,6 +80,7 @@ def require_gradio() -> None:
 def serve(
     compare: Compare,
     *,
+    adjust: Adjust,
     shown: Sequence[str],
     examples: Callable[[str], list[list[str]]],
     port: int | None,
@@ -80,6 +92,8 @@ def serve(
     Args:
       compare: `compare(first, second, crop)`, from two image files to what is shown.
         The page shows the message of a ValueError.
+      adjust: `adjust(faces, strength, yaw, pitch)`, from `faces` of a result and the
+        sliders to both faces uint8 [2, S, S, 3].
       shown: captions of the images, in the order of the result.
       examples: writes images into a folder and returns the files of each pair.
       port: port of the page, or None for the first free one from 7860 on.
@@ -98,10 +112,18 @@ def serve(
 
         # The first visitor does not wait for the compiler.
         print("Compiling the model", flush=True)
-        compare(pairs[0][0], pairs[0][1], False)
+        result = compare(pairs[0][0], pairs[0][1], False)
+        adjust(result.faces, 1.0, 10.0, 10.0)
 
         privacy = _SPACE_PRIVACY if host else _PRIVACY
-        page = build(compare, shown=shown, pairs=pairs, folder=folder, privacy=privacy)
+        page = build(
+            compare,
+            adjust=adjust,
+            shown=shown,
+            pairs=pairs,
+            folder=folder,
+            privacy=privacy,
+        )
         try:
             if not stop.is_set():
                 _launch(page, port=port, browser=browser, folder=folder, host=host)
@@ -135,6 +157,7 @@ def _private(folder: str) -> None:
 def build(
     compare: Compare,
     *,
+    adjust: Adjust,
     shown: Sequence[str],
     pairs: list[list[str]],
     folder: str,
@@ -144,6 +167,7 @@ def build(
 
     Args:
       compare: see `serve`.
+      adjust: see `serve`.
       shown: captions of the images.
       pairs: files of the examples.
       folder: temporary folder of uploads and results.
@@ -178,13 +202,20 @@ def build(
             result = compare(first, second, crop)
         except ValueError as error:
             # The message takes the place of the text, and earlier images disappear.
-            return [f"**{error}**", *[None] * (2 * len(shown))]
+            return [f"**{error}**", *[None] * (2 * len(shown) + 1)]
 
         # The row of the first face, then that of the second.
         pairs_shown = list(result.images.values())
         of_first = [pair[0] for pair in pairs_shown]
         of_second = [pair[1] for pair in pairs_shown]
-        return [result.words(), *of_first, *of_second]
+        return [result.words(), *of_first, *of_second, result.faces]
+
+    def move(faces: Any, strength: float, yaw: float, pitch: float) -> list[Any]:
+        # Before the first exchange, and after one that failed.
+        if faces is None:
+            return [None, None]
+        first, second = adjust(faces, strength, yaw, pitch)
+        return [first, second]
 
     with gr.Blocks(
         title="FaceCycle",
@@ -225,13 +256,51 @@ def build(
                         )
                         outputs.append(image)
 
-        button.click(
+        # What the model gives by the sliders.
+        gr.Markdown(_SLIDERS)
+        with gr.Row():
+            sliders: list[Any] = [
+                gr.Slider(0, 1.5, 1, step=0.05, label="Strength", elem_id="strength"),
+                gr.Slider(-_TURN, _TURN, 0, step=1, label="Yaw", elem_id="yaw"),
+                gr.Slider(-_TURN, _TURN, 0, step=1, label="Pitch", elem_id="pitch"),
+            ]
+        moved: list[Any] = []
+        with gr.Row():
+            for place in ("first", "second"):
+                moved.append(
+                    gr.Image(
+                        label=f"{place.capitalize()} face",
+                        alt_text=f"Moved by the sliders, {place} face",
+                        interactive=False,
+                        format="png",
+                        height=280,
+                        elem_id=f"moved_{place}",
+                        buttons=["download"],
+                    )
+                )
+
+        # The faces stay in memory for as long as their images stay on disk.
+        state = gr.State(None, time_to_live=_KEEP_FOR)
+        answered = button.click(
             answer,
             inputs,
-            outputs,
+            [*outputs, state],
             api_visibility="private",
             show_progress_on=outputs[0],
         )
+        answered.then(
+            move, [state, *sliders], moved, api_visibility="private", queue=True
+        )
+        for slider in sliders:
+            # While a slider moves, only its newest value is drawn.
+            slider.input(
+                move,
+                [state, *sliders],
+                moved,
+                api_visibility="private",
+                trigger_mode="always_last",
+                show_progress="hidden",
+            )
         gr.Examples(
             pairs, inputs[:2], label="Synthetic faces to try", cache_examples=False
         )

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from facecycle_jax.data.images.framing import FRAMING, Framing
+from facecycle_jax.data.images.framing import FRAMING, Framing, Square
 from facecycle_jax.data.images.reading import list_pictures, read_picture, square
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
@@ -25,6 +25,10 @@ CUT_HELP = (
 )
 # Images read before they are computed together.
 CHUNK = 64
+# Value of --which for all faces of a photograph.
+ALL = "all"
+# Frames for which a square stays where it is while no face is found, if it is pasted.
+_HOLD = 12
 # Fraction of the way to the found face by which the square around it moves each frame.
 _FOLLOW = 0.6
 # Largest number of folders that precede the name of an output.
@@ -41,8 +45,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of every command that reads images."""
+def add_options(
+    parser: argparse.ArgumentParser, *, several_faces: bool = False
+) -> None:
+    """Adds the options of every command that reads images.
+
+    Args:
+      parser: the parser of a command.
+      several_faces: whether the command can work on all faces of a photograph.
+    """
     add_model(parser)
 
     # Outputs.
@@ -57,12 +68,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="find the face first; needs facecycle_jax[face]",
     )
+    also = "; with --paste also all" if several_faces else ""
     parser.add_argument(
         "--which",
-        type=_which,
+        "--face",
+        dest="which",
+        type=_which_or_all if several_faces else _which,
         default="largest",
         help="with --crop, which of several faces: largest, centre, or its place from "
-        "the left, from 0",
+        f"the left, from 0{also}",
     )
 
 
@@ -74,6 +88,11 @@ def _which(text: str) -> str | int:
     if place < 0:
         raise UserError(text)
     return place
+
+
+def _which_or_all(text: str) -> str | int:
+    """Reads the value of --which where all faces may be requested."""
+    return text if text == ALL else _which(text)
 
 
 @dataclasses.dataclass
@@ -212,16 +231,64 @@ def follow_face(
                     f"{name}, first {CHUNK} frames: {error} Try without --crop."
                 ) from None
 
-        # The same rounded side for every frame keeps the crops square.
-        left, top = (round(edge) for edge in box[:2].tolist())
-        side = round(float(box[2] - box[0]))
-        square_box = (left, top, left + side, top + side)
         for held in waiting:
-            yield cut_square(held, square_box)
+            yield cut_square(held, _whole_square(box))
         waiting = []
 
     if waiting:
         raise UserError(f"{name}: no face was found in any frame. Try without --crop.")
+
+
+def follow_square(
+    frames: Iterable[np.ndarray], *, which: str | int, framing: Framing = FRAMING
+) -> Iterator[tuple[np.ndarray, Square | None]]:
+    """Finds the square around a face in every frame of a video.
+
+    The square is smoothed over time. It stays where it is for some frames in which no
+    face is found.
+
+    Args:
+      frames: uint8 [H, W, 3] each.
+      which: which of several faces.
+      framing: where the eyes are to be.
+
+    Yields:
+      The frame, and the square in pixels; None if there is no face.
+    """
+    from facecycle_jax.data.images.face_crop import NoFaceError, crop_face
+
+    box: np.ndarray | None = None
+    missing = 0
+    for frame in frames:
+        try:
+            found = np.array(crop_face(frame, which=which, framing=framing).box, float)
+        except NoFaceError:
+            missing += 1
+            if missing > _HOLD:
+                box = None
+        else:
+            missing = 0
+            box = _follow(box, found)
+
+        yield frame, None if box is None else _whole_square(box)
+
+
+def _follow(box: np.ndarray | None, found: np.ndarray) -> np.ndarray:
+    """Moves a square (left, top, right, bottom) towards the one that was found."""
+    if box is None:
+        return found
+
+    # A face that jumps by half its size is another one, or in another scene.
+    if np.abs(found - box).max() > (found[2] - found[0]) / 2:
+        return found
+    return box + _FOLLOW * (found - box)
+
+
+def _whole_square(box: np.ndarray) -> Square:
+    """Rounds a square to pixels; the same rounded side keeps it square."""
+    left, top = (round(edge) for edge in box[:2].tolist())
+    side = round(float(box[2] - box[0]))
+    return left, top, left + side, top + side
 
 
 def chunks(
@@ -230,7 +297,7 @@ def chunks(
     *,
     size: int,
     crop: bool,
-    which: str,
+    which: str | int,
     framing: Framing = FRAMING,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
     """Reads images in chunks, with a progress bar.

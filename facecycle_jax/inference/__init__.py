@@ -3,9 +3,20 @@
 from facecycle_jax.inference.face_cycle import (
     FaceCycle,
     PeerModel,
+    PreparedFaces,
     load,
     model_from_run,
     model_from_state,
 )
+from facecycle_jax.inference.motion_control import PoseDirections, pose_directions
 
-__all__ = ["FaceCycle", "PeerModel", "load", "model_from_run", "model_from_state"]
+__all__ = [
+    "FaceCycle",
+    "PeerModel",
+    "PoseDirections",
+    "PreparedFaces",
+    "load",
+    "model_from_run",
+    "model_from_state",
+    "pose_directions",
+]

@@ -21,7 +21,9 @@ from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.data.images.reading import as_pictures
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import functions as inference
+from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.functions import FACE_OUTPUTS, PAIR_OUTPUTS
+from facecycle_jax.inference.motion_control import PoseDirections
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
 from facecycle_jax.methods import PEERS, vgg_width
 from facecycle_jax.methods.peers import PeerFeatures, peer_features
@@ -280,6 +282,28 @@ def _networks_of_state(
     return kept, model
 
 
+class PreparedFaces(NamedTuple):
+    """What drawing faces with other motion needs of them; see `FaceCycle.prepare`.
+
+    Attributes:
+      motion_code: float32 [N, D], the faces' own motion.
+      fine: float32 [N, S/2, S/2, C2], maps of the trunk of their neutral faces.
+      coarse: float32 [N, S/4, S/4, C3], likewise.
+    """
+
+    motion_code: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+
+    def take(self, places: slice) -> "PreparedFaces":
+        """Returns some of the faces."""
+        return PreparedFaces(
+            motion_code=self.motion_code[places],
+            fine=self.fine[places],
+            coarse=self.coarse[places],
+        )
+
+
 class FaceCycle:
     """A trained model; every method is a pure function of its images.
 
@@ -498,22 +522,201 @@ class FaceCycle:
         """
         return self._one("reconstruction", images)
 
-    def reexpress(self, source: Images, driver: Images) -> np.ndarray:
+    def reexpress(
+        self,
+        source: Images,
+        driver: Images,
+        *,
+        strength: float = 1.0,
+        only: str | None = None,
+        relative: bool = False,
+    ) -> np.ndarray:
         """Draws source faces with the motion of driver faces.
 
         Args:
           source: one image or N.
           driver: one image or N.
+          strength: how much of the driver's motion the source gets, 0 (none) to 1.5.
+            More than 1 exaggerates it.
+          only: 'pose' takes over the head pose alone, 'expression' all but that.
+          relative: whether the motion is the drivers' difference from the first driver,
+            which is added to the source's own. The first result then shows the source
+            as it is.
 
         Returns:
           uint8 [N, S, S, 3].
 
         Raises:
-          UserError: If the numbers of images differ and neither is one, or an image
-            cannot be read.
+          UserError: If the numbers of images differ and neither is one, an image cannot
+            be read, or an option is out of range.
         """
-        a, b = self._pair(source, driver)
-        return self._batches.run(inference.reexpress, a, b)["reexpressed"]
+        motion_control.check_strength(strength)
+        motion_control.check_part(only)
+
+        if strength == 1 and only is None and not relative:
+            a, b = self._pair(source, driver)
+            return self._batches.run(inference.reexpress, a, b)["reexpressed"]
+
+        prepared = self.prepare(source)
+        driver_codes = self.motion_code(driver)
+        _check_counts(len(prepared.motion_code), len(driver_codes))
+        codes = motion_control.combine(
+            prepared.motion_code,
+            driver_codes,
+            strength=strength,
+            only=only,
+            reference=driver_codes[:1] if relative else None,
+            directions=self.pose_directions() if only is not None else None,
+        )
+        return self.express(prepared, codes)
+
+    def prepare(self, source: Images) -> PreparedFaces:
+        """Computes what `express` needs of faces, so that it can be used many times.
+
+        Args:
+          source: one image or several, see the top of this module.
+
+        Returns:
+          The faces' motion codes and the maps of their neutral faces.
+
+        Raises:
+          UserError: If an image cannot be read.
+          FileNotFoundError: If a file is not there.
+        """
+        found = self._batches.run(inference.prepare, self.read(source))
+        return PreparedFaces(
+            motion_code=found["motion_code"],
+            fine=found["conv2_1"],
+            coarse=found["conv3_1"],
+        )
+
+    def express(
+        self, source: Images | PreparedFaces, motion_codes: np.ndarray
+    ) -> np.ndarray:
+        """Draws faces with the motion of codes.
+
+        Only the flow of the codes and the generator are computed for prepared faces.
+
+        Args:
+          source: one face or N: images, or what `prepare` returns.
+          motion_codes: one code or N, [N, D] in (-1, 1), of this model.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If the numbers of faces and codes differ and neither is one, the
+            codes have another length, or an image cannot be read.
+        """
+        codes = np.asarray(motion_codes, np.float32)
+        dimension = int(self.model["code_dim"])
+        if codes.ndim != 2 or codes.shape[1] != dimension:
+            raise UserError(
+                f"motion_codes of this model are [N, {dimension}], got "
+                f"{list(codes.shape)}."
+            )
+
+        faces = source if isinstance(source, PreparedFaces) else self.prepare(source)
+        count = _check_counts(len(faces.motion_code), len(codes))
+        repeated = [
+            np.broadcast_to(array, (count, *array.shape[1:]))
+            for array in (faces.fine, faces.coarse, codes)
+        ]
+        return self._batches.run(inference.express, *repeated)["expressed"]
+
+    def turn(
+        self, source: Images, *, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0
+    ) -> np.ndarray:
+        """Draws faces with their heads turned further.
+
+        Args:
+          source: one image or several.
+          yaw: degrees, above 0 to the image's right.
+          pitch: degrees, above 0 down.
+          roll: degrees, above 0 clockwise.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If an image cannot be read.
+        """
+        faces = self.prepare(source)
+        codes = motion_control.turn(
+            faces.motion_code,
+            self.pose_directions(),
+            yaw=yaw,
+            pitch=pitch,
+            roll=roll,
+        )
+        return self.express(faces, codes)
+
+    def interpolate(
+        self, first: Images, second: Images, *, frames: int = 8, of: str | None = None
+    ) -> np.ndarray:
+        """Draws faces at equal steps from one face to another.
+
+        Args:
+          first: one image.
+          second: one image.
+          frames: number of faces, at least 2.
+          of: what changes: 'motion' (the first person, with more and more of the
+            second's motion), 'identity' or 'both'. None: both, or motion for a model of
+            stage 1 alone.
+
+        Returns:
+          uint8 [frames, S, S, 3].
+
+        Raises:
+          UserError: If an option is out of range, `of` needs stage 2, there is not one
+            image on each side, or one cannot be read.
+        """
+        if of is None:
+            of = "both" if self.has_identity else "motion"
+        if of not in ("motion", "identity", "both"):
+            raise UserError(f"of must be 'motion', 'identity' or 'both', got {of!r}.")
+        if of != "motion" and not self.has_identity:
+            raise UserError(
+                f"This model has stage 1 alone; of={of!r} needs a model of both stages."
+            )
+
+        motion_control.check_frames(frames)
+        a = self.read(first)
+        b = self.read(second)
+        if len(a) != 1 or len(b) != 1:
+            raise UserError(
+                f"interpolate takes one image on each side, got {len(a)} and {len(b)}."
+            )
+
+        # Codes [frames, D] on the way from one face to the other.
+        both = np.concatenate([a, b])
+        own, other = self.motion_code(both)
+        end = own if of == "identity" else other
+        motion = motion_control.interpolate(own, end, frames)
+        if of == "motion":
+            return self.express(a, motion)
+
+        own_identity, other_identity = self.identity_code(both)
+        identity = motion_control.interpolate(own_identity, other_identity, frames)
+        shape = (frames, *a.shape[1:])
+        found = self._batches.run(
+            inference.morph,
+            np.broadcast_to(a, shape),
+            np.broadcast_to(b, shape),
+            np.linspace(0.0, 1.0, frames, dtype=np.float32),
+            identity,
+            motion,
+        )
+        return found["morphed"]
+
+    def pose_directions(self) -> PoseDirections:
+        """Finds head pose in the motion codes; see `motion_control.pose_directions`."""
+        return motion_control.pose_directions(self)
+
+    @functools.cached_property
+    def motion_key(self) -> str:
+        """What identifies the motion encoder; see `motion_control.motion_key`."""
+        return motion_control.motion_key(self.trees)
 
     def reidentify(self, source: Images, driver: Images) -> np.ndarray:
         """Draws neutral faces uint8 [N, S, S, 3].
@@ -602,17 +805,22 @@ class FaceCycle:
         a = self.read(source)
         b = self.read(driver)
 
-        if len(a) != len(b) and 1 not in (len(a), len(b)):
-            raise UserError(
-                f"source has {len(a)} images and driver {len(b)}; give equal numbers, "
-                "or one image on either side."
-            )
-
-        # No image on either side gives no pair.
-        count = max(len(a), len(b)) if min(len(a), len(b)) else 0
+        count = _check_counts(len(a), len(b))
         sources = np.broadcast_to(a, (count, *a.shape[1:]))
         drivers = np.broadcast_to(b, (count, *b.shape[1:]))
         return sources, drivers
+
+
+def _check_counts(sources: int, drivers: int) -> int:
+    """Returns the number of pairs, where one face or code on a side is repeated."""
+    if sources != drivers and 1 not in (sources, drivers):
+        raise UserError(
+            f"source has {sources} images and driver {drivers}; give equal numbers, "
+            "or one image on either side."
+        )
+
+    # No image on either side gives no pair.
+    return max(sources, drivers) if min(sources, drivers) else 0
 
 
 # Attributes of instances of `FaceCycle`, which its class does not have.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.face_networks import FaceNetworks
+from facecycle_jax.networks.face_networks import FaceFeatures, FaceNetworks
 from facecycle_jax.ops import backward_flow, denormalise, normalise
 
 Arrays = dict[str, jax.Array]
@@ -152,6 +152,85 @@ def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) ->
 
     drawn = _draw(forward, trees, source["neutral"], driver["backward_flow"])
     return _select({"reexpressed": drawn}, ("reexpressed",))
+
+
+def prepare(forward: FaceNetworks, trees: Tree, images: jax.Array) -> Arrays:
+    """Computes what drawing faces with other motion needs of them.
+
+    Args:
+      forward: the networks.
+      trees: parameters by network name.
+      images: uint8 [N, S, S, 3].
+
+    Returns:
+      Their motion_code [N, D], and the trunk's maps of their neutral faces: conv2_1 [N,
+      S/2, S/2, C2] and conv3_1 [N, S/4, S/4, C3], all float32.
+    """
+    found = _cycle(forward, trees, images, _needed(("neutral",), FACE_OUTPUTS))
+    maps = forward.features(trees, found["neutral"]).trunk
+    kept = {name: value.astype(jnp.float32) for name, value in maps.items()}
+    return {"motion_code": found["motion_code"], **kept}
+
+
+def express(
+    forward: FaceNetworks,
+    trees: Tree,
+    fine: jax.Array,
+    coarse: jax.Array,
+    codes: jax.Array,
+) -> Arrays:
+    """Draws prepared faces with the motion of codes.
+
+    Args:
+      forward: the networks.
+      trees: parameters by network name.
+      fine: conv2_1 of `prepare`.
+      coarse: conv3_1 of `prepare`.
+      codes: motion codes [N, D].
+
+    Returns:
+      {expressed: uint8 [N, S, S, 3]}.
+    """
+    flow = backward_flow(forward.flow(trees, codes))
+    features = FaceFeatures(trunk={"conv2_1": fine, "conv3_1": coarse}, loss={})
+    drawn = forward.draw(trees, features, flow)
+    return _select({"expressed": drawn}, ("expressed",))
+
+
+def morph(
+    forward: FaceNetworks,
+    trees: Tree,
+    a: jax.Array,
+    b: jax.Array,
+    weights: jax.Array,
+    identity_codes: jax.Array,
+    motion_codes: jax.Array,
+) -> Arrays:
+    """Draws faces between the identities of two faces.
+
+    Args:
+      forward: the networks, of both stages.
+      trees: parameters by network name.
+      a: uint8 [N, S, S, 3].
+      b: uint8 [N, S, S, 3].
+      weights: float32 [N], from 0 (the mean face of `a`) to 1 (that of `b`).
+      identity_codes: [N, D], whose identity is put on the mean faces.
+      motion_codes: [N, D], the motion.
+
+    Returns:
+      {morphed: uint8 [N, S, S, 3]}.
+    """
+    needed = _needed(("mean_face",), FACE_OUTPUTS)
+    first = _cycle(forward, trees, a, needed)["mean_face"]
+    second = _cycle(forward, trees, b, needed)["mean_face"]
+    mean_face = first + weights[:, None, None, None] * (second - first)
+
+    features = forward.features(trees, mean_face)
+    neutral = forward.restore_identity(trees, features, identity_codes)
+
+    flow = backward_flow(forward.flow(trees, motion_codes))
+    drawn = _draw(forward, trees, neutral, flow)
+    return _select({"morphed": drawn}, ("morphed",))
 
 
 def pair_outputs(

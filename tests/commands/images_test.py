@@ -372,7 +372,7 @@ def test_large_frames_are_shrunk_before_they_are_collected(
         detected.append(max(image.shape))
         return [((10, 10, 30, 30), 1.0)]
 
-    def side_by_side(model, source, frames):
+    def side_by_side(model, motion, source, frames):
         held.extend(frame.shape for frame in frames)
         yield from frames
 

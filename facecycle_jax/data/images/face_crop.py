@@ -96,16 +96,7 @@ def crop_face(
       UserError: If `image` is not an image, or `which` or `margin` is invalid.
       MissingExtraError: If no detector is given and dlib is not installed.
     """
-    image = np.asarray(image)
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[-1] != 3
-        or 0 in image.shape
-    ):
-        raise UserError(
-            f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
-        )
+    image = _check_image(image)
 
     by_place = isinstance(which, int) and not isinstance(which, bool) and which >= 0
     if not by_place and which not in ("largest", "centre"):
@@ -136,6 +127,57 @@ def crop_face(
 
     crop = cut_square(image, square)
     return FaceCrop(crop=crop, box=square, score=float(score))
+
+
+def crop_faces(image: np.ndarray, *, framing: Framing = FRAMING) -> list[FaceCrop]:
+    """Cuts the squares around all faces that are found, as `crop_face` does for one.
+
+    Args:
+      image: uint8 [H, W, 3].
+      framing: where the eyes are to be in the crops.
+
+    Returns:
+      The crops from left to right, at least one.
+
+    Raises:
+      NoFaceError: If no face is found.
+      UserError: If `image` is not an image.
+      MissingExtraError: If dlib is not installed.
+    """
+    image = _check_image(image)
+    faces = find_faces(image)
+
+    def find_these(image: np.ndarray) -> list[tuple[Box, float]]:
+        return faces
+
+    # The faces are searched for once only.
+    landmarks = find_landmarks if has_landmarks() else None
+    number = max(1, len(faces))
+    return [
+        crop_face(
+            image,
+            which=place,
+            framing=framing,
+            detector=find_these,
+            landmarks=landmarks,
+        )
+        for place in range(number)
+    ]
+
+
+def _check_image(image: np.ndarray) -> np.ndarray:
+    """Returns an image uint8 [H, W, 3]; raises UserError if it is none."""
+    image = np.asarray(image)
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[-1] != 3
+        or 0 in image.shape
+    ):
+        raise UserError(
+            f"crop_face takes uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
+        )
+    return image
 
 
 class Framed(NamedTuple):

@@ -3,6 +3,7 @@
 This module needs the extra `video`.
 """
 
+import collections
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,12 @@ MAX_FPS = 1000.0
 # A frame is shown for at most this many seconds. Clocks of damaged or joined files jump
 # by hours.
 _LONGEST_STILL = 10.0
+# Unit of the times in an edited video, in seconds. It holds the usual rates exactly.
+_CLOCK = Fraction(1, 90_000)
+# FFmpeg's numbers of colour matrices: none is named, and that of BT.601, by which
+# images are converted for the encoder.
+_NO_MATRIX = 2
+_BT_601 = 6
 # Container of each ending of a written file. The codec is H.264, which every player
 # supports.
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -153,6 +160,171 @@ def write_video(
         _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
 
 
+def edit_video(
+    source: epath.PathLike,
+    target: epath.PathLike,
+    change: Callable[[Iterator[np.ndarray]], Iterable[np.ndarray]],
+    *,
+    max_frames: int | None = None,
+) -> int:
+    """Writes a video again with other images, at the same times and with its sound.
+
+    The sound is copied as it is. Subtitles and further streams are left out.
+
+    Args:
+      source: the video to read, see `read_video`.
+      target: the video to write, see `write_video`.
+      change: makes as many images, in the same order, of the frames uint8 [H, W, 3]. It
+        may hold some frames before it gives the first image.
+      max_frames: stop after this many frames; None reads all.
+
+    Returns:
+      The number of frames.
+
+    Raises:
+      UserError: If the source is no video, is damaged or has no frame, an image is not
+        like the first, the ending of `target` is invalid, or its format cannot hold the
+        sound.
+      FileNotFoundError: If there is no such video.
+      MissingExtraError: If PyAV is not installed.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise UserError(f"max_frames must be above 0, got {max_frames}.")
+
+    target = epath.Path(target)
+    form = FORMATS.get(target.suffix.lower())
+    if form is None:
+        raise UserError(f"A video ends in {', '.join(FORMATS)}, got {target.name}.")
+
+    av = _load_av()
+    name = os.fspath(source)
+    container, rate = _open(av, source)
+    timed = _decode(av, container, name, rate, _to_array)
+    times: collections.deque[float] = collections.deque()
+
+    def frames() -> Iterator[np.ndarray]:
+        for seconds, frame in itertools.islice(timed, max_frames):
+            times.append(seconds)
+            yield frame
+
+    images = iter(change(frames()))
+    first = next(images, None)
+    if first is None:
+        raise UserError(f"{source} has no frames.")
+    _check_frame(first, 0, np.shape(first))
+
+    # The sound is read by a container of its own, while the first one decodes images.
+    listened, _ = _open(av, source)
+    with (
+        listened,
+        under_another_name(target) as partial,
+        av.open(str(partial), "w", format=form) as written,
+    ):
+        # A video that names no matrix was read by BT.601. Players may take another for
+        # it, and will do so again.
+        is_named = listened.streams.video[0].codec_context.colorspace != _NO_MATRIX
+        matrix = _BT_601 if is_named else _NO_MATRIX
+        stream = _add_images(written, np.shape(first), rate, matrix=matrix)
+        stream.codec_context.time_base = _CLOCK
+        try:
+            sound = _copied_sound(av, listened, written)
+            written.start_encoding()
+        except (av.FFmpegError, ValueError) as error:
+            raise UserError(
+                f"{target.suffix} cannot hold the sound of {source} "
+                f"({_reason(error)}); end the output in .mkv."
+            ) from error
+
+        count = 0
+        last = -1
+        for image in itertools.chain([first], images):
+            _check_frame(image, count, np.shape(first))
+            seconds = times.popleft()
+
+            # All sound up to this image goes before it, as players expect.
+            sound.write_until(seconds)
+            frame = _to_frame(av, image)
+            # A damaged clock may stand still or step back; that of the output may not.
+            last = max(round(seconds / _CLOCK), last + 1)
+            frame.pts = last
+            frame.time_base = _CLOCK
+            written.mux(stream.encode(frame))
+            count += 1
+
+        # The last image is shown for as long as the others.
+        sound.write_until(float(last * _CLOCK + 1 / rate))
+        written.mux(stream.encode())
+
+    return count
+
+
+class _Sound:
+    """The sound of a video, copied to another one.
+
+    Args:
+      packets: its packets in order; empty for a video without sound.
+      stream: the stream to write to.
+      start: time of the video's first frame, in seconds.
+      container: the container to write to.
+    """
+
+    def __init__(
+        self, packets: Iterator[Any], stream: Any, start: float, container: Any
+    ) -> None:
+        self._packets = packets
+        self._stream = stream
+        self._start = start
+        self._container = container
+        self._next: Any = None
+
+    def write_until(self, seconds: float) -> None:
+        """Writes the packets that begin before a time, counted from the first frame."""
+        while True:
+            packet = self._next or next(self._packets, None)
+            self._next = None
+            if packet is None:
+                return
+
+            # Packets without a time end a stream and hold nothing.
+            if packet.dts is None or packet.pts is None:
+                continue
+            begin = float(packet.pts * packet.time_base) - self._start
+            if begin >= seconds:
+                self._next = packet
+                return
+
+            # What is heard before the first frame is left out.
+            if begin < 0:
+                continue
+            shift = round(self._start / packet.time_base)
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = self._stream
+            self._container.mux(packet)
+
+
+def _copied_sound(av: ModuleType, source: Any, target: Any) -> _Sound:
+    """Adds the stream of a source's first sound to a container that is written."""
+    streams = source.streams.audio
+    if not streams:
+        return _Sound(iter(()), None, 0.0, target)
+
+    images = source.streams.video[0]
+    start = 0.0
+    if images.start_time is not None:
+        start = float(images.start_time * images.time_base)
+
+    def packets() -> Iterator[Any]:
+        try:
+            yield from source.demux(streams[0])
+        except (av.FFmpegError, ValueError) as error:
+            reason = f"{source.name} has damaged sound: {_reason(error)}."
+            raise UserError(reason) from error
+
+    stream = target.add_stream_from_template(streams[0])
+    return _Sound(packets(), stream, start, target)
+
+
 def _encode(
     av: ModuleType,
     container: Any,
@@ -161,24 +333,41 @@ def _encode(
     fps: float,
 ) -> None:
     """Writes frames into an open container."""
-    # yuv420p halves the resolution of colour, so both sides must be even. A constant
-    # rate factor of 17 is nearly lossless to the eye.
-    down, right = shape[0] % 2, shape[1] % 2
     rate = Fraction(fps).limit_denominator(65535)
-    stream = container.add_stream("libx264", rate=rate)
-    stream.height = shape[0] + down
-    stream.width = shape[1] + right
-    stream.pix_fmt = "yuv420p"
-    stream.options = {"crf": "17"}
+    stream = _add_images(container, shape, rate)
 
     for index, frame in enumerate(frames):
         _check_frame(frame, index, shape)
-        padded = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
-        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-        container.mux(stream.encode(image))
+        container.mux(stream.encode(_to_frame(av, frame)))
 
     # Flush the frames that the encoder still holds.
     container.mux(stream.encode())
+
+
+def _add_images(
+    container: Any, shape: tuple[int, ...], rate: Fraction, *, matrix: int = _BT_601
+) -> Any:
+    """Adds a stream of images [H, W, 3] to a container that is written.
+
+    Without the name of their matrix, players show large videos in other colours.
+    """
+    # yuv420p halves the resolution of colour, so both sides must be even. A constant
+    # rate factor of 17 is nearly lossless to the eye.
+    stream = container.add_stream("libx264", rate=rate)
+    stream.height = shape[0] + shape[0] % 2
+    stream.width = shape[1] + shape[1] % 2
+    stream.pix_fmt = "yuv420p"
+    stream.options = {"crf": "17"}
+    stream.codec_context.colorspace = matrix
+    return stream
+
+
+def _to_frame(av: ModuleType, image: np.ndarray) -> Any:
+    """Converts uint8 [H, W, 3] to FFmpeg's frame, with even sides."""
+    down = image.shape[0] % 2
+    right = image.shape[1] % 2
+    padded = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
 
 
 def _check_frame(frame: np.ndarray, index: int, shape: tuple[int, ...]) -> None:

@@ -32,6 +32,21 @@ def test_which_face_is_taken(which, index):
     np.testing.assert_array_equal(crop, IMAGE[top:bottom, left:right])
 
 
+def test_all_faces_are_cut_out_from_left_to_right(monkeypatch):
+    monkeypatch.setattr(face_crop, "find_faces", several)
+    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
+    crops = face_crop.crop_faces(IMAGE)
+    assert [crop.box for crop in crops] == [
+        crop_face(IMAGE, which=place).box for place in range(len(several(IMAGE)))
+    ]
+    lefts = [crop.box[0] for crop in crops]
+    assert lefts == sorted(lefts)
+
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
+    with pytest.raises(face_crop.NoFaceError, match="No face was found"):
+        face_crop.crop_faces(IMAGE)
+
+
 def test_crops_are_square_and_reflected_outside_the_image():
     crop, (left, top, right, bottom), _ = crop_face(
         IMAGE, which=0, margin=2.0, detector=several

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from facecycle_jax.data.images import video
-from facecycle_jax.data.images.video import count_frames, read_video, write_video
+from facecycle_jax.data.images.video import (
+    count_frames,
+    edit_video,
+    read_video,
+    write_video,
+)
 from facecycle_jax.data.prepare import encoding as preparing
+from facecycle_jax.errors import UserError
 
 
 def clip(count=12, height=48, width=64):
@@ -293,3 +299,151 @@ def test_frames_too_large_are_refused(written, monkeypatch):
     monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ValueError, match="has frames of 64x48 pixels, more than 3,071"):
         read_video(written)
+
+
+def with_sound(path, *, av, codec="aac", seconds=2.0, delay=0.0):
+    """A video of 10 fps with a tone; `delay` seconds pass before its first frame."""
+    with av.open(str(path), "w") as container:
+        images = container.add_stream("mpeg4", rate=10)
+        images.width, images.height, images.pix_fmt = 64, 48, "yuv420p"
+        images.codec_context.time_base = Fraction(1, 1000)
+        sound = container.add_stream(codec, rate=8000, layout="mono")
+
+        for index, image in enumerate(clip(int(10 * seconds))):
+            frame = av.VideoFrame.from_ndarray(image % 256, format="rgb24")
+            # Unequal times, as telephones write them.
+            frame.pts = round(1000 * delay) + 100 * index + 30 * (index % 2)
+            frame.time_base = Fraction(1, 1000)
+            container.mux(images.encode(frame))
+        container.mux(images.encode())
+
+        tone = 8000 * np.sin(np.arange(int(8000 * (seconds + delay))) / 3)
+        for start in range(0, len(tone), 800):
+            part = tone[None, start : start + 800].astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(part, "s16", "mono")
+            frame.sample_rate = 8000
+            frame.pts = start
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+
+    return path
+
+
+def parts(path, *, av):
+    """Times of the frames, and times and bytes of the packets of sound."""
+    with av.open(str(path)) as container:
+        times = [float(frame.time) for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return times, []
+        packets = []
+        for packet in container.demux(audio=0):
+            if packet.size:
+                time = float(packet.pts * packet.time_base)
+                packets.append((time, bytes(packet)))
+    return times, packets
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.4])
+def test_an_edited_video_keeps_times_sound_and_size(tmp_path, delay):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_sound(tmp_path / "talk.mkv", av=av, delay=delay)
+
+    def darker(frames):
+        for frame in frames:
+            yield frame // 2
+
+    count = edit_video(source, tmp_path / "edited.mp4", darker)
+    assert count == 20
+
+    before, sound_before = parts(source, av=av)
+    after, sound_after = parts(tmp_path / "edited.mp4", av=av)
+    np.testing.assert_allclose(
+        np.array(after) - after[0], np.array(before) - before[0], atol=1e-3
+    )
+
+    # The very packets, except for those heard before the first frame.
+    kept = [(time, data) for time, data in sound_before if time >= before[0]]
+    kept = kept[: len(sound_after)]
+    assert [data for _, data in sound_after] == [data for _, data in kept]
+    assert len(sound_after) > 10
+    shifts = [time for time, _ in sound_after]
+    wanted = [time - before[0] for time, _ in kept]
+    np.testing.assert_allclose(shifts, np.array(wanted) + after[0], atol=2e-3)
+
+    frames = list(read_video(tmp_path / "edited.mp4").frames)
+    assert frames[0].shape == (48, 64, 3)
+    np.testing.assert_allclose(frames[3], clip(4)[3] // 2, atol=4)
+
+
+def test_an_edited_video_may_be_shorter_and_of_another_size(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_sound(tmp_path / "talk.mkv", av=av)
+
+    def larger(frames):
+        for frame in frames:
+            yield np.repeat(np.repeat(frame, 2, axis=0), 2, axis=1)
+
+    out = tmp_path / "edited.mkv"
+    assert edit_video(source, out, larger, max_frames=5) == 5
+    times, packets = parts(out, av=av)
+    assert len(times) == 5
+    assert 0.3 < packets[-1][0] < 0.7
+    assert next(read_video(out).frames).shape == (96, 128, 3)
+
+
+def test_a_silent_video_stays_silent(written, tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    out = tmp_path / "edited.mp4"
+    assert edit_video(written, out, lambda frames: frames) == 12
+    assert levels(read_video(out).frames) == list(range(12))
+    assert read_video(out).fps == pytest.approx(10, rel=0.02)
+    assert parts(out, av=av)[1] == []
+
+
+@pytest.mark.parametrize(("matrix", "written_as"), [(1, 6), (6, 6), (2, 2)])
+def test_an_edited_video_keeps_its_colours(tmp_path, matrix, written_as):
+    """A player converts by the matrix that a video names."""
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    colour = np.full((64, 64, 3), (200, 60, 40), np.uint8)
+    colours = av.video.reformatter.Colorspace
+    with av.open(str(tmp_path / "red.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.colorspace = matrix
+        frame = av.VideoFrame.from_ndarray(colour, format="rgb24")
+        used = colours.ITU709 if matrix == 1 else colours.ITU601
+        container.mux(
+            stream.encode(frame.reformat(format="yuv420p", dst_colorspace=used))
+        )
+        container.mux(stream.encode())
+
+    out = tmp_path / "edited.mp4"
+    edit_video(tmp_path / "red.mp4", out, lambda frames: frames)
+    np.testing.assert_allclose(next(read_video(out).frames), colour, atol=6)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.colorspace == written_as
+
+
+def test_sound_that_a_format_cannot_hold_is_one_sentence(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_sound(tmp_path / "talk.mkv", av=av, codec="wmav2")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"\.mp4 cannot hold the sound of .*\.mkv\.$"):
+        edit_video(source, tmp_path / "edited.mp4", lambda frames: frames)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_edit_that_fails_leaves_nothing(written, tmp_path):
+    def failing(frames):
+        yield next(frames)
+        raise UserError("no face was found.")
+
+    with pytest.raises(UserError, match="no face"):
+        edit_video(written, tmp_path / "edited.mp4", failing)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+    with pytest.raises(UserError, match=r"edited\.webm"):
+        edit_video(written, tmp_path / "edited.webm", lambda frames: frames)
+    with pytest.raises(UserError, match="max_frames"):
+        edit_video(written, tmp_path / "x.mp4", lambda frames: frames, max_frames=0)

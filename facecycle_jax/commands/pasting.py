@@ -1,0 +1,265 @@
+"""Faces in photographs and videos, drawn anew and put back: the option --paste."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from facecycle_jax.commands import inputs
+from facecycle_jax.data import read_picture
+from facecycle_jax.data.images.framing import FRAMING, Framing, Square, cut_square
+from facecycle_jax.data.images.media_files import is_video_name
+from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_face
+from facecycle_jax.data.images.reading import square as shrunk
+from facecycle_jax.errors import UserError
+
+# Frames of a video that are drawn together. They are held at full size.
+_CHUNK = 8
+# How far the colours of a face go to those of the next frame, against flicker.
+_COLOURS_FOLLOW = 0.3
+
+
+class Photograph(NamedTuple):
+    """A photograph and the faces in it that are drawn anew.
+
+    Attributes:
+      image: uint8 [H, W, 3], at its own resolution.
+      squares: place of each face, left to right.
+      faces: uint8 [F, S, S, 3], what the model reads.
+    """
+
+    image: np.ndarray
+    squares: list[Square]
+    faces: np.ndarray
+
+    def paste(
+        self, drawn: np.ndarray, *, colours: Sequence[Colours] | None = None
+    ) -> np.ndarray:
+        """Puts drawn faces uint8 [F, S, S, 3] back; returns uint8 [H, W, 3]."""
+        result = self.image
+        for place, (face, square) in enumerate(zip(drawn, self.squares, strict=True)):
+            # Colours are those of the photograph, not of neighbours pasted before.
+            if colours is None:
+                found = match_colours(self.image, face, square)
+            else:
+                found = colours[place]
+            result = paste_face(result, face, square, colours=found)
+        return result
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --paste."""
+    parser.add_argument(
+        "--paste",
+        action="store_true",
+        help="find the face, and put what is drawn back into the photograph or video, "
+        "at its own resolution; needs facecycle_jax[face]",
+    )
+
+
+def check_which(arguments: argparse.Namespace) -> None:
+    """Raises UserError if all faces are requested of what is not pasted."""
+    if arguments.which == inputs.ALL and not arguments.paste:
+        raise UserError("--face all needs --paste, because panels show one face each.")
+
+
+def is_video(path: str) -> bool:
+    """Whether a path names a video by its ending."""
+    return is_video_name(epath.Path(path).name)
+
+
+def check_video_output(out: str) -> epath.Path:
+    """Checks the ending of a video that is written.
+
+    Args:
+      out: value of --out.
+
+    Returns:
+      The path.
+
+    Raises:
+      UserError: If the ending is not one of those that can be written.
+      MissingExtraError: If PyAV is not installed.
+    """
+    from facecycle_jax.data.images.video import FORMATS
+
+    path = epath.Path(out)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--out must end in {', '.join(FORMATS)} here, got {out}.")
+    return path
+
+
+def read_photograph(
+    path: epath.Path, *, size: int, which: str | int, framing: Framing = FRAMING
+) -> Photograph:
+    """Reads a photograph and finds the faces to draw anew.
+
+    Args:
+      path: the photograph's file.
+      size: side of the faces that the model reads, in pixels.
+      which: the face: largest, centre, a place from the left, or all.
+      framing: where the eyes are to be in the faces.
+
+    Returns:
+      The photograph.
+
+    Raises:
+      UserError: If it cannot be read or no such face is found, in one sentence.
+      MissingExtraError: If dlib is not installed.
+    """
+    from facecycle_jax.data.images.face_crop import NoFaceError, crop_face, crop_faces
+
+    image = read_picture(path)
+    try:
+        if which == inputs.ALL:
+            found = crop_faces(image, framing=framing)
+        else:
+            found = [crop_face(image, which=which, framing=framing)]
+    except NoFaceError as error:
+        raise UserError(f"{path}: {error}") from None
+
+    return Photograph(
+        image=image,
+        squares=[face.box for face in found],
+        faces=np.stack([shrunk(face.crop, size=size) for face in found]),
+    )
+
+
+def photographs(
+    paths: Sequence[epath.Path],
+    problems: inputs.Problems,
+    *,
+    size: int,
+    which: str | int,
+    framing: Framing,
+) -> Iterator[tuple[epath.Path, Photograph]]:
+    """Reads photographs one by one; those that cannot be used become problems.
+
+    Args:
+      paths: the photographs.
+      problems: collects what cannot be used.
+      size: see `read_photograph`.
+      which: see `read_photograph`.
+      framing: see `read_photograph`.
+
+    Yields:
+      The path and the photograph.
+    """
+    hidden = not sys.stderr.isatty()
+    for path in tqdm(paths, unit="image", disable=hidden):
+        try:
+            photograph = read_photograph(path, size=size, which=which, framing=framing)
+        except (ValueError, OSError) as error:
+            text = str(error)
+            problems.lines.append(text if str(path) in text else f"{path}: {text}")
+        else:
+            yield path, photograph
+
+
+def paste_video(
+    source: str,
+    out: epath.Path,
+    *,
+    draw: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    which: str | int,
+    framing: Framing,
+    max_frames: int | None = None,
+) -> int:
+    """Draws the face of a video anew in every frame, and writes the video.
+
+    Resolution, times and sound stay. Frames without a face stay as they are.
+
+    Args:
+      source: the video.
+      out: the video to write.
+      draw: draws faces uint8 [N, S, S, 3] of following frames anew.
+      size: side of the faces that the model reads, in pixels.
+      which: the face.
+      framing: where the eyes are to be in the faces.
+      max_frames: most frames that are read; None reads all.
+
+    Returns:
+      The number of frames.
+
+    Raises:
+      UserError: If no face is found in any frame, or see `edit_video`.
+    """
+    from facecycle_jax.data.images.video import edit_video
+
+    if which == inputs.ALL:
+        raise UserError("--face all works on photographs; in a video choose one face.")
+
+    def change(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        followed = inputs.follow_square(frames, which=which, framing=framing)
+        smooth = SmoothColours()
+        any_face = False
+
+        for held in _chunked(progress(followed)):
+            faces = [
+                shrunk(cut_square(frame, square), size=size)
+                for frame, square in held
+                if square is not None
+            ]
+            any_face = any_face or bool(faces)
+            drawn = iter(draw(np.stack(faces)) if faces else ())
+
+            for frame, square in held:
+                if square is None:
+                    yield frame
+                    continue
+                face = next(drawn)
+                colours = smooth(0, frame, face, square)
+                yield paste_face(frame, face, square, colours=colours)
+
+        if not any_face:
+            raise UserError(f"{source}: no face was found in any frame.")
+
+    return edit_video(source, out, change, max_frames=max_frames)
+
+
+class SmoothColours:
+    """Colours of pasted faces that change slowly from frame to frame."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Colours] = {}
+
+    def __call__(
+        self, place: int, image: np.ndarray, face: np.ndarray, square: Square
+    ) -> Colours:
+        """Finds the colours of a face.
+
+        Args:
+          place: number of the face among those followed.
+          image: uint8 [H, W, 3], the frame.
+          face: uint8 [S, S, 3], what was drawn.
+          square: its place in the frame.
+
+        Returns:
+          Colours between those of the frames before and this one's.
+        """
+        found = match_colours(image, face, square)
+        if place in self._before:
+            found = self._before[place].towards(found, _COLOURS_FOLLOW)
+        self._before[place] = found
+        return found
+
+
+def progress(
+    frames: Iterable[tuple[np.ndarray, Square | None]],
+) -> Iterator[tuple[np.ndarray, Square | None]]:
+    """Counts frames on a terminal while they pass."""
+    yield from tqdm(frames, unit="frame", disable=not sys.stderr.isatty())
+
+
+def _chunked(
+    frames: Iterator[tuple[np.ndarray, Square | None]],
+) -> Iterator[list[tuple[np.ndarray, Square | None]]]:
+    """Collects frames that are drawn together."""
+    while held := list(itertools.islice(frames, _CHUNK)):
+        yield held

@@ -1,0 +1,369 @@
+"""Control of motion, codes as drivers, interpolation and pasting by the commands."""
+
+import re
+import types
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from facecycle_jax import cli, load
+from facecycle_jax.commands import demo, inputs, motion_options
+from facecycle_jax.data.images import face_crop
+from facecycle_jax.data.images.framing import FRAMING
+from facecycle_jax.inference import motion_control
+from facecycle_jax.viz import save_png
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def loaded(model):
+    return load(model)
+
+
+@pytest.fixture(scope="module")
+def codes(model, tmp_path_factory):
+    """A file of the codes of one image, and the image."""
+    folder = tmp_path_factory.mktemp("codes")
+    image = folder / "driver.png"
+    noise = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    save_png(image, noise)
+    out = folder / "codes.npz"
+    assert run("encode", image, "--model", model, "--out", out) == 0
+    return out, image
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """A photograph with two faces, for the detector below."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 260, 3), dtype=np.uint8)
+    path = tmp_path / "group.png"
+    save_png(path, noise)
+    return path
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """Finds two faces in a wide image, one in others, none in a black one."""
+
+    def find_faces(image):
+        if image.max() < 30:
+            return []
+        left = ((25, 30, 75, 80), 1.0)
+        right = ((180, 30, 220, 70), 2.0)
+        return [right, left] if image.shape[1] > 200 else [left]
+
+    monkeypatch.setattr(face_crop, "find_faces", find_faces)
+    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_a_saved_code_drives_like_its_image(model, loaded, codes, tmp_path):
+    file, image = codes
+    source = tmp_path / "ann.png"
+    save_png(source, np.full((64, 64, 3), 90, np.uint8))
+    out = tmp_path / "out"
+    options = ("--model", model, "--out", out)
+    assert run("translate", source, "--driver", file, *options) == 0
+    panel = pixels(out / "ann_driver.png")
+
+    # The last cell is the moved face.
+    moved = Image.fromarray(loaded.reexpress(str(source), str(image))[0])
+    moved = np.asarray(moved.resize((128, 128), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(panel[-134:-6, -134:-6] - moved).max() <= 3
+
+
+def test_codes_of_another_model_are_refused(model, codes, tmp_path, capsys):
+    file, _ = codes
+    content = dict(np.load(file))
+    source = tmp_path / "ann.png"
+    save_png(source, np.full((64, 64, 3), 90, np.uint8))
+
+    without = {n: a for n, a in content.items() if n != "motion_encoder"}
+    cases = {
+        "other": (content | {"motion_encoder": "0" * 64}, "codes of another model"),
+        "unnamed": (without, "names no model"),
+        "short": (content | {"motion_code": np.zeros((1, 8))}, "codes of 8 numbers"),
+        "large": (content | {"motion_code": np.full((1, 16), 2.0)}, "from -1 to 1"),
+        "rows": (content | {"path": np.array(["a", "b"])}, "no motion codes of images"),
+    }
+    for name, (arrays, words) in cases.items():
+        bad = tmp_path / f"{name}.npz"
+        np.savez(bad, **arrays)
+        options = ("--model", model, "--out", tmp_path / "out")
+        assert run("translate", source, "--driver", bad, *options) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+    bad = tmp_path / "text.npz"
+    bad.write_text("no archive")
+    options = ("--model", model, "--out", tmp_path / "out")
+    assert run("translate", source, "--driver", bad, *options) == 2
+    assert "is no file of codes" in capsys.readouterr().err
+    assert run("translate", source, "--driver", tmp_path / "no.npz", *options) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strength", "2"], "strength must be 0 to 1.5, got 2.0"),
+        (["--relative"], "--relative needs a driving video or several drivers"),
+        (["--face", "all"], "--face all needs --paste"),
+    ],
+)
+def test_options_out_of_range_are_one_sentence(
+    model, codes, tmp_path, capsys, arguments, words
+):
+    _, image = codes
+    options = ("--model", model, "--out", tmp_path / "out", *arguments)
+    assert run("translate", image, "--driver", image, *options) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_motion_is_relative_to_the_first_of_all_frames(loaded):
+    arguments = types.SimpleNamespace(strength=1.0, only=None, relative=True)
+    motion = motion_options.Motion(arguments)
+    rng = np.random.default_rng(0)
+    source = np.tanh(rng.normal(0, 0.3, (1, 16)))
+    frames = np.tanh(rng.normal(0, 0.3, (6, 16)))
+
+    # In two chunks, as a video is read.
+    parts = [motion.codes(loaded, source, frames[:4])]
+    parts.append(motion.codes(loaded, source, frames[4:]))
+    wanted = motion_control.combine(source, frames, reference=frames[:1])
+    np.testing.assert_allclose(np.concatenate(parts), wanted, atol=1e-6)
+    np.testing.assert_allclose(parts[0][0], source[0], atol=1e-6)
+
+
+def test_pasted_photographs_keep_their_size_and_surroundings(
+    model, photograph, detector, tmp_path
+):
+    before = pixels(photograph)
+    changed = {}
+    for face in ("largest", "0", "1", "all"):
+        out = tmp_path / face
+        options = ("--model", model, "--out", out, "--paste", "--face", face)
+        assert run("frontalize", photograph, *options) == 0
+        after = pixels(out / "group.png")
+        assert after.shape == before.shape
+        differs = (after != before).any(-1)
+
+        # The columns of either face; between them nothing changes.
+        changed[face] = (differs[:, :120].any(), differs[:, 150:].any())
+        assert not differs[:, 125:145].any()
+
+    assert changed == {
+        "largest": (True, False),
+        "0": (True, False),
+        "1": (False, True),
+        "all": (True, True),
+    }
+
+
+def test_a_moved_face_is_pasted(model, loaded, photograph, codes, detector, tmp_path):
+    file, image = codes
+    out = tmp_path / "out"
+    options = ("--model", model, "--out", out, "--paste")
+    assert run("translate", photograph, "--driver", file, *options) == 0
+    by_code = pixels(out / "group_driver.png")
+    assert run("translate", photograph, "--driver", image, *options, "--overwrite") == 0
+    by_image = pixels(out / "group_driver.png")
+    assert by_code.shape == (120, 260, 3)
+    assert np.abs(by_code - by_image).max() <= 3
+    assert (by_code != pixels(photograph)).any()
+
+
+def test_photographs_without_a_face_are_named(
+    model, photograph, detector, tmp_path, capsys
+):
+    black = tmp_path / "black.png"
+    save_png(black, np.zeros((60, 60, 3), np.uint8))
+    out = tmp_path / "out"
+    options = ("--model", model, "--out", out, "--paste")
+    assert run("frontalize", black, photograph, *options) == 1
+    error = capsys.readouterr().err
+    assert f"left out: {black}: No face was found" in error
+    assert [path.name for path in out.iterdir()] == ["group.png"]
+
+    assert run("frontalize", black, *options, "--overwrite") == 2
+    assert "1 image left out, 0 done" in capsys.readouterr().err
+
+    last = ("--face", "7", "--overwrite")
+    assert run("frontalize", photograph, *options, *last) == 2
+    assert "Face 7 was requested, but 2 were found" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clip(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    from facecycle_jax.data.images.video import write_video
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (10, 15, 3), dtype=np.uint8)
+    frame = np.repeat(np.repeat(coarse, 10, axis=0), 10, axis=1)
+    black = np.zeros_like(frame)
+    path = tmp_path / "clip.mp4"
+    write_video(path, [black, *[frame] * 3], fps=10)
+    return path
+
+
+def test_faces_of_a_video_are_pasted(model, codes, clip, detector, tmp_path, capsys):
+    from facecycle_jax.data.images.video import read_video
+
+    before = np.stack(list(read_video(clip).frames)).astype(int)
+    _, image = codes
+    options = ("--model", model, "--paste", "--out")
+    for number, command in enumerate(
+        (("frontalize", clip), ("translate", clip, "--driver", image))
+    ):
+        out = tmp_path / f"{number}.mp4"
+        assert run(*command, *options, out) == 0
+        after = np.stack(list(read_video(out).frames)).astype(int)
+        assert after.shape == before.shape
+
+        # The frame without a face stays, and so does what lies outside the face.
+        assert np.abs(after[0] - before[0]).max() < 8
+        assert np.abs(after[1:] - before[1:])[:, 40:70, 35:65].mean() > 15
+        assert np.abs(after[1:] - before[1:])[:, :, 130:].mean() < 4
+
+    for arguments, words in (
+        ((tmp_path / "x.png",), "--out must end in .mp4"),
+        ((tmp_path / "x.mp4", "--face", "all"), "in a video choose one face"),
+    ):
+        assert run("frontalize", clip, *options, *arguments) == 2
+        assert words in capsys.readouterr().err
+
+    # Videos need --paste, and only one side may be a video.
+    plain = ("--model", model, "--out", tmp_path / "x.mp4")
+    assert run("translate", clip, "--driver", image, *plain) == 2
+    assert "is a video: use --paste" in capsys.readouterr().err
+    assert run("translate", clip, "--driver", clip, *plain, "--paste") == 2
+    assert "both videos" in capsys.readouterr().err
+
+
+def test_a_video_moves_a_photograph(model, photograph, clip, detector, tmp_path):
+    from facecycle_jax.data.images.video import read_video
+
+    out = tmp_path / "moved.mp4"
+    options = ("--model", model, "--out", out, "--paste", "--relative", "--face", "all")
+    assert run("translate", photograph, "--driver", clip, *options) == 0
+    frames = list(read_video(out).frames)
+    assert len(frames) == 4
+    assert frames[0].shape == (120, 260, 3)
+
+
+def test_a_video_without_a_face_is_one_sentence(model, detector, tmp_path, capsys):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    from facecycle_jax.data.images.video import write_video
+
+    clip = tmp_path / "black.mp4"
+    write_video(clip, [np.zeros((64, 64, 3), np.uint8)] * 3, fps=5)
+    out = tmp_path / "out.mp4"
+    assert run("frontalize", clip, "--model", model, "--out", out, "--paste") == 2
+    assert "black.mp4: no face was found in any frame" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_pasted_square_follows_and_ends_with_its_face(monkeypatch):
+    finds = iter(
+        [
+            [],
+            [((10, 10, 30, 30), 1.0)],
+            [((14, 10, 34, 30), 1.0)],
+            [((90, 10, 110, 30), 1.0)],
+            *[[]] * 14,
+        ]
+    )
+    monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
+    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
+    frames = [np.zeros((50, 120, 3), np.uint8)] * 18
+    followed = inputs.follow_square(frames, which="largest", framing=FRAMING)
+    squares = [square for _, square in followed]
+
+    assert squares[0] is None
+    lefts = [square[0] for square in squares[1:4]]
+    assert lefts[1] - lefts[0] == 2  # smoothed
+    assert lefts[2] - lefts[0] == 80  # a jump is another scene
+    assert squares[4:16] == [squares[3]] * 12
+    assert squares[16:] == [None, None]
+
+
+def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsys):
+    _, image = codes
+    other = tmp_path / "bob.png"
+    save_png(other, np.full((64, 64, 3), 90, np.uint8))
+    options = ("--model", model, "--frames", "3")
+
+    strip = tmp_path / "strip.png"
+    assert run("interpolate", image, other, *options, "--out", strip) == 0
+    assert pixels(strip).shape[1] >= 5 * 128
+    assert "3 faces" in capsys.readouterr().out
+
+    for arguments, words in (
+        (["--out", tmp_path / "x.gif"], r"must end in \.png or, for a clip"),
+        (["--out", tmp_path / "x.png", "--frames", "1"], "frames must be at least 2"),
+        (["--out", strip], "exists already"),
+    ):
+        assert run("interpolate", image, other, *options, *arguments) == 2
+        assert re.search(words, capsys.readouterr().err)
+
+    pytest.importorskip("av", reason="needs the extra `video`")
+    from facecycle_jax.data.images.video import read_video
+
+    clip = tmp_path / "clip.mp4"
+    assert run("interpolate", image, other, *options, "--out", clip) == 0
+    assert len(list(read_video(clip).frames)) == 3
+
+
+def test_sliders_of_the_demo_draw_the_exchange(loaded, codes, monkeypatch):
+    _, image = codes
+    rng = np.random.default_rng(3)
+    directions = motion_control.PoseDirections(
+        directions=rng.normal(0, 0.05, (6, 16)), readout=None, scores=None
+    )
+    monkeypatch.setattr(motion_control, "pose_directions", lambda model: directions)
+    result = demo.compare(loaded, image, image)
+
+    drawn = demo.adjust(loaded, result.faces, strength=1, yaw=0, pitch=0)
+    assert drawn.shape == (2, 256, 256, 3)
+    difference = drawn.astype(int) - result.images["reexpressed"]
+    assert np.abs(difference).max() <= 2
+
+    turned = demo.adjust(loaded, result.faces, strength=1, yaw=40, pitch=-20)
+    assert np.abs(turned.astype(int) - drawn).mean() > 0.1
+    with pytest.raises(ValueError, match=r"strength must be 0 to 1\.5"):
+        demo.adjust(loaded, result.faces, strength=9, yaw=0, pitch=0)
+
+
+def test_sliders_run_no_encoder(loaded, codes, monkeypatch):
+    _, image = codes
+    faces = loaded.prepare(image)
+    ran = []
+    original = loaded._batches.run
+
+    def run_one(function, *arrays, **options):
+        ran.append(function.__name__)
+        return original(function, *arrays, **options)
+
+    monkeypatch.setattr(loaded._batches, "run", run_one)
+    demo.adjust(loaded, faces, strength=0.5, yaw=0, pitch=0)
+    assert ran == ["express"]
