@@ -1,29 +1,32 @@
-"""Compiles a train step for a TPU pod slice you do not have.
+"""Compiles a train step for a TPU pod slice, or for GPUs, that you do not have.
 
 Reports whether it fits in memory and what it costs.
 
   python -m launch.compile_check --config=configs/motion_cycle.py --topology=v5e:16x16
 
-Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU. Fields of
+Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU; for GPUs,
+--topology=h100:2x8 of two hosts, `pip install 'facecycle_jax[cuda12]'`. Fields of
 the configuration are set as in training, e.g. --config.batch_size=4096. --slices=N
 stands for N such slices joined by a data-centre network. Exit status: 0 it fits, 1 it
 does not, 2 a mistake in the command or configuration.
 """
 
 import json
-import os
 import pathlib
 import sys
 
-# On a machine that has TPUs they stay free: everything here happens on the CPU.
-os.environ["JAX_PLATFORMS"] = "cpu"
 # As `python -m facecycle_jax.main` in the root of the repository does.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from launch import compile_check
+
+# On a machine that has TPUs or GPUs they stay free: everything here happens on the CPU.
+# JAX has read its environment by now, as the package is imported before this module.
+jax.config.update("jax_platforms", "cpu")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A page of configs/.", lock_config=True
@@ -32,7 +35,7 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
     "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. "
-    "v5e:16x16.",
+    "v5e:16x16, or a100 or h100, hosts and GPUs of each, e.g. h100:2x8.",
 )
 _SLICES = flags.DEFINE_integer(
     "slices", 1, "Number of such slices, joined by a data-centre network."

@@ -12,6 +12,7 @@ import jax
 from facecycle_jax import data, training
 from facecycle_jax.devices import batch_sharding, make_mesh
 from facecycle_jax.errors import UserError
+from launch.compile_check.gpus import Gpu
 from launch.compile_check.hlo import (
     Collective,
     count_between_slices,
@@ -76,6 +77,7 @@ def read_compiled(
     settings: dict[str, Any],
     *,
     seconds: float,
+    flops: float | None = None,
 ) -> Report:
     """Reads a report off a compiled train step.
 
@@ -84,6 +86,7 @@ def read_compiled(
       topology: what it was compiled for.
       settings: of the report.
       seconds: that compiling it took.
+      flops: operations of a device; None: those that XLA counts in the step.
 
     Returns:
       The report.
@@ -91,16 +94,20 @@ def read_compiled(
     Raises:
       ValueError: if the compiler tells nothing about its programs.
     """
+    is_gpu = isinstance(topology.chip, Gpu)
     memory, cost, text = (
         compiled.memory_analysis(),
         compiled.cost_analysis(),
         compiled.as_text(),
     )
-    if memory is None or cost is None or text is None:
+    if memory is None or text is None or (cost is None and not is_gpu):
         raise UserError(f"this XLA tells nothing of programs compiled for {topology}.")
     # XLA counts the body of the loop over micro-batches once; nearly everything is in
     # it.
     times = settings["accumulate"]
+    if flops is None:
+        flops = (cost or {}).get("flops", 0.0)
+
     between: list[Collective] = []
     if topology.slices > 1:
         between = count_between_slices(text, per_slice=topology.chips_per_slice)
@@ -113,14 +120,16 @@ def read_compiled(
         donated=memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
-        flops=cost["flops"] * times,
-        bytes=memory_bytes(text),
+        flops=flops * times,
+        # Of GPUs, nearly all traffic is that of library calls, of which XLA's text does
+        # not tell it.
+        bytes=0.0 if is_gpu else memory_bytes(text),
         collectives=tuple(count_collectives(text)),
         between_slices=tuple(between),
         compile_seconds=seconds,
     )
     least = report.bounds["compute"] / times
-    if (estimate := xla_estimate(cost, least=least)) is None:
+    if (estimate := xla_estimate(cost or {}, least=least)) is None:
         return report
     return dataclasses.replace(
         report, xla_seconds=estimate[0] * times, xla_left_out=estimate[1]
@@ -183,7 +192,16 @@ def check(
             compile_seconds=time.monotonic() - start,
             refused=_out_of_memory(str(error)),
         )
-    return read_compiled(compiled, topology, settings, seconds=time.monotonic() - start)
+    seconds = time.monotonic() - start
+
+    # Library calls of GPUs have no operations in XLA's count. Before they are chosen,
+    # the step has the same arithmetic for one CPU.
+    flops: float | None = None
+    if isinstance(topology.chip, Gpu):
+        whole = lower_train_step(config, jax.devices("cpu")[:1]).cost_analysis()
+        flops = whole["flops"] / topology.size if whole else 0.0
+
+    return read_compiled(compiled, topology, settings, seconds=seconds, flops=flops)
 
 
 def _out_of_memory(message: str) -> str:

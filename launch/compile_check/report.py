@@ -22,7 +22,7 @@ class Report:
       temporaries: bytes of everything between.
       code: bytes of the program.
       flops: floating-point operations, by XLA's count.
-      bytes: bytes between chip and memory, see `memory_bytes`.
+      bytes: bytes between chip and memory, see `memory_bytes`; 0 where not known.
       xla_seconds: XLA's own estimate of the time, None where it gives none.
       xla_left_out: operations of which it has no estimate.
       collectives: what chips send each other.
@@ -70,7 +70,7 @@ class Report:
         )
         return {
             "compute": self.flops / chip.flops,
-            "memory": self.bytes / chip.bandwidth,
+            **({"memory": self.bytes / chip.bandwidth} if self.bytes else {}),
             "links": sent / chip.link_bandwidth
             if self.topology.chips_per_slice > 1
             else 0.0,
@@ -139,10 +139,11 @@ def describe(report: Report) -> str:
     lines.append(
         f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {share:.1%} of what it has"
     )
-    lines.append(
-        f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP, "
-        f"{report.bytes / 1e9:.4g} GB to and from memory"
-    )
+    work = f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP"
+    if report.bytes:
+        work += f", {report.bytes / 1e9:.4g} GB to and from memory"
+    lines.append(work)
+
     lines.append("collectives in a step:" + ("" if report.collectives else " none"))
     for c in report.collectives:
         lines.append(f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB")

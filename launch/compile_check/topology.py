@@ -1,4 +1,7 @@
-"""From 'v5e:16x16' to the devices of a pod slice that is not there, through libtpu."""
+"""From 'v5e:16x16' to the devices of a pod slice that is not there, through libtpu.
+
+And from 'h100:2x8' to those of hosts with GPUs, through JAX's plugin for CUDA.
+"""
 
 import importlib.util
 import math
@@ -10,6 +13,9 @@ from jax.experimental import topologies
 
 from facecycle_jax.errors import UserError
 from launch.compile_check.chips import CHIPS, Chip
+from launch.compile_check.gpus import GPUS, Gpu
+
+_KNOWN: dict[str, Chip] = {**CHIPS, **GPUS}
 
 # libtpu looks for the machine it is on: it is told that there is none, and that no chip
 # is opened, so another process may be using libtpu at the same time.
@@ -23,11 +29,11 @@ _ENVIRONMENT = {
 
 
 class Topology(NamedTuple):
-    """A slice of a pod, or several that a data-centre network joins.
+    """A slice of a pod, several that a data-centre network joins, or hosts with GPUs.
 
     Attributes:
       chip: its chips.
-      shape: chips of a slice along each dimension.
+      shape: chips of a slice along each dimension; of GPUs, hosts and GPUs of each.
       slices: number of slices.
     """
 
@@ -60,7 +66,8 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
     """Reads the name of a topology.
 
     Args:
-      text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'.
+      text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'; of
+        GPUs 'GENERATION:HOSTSxGPUS', e.g. 'h100:2x8'.
       slices: number of slices of this topology.
 
     Returns:
@@ -68,23 +75,26 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
 
     Raises:
       ValueError: if there is no such generation, if it has another number of
-        dimensions, or if `slices` is below 1.
+        dimensions, or if `slices` is below 1, or above 1 for GPUs.
     """
     if slices < 1:
         raise UserError(f"slices must be at least 1, got {slices}.")
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
-    if not match or match[1] not in CHIPS:
+    if not match or match[1] not in _KNOWN:
         raise UserError(
-            f"topology must be one of {', '.join(CHIPS)}, a colon and the chips along "
-            f"each dimension, e.g. v5e:4x4 or v4:2x2x4, got {text!r}."
+            f"topology must be one of {', '.join(_KNOWN)}, a colon and the chips along "
+            "each dimension, e.g. v5e:4x4, v4:2x2x4 or, of GPUs, hosts and GPUs of "
+            f"each, h100:2x8; got {text!r}."
         )
-    chip, shape = CHIPS[match[1]], tuple(int(n) for n in match[2].split("x"))
+    chip, shape = _KNOWN[match[1]], tuple(int(n) for n in match[2].split("x"))
     if len(shape) != chip.dimensions:
         example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
         raise UserError(
             f"topology {text!r} has {len(shape)} dimensions, {chip.name} has "
             f"{chip.dimensions}: {example}."
         )
+    if isinstance(chip, Gpu) and slices > 1:
+        raise UserError("slices are those of TPUs: of GPUs name the hosts, h100:2x8.")
     return Topology(chip, shape, slices)
 
 
@@ -98,8 +108,11 @@ def abstract_devices(topology: Topology) -> list[Any]:
       One device for each chip.
 
     Raises:
-      ValueError: if libtpu is not installed, or knows no such topology.
+      ValueError: if libtpu, or for GPUs the CUDA plugin, is not installed or knows no
+        such topology.
     """
+    if isinstance(topology.chip, Gpu):
+        return _abstract_gpus(topology, topology.chip)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "compiling for TPU needs libtpu, which runs without one: pip install "
@@ -129,4 +142,21 @@ def abstract_devices(topology: Topology) -> list[Any]:
         # like.
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"libtpu does not compile for {topology}: {reason}") from error
+    return list(description.devices)
+
+
+def _abstract_gpus(topology: Topology, gpu: Gpu) -> list[Any]:
+    """Makes GPUs to compile for."""
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    if all(importlib.util.find_spec(plugin) is None for plugin in plugins):
+        raise UserError(
+            "compiling for GPUs needs JAX's plugin for CUDA, which compiles without a "
+            "GPU: pip install 'facecycle_jax[cuda12]' (Linux)."
+        )
+
+    # One NVLink domain, its hosts, the GPUs of each.
+    hosts, each = topology.shape
+    description = topologies.get_topology_desc(
+        platform="cuda", target_config=gpu.target, topology=f"1x{hosts}x{each}"
+    )
     return list(description.devices)

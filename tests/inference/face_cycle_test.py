@@ -59,6 +59,7 @@ def faces():
     return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_several_threads_compile_as_often_as_one(folder, faces):
     # Batches of 3 and of 5, which no other test has.
     serial = facecycle_jax.load(folder, batch_size=3)

@@ -150,6 +150,37 @@ def test_jax_has_the_names_that_data_sheets_are_found_by(name):
     )
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="the CUDA plugin is not installed (pip install 'facecycle_jax[cuda12]')",
+)
+@pytest.mark.parametrize("name", ["a100:1x2", "h100:2x4"])
+def test_programs_compile_for_gpus_that_are_not_there(name):
+    topology = compile_check.parse_topology(name)
+    devices = compile_check.abstract_devices(topology)
+    assert len(devices) == topology.size
+    assert {device.device_kind for device in devices} == {topology.chip.kind}
+
+    mesh = make_mesh(devices)
+    gradient = jax.jit(
+        jax.grad(lambda w, x: jnp.sum(jnp.square(x @ w))),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((128, 128), (64, 128))
+    ]
+    compiled = gradient.lower(*shapes).compile()
+    (sums,) = compile_check.count_collectives(compiled.as_text())
+    assert (sums.kind, sums.bytes) == ("all-reduce", 4 * 128 * 128)
+
+
+def test_compiling_for_gpus_without_the_plugin_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs JAX's plugin for CUDA.*\[cuda12\]"):
+        compile_check.abstract_devices(compile_check.parse_topology("h100:1x8"))
+
+
 @needs_libtpu
 def test_libtpu_refuses_what_does_not_exist():
     with pytest.raises(ValueError, match="libtpu does not compile for v5e:3x5"):

@@ -102,6 +102,21 @@ def test_a_wrong_topology_is_a_sentence(text):
         parse_topology(text)
 
 
+def test_gpus_are_hosts_and_gpus_of_each():
+    topology = parse_topology("h100:2x8")
+    assert topology.size == 16
+    for part in ("core_count: 132", "major: 9 }", '"NVIDIA H100 80GB HBM3"'):
+        assert part in topology.chip.target
+    with pytest.raises(ValueError, match="of GPUs name the hosts"):
+        parse_topology("h100:1x8", slices=2)
+
+
+def test_traffic_that_is_not_known_is_left_out():
+    unknown = dataclasses.replace(report(), bytes=0.0)
+    assert set(unknown.bounds) == {"compute", "links"}
+    assert "to and from memory" not in describe(unknown)
+
+
 def test_topologies_are_counted():
     assert parse_topology("v4:4x4x8").size == 128
     assert str(parse_topology("v6e:16x16")) == "v6e:16x16"
