@@ -50,7 +50,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 # The results table of a model: make table LFW=DIR FER2013=DIR [WITHOUT=names.txt] [MODEL=...] [TABLE=DIR].
-MODEL ?= facecycle-small
+MODEL ?= facecycle-base
 TABLE ?= runs/table
 EVALUATE = $(BIN)/facecycle evaluate --model "$(MODEL)" --baselines hog,pixels,pca,random
 VERIFY = $(EVALUATE),lbp --task lfw --data "$(LFW)" $(if $(WITHOUT),--without "$(WITHOUT)")

