@@ -521,9 +521,12 @@ def _reenact(arguments: argparse.Namespace, motion: Motion) -> int:
     from facecycle_jax.data.images.video import read_video, write_video
 
     out = pasting.check_video_output(arguments.out)
-    inputs.check_free([out], overwrite=arguments.overwrite)
-
     sources = inputs.find([arguments.source])
+    inputs.check_free(
+        [out],
+        overwrite=arguments.overwrite,
+        sources=[*sources, epath.Path(arguments.driver)],
+    )
     if len(sources) != 1:
         raise UserError(
             f"a driving video moves one source, {arguments.source} has {len(sources)} "

@@ -434,7 +434,9 @@ def _read(key: str) -> PoseDirections | None:
         return None
 
     try:
-        with np.load(file, allow_pickle=False) as content:
+        # From memory, because numpy leaves a file open that it cannot read.
+        stored = io.BytesIO(file.read_bytes())
+        with np.load(stored, allow_pickle=False) as content:
             arrays = {name: content[name] for name in PoseDirections._fields}
             return PoseDirections(**arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
