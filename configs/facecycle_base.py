@@ -33,10 +33,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.motion = _motion(rate=3e-4)
     config.motion.init_from = "facecycle-small"
-    config.motion.num_steps = 1300  # steps
+    config.motion.num_steps = 1200  # steps
 
     config.motion_fine = _motion(rate=1e-4)
-    config.motion_fine.num_steps = 500  # steps
+    config.motion_fine.num_steps = 400  # steps
 
     # The identity encoder alone, which draws nothing: large batches.
     config.contrast = _shared(identity_cycle.get_config())
@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.contrast.loss.contrast_temperature = 0.1  # divisor of cosines
     config.contrast.loss.perceptual = "none"
     config.contrast.batch_size = 64  # pairs of images
-    config.contrast.num_steps = 1000  # steps
+    config.contrast.num_steps = 750  # steps
     config.contrast.optimiser.schedule_rates = (3e-4,)
     # Photographs of one person that differ; a mirror image would be too easy.
     config.contrast.data.min_frames = 2
