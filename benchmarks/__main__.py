@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         help="in place of --cases: " + "; ".join(suites.NAMES.values()),
     )
     parser.add_argument(
-        "--batch", type=int, default=16, help="pairs of pictures (default: %(default)s)"
+        "--batch", type=int, default=16, help="pairs of images (default: %(default)s)"
     )
     parser.add_argument(
         "--width", type=float, default=1.0, help="of the networks; 1 is the paper's"
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=(64, 128, 256),
         default=64,
-        help="of the pictures, pixels",
+        help="of the images, pixels",
     )
     parser.add_argument(
         "--precision", choices=sorted(ours.PRECISIONS), default="float32"

@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--what", choices=("grid-sample", *cases.STAGES), default="grid-sample"
     )
     parser.add_argument(
-        "--batch", type=int, default=16, help="pairs of pictures on the chip"
+        "--batch", type=int, default=16, help="pairs of images on the chip"
     )
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--size", type=int, choices=(64, 128, 256), default=64)

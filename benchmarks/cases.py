@@ -25,7 +25,7 @@ CASES = (
 MODES = ("eager", "channels_last", "compile")
 SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
-# Pairs of pictures up to which both sides' losses are compared; larger batches compute
+# Pairs of images up to which both sides' losses are compared; larger batches compute
 # the same.
 _CHECKED = 16
 _ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
@@ -216,10 +216,10 @@ def _torch_train_step(
 
     if setting.size != 64:
         return _ONE_SIZE
-    pictures = ours.pictures(setting.batch)
+    images = ours.random_images(setting.batch)
     try:
         other = torch_programs.TorchTrainStep(
-            STAGES[case], setting, mine.trees, pictures, mode=mode
+            STAGES[case], setting, mine.trees, images, mode=mode
         )
         if mine.untouched and setting.batch <= _CHECKED:
             _check_same(mine.total(), other.total(), setting)

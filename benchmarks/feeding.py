@@ -1,4 +1,4 @@
-"""The input side: picture files to batches, and their augmentation on the device."""
+"""The input side: image files to batches, and their augmentation on the device."""
 
 import itertools
 import pathlib
@@ -36,7 +36,7 @@ def programs(folder: str, setting: Setting) -> dict[str, timing.Program | str]:
     """Builds the programs; one call of each is one batch.
 
     Args:
-      folder: with tracks of picture files.
+      folder: with tracks of image files.
       setting: gives batch and device.
 
     Returns:

@@ -17,7 +17,7 @@ from facecycle_jax.networks.vgg import LAYERS
 
 
 class Layer(NamedTuple):
-    """One product, per picture.
+    """One product, per image.
 
     Attributes:
       flops: floating-point operations of the forward pass.
@@ -250,7 +250,7 @@ def _passes(
     yield "generator, frozen", moved, FROZEN
     yield "encoder", encoder(size, width), TRAINED
     yield "normaliser", 2 * normaliser(size, width), TRAINED
-    # The mean face is one picture for the whole batch; where nothing is shared it is
+    # The mean face is one image for the whole batch; where nothing is shared it is
     # computed for each.
     yield "VGG-19 of X", deep if shared else shallow + 2 * deep, FORWARD
     yield "VGG-19 of drawn faces", shallow, FORWARD
@@ -266,10 +266,10 @@ def parts(
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
-      batch: pairs of pictures.
+      batch: pairs of images.
       width: multiplier on all channels, the VGG-19's included.
-      size: side of the pictures, pixels.
-      shared: as this program computes, each picture's maps once; False: as the original
+      size: side of the images, pixels.
+      shared: as this program computes, each image's maps once; False: as the original
         program does.
 
     Returns:
@@ -295,9 +295,9 @@ def train_step(
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
-      batch: pairs of pictures.
+      batch: pairs of images.
       width: multiplier on all channels.
-      size: side of the pictures, pixels.
+      size: side of the images, pixels.
       shared: see `parts`.
       item_bytes: bytes of an activation; weights and Adam's moments are float32.
 

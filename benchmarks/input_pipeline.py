@@ -29,13 +29,13 @@ class Target(NamedTuple):
       name: of the host.
       cores: that read.
       steps_per_s: the rate of its train step without waiting for data.
-      pictures: read for one step.
+      images: read for one step.
     """
 
     name: str
     cores: int
     steps_per_s: float
-    pictures: int
+    images: int
 
 
 # Rates are stated targets, not measurements; cores are those such hosts are rented
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, default=72, help="side in pixels (default: %(default)s)"
     )
     parser.add_argument(
-        "--pictures",
+        "--images",
         type=int,
         default=6400,
         help="timed in a round (default: %(default)s)",
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--targets",
         default=";".join(TARGETS),
-        help="name:cores:steps/s:pictures a step; ...",
+        help="name:cores:steps/s:images a step; ...",
     )
     parser.add_argument("--json", help="file for the figures; must not exist")
     return parser
@@ -129,11 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace) -> dict[str, Setting]:
     """Builds the settings of the chosen programs."""
     if (
-        min(options.batch, options.size, options.pictures, options.repeats) < 1
+        min(options.batch, options.size, options.images, options.repeats) < 1
         or options.workers < 0
     ):
         raise UserError(
-            "--batch, --size, --pictures and --repeats must be at least 1, --workers "
+            "--batch, --size, --images and --repeats must be at least 1, --workers "
             "at least 0."
         )
     for name in ("data", "records"):
@@ -157,7 +157,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Setting]:
         options.records,
         options.batch,
         options.size,
-        options.pictures,
+        options.images,
         options.workers,
     )
     return {name: Setting(name, *fixed) for name in names}
@@ -173,15 +173,15 @@ def _has_torch() -> bool:
 
 
 def _targets(text: str) -> list[Target]:
-    """Reads name:cores:steps/s:pictures; ..."""
+    """Reads name:cores:steps/s:images; ..."""
     found = []
     for part in (part.strip() for part in text.split(";") if part.strip()):
         try:
-            name, cores, steps, pictures = part.split(":")
-            found.append(Target(name, int(cores), float(steps), int(pictures)))
+            name, cores, steps, images = part.split(":")
+            found.append(Target(name, int(cores), float(steps), int(images)))
         except ValueError:
             raise UserError(
-                f"--targets takes name:cores:steps/s:pictures, got {part!r}."
+                f"--targets takes name:cores:steps/s:images, got {part!r}."
             ) from None
     return found
 
@@ -212,21 +212,21 @@ def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
     """Lays the figures out as a Markdown table, PyTorch with Pillow being 1."""
-    base = medians.get(TORCH[0], {}).get("pictures_per_core_s")
+    base = medians.get(TORCH[0], {}).get("images_per_core_s")
     lines = [
-        "| program | pictures per core-second | times torch | pictures/s | first "
+        "| program | images per core-second | times torch | images/s | first "
         "batch s | memory MB | first batch at step 0 / 1e6, ms | Python's part, us |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in medians.items():
-        ratio = f"{row['pictures_per_core_s'] / base:.2f}" if base else ""
+        ratio = f"{row['images_per_core_s'] / base:.2f}" if base else ""
         resume = " / ".join(
             f"{value:.1f}" for value in row.get("resume_ms", {}).values()
         )
         own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
         lines.append(
-            f"| {name} | {row['pictures_per_core_s']:.0f} | {ratio} | "
-            f"{row['pictures_per_s']:.0f} | {row['first_batch_s']:.2f} | "
+            f"| {name} | {row['images_per_core_s']:.0f} | {ratio} | "
+            f"{row['images_per_s']:.0f} | {row['first_batch_s']:.2f} | "
             f"{row['memory_mb']:.0f} | {resume} | {own} |"
         )
     return "\n".join(lines)
@@ -236,17 +236,17 @@ def highest_rate(row: Mapping[str, Any], target: Target) -> float:
     """Computes the steps a second up to which reading keeps up on a host.
 
     Args:
-      row: figures of a program: pictures_per_core_s and, of ours, interpreter_us.
+      row: figures of a program: images_per_core_s and, of ours, interpreter_us.
       target: the host.
 
     Returns:
       Steps a second. Cores are taken to add up, until the interpreter's lock is always
       held.
     """
-    supply = row["pictures_per_core_s"] * target.cores
+    supply = row["images_per_core_s"] * target.cores
     if row.get("interpreter_us"):
         supply = min(supply, 1e6 / row["interpreter_us"])
-    return supply / target.pictures
+    return supply / target.images
 
 
 def waiting(row: Mapping[str, Any], target: Target) -> float:
@@ -264,7 +264,7 @@ def waiting_table(
     lines = [
         "| share of a step that waits for data (computed) | "
         + " | ".join(
-            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.pictures} pictures/s"
+            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.images} images/s"
             for t in targets
         )
         + " |",

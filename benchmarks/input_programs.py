@@ -34,11 +34,11 @@ class Setting:
 
     Attributes:
       program: a name of `OURS` or `TORCH`.
-      folder: of pictures, <person>/.../*.jpg.
-      records: the same pictures, prepared.
+      folder: of images, <person>/.../*.jpg.
+      records: the same images, prepared.
       batch: pairs.
-      size: side of the pictures in pixels.
-      pictures: how many are read while the clock runs.
+      size: side of the images in pixels.
+      images: how many are read while the clock runs.
       workers: processes of PyTorch's loader; ours takes as many threads as cores.
     """
 
@@ -47,7 +47,7 @@ class Setting:
     records: str
     batch: int
     size: int
-    pictures: int
+    images: int
     workers: int
 
 
@@ -58,9 +58,9 @@ def measure(setting: Setting) -> dict[str, Any]:
       setting: what is measured.
 
     Returns:
-      first_batch_s (from building the loader), pictures_per_s, pictures_per_core_s (a
+      first_batch_s (from building the loader), images_per_s, images_per_core_s (a
       second of processor time), memory_mb (of the process and its workers, shared pages
-      counted once); of ours also interpreter_us, the time per picture that runs under
+      counted once); of ours also interpreter_us, the time per image that runs under
       the interpreter's lock, and resume_ms, the times to the first batch at step 0 and
       at step 1,000,000.
     """
@@ -72,14 +72,14 @@ def measure(setting: Setting) -> dict[str, Any]:
     per_batch = int(np.prod(shown["frames"].shape[:2]))
     for _ in itertools.islice(batches, 10):
         pass
-    rounds = max(1, setting.pictures // per_batch)
+    rounds = max(1, setting.images // per_batch)
     began, spent = time.perf_counter(), _cpu_seconds()
     for _ in itertools.islice(batches, rounds):
         pass
     took, spent = time.perf_counter() - began, _cpu_seconds() - spent
     result |= {
-        "pictures_per_s": rounds * per_batch / took,
-        "pictures_per_core_s": rounds * per_batch / max(spent, 0.01),
+        "images_per_s": rounds * per_batch / took,
+        "images_per_core_s": rounds * per_batch / max(spent, 0.01),
         "memory_mb": sum(_memory_mb(process) for process in _processes()),
     }
     if loader is not None:
@@ -121,8 +121,8 @@ def _interpreter_us(loader: Any, rounds: int) -> float:
     What remains is the time of Python itself.
     """
     side = loader.decode_size
-    picture = np.zeros((side, side, 3), np.uint8)
-    batches = dataclasses.replace(loader, read=lambda frame: picture).batches(0)
+    blank = np.zeros((side, side, 3), np.uint8)
+    batches = dataclasses.replace(loader, read=lambda frame: blank).batches(0)
     first = next(batches)
     spent = time.process_time()
     for _ in itertools.islice(batches, rounds):

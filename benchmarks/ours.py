@@ -37,11 +37,11 @@ class Setting(NamedTuple):
     """What is measured.
 
     Attributes:
-      batch: pairs of pictures.
+      batch: pairs of images.
       width: multiplier on all channels, the VGG-19's included.
       precision: one of `PRECISIONS`.
       device: 'cpu', 'gpu' or 'tpu'.
-      size: side of the pictures in pixels: 64, 128 or 256.
+      size: side of the images in pixels: 64, 128 or 256.
       remat: whether the backward pass computes the networks' activations again instead
         of keeping them.
     """
@@ -83,7 +83,7 @@ def devices_of(setting: Setting) -> list[jax.Device]:
     return devices[: cpu_devices_for({"batch_size": setting.batch}, len(devices))]
 
 
-def pictures(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
+def random_images(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
     """Draws smooth normalised images [batch, 2, size, size, 3].
 
     Their content does not influence the time.
@@ -152,7 +152,7 @@ class TrainStep:
         self._state: TrainState = jax.jit(init, out_shardings=shardings)(
             jax.random.key(0)
         )
-        batch = {"pictures": pictures(setting.batch, size=setting.size)}
+        batch = {"images": random_images(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
         self.untouched = True
@@ -168,7 +168,7 @@ class TrainStep:
         with jax.default_matmul_precision(self._precision):
             state = self._state
             return float(
-                self._loss(state.params, state.frozen, self._batch["pictures"], None)[0]
+                self._loss(state.params, state.frozen, self._batch["images"], None)[0]
             )
 
     def compile(self) -> jax.stages.Compiled:
@@ -205,7 +205,7 @@ def build_step(
     step = training.make_train_step(
         method,
         optimiser,
-        augment=lambda key, batch: batch["pictures"],
+        augment=lambda key, batch: batch["images"],
         options=training.StepOptions(),
         mesh=mesh,
         shardings=shardings,
@@ -233,7 +233,7 @@ def lower_step(
     step, init, _ = build_step(stage, method, mesh)
     state = jax.eval_shape(init, jax.random.key(0))
     shape = (setting.batch, 2, setting.size, setting.size, 3)
-    batch = {"pictures": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    batch = {"images": jax.ShapeDtypeStruct(shape, jnp.float32)}
     with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
         return step.lower(state, batch)
 
@@ -255,7 +255,7 @@ class Inference:
         """
         self._precision = PRECISIONS[setting.precision][1]
         _, self.trees = initial_trees("motion_cycle", setting)
-        self.images = to_bytes(pictures(setting.batch, size=setting.size))
+        self.images = to_bytes(random_images(setting.batch, size=setting.size))
 
         # A CPU's devices are all given: the model splits them as it does for a user.
         devices = (

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             settings = _settings(options) | {"batch": options.per_device}
             rows += timing.measure(
-                "picture size", named, settings=settings, repeats=options.repeats
+                "image size", named, settings=settings, repeats=options.repeats
             )
     machine = {
         "device": "cpu, divided into fake devices",
@@ -142,9 +142,9 @@ class ScaledStep:
 
         Args:
           method: 'motion_cycle' or 'identity_cycle'.
-          batch: pairs of pictures over all devices.
+          batch: pairs of images over all devices.
           width: of the networks.
-          size: side of the pictures in pixels.
+          size: side of the images in pixels.
           devices: how many.
           fsdp: whether to shard parameters and optimiser state.
         """
@@ -166,7 +166,7 @@ class ScaledStep:
         self._step, init, shardings = ours.build_step(method, made, mesh, fsdp=fsdp)
         self._state: Any = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
         self._batch = training.put_batch(
-            {"pictures": ours.pictures(batch, size=size)}, mesh
+            {"images": ours.random_images(batch, size=size)}, mesh
         )
 
     def __call__(self) -> None:

@@ -7,7 +7,7 @@ from benchmarks.ours import Setting
 
 NAMES = {
     "gpu": "gpu: all that is worth knowing of one GPU, in --budget seconds",
-    "growth": "growth: how time and memory grow with batch, width and picture size",
+    "growth": "growth: how time and memory grow with batch, width and image size",
 }
 
 

@@ -19,12 +19,12 @@ class Work(NamedTuple):
     """The work of one call of a case, whichever program does it.
 
     Attributes:
-      pictures: how many pictures.
+      images: how many images.
       flops: floating-point operations that the method needs at least.
       peak: operations a second of the processor, or None where unknown.
     """
 
-    pictures: int
+    images: int
     flops: float
     peak: float | None
 
@@ -46,7 +46,7 @@ class Row:
       cpu_ms: median processor time of one call, all threads of this process together:
         on a CPU it says what was computed even where other programs take turns with
         this one.
-      pictures_per_s: pictures a second at the median.
+      images_per_s: images a second at the median.
       share_of_peak: operations the method needs, over what a large matrix product gets
         done in that time.
       note: why it was not run, or what else is worth knowing.
@@ -61,7 +61,7 @@ class Row:
     ratio: float | None = None
     first_call_s: float | None = None
     cpu_ms: float | None = None
-    pictures_per_s: float | None = None
+    images_per_s: float | None = None
     share_of_peak: float | None = None
     note: str = ""
 
@@ -161,12 +161,12 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | None]:
-    """Pictures a second and share of the peak."""
+    """Images a second and share of the peak."""
     if work is None:
         return None, None
     seconds = median_ms / 1e3
     return (
-        work.pictures / seconds,
+        work.images / seconds,
         work.flops / seconds / work.peak if work.peak else None,
     )
 
@@ -175,7 +175,7 @@ def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
         "| case | settings | program | median ms | fastest - slowest | times ours | "
-        "CPU ms | pictures/s | share of peak | first call s |",
+        "CPU ms | images/s | share of peak | first call s |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -185,13 +185,13 @@ def table(rows: list[Row]) -> str:
                 f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |"
             )
             continue
-        pictures = "" if row.pictures_per_s is None else f"{row.pictures_per_s:.4g}"
+        images = "" if row.images_per_s is None else f"{row.images_per_s:.4g}"
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
         program = f"{row.program} ({row.note})" if row.note else row.program
         lines.append(
             f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
             f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {row.ratio:.2f} | "
-            f"{row.cpu_ms:.0f} | {pictures} | {share} | {row.first_call_s:.1f} |"
+            f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} |"
         )
     return "\n".join(lines)
 

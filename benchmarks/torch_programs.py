@@ -68,7 +68,7 @@ def _prepared(
     stage: str,
     setting: Setting,
     trees: Mapping[str, Any],
-    pictures: np.ndarray,
+    images: np.ndarray,
     mode: str,
 ) -> tuple[Reference, torch.Tensor, torch.device]:
     """Prepares networks with our weights, and images, as the mode requires.
@@ -78,7 +78,7 @@ def _prepared(
     device = torch_device(setting.device)
     model = Reference(stage, width=setting.width)
     load_trees(model, trees)
-    stacked = np.concatenate([pictures[:, 0], pictures[:, 1]]).transpose(0, 3, 1, 2)
+    stacked = np.concatenate([images[:, 0], images[:, 1]]).transpose(0, 3, 1, 2)
     x = torch.tensor(np.ascontiguousarray(stacked), device=device)
     model = model.to(device)
     if mode == "channels_last":
@@ -96,7 +96,7 @@ class TorchTrainStep:
         stage: str,
         setting: Setting,
         trees: Mapping[str, Any],
-        pictures: np.ndarray,
+        images: np.ndarray,
         *,
         mode: str,
     ) -> None:
@@ -106,12 +106,12 @@ class TorchTrainStep:
           stage: 'motion_cycle' or 'identity_cycle'.
           setting: what is measured.
           trees: our parameter trees.
-          pictures: [B, 2, 64, 64, 3], normalised.
+          images: [B, 2, 64, 64, 3], normalised.
           mode: one of `MODES`.
         """
         self._setting = setting
         self._model, self._x, self._device = _prepared(
-            stage, setting, trees, pictures, mode
+            stage, setting, trees, images, mode
         )
         rate, b1, b2 = ADAM[stage]
         trained = [parameter for _, parameter in self._model.trained()]

@@ -20,7 +20,7 @@ from PIL import Image
 import facecycle_jax
 from facecycle_jax import cli
 
-# Run below, in this order, in a folder with the pictures, folders and models that pages
+# Run below, in this order, in a folder with the images, folders and models that pages
 # speak of.
 RUN = (
     "facecycle translate ann.jpg --driver bob.jpg --out panels",

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from facecycle_jax.commands import demo_page, inputs
-from facecycle_jax.data import read_picture, synthetic_tracks
+from facecycle_jax.data import read_image, synthetic_tracks
 from facecycle_jax.data.images.framing import Framing
 from facecycle_jax.data.images.reading import square
 from facecycle_jax.devices import split_cpu
@@ -262,7 +262,7 @@ def _read(
         raise UserError(f"{name} is missing: upload one, or take one with the webcam.")
 
     try:
-        image = read_picture(path)
+        image = read_image(path)
         if crop:
             from facecycle_jax.data.images.face_crop import crop_face
 

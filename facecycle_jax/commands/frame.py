@@ -21,7 +21,7 @@ from facecycle_jax.commands.inputs import CUT_HELP, counted
 from facecycle_jax.data.images.face_crop import frame_image
 from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
 from facecycle_jax.data.images.landmarks import has_landmarks
-from facecycle_jax.data.images.reading import list_pictures, read_picture, square
+from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import write_whole
 
@@ -80,7 +80,7 @@ class Job:
         source, target = files
         try:
             framed = frame_image(
-                read_picture(source), crop=self.crop, cut=self.cut, framing=FRAMING
+                read_image(source), crop=self.crop, cut=self.cut, framing=FRAMING
             )
         except MissingExtraError:
             raise
@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
             "give --crop, --cut, or both: how images are to be brought to the framing."
         )
 
-    paths = [path for _, path in list_pictures(root)]
+    paths = [path for _, path in list_images(root)]
     pairs = _targets(root, paths, out)
     job = Job(
         size=arguments.size,

@@ -15,7 +15,7 @@ from etils import epath
 from tqdm import tqdm
 
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square
-from facecycle_jax.data.images.reading import list_pictures, read_picture, square
+from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
 
@@ -144,7 +144,7 @@ def find(inputs: Sequence[str]) -> list[epath.Path]:
         path = epath.Path(name)
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {name}.")
-        found.update(list_pictures(path))
+        found.update(list_images(path))
 
     return list(found.values())
 
@@ -173,7 +173,7 @@ def read_face(
       UserError: If the image cannot be read or no such face is found, in one sentence.
     """
     # A face may be any part of the image, so it is searched for at full size.
-    image = read_picture(path, at_least=0 if crop else size)
+    image = read_image(path, at_least=0 if crop else size)
 
     if crop:
         from facecycle_jax.data.images.face_crop import crop_face

@@ -11,7 +11,7 @@ from etils import epath
 from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
-from facecycle_jax.data import read_picture
+from facecycle_jax.data import read_image
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square, cut_square
 from facecycle_jax.data.images.media_files import is_video_name
 from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_face
@@ -114,7 +114,7 @@ def read_photograph(
     """
     from facecycle_jax.data.images.face_crop import NoFaceError, crop_face, crop_faces
 
-    image = read_picture(path)
+    image = read_image(path)
     try:
         if which == inputs.ALL:
             found = crop_faces(image, framing=framing)

@@ -5,7 +5,7 @@ Only `data.backend='tf'` and the builders of `data.prepare` need tensorflow.
 
 from facecycle_jax.data.batches.frame_source import FrameSource
 from facecycle_jax.data.batches.loader import Loader, batch_shapes, make_loader
-from facecycle_jax.data.images.reading import as_pictures, list_pictures, read_picture
+from facecycle_jax.data.images.reading import as_images, list_images, read_image
 from facecycle_jax.data.sources.folder import read_list, scan_folder
 from facecycle_jax.data.sources.records import open_records
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
@@ -15,14 +15,14 @@ __all__ = [
     "FrameSource",
     "Loader",
     "Tracks",
-    "as_pictures",
+    "as_images",
     "batch_shapes",
-    "list_pictures",
+    "list_images",
     "make_loader",
     "make_tracks",
     "open_records",
+    "read_image",
     "read_list",
-    "read_picture",
     "scan_folder",
     "split_people",
     "synthetic_tracks",

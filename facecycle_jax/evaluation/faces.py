@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from facecycle_jax.data.images.media_files import is_image_name
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.judges.face_figures import (
     TURNED,
@@ -103,7 +103,7 @@ def evaluate_faces(
     judge = judge or dlib_judge()
     people = first_images(path, without=without, limit=limit)
     files = [images[0] for images in people.values()]
-    inputs = load_pictures(files, size=model.size, crop=crop)
+    inputs = load_images(files, size=model.size, crop=crop)
 
     generated = _generate(model, inputs)
     seen = {"input": judge(inputs)}
@@ -234,7 +234,7 @@ def _another_image(
     if not files:
         return None
 
-    judgement: Judgement = judge(load_pictures(files, size=size, crop=crop))
+    judgement: Judgement = judge(load_images(files, size=size, crop=crop))
     identity = compare_identity(
         judgement.codes, gallery, np.array(own), threshold=SAME_PERSON
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from facecycle_jax.data.labelled.images import Pictures, load_pictures
+from facecycle_jax.data.labelled.images import Images, load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
@@ -147,7 +147,7 @@ def with_normalised_light(kind: FeatureSet, strength: float) -> FeatureSet:
 
 def extract(
     function: FeatureFunction,
-    images: Pictures,
+    images: Images,
     *,
     size: int,
     crop: float = 1.0,
@@ -173,7 +173,7 @@ def extract(
 
     rows = []
     for start in range(0, len(images), batch):
-        loaded = load_pictures(images[start : start + batch], size=size, crop=crop)
+        loaded = load_images(images[start : start + batch], size=size, crop=crop)
 
         # The last image fills a short last batch: a new shape would be compiled anew.
         missing = batch - len(loaded) if start else 0

@@ -9,11 +9,11 @@ import numpy as np
 
 from facecycle_jax.data.images.reading import (
     array_to_rgb,
-    as_pictures,
+    as_images,
     list_inputs,
-    read_picture,
+    read_image,
 )
-from facecycle_jax.data.labelled.images import choose, load_pictures
+from facecycle_jax.data.labelled.images import choose, load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS, nearest, project
 from facecycle_jax.evaluation.report import Evaluation
@@ -104,7 +104,7 @@ def draw_gallery(
         rows={},
         details=details,
         classes=(),
-        counts={"pictures": len(faces)},
+        counts={"images": len(faces)},
         warnings=tuple(problems),
         panels=panels,
     )
@@ -128,20 +128,20 @@ def _read(
       that cannot be read.
     """
     if crop == 1:
-        return as_pictures(images, size=size)
+        return as_images(images, size=size)
 
     faces = []
     names = []
     problems = []
     for name, item in list_inputs(images):
         try:
-            image = item if isinstance(item, np.ndarray) else read_picture(item)
+            image = item if isinstance(item, np.ndarray) else read_image(item)
         except (ValueError, FileNotFoundError) as error:
             problems.append(str(error) if name in str(error) else f"{name}: {error}")
             continue
 
         # Several images may differ in size, so each is a batch of its own.
-        face = load_pictures(array_to_rgb(image)[None], size=size, crop=crop)[0]
+        face = load_images(array_to_rgb(image)[None], size=size, crop=crop)[0]
         faces.append(face)
         names.append(name)
 

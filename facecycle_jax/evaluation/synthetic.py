@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
@@ -186,7 +186,7 @@ def evaluate_synthetic(
     if of_random:
         protocol += f" Random weights at width {config['width']:g}."
     if panels:
-        counts["people of the pictures"] = people // 2
+        counts["people of the images"] = people // 2
     return Evaluation(
         task="synthetic",
         protocol=protocol,
@@ -205,7 +205,7 @@ def _evaluate_baseline(name: str, data: ProbeSet, *, seed: int) -> dict[str, Qua
     sample = np.zeros(0)
     if kind.needs_fit:
         is_test = last_frames(data.identity) | last_people(data.identity)
-        sample = load_pictures(data.frames[~is_test], size=kind.size)
+        sample = load_images(data.frames[~is_test], size=kind.size)
 
     function = functools.partial(extract, kind.fit(sample), size=kind.size)
     figures = evaluate_code(name, function, data, seed=seed)

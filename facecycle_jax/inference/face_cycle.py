@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax.data.images.framing import FRAMING, Framing
-from facecycle_jax.data.images.reading import as_pictures
+from facecycle_jax.data.images.reading import as_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import functions as inference
 from facecycle_jax.inference import motion_control
@@ -786,7 +786,7 @@ class FaceCycle:
         Raises:
           UserError: If an image cannot be read; it names the first and counts the rest.
         """
-        array, _, problems = as_pictures(images, size=size or self.size)
+        array, _, problems = as_images(images, size=size or self.size)
 
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -974,7 +974,7 @@ class PeerModel:
                 f"got {size}."
             )
 
-        array, _, problems = as_pictures(images, size=size)
+        array, _, problems = as_images(images, size=size)
         if problems:
             raise UserError(problems[0])
 

@@ -17,7 +17,7 @@ class Aux:
 
     Attributes:
       terms: scalars by name, before weighting, and 'total'.
-      pictures: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the
+      images: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the
         two images of an item next to each other, or [B, ...]. Unused ones cost nothing
         under jit.
       carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`).
@@ -27,7 +27,7 @@ class Aux:
     """
 
     terms: dict[str, jax.Array]
-    pictures: dict[str, jax.Array]
+    images: dict[str, jax.Array]
     carried: Tree = flax.struct.field(default_factory=dict)
     rate: jax.Array | None = None
 

@@ -185,7 +185,7 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
         terms = {"l1/reconstruction": jnp.mean(error), "total": total}
         if windowed:
             terms["window"] = curriculum_of(frozen).window.astype(jnp.float32)
-        pictures = {
+        shown = {
             "input": normalise(images[:, 0]),
             "source": normalise(images[:, 1]),
             "flow": found.flows[:, 0],
@@ -193,7 +193,7 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
             "reconstruction": normalise(found.combined),
         }
         carried = {BATCH_STATS: stats} if train else {}
-        return total, Aux(terms, pictures, carried, curriculum_of(frozen).rate)
+        return total, Aux(terms, shown, carried, curriculum_of(frozen).rate)
 
     return Method(
         init, loss, evaluated=move_with_evaluation if options.curriculum else None

@@ -410,7 +410,7 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             train=train,
         )
         total = sum(found.terms.values(), start=jnp.zeros(()))
-        pictures = {
+        shown = {
             "input": normalise(images),
             **{
                 name: normalise(jnp.clip(x, 0.0, 1.0))
@@ -418,7 +418,7 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             },
         }
         carried = {BATCH_STATS: stats} if train else {}
-        return total, Aux({**found.terms, "total": total}, pictures, carried)
+        return total, Aux({**found.terms, "total": total}, shown, carried)
 
     def contrast(
         frozen: Tree, logits: jax.Array, stats: Tree, place: int, *, train: bool
@@ -494,7 +494,7 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
         total = jnp.zeros(())
         terms: dict[str, jax.Array] = {}
-        pictures: dict[str, jax.Array] = {}
+        shown: dict[str, jax.Array] = {}
         carried: Tree = {}
         for objective, own_key in zip(objectives, keys, strict=True):
             value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
@@ -502,8 +502,8 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             terms |= {
                 f"{objective.name}/{name}": term for name, term in aux.terms.items()
             }
-            pictures |= aux.pictures
+            shown |= aux.images
             carried |= aux.carried
-        return total, Aux({**terms, "total": total}, pictures, carried)
+        return total, Aux({**terms, "total": total}, shown, carried)
 
     return Method(init, loss, objectives)

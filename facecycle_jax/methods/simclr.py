@@ -86,7 +86,7 @@ def simclr(
         total = jnp.mean(info_nce(logits))
         first = jnp.argmax(logits, axis=1) == 0
         terms = {"accuracy": jnp.mean(first.astype(jnp.float32)), "total": total}
-        pictures = {"input": images[:, 0], "other_view": images[:, 1]}
-        return total, Aux(terms, pictures, {BATCH_STATS: stats} if train else {})
+        shown = {"input": images[:, 0], "other_view": images[:, 1]}
+        return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
 
     return Method(init, loss)

@@ -303,7 +303,7 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
             start=jnp.zeros(()),
         )
 
-        pictures = {
+        shown = {
             "input": normalise(images[:, 0]),
             "source": normalise(images[:, 1]),
             "pose_flow": found.pose_flow,
@@ -314,7 +314,7 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
         }
         carried = {BATCH_STATS: stats} if train else {}
         rate = curriculum_of(frozen).rate
-        return total, Aux({**terms, "total": total}, pictures, carried, rate)
+        return total, Aux({**terms, "total": total}, shown, carried, rate)
 
     return Method(
         init, loss, evaluated=None if options.window == "none" else move_with_evaluation

@@ -138,12 +138,12 @@ def temporal_consistency(
             "total": total,
         }
         frames = images.shape[1]
-        pictures = {
+        shown = {
             "input": images[:, 0],
             "sibling": images[:, 1],
             "middle": images[:, frames // 2],
             "last": images[:, -1],
         }
-        return total, Aux(terms, pictures, {BATCH_STATS: stats} if train else {})
+        return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
 
     return Method(init, loss)

@@ -75,7 +75,7 @@ class Progress:
           terms: averages of the loss terms; 'total' is shown.
 
         Returns:
-          {'steps_per_second', 'pictures_per_second'}; empty if no step was measured.
+          {'steps_per_second', 'images_per_second'}; empty if no step was measured.
         """
         done = step - self._step
         seconds = time.perf_counter() - self._time
@@ -92,7 +92,7 @@ class Progress:
             images_per_second = steps_per_second * self._images
             speeds = {
                 "steps_per_second": steps_per_second,
-                "pictures_per_second": images_per_second,
+                "images_per_second": images_per_second,
             }
             left = as_clock((self._total - step) / steps_per_second)
             line += f", {images_per_second:.3g} images/s, {left} left"

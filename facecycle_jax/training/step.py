@@ -206,7 +206,7 @@ def make_eval_step(
         params: Tree, frozen: Tree, batch: Batch
     ) -> tuple[Averages, dict[str, jax.Array]]:
         _, aux = method.loss(params, frozen, prepare(batch), None)
-        first = {name: images[:rows] for name, images in aux.pictures.items()}
+        first = {name: images[:rows] for name, images in aux.images.items()}
         return Averages.of(aux.terms), first
 
     platform = mesh.devices.flat[0].platform

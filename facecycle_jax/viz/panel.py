@@ -215,7 +215,7 @@ def grid(
 
 
 def training_panel(
-    pictures: Mapping[str, np.ndarray],
+    images: Mapping[str, np.ndarray],
     *,
     step: int | None = None,
     max_rows: int = 8,
@@ -224,8 +224,8 @@ def training_panel(
     """Draws a model's results for the first faces of a batch, one row per face.
 
     Args:
-      pictures: uint8 [N, H, W, 3] or floating-point flows [N, h, w, 2] by name, same N
-        for all, as in `Aux.pictures` denormalised. Known names come in the order of the
+      images: uint8 [N, H, W, 3] or floating-point flows [N, h, w, 2] by name, same N
+        for all, as in `Aux.images` denormalised. Known names come in the order of the
         method. Arrays of other shapes (codes) are left out.
       step: the training step, written above.
       max_rows: largest number of faces drawn.
@@ -238,7 +238,7 @@ def training_panel(
       UserError: if nothing can be drawn, an image is floating point, or the numbers of
         faces differ.
     """
-    drawn = {n: np.asarray(p) for n, p in pictures.items() if np.ndim(p) == 4}
+    drawn = {n: np.asarray(p) for n, p in images.items() if np.ndim(p) == 4}
     counts = {name: len(array) for name, array in drawn.items()}
     one_count = len(set(counts.values())) == 1 and 0 not in counts.values()
     if not one_count or max_rows < 1:

@@ -70,7 +70,7 @@ def test_train_step_agrees_with_xla():
 
 
 def test_operations_grow_with_width_and_size():
-    """Linear in the batch; by four with twice the picture's side; sharing saves."""
+    """Linear in the batch; by four with twice the image's side; sharing saves."""
     one = flops.train_step("motion_cycle", batch=16)
     assert flops.train_step("motion_cycle", batch=32).flops == 2 * one.flops
     assert flops.train_step("motion_cycle", batch=16, size=128).flops == pytest.approx(

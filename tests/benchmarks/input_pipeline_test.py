@@ -36,8 +36,8 @@ def test_every_figure_of_our_program_is_measured(tree):
     figures = measure(Setting("folder", str(tree), "", 2, 16, 40, 0))
     assert set(figures) == {
         "first_batch_s",
-        "pictures_per_s",
-        "pictures_per_core_s",
+        "images_per_s",
+        "images_per_core_s",
         "memory_mb",
         "interpreter_us",
         "resume_ms",
@@ -54,7 +54,7 @@ def test_the_table_and_the_json_have_the_same_rows(tree, tmp_path, capsys):
     options = (
         "--batch",
         "2",
-        "--pictures",
+        "--images",
         "40",
         "--repeats",
         "1",
@@ -72,19 +72,19 @@ def test_the_table_and_the_json_have_the_same_rows(tree, tmp_path, capsys):
 
 def test_waiting_is_what_reading_falls_short_of():
     target = Target("x", 4, 10.0, 100)
-    assert waiting({"pictures_per_core_s": 300.0}, target) == 0
-    assert waiting({"pictures_per_core_s": 125.0}, target) == pytest.approx(0.5)
+    assert waiting({"images_per_core_s": 300.0}, target) == 0
+    assert waiting({"images_per_core_s": 125.0}, target) == pytest.approx(0.5)
     assert waiting(
-        {"pictures_per_core_s": 300.0, "interpreter_us": 4000.0}, target
+        {"images_per_core_s": 300.0, "interpreter_us": 4000.0}, target
     ) == pytest.approx(0.75)
     row = {
-        "pictures_per_core_s": 300.0,
-        "pictures_per_s": 1.0,
+        "images_per_core_s": 300.0,
+        "images_per_s": 1.0,
         "first_batch_s": 1.0,
         "memory_mb": 1.0,
     }
     text = input_pipeline.table(
-        {"folder": row, "torch": {**row, "pictures_per_core_s": 100.0}}
+        {"folder": row, "torch": {**row, "images_per_core_s": 100.0}}
     )
     assert "| folder | 300 | 3.00 |" in text
 

@@ -36,9 +36,9 @@ def test_the_table_and_the_json_have_the_same_rows(tmp_path, capsys):
 def test_inference_times_the_calls_of_a_loaded_model(monkeypatch):
     called = []
 
-    def record(self, pictures, names):
+    def record(self, images, names):
         called.append(tuple(names))
-        return outputs(self, pictures, names)
+        return outputs(self, images, names)
 
     outputs = model.FaceCycle.outputs
     monkeypatch.setattr(model.FaceCycle, "outputs", record)
@@ -113,9 +113,9 @@ def test_running_out_of_memory_leaves_a_row():
 
 
 def test_rates():
-    work = timing.Work(pictures=32, flops=1e9, peak=1e12)
+    work = timing.Work(images=32, flops=1e9, peak=1e12)
     row = timing.measure(
         "a case", {"a": lambda: None}, settings={}, repeats=1, work=work, pause=0.0
     )[0]
-    assert row.pictures_per_s == pytest.approx(32 / (row.median_ms / 1e3))
+    assert row.images_per_s == pytest.approx(32 / (row.median_ms / 1e3))
     assert row.share_of_peak == pytest.approx(1e-3 / (row.median_ms / 1e3))

@@ -12,7 +12,7 @@ from facecycle_jax import cli, load
 from facecycle_jax.commands import demo, images, inputs, interpolate, motion_options
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
-from facecycle_jax.data.images.reading import as_pictures
+from facecycle_jax.data.images.reading import as_images
 from facecycle_jax.inference import PreparedFaces, motion_control
 from facecycle_jax.viz import save_png
 
@@ -27,7 +27,7 @@ class StandIn:
     motion_key = "a" * 64
 
     def read(self, images):
-        return as_pictures(images, size=self.size)[0]
+        return as_images(images, size=self.size)[0]
 
     def motion_code(self, images):
         # The brightness of sixteen strips.

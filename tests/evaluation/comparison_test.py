@@ -9,7 +9,7 @@ import tiny_model
 from PIL import Image
 
 from facecycle_jax.configs import fab_net
-from facecycle_jax.data.labelled.images import LabelledPictures
+from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.sources.synthetic import MOTION
 from facecycle_jax.evaluation import comparison, tasks
 from facecycle_jax.evaluation.comparison import (
@@ -61,7 +61,7 @@ def small_sets(monkeypatch):
     def read(path, *, split):
         labels = np.arange(40, dtype=np.int32) % 2
         images = noise(40, size=32, seed=len(split))
-        return LabelledPictures(images, labels, ("a", "b"), split)
+        return LabelledImages(images, labels, ("a", "b"), split)
 
     monkeypatch.setattr(tasks, "read_fer2013", read)
 

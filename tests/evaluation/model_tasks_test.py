@@ -13,7 +13,7 @@ from lfw_files import lfw
 from PIL import Image
 
 from facecycle_jax import cli
-from facecycle_jax.data.images.reading import as_pictures
+from facecycle_jax.data.images.reading import as_images
 from facecycle_jax.evaluation import (
     EvaluationOptions,
     check_probe,
@@ -268,7 +268,7 @@ def test_a_gallery_crops_images_before_it_resizes_them(tmp_path):
     assert not problems
 
     half, _, _ = gallery._read(faces, size=64, crop=0.5)
-    expected, _, _ = as_pictures(faces[:, 24:72, 24:72], size=64)
+    expected, _, _ = as_images(faces[:, 24:72, 24:72], size=64)
     np.testing.assert_array_equal(half, expected)
 
     (tmp_path / "letter.png").write_text("no image")

@@ -9,7 +9,7 @@ from lfw_files import lfw
 from PIL import Image
 
 from facecycle_jax import cli
-from facecycle_jax.data.labelled.images import LabelledPictures
+from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.labelled.lfw_pairs import read_lfw_pairs
 from facecycle_jax.evaluation import evaluate
 from facecycle_jax.evaluation.features import FeatureSet, plain
@@ -24,7 +24,7 @@ def emotions(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count).astype(np.int32)
     values = 60 + 60 * labels[:, None, None] + rng.normal(0, 20, (count, 8, 8))
-    return LabelledPictures(
+    return LabelledImages(
         values.clip(0, 255).astype(np.uint8), labels, CLASSES, "the test"
     )
 
@@ -41,9 +41,7 @@ def test_emotion_is_learned_and_test_labels_change_no_choice():
     )
     assert result.rows["corners"].accuracy > 0.9
     assert result.warnings == ("train has 120 images, the official split 28,709.",)
-    poisoned = LabelledPictures(
-        test.pictures, (test.labels + 1) % 3, CLASSES, "the test"
-    )
+    poisoned = LabelledImages(test.images, (test.labels + 1) % 3, CLASSES, "the test")
     again = evaluate_emotion(features, train, poisoned, task="fer2013")
     assert again.details == result.details
     # The predictions are the same, so the columns of the confusion matrix are.

@@ -90,8 +90,8 @@ def trees() -> dict:
     return {**from_torch(torch_state()), "vgg": vgg()}
 
 
-def pictures() -> np.ndarray:
-    """The four reference pictures as two pairs, uint8 [2, 2, 64, 64, 3].
+def input_images() -> np.ndarray:
+    """The four reference images as two pairs, uint8 [2, 2, 64, 64, 3].
 
     (x0, x1) side by side.
     """

@@ -11,11 +11,11 @@ def lfw(tmp_path, *, name="pairs.txt", header="2\t4", seed=0):
     for number, person in enumerate(people):
         (tmp_path / "lfw" / person).mkdir(parents=True, exist_ok=True)
         colour = np.random.default_rng(number).integers(0, 256, (4, 4, 3))
-        for picture in (1, 2):
+        for image in (1, 2):
             noisy = np.kron(colour, np.ones((16, 16, 1))) + rng.normal(
                 0, 20, (64, 64, 3)
             )
-            file = tmp_path / "lfw" / person / f"{person}_{picture:04d}.jpg"
+            file = tmp_path / "lfw" / person / f"{person}_{image:04d}.jpg"
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file)
     lines = []
     for fold in range(2 if "\t" in header else 1):

@@ -40,9 +40,7 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     if not noise:
         loss = made.loss
         made = made._replace(
-            loss=lambda params, frozen, pictures, key: loss(
-                params, frozen, pictures, None
-            )
+            loss=lambda params, frozen, images, key: loss(params, frozen, images, None)
         )
     optimiser = optax.sgd(1.0, momentum=0.9)
     init = functools.partial(training.init_state, method=made, optimiser=optimiser)

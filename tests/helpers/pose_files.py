@@ -6,7 +6,7 @@ from PIL import Image
 SETS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 
-def picture(yaw, *, size=64, seed=0):
+def head_image(yaw, *, size=64, seed=0):
     """A bright bar whose place says the yaw, RGB."""
     rng = np.random.default_rng(seed)
     array = rng.integers(0, 60, (size, size, 3))
@@ -58,7 +58,7 @@ def write_folders(root, *, photographs=8, renderings=3, tests=12):
             for index, (yaw, pitch, roll) in enumerate(values):
                 sign = -1 if flip else 1
                 stem = folder / f"{name}_{index // renderings:04d}_{index % renderings}"
-                Image.fromarray(picture(sign * yaw, seed=index)).save(f"{stem}.jpg")
+                Image.fromarray(head_image(sign * yaw, seed=index)).save(f"{stem}.jpg")
                 write_mat(f"{stem}.mat", sign * yaw, pitch, sign * roll)
     folder = root / "AFLW2000"
     folder.mkdir()
@@ -66,7 +66,7 @@ def write_folders(root, *, photographs=8, renderings=3, tests=12):
         stem = folder / f"image{index + 2:05d}"
         # The first is beyond the limit.
         pitch = 120.0 if index == 0 else pitch
-        Image.fromarray(picture(yaw, seed=index)).save(f"{stem}.jpg")
+        Image.fromarray(head_image(yaw, seed=index)).save(f"{stem}.jpg")
         write_mat(f"{stem}.mat", yaw, pitch, roll, points="pt3d_68")
     return str(root)
 
@@ -83,7 +83,7 @@ def write_npz(root, *, count=24, tests=12):
     for number, (name, size) in enumerate(files):
         pose = angles(size, number)
         image = np.stack(
-            [picture(yaw, seed=i)[..., ::-1] for i, (yaw, _, _) in enumerate(pose)]
+            [head_image(yaw, seed=i)[..., ::-1] for i, (yaw, _, _) in enumerate(pose)]
         )
         np.savez(root / "type1" / f"{name}.npz", image=image, pose=pose, img_size=64)
     return str(root)

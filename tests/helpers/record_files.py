@@ -9,7 +9,7 @@ from facecycle_jax.data.sources.record_index import write_index
 
 
 def png(colour, side=8):
-    """A picture of one colour, encoded."""
+    """A image of one colour, encoded."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((side, side, 3), colour, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -45,8 +45,8 @@ def toy_method(*, noise: float = 0.1):
         }
         return params, {"vgg": {"bias": jnp.ones((4,))}}
 
-    def loss(params, frozen, pictures, key):
-        x = pictures.reshape(-1, SIZE, SIZE, 3)
+    def loss(params, frozen, images, key):
+        x = images.reshape(-1, SIZE, SIZE, 3)
         flat = x.reshape(len(x), -1)
         hidden = jnp.tanh(flat @ params["motion_encoder"]["kernel"])
         hidden = hidden @ params["flow_decoder"]["kernel"] * frozen["vgg"]["bias"][0]
@@ -127,8 +127,8 @@ def plain_pairs(batch, *, size):
 
 def augment_pairs(key, batch, *, size, **options):
     del options
-    pictures = plain_pairs(batch, size=size)
-    return pictures + 0.01 * jax.random.normal(key, pictures.shape)
+    images = plain_pairs(batch, size=size)
+    return images + 0.01 * jax.random.normal(key, images.shape)
 
 
 def toy_config(**overrides):

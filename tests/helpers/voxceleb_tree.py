@@ -1,9 +1,9 @@
-"""Trees in VoxCeleb's layouts, made from tracks of pictures.
+"""Trees in VoxCeleb's layouts, made from tracks of images.
 
 As a program: python tests/helpers/voxceleb_tree.py TRACKS OUT [PEOPLE], where TRACKS is
 <person>/<track>/*.jpg, writes OUT/voxceleb1/<identity>/1.6/<youtube id>/<track>/*.jpg
 and OUT/voxceleb2/<identity>/<youtube id>/*.mp4, videos of 224x224 at 25 frames a second
-that show each picture for a fifth of a second.
+that show each image for a fifth of a second.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-HOLD = 5  # frames of a video for which a picture is shown: 25 / 5 = 5 pictures a second
+HOLD = 5  # frames of a video for which a image is shown: 25 / 5 = 5 images a second
 
 
 def youtube_id(text):
@@ -23,7 +23,7 @@ def youtube_id(text):
 
 
 def make_voxceleb1(out, tracks):
-    """Writes tracks {(person, track): [picture files]} as VoxCeleb1's dense frames."""
+    """Writes tracks {(person, track): [image files]} as VoxCeleb1's dense frames."""
     for (person, track), files in tracks.items():
         folder = (
             pathlib.Path(out) / person / "1.6" / youtube_id(f"{person}/{track}") / "1"
@@ -34,19 +34,17 @@ def make_voxceleb1(out, tracks):
 
 
 def make_voxceleb2(out, tracks, *, side=224):
-    """Writes tracks {(person, track): [picture files]} as VoxCeleb2's videos."""
+    """Writes tracks {(person, track): [image files]} as VoxCeleb2's videos."""
     from facecycle_jax.data.images.video import write_video
 
     for (person, track), files in tracks.items():
         path = (
             pathlib.Path(out) / person / youtube_id(f"{person}/{track}") / "00001.mp4"
         )
-        pictures = [
+        images = [
             np.asarray(Image.open(f).convert("RGB").resize((side, side))) for f in files
         ]
-        write_video(
-            path, (picture for picture in pictures for _ in range(HOLD)), fps=25
-        )
+        write_video(path, (image for image in images for _ in range(HOLD)), fps=25)
 
 
 def main(source, out, people="20"):

@@ -1,7 +1,7 @@
 """Both cycles against the numbers of the original program, at the paper's size.
 
 Tolerances: 1e-4 relative for outputs, losses and the losses of the three Adam steps.
-Pictures warped by the image warp get 2e-4 absolute: a sampling position that differs in
+Images warped by the image warp get 2e-4 absolute: a sampling position that differs in
 its last bit moves a sample by up to the local contrast (about 4 units a pixel) times
 1e-5. Gradients get 1e-3 of the tensor's norm; their sums get 1e-3 of norm * sqrt(size),
 the size a sum of independent entries has; twice that for the attention's 1x1
@@ -92,14 +92,14 @@ def run(stage: str) -> dict[str, Any]:
     trees = reference.trees()
     params = {name: trees[name] for name in TRAINED[stage]}
     frozen = {name: tree for name, tree in trees.items() if name not in params}
-    pictures = normalise(jnp.asarray(reference.pictures()))
+    images = normalise(jnp.asarray(reference.input_images()))
     optimiser = optax.adam(1e-4, b1=0.5, b2={"motion": 0.999, "identity": 0.9}[stage])
     opt_state = optimiser.init(params)
 
     @jax.jit
     def step(params, opt_state):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, frozen, pictures, None
+            params, frozen, images, None
         )
         updates, opt_state = optimiser.update(grads, opt_state)
         return optax.apply_updates(params, updates), opt_state, total, aux, grads
@@ -118,14 +118,14 @@ def torch_named(trees: dict) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("stage", ["motion", "identity"])
-def test_pictures_agree_with_reference(stage):
-    pictures = run(stage)["aux"].pictures
+def test_images_agree_with_reference(stage):
+    images = run(stage)["aux"].images
     for key, name in PICTURES[stage].items():
         expected = reference.golden()[f"{stage}/{key}"]
         if len(expected) > 1:
             expected = reference.paired(expected)
         np.testing.assert_allclose(
-            pictures[name], expected, rtol=1e-4, atol=2e-4, err_msg=key
+            images[name], expected, rtol=1e-4, atol=2e-4, err_msg=key
         )
 
 

@@ -58,7 +58,7 @@ def made(stage, trunk="learned", perceptual="gram", dtype="float32"):
 
 
 def batch():
-    return normalise(jnp.asarray(reference.pictures()))
+    return normalise(jnp.asarray(reference.input_images()))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -202,15 +202,15 @@ def test_departures_of_the_original_program_can_be_switched_off():
 def test_identity_can_be_restored_from_the_other_image():
     """What is restored depends on mean face and code alone.
 
-    The exchange is the other picture's face.
+    The exchange is the other image's face.
     """
     _, params, frozen = made("identity_cycle")
 
-    def restored(pictures, **loss):
+    def restored(images, **loss):
         method = methods.make(config("identity_cycle", loss=loss))
         return jax.jit(
-            lambda x: method.loss(params, frozen, x, None)[1].pictures["restored"]
-        )(pictures)
+            lambda x: method.loss(params, frozen, x, None)[1].images["restored"]
+        )(images)
 
     x = batch()
     exchanged, swapped = restored(x, exchange_identity=True), restored(x[:, ::-1])
@@ -299,7 +299,7 @@ def test_mean_faces_that_differ_cost_on_request():
     )
     params, frozen = jax.jit(method.init)(jax.random.key(0))
     _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
-    mean_faces = aux.pictures["mean_face"]
+    mean_faces = aux.images["mean_face"]
     apart = jnp.mean(jnp.abs(mean_faces - jnp.mean(mean_faces, axis=0)))
     np.testing.assert_allclose(aux.terms["l1/consensus"], apart, rtol=1e-5)
     assert apart > 0
@@ -331,7 +331,7 @@ def test_identity_codes_of_one_track_are_contrasted_with_those_of_others():
     assert optax.tree.norm(gradients) > 0
 
     # By hand: images 2k and 2k + 1 belong together.
-    code = np.asarray(of_whole.pictures["identity_code"], np.float64)
+    code = np.asarray(of_whole.images["identity_code"], np.float64)
     unit = code / np.linalg.norm(code, axis=1, keepdims=True)
     cosines = unit @ unit.T / 0.5
     np.fill_diagonal(cosines, -np.inf)

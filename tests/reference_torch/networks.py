@@ -3,7 +3,7 @@
 Needs the extra `torch`.
 
 Attributes carry the names of the original program's checkpoints, so that
-`convert.names` maps weights. Pictures [N, 3, H, W], normalised; flows [N, h, w, 2].
+`convert.names` maps weights. Images [N, 3, H, W], normalised; flows [N, h, w, 2].
 """
 
 from collections.abc import Callable
@@ -95,7 +95,7 @@ class ChannelAttention(nn.Module):
 
 
 class CodeEncoder(nn.Module):
-    """64-pixel pictures to codes [N, code_dim] in (-1, 1)."""
+    """64-pixel images to codes [N, code_dim] in (-1, 1)."""
 
     def __init__(self, width: float, code_dim: int) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def _rectified(*layers: nn.Module) -> nn.Sequential:
 
 
 class Generator(Trunk):
-    """Pictures, moved by a flow or as they are, drawn again [N, 3, H, W]."""
+    """Images, moved by a flow or as they are, drawn again [N, 3, H, W]."""
 
     def __init__(self, width: float) -> None:
         super().__init__(width)
@@ -254,7 +254,7 @@ class Modulation(nn.Module):
 
 
 class Normaliser(Trunk):
-    """Takes identity out of pictures, or puts it back."""
+    """Takes identity out of images, or puts it back."""
 
     def __init__(self, width: float, code_dim: int) -> None:
         super().__init__(width)

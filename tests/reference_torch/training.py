@@ -3,7 +3,7 @@
 Needs the extra `torch`.
 
 Written as one writes a first version: every network call computes what it needs from
-pictures, nothing is shared between calls. Pictures [N, 3, H, W], normalised, [x0; x1]
+images, nothing is shared between calls. Images [N, 3, H, W], normalised, [x0; x1]
 stacked.
 
 References:
@@ -70,7 +70,7 @@ class Reference(nn.Module):
         )
 
     def neutral(self, x: Tensor, *, noise: bool = False) -> Tensor:
-        """Draws the neutral faces of pictures."""
+        """Draws the neutral faces of images."""
         return self.Swap_Generator(
             x, self.exptoflow(self.codegeneration(x)), noise=noise
         )

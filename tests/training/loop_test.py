@@ -138,12 +138,12 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
     assert {"train/total", "eval/total", "learning_rate", "held_out"} <= set(
         events.Tags()["tensors"]
     )
-    # The panel is there as it is on disk: width, height and the picture.
+    # The panel is there as it is on disk: width, height and the image.
     (shown,) = events.Tensors("held_out")
     with Image.open(io.BytesIO(shown.tensor_proto.string_val[2])) as image:
-        picture = np.asarray(image)
+        panel = np.asarray(image)
     with Image.open(tmp_path / "panels" / f"{shown.step:08}.png") as image:
-        np.testing.assert_array_equal(picture, np.asarray(image))
+        np.testing.assert_array_equal(panel, np.asarray(image))
 
 
 def test_a_changed_configuration_is_named(unbroken, tmp_path):
@@ -188,7 +188,7 @@ def test_metrics_and_panels_are_written_and_a_torn_line_is_dropped(unbroken, tmp
     lines = training.read_metrics(unbroken)
     train = [line for line in lines if "train/total" in line]
     assert [line["step"] for line in train] == [2, 4, 6, 8, 9]
-    assert {"learning_rate", "steps_per_second", "pictures_per_second"} <= set(train[0])
+    assert {"learning_rate", "steps_per_second", "images_per_second"} <= set(train[0])
     file = tmp_path / "metrics.jsonl"
     file.write_text(
         '{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 3, "a": 1}\n{"step": 4, "'
@@ -211,9 +211,9 @@ def test_eight_devices_in_one_process_run_the_loop(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twelve people of three pictures of noise."""
-    path = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Twelve people of three images of noise."""
+    path = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for person in range(12):
         (path / f"p{person:02}").mkdir()
@@ -225,10 +225,10 @@ def pictures(tmp_path_factory):
     return path
 
 
-def test_every_backend_trains_the_same_networks(pictures, tmp_path):
+def test_every_backend_trains_the_same_networks(images, tmp_path):
     pytest.importorskip("tensorflow")
     common = {
-        "data__path": str(pictures),
+        "data__path": str(images),
         "data__decode_size": toy_training.SIZE,
         "data__min_frames": 1,
     }
@@ -314,10 +314,10 @@ def test_an_error_in_the_callback_ends_the_run_with_its_own_trace(tmp_path):
     loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
 
 
-def test_unreadable_images_are_listed_once(pictures, tmp_path):
+def test_unreadable_images_are_listed_once(images, tmp_path):
     broken = tmp_path / "data"
-    shutil.copytree(pictures, broken)
-    (broken / "p01" / "0.png").write_bytes(b"no picture")
+    shutil.copytree(images, broken)
+    (broken / "p01" / "0.png").write_bytes(b"no image")
     (broken / "p02" / "1.png").write_bytes((broken / "p02" / "1.png").read_bytes()[:50])
     options = {
         "data__path": str(broken),

@@ -33,7 +33,7 @@ def test_without_a_terminal_a_report_is_one_plain_line_with_the_time_left(log):
     assert line.startswith("step 25/100 (25 %), loss 1.235, ")
     assert line.endswith(" left")
     assert "l1/reconstruction" not in line
-    assert figures["pictures_per_second"] == 8 * figures["steps_per_second"]
+    assert figures["images_per_second"] == 8 * figures["steps_per_second"]
 
 
 def test_on_a_terminal_the_bar_replaces_the_lines(log, monkeypatch, capsys):

@@ -73,14 +73,14 @@ def test_what_does_not_fit_is_refused(rows, options, message):
 
 
 def test_training_panel_orders_columns_and_limits_rows():
-    pictures = {
+    images = {
         "mystery": FACES,
         "flow": FLOW,
         "input": FACES,
         "code": np.zeros((2, 256)),
     }
-    both = training_panel(pictures, step=1200, side=32)
-    one = training_panel(pictures, step=1200, side=32, max_rows=1)
+    both = training_panel(images, step=1200, side=32)
+    one = training_panel(images, step=1200, side=32, max_rows=1)
     assert one.shape[0] == both.shape[0] - 38
     assert both.shape[1] == 6 + 3 * 38
     known_first = {"input": FACES, "flow": FLOW, "mystery": FACES}
@@ -88,11 +88,11 @@ def test_training_panel_orders_columns_and_limits_rows():
 
 
 @pytest.mark.parametrize(
-    "pictures", [{}, {"code": np.zeros((2, 4))}, {"input": FACES, "flow": FLOW[:1]}]
+    "images", [{}, {"code": np.zeros((2, 4))}, {"input": FACES, "flow": FLOW[:1]}]
 )
-def test_training_panel_needs_as_many_of_each(pictures):
+def test_training_panel_needs_as_many_of_each(images):
     with pytest.raises(ValueError, match="one N"):
-        training_panel(pictures)
+        training_panel(images)
 
 
 def test_translation_panel_has_two_rows_of_six_images():

@@ -11,7 +11,7 @@ import numpy as np
 
 from facecycle_jax.data.images.decoding import make_decoder
 from facecycle_jax.data.images.media_files import open_image_file
-from facecycle_jax.data.images.reading import read_picture, square
+from facecycle_jax.data.images.reading import read_image, square
 from facecycle_jax.data.sources.records import DamagedSetError, RecordFrames
 from facecycle_jax.data.sources.tracks import Frame, Tracks
 from facecycle_jax.errors import UserError
@@ -61,7 +61,7 @@ def read_frame(path: str, *, size: int) -> np.ndarray:
       UserError: If it cannot be read.
     """
     try:
-        return square(read_picture(path, at_least=size), size=size)
+        return square(read_image(path, at_least=size), size=size)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
 

@@ -37,7 +37,7 @@ _STRIP_PIXELS = 1_000_000
 FITS = ("crop", "stretch")
 
 
-def as_pictures(
+def as_images(
     inputs: Any, *, size: int, fit: str = "crop"
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Brings images of any source, size and mode into one batch.
@@ -75,7 +75,7 @@ def as_pictures(
     for name, item in _items(inputs):
         is_array = isinstance(item, np.ndarray)
         try:
-            image = item if is_array else read_picture(item, at_least=size)
+            image = item if is_array else read_image(item, at_least=size)
             image = square(array_to_rgb(image), size=size, fit=fit)
         except (ValueError, FileNotFoundError) as error:
             # A wrong array is the caller's mistake; a damaged file may be left out.
@@ -94,7 +94,7 @@ def as_pictures(
     return np.stack(images), names, problems
 
 
-def read_picture(
+def read_image(
     source: epath.PathLike | Image.Image, *, at_least: int = 0
 ) -> np.ndarray:
     """Reads one image file, or converts a PIL image, to RGB.
@@ -170,7 +170,7 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
 
     Args:
       image: the image; one of a file is not decoded yet.
-      at_least: see `read_picture`.
+      at_least: see `read_image`.
 
     Returns:
       uint8 [H, W, 3]. A damaged file may raise any exception.
@@ -377,7 +377,7 @@ def _is_single(inputs: Any) -> bool:
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     """Lists (name, path, PIL image or array) of everything in `inputs`."""
     if isinstance(inputs, str | os.PathLike):
-        yield from list_pictures(epath.Path(inputs))
+        yield from list_images(epath.Path(inputs))
     elif isinstance(inputs, Image.Image) or (
         isinstance(inputs, np.ndarray) and inputs.ndim < 4
     ):
@@ -394,7 +394,7 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
         for index, item in enumerate(inputs):
             if isinstance(item, str | os.PathLike):
-                yield from list_pictures(epath.Path(item))
+                yield from list_images(epath.Path(item))
             elif isinstance(item, Image.Image):
                 yield f"image {index}", item
             elif hasattr(item, "__array__"):
@@ -413,7 +413,7 @@ def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
     """Lists everything in `inputs` without reading it.
 
     Args:
-      inputs: see `as_pictures`.
+      inputs: see `as_images`.
 
     Yields:
       Name, and the path, PIL image or array.
@@ -427,7 +427,7 @@ def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
 _WANTED = "Images are paths, PIL images, uint8 arrays or a list of these, got {}."
 
 
-def list_pictures(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
+def list_images(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
     """Lists a file, or the image files below a folder in the order of their paths.
 
     Args:

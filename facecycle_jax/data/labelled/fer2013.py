@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from facecycle_jax.data.images.media_files import is_image_name
-from facecycle_jax.data.labelled.images import LabelledPictures
+from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -16,7 +16,7 @@ OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
 _SIDE = 48
 
 
-def read_fer2013(path: str, *, split: str) -> LabelledPictures:
+def read_fer2013(path: str, *, split: str) -> LabelledImages:
     """Reads one split of FER-2013.
 
     Args:
@@ -54,7 +54,7 @@ def read_fer2013(path: str, *, split: str) -> LabelledPictures:
     return _read_folders(folder)
 
 
-def _read_csv(path: str, split: str) -> LabelledPictures:
+def _read_csv(path: str, split: str) -> LabelledImages:
     """Reads the rows of a split."""
     rows = _rows(path)
 
@@ -101,8 +101,8 @@ def _read_csv(path: str, split: str) -> LabelledPictures:
     if not labels:
         raise UserError(f"{path} has no row of {split}; has the file been cut?")
 
-    return LabelledPictures(
-        pictures=np.stack(images),
+    return LabelledImages(
+        images=np.stack(images),
         labels=np.array(labels, np.int32),
         classes=CLASSES,
         origin=f"{path} ({split})",
@@ -156,7 +156,7 @@ def _pixels(text: str, where: str) -> np.ndarray:
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 
 
-def _read_folders(folder: str) -> LabelledPictures:
+def _read_folders(folder: str) -> LabelledImages:
     """Reads `<class>/*.jpg`."""
     entries = sorted(os.listdir(folder))
     found = [name for name in entries if os.path.isdir(os.path.join(folder, name))]
@@ -179,8 +179,8 @@ def _read_folders(folder: str) -> LabelledPictures:
     if not images:
         raise UserError(f"{folder}: the class folders hold no images.")
 
-    return LabelledPictures(
-        pictures=images,
+    return LabelledImages(
+        images=images,
         labels=np.array(labels, np.int32),
         classes=CLASSES,
         origin=folder,

@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from facecycle_jax.data.labelled.images import CroppedFile, Pictures, select_images
+from facecycle_jax.data.labelled.images import CroppedFile, Images, select_images
 from facecycle_jax.data.labelled.pose_mat import read_mat
 from facecycle_jax.errors import UserError
 
@@ -37,18 +37,18 @@ _NEIGHBOURS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class PosePictures:
+class PoseImages:
     """Images with head poses.
 
     Attributes:
-      pictures: files with the square to cut from each, or uint8 [N, S, S, 3], RGB.
+      images: files with the square to cut from each, or uint8 [N, S, S, 3], RGB.
       angles: float64 [N, 3], degrees: yaw, pitch, roll.
       group: int32 [N]; images rendered from one photograph have one number.
       origin: where the images come from, for messages.
       without_landmarks: number of files without landmarks, whose whole image is used.
     """
 
-    pictures: Pictures
+    images: Images
     angles: np.ndarray
     group: np.ndarray
     origin: str
@@ -62,18 +62,18 @@ class PosePictures:
         """Whether each image has no angle beyond 99 degrees either way, bool [N]."""
         return np.all(np.abs(self.angles) <= LIMIT, axis=1)
 
-    def select(self, chosen: np.ndarray) -> "PosePictures":
+    def select(self, chosen: np.ndarray) -> "PoseImages":
         """Returns the images of these indices, or of this mask, in their order."""
         places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return dataclasses.replace(
             self,
-            pictures=select_images(self.pictures, places),
+            images=select_images(self.images, places),
             angles=self.angles[places],
             group=self.group[places],
         )
 
 
-def read_300w_lp(path: str) -> PosePictures:
+def read_300w_lp(path: str) -> PoseImages:
     """Reads the training images: AFW, HELEN, IBUG, LFPW and their mirror images.
 
     Args:
@@ -109,8 +109,8 @@ def read_300w_lp(path: str) -> PosePictures:
     )
 
 
-def read_aflw2000(path: str) -> PosePictures:
-    """Reads all 2,000 test images; see `PosePictures.within_limit`.
+def read_aflw2000(path: str) -> PoseImages:
+    """Reads all 2,000 test images; see `PoseImages.within_limit`.
 
     Args:
       path: folder with `AFLW2000/*.jpg` and `AFLW2000/*.mat` (or `AFLW2000-3D`), or
@@ -147,7 +147,7 @@ def _npz_roots(path: str) -> list[str]:
 class _Part:
     """One set; `sources` names the photograph of each image."""
 
-    pictures: list[CroppedFile] | np.ndarray
+    images: list[CroppedFile] | np.ndarray
     angles: np.ndarray
     sources: list[str]
     without_landmarks: int = 0
@@ -186,7 +186,7 @@ def _read_folder(folder: str) -> _Part:
         sources.append(f"{base}/{photograph}")
 
     return _Part(
-        pictures=images,
+        images=images,
         angles=np.array(angles),
         sources=sources,
         without_landmarks=without_landmarks,
@@ -233,13 +233,13 @@ def _read_npz(file: str) -> _Part:
     return _Part(image[..., ::-1], pose, sources)
 
 
-def _join(parts: list[_Part], origin: str) -> PosePictures:
+def _join(parts: list[_Part], origin: str) -> PoseImages:
     """Concatenates sets."""
-    if isinstance(parts[0].pictures, np.ndarray):
+    if isinstance(parts[0].images, np.ndarray):
         sizes = {
-            part.pictures.shape[1:]
+            part.images.shape[1:]
             for part in parts
-            if isinstance(part.pictures, np.ndarray)
+            if isinstance(part.images, np.ndarray)
         }
         if len(sizes) > 1:
             raise UserError(
@@ -247,9 +247,9 @@ def _join(parts: list[_Part], origin: str) -> PosePictures:
                 f"{sorted(sizes)}."
             )
 
-        images: Pictures = np.concatenate([np.asarray(part.pictures) for part in parts])
+        images: Images = np.concatenate([np.asarray(part.images) for part in parts])
     else:
-        images = [image for part in parts for image in part.pictures]
+        images = [image for part in parts for image in part.images]
 
     # Photographs are numbered in the order of their first appearance.
     numbers: dict[str, int] = {}
@@ -259,8 +259,8 @@ def _join(parts: list[_Part], origin: str) -> PosePictures:
         for source in part.sources
     ]
 
-    return PosePictures(
-        pictures=images,
+    return PoseImages(
+        images=images,
         angles=np.concatenate([part.angles for part in parts]),
         group=np.array(group, np.int32),
         origin=origin,

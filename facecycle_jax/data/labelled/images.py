@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from facecycle_jax.data.images.reading import read_picture, square
+from facecycle_jax.data.images.reading import read_image, square
 from facecycle_jax.errors import UserError
 
 
@@ -28,21 +28,21 @@ class CroppedFile(NamedTuple):
     box: tuple[int, int, int, int] | None
 
 
-Pictures = Sequence[str] | Sequence[CroppedFile] | np.ndarray
+Images = Sequence[str] | Sequence[CroppedFile] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledPictures:
+class LabelledImages:
     """One split of a classification set.
 
     Attributes:
-      pictures: file names, or uint8 [N, H, W] or [N, H, W, 3].
+      images: file names, or uint8 [N, H, W] or [N, H, W, 3].
       labels: int32 [N], indices into `classes`.
       classes: names of all classes of the set.
       origin: where the images come from, for messages.
     """
 
-    pictures: Pictures
+    images: Images
     labels: np.ndarray
     classes: tuple[str, ...]
     origin: str
@@ -51,13 +51,13 @@ class LabelledPictures:
         """Counts the images."""
         return len(self.labels)
 
-    def select(self, chosen: np.ndarray) -> "LabelledPictures":
+    def select(self, chosen: np.ndarray) -> "LabelledImages":
         """Returns the images of these indices, in their order."""
-        images = select_images(self.pictures, chosen)
-        return dataclasses.replace(self, pictures=images, labels=self.labels[chosen])
+        images = select_images(self.images, chosen)
+        return dataclasses.replace(self, images=images, labels=self.labels[chosen])
 
 
-def select_images(images: Pictures, chosen: np.ndarray) -> Pictures:
+def select_images(images: Images, chosen: np.ndarray) -> Images:
     """Returns the images of these indices, in their order.
 
     Args:
@@ -73,7 +73,7 @@ def select_images(images: Pictures, chosen: np.ndarray) -> Pictures:
     return kept
 
 
-def load_pictures(images: Pictures, *, size: int, crop: float = 1.0) -> np.ndarray:
+def load_images(images: Images, *, size: int, crop: float = 1.0) -> np.ndarray:
     """Reads images into one batch.
 
     Args:
@@ -115,11 +115,11 @@ def load_pictures(images: Pictures, *, size: int, crop: float = 1.0) -> np.ndarr
 def _read(item: str | CroppedFile | np.ndarray) -> np.ndarray:
     """Reads one image from its file, or returns an array as it is."""
     if isinstance(item, str):
-        return read_picture(item)
+        return read_image(item)
     if not isinstance(item, CroppedFile):
         return np.asarray(item)
 
-    image = read_picture(item.path)
+    image = read_image(item.path)
     if item.box is None:
         return image
 

@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from facecycle_jax.data.labelled.images import (
-    LabelledPictures,
+    LabelledImages,
     read_lines,
     require_file,
 )
@@ -19,7 +19,7 @@ CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neut
 OFFICIAL = {"train": 12_271, "test": 3_068}
 
 
-def read_raf_db(path: str, *, split: str) -> LabelledPictures:
+def read_raf_db(path: str, *, split: str) -> LabelledImages:
     """Reads one split of RAF-DB.
 
     Args:
@@ -74,8 +74,8 @@ def read_raf_db(path: str, *, split: str) -> LabelledPictures:
     if not labels:
         raise UserError(f"{name} names no image of the split {split}.")
 
-    return LabelledPictures(
-        pictures=images,
+    return LabelledImages(
+        images=images,
         labels=np.array(labels, np.int32),
         classes=CLASSES,
         origin=f"{name} ({split})",

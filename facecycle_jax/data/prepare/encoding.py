@@ -24,7 +24,7 @@ from facecycle_jax.data.images.media_files import (
 from facecycle_jax.data.images.reading import (
     one_sentence,
     open_image,
-    read_picture,
+    read_image,
     square,
     to_rgb,
 )
@@ -273,7 +273,7 @@ def _image(path: str, options: FrameOptions) -> bytes:
     if options.reencodes:
         # A face may be any part of the image, so it is looked for at full size.
         needed = 0 if options.crop else options.size
-        return _encode(_shaped(read_picture(path, at_least=needed), options))
+        return _encode(_shaped(read_image(path, at_least=needed), options))
 
     with open_image_file(path) as file:
         content = file.read()

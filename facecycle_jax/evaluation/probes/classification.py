@@ -19,14 +19,14 @@ class Classification(NamedTuple):
       macro_f1: mean F1, the harmonic mean of precision and recall, over the classes
         that occur.
       confusion: int64 [classes, classes], row the true class, column the predicted one.
-      pictures: number of images.
+      images: number of images.
     """
 
     accuracy: float
     mean_class_accuracy: float
     macro_f1: float
     confusion: np.ndarray
-    pictures: int
+    images: int
 
     def figures(self) -> dict[str, Any]:
         """Returns everything, for JSON."""
@@ -86,5 +86,5 @@ def classification(
         # F1 = 2 P R / (P + R), with precision hits / claimed and recall hits / actual.
         macro_f1=float(np.mean(2 * hits / (actual + claimed))),
         confusion=confusion,
-        pictures=len(labels),
+        images=len(labels),
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from facecycle_jax.data.labelled.images import LabelledPictures, Pictures, load_pictures
+from facecycle_jax.data.labelled.images import Images, LabelledImages, load_images
 from facecycle_jax.evaluation.features import Encode, FeatureSet, extract
 from facecycle_jax.evaluation.probes.classification import classification
 from facecycle_jax.evaluation.probes.linear import (
@@ -49,8 +49,8 @@ _PROTOCOLS = {
 
 def evaluate_emotion(
     features: Mapping[str, FeatureSet],
-    train: LabelledPictures,
-    test: LabelledPictures,
+    train: LabelledImages,
+    test: LabelledImages,
     *,
     task: str,
     names: tuple[str, str] = ("train", "test"),
@@ -59,7 +59,7 @@ def evaluate_emotion(
     crop: float = 1.0,
     seed: int = 0,
     options: LinearOptions | None = None,
-    also: Mapping[str, LabelledPictures] | None = None,
+    also: Mapping[str, LabelledImages] | None = None,
 ) -> Evaluation:
     """Fits a probe on training images and evaluates it on test images.
 
@@ -85,7 +85,7 @@ def evaluate_emotion(
     splits = {names[1]: test, **(also or {})}
     for name, kind in features.items():
         log.info("%s: %s", task, name)
-        tests = [split.pictures for split in splits.values()]
+        tests = [split.images for split in splits.values()]
         every, chosen = _predict(kind, train, tests, probe, crop, seed, options)
 
         # The first split has the name of the features, further ones also their own.
@@ -134,8 +134,8 @@ def _augmentable(kind: FeatureSet) -> Encode | None:
 
 def _predict(
     kind: FeatureSet,
-    train: LabelledPictures,
-    tests: list[Pictures],
+    train: LabelledImages,
+    tests: list[Images],
     probe: str,
     crop: float,
     seed: int,
@@ -146,12 +146,12 @@ def _predict(
     Test labels are not among the arguments.
     """
     classes = len(train.classes)
-    load = functools.partial(load_pictures, size=kind.size, crop=crop)
+    load = functools.partial(load_images, size=kind.size, crop=crop)
     encode = _augmentable(kind)
     if probe == "linear" and encode is not None:
         layer = fit_linear(
             jax.random.key(seed),
-            load(train.pictures),
+            load(train.images),
             train.labels,
             classes=classes,
             encode=encode,
@@ -162,12 +162,12 @@ def _predict(
         return found, {"losses": [float(loss) for loss in layer.losses]}
 
     # Other features are computed once, without augmentation.
-    sample = load(train.pictures) if kind.needs_fit else np.zeros(0)
+    sample = load(train.images) if kind.needs_fit else np.zeros(0)
     extracted = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
-    values = extracted(train.pictures)
+    values = extracted(train.images)
     adapted = None if kind.adapt is None else kind.adapt(values)
 
-    def compute(images: Pictures) -> np.ndarray:
+    def compute(images: Images) -> np.ndarray:
         found = extracted(images)
         return found if adapted is None else adapted(found)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.yale_b import OFFICIAL, LitFaces
 from facecycle_jax.evaluation.features import FeatureSet, extract
 from facecycle_jax.evaluation.probes.verification import roc
@@ -78,7 +78,7 @@ def evaluate_lights(
         sample = np.zeros(0)
         if kind.needs_fit:
             enrolled = [faces.files[place] for place in gallery]
-            sample = load_pictures(enrolled, size=kind.size, crop=crop)
+            sample = load_images(enrolled, size=kind.size, crop=crop)
         function = kind.fit(sample)
 
         codes = extract(function, list(faces.files), size=kind.size, crop=crop)

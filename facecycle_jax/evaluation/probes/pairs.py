@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.lfw_pairs import Pairs
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, extract
 from facecycle_jax.evaluation.probes.verification import (
@@ -60,7 +60,7 @@ def evaluate_pairs(
         test_scores = _scores(kind, train, used, test, computed)
         rows[name] = verify_split(train_scores, train.same, test_scores, test.same)
 
-    counts = {"test pairs": len(test), "test pictures": len(test.files)}
+    counts = {"test pairs": len(test), "test images": len(test.files)}
     if train is None:
         folds = len(np.unique(test.fold))
         how = f"{folds} folds, each with the threshold of the others."
@@ -70,7 +70,7 @@ def evaluate_pairs(
             "(LFW view 1, for development)."
         )
         counts["development pairs"] = len(train)
-        counts["development pictures"] = len(train.files)
+        counts["development images"] = len(train.files)
 
     protocol = (
         f"Cosine similarity of features, no training. {how} "
@@ -168,7 +168,7 @@ def _scores(
     sample = np.zeros(0)
     if kind.needs_fit:
         files = [source.files[i] for i in np.flatnonzero(used)]
-        sample = load_pictures(files, size=kind.size, crop=computed.crop)
+        sample = load_images(files, size=kind.size, crop=computed.crop)
     function = kind.fit(sample)
 
     # Statistics such as a mean come from the source, and are applied to the pairs.

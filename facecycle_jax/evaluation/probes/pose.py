@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from facecycle_jax.data.labelled.head_pose import ANGLES, LIMIT, OFFICIAL, PosePictures
-from facecycle_jax.data.labelled.images import Pictures, load_pictures
+from facecycle_jax.data.labelled.head_pose import ANGLES, LIMIT, OFFICIAL, PoseImages
+from facecycle_jax.data.labelled.images import Images, load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import FeatureSet, extract
 from facecycle_jax.evaluation.probes.penalties import edge_warnings
@@ -35,9 +35,9 @@ class PoseErrors(NamedTuple):
 
     Attributes:
       errors: of yaw, pitch and roll.
-      pictures: number of these images.
+      images: number of these images.
       errors_all: errors over all test images.
-      pictures_all: number of all test images.
+      images_all: number of all test images.
       by_yaw: number of images and errors of yaw, pitch and roll, by the range of the
         absolute true yaw.
       true: float64 [N, 3], of all test images.
@@ -45,9 +45,9 @@ class PoseErrors(NamedTuple):
     """
 
     errors: tuple[float, float, float]
-    pictures: int
+    images: int
     errors_all: tuple[float, float, float]
-    pictures_all: int
+    images_all: int
     by_yaw: dict[str, tuple[int, float, float, float]]
     true: np.ndarray
     predicted: np.ndarray
@@ -55,14 +55,14 @@ class PoseErrors(NamedTuple):
     def figures(self) -> dict[str, Any]:
         """Returns everything but the single predictions, for JSON."""
         by_yaw = {
-            name: dict(zip(("pictures", *ANGLES), row, strict=True))
+            name: dict(zip(("images", *ANGLES), row, strict=True))
             for name, row in self.by_yaw.items()
         }
         return {
             "errors": _named(self.errors),
             "errors_all": _named(self.errors_all),
-            "pictures": self.pictures,
-            "pictures_all": self.pictures_all,
+            "images": self.images,
+            "images_all": self.images_all,
             "by_yaw": by_yaw,
         }
 
@@ -129,9 +129,9 @@ def pose_errors(predicted: np.ndarray, true: np.ndarray) -> PoseErrors:
 
     return PoseErrors(
         errors=_means(error[within]),
-        pictures=int(within.sum()),
+        images=int(within.sum()),
         errors_all=_means(error),
-        pictures_all=len(true),
+        images_all=len(true),
         by_yaw=by_yaw,
         true=true,
         predicted=predicted,
@@ -146,8 +146,8 @@ def _means(error: np.ndarray) -> tuple[float, float, float]:
 
 def evaluate_pose(
     features: Mapping[str, FeatureSet],
-    train: PosePictures,
-    test: PosePictures,
+    train: PoseImages,
+    test: PoseImages,
     *,
     crop: float = 1.0,
     seed: int = 0,
@@ -184,7 +184,7 @@ def evaluate_pose(
     details = {}
     for name, kind in features.items():
         log.info("pose: %s", name)
-        predicted, details[name] = _predict(kind, train, test.pictures, crop, seed)
+        predicted, details[name] = _predict(kind, train, test.images, crop, seed)
         rows[name] = pose_errors(predicted, test.angles)
 
     # The baseline without features.
@@ -222,7 +222,7 @@ def evaluate_pose(
 
 
 def _predict(
-    kind: FeatureSet, train: PosePictures, test: Pictures, crop: float, seed: int
+    kind: FeatureSet, train: PoseImages, test: Images, crop: float, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Predicts the angles of the test images.
 
@@ -230,10 +230,10 @@ def _predict(
     """
     sample = np.zeros(0)
     if kind.needs_fit:
-        sample = load_pictures(train.pictures, size=kind.size, crop=crop)
+        sample = load_images(train.images, size=kind.size, crop=crop)
 
     compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
-    values = compute(train.pictures)
+    values = compute(train.images)
     test_values = compute(test)
     if kind.adapt is not None:
         adapted = kind.adapt(values)

@@ -13,7 +13,7 @@ from record_files import png, write_set
 
 from facecycle_jax.data.batches.frame_reader import record_reader
 from facecycle_jax.data.images.decoding import make_decoder
-from facecycle_jax.data.images.reading import read_picture
+from facecycle_jax.data.images.reading import read_image
 from facecycle_jax.data.sources.record_index import FRAMES, TRACKS, verify
 from facecycle_jax.data.sources.records import open_records
 from facecycle_jax.errors import UserError
@@ -85,7 +85,7 @@ def test_damaged_image_files_are_read_or_refused(tmp_path):
         for number in range(PER_SEED // 4):
             path = tmp_path / f"{number}.png"
             path.write_bytes(damaged(content, rng))
-            attempts.append(functools.partial(read_picture, path))
+            attempts.append(functools.partial(read_image, path))
         counts = outcomes(attempts, allowed=(UserError, OSError))
         print(f"file, {name}: {counts['read']} read, {counts['refused']} refused")
 

@@ -17,7 +17,7 @@ from loader_batches import first
 from PIL import Image
 from record_files import png, write_set
 
-from facecycle_jax.data import make_loader, read_picture
+from facecycle_jax.data import make_loader, read_image
 from facecycle_jax.data.images import reading as reading_module
 from facecycle_jax.data.images.decoding import make_decoder
 from facecycle_jax.data.prepare.encoding import (
@@ -138,7 +138,7 @@ def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "face.jpg").write_bytes(POSTSCRIPT)
     with pytest.raises(UserError, match="no known image format"):
-        read_picture(tmp_path / "face.jpg")
+        read_image(tmp_path / "face.jpg")
 
     with pytest.raises(UserError, match="no known image format"):
         make_decoder("pillow", size=8)(POSTSCRIPT)
@@ -164,7 +164,7 @@ def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch):
         with pytest.raises(
             UserError, match=r"x\.png cannot be read as an image: [^\n]+\.$"
         ):
-            read_picture(tmp_path / "x.png")
+            read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "I;16", "F"])
@@ -182,9 +182,9 @@ def test_strips_and_orientation_give_the_pixels_of_the_whole(mode, monkeypatch):
         image = Image.frombytes(form, (23, 37), pixels.tobytes())
         image = image.convert("P") if mode == "P" else image
 
-    whole = read_picture(image)
+    whole = read_image(image)
     monkeypatch.setattr(reading_module, "_STRIP_PIXELS", 60)
-    np.testing.assert_array_equal(read_picture(image), whole)
+    np.testing.assert_array_equal(read_image(image), whole)
 
 
 def test_large_images_are_reduced_where_little_of_them_is_needed(tmp_path, monkeypatch):
@@ -194,10 +194,10 @@ def test_large_images_are_reduced_where_little_of_them_is_needed(tmp_path, monke
     image = Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC)
     for name in ("x.png", "x.jpg"):
         image.save(tmp_path / name, quality=95)
-        assert read_picture(tmp_path / name).shape == (300, 400, 3)
+        assert read_image(tmp_path / name).shape == (300, 400, 3)
         # 300 // (4 * 8) is 9; a JPEG is decoded at an eighth.
         exact = np.asarray(image.reduce(9 if name == "x.png" else 8))
-        reduced = read_picture(tmp_path / name, at_least=8)
+        reduced = read_image(tmp_path / name, at_least=8)
         assert np.abs(reduced.astype(int) - exact).mean() < (
             0.1 if name == "x.png" else 2
         )
@@ -219,12 +219,12 @@ def test_memory_of_one_huge_image_is_bounded(tmp_path, mode):
     image.save(path, **({"compression": "tiff_adobe_deflate"} if mode == "F" else {}))
     code = (
         "import re, sys\n"
-        "from facecycle_jax.data.images.reading import read_picture\n"
+        "from facecycle_jax.data.images.reading import read_image\n"
         "def megabytes(name):\n"
         "    text = open('/proc/self/status').read()\n"
         "    return int(re.search(name + r':\\s+(\\d+)', text)[1]) / 1024\n"
         "before = megabytes('VmRSS')\n"
-        "read_picture(sys.argv[1], at_least=int(sys.argv[2]))\n"
+        "read_image(sys.argv[1], at_least=int(sys.argv[2]))\n"
         "print(megabytes('VmHWM') - before)\n"
     )
     for at_least, limit in ((0, 560), (72, 330)):

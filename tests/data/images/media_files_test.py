@@ -13,10 +13,10 @@ from PIL import Image
 from record_files import png, write_set
 
 from facecycle_jax.data import (
-    list_pictures,
+    list_images,
     make_loader,
+    read_image,
     read_list,
-    read_picture,
     scan_folder,
 )
 from facecycle_jax.data.images.media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
@@ -156,7 +156,7 @@ def test_a_pipe_in_the_place_of_an_image_is_refused_at_once(people, decoder):
     pipe = people / "ann" / "2.png"
     os.mkfifo(pipe)
     with pytest.raises(UserError, match=r"2\.png is a pipe, a socket or a device"):
-        read_picture(pipe)
+        read_image(pipe)
 
     loader = make_loader(config(people, "threads", decoder=decoder), split="train")
     first(loader, 30)
@@ -171,9 +171,9 @@ def test_a_pipe_in_the_place_of_an_image_is_refused_at_once(people, decoder):
 
 def test_devices_and_folders_are_no_images(tmp_path):
     with pytest.raises(UserError, match="is a pipe, a socket or a device"):
-        read_picture("/dev/zero")
+        read_image("/dev/zero")
     with pytest.raises(UserError, match="is a folder"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 def test_a_file_larger_than_any_image_is_refused_unread(tmp_path):
@@ -182,7 +182,7 @@ def test_a_file_larger_than_any_image_is_refused_unread(tmp_path):
     with pytest.raises(
         UserError, match=r"x\.png has 1,099,511,627,776 bytes, more than"
     ):
-        read_picture(tmp_path / "x.png")
+        read_image(tmp_path / "x.png")
 
 
 def test_all_commands_and_sources_know_the_same_endings(tmp_path):
@@ -192,7 +192,7 @@ def test_all_commands_and_sources_know_the_same_endings(tmp_path):
 
     count = 2 * len(IMAGE_SUFFIXES)
     assert len(scan_folder(str(tmp_path / "images")).frames[0]) == count
-    assert len(list(list_pictures(tmp_path / "images"))) == count
+    assert len(list(list_images(tmp_path / "images"))) == count
     (source,) = image_sources(str(tmp_path / "images"))
     assert len(prepare_track(source, FrameOptions()).frames) == count
     (tmp_path / "list.txt").write_text("images/ann\n")

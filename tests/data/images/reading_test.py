@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from facecycle_jax.data.images import reading as module
-from facecycle_jax.data.images.reading import as_pictures, read_picture
+from facecycle_jax.data.images.reading import as_images, read_image
 
 RNG = np.random.default_rng(0)
 RAMP = np.broadcast_to(np.linspace(0, 255, 40).astype(np.uint8)[:, None], (40, 40))
@@ -20,7 +20,7 @@ def smooth(height=48, width=40):
 
 
 def one(inputs, **options):
-    batch, names, problems = as_pictures(inputs, **{"size": 40, **options})
+    batch, names, problems = as_images(inputs, **{"size": 40, **options})
     assert batch.dtype == np.uint8
     assert len(batch) == len(names) == 1
     assert not problems
@@ -119,7 +119,7 @@ def test_shrinking_is_antialiased_and_the_right_size_is_untouched():
 
 def test_batches_lists_and_folders_are_listed_in_order(tmp_path):
     batch = RNG.integers(0, 256, (3, 40, 40, 3), np.uint8)
-    np.testing.assert_array_equal(as_pictures(batch, size=40)[0], batch)
+    np.testing.assert_array_equal(as_images(batch, size=40)[0], batch)
     (tmp_path / "b").mkdir()
     paths = [tmp_path / "a.png", tmp_path / "b" / "c.PNG", tmp_path / "d.png"]
     for path, image in zip(paths, batch, strict=True):
@@ -127,14 +127,14 @@ def test_batches_lists_and_folders_are_listed_in_order(tmp_path):
 
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_text("no image")
-    found, names, problems = as_pictures(str(tmp_path), size=40)
+    found, names, problems = as_images(str(tmp_path), size=40)
     np.testing.assert_array_equal(found, batch)
     assert names == [str(p) for p in paths]
     assert not problems
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    assert as_pictures(tmp_path, size=40)[1] == names
+    assert as_images(tmp_path, size=40)[1] == names
     mixed = [paths[1], Image.fromarray(batch[0]), batch[2]]
-    found, names, _ = as_pictures(mixed, size=40)
+    found, names, _ = as_images(mixed, size=40)
     np.testing.assert_array_equal(found, batch[[1, 0, 2]])
     assert names == [str(paths[1]), "image 1", "image 2"]
 
@@ -143,26 +143,26 @@ def test_unreadable_files_are_left_out_with_one_line_each(tmp_path):
     (tmp_path / "a.png").write_bytes(b"this is text")
     (tmp_path / "b.jpg").write_bytes(b"")
     Image.fromarray(smooth()).save(tmp_path / "c.png")
-    found, names, problems = as_pictures(tmp_path, size=16)
+    found, names, problems = as_images(tmp_path, size=16)
     assert found.shape == (1, 16, 16, 3)
     assert [pathlib.Path(n).name for n in names] == ["c.png"]
     assert len(problems) == 2
     assert all("\n" not in line for line in problems)
     assert "a.png" in problems[0]
     assert "no known image format" in problems[0]
-    _, _, problems = as_pictures([tmp_path / "none.png"], size=16)
+    _, _, problems = as_images([tmp_path / "none.png"], size=16)
     assert problems == [f"There is no file {tmp_path / 'none.png'}."]
 
 
 def test_a_single_unreadable_image_raises(tmp_path):
     (tmp_path / "a.png").write_bytes(b"this is text")
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
-        as_pictures(tmp_path / "a.png", size=16)
+        as_images(tmp_path / "a.png", size=16)
     with pytest.raises(FileNotFoundError, match="no file"):
-        as_pictures(tmp_path / "b.png", size=16)
+        as_images(tmp_path / "b.png", size=16)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image file"):
-        as_pictures(tmp_path / "empty", size=16)
+        as_images(tmp_path / "empty", size=16)
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_a_single_unreadable_image_raises(tmp_path):
 )
 def test_wrong_inputs_are_refused(inputs, message):
     with pytest.raises(ValueError, match=message):
-        as_pictures(inputs, size=16)
+        as_images(inputs, size=16)
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 8, "fit": "bend"}])
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match="size must be"):
-        as_pictures(np.zeros((8, 8, 3), np.uint8), **options)
+        as_images(np.zeros((8, 8, 3), np.uint8), **options)
 
 
 def test_an_empty_list_gives_an_empty_batch():
-    found, names, problems = as_pictures([], size=16)
+    found, names, problems = as_images([], size=16)
     assert found.shape == (0, 16, 16, 3)
     assert names == problems == []
 
@@ -200,17 +200,17 @@ def test_huge_images_are_refused_unread(tmp_path, monkeypatch):
     Image.new("1", (5000, 5000)).save(tmp_path / "x.png")
     monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
     with pytest.raises(ValueError, match=r"5000x5000 pixels are more than 1,000,000"):
-        read_picture(tmp_path / "x.png")
+        read_image(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        read_picture(tmp_path / "x.png")
+        read_image(tmp_path / "x.png")
 
 
 def test_images_that_pillow_warns_about_are_read(tmp_path, monkeypatch):
     Image.fromarray(smooth()).save(tmp_path / "x.png")
     # Above its own limit it warns, and tests make warnings errors.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
-    assert read_picture(tmp_path / "x.png").shape == (48, 40, 3)
+    assert read_image(tmp_path / "x.png").shape == (48, 40, 3)
 
 
 FORMATS = {
@@ -246,7 +246,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, suffix):
                 data[place] = rng.integers(256)
         (tmp_path / f"{index:02d}.{suffix}").write_bytes(bytes(data))
 
-    found, names, problems = as_pictures(tmp_path, size=16)
+    found, names, problems = as_images(tmp_path, size=16)
     assert len(found) == len(names)
     assert len(names) + len(problems) == 40
     assert problems

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from facecycle_jax.data.labelled.head_pose import OFFICIAL, read_300w_lp, read_aflw2000
-from facecycle_jax.data.labelled.images import CroppedFile, load_pictures
+from facecycle_jax.data.labelled.images import CroppedFile, load_images
 
 pytest.importorskip("scipy")
 
@@ -33,14 +33,12 @@ def test_the_landmarks_surroundings_are_cut_out(tmp_path):
     array = np.zeros((64, 64, 3), np.uint8)
     array[20:44, 24:40] = 255
     Image.fromarray(array).save(tmp_path / "a.png")
-    whole = load_pictures([CroppedFile(str(tmp_path / "a.png"), None)], size=8)
-    part = load_pictures(
-        [CroppedFile(str(tmp_path / "a.png"), (24, 20, 40, 44))], size=8
-    )
+    whole = load_images([CroppedFile(str(tmp_path / "a.png"), None)], size=8)
+    part = load_images([CroppedFile(str(tmp_path / "a.png"), (24, 20, 40, 44))], size=8)
     assert whole.min() == 0
     assert part.min() == 255
     # The square reaches the image's edge and no further.
-    assert load_pictures(
+    assert load_images(
         [CroppedFile(str(tmp_path / "a.png"), (-9, -9, 90, 90))], size=8
     ).shape == (
         1,
@@ -51,27 +49,27 @@ def test_the_landmarks_surroundings_are_cut_out(tmp_path):
     with pytest.raises(
         ValueError, match=r"a\.png: the landmarks lie outside the image"
     ):
-        load_pictures([CroppedFile(str(tmp_path / "a.png"), (70, 70, 90, 90))], size=8)
+        load_images([CroppedFile(str(tmp_path / "a.png"), (70, 70, 90, 90))], size=8)
 
 
 def test_boxes_have_a_margin_and_ignore_points_that_are_not_seen(tmp_path):
     pose_files.write_folders(tmp_path, photographs=1, renderings=1, tests=1)
     train, test = read_300w_lp(str(tmp_path)), read_aflw2000(str(tmp_path))
-    assert train.pictures[0].box == (-14, -14, 74, 80)
-    assert test.pictures[0].box == train.pictures[0].box
+    assert train.images[0].box == (-14, -14, 74, 80)
+    assert test.images[0].box == train.images[0].box
     pose_files.write_mat(tmp_path / "AFLW2000" / "image00002.mat", 1, 2, 3, points="")
     test = read_aflw2000(str(tmp_path))
-    assert test.pictures[0].box is None
+    assert test.images[0].box is None
     assert test.without_landmarks == 1
 
 
 def test_npz_files_are_read(tmp_path):
     path = pose_files.write_npz(tmp_path)
     train, test = read_300w_lp(path), read_aflw2000(path)
-    assert train.pictures.shape == (8 * 24, 64, 64, 3)
+    assert train.images.shape == (8 * 24, 64, 64, 3)
     np.testing.assert_allclose(train.angles[:24], pose_files.angles(24, 0))
     np.testing.assert_array_equal(
-        train.pictures[0], pose_files.picture(train.angles[0, 0], seed=0)
+        train.images[0], pose_files.head_image(train.angles[0, 0], seed=0)
     )
     assert len(test) == 12
     # Neighbours in the file, and their mirror images, stay together.

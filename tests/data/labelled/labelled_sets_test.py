@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from facecycle_jax.data.labelled.fer2013 import CLASSES, read_fer2013
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.lfw_pairs import read_cplfw_pairs, read_lfw_pairs
 from facecycle_jax.data.labelled.raf_db import read_raf_db
 from facecycle_jax.errors import UserError
@@ -29,9 +29,9 @@ def test_fer2013_csv_is_read(tmp_path):
     write_csv(tmp_path / "fer2013.csv", *rows)
     split = read_fer2013(str(tmp_path), split="Training")
     assert [split.classes[label] for label in split.labels] == ["happy", "neutral"]
-    assert split.pictures.shape == (2, 48, 48)
-    assert split.pictures[:, 0, 0].tolist() == [5, 9]
-    assert load_pictures(split.pictures, size=64).shape == (2, 64, 64, 3)
+    assert split.images.shape == (2, 48, 48)
+    assert split.images[:, 0, 0].tolist() == [5, 9]
+    assert load_images(split.images, size=64).shape == (2, 64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_folders_of_fer2013_are_read(tmp_path):
     assert sorted(split.labels.tolist()) == list(range(7))
     assert all(
         f"/{CLASSES[label]}/" in p
-        for p, label in zip(split.pictures, split.labels, strict=True)
+        for p, label in zip(split.images, split.labels, strict=True)
     )
     with pytest.raises(
         FileNotFoundError, match=r"neither fer2013\.csv nor a folder PublicTest"
@@ -135,7 +135,7 @@ def test_raf_db_is_read(tmp_path):
     path = raf(tmp_path, "train_00001.jpg 5", "test_0001.jpg 7", "train_00002.jpg 1")
     train, test = (read_raf_db(path, split=split) for split in ("train", "test"))
     assert [train.classes[label] for label in train.labels] == ["sadness", "surprise"]
-    assert test.pictures[0].endswith("test_0001_aligned.jpg")
+    assert test.images[0].endswith("test_0001_aligned.jpg")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +241,6 @@ def test_cplfw_is_read_with_folds(tmp_path):
 def test_cropping_keeps_the_middle():
     image = np.zeros((1, 10, 10, 3), np.uint8)
     image[:, 2:8, 2:8] = 255
-    assert load_pictures(image, size=6, crop=0.6).min() == 255
+    assert load_images(image, size=6, crop=0.6).min() == 255
     with pytest.raises(ValueError, match="crop must be above 0 and at most 1"):
-        load_pictures(image, size=6, crop=1.2)
+        load_images(image, size=6, crop=1.2)

@@ -72,9 +72,9 @@ def test_statistics_see_no_image_of_their_own_fold(tmp_path):
     )
     seen = []
     evaluate_pairs(spying(seen), None, shared, task="lfw")
-    from facecycle_jax.data.labelled.images import load_pictures
+    from facecycle_jax.data.labelled.images import load_images
 
-    values = flat(load_pictures(shared.files, size=4))
+    values = flat(load_images(shared.files, size=4))
     for k, given in enumerate(seen):
         own = shared.fold == k
         used = np.unique(np.concatenate([shared.left[own], shared.right[own]]))

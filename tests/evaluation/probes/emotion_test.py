@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from facecycle_jax.data.labelled.images import LabelledPictures
+from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.evaluation.features import FeatureSet, plain
 from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
 from facecycle_jax.evaluation.probes.linear import LinearOptions
@@ -23,7 +23,7 @@ def bright(count, seed):
     images = rng.integers(0, 120, (count, 8, 8, 3))
     for image, label in zip(images, labels, strict=True):
         image[:, 4 * label : 4 * label + 4] += 60
-    return LabelledPictures(
+    return LabelledImages(
         images.astype(np.uint8), labels, ("left", "right"), "the test"
     )
 
@@ -71,7 +71,7 @@ def test_fitted_features_see_training_images_only():
     evaluate_emotion(
         {"spy": FeatureSet("spy", fit, 8, needs_fit=True)}, train, test, task="fer2013"
     )
-    np.testing.assert_array_equal(seen[0], train.pictures)
+    np.testing.assert_array_equal(seen[0], train.images)
 
 
 def test_two_test_splits_share_one_probe():

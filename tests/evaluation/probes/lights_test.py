@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facecycle_jax.data.labelled.images import load_pictures
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.yale_b import light_angle, read_yale_b
 from facecycle_jax.evaluation import evaluate
 from facecycle_jax.evaluation.features import FeatureSet, plain
@@ -82,7 +82,7 @@ def test_fitted_baselines_see_the_gallery_alone(yale):
     kind = FeatureSet(name="spy", fit=fit, size=8, needs_fit=True)
     evaluate_lights({"spy": kind}, faces)
     frontal = [file for file in faces.files if "A+000E+00" in file]
-    np.testing.assert_array_equal(seen[0], load_pictures(frontal, size=8))
+    np.testing.assert_array_equal(seen[0], load_images(frontal, size=8))
 
 
 def test_invalid_folders_are_refused(yale, tmp_path):

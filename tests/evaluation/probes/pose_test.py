@@ -51,9 +51,9 @@ def test_images_beyond_the_limit_count_only_unfiltered(tmp_path):
     row = evaluate_pose(FEATURES, read_300w_lp(path), read_aflw2000(path)).rows[
         "columns"
     ]
-    assert (row.pictures, row.pictures_all) == (11, 12)
+    assert (row.images, row.images_all) == (11, 12)
     assert row.errors_all[1] > row.errors[1]
-    assert sum(pictures for pictures, *_ in row.by_yaw.values()) == 11
+    assert sum(images for images, *_ in row.by_yaw.values()) == 11
 
 
 def test_training_images_beyond_the_limit_are_left_out(tmp_path):

@@ -13,11 +13,11 @@ import tensorflow_datasets as tfds
 from facecycle_jax.data.labelled import fer2013, raf_db
 from facecycle_jax.data.labelled.head_pose import (
     ANGLES,
-    PosePictures,
+    PoseImages,
     read_300w_lp,
     read_aflw2000,
 )
-from facecycle_jax.data.labelled.images import LabelledPictures
+from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_cplfw_pairs
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
@@ -36,8 +36,8 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=None,
         )
 
-    def _generate_examples(self, labelled: LabelledPictures) -> Examples:
-        items = zip(labelled.pictures, labelled.labels, strict=True)
+    def _generate_examples(self, labelled: LabelledImages) -> Examples:
+        items = zip(labelled.images, labelled.labels, strict=True)
         for number, (image, label) in enumerate(items):
             # Arrays are grey, [H, W], and get a channel; files are read by TFDS.
             if isinstance(image, np.ndarray):
@@ -117,8 +117,8 @@ class _PoseBuilder(_LabelledBuilder):
         features["box"] = tfds.features.Tensor(shape=(4,), dtype=tf.int32)
         return self._describe(features | {"name": tfds.features.Text()})
 
-    def _generate_examples(self, posed: PosePictures) -> Examples:  # type: ignore[override]
-        items = zip(posed.pictures, posed.angles, strict=True)
+    def _generate_examples(self, posed: PoseImages) -> Examples:  # type: ignore[override]
+        items = zip(posed.images, posed.angles, strict=True)
         for number, (item, angles) in enumerate(items):
             if isinstance(item, np.ndarray):
                 image, box, name = item, None, str(number)
