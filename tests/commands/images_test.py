@@ -260,8 +260,11 @@ def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--crop", "--which", "smallest"], "--which: invalid"),
-        (["--crop", "--which", "-1"], "--which: expected one|--which: invalid"),
+        (["--crop", "--which", "smallest"], "--which/--face: invalid"),
+        (
+            ["--crop", "--which", "-1"],
+            "--which/--face: expected one|--which/--face: invalid",
+        ),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )

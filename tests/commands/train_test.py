@@ -83,6 +83,7 @@ def test_a_user_error_is_one_sentence_and_status_2(tmp_path, arguments, sentence
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_the_same_command_finds_it_done(tmp_path):
     command = ["train", "debug", "--workdir", tmp_path / "run", "--set", "num_steps=2"]
     ended = facecycle(*command)

@@ -401,6 +401,7 @@ def test_an_unknown_option_is_a_defect_of_the_caller():
         evaluate("lfw", "x", colour=1)
 
 
+@pytest.mark.slow
 def test_synthetic_faces_are_evaluated_with_baselines_and_references(
     tmp_path, monkeypatch, model
 ):

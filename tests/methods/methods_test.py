@@ -137,6 +137,7 @@ def test_frozen_parts_cost_no_backward_pass(stage):
             assert float(optax.tree.norm(grad_frozen[name])) == 0.0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_jit_equals_eager(stage):
     method, params, frozen = made(stage)
@@ -381,6 +382,7 @@ def test_the_total_is_the_sum_of_weighted_means():
     assert float(total) == 7.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "data" / "tracks").exists(), reason="needs a folder of face images"
 )

@@ -79,6 +79,7 @@ def train(method_name, dtype):
     return before, state, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method_name",
     ["motion_cycle", pytest.param("identity_cycle", marks=pytest.mark.slow)],
