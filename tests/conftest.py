@@ -6,6 +6,7 @@ compiled once: they are kept in a folder that goes when the suite ends. Processe
 tests start inherit this.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -39,6 +40,17 @@ def compiled_programs_of_a_module_end_with_it():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def log(caplog):
+    """The package's log, which does not propagate where the program has set it up."""
+    package = logging.getLogger("facecycle_jax")
+    before = package.propagate
+    package.propagate = True
+    caplog.set_level(logging.INFO, logger="facecycle_jax")
+    yield caplog
+    package.propagate = before
 
 
 def pytest_sessionfinish(session):

@@ -1,7 +1,6 @@
 """What the wall time of a run goes into, over kills and restarts; steps that lag."""
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -40,17 +39,6 @@ class Output:
     def block_until_ready(self):
         assert self.done.wait(20)
         return self
-
-
-@pytest.fixture
-def log(caplog):
-    """The package's log, which does not propagate where the program has set it up."""
-    package = logging.getLogger("facecycle_jax")
-    before = package.propagate
-    package.propagate = True
-    caplog.set_level(logging.INFO, logger="facecycle_jax")
-    yield caplog
-    package.propagate = before
 
 
 def recorded(workdir):

@@ -3,26 +3,13 @@
 Plain lines without a terminal, a bar with the time left on one, no tables.
 """
 
-import logging
 import sys
 
 import ml_collections
-import pytest
 import toy_training
 
 from facecycle_jax import training
 from facecycle_jax.configs import debug, demo
-
-
-@pytest.fixture
-def log(caplog):
-    """The package's log, which does not propagate where the program has set it up."""
-    package = logging.getLogger("facecycle_jax")
-    before = package.propagate
-    package.propagate = True
-    caplog.set_level(logging.INFO, logger="facecycle_jax")
-    yield caplog
-    package.propagate = before
 
 
 def test_without_a_terminal_a_report_is_one_plain_line_with_the_time_left(log):
