@@ -21,8 +21,13 @@ def default_directory() -> str:
         if name in os.environ:
             return os.environ[name]
 
+    return str(user_cache() / "xla")
+
+
+def user_cache() -> pathlib.Path:
+    """Returns this package's directory in the user's cache directory."""
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return str(pathlib.Path(root) / "facecycle_jax" / "xla")
+    return pathlib.Path(root) / "facecycle_jax"
 
 
 def enable(directory: str) -> bool:

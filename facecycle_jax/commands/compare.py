@@ -20,6 +20,7 @@ import jax
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.commands import inputs
 from facecycle_jax.commands.train import launcher_arguments
 from facecycle_jax.data import batch_shapes
 from facecycle_jax.errors import MissingExtraError, UserError
@@ -259,11 +260,6 @@ def _options(arguments: argparse.Namespace) -> ComparisonOptions:
             option = field.replace("_", "-")
             raise FileNotFoundError(f"--{option}: there is no {path}.")
 
-    without: list[str] = []
-    if arguments.without:
-        lines = epath.Path(arguments.without).read_text(encoding="utf-8").splitlines()
-        without = [line.strip() for line in lines if line.strip()]
-
     return ComparisonOptions(
         fer2013=arguments.fer2013,
         raf_db=arguments.raf_db,
@@ -272,7 +268,7 @@ def _options(arguments: argparse.Namespace) -> ComparisonOptions:
         probes=tuple(part for part in arguments.probes.split(",") if part),
         epochs=arguments.epochs,
         test_split=arguments.test_split,
-        without=without,
+        without=inputs.read_names(arguments.without),
         limit=arguments.limit,
         people=arguments.people,
     )

@@ -3,9 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from etils import epath
-
 from facecycle_jax import evaluation
+from facecycle_jax.commands import inputs
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
@@ -112,10 +111,6 @@ def run(arguments: argparse.Namespace) -> None:
     baselines = _split(arguments.baselines)
     if arguments.baselines == "all":
         baselines = list(BASELINES)
-    without = []
-    if arguments.without:
-        lines = epath.Path(arguments.without).read_text(encoding="utf-8").splitlines()
-        without = [line.strip() for line in lines if line.strip()]
 
     options = evaluation.EvaluationOptions(
         task=arguments.task,
@@ -123,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
         baselines=baselines,
         probe=arguments.probe,
         epochs=arguments.epochs,
-        without=without,
+        without=inputs.read_names(arguments.without),
         crop=arguments.crop,
         test_split=arguments.test_split,
         limit=arguments.limit,

@@ -125,6 +125,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def read_names(path: str | None) -> list[str]:
+    """Reads a file of names, one a line; without a path there are none."""
+    if not path:
+        return []
+    lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
 def find(inputs: Sequence[str]) -> list[epath.Path]:
     """Lists the images of files and folders.
 

@@ -67,7 +67,8 @@ def load(
       path_or_name: a model folder, the workdir of a training run (its newest checkpoint
         is used) or one of its checkpoints, DIR/checkpoints/STEP, the name of a bundled
         model, 'facecycle-base' (docs/model_card.md) or 'facecycle-small', or a model on
-        the Hugging Face Hub: 'hf://user/name', 'hf-hub:user/name' or 'hf://user/name@revision'.
+        the Hugging Face Hub: 'hf://user/name', 'hf-hub:user/name' or
+        'hf://user/name@revision'.
       batch_size: images computed at once, at most, on all devices together.
       devices: devices of one kind and of this process, to split batches of images over.
         None uses all of the default kind. Each holds the parameters once it is needed.

@@ -20,11 +20,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax import compilation_cache
 from facecycle_jax.data.images.framing import Framing, cut_square, square_of_eyes
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
+from facecycle_jax.data.sources.synthetic_renderer import head_rotation
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
@@ -400,14 +402,11 @@ def _eyes_between(
     z = _DEPTH * np.sqrt(np.maximum(1 - across**2 - down**2, 0))
     y = person["eye_height"]
 
-    # Yaw turns about y, then pitch about x, then roll about z, as in the renderer.
-    yaw, pitch, roll = (np.deg2rad(motion[name]) for name in ANGLES)
-    x1 = np.sin(yaw) * z
-    z1 = np.cos(yaw) * z
-    y2 = np.cos(pitch) * y + np.sin(pitch) * z1
-    x3 = np.cos(roll) * x1 - np.sin(roll) * y2
-    y3 = np.sin(roll) * x1 + np.cos(roll) * y2
-    return np.stack([x3, y3], axis=1)
+    # The midpoints [N, 3], turned by the rotations [N, 3, 3] of the renderer.
+    points = np.stack([np.zeros_like(y), y, z], axis=1)
+    angles = np.broadcast_arrays(*(motion[name] for name in ANGLES))
+    rotations = jax.vmap(head_rotation)(*map(jnp.asarray, angles))
+    return np.einsum("nij,nj->ni", np.asarray(rotations), points)[:, :2]
 
 
 def _compute(model: "FaceCycle", key: str) -> PoseDirections:
@@ -449,6 +448,5 @@ def _file(key: str) -> pathlib.Path | None:
     if os.environ.get(compilation_cache.VARIABLE) == "":
         return None
 
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     name = f"pose_{_FORMAT}_{key[:32]}.npz"
-    return pathlib.Path(root) / "facecycle_jax" / "motion" / name
+    return compilation_cache.user_cache() / "motion" / name

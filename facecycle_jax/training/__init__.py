@@ -44,6 +44,7 @@ from facecycle_jax.training.setup import (
     Report,
     Run,
     prepare,
+    start_places,
 )
 from facecycle_jax.training.sharding import (
     check_batch,
@@ -120,6 +121,7 @@ __all__ = [
     "report_unreadable",
     "shared_fields",
     "split_cpu",
+    "start_places",
     "state_shardings",
     "training_seconds",
 ]

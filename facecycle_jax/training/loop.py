@@ -108,7 +108,7 @@ def train_and_evaluate(
 
         # The last stage has the networks of all, so it alone is reported on.
         is_last = number == len(stages)
-        own = [path.strip() for path in stage["init_from"].split(",") if path.strip()]
+        own = training.start_places(stage["init_from"])
         state = train_stage(
             {**stage, "init_from": [*own, *before]},
             place,

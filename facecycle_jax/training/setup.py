@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -308,6 +308,16 @@ def _copy(x: Any) -> Any:
     return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
 
 
+def start_places(init_from: str | Sequence[str]) -> list[str]:
+    """Lists the runs and models that an `init_from` names.
+
+    Stages give a list, since a workdir may have a comma in its name.
+    """
+    if not isinstance(init_from, str):
+        return list(init_from)
+    return [path.strip() for path in init_from.split(",")] if init_from else []
+
+
 def _start_from(
     config: Mapping[str, Any], state: TrainState, shardings: Any
 ) -> TrainState:
@@ -323,10 +333,7 @@ def _start_from(
         log.info("Starting from scratch")
         return state
 
-    # Stages give a list, since a workdir may have a comma in its name.
-    places = config["init_from"]
-    if isinstance(places, str):
-        places = [path.strip() for path in places.split(",")]
+    places = start_places(config["init_from"])
 
     # Of networks that several places have, the last one's are used.
     source: dict[str, Any] = {}

@@ -159,7 +159,9 @@ def test_eyes_are_where_the_renderer_turns_them():
     eyes = motion_control._eyes_between(identity, motion)[0]
 
     depth = 0.7 * np.sqrt(1 - (0.2 / 0.6) ** 2 - (0.1 / 0.8) ** 2)
-    rotation = np.asarray(synthetic_renderer._rotation(20.0, 15.0, -10.0), np.float64)
+    rotation = np.asarray(
+        synthetic_renderer.head_rotation(20.0, 15.0, -10.0), np.float64
+    )
     np.testing.assert_allclose(eyes, (rotation @ [0, -0.1, depth])[:2], atol=1e-6)
 
     # To the right and down, as the angles say.

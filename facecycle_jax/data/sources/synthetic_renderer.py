@@ -30,7 +30,7 @@ class _Hit(NamedTuple):
     point: jax.Array
 
 
-def _rotation(yaw: jax.Array, pitch: jax.Array, roll: jax.Array) -> jax.Array:
+def head_rotation(yaw: jax.Array, pitch: jax.Array, roll: jax.Array) -> jax.Array:
     """Computes the rotation from the head's to the image's frame, angles in degrees."""
     a, b, c = (jnp.deg2rad(angle) for angle in (yaw, pitch, roll))
     zero = jnp.zeros_like(a)
@@ -299,7 +299,7 @@ def render_float(identity: Any, motion: Any, scene: Any, *, size: int) -> Colour
     steps = (jnp.arange(fine) + 0.5) / fine * 2.0 - 1.0
     pixels = jnp.stack(jnp.meshgrid(steps, steps), axis=-1)
 
-    rotation = _rotation(motion["yaw"], motion["pitch"], motion["roll"])
+    rotation = head_rotation(motion["yaw"], motion["pitch"], motion["roll"])
     upright = jnp.eye(3)
     width = identity["face_width"]
     height = identity["face_height"]
