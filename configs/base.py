@@ -15,6 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     # runs, checkpoints or models to copy networks from by name, separated by commas;
     # '': none
     config.init_from = ""
+    # widen networks of init_from that are narrower than these, without a change of
+    # what they compute
+    config.init_widen = False
     config.seed = 0  # of parameters, order, augmentation and noise
     # networks to keep as init_from has them, of those that the stage trains
     config.freeze = ()

@@ -10,6 +10,7 @@ from facecycle_jax.losses.contrast import (
     orthogonality,
 )
 from facecycle_jax.losses.cycle import (
+    bending,
     feature_loss,
     folding,
     gram_loss,
@@ -30,6 +31,7 @@ from facecycle_jax.losses.windowed import (
 
 __all__ = [
     "Curriculum",
+    "bending",
     "feature_loss",
     "folding",
     "gram_loss",

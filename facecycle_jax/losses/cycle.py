@@ -117,6 +117,38 @@ def _overlap(flow: jax.Array, axis: int) -> jax.Array:
     return jnp.mean(jnp.maximum(-steps, 0), axis=(-2, -1))
 
 
+def bending(flow: jax.Array) -> jax.Array:
+    """Computes the bending energy of a flow.
+
+    It is 0 for flows that move, scale, shear and turn the image as a whole. A flow that
+    is rough, which stretches a nose or flattens a mouth, costs much.
+
+    Args:
+      flow: [..., H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
+        3.
+
+    Returns:
+      float32 [...]: the mean of the squared second differences, in squared pixels of
+      the flow, added up over x and y.
+
+    References:
+      Rueckert et al., "Nonrigid registration using free-form deformations", IEEE
+      Transactions on Medical Imaging 1999, equation 7.
+    """
+    height, width = flow.shape[-3:-1]
+    scale = jnp.array([(width - 1) / 2, (height - 1) / 2])
+    pixels = flow.astype(jnp.float32) * scale
+
+    along_x = jnp.diff(pixels, n=2, axis=-2)
+    along_y = jnp.diff(pixels, n=2, axis=-3)
+    mixed = jnp.diff(jnp.diff(pixels, axis=-2), axis=-3)
+
+    def energy(difference: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.sum(jnp.square(difference), axis=-1), axis=(-2, -1))
+
+    return energy(along_x) + 2 * energy(mixed) + energy(along_y)
+
+
 def saturation(code: jax.Array) -> jax.Array:
     """Computes the mean square of the input of the tanh that ends a code.
 

@@ -196,6 +196,8 @@ class LossOptions(NamedTuple):
       contrast_temperature: divisor of its cosines.
       folding_weight: weight of `losses.folding` (motion cycle), which keeps flows
         invertible. Not in the paper.
+      bending_weight: weight of `losses.bending` (motion cycle), which keeps flows
+        smooth. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
         which keeps their final tanh out of its flat parts. Not in the paper.
       perceptual: 'gram' (the paper's), 'feature' (compares maps position by position,
@@ -230,6 +232,7 @@ class LossOptions(NamedTuple):
     contrast_weight: float = 0.0
     contrast_temperature: float = 0.1
     folding_weight: float = 0.0
+    bending_weight: float = 0.0
     saturation_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from facecycle_jax.losses import folding, l1, saturation, ssim_loss, symmetry
+from facecycle_jax.losses import bending, folding, l1, saturation, ssim_loss, symmetry
 from facecycle_jax.methods.base import (
     Aux,
     LossOptions,
@@ -225,6 +225,8 @@ def _flow_terms(
     }
     if options.folding_weight:
         terms["folding/flow"] = (options.folding_weight, folding(p["flow"]))
+    if options.bending_weight:
+        terms["bending/flow"] = (options.bending_weight, bending(p["flow"]))
     if options.saturation_weight:
         terms["saturation/code"] = (options.saturation_weight, saturation(p["code"]))
     return terms

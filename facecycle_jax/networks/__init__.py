@@ -31,6 +31,7 @@ from facecycle_jax.networks.vgg import (
     random_vgg,
     read_vgg_npz,
 )
+from facecycle_jax.networks.widening import widen
 
 __all__ = [
     "FEATURE_SIDE",
@@ -61,4 +62,5 @@ __all__ = [
     "read_vgg_npz",
     "resnet18_trees",
     "unit_length",
+    "widen",
 ]

@@ -22,7 +22,8 @@ FREE = frozenset(
     {
         "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches",
         "panel_every", "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite",
-        "tensorboard", "init_from", "fsdp", "remat", "data.path", "data.backend",
+        "tensorboard", "init_from", "init_widen", "fsdp", "remat", "data.path",
+        "data.backend",
         "data.memory_gb", "probe.task", "probe.path", "probe.limit",
         "profile_steps",
     }

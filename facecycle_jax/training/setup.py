@@ -18,6 +18,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.methods import Method
 from facecycle_jax.methods.base import CARRIED, SCHEDULE
+from facecycle_jax.networks import widen
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
 from facecycle_jax.training.goodput import Goodput
@@ -354,6 +355,10 @@ def _start_from(
         if config["loss"]["perceptual"] != "none":
             check_same_vgg(state.frozen["vgg"], source["vgg"])
         source["vgg"] = {**state.frozen["vgg"], **source["vgg"]}
+
+    # Earlier configurations have no such field.
+    if config.get("init_widen", False):
+        source = widen(source, {**state.frozen, **state.params})
 
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
