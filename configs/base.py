@@ -94,6 +94,8 @@ def get_config() -> ml_collections.ConfigDict:
     # largest displacement of a random smooth warp, fraction of the side; not the
     # paper's
     config.augment.warp = 0.0
+    # largest angle of a light from the side, on half of the images, degrees; 0: none
+    config.augment.side_light = 0.0
 
     # Length and size.
     config.batch_size = 16  # pairs of images, over all devices

@@ -17,6 +17,9 @@ _GREY = (0.299, 0.587, 0.114)
 # Control points on each side of a random warp. They are far enough apart to move a
 # mouth or an eye as a whole.
 _WARP_POINTS = 5
+# Slope of the surface that stands for a face at the image's edges, where light is
+# changed.
+_ROUNDNESS = 2.0
 # The YIQ space: luma, and two axes of colour in which a change of hue is a rotation.
 _TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
@@ -102,6 +105,32 @@ def _warp(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
     return grid_sample(image, grid, align_corners=False, padding="reflection")
 
 
+def _side_light(key: jax.Array, image: jax.Array, largest: float) -> jax.Array:
+    """Lights an image [S, S, 3] in 0..1 from the side, as if the face were a dome.
+
+    The light comes from a random direction, at most `largest` degrees from the camera's
+    axis. What it does not reach keeps a random part of its brightness.
+    """
+    size = image.shape[0]
+    keys = jax.random.split(key, 3)
+
+    # The surface's slopes grow linearly from the middle outwards.
+    place = _ROUNDNESS * ((jnp.arange(size) + 0.5) / size * 2 - 1)
+    x, y = jnp.meshgrid(place, place)
+
+    # Lambert's law, relative to a light from the camera: what the length of the normal
+    # divides is the same for both.
+    angle = jnp.deg2rad(jax.random.uniform(keys[0], maxval=largest))
+    around = jax.random.uniform(keys[1], maxval=2 * jnp.pi)
+    sideways = x * jnp.cos(around) + y * jnp.sin(around)
+    direct = jnp.maximum(jnp.cos(angle) + jnp.sin(angle) * sideways, 0.0)
+    ambient = jax.random.uniform(keys[2], minval=0.01, maxval=0.3)
+    light = ambient + (1 - ambient) * jnp.minimum(direct, 1.5)
+
+    # Pixels are about the square root of the light that reached the camera.
+    return jnp.clip(image * jnp.sqrt(light)[..., None], 0.0, 1.0)
+
+
 def augment_pairs(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
@@ -116,6 +145,7 @@ def augment_pairs(
     jitter_probability: float = 0.8,
     mirror_probability: float = 0.5,
     warp: float = 0.0,
+    side_light: float = 0.0,
 ) -> jax.Array:
     """Crops, recolours, mirrors and warps images, each item by a key of its own.
 
@@ -139,12 +169,14 @@ def augment_pairs(
         the side; 0 leaves shapes alone. The paper has no such warp. With it, single
         photographs make pairs of one person with different shapes of mouth, eyes and
         brows.
+      side_light: largest angle of a random light from the camera's axis, in degrees, on
+        half of the images; 0 leaves light alone. Not in the paper.
 
     Returns:
       float32 [B, 2, size, size, 3], normalised.
 
     References:
-      FaceCycle (ICCV 2021), section 4.1, but for `warp`.
+      FaceCycle (ICCV 2021), section 4.1, but for `warp` and `side_light`.
     """
 
     def one(key: jax.Array, frame: jax.Array) -> jax.Array:
@@ -170,6 +202,12 @@ def augment_pairs(
         )
         jittered = jax.random.bernoulli(keys[4], jitter_probability)
         image = jnp.where(jittered, changed, image)
+
+        if side_light:
+            # Further keys, so that all else is drawn as without it.
+            light_keys = jax.random.split(jax.random.fold_in(key, 1))
+            lit = _side_light(light_keys[0], image, side_light)
+            image = jnp.where(jax.random.bernoulli(light_keys[1]), lit, image)
 
         mirrored = jax.random.bernoulli(keys[5], mirror_probability)
         return jnp.where(mirrored, jnp.flip(image, axis=1), image)

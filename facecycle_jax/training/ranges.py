@@ -123,6 +123,7 @@ RANGES: Mapping[str, Range] = {
     "augment.jitter_probability": _FRACTION,
     "augment.mirror_probability": _FRACTION,
     "augment.warp": _FRACTION,
+    "augment.side_light": Range(0, 90),
 }
 
 # Pairs of numbers, the smaller one first.
