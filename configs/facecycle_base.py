@@ -2,17 +2,16 @@
 
 Command:
   facecycle train facecycle_base --workdir runs/facecycle_base \
-    --set motion.data.path=VIDEOS,PHOTOS --set motion_fine.data.path=VIDEOS,PHOTOS \
-    --set contrast.data.path=VIDEOS,PHOTOS --set identity.data.path=VIDEOS,PHOTOS \
-    --set motion.loss.vgg=VGG.npz --set motion_fine.loss.vgg=VGG.npz \
-    --set identity.loss.vgg=VGG.npz
+    --set data.path=VIDEOS,PHOTOS --set loss.vgg=VGG.npz
 Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*.jpg`,
   CelebA. Both are cut to the framing of docs/data.md by `facecycle frame`.
-Hardware: two CPU cores, two hours.
+Hardware: two CPU cores, four hours.
 What differs from the paper:
-  - starts from facecycle-small: its widths, its learned trunk, its turned heads;
+  - starts from facecycle-small: its widths, its learned trunk, its turned heads. What
+    draws is widened on the way;
   - a Gram loss thirty times as strong, on ImageNet's VGG-19, which makes faces sharp;
     no network sees the VGG-19, so the model holds nothing of it;
+  - bending is penalised, which keeps flows smooth and faces natural;
   - the identity encoder is trained by contrast between people, then kept;
   - no noise in the generator, clipped gradients, averaged weights, folding penalised.
   docs/model_card.md describes the model.
@@ -24,42 +23,63 @@ from facecycle_jax.configs import identity_cycle, motion_cycle
 
 # Probability of pairing an image with its mirror image, one number for each root.
 VIDEOS_PHOTOS = (0.5, 1.0)
+# Multiplier on the channels of what draws, in the model that results.
+WIDTH = 0.25
 
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Run in this order, each from those before.
-    config.stages = ("motion", "motion_fine", "contrast", "identity")
+    config.stages = (
+        *("motion", "flow", "flow_refined", "wide"),
+        *("contrast", "light", "identity"),
+    )
 
-    config.motion = _motion(rate=3e-4)
+    # Faces become sharp, at the width of facecycle-small.
+    config.motion = _motion()
     config.motion.init_from = "facecycle-small"
-    config.motion.num_steps = 1200  # steps
+    config.motion.batch_size = 4  # pairs of images
+    config.motion.num_steps = 1600  # steps
 
-    config.motion_fine = _motion(rate=1e-4)
-    config.motion_fine.num_steps = 400  # steps
+    # Flows alone, which cost little, become smooth.
+    config.flow = _motion()
+    config.flow.loss.generator = False
+    config.flow.loss.bending_weight = 5.0
+    config.flow.batch_size = 8  # pairs of images
+    config.flow.num_steps = 600  # steps
+
+    # Less smooth ones turn heads farther.
+    config.flow_refined = _motion()
+    config.flow_refined.loss.generator = False
+    config.flow_refined.loss.bending_weight = 2.5
+    config.flow_refined.batch_size = 8  # pairs of images
+    config.flow_refined.num_steps = 450  # steps
+
+    # What draws gets twice as many channels, and learns to draw with these flows.
+    config.wide = _motion()
+    config.wide.init_widen = True
+    config.wide.model.width = WIDTH
+    config.wide.freeze = ("motion_encoder", "flow_decoder")
+    config.wide.batch_size = 4  # pairs of images
+    config.wide.num_steps = 820  # steps
+    config.wide.optimiser.schedule_epochs = (0, 0.4)
+    config.wide.optimiser.schedule_rates = (3e-4, 1e-4)
 
     # The identity encoder alone, which draws nothing: large batches.
-    config.contrast = _shared(identity_cycle.get_config())
+    config.contrast = _contrast()
     config.contrast.init_from = "facecycle-small"
-    config.contrast.loss.generator = False
-    config.contrast.loss.contrast_weight = 1.0
-    config.contrast.loss.contrast_temperature = 0.1  # divisor of cosines
-    config.contrast.loss.perceptual = "none"
-    config.contrast.batch_size = 64  # pairs of images
     config.contrast.num_steps = 750  # steps
-    config.contrast.optimiser.schedule_rates = (3e-4,)
-    # Photographs of one person that differ; a mirror image would be too easy.
-    config.contrast.data.min_frames = 2
-    config.contrast.data.mirror_pair_probability = (0.0, 0.0)
-    # Strong changes of light and colour, each image by itself.
-    config.contrast.augment.scale = (0.7, 1.0)  # area of the crop
-    config.contrast.augment.brightness = 0.4
-    config.contrast.augment.contrast = 0.4
-    config.contrast.augment.saturation = 0.4
-    config.contrast.augment.hue = 0.03  # turns
+
+    # Light from the side, which the photographs of one person do not show.
+    config.light = _contrast()
+    config.light.augment.side_light = 85.0  # degrees
+    config.light.augment.saturation = 1.0
+    config.light.num_steps = 300  # steps
 
     config.identity = _shared(identity_cycle.get_config())
     config.identity.init_from = "facecycle-small"
+    config.identity.init_widen = True
+    config.identity.model.width = WIDTH
     config.identity.freeze = ("identity_encoder",)
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
     config.identity.batch_size = 8  # pairs; the mean face is that of a batch
@@ -70,13 +90,35 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
-def _motion(*, rate: float) -> ml_collections.ConfigDict:
+def _motion() -> ml_collections.ConfigDict:
     """Makes a part of stage 1."""
     config = _shared(motion_cycle.get_config())
-    config.batch_size = 4  # pairs of images
     config.loss.folding_weight = 2.0
     config.loss.saturation_weight = 0.05
-    config.optimiser.schedule_rates = (rate,)
+    config.optimiser.schedule_rates = (3e-4,)
+    return config
+
+
+def _contrast() -> ml_collections.ConfigDict:
+    """Makes a part of stage 2 that compares the identity codes of photographs."""
+    config = _shared(identity_cycle.get_config())
+    config.loss.generator = False
+    config.loss.contrast_weight = 1.0
+    config.loss.contrast_temperature = 0.1  # divisor of cosines
+    config.loss.perceptual = "none"
+    config.batch_size = 64  # pairs of images
+    config.optimiser.schedule_rates = (3e-4,)
+
+    # Photographs of one person that differ; a mirror image would be too easy.
+    config.data.min_frames = 2
+    config.data.mirror_pair_probability = (0.0, 0.0)
+
+    # Strong changes of light and colour, each image by itself.
+    config.augment.scale = (0.7, 1.0)  # area of the crop
+    config.augment.brightness = 0.4
+    config.augment.contrast = 0.4
+    config.augment.saturation = 0.4
+    config.augment.hue = 0.03  # turns
     return config
 
 

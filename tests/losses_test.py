@@ -89,6 +89,20 @@ def test_folding_measures_neighbours_that_change_places():
     np.testing.assert_allclose(losses.folding(half), 0.5, atol=1e-6)
 
 
+def test_bending_costs_nothing_for_affine_flows_and_squares_of_what_bends():
+    y, x = np.mgrid[:6, :9].astype(np.float32)
+    affine = np.stack([0.1 + 0.02 * x - 0.03 * y, 0.05 * x + 0.01 * y], axis=-1)
+    np.testing.assert_allclose(losses.bending(affine), 0, atol=1e-8)
+
+    # In pixels, x moves by x^2 and y by x y: second differences 2 and, mixed, 1.
+    pixels = np.stack([x * x, x * y], axis=-1)
+    flow = pixels * (2 / 8, 2 / 5)
+    np.testing.assert_allclose(losses.bending(flow), 2**2 + 2 * 1**2, rtol=1e-5)
+
+    both = np.stack([affine, flow])
+    np.testing.assert_allclose(losses.bending(both), [0, 6], rtol=1e-5, atol=1e-8)
+
+
 def test_symmetry_leaves_out_the_middle_column():
     a = random(2, 4, 3, 1)
     changed = a.at[:, :, 1].add(5.0)

@@ -3,8 +3,10 @@
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import flax.traverse_util
 
 from facecycle_jax import configs
 from facecycle_jax.errors import UserError
@@ -41,7 +43,8 @@ def add(commands: "Subcommands") -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="set a field of the config, such as data.path=FRAMES; may be repeated",
+        help="set a field of the config, such as data.path=FRAMES, in all its stages; "
+        "STAGE.FIELD=VALUE sets it in one; may be repeated",
     )
     command.add_argument(
         "--workdir", metavar="DIR", help="directory of the run, local or gs://"
@@ -73,17 +76,20 @@ def run(arguments: argparse.Namespace) -> int:
             "--workdir is missing: name the folder of the run, which will be made."
         )
 
+    # The launchers' entry defines absl flags when it is imported, which no other
+    # command should have.
+    from facecycle_jax import main
+
+    default = main.resolve(
+        ["facecycle train", f"--config={find_config(arguments.config)}"]
+    )
     command_line = launcher_arguments(
         arguments.config,
-        arguments.set,
+        for_all_stages(arguments.set, default),
         workdir=arguments.workdir or "unused",
         start_anew=arguments.start_anew,
         distributed=arguments.distributed,
     )
-
-    # The launchers' entry defines absl flags when it is imported, which no other
-    # command should have.
-    from facecycle_jax import main
 
     # The library of configs reads changed fields from sys.argv, whatever is parsed.
     own = sys.argv
@@ -142,6 +148,34 @@ def launcher_arguments(
     if distributed:
         command_line.append("--distributed")
     return command_line
+
+
+def for_all_stages(fields: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Sets fields of no stage in every stage that has them.
+
+    Args:
+      fields: 'field=value' each, such as 'data.path=FRAMES'.
+      config: the config as nested dicts; `stages` names its stages, if it has any.
+
+    Returns:
+      'field=value' each, such as 'motion.data.path=FRAMES' and
+      'identity.data.path=FRAMES'. A field that the config itself has, or that nothing
+      has, stays as it is.
+    """
+    result = []
+    for field in fields:
+        name = field.partition("=")[0]
+        stages = [
+            stage
+            for stage in config.get("stages", ())
+            if name in flax.traverse_util.flatten_dict(config[stage], sep=".")
+        ]
+
+        if name.partition(".")[0] in config or not stages:
+            result.append(field)
+        else:
+            result += [f"{stage}.{field}" for stage in stages]
+    return result
 
 
 def find_config(name: str) -> str:

@@ -54,6 +54,26 @@ def test_fields_become_flags_of_the_launchers_entry():
         train.launcher_arguments("debug", ["num_steps"], workdir="w")
 
 
+def test_a_field_without_a_stage_is_set_in_every_stage_that_has_it():
+    config = {
+        "stages": ("first", "second"),
+        "first": {"data": {"path": ""}},
+        "second": {"data": {"path": ""}, "freeze": ()},
+        "unused": {"data": {"path": ""}},
+        "about": "",
+    }
+
+    def fields(field):
+        return train.for_all_stages([field], config)
+
+    assert fields("data.path=a=b") == ["first.data.path=a=b", "second.data.path=a=b"]
+    assert fields("freeze=x") == ["second.freeze=x"]
+    assert fields("second.data.path=a") == ["second.data.path=a"]
+    assert fields("about=x") == ["about=x"]
+    assert fields("nothing=x") == ["nothing=x"]
+    assert train.for_all_stages(["seed=1"], {"seed": 0}) == ["seed=1"]
+
+
 def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
     ended = facecycle(
         "train", "debug", "--set", "num_steps=7", "--dry-run", cwd=tmp_path

@@ -179,3 +179,31 @@ def test_crops_stay_inside_and_keep_their_place():
 def test_the_result_may_be_smaller_than_the_frames():
     assert augment(batch_of(2, 72), size=64).shape == (2, 2, 64, 64, 3)
     assert np.asarray(plain_pairs(batch_of(2, 72), size=64)).shape == (2, 2, 64, 64, 3)
+
+
+def test_a_light_from_the_side_darkens_one_side_of_half_of_the_images():
+    batch = batch_of(items=32)
+    batch["frames"][:] = 128
+    lit = augment(batch, **STILL, side_light=85.0)[..., 0].reshape(64, 24, 24)
+
+    # An image whose light comes from the camera stays as it is.
+    changed = np.any(lit != 128, axis=(1, 2))
+    assert 0.3 < changed.mean() < 0.7
+
+    # The middle gets less light than from the front; one side gets less than it.
+    lit = lit[changed]
+    middle = lit[:, 11:13, 11:13].mean(axis=(1, 2))
+    assert (middle <= 128).all()
+    assert (lit.min(axis=(1, 2)) < middle).all()
+
+    # All directions occur.
+    right_minus_left = lit[:, :, 12:].mean(axis=(1, 2)) - lit[:, :, :12].mean((1, 2))
+    assert right_minus_left.min() < -10
+    assert right_minus_left.max() > 10
+
+
+def test_a_light_from_the_side_leaves_all_other_changes_as_they_were():
+    batch = batch_of()
+    unlit = augment(batch)
+    lit = augment(batch, side_light=1e-3)
+    np.testing.assert_allclose(lit, unlit, atol=1)
