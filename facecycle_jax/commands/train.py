@@ -2,25 +2,18 @@
 
 import argparse
 import pathlib
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from facecycle_jax import configs
+from facecycle_jax.commands import shared_options
+from facecycle_jax.config_files import (
+    as_command_line,
+    config_names,
+    launcher_arguments,
+)
 from facecycle_jax.errors import UserError
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_FOLDER = pathlib.Path(configs.__file__).parent
-# Modules that configs share, and that describe no run by themselves.
-_SHARED = ("__init__", "base", "peer_base")
-
-
-def config_names() -> list[str]:
-    """Returns the names of the bundled configs, sorted."""
-    stems = [path.stem for path in _FOLDER.glob("*.py")]
-    return sorted(stem for stem in stems if stem not in _SHARED)
 
 
 def add(commands: "Subcommands") -> None:
@@ -36,13 +29,7 @@ def add(commands: "Subcommands") -> None:
     # argcomplete, where it is installed, looks for this attribute.
     config.completer = _complete  # type: ignore[attr-defined]
 
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="set a field of the config, such as data.path=FRAMES; may be repeated",
-    )
+    shared_options.add_fields(command, of="of the config, such as data.path=FRAMES")
     command.add_argument(
         "--workdir", metavar="DIR", help="directory of the run, local or gs://"
     )
@@ -85,87 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     # command should have.
     from facecycle_jax import main
 
-    # The library of configs reads changed fields from sys.argv, whatever is parsed.
-    own = sys.argv
-    sys.argv = command_line
-    try:
+    with as_command_line(command_line):
         rest = main.parse(command_line)
-    finally:
-        sys.argv = own
     if arguments.dry_run:
         print(main.resolved_config())
         return 0
     return main.main(rest)
-
-
-def launcher_arguments(
-    config: str,
-    fields: Sequence[str],
-    *,
-    workdir: str,
-    start_anew: bool = False,
-    distributed: bool = False,
-) -> list[str]:
-    """Translates the command into that of `python -m facecycle_jax.main`.
-
-    Args:
-      config: name of a config or path of a config file, perhaps followed by ':' and its
-        argument.
-      fields: 'field=value' each.
-      workdir: directory of the run.
-      start_anew: the flag of that name.
-      distributed: the flag of that name.
-
-    Returns:
-      The command line, with the program's name first.
-
-    Raises:
-      UserError: If there is no such config, or a field has no value.
-    """
-    command_line = [
-        "facecycle train",
-        f"--config={find_config(config)}",
-        f"--workdir={workdir}",
-    ]
-
-    for field in fields:
-        name, equals, value = field.partition("=")
-        if not equals or not name:
-            raise UserError(
-                f"--set {field}: write it as FIELD=VALUE, such as "
-                "--set data.path=FRAMES."
-            )
-        command_line.append(f"--config.{name}={value}")
-
-    if start_anew:
-        command_line.append("--start_anew")
-    if distributed:
-        command_line.append("--distributed")
-    return command_line
-
-
-def find_config(name: str) -> str:
-    """Finds a config by its name, or by its path, which wins where both exist.
-
-    Args:
-      name: 'motion_cycle' or 'my/config.py', perhaps followed by ':' and the config's
-        argument.
-
-    Returns:
-      The path, with the argument.
-
-    Raises:
-      UserError: If there is neither.
-    """
-    path, colon, argument = name.partition(":")
-
-    if pathlib.Path(path).is_file():
-        return name
-    if path in config_names():
-        return f"{_FOLDER / path}.py{colon}{argument}"
-
-    known = ", ".join(config_names())
-    raise UserError(f"there is no config {path!r}: name a file, or one of {known}.")
 
 
 def _complete(prefix: str, **_: Any) -> list[str]:

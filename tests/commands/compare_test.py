@@ -6,17 +6,12 @@ import pytest
 from etils import epath
 
 from facecycle_jax import cli, training
-from facecycle_jax.commands import compare as command
-from facecycle_jax.commands.compare import (
-    compare,
-    images_in,
-    make_entry,
-    start_process,
-    steps_for,
-    training_command,
-)
+from facecycle_jax.commands.compare import compare
+from facecycle_jax.evaluation import comparison_results
 from facecycle_jax.evaluation.comparison import AUTHORS, ComparisonOptions
 from facecycle_jax.evaluation.comparison_report import ComparedRun
+from facecycle_jax.training.comparison_plan import images_in, make_entry, steps_for
+from facecycle_jax.training.comparison_runs import start_process, training_command
 
 OPTIONS = ComparisonOptions(people=8)
 # ml_collections loads configs in this way.
@@ -164,7 +159,7 @@ def evaluated(monkeypatch):
             curve=[(1, 9.0 + seed)],
         )
 
-    monkeypatch.setattr(command, "_evaluated", evaluate)
+    monkeypatch.setattr(comparison_results, "evaluate_run", evaluate)
     return found
 
 

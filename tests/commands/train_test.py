@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from facecycle_jax.commands import train
+from facecycle_jax import config_files
 from facecycle_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,24 +24,24 @@ def facecycle(*arguments, cwd=ROOT):
 
 def test_configs_are_found_by_name_and_a_file_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = pathlib.Path(train.find_config("debug"))
+    found = pathlib.Path(config_files.find_config("debug"))
     assert found.resolve() == (ROOT / "configs/debug.py").resolve()
-    assert train.find_config("fab_net:small").endswith("fab_net.py:small")
+    assert config_files.find_config("fab_net:small").endswith("fab_net.py:small")
     (tmp_path / "debug").write_text("")
-    assert train.find_config("debug") == "debug"
+    assert config_files.find_config("debug") == "debug"
 
 
 def test_modules_that_configs_share_are_no_configs():
-    assert "motion_cycle" in train.config_names()
-    assert not {"base", "peer_base", "__init__"} & set(train.config_names())
+    assert "motion_cycle" in config_files.config_names()
+    assert not {"base", "peer_base", "__init__"} & set(config_files.config_names())
 
     message = "there is no config 'base': name a file, or one of debug"
     with pytest.raises(UserError, match=message):
-        train.find_config("base")
+        config_files.find_config("base")
 
 
 def test_fields_become_flags_of_the_launchers_entry():
-    command = train.launcher_arguments(
+    command = config_files.launcher_arguments(
         "debug", ["data.path=a b", "num_steps=3"], workdir="w"
     )
     assert command[2:] == [
@@ -51,7 +51,7 @@ def test_fields_become_flags_of_the_launchers_entry():
     ]
 
     with pytest.raises(UserError, match="--set num_steps: write it as FIELD=VALUE"):
-        train.launcher_arguments("debug", ["num_steps"], workdir="w")
+        config_files.launcher_arguments("debug", ["num_steps"], workdir="w")
 
 
 def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
