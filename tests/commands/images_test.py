@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_model import MODEL
 
 from facecycle_jax import cli, load
-from facecycle_jax.commands import images as images_module
-from facecycle_jax.commands import inputs
+from facecycle_jax.commands import inputs, translate_video
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
+from facecycle_jax.inference import FaceCycle
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
@@ -280,7 +280,7 @@ def test_an_interrupt_leaves_no_half_file(model, faces, tmp_path, capsys, monkey
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images_module.FaceCycle, "outputs", interrupted)
+    monkeypatch.setattr(FaceCycle, "outputs", interrupted)
     assert run("encode", faces, "--model", model, "--out", tmp_path / "x.npz") == 130
     error = capsys.readouterr().err
     assert error == "facecycle: interrupted; what is written is whole.\n"
@@ -363,11 +363,11 @@ def test_large_frames_are_shrunk_before_they_are_collected(
 
     write_video(tmp_path / "clip.mp4", [np.zeros((480, 640, 3), np.uint8)] * 3, fps=5)
     monkeypatch.setattr(
-        images_module,
+        translate_video,
         "load",
         lambda name: types.SimpleNamespace(size=16, framing=FRAMING),
     )
-    monkeypatch.setattr(images_module, "_FOLLOWED_SIDE", 320)
+    monkeypatch.setattr(translate_video, "_FOLLOWED_SIDE", 320)
     detected = []
     held = []
 
@@ -380,7 +380,7 @@ def test_large_frames_are_shrunk_before_they_are_collected(
         yield from frames
 
     monkeypatch.setattr(face_crop, "find_faces", find_faces)
-    monkeypatch.setattr(images_module, "_side_by_side", side_by_side)
+    monkeypatch.setattr(translate_video, "_side_by_side", side_by_side)
     options = ["--crop"] if crop else []
     source = ("translate", faces / "a.png", "--driver", tmp_path / "clip.mp4")
     assert run(*source, "--out", tmp_path / "out.mp4", *options) == 0
