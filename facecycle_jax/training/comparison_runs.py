@@ -166,6 +166,7 @@ def training_command(
             "log_every": max(1, min(stage.config["log_every"], count // 3)),
             "panel_every": count,
             "tensorboard": False,
+            **_schedule_length(stage.config),
         }
         fields += [of_stage(stage.name, f"{name}={own[name]}") for name in own]
 
@@ -174,6 +175,16 @@ def training_command(
         entry.config, [*fields, *entry.fields], workdir=os.fspath(place)
     )
     return [*_PROGRAM, *arguments[1:]]
+
+
+def _schedule_length(config: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the field by which a run stretches its schedule to its own length."""
+    # A config that is not made from configs/base.py may lack the fields.
+    if "schedule_length_steps" not in config["optimiser"]:
+        return {}
+    if config["num_steps"]:
+        return {"optimiser.schedule_length_steps": config["num_steps"]}
+    return {"optimiser.schedule_length_epochs": config["num_epochs"]}
 
 
 def start_process(command: Sequence[str]) -> int:

@@ -73,6 +73,30 @@ def test_fields_and_data_are_set_in_every_stage_and_win():
     assert own < line.index("--config.motion.panel_every=4")
 
 
+def test_schedules_are_stretched_to_the_budget_unless_the_user_says_otherwise():
+    own = ["optimiser.schedule_length_epochs=0"]
+    lines = [
+        training_command(
+            entry("face_cycle", fields),
+            epath.Path("w"),
+            seed=0,
+            steps={"motion": 10, "identity": 5},
+            checkpoints=1,
+        )
+        for fields in ((), own)
+    ]
+    plain, changed = lines
+    assert "--config.motion.optimiser.schedule_length_epochs=40" in plain
+    assert "--config.identity.optimiser.schedule_length_epochs=20" in plain
+    last = [x for x in changed if x.startswith("--config.motion.optimiser.sch")][-1]
+    assert last == "--config.motion.optimiser.schedule_length_epochs=0"
+
+    small = training_command(
+        entry(), epath.Path("w"), seed=0, steps={"": 10}, checkpoints=1
+    )
+    assert "--config.optimiser.schedule_length_steps=200" in small
+
+
 @pytest.mark.parametrize(
     ("config", "field", "words"),
     [
