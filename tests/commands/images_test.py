@@ -5,42 +5,22 @@ import re
 import shutil
 import types
 
-import jax
 import numpy as np
 import pytest
+import tiny_model
 from etils import epath
 from PIL import Image
-from tiny_model import MODEL
 
 from facecycle_jax import cli, load
 from facecycle_jax.commands import inputs, translate_video
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
 from facecycle_jax.inference import FaceCycle
-from facecycle_jax.networks.face_networks import (
-    init_identity,
-    init_motion,
-    make_face_networks,
-)
-from facecycle_jax.storage import write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    forward = make_face_networks(MODEL, vgg_for_loss=False)
-
-    # Compiled as one, because a hundred small functions take longer.
-    @jax.jit
-    def init(key):
-        identity = init_identity(forward, jax.random.fold_in(key, 1))
-        return init_motion(forward, key) | identity
-
-    trees = init(jax.random.key(0))
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(
-        path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers"
-    )
-    return str(path)
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
