@@ -8,9 +8,6 @@ import sys
 
 import pytest
 
-from facecycle_jax import config_files
-from facecycle_jax.errors import UserError
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -20,38 +17,6 @@ def facecycle(*arguments, cwd=ROOT):
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=environment
     )
-
-
-def test_configs_are_found_by_name_and_a_file_of_that_name_wins(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    found = pathlib.Path(config_files.find_config("debug"))
-    assert found.resolve() == (ROOT / "configs/debug.py").resolve()
-    assert config_files.find_config("fab_net:small").endswith("fab_net.py:small")
-    (tmp_path / "debug").write_text("")
-    assert config_files.find_config("debug") == "debug"
-
-
-def test_modules_that_configs_share_are_no_configs():
-    assert "motion_cycle" in config_files.config_names()
-    assert not {"base", "peer_base", "__init__"} & set(config_files.config_names())
-
-    message = "there is no config 'base': name a file, or one of debug"
-    with pytest.raises(UserError, match=message):
-        config_files.find_config("base")
-
-
-def test_fields_become_flags_of_the_launchers_entry():
-    command = config_files.launcher_arguments(
-        "debug", ["data.path=a b", "num_steps=3"], workdir="w"
-    )
-    assert command[2:] == [
-        "--workdir=w",
-        "--config.data.path=a b",
-        "--config.num_steps=3",
-    ]
-
-    with pytest.raises(UserError, match="--set num_steps: write it as FIELD=VALUE"):
-        config_files.launcher_arguments("debug", ["num_steps"], workdir="w")
 
 
 def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
