@@ -237,6 +237,7 @@ def _tcae_features(
 ) -> jax.Array:
     """Computes the code of expression, or the map of its branch."""
     encoder = _tcae_networks(config).encoder
+    # The pose is what the method takes out of the code.
     _, expression = _with_stats(encoder, trees, _unit(images), maps=maps)
     found: jax.Array = expression
     return found
@@ -256,6 +257,7 @@ def _pcl_features(
     config: Config, trees: Tree, images: jax.Array, *, maps: bool
 ) -> jax.Array:
     """Computes the maps of the trunk."""
+    # They are maps already, and flattened where features are requested.
     del maps
     trunk = _pcl_networks(config).trunk
     found: jax.Array = apply_plain(trunk, trees["trunk"], _unit(images))
@@ -266,6 +268,7 @@ def _simclr_features(
     config: Config, trees: Tree, images: jax.Array, *, maps: bool
 ) -> jax.Array:
     """Computes the maps of the encoder."""
+    # As for PCL.
     del maps
     encoder = _simclr_encoder(config)
     found: jax.Array = apply_plain(encoder, trees["encoder"], ops.normalise(images))
@@ -285,6 +288,7 @@ class Peer(NamedTuple):
     features: Callable[..., jax.Array]
 
 
+# A new method is one more entry, a file of its own and a config; docs/contributing.md.
 PEERS: dict[str, Peer] = {
     "fab_net": Peer(_fab_net, _fab_net_features),
     "pcl": Peer(_pcl, _pcl_features),
@@ -313,6 +317,7 @@ def peer_features(config: Config) -> PeerFeatures:
     """
     own = PEERS[config["method"]].features
 
+    # bfloat16 networks give float32 features too.
     def features(trees: Tree, images: jax.Array, *, maps: bool = False) -> jax.Array:
         found = own(config, trees, images, maps=maps).astype(jnp.float32)
         return found if maps else found.reshape(len(found), -1)

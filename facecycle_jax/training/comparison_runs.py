@@ -179,9 +179,13 @@ def training_command(
 
 def _schedule_length(config: Mapping[str, Any]) -> dict[str, float]:
     """Returns the field by which a run stretches its schedule to its own length."""
-    # A config that is not made from configs/base.py may lack the fields.
-    if "schedule_length_steps" not in config["optimiser"]:
+    options = config["optimiser"]
+    lengths = ("schedule_length_steps", "schedule_length_epochs")
+    # A config that is not made from configs/base.py may lack the fields; one that
+    # states a length keeps it.
+    if any(name not in options or options[name] for name in lengths):
         return {}
+
     if config["num_steps"]:
         return {"optimiser.schedule_length_steps": config["num_steps"]}
     return {"optimiser.schedule_length_epochs": config["num_epochs"]}
