@@ -52,6 +52,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimiser = ml_collections.ConfigDict()
     config.optimiser.schedule_epochs = (0,)  # first epoch of each piece
     config.optimiser.schedule_rates = (5e-5,)  # learning rate of each piece
+    # length of training that the schedule is made for: a run of another length
+    # stretches it; both 0: it is not stretched
+    config.optimiser.schedule_length_epochs = 0.0  # epochs
+    config.optimiser.schedule_length_steps = 0  # steps
     config.optimiser.b1 = 0.5  # decay of the first moment
     config.optimiser.b2 = 0.999  # decay of the second moment
     config.optimiser.clip_norm = 0.0  # largest global norm of gradients; 0: none

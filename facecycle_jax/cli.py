@@ -25,6 +25,7 @@ from facecycle_jax.commands import (
     prepare,
     push,
     train,
+    translate,
     weights,
 )
 from facecycle_jax.devices import split_cpu
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for family in (
         train,
+        translate,
         images,
         interpolate,
         demo,

@@ -4,14 +4,18 @@ They are local or in the cloud, wherever `epath` can write.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from etils import epath
+
+from facecycle_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -49,6 +53,35 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     """
     with under_another_name(path) as partial:
         partial.write_bytes(content)
+
+
+def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all.
+
+    Args:
+      path: where to, local or in the cloud; see `write_whole`.
+      content: JSON values by name.
+    """
+    write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """Reads a JSON object that this package has written.
+
+    Args:
+      path: local or in the cloud.
+
+    Returns:
+      JSON values by name.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      UserError: If it holds something else.
+    """
+    try:
+        return dict(json.loads(epath.Path(path).read_text()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is broken ({error}): remove it.") from None
 
 
 def check_new(path: epath.PathLike) -> None:

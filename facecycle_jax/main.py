@@ -8,19 +8,16 @@ docs/multi_process.md lists the exit statuses.
 import gc
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from facecycle_jax import compilation_cache, training
+from facecycle_jax import compilation_cache, config_files, training
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, UserError
 from facecycle_jax.evaluation import (
@@ -133,119 +130,17 @@ def parse(argv: Sequence[str]) -> list[str]:
                     "--workdir=DIR."
                 )
 
-        # A config that cannot be read is an object that raises OSError when it is used.
-        if not isinstance(_CONFIG.value, ml_collections.ConfigDict):
-            getattr(_CONFIG.value, "lock", None)
-            raise UserError(
-                f"{_config_name(argv)}: get_config() must return a ConfigDict."
-            )
+        config_files.checked(_CONFIG.value, argv)
     except SystemExit:
         # Help was printed.
         raise SystemExit(0) from None
     except Exception as error:
         # Only the command line and the config are read here, so the mistake is in one
         # of them.
-        mistake = _command_mistake(error, argv)
+        mistake = config_files.command_mistake(error, argv)
         raise SystemExit(_fail(MISTAKE_EXIT, mistake)) from None
 
     return rest
-
-
-def resolve(argv: Sequence[str]) -> dict[str, Any]:
-    """Reads a config and its changed fields, without the flags of this process.
-
-    Args:
-      argv: a command line with the program's name, --config and --config.FIELD=VALUE.
-
-    Returns:
-      The config as nested dicts.
-
-    Raises:
-      UserError: If the config cannot be read, or a field is wrong.
-    """
-    own = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "A config.", flag_values=own, lock_config=True
-    )
-
-    # The library of configs reads changed fields from sys.argv, whatever is parsed.
-    given = sys.argv
-    sys.argv = list(argv)
-    try:
-        own(list(argv))
-        config = holder.value
-        if not isinstance(config, ml_collections.ConfigDict):
-            getattr(config, "lock", None)
-            raise UserError(
-                f"{_config_name(argv)}: get_config() must return a ConfigDict."
-            )
-        resolved: dict[str, Any] = config.to_dict()
-    except Exception as error:
-        # Only the command line and the config are read here.
-        raise _command_mistake(error, argv) from None
-    finally:
-        sys.argv = given
-    return resolved
-
-
-def _command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
-    """Describes in a sentence what is wrong with a command line or a config."""
-    if isinstance(error, UserError):
-        return error
-
-    config = _config_name(argv)
-    lines = str(error).strip().splitlines() or [""]
-
-    # An error in the code of the config. A config's name may end with ':arguments'.
-    path = config.partition(":")[0]
-    inside = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == path
-    ]
-    if inside:
-        return UserError(
-            f"{path}, line {inside[-1].lineno}: {type(error).__name__}: {lines[0]}"
-        )
-
-    # A config that cannot be read, or that is not Python.
-    if isinstance(error, OSError):
-        return UserError(f"--config={config} cannot be read: {lines[-1].strip()}")
-    if isinstance(error, SyntaxError):
-        return UserError(f"--config={config}: {error}")
-
-    # A field that the config does not have.
-    if isinstance(error, AttributeError | KeyError):
-        fields = _fields_in(argv, lines[0])
-        if not fields:
-            return UserError(f"{config}: {lines[0]}")
-        hint = " ".join(line.strip() for line in lines[1:])
-        sentence = f"{config} has no field {' or '.join(fields)}. {hint}"
-        return UserError(sentence.strip())
-
-    # The flags put text of their own before an error in the config.
-    if len(lines) == 1:
-        return UserError(lines[0])
-    return UserError(f"{lines[0]} {lines[-1]}")
-
-
-def _fields_in(argv: Sequence[str], message: str) -> list[str]:
-    """Finds the fields in a command line whose last part an error message names."""
-    fields = []
-    for argument in argv:
-        match = re.match(r"--?(?:no)?(config\.[\w.]+)", argument)
-        if match and match[1].rpartition(".")[2] in message:
-            fields.append(match[1])
-    return fields
-
-
-def _config_name(argv: Sequence[str]) -> str:
-    """Finds the value of --config in a command line."""
-    for place, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            return value if equals else " ".join(argv[place + 1 : place + 2])
-    return ""
 
 
 def resolved_config() -> str:

@@ -19,6 +19,7 @@ LAYERS = {
     "files": 1,
     "compilation_cache": 1,
     "configs": 1,
+    "config_files": 2,
     "devices": 1,
     "ops": 1,
     "losses": 2,

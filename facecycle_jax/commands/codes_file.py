@@ -18,6 +18,11 @@ from facecycle_jax.inference.face_cycle import FaceCycle
 SUFFIX = ".npz"
 
 
+def is_codes(path: str) -> bool:
+    """Whether a path names a file of codes by its ending."""
+    return path.lower().endswith(SUFFIX)
+
+
 def write_codes(
     file: epath.Path,
     model: FaceCycle,

@@ -4,9 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from facecycle_jax import evaluation
-from facecycle_jax.commands import inputs
+from facecycle_jax.commands import inputs, shared_options
 from facecycle_jax.evaluation.baselines import BASELINES
-from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.evaluation.report import check_new, markdown, write_report
 from facecycle_jax.inference.face_cycle import load
@@ -44,27 +43,15 @@ def add(commands: "Subcommands") -> None:
         default="logistic",
         help="classifier of emotion",
     )
-    command.add_argument(
-        "--epochs",
-        type=int,
-        default=LinearOptions().epochs,
-        help="of --probe linear; the paper's are %(default)s",
-    )
-    command.add_argument(
-        "--without", help="file of names, one a line: people left out of verification"
-    )
+    shared_options.add_epochs(command)
+    shared_options.add_people_left_out(command)
     command.add_argument(
         "--crop", type=float, help="central fraction of the images that is kept, 0 to 1"
     )
     command.add_argument(
         "--test-split", choices=evaluation.TEST_SPLITS, help="test split of fer2013"
     )
-    command.add_argument(
-        "--limit",
-        type=int,
-        default=0,
-        help="largest number of images or pairs of each split; 0: all",
-    )
+    shared_options.add_limit(command)
     command.add_argument(
         "--map", choices=PROJECTIONS, default="pca", help="projection of gallery's maps"
     )

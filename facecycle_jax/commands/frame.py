@@ -5,7 +5,6 @@ import concurrent.futures
 import csv
 import dataclasses
 import io
-import json
 import multiprocessing
 import os
 import sys
@@ -23,7 +22,7 @@ from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
 from facecycle_jax.data.images.landmarks import has_landmarks
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_json, write_whole
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -205,7 +204,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(out / LEFT_OUT, ("\n".join(lines) + "\n").encode())
 
     # Written last: its presence shows that the folder is complete.
-    write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(out / SUMMARY, summary)
 
     print(
         f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
+from facecycle_jax.inference.face_cycle import DEFAULT_MODEL, FaceCycle
+from facecycle_jax.viz import save_png
 
 CUT_HELP = (
     "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop only "
@@ -100,6 +101,11 @@ class Problems:
     """Images that were left out, reported at the end and in the exit status."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, path: epath.Path, error: Exception) -> None:
+        """Adds an image that cannot be used, with the error that says why."""
+        text = str(error)
+        self.lines.append(text if str(path) in text else f"{path}: {text}")
 
     def status(self, done: int) -> int:
         """Reports the problems on standard error.
@@ -192,6 +198,20 @@ def read_face(
             raise UserError(f"{path}: {error}") from None
 
     return square(image, size=size)
+
+
+def which_of_driver(arguments: argparse.Namespace) -> str | int:
+    """Returns the face to take of a driver.
+
+    Args:
+      arguments: those of `add_options` and --paste.
+
+    Returns:
+      As --which.
+    """
+    # With --paste the option names the faces of the photograph.
+    which: str | int = "largest" if arguments.paste else arguments.which
+    return which
 
 
 def follow_face(
@@ -300,26 +320,24 @@ def _whole_square(box: np.ndarray) -> Square:
 
 
 def chunks(
+    arguments: argparse.Namespace,
     paths: Sequence[epath.Path],
     problems: Problems,
+    model: FaceCycle,
     *,
-    size: int,
-    crop: bool,
-    which: str | int,
-    framing: Framing = FRAMING,
+    which: str | int | None = None,
 ) -> Iterator[tuple[list[epath.Path], np.ndarray]]:
-    """Reads images in chunks, with a progress bar.
+    """Reads images in chunks as the model requires them, with a progress bar.
 
     Args:
+      arguments: those of `add_options`.
       paths: the images' files.
       problems: collects the images that cannot be used.
-      size: side in pixels.
-      crop: whether to find the face.
-      which: which of several faces.
-      framing: where the eyes are to be, with `crop`.
+      model: the model that reads the faces.
+      which: which of several faces, with --crop; None takes that of --which.
 
     Yields:
-      Paths and images uint8 [N, size, size, 3], N at least 1.
+      Paths and images uint8 [N, S, S, 3], N at least 1.
     """
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(paths), CHUNK):
@@ -329,12 +347,14 @@ def chunks(
             for path in paths[start : start + CHUNK]:
                 try:
                     face = read_face(
-                        path, size=size, crop=crop, which=which, framing=framing
+                        path,
+                        size=model.size,
+                        crop=arguments.crop,
+                        which=arguments.which if which is None else which,
+                        framing=model.framing,
                     )
                 except (ValueError, OSError) as error:
-                    text = str(error)
-                    line = text if str(path) in text else f"{path}: {text}"
-                    problems.lines.append(line)
+                    problems.add(path, error)
                 else:
                     images.append(face)
                     kept.append(path)
@@ -342,6 +362,29 @@ def chunks(
             if kept:
                 yield kept, np.stack(images)
             bar.update(min(CHUNK, len(paths) - start))
+
+
+def save_drawn(file: epath.Path, panel: np.ndarray, problems: Problems) -> bool:
+    """Writes an image as PNG.
+
+    Args:
+      file: where to.
+      panel: uint8 [H, W, 3].
+      problems: gets a name that is too long for the file system.
+
+    Returns:
+      Whether the image was written.
+    """
+    try:
+        save_png(file, panel)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        problems.lines.append(
+            f"{file}: the name of this output is too long for the file system."
+        )
+        return False
+    return True
 
 
 def check_free(

@@ -6,7 +6,7 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import motion_control
-from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,3 +89,23 @@ class Motion:
             reference=self._first,
             directions=None if self._only is None else model.pose_directions(),
         )
+
+    def draw(
+        self, model: FaceCycle, faces: PreparedFaces, drivers: np.ndarray
+    ) -> np.ndarray:
+        """Draws faces with the motion of drivers.
+
+        Args:
+          model: the model.
+          faces: F prepared faces.
+          drivers: [N, D], codes of the next drivers.
+
+        Returns:
+          uint8 [N, F, S, S, 3].
+        """
+        drawn = []
+        for place in range(len(faces.motion_code)):
+            face = faces.take(slice(place, place + 1))
+            moved = self.codes(model, face.motion_code, drivers)
+            drawn.append(model.express(face, moved))
+        return np.stack(drawn, axis=1)

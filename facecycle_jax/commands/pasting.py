@@ -17,11 +17,15 @@ from facecycle_jax.data.images.media_files import is_video_name
 from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_face
 from facecycle_jax.data.images.reading import square as shrunk
 from facecycle_jax.errors import UserError
+from facecycle_jax.inference.face_cycle import FaceCycle, load
 
 # Frames of a video that are drawn together. They are held at full size.
 _CHUNK = 8
 # How far the colours of a face go to those of the next frame, against flicker.
 _COLOURS_FOLLOW = 0.3
+
+# Draws faces uint8 [N, S, S, 3] anew.
+Draw = Callable[[np.ndarray], np.ndarray]
 
 
 class Photograph(NamedTuple):
@@ -52,13 +56,16 @@ class Photograph(NamedTuple):
         return result
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Adds --paste."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --paste and --max-frames."""
     parser.add_argument(
         "--paste",
         action="store_true",
         help="find the face, and put what is drawn back into the photograph or video, "
         "at its own resolution; needs facecycle_jax[face]",
+    )
+    parser.add_argument(
+        "--max-frames", type=int, help="most frames that are read of a video"
     )
 
 
@@ -131,21 +138,18 @@ def read_photograph(
 
 
 def photographs(
+    arguments: argparse.Namespace,
     paths: Sequence[epath.Path],
     problems: inputs.Problems,
-    *,
-    size: int,
-    which: str | int,
-    framing: Framing,
+    model: FaceCycle,
 ) -> Iterator[tuple[epath.Path, Photograph]]:
     """Reads photographs one by one; those that cannot be used become problems.
 
     Args:
+      arguments: those of `inputs.add_options`.
       paths: the photographs.
       problems: collects what cannot be used.
-      size: see `read_photograph`.
-      which: see `read_photograph`.
-      framing: see `read_photograph`.
+      model: the model that reads the faces.
 
     Yields:
       The path and the photograph.
@@ -153,56 +157,57 @@ def photographs(
     hidden = not sys.stderr.isatty()
     for path in tqdm(paths, unit="image", disable=hidden):
         try:
-            photograph = read_photograph(path, size=size, which=which, framing=framing)
+            photograph = read_photograph(
+                path, size=model.size, which=arguments.which, framing=model.framing
+            )
         except (ValueError, OSError) as error:
-            text = str(error)
-            problems.lines.append(text if str(path) in text else f"{path}: {text}")
+            problems.add(path, error)
         else:
             yield path, photograph
 
 
 def paste_video(
-    source: str,
-    out: epath.Path,
-    *,
-    draw: Callable[[np.ndarray], np.ndarray],
-    size: int,
-    which: str | int,
-    framing: Framing,
-    max_frames: int | None = None,
+    arguments: argparse.Namespace,
+    video: str,
+    drawing: Callable[[FaceCycle], Draw],
 ) -> int:
-    """Draws the face of a video anew in every frame, and writes the video.
+    """Writes a video in which a face is drawn anew, as a command.
 
     Resolution, times and sound stay. Frames without a face stay as they are.
 
     Args:
-      source: the video.
-      out: the video to write.
-      draw: draws faces uint8 [N, S, S, 3] of following frames anew.
-      size: side of the faces that the model reads, in pixels.
-      which: the face.
-      framing: where the eyes are to be in the faces.
-      max_frames: most frames that are read; None reads all.
+      arguments: those of `inputs.add_options` and `add_options`.
+      video: the video to read.
+      drawing: makes the function that draws faces of following frames anew.
 
     Returns:
-      The number of frames.
+      The exit status.
 
     Raises:
-      UserError: If no face is found in any frame, or see `edit_video`.
+      UserError: If an option is wrong, no face is found in any frame, or see
+        `edit_video`.
+      FileExistsError: If the output exists and is not to be replaced.
     """
     from facecycle_jax.data.images.video import edit_video
 
-    if which == inputs.ALL:
+    out = check_video_output(arguments.out)
+    inputs.check_free([out], overwrite=arguments.overwrite, sources=[epath.Path(video)])
+    if arguments.which == inputs.ALL:
         raise UserError("--face all works on photographs; in a video choose one face.")
 
+    model = load(arguments.model)
+    draw = drawing(model)
+
     def change(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        followed = inputs.follow_square(frames, which=which, framing=framing)
+        followed = inputs.follow_square(
+            frames, which=arguments.which, framing=model.framing
+        )
         smooth = SmoothColours()
         any_face = False
 
         for held in _chunked(progress(followed)):
             faces = [
-                shrunk(cut_square(frame, square), size=size)
+                shrunk(cut_square(frame, square), size=model.size)
                 for frame, square in held
                 if square is not None
             ]
@@ -218,9 +223,11 @@ def paste_video(
                 yield paste_face(frame, face, square, colours=colours)
 
         if not any_face:
-            raise UserError(f"{source}: no face was found in any frame.")
+            raise UserError(f"{video}: no face was found in any frame.")
 
-    return edit_video(source, out, change, max_frames=max_frames)
+    count = edit_video(video, out, change, max_frames=arguments.max_frames)
+    print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
+    return 0
 
 
 class SmoothColours:

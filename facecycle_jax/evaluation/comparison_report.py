@@ -4,7 +4,6 @@ A folder gets comparison.md, comparison.json and curves.png.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from etils import epath
 import facecycle_jax._version
 from facecycle_jax.evaluation.comparison import AUTHORS, COMMON, COMPONENTS
 from facecycle_jax.evaluation.published import PUBLISHED
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_json, write_whole
 from facecycle_jax.viz.curves import curves
 
 # Columns that published accuracies belong to, by task.
@@ -350,9 +349,7 @@ def write_comparison(
     }
 
     _draw_curves(folder / "curves.png", runs)
-    write_whole(
-        folder / "comparison.json", f"{json.dumps(content, indent=1)}\n".encode()
-    )
+    write_json(folder / "comparison.json", content)
     write_whole(folder / "comparison.md", text.encode())
     return text
 

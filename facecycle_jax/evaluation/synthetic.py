@@ -101,7 +101,7 @@ def random_peer(config: Mapping[str, Any], *, seed: int = 0) -> PeerModel:
     Returns:
       The model.
     """
-    method = PEERS[config["method"]](config, weights=False)
+    method = PEERS[config["method"]].build(config, weights=False)
     options = cpu_compiler_options(jax.default_backend(), level=0)
     init = jax.jit(method.init, compiler_options=options)
     params, frozen = init(jax.random.key(seed))

@@ -100,7 +100,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     name = config["method"]
     freeze = tuple(config.get("freeze", ()))
     if name in PEERS:
-        return _freeze(PEERS[name](config, weights=weights), freeze)
+        return _freeze(PEERS[name].build(config, weights=weights), freeze)
     if name not in METHODS:
         known = sorted({**METHODS, **PEERS})
         raise UserError(f"method must be one of {known}, got {name!r}.")

@@ -17,12 +17,11 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
-    init_with_stats,
 )
 from facecycle_jax.methods.peer_options import (
     current_window,
     curriculum_of,
-    fresh_curriculum,
+    init_of_pairs,
     move_with_evaluation,
 )
 from facecycle_jax.networks import FabNet, Tree
@@ -154,17 +153,11 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
     """
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        size, code_dim = networks.encoder.image_size, networks.encoder.code_dim
-        both = jnp.zeros((1, 2 * code_dim))
-        params, stats = init_with_stats(
-            {
-                "encoder": (networks.encoder, jnp.zeros((1, size, size, 3))),
-                "flow_decoder": (networks.flow_decoder, both),
-                "mask_decoder": (networks.mask_decoder, both),
-            },
-            key,
-        )
-        return params, {BATCH_STATS: stats, **fresh_curriculum()}
+        decoders = {
+            "flow_decoder": networks.flow_decoder,
+            "mask_decoder": networks.mask_decoder,
+        }
+        return init_of_pairs(networks.encoder, decoders, key)
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None

@@ -13,7 +13,7 @@ from facecycle_jax.losses import (
     start_curriculum,
     window_bounds,
 )
-from facecycle_jax.methods.base import SCHEDULE
+from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE, init_with_stats
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.build import DTYPES
 
@@ -40,6 +40,30 @@ def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
         )
     given = {name: model[name] for name in names if name in model}
     return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
+
+
+def init_of_pairs(
+    encoder: Any, decoders: Mapping[str, Any], key: jax.Array
+) -> tuple[Tree, Tree]:
+    """Draws an encoder and decoders that take the codes of two images.
+
+    Args:
+      encoder: module with `image_size` and `code_dim`.
+      decoders: modules by network name.
+      key: random key.
+
+    Returns:
+      Parameters by network name, and the rest of a fresh state: running statistics and
+      the curriculum.
+    """
+    side = encoder.image_size
+    both_codes = jnp.zeros((1, 2 * encoder.code_dim))
+    modules = {"encoder": (encoder, jnp.zeros((1, side, side, 3)))}
+    for name, decoder in decoders.items():
+        modules[name] = (decoder, both_codes)
+
+    params, stats = init_with_stats(modules, key)
+    return params, {BATCH_STATS: stats, **fresh_curriculum()}
 
 
 def curriculum_of(frozen: Tree) -> Curriculum:

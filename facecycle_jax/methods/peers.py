@@ -23,6 +23,9 @@ from facecycle_jax.methods.temporal_consistency import (
     temporal_consistency,
 )
 from facecycle_jax.networks import (
+    FabNet,
+    Pcl,
+    Tcae,
     TemporalEncoder,
     Tree,
     build_fab_net,
@@ -51,26 +54,40 @@ def _record(kind: Any, fields: Mapping[str, Any]) -> Any:
 # Networks and losses.
 
 
-def _fab_net(config: Config, *, weights: bool) -> Method:
-    del weights
+def _fab_net_networks(config: Config) -> FabNet:
     options = network_options(
         config["model"], "image_size", "code_dim", "align_corners"
     )
-    method = fab_net(build_fab_net(**options), _record(FabNetOptions, config["loss"]))
+    return build_fab_net(**options)
+
+
+def _fab_net(config: Config, *, weights: bool) -> Method:
+    del weights
+    networks = _fab_net_networks(config)
+    method = fab_net(networks, _record(FabNetOptions, config["loss"]))
     return method._replace(views=_crops(config, normalised=False))
+
+
+def _tcae_networks(config: Config) -> Tcae:
+    options = network_options(
+        config["model"], "image_size", "code_dim", "align_corners"
+    )
+    return build_tcae(**options)
 
 
 def _tcae(config: Config, *, weights: bool) -> Method:
     del weights
-    options = network_options(
-        config["model"], "image_size", "code_dim", "align_corners"
-    )
-    method = tcae(build_tcae(**options), _record(TcaeOptions, config["loss"]))
+    networks = _tcae_networks(config)
+    method = tcae(networks, _record(TcaeOptions, config["loss"]))
     return method._replace(views=_crops(config, normalised=False))
 
 
+def _temporal_encoder(config: Config) -> TemporalEncoder:
+    return TemporalEncoder(**network_options(config["model"], "code_dim"))
+
+
 def _temporal_consistency(config: Config, *, weights: bool) -> Method:
-    encoder = TemporalEncoder(**network_options(config["model"], "code_dim"))
+    encoder = _temporal_encoder(config)
     path = config["loss"].get("resnet", "random")
 
     def trunk() -> tuple[Tree, Tree]:
@@ -82,14 +99,17 @@ def _temporal_consistency(config: Config, *, weights: bool) -> Method:
     return method._replace(views=_crops(config, normalised=True))
 
 
+def _pcl_networks(config: Config) -> Pcl:
+    return build_pcl(**network_options(config["model"]))
+
+
 def _pcl(config: Config, *, weights: bool) -> Method:
     del weights
     if config["model"].get("image_size", 64) != 64:
         raise UserError(
             f"model.image_size must be 64 for PCL, got {config['model']['image_size']}."
         )
-    networks = build_pcl(**network_options(config["model"]))
-    method = pcl(networks, _record(PclOptions, config["loss"]))
+    method = pcl(_pcl_networks(config), _record(PclOptions, config["loss"]))
     return method._replace(views=_pcl_views(config))
 
 
@@ -105,16 +125,6 @@ def _simclr(config: Config, *, weights: bool) -> Method:
     )
     method = simclr(encoder, projector, _record(SimclrOptions, config["loss"]))
     return method._replace(views=_simclr_views(config))
-
-
-# Each builds a method from a configuration; without `weights` no file is read.
-PEERS: dict[str, Callable[..., Method]] = {
-    "fab_net": _fab_net,
-    "pcl": _pcl,
-    "simclr": _simclr,
-    "tcae": _tcae,
-    "temporal_consistency": _temporal_consistency,
-}
 
 
 # Views of batches.
@@ -198,6 +208,96 @@ class PeerFeatures(Protocol):
         """Computes features [N, D], or maps [N, h, w, C]."""
 
 
+def _with_stats(module: Any, trees: Tree, images: jax.Array, *, maps: bool) -> Any:
+    """Applies an encoder with its running statistics."""
+    variables = {
+        "params": trees["encoder"],
+        "batch_stats": trees[BATCH_STATS]["encoder"],
+    }
+    return module.apply(variables, images, train=False, maps=maps)
+
+
+def _unit(images: jax.Array) -> jax.Array:
+    """Brings pixels to 0..1, where floating point already is."""
+    pixels = images.astype(jnp.float32)
+    return pixels / 255.0 if jnp.issubdtype(images.dtype, jnp.integer) else pixels
+
+
+def _fab_net_features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the embedding."""
+    encoder = _fab_net_networks(config).encoder
+    found: jax.Array = _with_stats(encoder, trees, _unit(images), maps=maps)
+    return found
+
+
+def _tcae_features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the code of expression, or the map of its branch."""
+    encoder = _tcae_networks(config).encoder
+    # The pose is what the method takes out of the code.
+    _, expression = _with_stats(encoder, trees, _unit(images), maps=maps)
+    found: jax.Array = expression
+    return found
+
+
+def _temporal_consistency_features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the embedding of unit length."""
+    encoder = _temporal_encoder(config)
+    embedding, below = _with_stats(encoder, trees, ops.normalise(images), maps=maps)
+    found: jax.Array = below if maps else embedding
+    return found
+
+
+def _pcl_features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the maps of the trunk."""
+    # They are maps already, and flattened where features are requested.
+    del maps
+    trunk = _pcl_networks(config).trunk
+    found: jax.Array = apply_plain(trunk, trees["trunk"], _unit(images))
+    return found
+
+
+def _simclr_features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the maps of the encoder."""
+    # As for PCL.
+    del maps
+    encoder = _simclr_encoder(config)
+    found: jax.Array = apply_plain(encoder, trees["encoder"], ops.normalise(images))
+    return found
+
+
+class Peer(NamedTuple):
+    """A method that FaceCycle is compared with.
+
+    Attributes:
+      build: `build(config, *, weights) -> Method`; without `weights` no file is read.
+      features: `features(config, trees, images, *, maps) -> [N, ...]`, see
+        `peer_features`.
+    """
+
+    build: Callable[..., Method]
+    features: Callable[..., jax.Array]
+
+
+# A new method is one more entry, a file of its own and a config; docs/contributing.md.
+PEERS: dict[str, Peer] = {
+    "fab_net": Peer(_fab_net, _fab_net_features),
+    "pcl": Peer(_pcl, _pcl_features),
+    "simclr": Peer(_simclr, _simclr_features),
+    "tcae": Peer(_tcae, _tcae_features),
+    "temporal_consistency": Peer(_temporal_consistency, _temporal_consistency_features),
+}
+
+
 def peer_features(config: Config) -> PeerFeatures:
     """Builds the function from images to the features that a method is evaluated with.
 
@@ -215,47 +315,11 @@ def peer_features(config: Config) -> PeerFeatures:
       convolutional map that is not yet one vector, of TCAE that of its branch of
       expression.
     """
-    name, model = config["method"], config["model"]
+    own = PEERS[config["method"]].features
 
-    def encode(
-        module: Any, trees: Tree, images: jax.Array, *, maps: bool = False
-    ) -> Any:
-        variables = {
-            "params": trees["encoder"],
-            "batch_stats": trees[BATCH_STATS]["encoder"],
-        }
-        return module.apply(variables, images, train=False, maps=maps)
-
+    # bfloat16 networks give float32 features too.
     def features(trees: Tree, images: jax.Array, *, maps: bool = False) -> jax.Array:
-        if name == "temporal_consistency":
-            module = TemporalEncoder(**network_options(model, "code_dim"))
-            embedding, below = encode(module, trees, ops.normalise(images), maps=maps)
-            found = below if maps else embedding
-        elif name == "simclr":
-            found = apply_plain(
-                _simclr_encoder(config), trees["encoder"], ops.normalise(images)
-            )
-        else:
-            # Pixels in 0..1, which floating point already is.
-            unit = images.astype(jnp.float32)
-            if jnp.issubdtype(images.dtype, jnp.integer):
-                unit = unit / 255.0
-
-            if name == "pcl":
-                trunk = build_pcl(**network_options(model)).trunk
-                found = apply_plain(trunk, trees["trunk"], unit)
-            else:
-                options = network_options(
-                    model, "image_size", "code_dim", "align_corners"
-                )
-                if name == "tcae":
-                    both = encode(build_tcae(**options).encoder, trees, unit, maps=maps)
-                    found = both[1]
-                else:
-                    fab_net_encoder = build_fab_net(**options).encoder
-                    found = encode(fab_net_encoder, trees, unit, maps=maps)
-
-        found = found.astype(jnp.float32)
+        found = own(config, trees, images, maps=maps).astype(jnp.float32)
         return found if maps else found.reshape(len(found), -1)
 
     return features

@@ -19,13 +19,12 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
-    init_with_stats,
 )
 from facecycle_jax.methods.fab_net import clipped_grid
 from facecycle_jax.methods.peer_options import (
     current_window,
     curriculum_of,
-    fresh_curriculum,
+    init_of_pairs,
     move_with_evaluation,
 )
 from facecycle_jax.networks import Tcae, Tree
@@ -263,17 +262,11 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
         )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        size, code_dim = networks.encoder.image_size, networks.encoder.code_dim
-        both = jnp.zeros((1, 2 * code_dim))
-        params, stats = init_with_stats(
-            {
-                "encoder": (networks.encoder, jnp.zeros((1, size, size, 3))),
-                "pose_decoder": (networks.pose_decoder, both),
-                "expression_decoder": (networks.expression_decoder, both),
-            },
-            key,
-        )
-        return params, {BATCH_STATS: stats, **fresh_curriculum()}
+        decoders = {
+            "pose_decoder": networks.pose_decoder,
+            "expression_decoder": networks.expression_decoder,
+        }
+        return init_of_pairs(networks.encoder, decoders, key)
 
     def reduction(
         frozen: Tree, terms: dict[str, jax.Array], *, train: bool

@@ -24,6 +24,7 @@ from facecycle_jax.training.optimiser import (
     average_weights,
     make_optimiser,
     make_schedule,
+    schedule_epoch,
 )
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.profiling import Profiler
@@ -119,6 +120,7 @@ __all__ = [
     "read_metrics",
     "replicated",
     "report_unreadable",
+    "schedule_epoch",
     "shared_fields",
     "split_cpu",
     "start_places",

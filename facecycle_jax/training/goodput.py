@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_json
 from facecycle_jax.training.progress import as_clock
 from facecycle_jax.training.step_times import StartedStep, StepTimes
 
@@ -248,7 +248,7 @@ class Goodput:
 
         fields = {**dataclasses.asdict(self._record), "seconds": seconds}
         try:
-            write_whole(self._path, f"{json.dumps(fields, indent=1)}\n".encode())
+            write_json(self._path, fields)
         except OSError as error:
             self._can_write = False
             log.warning("The record of wall time cannot be written: %s", error)

@@ -14,7 +14,34 @@ from facecycle_jax.networks import Tree
 KINDS = ("adam", "adam_by_network", "sgd")
 
 
-def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.Schedule:
+def schedule_epoch(
+    config: Mapping[str, Any], *, steps_per_epoch: int, total_steps: int
+) -> float:
+    """Computes the updates that the schedule counts as an epoch.
+
+    Args:
+      config: `config.optimiser`, perhaps with `schedule_length_epochs` or
+        `schedule_length_steps`, the length of training that the schedule is made for.
+      steps_per_epoch: updates in an epoch of the data.
+      total_steps: updates of the run.
+
+    Returns:
+      `steps_per_epoch`; where a length is given, `steps_per_epoch` times the run's
+      length over that one, so that the last piece begins at the same fraction of the
+      run.
+    """
+    # Models of earlier versions have no such fields.
+    length = config.get("schedule_length_steps", 0)
+    if not length:
+        length = config.get("schedule_length_epochs", 0) * steps_per_epoch
+    if not length:
+        return steps_per_epoch
+    return steps_per_epoch * total_steps / length
+
+
+def make_schedule(
+    config: Mapping[str, Any], *, steps_per_epoch: float
+) -> optax.Schedule:
     """Builds the learning rate as a function of the number of updates.
 
     Args:
@@ -22,7 +49,8 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
         rising from 0), `schedule_rates` (learning rate of each piece) and, optionally,
         `cosine_epochs` (above 0: a cosine that falls from 1 to 0 in so many epochs
         multiplies the rate).
-      steps_per_epoch: updates in an epoch, at least 1.
+      steps_per_epoch: updates in an epoch of the schedule, above 0; see
+        `schedule_epoch`.
 
     Returns:
       The schedule.
@@ -41,8 +69,8 @@ def make_schedule(config: Mapping[str, Any], *, steps_per_epoch: int) -> optax.S
         raise UserError(f"optimiser.schedule_epochs must rise from 0, got {epochs}.")
     if min(rates) < 0:
         raise UserError(f"optimiser.schedule_rates must not be negative, got {rates}.")
-    if steps_per_epoch < 1:
-        raise UserError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}.")
+    if steps_per_epoch <= 0:
+        raise UserError(f"steps_per_epoch must be above 0, got {steps_per_epoch}.")
 
     boundaries = [round(epoch * steps_per_epoch) for epoch in epochs[1:]]
     pieces = optax.join_schedules(

@@ -77,7 +77,7 @@ def build_program(
     config: Mapping[str, Any],
     mesh: Mesh,
     *,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     weights: bool = True,
     method: methods.Method | None = None,
 ) -> Program:
@@ -86,7 +86,8 @@ def build_program(
     Args:
       config: a run's configuration.
       mesh: the mesh; its devices may be abstract ones of a topology that is not there.
-      steps_per_epoch: updates in an epoch, which is the schedule's unit.
+      steps_per_epoch: updates in an epoch, which is the schedule's unit; a fraction
+        where the schedule is stretched.
       weights: whether to read or draw the VGG-19. If not, zeros of its shapes stand in,
         no file is opened, and `init` is good for shapes only.
       method: the method; None: the one that the configuration describes.

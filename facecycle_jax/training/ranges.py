@@ -98,6 +98,8 @@ RANGES: Mapping[str, Range] = {
     # Optimiser.
     "optimiser.schedule_epochs": _WEIGHT,
     "optimiser.schedule_rates": _WEIGHT,
+    "optimiser.schedule_length_epochs": _WEIGHT,
+    "optimiser.schedule_length_steps": _COUNT,
     "optimiser.b1": _BELOW_ONE,
     "optimiser.b2": _BELOW_ONE,
     "optimiser.clip_norm": _WEIGHT,

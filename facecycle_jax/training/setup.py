@@ -28,6 +28,7 @@ from facecycle_jax.training.network_loading import (
     copy_trees,
     load_trees,
 )
+from facecycle_jax.training.optimiser import schedule_epoch
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
@@ -203,7 +204,11 @@ def prepare(
     program = build_program(
         config,
         mesh,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=schedule_epoch(
+            config["optimiser"],
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        ),
         method=None if method is None else method(config),
     )
     checkpointer = Checkpointer(

@@ -6,17 +6,11 @@ import pytest
 from etils import epath
 
 from facecycle_jax import cli, training
-from facecycle_jax.commands import compare as command
-from facecycle_jax.commands.compare import (
-    compare,
-    images_in,
-    make_entry,
-    start_process,
-    steps_for,
-    training_command,
-)
+from facecycle_jax.commands.compare import compare
+from facecycle_jax.evaluation import comparison_results
 from facecycle_jax.evaluation.comparison import AUTHORS, ComparisonOptions
 from facecycle_jax.evaluation.comparison_report import ComparedRun
+from facecycle_jax.training.comparison_plan import make_entry
 
 OPTIONS = ComparisonOptions(people=8)
 # ml_collections loads configs in this way.
@@ -25,73 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 def entry(config="fab_net:small", fields=(), data=None):
     return make_entry(config, fields, data=data)
-
-
-def test_every_method_sees_as_many_images():
-    # 8 items of 2 frames; of FaceCycle half of the images in each stage.
-    assert steps_for(entry().stages, images=1600) == {"": 100}
-    of_stages = steps_for(entry("face_cycle:small").stages, images=1600)
-    assert of_stages == {"motion": 50, "identity": 50}
-    # One image in an item, and six.
-    assert steps_for(entry("simclr:small").stages, images=1600) == {"": 200}
-    frames = entry("temporal_consistency:small").stages
-    assert steps_for(frames, images=1600) == {"": round(1600 / 48)}
-    assert steps_for(frames, images=1) == {"": 1}
-
-
-def test_published_configs_share_images_by_their_epochs():
-    stages = entry("face_cycle").stages
-    assert [stage.name for stage in stages] == ["motion", "identity"]
-    # 40 and 20 epochs.
-    assert [stage.share for stage in stages] == pytest.approx([2 / 3, 1 / 3])
-
-
-def test_a_time_becomes_images_by_the_speed_of_the_stages():
-    stages = entry("face_cycle:small").stages
-    speeds = {"motion": 2.0, "identity": 1.0}
-    images = images_in(stages, minutes=3, speeds=speeds)
-    steps = steps_for(stages, images=images)
-    seconds = sum(steps[name] / speeds[name] for name in steps)
-    assert seconds == pytest.approx(180, abs=1)
-    assert steps["motion"] == steps["identity"]
-
-
-def test_fields_and_data_are_set_in_every_stage_and_win():
-    fields = ["data.source=records", "panel_every=4"]
-    stages = entry("face_cycle:small", fields, data="RECORDS")
-    for stage in stages.stages:
-        assert stage.config["data"]["source"] == "records"
-        assert stage.config["data"]["path"] == "RECORDS"
-
-    line = training_command(
-        stages,
-        epath.Path("w"),
-        seed=3,
-        steps={"motion": 10, "identity": 7},
-        checkpoints=5,
-    )
-    assert "--workdir=w" in line
-    assert "--config.motion.seed=3" in line
-    assert "--config.identity.num_steps=7" in line
-    assert "--config.identity.checkpoint_every=2" in line
-    own = line.index("--config.motion.panel_every=10")
-    assert own < line.index("--config.motion.panel_every=4")
-
-
-@pytest.mark.parametrize(
-    ("config", "field", "words"),
-    [
-        ("fab_net:small", "num_steps=3", "num_steps follows from"),
-        ("fab_net:small", "seed=3", "seed follows from"),
-        ("fab_net:small", "loss.noise=False", "has no field config.loss.noise"),
-        ("fab_net:small", "batch_size=0", "config.batch_size must be"),
-        ("face_cycle:small", "nofield=1", "has no field config.motion.nofield"),
-        ("nothing", "a=1", "there is no config 'nothing'"),
-    ],
-)
-def test_fields_that_a_config_cannot_have_are_refused(config, field, words):
-    with pytest.raises(ValueError, match=words):
-        entry(config, [field])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +91,7 @@ def evaluated(monkeypatch):
             curve=[(1, 9.0 + seed)],
         )
 
-    monkeypatch.setattr(command, "_evaluated", evaluate)
+    monkeypatch.setattr(comparison_results, "evaluate_run", evaluate)
     return found
 
 
@@ -248,26 +175,6 @@ def test_speed_is_measured_once_and_decides_the_steps(tmp_path, evaluated):
     again = Trainer()
     assert compared(tmp_path, again, budget=budget, seeds=(0, 1)) == 0
     assert len(again.lines) == 2
-
-
-def test_processes_end_with_their_status():
-    assert start_process(["sh", "-c", "exit 74"]) == 74
-    assert start_process(["sh", "-c", "kill -9 $$"]) == 128 + 9
-
-
-def test_seconds_of_training_leave_out_what_was_not_measured(tmp_path):
-    lines = [
-        {"step": 10, "learning_rate": 1.0, "steps_per_second": 5.0},
-        {"step": 10, "eval/total": 1.0},
-        # Not measured, so as long as the others.
-        {"step": 15, "learning_rate": 1.0},
-        {"step": 20, "learning_rate": 1.0, "steps_per_second": 2.5},
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
-    # 15 steps took 4 seconds.
-    assert training.training_seconds(tmp_path) == pytest.approx(20 * 4 / 15)
-    assert not training.training_seconds(tmp_path / "none") > 0
 
 
 @pytest.mark.slow

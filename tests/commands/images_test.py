@@ -5,42 +5,22 @@ import re
 import shutil
 import types
 
-import jax
 import numpy as np
 import pytest
+import tiny_model
 from etils import epath
 from PIL import Image
-from tiny_model import MODEL
 
 from facecycle_jax import cli, load
-from facecycle_jax.commands import images as images_module
-from facecycle_jax.commands import inputs
+from facecycle_jax.commands import inputs, translate_video
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
-from facecycle_jax.networks.face_networks import (
-    init_identity,
-    init_motion,
-    make_face_networks,
-)
-from facecycle_jax.storage import write_model
+from facecycle_jax.inference import FaceCycle
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    forward = make_face_networks(MODEL, vgg_for_loss=False)
-
-    # Compiled as one, because a hundred small functions take longer.
-    @jax.jit
-    def init(key):
-        identity = init_identity(forward, jax.random.fold_in(key, 1))
-        return init_motion(forward, key) | identity
-
-    trees = init(jax.random.key(0))
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(
-        path, jax.device_get(trees), model=MODEL, licence="CC0", source="random numbers"
-    )
-    return str(path)
+    return tiny_model.write(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -280,7 +260,7 @@ def test_an_interrupt_leaves_no_half_file(model, faces, tmp_path, capsys, monkey
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images_module.FaceCycle, "outputs", interrupted)
+    monkeypatch.setattr(FaceCycle, "outputs", interrupted)
     assert run("encode", faces, "--model", model, "--out", tmp_path / "x.npz") == 130
     error = capsys.readouterr().err
     assert error == "facecycle: interrupted; what is written is whole.\n"
@@ -363,11 +343,11 @@ def test_large_frames_are_shrunk_before_they_are_collected(
 
     write_video(tmp_path / "clip.mp4", [np.zeros((480, 640, 3), np.uint8)] * 3, fps=5)
     monkeypatch.setattr(
-        images_module,
+        translate_video,
         "load",
         lambda name: types.SimpleNamespace(size=16, framing=FRAMING),
     )
-    monkeypatch.setattr(images_module, "_FOLLOWED_SIDE", 320)
+    monkeypatch.setattr(translate_video, "_FOLLOWED_SIDE", 320)
     detected = []
     held = []
 
@@ -380,7 +360,7 @@ def test_large_frames_are_shrunk_before_they_are_collected(
         yield from frames
 
     monkeypatch.setattr(face_crop, "find_faces", find_faces)
-    monkeypatch.setattr(images_module, "_side_by_side", side_by_side)
+    monkeypatch.setattr(translate_video, "_side_by_side", side_by_side)
     options = ["--crop"] if crop else []
     source = ("translate", faces / "a.png", "--driver", tmp_path / "clip.mp4")
     assert run(*source, "--out", tmp_path / "out.mp4", *options) == 0

@@ -9,7 +9,16 @@ import tiny_model
 from PIL import Image
 
 from facecycle_jax import cli, load
-from facecycle_jax.commands import demo, images, inputs, interpolate, motion_options
+from facecycle_jax.commands import (
+    demo,
+    images,
+    inputs,
+    interpolate,
+    motion_options,
+    pasting,
+    translate,
+    translate_video,
+)
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
 from facecycle_jax.data.images.reading import as_images
@@ -70,7 +79,7 @@ def loaded(tiny):
 @pytest.fixture
 def model(monkeypatch):
     """Replaces the model of the commands; returns a name for --model."""
-    for module in (images, interpolate):
+    for module in (images, translate, translate_video, pasting, interpolate):
         monkeypatch.setattr(module, "load", lambda name: StandIn())
     return "stand-in"
 

@@ -108,6 +108,35 @@ def test_a_method_has_figures_of_both_features_by_every_probe(small_sets, monkey
     assert np.isfinite(list(synthetic.values())).all()
 
 
+def test_the_linear_protocol_learns_from_both_features_of_a_method(
+    small_sets, monkeypatch
+):
+    """Networks, augmentation and updates are the real ones, of a tiny model."""
+    pytest.importorskip("sklearn")
+
+    def halves(path, *, split):
+        # Bright above or below, which mirroring and changes of colour leave.
+        count = 256 if split == "Training" else 48
+        labels = np.arange(count, dtype=np.int32) % 2
+        images = noise(count, size=32, seed=len(split)) // 4
+        images[labels == 0, :16] += 150
+        images[labels == 1, 16:] += 150
+        return LabelledImages(images, labels, ("above", "below"), split)
+
+    monkeypatch.setattr(tasks, "read_fer2013", halves)
+    monkeypatch.setattr(comparison, "COMPONENTS", 8)
+    options = ComparisonOptions(
+        fer2013="somewhere", probes=("linear",), epochs=6, people=8
+    )
+
+    result = evaluate_method(peer(), options)
+    figures = result["tasks"]["fer2013"]
+    for feature in (AUTHORS, COMMON):
+        assert list(figures[feature]) == ["linear protocol %"]
+        assert figures[feature]["linear protocol %"] > 80
+    assert not any("diverged" in note for note in result["notes"])
+
+
 def test_face_cycle_has_its_map_for_emotion_and_its_identity_code_for_people():
     model = FaceCycle(tiny_model.trees(), model=tiny_model.MODEL)
     images = noise(1, size=64)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from absl import flags
 
 from benchmarks import __main__ as benchmark
-from facecycle_jax import cli
-from facecycle_jax.commands import train
+from facecycle_jax import cli, config_files
 from facecycle_jax.training import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -190,7 +189,9 @@ def _parses(parser, words):
 def _training_by_name(words):
     """Checks the fields of a command of `facecycle train`."""
     parsed = cli._parser().parse_args(words)
-    command_line = train.launcher_arguments(parsed.config, parsed.set, workdir="unused")
+    command_line = config_files.launcher_arguments(
+        parsed.config, parsed.set, workdir="unused"
+    )
     return _training(command_line[1:])
 
 

@@ -14,7 +14,11 @@ import pathlib
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+
+from facecycle_jax.methods import Method
 
 DATA = pathlib.Path(__file__).parents[1] / "golden" / "peers"
 GAINS = {
@@ -363,3 +367,59 @@ def check_statistics(
         assert error <= rtol, (key, error)
         worst = max(worst, float(error))
     return worst
+
+
+def three_sgd_steps(
+    method: Method,
+    params: dict,
+    frozen: dict,
+    images: jax.Array,
+    *,
+    rate: float,
+    still: tuple[str, ...] = (),
+) -> tuple[list[float], dict, dict, dict]:
+    """Three updates on one batch with momentum 0.9; networks of `still` do not move.
+
+    Returns the totals, the first gradients, the parameters and the rest of the state.
+    """
+    optimiser = optax.sgd(rate, momentum=0.9)
+    opt_state = optimiser.init(params)
+
+    @jax.jit
+    def step(params, frozen, opt_state, images):
+        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, frozen, images, jax.random.key(0)
+        )
+        moving = {
+            name: jax.tree.map(jnp.zeros_like, tree) if name in still else tree
+            for name, tree in grads.items()
+        }
+        updates, opt_state = optimiser.update(moving, opt_state)
+        params = optax.apply_updates(params, updates)
+        return params, {**frozen, **aux.carried}, opt_state, total, grads
+
+    totals, first = [], None
+    for _ in range(3):
+        params, frozen, opt_state, total, grads = step(
+            params, frozen, opt_state, images
+        )
+        totals.append(float(total))
+        first = first or grads
+    return totals, first, params, frozen
+
+
+def check_changes(
+    program: str, params: dict, prefix: str, *, l2: float, probe: float
+) -> None:
+    """Compares how far parameters have moved from the recipe's."""
+    start, _ = trees(program)
+    changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
+    check_tensors(
+        program,
+        named(program, changes),
+        numbers(program),
+        prefix,
+        l2=l2,
+        probe=probe,
+        changes=True,
+    )

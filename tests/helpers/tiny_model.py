@@ -1,7 +1,7 @@
 """The smallest model of both stages, with random weights and without compiling."""
 
 import jax
-import numpy as np
+from drawn import drawn, unit_gain
 
 from facecycle_jax.networks.face_networks import (
     init_identity,
@@ -26,18 +26,7 @@ def trees():
     def both(key):
         return init_motion(forward, key) | init_identity(forward, key)
 
-    rng = np.random.default_rng(0)
-
-    def draw(path, shape):
-        # Drawing them as the networks do compiles for minutes on a busy machine.
-        scale = (
-            0.0 if path[-1].key == "bias" else np.sqrt(1.5 / np.prod(shape.shape[:-1]))
-        )
-        return rng.normal(0, scale, shape.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(
-        draw, jax.eval_shape(both, jax.random.key(0))
-    )
+    return jax.device_get(drawn(both, deviation=unit_gain))
 
 
 def write(path):

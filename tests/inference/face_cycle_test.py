@@ -9,6 +9,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from drawn import drawn
 from PIL import Image
 from tiny_model import MODEL
 
@@ -27,17 +28,16 @@ from facecycle_jax.storage import write_model
 from facecycle_jax.storage.model_spec import build_model
 
 
+@functools.cache
 def networks(*, identity=True):
     forward = make_face_networks(MODEL, vgg_for_loss=False)
 
-    # Unoptimised: run once, and compiled in a third of the time.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def init(key):
         return init_motion(forward, key) | (
             init_identity(forward, key) if identity else {}
         )
 
-    return forward, jax.device_get(init(jax.random.key(0)))
+    return forward, jax.device_get(drawn(init))
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,7 @@ def test_a_training_state_gives_a_model_of_its_vgg_width(faces, requested, width
         "loss": {"vgg": "random", "vgg_width": requested, "perceptual": "gram"},
     }
     forward = make_face_networks(config["model"], vgg_width=width)
-    init = jax.jit(functools.partial(init_motion, forward))
-    trees = jax.device_get(init(jax.random.key(0)))
+    trees = jax.device_get(drawn(functools.partial(init_motion, forward)))
     trees["vgg"], _ = vgg_parameters(config)
 
     model = model_module.model_from_state(config, trees)

@@ -11,9 +11,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import peers_reference as reference
 import pytest
+from drawn import drawn_state
 
 from facecycle_jax.losses import window_bounds
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
@@ -61,7 +61,8 @@ def test_embeddings_of_evaluation_agree_with_reference():
     frames = inputs(1)
     images = jnp.concatenate([frames[:, 0], frames[:, 1]])
     variables = {"params": params["encoder"], "batch_stats": stats["encoder"]}
-    ours = jax.jit(lambda x: networks.encoder.apply(variables, x, train=False))(images)
+    encode = jax.jit(functools.partial(networks.encoder.apply, train=False))
+    ours = encode(variables, images)
     expected = reference.numbers("fab_net")["eval/embedding"]
     np.testing.assert_allclose(
         ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
@@ -141,7 +142,7 @@ def test_one_source_leaves_the_mask_without_a_gradient():
     method = fab_net(
         build_fab_net(width=0.125, image_size=32, code_dim=16), FabNetOptions()
     )
-    params, frozen = method.init(jax.random.key(1))
+    params, frozen = drawn_state(method)
     images = jax.random.uniform(jax.random.key(2), (4, 3, 32, 32, 3))
     gradient = jax.jit(jax.grad(lambda p, x: method.loss(p, frozen, x, KEY)[0]))
 
@@ -159,43 +160,20 @@ def test_three_sgd_steps_agree_with_reference(sources):
     stored = reference.numbers("fab_net")
     prefix = f"up_align0/sources{sources}"
     method = fab_net(build_fab_net(), FabNetOptions())
-    start, stats = reference.trees("fab_net")
-    params, frozen = start, {BATCH_STATS: stats, **fresh_curriculum()}
-    optimiser = optax.sgd(1e-4, momentum=0.9)
-    opt_state = optimiser.init(params)
-    images = inputs(sources)
-
-    @jax.jit
-    def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, frozen, images, KEY
-        )
-        if sources > 1:
-            # The published program keeps the flow decoder, whose statistics move all
-            # the same.
-            grads["flow_decoder"] = jax.tree.map(jnp.zeros_like, grads["flow_decoder"])
-        updates, opt_state = optimiser.update(grads, opt_state)
-        return (
-            optax.apply_updates(params, updates),
-            {**frozen, **aux.carried},
-            opt_state,
-            total,
-        )
-
-    totals = []
-    for _ in range(3):
-        params, frozen, opt_state, total = step(params, frozen, opt_state, images)
-        totals.append(float(total))
+    params, stats = reference.trees("fab_net")
+    totals, _, params, _ = reference.three_sgd_steps(
+        method,
+        params,
+        {BATCH_STATS: stats, **fresh_curriculum()},
+        inputs(sources),
+        rate=1e-4,
+        # The published program keeps the flow decoder, whose statistics move all the
+        # same.
+        still=("flow_decoder",) if sources > 1 else (),
+    )
     np.testing.assert_allclose(totals, stored[f"{prefix}/sgd3_losses"], rtol=1e-4)
-    changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
-    reference.check_tensors(
-        "fab_net",
-        reference.named("fab_net", changes),
-        stored,
-        f"{prefix}/sgd3/delta",
-        l2=2e-2,
-        probe=1e-1,
-        changes=True,
+    reference.check_changes(
+        "fab_net", params, f"{prefix}/sgd3/delta", l2=2e-2, probe=1e-1
     )
 
 

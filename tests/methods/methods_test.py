@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn_state
 from PIL import Image
 
 from facecycle_jax import methods
@@ -54,9 +55,11 @@ def made(stage, trunk="learned", perceptual="gram", dtype="float32"):
             loss={"perceptual": perceptual},
         )
     )
-    return method, *jax.jit(method.init)(jax.random.key(0))
+    return method, *drawn_state(method)
 
 
+# Parameters and images are arguments of what is compiled: XLA would fold constants, and
+# tests of one method could not share its program.
 def batch():
     return normalise(jnp.asarray(reference.input_images()))
 
@@ -94,6 +97,7 @@ def test_loss_and_gradients_are_finite_and_every_trained_network_has_some(stage)
         assert optax.tree.norm(tree) > 0, name
 
 
+@pytest.mark.slow  # end_to_end_test.py compares the frozen networks of a run
 @pytest.mark.parametrize("stage", STAGES)
 def test_frozen_trees_stay_bit_identical_through_training_steps(stage):
     method, params, frozen = made(stage)
@@ -130,9 +134,9 @@ def test_frozen_parts_cost_no_backward_pass(stage):
     if stage == "identity_cycle":
         # N is data to stage 2: nothing that only made N is needed for the gradient by
         # the inputs of it.
-        grad_frozen = jax.jit(
-            jax.grad(lambda f, p: method.loss(p, f, batch(), None)[0], argnums=0)
-        )(frozen, params)
+        method, params, frozen = made(stage, perceptual="none")
+        gradient = jax.jit(jax.grad(method.loss, argnums=1, has_aux=True))
+        grad_frozen, _ = gradient(params, frozen, batch(), None)
         for name in ("motion_encoder", "flow_decoder"):
             assert float(optax.tree.norm(grad_frozen[name])) == 0.0, name
 
@@ -150,9 +154,13 @@ def test_jit_equals_eager(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_noise_follows_the_key(stage):
     method, params, frozen = made(stage)
-    loss = jax.jit(lambda key: method.loss(params, frozen, batch(), key)[0])
-    assert loss(jax.random.key(0)) == loss(jax.random.key(0))
-    assert loss(jax.random.key(0)) != loss(jax.random.key(1))
+    run = jax.jit(method.loss)
+
+    def loss(seed):
+        return run(params, frozen, batch(), jax.random.key(seed))[0]
+
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -170,7 +178,11 @@ def test_bfloat16_losses_stay_near_float32(stage):
 
 def test_order_of_items_does_not_matter():
     method, params, frozen = made("motion_cycle")
-    loss = jax.jit(lambda x: method.loss(params, frozen, x, None)[0])
+    run = jax.jit(method.loss)
+
+    def loss(x):
+        return run(params, frozen, x, None)[0]
+
     x = batch()
     np.testing.assert_allclose(loss(x), loss(x[::-1]), rtol=1e-6)
     np.testing.assert_allclose(loss(x), loss(x[:, ::-1]), rtol=1e-6)
@@ -209,9 +221,8 @@ def test_identity_can_be_restored_from_the_other_image():
 
     def restored(images, **loss):
         method = methods.make(config("identity_cycle", loss=loss))
-        return jax.jit(
-            lambda x: method.loss(params, frozen, x, None)[1].images["restored"]
-        )(images)
+        _, aux = jax.jit(method.loss)(params, frozen, images, None)
+        return aux.images["restored"]
 
     x = batch()
     exchanged, swapped = restored(x, exchange_identity=True), restored(x[:, ::-1])
@@ -220,21 +231,28 @@ def test_identity_can_be_restored_from_the_other_image():
 
 
 def test_networks_can_be_kept_from_training():
-    whole, params, frozen = made("identity_cycle")
-    method = methods.make({**config("identity_cycle"), "freeze": ("identity_encoder",)})
+    # No VGG-19, whose programs are the largest part.
+    whole, params, frozen = made("identity_cycle", perceptual="none")
+    plain = config("identity_cycle", loss={"perceptual": "none"})
+    method = methods.make({**plain, "freeze": ("identity_encoder",)})
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     assert list(shapes[0]) == ["normaliser"]
     assert set(shapes[1]) == {*frozen, "identity_encoder"}
-    moved = {**frozen, "identity_encoder": params["identity_encoder"]}
-    trained = {"normaliser": params["normaliser"]}
 
-    def gradient(method, params, frozen):
-        return jax.jit(jax.grad(lambda p: method.loss(p, frozen, batch(), None)[0]))(
-            params
-        )["normaliser"]
+    def gradient(method, params, frozen, images):
+        grads, _ = jax.grad(method.loss, has_aux=True)(params, frozen, images, None)
+        return grads["normaliser"]
 
-    # The same loss, and the same gradients of what is left.
-    alone, among = gradient(method, trained, moved), gradient(whole, params, frozen)
+    # The same loss, and the same gradients of what is left. One program of both
+    # compiles what they share once.
+    @jax.jit
+    def both(params, frozen, images):
+        moved = {**frozen, "identity_encoder": params["identity_encoder"]}
+        trained = {"normaliser": params["normaliser"]}
+        alone = gradient(method, trained, moved, images)
+        return alone, gradient(whole, params, frozen, images)
+
+    alone, among = both(params, frozen, batch())
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
         alone,
@@ -245,9 +263,7 @@ def test_networks_can_be_kept_from_training():
             ValueError,
             match="freeze must name some, not all, of identity_encoder, norm",
         ):
-            methods.make({**config("identity_cycle"), "freeze": names}).init(
-                jax.random.key(0)
-            )
+            methods.make({**plain, "freeze": names}).init(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["folding", "saturation"])
@@ -269,12 +285,18 @@ def test_costs_of_flow_and_code_join_the_total_on_request(name):
         assert float(cost) > 0
 
 
+def both_inits(*chosen):
+    """What methods draw of one seed; one program compiles what they share once."""
+    return jax.jit(lambda key: [method.init(key) for method in chosen])(
+        jax.random.key(0)
+    )
+
+
 def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
     options = {"perceptual": "none", "folding_weight": 2.0, "saturation_weight": 0.1}
     alone = methods.make(config(loss={**options, "generator": False}))
     whole = methods.make(config(loss=options))
-    params, frozen = jax.jit(whole.init)(jax.random.key(0))
-    flows, nothing = jax.jit(alone.init)(jax.random.key(0))
+    (params, frozen), (flows, nothing) = both_inits(whole, alone)
     # The whole cycle goes on from these networks: same names, same shapes, same draw of
     # a seed.
     assert set(flows) == {"motion_encoder", "flow_decoder"}
@@ -298,7 +320,7 @@ def test_mean_faces_that_differ_cost_on_request():
             "identity_cycle", loss={"perceptual": "none", "consensus_weight": 1000.0}
         )
     )
-    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    params, frozen = drawn_state(method)
     _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
     mean_faces = aux.images["mean_face"]
     apart = jnp.mean(jnp.abs(mean_faces - jnp.mean(mean_faces, axis=0)))
@@ -314,8 +336,7 @@ def test_identity_codes_of_one_track_are_contrasted_with_those_of_others():
     loss = {"perceptual": "none", "contrast_weight": 2.0, "contrast_temperature": 0.5}
     whole = methods.make(config("identity_cycle", loss=loss))
     alone = methods.make(config("identity_cycle", loss={**loss, "generator": False}))
-    params, frozen = jax.jit(whole.init)(jax.random.key(0))
-    encoder, nothing = jax.jit(alone.init)(jax.random.key(0))
+    (params, frozen), (encoder, nothing) = both_inits(whole, alone)
     # A stage with the normaliser goes on from this network: the same draw of a seed.
     assert set(encoder) == {"identity_encoder"}
     assert nothing == {}

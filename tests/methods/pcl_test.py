@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import peers_reference as reference
 import pytest
+from drawn import drawn_state
 
 from facecycle_jax.losses import (
     info_nce,
@@ -286,8 +287,8 @@ def test_adam_counts_the_steps_of_every_network():
 def test_features_of_evaluation_agree_with_reference():
     stored = reference.numbers("pcl")
     params, _ = reference.trees("pcl")
-    trunk = jax.jit(lambda x: NETWORKS.trunk.apply({"params": params["trunk"]}, x))
-    maps = trunk(unit("inputs/eval100_u8"))
+    trunk = jax.jit(NETWORKS.trunk.apply)
+    maps = trunk({"params": params["trunk"]}, unit("inputs/eval100_u8"))
     close(maps, stored["eval100/feature"])
 
 
@@ -372,7 +373,7 @@ def test_orthogonality_is_the_mean_square_of_the_product():
 
 def test_an_update_is_three_gradient_steps_whose_sum_is_the_loss():
     method = pcl(build_pcl(width=0.0625), PclOptions(epoch_steps=2))
-    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    params, frozen = drawn_state(method)
     x = jax.random.uniform(jax.random.key(1), (4, 3, 64, 64, 3))
     views = PclViews(x[:, 0], x[:, 1:], x[:2, :2], jnp.flip(x[:2], axis=3))
     total, aux = jax.jit(method.loss)(params, frozen, views, None)

@@ -92,7 +92,8 @@ def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
     assert int(whole.nonfinite_total) == 0
 
     # Statistics have moved with the steps, and are part of what is saved.
-    fresh = methods.make(tiny(name).to_dict()).init(jax.random.key(0))[1][BATCH_STATS]
+    method = methods.make(tiny(name).to_dict())
+    fresh = jax.jit(lambda key: method.init(key)[1][BATCH_STATS])(jax.random.key(0))
     moved = jax.tree.map(
         lambda a, b: bool(np.any(a != b)), fresh, whole.frozen[BATCH_STATS]
     )

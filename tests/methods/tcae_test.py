@@ -12,9 +12,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import peers_reference as reference
 import pytest
+from drawn import drawn_state
 
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
 from facecycle_jax.methods.peer_options import fresh_curriculum
@@ -87,10 +87,12 @@ def test_codes_of_evaluation_agree_with_reference():
     params, stats = reference.trees("tcae")
     frames = inputs()
     variables = {"params": params["encoder"], "batch_stats": stats["encoder"]}
-    encode = jax.jit(lambda x: networks.encoder.apply(variables, x, train=False))
+    encode = jax.jit(functools.partial(networks.encoder.apply, train=False))
     expected = reference.numbers("tcae")["eval/codes"]
     for place in (0, 1):
-        for ours, theirs in zip(encode(frames[:, place]), expected[place], strict=True):
+        for ours, theirs in zip(
+            encode(variables, frames[:, place]), expected[place], strict=True
+        ):
             np.testing.assert_allclose(
                 ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max()
             )
@@ -172,40 +174,15 @@ def test_three_sgd_steps_agree_with_reference():
     """
     stored = reference.numbers("tcae")
     method = tcae(build_tcae(), TcaeOptions())
-    start, frozen = state()
-    params, images = start, inputs()
-    optimiser = optax.sgd(1e-5, momentum=0.9)
-    opt_state = optimiser.init(params)
-
-    @jax.jit
-    def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, frozen, images, KEY
-        )
-        updates, opt_state = optimiser.update(grads, opt_state)
-        return (
-            optax.apply_updates(params, updates),
-            {**frozen, **aux.carried},
-            opt_state,
-            total,
-        )
-
-    totals = []
-    for _ in range(3):
-        params, frozen, opt_state, total = step(params, frozen, opt_state, images)
-        totals.append(float(total))
+    params, frozen = state()
+    totals, _, params, _ = reference.three_sgd_steps(
+        method, params, frozen, inputs(), rate=1e-5
+    )
     np.testing.assert_allclose(
         totals, stored["up_align0/sgd3_lr1e-5_totals"], rtol=1e-3
     )
-    changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
-    reference.check_tensors(
-        "tcae",
-        reference.named("tcae", changes),
-        stored,
-        "up_align0/sgd3_lr1e-5/delta",
-        l2=5e-2,
-        probe=2e-1,
-        changes=True,
+    reference.check_changes(
+        "tcae", params, "up_align0/sgd3_lr1e-5/delta", l2=5e-2, probe=2e-1
     )
 
 
@@ -213,7 +190,7 @@ def test_three_sgd_steps_agree_with_reference():
 def small():
     """Items of a tiny model, and its loss terms by the kind of window."""
     networks = build_tcae(width=0.125, image_size=32, code_dim=8)
-    params, frozen = jax.jit(tcae(networks, TcaeOptions()).init)(jax.random.key(1))
+    params, frozen = drawn_state(tcae(networks, TcaeOptions()))
     images = jax.random.uniform(jax.random.key(2), (6, 2, 32, 32, 3))
 
     @jax.jit

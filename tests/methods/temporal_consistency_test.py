@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import peers_reference as reference
 import pytest
 
@@ -23,7 +22,6 @@ from facecycle_jax.methods.temporal_consistency import (
 from facecycle_jax.networks import TemporalEncoder, read_resnet18_npz, resnet18_trees
 from facecycle_jax.ops import normalise
 
-KEY = jax.random.key(0)
 PROGRAM = "temporal_consistency"
 
 
@@ -45,9 +43,8 @@ def test_features_of_evaluation_agree_with_reference():
     variables = {"params": params["encoder"], "batch_stats": stats["encoder"]}
     # The first four frames of each item, frame by frame.
     images = inputs()[:, :4].swapaxes(0, 1).reshape(8, 256, 256, 3)
-    code, pooled = jax.jit(
-        lambda x: TemporalEncoder().apply(variables, x, train=False)
-    )(images)
+    encode = jax.jit(functools.partial(TemporalEncoder().apply, train=False))
+    code, pooled = encode(variables, images)
     close(code, stored["eval/feature_256"])
     close(pooled, stored["eval/feature_512"])
 
@@ -57,10 +54,10 @@ def test_embeddings_hinges_and_statistics_agree_with_reference():
     params, stats = reference.trees(PROGRAM)
 
     @jax.jit
-    def run(images):
+    def run(params, stats, images):
         return temporal_embeddings(TemporalEncoder(), params, stats, images, train=True)
 
-    found, moved = run(inputs())
+    found, moved = run(params, stats, inputs())
     hinges, distances = temporal_hinges(found, margin=0.03)
     close(found, stored["train/embeddings"])
     close(distances, stored["train/distances"])
@@ -77,27 +74,11 @@ def test_embeddings_hinges_and_statistics_agree_with_reference():
 def test_gradients_and_three_sgd_steps_agree_with_reference():
     stored = reference.numbers(PROGRAM)
     method = temporal_consistency(TemporalEncoder(), TemporalOptions())
-    start, stats = reference.trees(PROGRAM)
-    params, frozen, images = start, {BATCH_STATS: stats}, inputs()
-    optimiser = optax.sgd(1e-3, momentum=0.9)
-    opt_state = optimiser.init(params)
-
-    @jax.jit
-    def step(params, frozen, opt_state, images):
-        (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, frozen, images, KEY
-        )
-        updates, opt_state = optimiser.update(grads, opt_state)
-        params = optax.apply_updates(params, updates)
-        return params, {**frozen, **aux.carried}, opt_state, total, grads
-
-    totals, first = [], None
-    for _ in range(3):
-        params, frozen, opt_state, total, grads = step(
-            params, frozen, opt_state, images
-        )
-        totals.append(float(total))
-        first = first or grads
+    params, stats = reference.trees(PROGRAM)
+    images = inputs()
+    totals, first, params, frozen = reference.three_sgd_steps(
+        method, params, {BATCH_STATS: stats}, images, rate=1e-3
+    )
     reference.check_tensors(
         PROGRAM,
         reference.named(PROGRAM, first),
@@ -107,16 +88,7 @@ def test_gradients_and_three_sgd_steps_agree_with_reference():
         probe=5e-2,
     )
     np.testing.assert_allclose(totals, stored["sgd3/losses"], rtol=1e-4)
-    changes = jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), params, start)
-    reference.check_tensors(
-        PROGRAM,
-        reference.named(PROGRAM, changes),
-        stored,
-        "sgd3/delta",
-        l2=2e-2,
-        probe=1e-1,
-        changes=True,
-    )
+    reference.check_changes(PROGRAM, params, "sgd3/delta", l2=2e-2, probe=1e-1)
     total, _ = jax.jit(method.loss)(params, frozen, images, None)
     np.testing.assert_allclose(total, stored["test/loss_after_sgd3_eval"][0], rtol=1e-3)
 

@@ -1,5 +1,6 @@
 """Shapes, parameter counts, initial weights, noise and precision of the networks."""
 
+import functools
 import io
 import zipfile
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from facecycle_jax.networks import (
     LAYERS,
@@ -45,14 +47,14 @@ def images(n=2, size=64, seed=0):
 @pytest.fixture(scope="module")
 def tiny():
     forward = make_face_networks(TINY, vgg_width=1 / 16)
-    init = jax.jit(
+    trees = drawn(
         lambda key: {
             **init_motion(forward, key),
             **init_identity(forward, key),
             "vgg": random_vgg(width=1 / 16),
         }
     )
-    return forward, init(jax.random.key(0))
+    return forward, trees
 
 
 def test_parameter_counts_are_the_papers():
@@ -111,7 +113,7 @@ def test_feature_map_at_100_pixels_is_the_papers():
 
 def test_maps_of_every_layer_can_be_read():
     networks = build_networks(width=0.0625)
-    variables = networks.encoder.init(jax.random.key(0), images(1))
+    variables = drawn(lambda key: networks.encoder.init(key, images(1)))
 
     def read(layer, x):
         return networks.encoder.apply(variables, x, method="feature_map", layer=layer)
@@ -156,11 +158,14 @@ def test_noise_comes_from_the_key_alone(tiny):
     forward, trees = tiny
     x = images()
     features, flow = forward.features(trees, x), jnp.zeros((2, 16, 16, 2))
-    draw = jax.jit(lambda key: forward.draw(trees, features, flow, key=key))
-    without = jax.jit(lambda: forward.draw(trees, features, flow))
+    run = jax.jit(forward.draw)
+
+    def draw(key):
+        return run(trees, features, flow, key=key)
+
     np.testing.assert_array_equal(draw(jax.random.key(1)), draw(jax.random.key(1)))
     assert not np.array_equal(draw(jax.random.key(1)), draw(jax.random.key(2)))
-    np.testing.assert_array_equal(without(), without())
+    np.testing.assert_array_equal(draw(None), draw(None))
     # Autoencoding has no noise whatever the key.
     plain = forward.draw(trees, features, None)
     np.testing.assert_array_equal(
@@ -250,11 +255,13 @@ def test_bfloat16_stays_near_float32(tiny):
     half = make_face_networks({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
     x = images()
 
-    def everything(forward):
+    def everything(forward, trees, x):
         code, flow, _ = forward.motion(trees, x)
         return code, flow, forward.draw(trees, forward.features(trees, x), flow)
 
-    exact, rough = (jax.jit(lambda f=f: everything(f))() for f in (forward, half))
+    exact, rough = (
+        jax.jit(functools.partial(everything, f))(trees, x) for f in (forward, half)
+    )
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough))
     for a, b, bound in zip(exact, rough, (0.02, 0.02, 0.05), strict=True):
         spread = 1.0 if bound == 0.02 else float(jnp.std(a))
@@ -262,8 +269,7 @@ def test_bfloat16_stays_near_float32(tiny):
         assert 0.0 < error < bound * spread
 
 
-def test_initial_weights_follow_the_paper(tiny):
-    _, trees = tiny
+def test_initial_weights_follow_the_paper():
     forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
     trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
     encoder, decoder = trees["motion_encoder"], trees["flow_decoder"]

@@ -78,6 +78,33 @@ def test_schedules_of_the_paper():
             np.testing.assert_allclose(stage2(step), rate, rtol=1e-6)
 
 
+def test_a_schedule_is_stretched_from_its_own_length_to_that_of_the_run():
+    options = {
+        "schedule_epochs": (0, 1, 20),
+        "schedule_rates": (1.0, 2.0, 3.0),
+        "cosine_epochs": 40,
+        "schedule_length_epochs": 40,
+    }
+    # 40 epochs of 7 steps become 100 steps: an epoch is 2.5 of them.
+    unit = training.schedule_epoch(options, steps_per_epoch=7, total_steps=100)
+    assert unit == 2.5
+    schedule = training.make_schedule(options, steps_per_epoch=unit)
+    for step, rate, epoch in [(0, 1, 0), (2, 2, 0), (49, 2, 19), (50, 3, 20)]:
+        falling = 0.5 * (1 + np.cos(np.pi * epoch / 40))
+        np.testing.assert_allclose(schedule(step), rate * falling, rtol=1e-6)
+
+    # The length in steps wins; as planned, or without a length, nothing changes.
+    lengths = {"schedule_length_steps": 140, "schedule_length_epochs": 40}
+    for given, total, expected in [
+        (lengths, 70, 3.5),
+        (lengths, 140, 7),
+        ({"schedule_length_epochs": 10}, 70, 7),
+        ({}, 70, 7),
+    ]:
+        found = training.schedule_epoch(given, steps_per_epoch=7, total_steps=total)
+        assert found == expected
+
+
 @pytest.mark.parametrize(
     ("epochs", "rates", "said"),
     [

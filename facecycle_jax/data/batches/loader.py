@@ -189,12 +189,16 @@ class Loader:
 
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
+        def draw_places(step: int) -> dict[str, np.ndarray]:
+            drawn = draw(step)
+            frame = drawn.pop("frame")
+            return {"place": frame - table.first[drawn["track"]], **drawn}
+
         if self.frames is None and self.read is not None:
             yield from PIPELINES[self.backend](
                 self.tracks,
-                draw,
+                draw_places,
                 start=start,
-                first=table.first,
                 size=self.decode_size,
                 read=self.read,
                 report=self.report,

@@ -21,7 +21,6 @@ def tf_batches(
     draw: Draw,
     *,
     start: int,
-    first: np.ndarray,
     size: int,
     read: ReadFrame,
     report: Report,
@@ -30,9 +29,9 @@ def tf_batches(
 
     Args:
       tracks: all tracks.
-      draw: draws the indices of a step, this process's part.
+      draw: draws the indices of a step, this process's part: the place of each frame
+        in its track, and what the batch holds in addition to frames.
       start: first step.
-      first: number of every track's first frame, int [tracks].
       size: side in pixels.
       read: reads a frame.
       report: collects the frames that cannot be read.
@@ -62,15 +61,14 @@ def tf_batches(
 
     failures: list[ValueError] = []
     example = draw(start)
-    shape = (*example["frame"].shape, size, size, 3)
+    shape = (*example["place"].shape, size, size, 3)
 
-    def read_pairs(frame: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, bool]:
-        places = frame - first[track]
+    def read_pairs(place: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, bool]:
         frames = np.zeros(shape, np.uint8)
         rows = frames.reshape(-1, size, size, 3)
         try:
             read_rows(
-                rows, tracks, track.ravel(), places.ravel(), read=read, report=report
+                rows, tracks, track.ravel(), place.ravel(), read=read, report=report
             )
         except ValueError as error:
             # Raised below, when this batch is due. An exception raised here would reach
@@ -85,11 +83,11 @@ def tf_batches(
     }
 
     def load(indices: dict[str, Any]) -> dict[str, Any]:
-        inputs = [indices["frame"], indices["track"]]
+        inputs = [indices["place"], indices["track"]]
         frames, whole = tf.numpy_function(read_pairs, inputs, (tf.uint8, tf.bool))
         # tf.numpy_function loses the shape.
         frames = tf.ensure_shape(frames, shape)
-        others = {k: v for k, v in indices.items() if k != "frame"}
+        others = {k: v for k, v in indices.items() if k != "place"}
         return {"frames": frames, "whole": whole, **others}
 
     dataset = tf.data.Dataset.from_generator(draws, output_signature=signature)

@@ -27,7 +27,6 @@ def thread_batches(
     draw: Draw,
     *,
     start: int,
-    first: np.ndarray,
     size: int,
     read: ReadFrame,
     report: Report,
@@ -37,9 +36,9 @@ def thread_batches(
 
     Args:
       tracks: all tracks.
-      draw: draws the indices of a step, this process's part.
+      draw: draws the indices of a step, this process's part: the place of each frame
+        in its track, and what the batch holds in addition to frames.
       start: first step.
-      first: number of every track's first frame, int [tracks].
       size: side in pixels.
       read: reads a frame.
       report: collects the frames that cannot be read.
@@ -60,18 +59,20 @@ def thread_batches(
 
     def submit(step: int) -> None:
         drawn = draw(step)
-        frame = drawn.pop("frame")
+        place = drawn.pop("place")
         track = drawn["track"]
 
         # Flat over items and their frames, [B * 2]: a task fills a slice of the rows.
         rows = np.empty((track.size, size, size, 3), np.uint8)
         flat_track = track.ravel()
-        place = (frame - first[track]).ravel()
+        flat_place = place.ravel()
 
         tasks = []
         for begin in range(0, track.size, _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            task = pool.submit(fill, rows[part], tracks, flat_track[part], place[part])
+            task = pool.submit(
+                fill, rows[part], tracks, flat_track[part], flat_place[part]
+            )
             tasks.append(task)
 
         batch = {"frames": rows.reshape(*track.shape, size, size, 3), **drawn}

@@ -136,6 +136,9 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
 def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Computes the ROC curve.
 
+    It is not scikit-learn's `roc_curve`, because verification of peers and of plain
+    baselines otherwise needs numpy alone, without the extra [eval].
+
     Args:
       scores: [P].
       same: bool [P], with both values.

@@ -1,0 +1,254 @@
+"""`facecycle translate`: exchanges motion and identity between faces.
+
+Sources are images, drivers are images or codes. Videos, as a source or a driver, are in
+`facecycle_jax.commands.translate_video`.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from facecycle_jax.commands import (
+    codes_file,
+    inputs,
+    motion_options,
+    pasting,
+    translate_video,
+)
+from facecycle_jax.commands.motion_options import Motion
+from facecycle_jax.errors import UserError
+from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.viz import grid, translation_panel
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add(commands: "Subcommands") -> None:
+    """Adds the subcommand to what `ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser(
+        "translate", help="exchange motion and identity between faces"
+    )
+    command.add_argument(
+        "source", help="image of the person, or a folder of them; with --paste a video"
+    )
+    command.add_argument(
+        "--driver",
+        required=True,
+        help="image, folder, video or .npz of codes that gives the motion",
+    )
+    motion_options.add_options(command)
+    inputs.add_options(command, several_faces=True)
+    pasting.add_options(command)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes a panel for each pair of source and driver, or a re-enacted video.
+
+    With --paste it writes the photograph or video with the moved face instead.
+
+    Args:
+      arguments: those of `add`.
+
+    Returns:
+      The exit status.
+    """
+    pasting.check_which(arguments)
+    motion = Motion(arguments)
+    driven_by_video = pasting.is_video(arguments.driver)
+
+    if pasting.is_video(arguments.source):
+        if not arguments.paste:
+            raise UserError(
+                f"{arguments.source} is a video: use --paste, which draws its face "
+                "anew in every frame."
+            )
+        if driven_by_video:
+            raise UserError(
+                "source and driver are both videos; one of them must be an image."
+            )
+        return translate_video.move(arguments, motion)
+
+    if driven_by_video:
+        return translate_video.reenact(arguments, motion)
+    return _translate_images(arguments, motion)
+
+
+class _Drivers(NamedTuple):
+    """Some of the drivers.
+
+    Attributes:
+      places: their places among all drivers.
+      images: uint8 [N, S, S, 3], or None for codes.
+      codes: float32 [N, D], or None where the images are enough.
+    """
+
+    places: list[int]
+    images: np.ndarray | None
+    codes: np.ndarray | None
+
+
+# File to write for a source and the place of a driver.
+_PairFiles = dict[tuple[epath.Path, int], epath.Path]
+
+
+def _translate_images(arguments: argparse.Namespace, motion: Motion) -> int:
+    """Writes a panel or photograph for each pair of source and driver."""
+    sources = inputs.find([arguments.source])
+    codes_of = epath.Path(arguments.driver)
+    model = None
+
+    # Only the model can say whether codes are its own.
+    if codes_file.is_codes(arguments.driver):
+        model = load(arguments.model)
+        names, codes = codes_file.read_motion_codes(codes_of, model)
+        drivers = [epath.Path(name) for name in names]
+        read = [codes_of]
+    else:
+        codes = None
+        drivers = inputs.find([arguments.driver])
+        read = drivers
+    motion.check_drivers(len(drivers))
+
+    # Before any work.
+    files = _pair_files(sources, drivers, epath.Path(arguments.out))
+    inputs.check_free(
+        list(files.values()),
+        overwrite=arguments.overwrite,
+        sources=[*sources, *read],
+    )
+
+    model = model or load(arguments.model)
+    problems = inputs.Problems()
+    is_exchange = motion.is_plain and codes is None and not arguments.paste
+
+    # Drivers are read once and kept, because every source meets all of them.
+    if codes is not None:
+        kept = [_Drivers(list(range(len(codes))), None, codes)]
+    else:
+        kept = _read_drivers(
+            arguments, drivers, problems, model, with_codes=not is_exchange
+        )
+
+    done = 0
+    for source, place, image in _pair_images(
+        arguments, motion, sources, kept, problems, model, is_exchange=is_exchange
+    ):
+        done += inputs.save_drawn(files[source, place], image, problems)
+
+    noun = "photograph" if arguments.paste else "panel"
+    print(f"Wrote {inputs.counted(done, noun)} to {arguments.out}")
+    return problems.status(done)
+
+
+def _pair_files(
+    sources: list[epath.Path], drivers: list[epath.Path], out: epath.Path
+) -> _PairFiles:
+    """Names a PNG for each pair of source and driver."""
+    of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
+    # By place, because a file of codes may name one path twice.
+    of_driver = inputs.output_names(drivers)
+
+    # Two pairs may join to one name: a + b_c and a_b + c.
+    places = range(len(drivers))
+    pairs = [(source, place) for source in sources for place in places]
+    joined = inputs.unique(
+        [f"{of_source[source]}_{of_driver[place]}" for source, place in pairs]
+    )
+    return {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
+
+
+def _read_drivers(
+    arguments: argparse.Namespace,
+    paths: list[epath.Path],
+    problems: inputs.Problems,
+    model: FaceCycle,
+    *,
+    with_codes: bool,
+) -> list[_Drivers]:
+    """Reads the images of drivers and, if they are needed, computes their codes."""
+    place_of = {path: place for place, path in enumerate(paths)}
+    which = inputs.which_of_driver(arguments)
+
+    found = []
+    for kept, images in inputs.chunks(arguments, paths, problems, model, which=which):
+        codes = model.motion_code(images) if with_codes else None
+        found.append(_Drivers([place_of[path] for path in kept], images, codes))
+    return found
+
+
+def _pair_images(
+    arguments: argparse.Namespace,
+    motion: Motion,
+    sources: list[epath.Path],
+    all_drivers: list[_Drivers],
+    problems: inputs.Problems,
+    model: FaceCycle,
+    *,
+    is_exchange: bool,
+) -> Iterator[tuple[epath.Path, int, np.ndarray]]:
+    """Yields source, place of the driver, and what is written for the two."""
+    if arguments.paste:
+        for path, photograph in pasting.photographs(
+            arguments, sources, problems, model
+        ):
+            faces = model.prepare(photograph.faces)
+            for drivers in all_drivers:
+                assert drivers.codes is not None
+                moved = motion.draw(model, faces, drivers.codes)
+                for place, drawn in zip(drivers.places, moved, strict=True):
+                    yield path, place, photograph.paste(drawn)
+        return
+
+    for kept, images in inputs.chunks(arguments, sources, problems, model):
+        for path, image in zip(kept, images, strict=True):
+            for drivers in all_drivers:
+                if is_exchange:
+                    panels = _exchange_panels(model, image, drivers)
+                else:
+                    panels = _moved_panels(model, motion, image, drivers)
+                for place, panel in zip(drivers.places, panels, strict=True):
+                    yield path, place, panel
+
+
+def _exchange_panels(
+    model: FaceCycle, image: np.ndarray, drivers: _Drivers
+) -> Iterator[np.ndarray]:
+    """Draws the panel of an exchange with each driver."""
+    result = model.translate(image, drivers.images)
+    for row in range(len(drivers.places)):
+        yield _pair_panel(model, result, row)
+
+
+def _moved_panels(
+    model: FaceCycle, motion: Motion, image: np.ndarray, drivers: _Drivers
+) -> Iterator[np.ndarray]:
+    """Draws a panel for each driver: source, its neutral face, driver and result."""
+    assert drivers.codes is not None
+    neutral = model.neutral(image)[0]
+    moved = motion.draw(model, model.prepare(image), drivers.codes)[:, 0]
+
+    for row, result in enumerate(moved):
+        cells = {"source": image, "neutral": neutral}
+        if drivers.images is not None:
+            cells["driver"] = drivers.images[row]
+        cells["moved"] = result
+        yield grid([list(cells.values())], captions=list(cells))
+
+
+def _pair_panel(
+    model: FaceCycle, result: dict[str, np.ndarray], row: int
+) -> np.ndarray:
+    """Draws the twelve images of a pair, or eight of a model of stage 1 alone."""
+    pair = {name: value[row] for name, value in result.items()}
+    if model.has_identity:
+        return translation_panel(pair)
+
+    keys = ("input", "flow", "neutral", "reexpressed")
+    rows = [[pair[key][face] for key in keys] for face in range(2)]
+    captions = ["input", "flow", "neutral", "other's motion"]
+    return grid(rows, captions=captions, row_captions=("source", "driver"))

@@ -1,0 +1,176 @@
+"""The evaluations of the runs of a comparison, kept in the folders of the runs."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from facecycle_jax.evaluation.comparison import (
+    Checkpoint,
+    ComparisonOptions,
+    curve_of,
+    evaluate_method,
+    random_weights,
+)
+from facecycle_jax.evaluation.comparison_report import (
+    ComparedRun,
+    run_from_json,
+    run_to_json,
+)
+from facecycle_jax.files import read_json, write_json
+from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.training.comparison_plan import Entry
+from facecycle_jax.training.comparison_runs import say
+from facecycle_jax.training.metrics import training_seconds
+from facecycle_jax.training.network_loading import FOLDER
+
+EVALUATION = "evaluation.json"
+
+
+def evaluate_all(
+    entries: Sequence[Entry],
+    workdir: epath.Path,
+    *,
+    seeds: Sequence[int],
+    plan: Mapping[str, Mapping[str, int]],
+    options: ComparisonOptions,
+    diverged: Collection[tuple[str, int]] = (),
+    untrained: bool = False,
+) -> list[ComparedRun]:
+    """Evaluates all runs of a comparison, or reads the evaluations of an earlier start.
+
+    Args:
+      entries: the methods.
+      workdir: folder of all runs.
+      seeds: of the runs.
+      plan: steps by stage, by name of the method.
+      options: the data and the probes.
+      diverged: name and seed of runs to leave out.
+      untrained: whether to evaluate random weights of every method too.
+
+    Returns:
+      The runs, in the order of the methods and their seeds.
+
+    Raises:
+      UserError: If data or a checkpoint cannot be used.
+      FileNotFoundError: If data are missing.
+      MissingExtraError: If scikit-learn is not installed.
+    """
+    found = []
+    for entry in entries:
+        for seed in seeds:
+            if (entry.name, seed) not in diverged:
+                place = workdir / entry.name / str(seed)
+                found.append(
+                    evaluate_run(entry, seed, place, plan[entry.name], options)
+                )
+        if untrained:
+            place = workdir / entry.name / "untrained"
+            found.append(_evaluate_untrained(entry, place, options))
+        # Programs of one method serve no other.
+        jax.clear_caches()
+
+    return found
+
+
+def evaluate_run(
+    entry: Entry,
+    seed: int,
+    place: epath.Path,
+    steps: Mapping[str, int],
+    options: ComparisonOptions,
+) -> ComparedRun:
+    """Evaluates a run, or reads the evaluation of an earlier start.
+
+    Args:
+      entry: the method.
+      seed: of the run.
+      place: workdir of the run.
+      steps: by stage.
+      options: the data and the probes.
+
+    Returns:
+      The run with its figures.
+
+    Raises:
+      UserError: If data or a checkpoint cannot be used.
+    """
+    settings = {**options.settings(), "steps": dict(steps)}
+    kept = _kept_evaluation(place, settings)
+    if kept is not None:
+        return kept
+
+    say(f"evaluating {entry.name}, seed {seed}")
+    points = []
+    seen = 0
+    seconds = 0.0
+    for stage in entry.stages:
+        folder = place / stage.name / FOLDER
+        count = steps[stage.name]
+        kept_steps = sorted(
+            int(path.name) for path in folder.iterdir() if path.name.isdigit()
+        )
+        points += [
+            Checkpoint(folder / str(step), seen + step * stage.images)
+            for step in kept_steps
+        ]
+        seen += count * stage.images
+        seconds += training_seconds(place / stage.name)
+
+    last = entry.stages[-1].name
+    model = load(place / last / FOLDER / str(steps[last]))
+    compared = ComparedRun(
+        name=entry.name,
+        seed=seed,
+        images=seen,
+        seconds=seconds,
+        result=evaluate_method(model, options),
+        curve=curve_of(points, options),
+    )
+    _keep_evaluation(place, settings, compared)
+    return compared
+
+
+def _evaluate_untrained(
+    entry: Entry, place: epath.Path, options: ComparisonOptions
+) -> ComparedRun:
+    """Evaluates random weights, or reads the evaluation of an earlier start."""
+    settings = options.settings()
+    kept = _kept_evaluation(place, settings)
+    if kept is not None:
+        return kept
+
+    say(f"evaluating random weights of {entry.name}")
+    model = random_weights(entry.stages[-1].config, seed=0)
+    compared = ComparedRun(
+        name=f"{entry.name}, random weights",
+        seed=None,
+        images=0,
+        seconds=0.0,
+        result=evaluate_method(model, options),
+    )
+    _keep_evaluation(place, settings, compared)
+    return compared
+
+
+def _kept_evaluation(
+    place: epath.Path, settings: Mapping[str, Any]
+) -> ComparedRun | None:
+    """Reads the evaluation in a run's folder if it has the same settings."""
+    path = place / EVALUATION
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if content.get("settings") != json.loads(json.dumps(dict(settings))):
+        return None
+    return run_from_json(content["run"])
+
+
+def _keep_evaluation(
+    place: epath.Path, settings: Mapping[str, Any], compared: ComparedRun
+) -> None:
+    """Writes an evaluation into a run's folder."""
+    content = {"settings": dict(settings), "run": run_to_json(compared)}
+    write_json(place / EVALUATION, content)

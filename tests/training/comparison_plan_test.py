@@ -1,0 +1,57 @@
+"""Steps of a comparison: equal images or equal time for every method."""
+
+import pytest
+
+from facecycle_jax.training.comparison_plan import images_in, make_entry, steps_for
+
+# ml_collections loads configs in this way.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def entry(config="fab_net:small", fields=(), data=None):
+    return make_entry(config, fields, data=data)
+
+
+def test_every_method_sees_as_many_images():
+    # 8 items of 2 frames; of FaceCycle half of the images in each stage.
+    assert steps_for(entry().stages, images=1600) == {"": 100}
+    of_stages = steps_for(entry("face_cycle:small").stages, images=1600)
+    assert of_stages == {"motion": 50, "identity": 50}
+    # One image in an item, and six.
+    assert steps_for(entry("simclr:small").stages, images=1600) == {"": 200}
+    frames = entry("temporal_consistency:small").stages
+    assert steps_for(frames, images=1600) == {"": round(1600 / 48)}
+    assert steps_for(frames, images=1) == {"": 1}
+
+
+def test_published_configs_share_images_by_their_epochs():
+    stages = entry("face_cycle").stages
+    assert [stage.name for stage in stages] == ["motion", "identity"]
+    # 40 and 20 epochs.
+    assert [stage.share for stage in stages] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_a_time_becomes_images_by_the_speed_of_the_stages():
+    stages = entry("face_cycle:small").stages
+    speeds = {"motion": 2.0, "identity": 1.0}
+    images = images_in(stages, minutes=3, speeds=speeds)
+    steps = steps_for(stages, images=images)
+    seconds = sum(steps[name] / speeds[name] for name in steps)
+    assert seconds == pytest.approx(180, abs=1)
+    assert steps["motion"] == steps["identity"]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "words"),
+    [
+        ("fab_net:small", "num_steps=3", "num_steps follows from"),
+        ("fab_net:small", "seed=3", "seed follows from"),
+        ("fab_net:small", "loss.noise=False", "has no field config.loss.noise"),
+        ("fab_net:small", "batch_size=0", "config.batch_size must be"),
+        ("face_cycle:small", "nofield=1", "has no field config.motion.nofield"),
+        ("nothing", "a=1", "there is no config 'nothing'"),
+    ],
+)
+def test_fields_that_a_config_cannot_have_are_refused(config, field, words):
+    with pytest.raises(ValueError, match=words):
+        entry(config, [field])
