@@ -269,7 +269,7 @@ _TINY = {
 
 @pytest.mark.slow
 def test_ten_minutes_in_miniature(tmp_path):
-    """Everything from the images to the joined model, on the CPU in a minute."""
+    """Everything from the images to the joined model, on the CPU in some minutes."""
     videos = tmp_path / "videos"
     photos = tmp_path / "photos"
     write_images(videos, [f"v{number:02}" for number in range(12)], frames=3, side=64)
@@ -277,17 +277,18 @@ def test_ten_minutes_in_miniature(tmp_path):
     upload = tmp_path / "upload"
     assert main(["pack", "--data", f"{videos},{photos}", "--out", str(upload)]) == 0
 
-    # A held-out person of each kind is needed, and all stages have seconds.
-    fields = {**_TINY, "data.eval_fraction": 0.3}
+    # A stage ends with its first step after a second.
+    fields = {**_TINY, "data.eval_fraction": 0.3, "max_minutes": 1 / 60}
     flags = [
         f"--train=--config.{stage}.{name}={value}"
         for stage in running.STAGES
         for name, value in fields.items()
     ]
     measure = ["--device", "cpu", "--width", "0.0625", "--batch", "1", "--torch", ""]
+    measure += ["--budget", "1", "--repeats", "1"]
     command = [sys.executable, "-m", "launch.ten_minutes", "run"]
     places = [f"--upload={upload}", f"--out={tmp_path}/out", f"--work={tmp_path}/work"]
-    limits = ["--minutes=2", "--part=0.2"]
+    limits = ["--minutes=10", "--part=0.2"]
     result = subprocess.run(
         [
             *command,
@@ -300,7 +301,7 @@ def test_ten_minutes_in_miniature(tmp_path):
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     logs = "\n".join(
         path.read_text()[-2000:] for path in (tmp_path / "work" / "logs").iterdir()
