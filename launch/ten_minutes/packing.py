@@ -159,7 +159,9 @@ def _spread(count: int) -> list[int]:
         sum(((number >> bit) & 1) << (bits - 1 - bit) for bit in range(bits))
         for number in range(1 << bits)
     ]
-    return [number for number in reversed_bits if number < count]
+
+    # Scaled to `count`, several may fall together; the first one counts.
+    return list(dict.fromkeys(number * count >> bits for number in reversed_bits))
 
 
 def _encoded(path: str, *, side: int) -> bytes:

@@ -134,11 +134,13 @@ def write_report(work: pathlib.Path, out: pathlib.Path) -> str:
         figures = json.loads((out / "gpu.json").read_text())
 
     # The data sheet's peak, of the precision that the stages compute in.
-    kind = figures["machine"].get("device", "")
+    _, _, kind = figures["machine"].get("device", "").partition(" ")
     rows = []
     for stage in STAGES:
         folder = work / "run" / stage
-        if not (folder / "metrics.jsonl").exists():
+        # A stage that was stopped before its first step has nothing to report.
+        files = ("config.json", "metrics.jsonl", "goodput.json")
+        if not all((folder / name).exists() for name in files):
             continue
         dtype = training.read_config(folder)["model"]["dtype"]
         sheet = hardware.sheet(kind, dtype) if kind else None
