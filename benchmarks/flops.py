@@ -329,7 +329,7 @@ def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> C
     """Counts one call on the images of `batch` pairs.
 
     Args:
-      call: 'motion_code', 'flow' or 'neutral'.
+      call: 'motion_code', 'flow', 'neutral' or 'reconstruct'.
       batch: pairs of images.
       width: multiplier on all channels.
       size: side of the images, pixels.
@@ -340,8 +340,9 @@ def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> C
     layers = [*encoder(size, width)]
     if call != "motion_code":
         layers += flow_decoder(size, width)
-    if call == "neutral":
-        layers += [*vgg(size, width, "conv3_1"), *generator(size, width, flow=True)]
+    drawn = {"neutral": 1, "reconstruct": 2}.get(call, 0)
+    draw = [*vgg(size, width, "conv3_1"), *generator(size, width, flow=True)]
+    layers += drawn * draw
 
     flops = 2 * batch * sum(layer.flops for layer in layers)
     return Count(

@@ -27,7 +27,7 @@ PRECISIONS = {
     "bfloat16": ("bfloat16", "default"),
 }
 # Methods of `FaceCycle` that are timed.
-CALLS = ("neutral", "flow", "motion_code")
+CALLS = ("neutral", "reconstruct", "flow", "motion_code")
 # Learning rate and decays of both stages, as everywhere in the paper's schedule in
 # size.
 ADAM = {"motion_cycle": (5e-5, 0.5, 0.999), "identity_cycle": (1e-4, 0.5, 0.9)}

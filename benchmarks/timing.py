@@ -43,6 +43,7 @@ class Row:
       ratio: median over that of the first program of the case; above 1 is slower than
         it.
       first_call_s: seconds of the first call, compilation included.
+      first_ratio: that over the first program's.
       cpu_ms: median processor time of one call, all threads of this process together:
         on a CPU it says what was computed even where other programs take turns with
         this one.
@@ -63,6 +64,7 @@ class Row:
     cpu_ms: float | None = None
     images_per_s: float | None = None
     share_of_peak: float | None = None
+    first_ratio: float | None = None
     note: str = ""
 
 
@@ -125,24 +127,25 @@ def measure(
         if name in reasons:
             rows.append(Row(case, name, settings, note=f"not run: {reasons[name]}"))
             continue
-        ratio = medians[name] / next(iter(medians.values()))
-        low, high = min(times[name]), max(times[name])
-        rates = _rates(work, medians[name])
-        cpu = statistics.median(busy[name])
-        rows.append(
-            Row(
-                case,
-                name,
-                settings,
-                medians[name],
-                low,
-                high,
-                ratio,
-                first[name],
-                cpu,
-                *rates,
-            )
+
+        # All ratios are to the first program that ran.
+        reference = next(iter(medians))
+        images_per_s, share_of_peak = _rates(work, medians[name])
+        row = Row(
+            case,
+            name,
+            settings,
+            median_ms=medians[name],
+            fastest_ms=min(times[name]),
+            slowest_ms=max(times[name]),
+            ratio=medians[name] / medians[reference],
+            first_call_s=first[name],
+            cpu_ms=statistics.median(busy[name]),
+            images_per_s=images_per_s,
+            share_of_peak=share_of_peak,
+            first_ratio=first[name] / first[reference],
         )
+        rows.append(row)
     return rows
 
 
@@ -175,14 +178,15 @@ def table(rows: list[Row]) -> str:
     """Lays rows out as a Markdown table."""
     lines = [
         "| case | settings | program | median ms | fastest - slowest | times ours | "
-        "CPU ms | images/s | share of peak | first call s |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "CPU ms | images/s | share of peak | first call s | times ours |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
         if row.median_ms is None:
+            empty = 7 * " |"
             lines.append(
-                f"| {row.case} | {settings} | {row.program} | {row.note} | | | | | | |"
+                f"| {row.case} | {settings} | {row.program} | {row.note} |{empty}"
             )
             continue
         images = "" if row.images_per_s is None else f"{row.images_per_s:.4g}"
@@ -191,7 +195,8 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
             f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {row.ratio:.2f} | "
-            f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} |"
+            f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} | "
+            f"{row.first_ratio:.2f} |"
         )
     return "\n".join(lines)
 

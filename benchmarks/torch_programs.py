@@ -154,7 +154,7 @@ class TorchInference:
         """Builds the networks from our weights.
 
         Args:
-          call: 'neutral', 'flow' or 'motion_code'.
+          call: 'neutral', 'flow', 'motion_code' or 'reconstruct'.
           setting: what is measured.
           trees: our parameter trees.
           images: uint8 [2B, 64, 64, 3].
@@ -175,8 +175,9 @@ class TorchInference:
             "motion_code": model.codegeneration,
             "flow": lambda x: model.exptoflow(model.codegeneration(x)),
             "neutral": model.neutral,
+            "reconstruct": model.reconstruct,
         }
-        self._is_image = call == "neutral"
+        self._is_image = call in ("neutral", "reconstruct")
         self._network = (
             torch.compile(networks[call]) if mode == "compile" else networks[call]
         )

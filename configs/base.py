@@ -105,6 +105,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 16  # pairs of images, over all devices
     config.num_epochs = 1  # epochs
     config.num_steps = 0  # steps; 0: from num_epochs
+    # minutes of wall time, over all starts, after which it ends earlier; 0: no limit
+    config.max_minutes = 0.0
     # split parameters and optimiser state over devices, for large widths
     config.fsdp = False
     config.compile_quickly = False  # on CPUs: optimise programs less, for short runs

@@ -15,6 +15,12 @@ What differs from the paper:
   - the identity encoder is trained by contrast between people, then kept;
   - no noise in the generator, clipped gradients, averaged weights, folding penalised.
   docs/model_card.md describes the model.
+
+`facecycle_base:paper` is its sibling of the paper's width, for minutes on one GPU.
+launch/ten_minutes trains it (docs/scale.md); that has not been done yet. It differs in
+  - the paper's width everywhere, in bfloat16, from random weights;
+  - larger batches, and stages that end by the clock;
+  - images that lie in the memory of the device.
 """
 
 import ml_collections
@@ -27,7 +33,7 @@ VIDEOS_PHOTOS = (0.5, 1.0)
 WIDTH = 0.25
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Run in this order, each from those before.
     config.stages = (
@@ -86,8 +92,45 @@ def get_config() -> ml_collections.ConfigDict:
     config.identity.num_steps = 400  # steps
     config.identity.optimiser.schedule_rates = (5e-4,)
 
+    if size == "paper":
+        _enlarge(config)
     config.lock()
     return config
+
+
+def _enlarge(config: ml_collections.ConfigDict) -> None:
+    """Makes the changes of the sibling of the paper's width."""
+    # Stage 1 in one part, and contrast too: a second one would be compiled anew.
+    for stage in ("flow", "flow_refined", "wide", "light"):
+        del config[stage]
+    config.stages = ("motion", "contrast", "identity")
+    config.motion.loss.bending_weight = 2.5
+    config.contrast.augment.side_light = 85.0  # degrees
+    config.motion.max_minutes = 3.0
+    config.contrast.max_minutes = 0.6
+    config.identity.max_minutes = 2.4
+
+    config.motion.batch_size = 32  # pairs of images
+    config.contrast.batch_size = 256  # pairs of images
+    config.identity.batch_size = 32  # pairs of images
+    config.motion.optimiser.schedule_rates = (2e-4,)
+    config.identity.optimiser.schedule_rates = (2e-4,)
+
+    for stage in (config.motion, config.contrast, config.identity):
+        stage.init_from = ""
+        stage.init_widen = False
+        stage.model.width = 1.0  # multiplier on all channels
+        stage.model.encoder_width = 0.0  # width
+        stage.model.dtype = "bfloat16"
+        stage.optimiser.ema_decay = 0.999  # decay of the weight average
+        stage.data.backend = "device"
+        stage.num_steps = 1_000_000  # steps; max_minutes ends the stage
+
+        # Once, at the end.
+        stage.eval_every = 1_000_000  # steps
+        stage.panel_every = 1_000_000  # steps
+        stage.checkpoint_every = 1000  # steps
+        stage.keep_last = 1  # checkpoints
 
 
 def _motion() -> ml_collections.ConfigDict:

@@ -389,7 +389,9 @@ class FaceCycle:
         batch = self.read(images)
 
         # `input` is what was read; all other outputs come from one program.
-        found = {"input": np.array(batch)}
+        found: Outputs = {}
+        if "input" in wanted:
+            found["input"] = np.array(batch)
         computed = tuple(name for name in wanted if name != "input")
         if computed:
             found |= self._batches.run(inference.face_outputs, batch, outputs=computed)
@@ -554,13 +556,21 @@ class FaceCycle:
         motion_control.check_strength(strength)
         motion_control.check_part(only)
 
-        if strength == 1 and only is None and not relative:
-            a, b = self._pair(source, driver)
-            return self._batches.run(inference.reexpress, a, b)["reexpressed"]
+        a = self.read(source)
+        b = self.read(driver)
+        count = _check_counts(len(a), len(b))
 
-        prepared = self.prepare(source)
-        driver_codes = self.motion_code(driver)
-        _check_counts(len(prepared.motion_code), len(driver_codes))
+        # One pass for pairs. One face that many drivers move is better prepared once.
+        plain = strength == 1 and only is None and not relative
+        if plain and len(a) == count:
+            drivers = np.broadcast_to(b, a.shape)
+            return self._batches.run(inference.reexpress, a, drivers)["reexpressed"]
+
+        prepared = self.prepare(a)
+        driver_codes = self.motion_code(b)
+        if plain:
+            return self.express(prepared, driver_codes)
+
         codes = motion_control.combine(
             prepared.motion_code,
             driver_codes,
@@ -767,7 +777,9 @@ class FaceCycle:
         wanted = inference.check_outputs(outputs, known, has_identity=self.has_identity)
         a, b = self._pair(source, driver)
 
-        found = {"input": np.stack([a, b], axis=1)}
+        found: Outputs = {}
+        if "input" in wanted:
+            found["input"] = np.stack([a, b], axis=1)
         computed = tuple(name for name in wanted if name != "input")
         if computed:
             found |= self._batches.run(inference.pair_outputs, a, b, outputs=computed)

@@ -106,22 +106,22 @@ class Batches:
             raise UserError("There is no image to work on.")
 
         program = _program(function, self._forward, **options)
+        whole: Outputs = {}
 
-        parts = []
+        # While one batch is copied to the host, the devices compute the next one. No
+        # more than two are on the devices at any time.
+        started: tuple[int, dict[str, jax.Array]] | None = None
         for start in range(0, count, self._batch_size):
             chunk = [x[start : start + self._batch_size] for x in images]
-            used = len(chunk[0])
             trees, padded = self._arguments(chunk)
             outputs = program(trees, *padded)
+            if started is not None:
+                _store(whole, *started, count=count)
+            started = start, outputs
 
-            # The padding's outputs are dropped.
-            parts.append(
-                {name: np.asarray(value)[:used] for name, value in outputs.items()}
-            )
-
-        return {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-        }
+        if started is not None:
+            _store(whole, *started, count=count)
+        return whole
 
     def lower(
         self, function: Callable[..., Any], *images: np.ndarray, **options: Any
@@ -147,9 +147,12 @@ class Batches:
         # The batch is filled with copies of its last image, up to a power of two.
         used = len(chunk[0])
         bucket = min(self._batch_size, 1 << (used - 1).bit_length())
-        padded = [
-            np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)]) for x in chunk
-        ]
+        padded = chunk
+        if bucket > used:
+            padded = [
+                np.concatenate([x, np.repeat(x[-1:], bucket - used, axis=0)])
+                for x in chunk
+            ]
 
         with self._placing:
             trees, split = self._place(devices_for(bucket, self._devices))
@@ -177,6 +180,19 @@ class Batches:
             self._placed[count] = (trees, batch_sharding(mesh))
 
         return self._placed[count]
+
+
+def _store(
+    whole: Outputs, start: int, outputs: Mapping[str, jax.Array], *, count: int
+) -> None:
+    """Copies a batch's outputs to their place among those of all `count` images."""
+    for name, value in outputs.items():
+        if name not in whole:
+            whole[name] = np.empty((count, *value.shape[1:]), value.dtype)
+
+        # The padding's outputs are dropped.
+        place = whole[name][start : start + len(value)]
+        place[...] = np.asarray(value)[: len(place)]
 
 
 def devices_for(images: int, devices: Sequence[jax.Device]) -> int:

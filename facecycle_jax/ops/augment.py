@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalisation import normalise
@@ -21,7 +22,11 @@ _WARP_POINTS = 5
 # changed.
 _ROUNDNESS = 2.0
 # The YIQ space: luma, and two axes of colour in which a change of hue is a rotation.
-_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
+)
+# Inverted here, because XLA would invert it again in every step.
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
 def _resample(
@@ -82,8 +87,7 @@ def _jitter(
             [0.0, jnp.sin(angle), jnp.cos(angle)],
         ]
     )
-    to_yiq = jnp.asarray(_TO_YIQ)
-    rotation = jnp.linalg.inv(to_yiq) @ turn @ to_yiq
+    rotation = jnp.asarray(_FROM_YIQ) @ turn @ jnp.asarray(_TO_YIQ)
     return jnp.clip(image @ rotation.T, 0.0, 1.0)
 
 

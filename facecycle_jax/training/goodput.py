@@ -184,6 +184,13 @@ class Goodput:
         self._record.saved = {step: saved[step] for step in newest}
         self.reached(step)
 
+    def seconds(self) -> float:
+        """Returns the wall time so far, over all starts.
+
+        Of several processes, only the first one knows that of earlier starts.
+        """
+        return sum(self._charged().values())
+
     def fractions(self) -> dict[str, float]:
         """Returns the fraction of the wall time so far, by 'goodput/' and category."""
         seconds = self._charged()

@@ -284,6 +284,10 @@ def _loop(
     goodput = run.goodput
     start = int(state.step)
 
+    # A run that has used its time is not trained further.
+    if 0 < start < run.total_steps and _is_out_of_time(run):
+        run.total_steps = start
+
     # A run that was stopped at a step to evaluate has saved that step first, and
     # evaluates it now.
     due = 0 < start <= run.total_steps and _evaluates(run, start)
@@ -299,7 +303,6 @@ def _loop(
 
     for step in range(start + 1, run.total_steps + 1):
         first = step == start + 1
-        last = step == run.total_steps
         run.profiler.before(step)
 
         # 1. The update. Nothing may move between host and device unseen.
@@ -320,6 +323,12 @@ def _loop(
             progress.restart(step)
         else:
             goodput.stepped(step, new)
+
+        # Where the time is used, this step is the last one.
+        asked = jax.process_count() == 1 or step % config["log_every"] == 0
+        if asked and step < run.total_steps and _is_out_of_time(run):
+            run.total_steps = step
+        last = step == run.total_steps
 
         # 2. Averages since the last log. Only here does the host wait for the device
         # every time.
@@ -351,8 +360,27 @@ def _loop(
             evaluated, loss = run.evaluated
             _save(run, step, state, loss=loss if evaluated == step else None)
 
+        if last:
+            break
+
     _wait_for_checkpoint(run)
     return state
+
+
+def _is_out_of_time(run: training.Run) -> bool:
+    """Whether `max_minutes` are over; all processes ask at the same steps."""
+    # Configs of earlier versions have no such field.
+    minutes = run.config.get("max_minutes", 0.0)
+    if not minutes:
+        return False
+
+    # Process 0 alone knows the time of earlier starts.
+    is_over = run.goodput.seconds() >= 60 * minutes
+    if not agree(int(is_over)):
+        return False
+
+    log.info("max_minutes=%g of this run are over: it ends here", minutes)
+    return True
 
 
 def _save(

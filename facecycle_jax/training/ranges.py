@@ -66,6 +66,7 @@ RANGES: Mapping[str, Range] = {
     "batch_size": _FROM_ONE,
     "num_epochs": _WEIGHT,
     "num_steps": _COUNT,
+    "max_minutes": _WEIGHT,
     # Logs, evaluations and checkpoints.
     "log_every": _FROM_ONE,
     "eval_every": _FROM_ONE,

@@ -20,11 +20,11 @@ FILE_NAME = "config.json"
 # evaluations, or the place of its data, but do not change the updates.
 FREE = frozenset(
     {
-        "num_epochs", "num_steps", "log_every", "eval_every", "eval_batches",
-        "panel_every", "panel_rows", "checkpoint_every", "keep_last", "max_nonfinite",
-        "tensorboard", "init_from", "init_widen", "fsdp", "remat", "data.path",
-        "data.backend",
-        "data.memory_gb", "probe.task", "probe.path", "probe.limit",
+        "num_epochs", "num_steps", "max_minutes", "log_every", "eval_every",
+        "eval_batches", "panel_every", "panel_rows", "checkpoint_every", "keep_last",
+        "max_nonfinite", "tensorboard", "init_from", "init_widen", "fsdp", "remat",
+        "data.path", "data.backend", "data.memory_gb", "probe.task", "probe.path",
+        "probe.limit",
         "profile_steps",
     }
 )  # fmt: skip

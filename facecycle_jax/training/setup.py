@@ -94,7 +94,7 @@ Report = Callable[[Mapping[str, Any], epath.Path], Mapping[str, float]]
 
 @dataclasses.dataclass
 class Run:
-    """What the loop works with.
+    """What the loop works with; it changes `total_steps` and `evaluated` alone.
 
     Attributes:
       config: the configuration of the run.
@@ -107,11 +107,10 @@ class Run:
       eval_step: the compiled evaluation, see `Program`.
       schedule: learning rate by update.
       checkpointer: saves and restores states.
-      total_steps: step at which the run ends.
+      total_steps: step at which the run ends; `max_minutes` makes it an earlier one.
       goodput: measures what wall time is spent on.
       profiler: writes the trace of `profile_steps`.
-      evaluated: step and held-out loss of the last evaluation, the only attribute that
-        changes while the run goes on.
+      evaluated: step and held-out loss of the last evaluation.
       probe: further figures to compute at every evaluation, or None.
       after_evaluation: what follows from an evaluation, see `Program`, or None.
     """

@@ -6,6 +6,7 @@ Reports whether it fits in memory and what it costs.
 from launch.compile_check.batch_search import largest_batch
 from launch.compile_check.chips import CHIPS, Chip, chip_of
 from launch.compile_check.compiling import check, xla_estimate
+from launch.compile_check.gpu_kernels import Kernels, count_kernels
 from launch.compile_check.hlo import (
     Collective,
     count_between_slices,
@@ -20,6 +21,7 @@ __all__ = [
     "CHIPS",
     "Chip",
     "Collective",
+    "Kernels",
     "Report",
     "Topology",
     "abstract_devices",
@@ -27,6 +29,7 @@ __all__ = [
     "chip_of",
     "count_between_slices",
     "count_collectives",
+    "count_kernels",
     "describe",
     "estimated_cycles",
     "largest_batch",

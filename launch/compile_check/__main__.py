@@ -35,7 +35,7 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
     "What to compile for: v4, v5e, v5p or v6e and the chips along each side, e.g. "
-    "v5e:16x16, or a100 or h100, hosts and GPUs of each, e.g. h100:2x8.",
+    "v5e:16x16, or a100, h100 or h200, hosts and GPUs of each, e.g. h100:2x8.",
 )
 _SLICES = flags.DEFINE_integer(
     "slices", 1, "Number of such slices, joined by a data-centre network."

@@ -12,6 +12,7 @@ import jax
 from facecycle_jax import data, training
 from facecycle_jax.devices import batch_sharding, make_mesh
 from facecycle_jax.errors import UserError
+from launch.compile_check.gpu_kernels import count_kernels
 from launch.compile_check.gpus import Gpu
 from launch.compile_check.hlo import (
     Collective,
@@ -112,6 +113,7 @@ def read_compiled(
     if topology.slices > 1:
         between = count_between_slices(text, per_slice=topology.chips_per_slice)
 
+    kernels = count_kernels(text) if is_gpu else None
     report = Report(
         topology,
         settings,
@@ -121,9 +123,9 @@ def read_compiled(
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         flops=flops * times,
-        # Of GPUs, nearly all traffic is that of library calls, of which XLA's text does
-        # not tell it.
-        bytes=0.0 if is_gpu else memory_bytes(text),
+        # Of GPUs, most traffic is that of library calls.
+        bytes=kernels.bytes if kernels else memory_bytes(text),
+        kernels=kernels,
         collectives=tuple(count_collectives(text)),
         between_slices=tuple(between),
         compile_seconds=seconds,

@@ -102,5 +102,21 @@ GPUS = {
             shared_memory=228 * 2**10,
             cache=50 * 2**20,
         ),
+        # The H100's processor with more and faster memory.
+        Gpu(
+            name="h200",
+            kind="NVIDIA H200",
+            memory=150_754_820_096,
+            flops=989e12,
+            bandwidth=4800e9,
+            clock=1.98e9,
+            link_bandwidth=450e9,
+            dimensions=2,
+            major=9,
+            cores=132,
+            units=128,
+            shared_memory=228 * 2**10,
+            cache=50 * 2**20,
+        ),
     )
 }

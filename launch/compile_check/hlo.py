@@ -24,7 +24,7 @@ KINDS = (
 )
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+)$")
-_OPCODE = re.compile(r" ([a-z][\w\-]*)\(([^)]*)")
+OPCODE = re.compile(r" ([a-z][\w\-]*)\(([^)]*)")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|body|branch_computations|called_computations)="
@@ -33,8 +33,8 @@ _CALLED = re.compile(
 _ARRAY = re.compile(_SHAPE.pattern + r"(?:\{[^}]*\})?")
 # What moves nothing: names for (parts of) other arrays, and operations that consist of
 # others.
-_CONTROL = frozenset(("while", "conditional", "call"))
-_FREE = _CONTROL | {
+CONTROL = frozenset(("while", "conditional", "call"))
+_FREE = CONTROL | {
     "parameter",
     "constant",
     "tuple",
@@ -42,7 +42,7 @@ _FREE = _CONTROL | {
     "bitcast",
     "custom-call",
 }
-_NAME = re.compile(r"%([\w.\-]+)")
+NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"\bchannel_id=\d+")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -155,13 +155,13 @@ def _transfers(text: str) -> dict[tuple[str, str], tuple[int, int]]:
     Returns:
       (number of runs, bytes of each) by kind and name.
     """
-    runs = _runs(text, through=None)
+    runs = called_runs(text, through=None)
     sizes: dict[str, int] = {}
     sent: collections.Counter[tuple[str, str]] = collections.Counter()
     received: collections.Counter[tuple[str, str]] = collections.Counter()
     times: dict[tuple[str, str], int] = {}
-    for here, name, definition in _instructions(text):
-        opcode = _OPCODE.search(definition)
+    for here, name, definition in instructions(text):
+        opcode = OPCODE.search(definition)
         if not runs[here] or not opcode:
             continue
 
@@ -176,7 +176,7 @@ def _transfers(text: str) -> dict[tuple[str, str], tuple[int, int]]:
         key = kind, rendezvous[1]
         times[key] = runs[here]
         if opcode[1] == "send":
-            operand = _NAME.findall(opcode[2])[0]
+            operand = NAME.findall(opcode[2])[0]
             sent[key] += sizes.get(operand, 0)
         else:
             # The result holds the array, a number of 4 bytes and a token.
@@ -252,19 +252,17 @@ def _collectives(
     Returns:
       (number of runs, bytes of each) by kind and name.
     """
-    runs = _runs(text, through=None)
+    runs = called_runs(text, through=None)
     found: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[str, int] = {}
-    for here, name, definition in _instructions(text):
-        opcode = _OPCODE.search(definition)
+    for here, name, definition in instructions(text):
+        opcode = OPCODE.search(definition)
         if not runs[here] or not opcode:
             continue
         sizes[name] = shape_bytes(definition[: opcode.start()])
         kind = opcode[1].removesuffix("-start")
         if kind in KINDS and (per_slice is None or _spans(definition, per_slice)):
-            operands = sum(
-                sizes.get(operand, 0) for operand in _NAME.findall(opcode[2])
-            )
+            operands = sum(sizes.get(operand, 0) for operand in NAME.findall(opcode[2]))
             # The result of a -start holds the operands too.
             given = (
                 operands if opcode[1] == f"{kind}-start" and kind != "all-reduce" else 0
@@ -298,14 +296,14 @@ def memory_bytes(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    runs = _runs(text, through=_CONTROL)
+    runs = called_runs(text, through=CONTROL)
     total, shapes = 0, dict[str, str]()
-    for here, name, definition in _instructions(text):
-        opcode = _OPCODE.search(definition)
+    for here, name, definition in instructions(text):
+        opcode = OPCODE.search(definition)
         if not runs[here] or not opcode:
             continue
         result = definition[: opcode.start()]
-        operands = [shapes.get(x, "") for x in _NAME.findall(opcode[2])]
+        operands = [shapes.get(x, "") for x in NAME.findall(opcode[2])]
         # What starts a copy stands for its source: its own result names source and
         # target.
         started = opcode[1].endswith("-start")
@@ -338,10 +336,10 @@ def estimated_cycles(text: str) -> int:
     Raises:
       ValueError: if the text is no HLO module.
     """
-    runs = _runs(text, through=_CONTROL)
+    runs = called_runs(text, through=CONTROL)
     return sum(
         runs[here] * int(match[1])
-        for here, _, definition in _instructions(text)
+        for here, _, definition in instructions(text)
         if runs[here] and (match := _CYCLES.search(definition))
     )
 
@@ -355,7 +353,9 @@ def _outside(shapes: str) -> int:
     )
 
 
-def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[str]:
+def called_runs(
+    text: str, *, through: frozenset[str] | None
+) -> collections.Counter[str]:
     """Counts how often each computation runs in one run of the program.
 
     Args:
@@ -377,8 +377,8 @@ def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[s
     if not entries:
         raise UserError("the text has no ENTRY computation, so it is no HLO module.")
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    for here, _, definition in _instructions(text):
-        opcode = _OPCODE.search(definition)
+    for here, _, definition in instructions(text):
+        opcode = OPCODE.search(definition)
         if through is not None and (not opcode or opcode[1] not in through):
             continue
         trips = int(match[1]) if (match := _TRIPS.search(definition)) else 1
@@ -393,7 +393,7 @@ def _runs(text: str, *, through: frozenset[str] | None) -> collections.Counter[s
     return runs
 
 
-def _instructions(text: str) -> Iterator[tuple[str, str, str]]:
+def instructions(text: str) -> Iterator[tuple[str, str, str]]:
     """Yields (computation, name, definition) of every instruction."""
     here = ""
     for line in text.splitlines():

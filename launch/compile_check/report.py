@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from launch.compile_check.chips import GIB
+from launch.compile_check.gpu_kernels import Kernels
 from launch.compile_check.hlo import Collective
 from launch.compile_check.topology import Topology
 
@@ -22,7 +23,9 @@ class Report:
       temporaries: bytes of everything between.
       code: bytes of the program.
       flops: floating-point operations, by XLA's count.
-      bytes: bytes between chip and memory, see `memory_bytes`; 0 where not known.
+      bytes: bytes between chip and memory, see `memory_bytes`, of GPUs
+        `count_kernels`; 0 where not known.
+      kernels: what a GPU starts; None of TPUs.
       xla_seconds: XLA's own estimate of the time, None where it gives none.
       xla_left_out: operations of which it has no estimate.
       collectives: what chips send each other.
@@ -41,6 +44,7 @@ class Report:
     code: int = 0
     flops: float = 0.0
     bytes: float = 0.0
+    kernels: Kernels | None = None
     xla_seconds: float | None = None
     xla_left_out: int = 0
     collectives: tuple[Collective, ...] = ()
@@ -87,6 +91,7 @@ class Report:
             "chips": self.topology.size,
             "collectives": [c._asdict() for c in self.collectives],
             "between_slices": [c._asdict() for c in self.between_slices],
+            "kernels": self.kernels._asdict() if self.kernels else None,
             "memory": self.memory,
             "memory_of_chip": chip.memory,
             "fits": self.fits,
@@ -104,6 +109,19 @@ def _between_slices(report: Report) -> list[str]:
             f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB of a chip, "
             f"{chips * c.bytes / 1e6:.3f} MB of a slice"
         )
+    return lines
+
+
+def _kernels(kernels: Kernels) -> list[str]:
+    """Writes what a GPU starts, one kind a line."""
+    calls = sum(number for _, number in kernels.libraries)
+    others = sum(number for _, number in kernels.others)
+    lines = [
+        f"kernels in a step: {kernels.fusions} fusions ({kernels.triton} by Triton), "
+        f"{calls} library calls, {others} others"
+    ]
+    for name, number in (*kernels.libraries, *kernels.others):
+        lines.append(f"  {name:<40}{number:5}")
     return lines
 
 
@@ -144,6 +162,8 @@ def describe(report: Report) -> str:
         work += f", {report.bytes / 1e9:.4g} GB to and from memory"
     lines.append(work)
 
+    if report.kernels is not None:
+        lines += _kernels(report.kernels)
     lines.append("collectives in a step:" + ("" if report.collectives else " none"))
     for c in report.collectives:
         lines.append(f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB")

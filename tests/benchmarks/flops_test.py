@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import flops, ours
 from facecycle_jax.devices import make_mesh
+from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.networks.face_networks import init_identity, init_motion
 
 WIDTH = 0.25
@@ -66,6 +67,18 @@ def test_train_step_agrees_with_xla():
     )
     counted = ours.lower_step("motion_cycle", setting, mesh).cost_analysis()["flops"]
     formula = flops.train_step("motion_cycle", batch=1, width=WIDTH).flops
+    assert formula == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize("call", ours.CALLS)
+def test_inference_agrees_with_xla(call):
+    setting = ours.Setting(1, WIDTH, "float32", "cpu")
+    _, trees = ours.initial_trees("motion_cycle", setting)
+    model = FaceCycle(trees, model=ours.model_of(setting))
+
+    name = {"reconstruct": "reconstruction"}.get(call, call)
+    counted = model.lower((name,), count=2).cost_analysis()["flops"]
+    formula = flops.inference(call, batch=1, width=WIDTH).flops
     assert formula == pytest.approx(counted, rel=0.1)
 
 

@@ -22,13 +22,14 @@ def test_the_table_and_the_json_have_the_same_rows(tmp_path, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    for call in ("neutral", "flow", "motion_code"):
+    for call in ("neutral", "reconstruct", "flow", "motion_code"):
         assert f"| inference {call} |" in out
     rows = json.loads(file.read_text())["rows"]
     assert rows[0]["program"] == "ours"
     assert rows[0]["ratio"] == 1
     # Cold and warm: the first call compiles.
     assert all(row["median_ms"] > 0 and row["first_call_s"] > 0 for row in rows)
+    assert rows[0]["first_ratio"] == 1
     assert main([*TINY, "--cases", "inference", "--json", str(file)]) == 2
     assert "exists; choose another name" in capsys.readouterr().err
 
@@ -45,7 +46,9 @@ def test_inference_times_the_calls_of_a_loaded_model(monkeypatch):
     setting = ours.Setting(batch=1, width=0.0625, precision="float32", device="cpu")
     for call in ours.CALLS:
         assert isinstance(ours.Inference(call, setting)(), np.ndarray)
-    assert called == [(call,) for call in ours.CALLS]
+
+    names = {"reconstruct": "reconstruction"}
+    assert called == [(names.get(call, call),) for call in ours.CALLS]
 
 
 @pytest.mark.slow

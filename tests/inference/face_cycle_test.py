@@ -16,6 +16,7 @@ from tiny_model import MODEL
 import facecycle_jax
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import face_cycle as model_module
+from facecycle_jax.inference.runner import Batches
 from facecycle_jax.methods import vgg_parameters
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.networks.face_networks import (
@@ -203,6 +204,30 @@ def test_a_call_computes_only_what_it_returns(model, faces):
     together = recorder.lower(("flow", "neutral", "reconstruction", "motion_code"))
     several = together.cost_analysis()["flops"]
     assert several < 1.01 * reconstruction
+
+
+def test_one_face_is_prepared_once_for_many_drivers(model, faces, monkeypatch):
+    pairs = model.reexpress(np.repeat(faces[:1], 5, axis=0), faces)
+    counted = {}
+
+    def count(self, function, *images, **options):
+        name = getattr(function, "__name__", "")
+        counted[name] = len(images[0])
+        return run(self, function, *images, **options)
+
+    run = Batches.run
+    monkeypatch.setattr(Batches, "run", count)
+    driven = model.reexpress(faces[0], faces)
+    assert counted == {"prepare": 1, "face_outputs": 5, "express": 5}
+
+    # A value half way between two levels may fall to either.
+    np.testing.assert_allclose(driven.astype(int), pairs, atol=1)
+
+    # A pair, and several faces of one driver, are one pass.
+    for sources in (faces[:1], faces[:3]):
+        counted.clear()
+        model.reexpress(sources, faces[4])
+        assert counted == {"reexpress": len(sources)}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Batches of images give the same numbers however they are split over devices."""
 
 import concurrent.futures
+import gc
 import threading
 import time
 import types
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from facecycle_jax.inference import runner
 from facecycle_jax.inference.runner import Batches, devices_for
 
 
@@ -56,6 +58,29 @@ def test_numbers_do_not_depend_on_devices(count):
         outputs = batches.run(scaled, x, by=2.0)
         np.testing.assert_allclose(outputs["sum"], expected, rtol=1e-5)
         np.testing.assert_array_equal(outputs["input"], x)
+
+
+def test_no_more_than_two_batches_are_on_the_devices(monkeypatch):
+    batches = Batches(None, TREES, batch_size=4, devices=jax.local_devices()[:1])
+    x = random_images(40)
+    held = []
+    gc.collect()
+    before = {id(array) for array in jax.live_arrays()}
+
+    def look(whole, start, outputs, *, count):
+        of_run = [a for a in jax.live_arrays() if id(a) not in before]
+        held.append(len([a for a in of_run if a.shape == (4, 4, 4, 3)]))
+        store(whole, start, outputs, count=count)
+
+    store = runner._store
+    monkeypatch.setattr(runner, "_store", look)
+    outputs = batches.run(scaled, x)
+    np.testing.assert_array_equal(outputs["input"], x)
+    assert outputs["input"].flags.writeable
+
+    # One input and one output of each batch.
+    assert len(held) == 10
+    assert max(held) <= 4
 
 
 def test_devices_get_the_parameters_when_they_are_needed():

@@ -161,6 +161,14 @@ def test_colours_change_in_their_own_way(name, expected):
         assert np.abs(drawn - frames).max() > 20
 
 
+def test_no_matrix_is_inverted_on_the_device():
+    """A GPU would leave its own kernels for a library's in every step."""
+    program = functools.partial(augment_pairs, size=24)
+    jaxpr = str(jax.make_jaxpr(program)(jax.random.key(0), batch_of()))
+    assert " lu" not in jaxpr
+    assert "triangular_solve" not in jaxpr
+
+
 def test_crops_stay_inside_and_keep_their_place():
     ramp = np.broadcast_to(np.linspace(20, 235, 48)[None, :, None], (48, 48, 3)).astype(
         np.uint8

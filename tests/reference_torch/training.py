@@ -75,6 +75,12 @@ class Reference(nn.Module):
             x, self.exptoflow(self.codegeneration(x)), noise=noise
         )
 
+    def reconstruct(self, x: Tensor, *, noise: bool = False) -> Tensor:
+        """Draws images from their own neutral faces and flows."""
+        flow = self.exptoflow(self.codegeneration(x))
+        neutral = self.Swap_Generator(x, flow, noise=noise)
+        return self.Swap_Generator(neutral, backward_flow(flow), noise=noise)
+
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields what the stage trains, by name."""
         return ((n, p) for n, p in self.named_parameters() if p.requires_grad)

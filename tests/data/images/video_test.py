@@ -2,6 +2,7 @@ import itertools
 import os
 import struct
 import sys
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -376,6 +377,26 @@ def test_an_edited_video_keeps_times_sound_and_size(tmp_path, delay):
     frames = list(read_video(tmp_path / "edited.mp4").frames)
     assert frames[0].shape == (48, 64, 3)
     np.testing.assert_allclose(frames[3], clip(4)[3] // 2, atol=4)
+
+
+def test_frames_held_do_not_grow_with_the_length_of_a_video(tmp_path):
+    pytest.importorskip("av", reason="needs the extra `video`")
+    path = tmp_path / "long.mkv"
+    write_video(path, (frame for _ in range(6) for frame in clip()), fps=25)
+    held = weakref.WeakValueDictionary()
+    numbers = []
+
+    def watched(frames):
+        for number, frame in enumerate(frames):
+            held[number] = frame
+            numbers.append(len(held))
+            yield frame
+
+    assert edit_video(path, tmp_path / "edited.mkv", watched) == 72
+    for _ in watched(read_video(path).frames):
+        pass
+    assert len(numbers) == 2 * 72
+    assert max(numbers) <= 4
 
 
 def test_an_edited_video_may_be_shorter_and_of_another_size(tmp_path):

@@ -1,0 +1,170 @@
+"""The command line; see --help.
+
+Commands:
+  python -m launch.ten_minutes pack --data VIDEOS,PHOTOS --out upload
+  python -m launch.ten_minutes run --upload upload --out back
+  python -m launch.ten_minutes join --back back --out models
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+
+# The package is not imported here: `run` works where packages that it needs are still
+# to be installed.
+MIB = 2**20
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.ten_minutes",
+        description="Trains facecycle_base:paper and measures one GPU, in ten minutes.",
+    )
+    commands = parser.add_subparsers(required=True)
+
+    pack = commands.add_parser("pack", help="make the folder to take there")
+    pack.add_argument("--data", required=True, help="folders of framed images: A,B")
+    pack.add_argument("--out", required=True, help="folder to make, or to complete")
+    pack.add_argument("--vgg", help="VGG-19 of the loss, .npz of import-vgg")
+    pack.add_argument("--wheels", help="folder of wheels that the machine lacks")
+    pack.add_argument(
+        "--limit", type=float, default=40.0, help="MiB in all (default: %(default)s)"
+    )
+    pack.add_argument(
+        "--side", type=int, default=72, help="pixels of the images (default: 72)"
+    )
+    pack.set_defaults(run=_pack)
+
+    run = commands.add_parser("run", help="train, export, measure and report, there")
+    run.add_argument("--upload", required=True, help="folder that `pack` made")
+    run.add_argument("--out", required=True, help="folder for what comes back")
+    run.add_argument("--work", help="folder for everything else; default: a new one")
+    run.add_argument(
+        "--minutes", type=float, default=9.5, help="in all (default: %(default)s)"
+    )
+    run.add_argument(
+        "--part", type=float, default=15.0, help="MiB of a file (default: %(default)s)"
+    )
+    run.add_argument(
+        "--train", action="append", default=[], help="a flag for the training"
+    )
+    run.add_argument(
+        "--measure", action="append", default=[], help="an option for measure_gpu.sh"
+    )
+    run.set_defaults(run=_run)
+
+    join = commands.add_parser("join", help="restore the model from its parts")
+    join.add_argument("--back", required=True, help="folder of the parts")
+    join.add_argument("--out", required=True, help="folder for the model folder")
+    join.set_defaults(run=_join)
+
+    count = commands.add_parser("count", help="part of `run`: operations of the steps")
+    count.add_argument("--work", required=True)
+    count.set_defaults(run=_count)
+
+    report = commands.add_parser("report", help="part of `run`: the tables")
+    report.add_argument("--work", required=True)
+    report.add_argument("--out", required=True)
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    """Makes the upload."""
+    from facecycle_jax.errors import UserError
+    from launch.ten_minutes.packing import halve_vgg, pack
+
+    out = pathlib.Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.vgg:
+        halve_vgg(arguments.vgg, out / "vgg.npz")
+    if arguments.wheels:
+        shutil.copytree(arguments.wheels, out / "wheels", dirs_exist_ok=True)
+
+    # Images get what the rest leaves of the limit.
+    frames = out / "frames.zip"
+    others = [path for path in out.rglob("*") if path.is_file() and path != frames]
+    taken = sum(path.stat().st_size for path in others)
+    limit = round(arguments.limit * MIB) - taken
+    if limit <= 0:
+        raise UserError(
+            f"{out} has {taken / MIB:.1f} MiB without images, more than --limit "
+            f"{arguments.limit:g}."
+        )
+
+    packed = pack(arguments.data.split(","), frames, limit=limit, side=arguments.side)
+    for path, reason in packed.unreadable.items():
+        print(f"left out: {path}: {reason}", file=sys.stderr)
+    part = "all images" if packed.complete else "what fits"
+    print(
+        f"{frames}: {packed.frames} images of {packed.tracks} tracks, {part}, "
+        f"{packed.size / MIB:.1f} MiB; {out}: {(packed.size + taken) / MIB:.1f} MiB"
+    )
+    return 1 if packed.unreadable else 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Does everything on the machine."""
+    from launch.ten_minutes.running import Plan, run
+
+    work = arguments.work or tempfile.mkdtemp(prefix="facecycle_ten_minutes_")
+    plan = Plan(
+        upload=pathlib.Path(arguments.upload).resolve(),
+        out=pathlib.Path(arguments.out).resolve(),
+        work=pathlib.Path(work).resolve(),
+        minutes=arguments.minutes,
+        part_bytes=round(arguments.part * MIB),
+        training=arguments.train,
+        measuring=arguments.measure,
+    )
+    return 1 if run(plan) else 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    """Restores the model folder."""
+    from launch.ten_minutes.parts import join
+
+    files = list(pathlib.Path(arguments.back).glob("model.*.xz"))
+    print(join(files, pathlib.Path(arguments.out)))
+    return 0
+
+
+def _count(arguments: argparse.Namespace) -> int:
+    """Counts operations."""
+    from launch.ten_minutes.reporting import count_operations
+
+    print(count_operations(pathlib.Path(arguments.work)))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Writes the tables."""
+    from launch.ten_minutes.reporting import write_report
+
+    work, out = pathlib.Path(arguments.work), pathlib.Path(arguments.out)
+    print(write_report(work, out))
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      words: command line without the program's name; None takes that of the process.
+
+    Returns:
+      The exit status: 0, 1 if a part failed, 2 for a mistake.
+    """
+    arguments = _parser().parse_args(words)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"ten_minutes: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
