@@ -65,7 +65,13 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H // 2, W // 2, C].
     """
-    return by_platform(x, cpu=_largest_by_pairs, default=_largest_of_windows)
+    # onnxruntime pools the last axes only.
+    return by_platform(
+        x,
+        cpu=_largest_by_pairs,
+        portable=_largest_by_pairs,
+        default=_largest_of_windows,
+    )
 
 
 def _largest_of_windows(x: jax.Array) -> jax.Array:

@@ -35,18 +35,22 @@ def is_portable() -> bool:
 
 
 def by_platform(
-    *operands: Any, default: Callable[..., Any], **platforms: Callable[..., Any]
+    *operands: Any,
+    default: Callable[..., Any],
+    portable: Callable[..., Any] | None = None,
+    **platforms: Callable[..., Any],
 ) -> Any:
-    """Calls the form of the platform, or the default within `portable_forms`.
+    """Calls the form of the platform, or the portable one within `portable_forms`.
 
     Args:
       *operands: arguments of the forms.
       default: the form of all other platforms.
+      portable: the portable form; None: the default.
       **platforms: forms by platform, as in `jax.lax.platform_dependent`.
 
     Returns:
       What the form returns.
     """
     if is_portable():
-        return default(*operands)
+        return (portable or default)(*operands)
     return lax.platform_dependent(*operands, default=default, **platforms)

@@ -24,7 +24,7 @@ def program(images, flow):
     maps = ops.conv(faces, CONV, stride=2, padding=((1, 1), (1, 1)))
     moved = ops.warp(maps, flow)
     return {
-        "moved": moved,
+        "moved": ops.max_pool(moved),
         "larger": jnp.tanh(ops.transposed_conv(moved, UP)),
         "backward": ops.backward_flow(flow),
     }
