@@ -56,6 +56,7 @@ NOT_RUN = {
     "facecycle evaluate": "needs the published sets; see evaluation/",
     "facecycle export": "needs a run; see storage/ and commands/exported_test.py",
     "facecycle push": "needs a network; see storage/hub_test.py",
+    "python -m http.server": "serves until it is stopped; see commands/web_test.py",
     "facecycle encode photos/ --model hf://": "needs a network, as push does",
     "facecycle import-torch": "needs the authors' weights; see interop/",
     "facecycle import-vgg": "needs torchvision's weights; see interop/",

@@ -61,6 +61,8 @@ def test_the_wheel_holds_the_package_with_its_configs_and_weights(installed):
     assert names - {"bin"} == {"facecycle_jax"}
     assert (installed / "facecycle_jax/configs/motion_cycle.py").is_file()
     assert list(installed.glob("facecycle_jax/weights/*/weights.safetensors"))
+    assert (installed / "facecycle_jax/commands/web_page/page.js").is_file()
+    assert (installed / "facecycle_jax/commands/portraits/obama.jpg").is_file()
 
 
 @pytest.mark.slow

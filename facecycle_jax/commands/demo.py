@@ -6,14 +6,14 @@ colours, and similarities. The page itself is in `demo_page`.
 
 import argparse
 import os
-import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from facecycle_jax.commands import demo_page, inputs
-from facecycle_jax.data import read_image, synthetic_tracks
+from facecycle_jax.commands.example_faces import write_examples
+from facecycle_jax.data import read_image
 from facecycle_jax.data.images.framing import Framing
 from facecycle_jax.data.images.reading import square
 from facecycle_jax.devices import split_cpu
@@ -23,24 +23,25 @@ from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces, load
 from facecycle_jax.inference.functions import IDENTITY_OUTPUTS
 from facecycle_jax.inference.runner import BATCH_SIZE
-from facecycle_jax.viz import flow_to_rgb, save_png
+from facecycle_jax.viz import flow_to_rgb
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# What the page shows of each of the two faces, in this order.
+# What the page shows of each of the two faces, in this order: caption and explanation.
 SHOWN = {
-    "input": "Input",
-    "flow": "Flow",
-    "neutral": "Neutral face",
-    "reexpressed": "With other's motion",
-    "mean_face": "Mean face",
-    "reidentified": "On other's mean face",
-    "reidentified_reexpressed": "... with its motion",
+    "input": ("Input", "What the model sees."),
+    "flow": ("Flow", "Where the neutral face is taken from."),
+    "neutral": ("Neutral face", "Without expression and head pose."),
+    "reexpressed": ("Other's motion", "Moved like the other face, by the sliders."),
+    "mean_face": ("Mean face", "Without identity too."),
+    "reidentified": ("Identity", "Back, on the other's mean face."),
+    "reidentified_reexpressed": ("Both", "That, moved like the other face."),
 }
+# What the sliders draw anew.
+_MOVED = "reexpressed"
 # Pixels of the images on the page; those of the model are too small to look at.
 _SIDE = 256
-_EXAMPLE_SEED = 20_210_828
 
 
 class Comparison(NamedTuple):
@@ -67,7 +68,7 @@ class Comparison(NamedTuple):
 
         return (
             f"Cosine similarity: {identity}motion codes {self.motion:.3f} "
-            "(from -1 to 1; 1 is the same)."
+            "(1 is the same)."
         )
 
 
@@ -135,7 +136,8 @@ def _serve(
         adjust=lambda faces, strength, yaw, pitch: adjust(
             model, faces, strength=strength, yaw=yaw, pitch=pitch
         ),
-        shown=list(_shown(model).values()),
+        shown=_shown(model),
+        moved=_MOVED,
         examples=write_examples,
         port=port,
         browser=browser,
@@ -143,8 +145,8 @@ def _serve(
     )
 
 
-def _shown(model: FaceCycle) -> dict[str, str]:
-    """Returns names and captions of what a model draws."""
+def _shown(model: FaceCycle) -> dict[str, tuple[str, str]]:
+    """Returns names, captions and explanations of what a model draws."""
     if model.has_identity:
         return dict(SHOWN)
 
@@ -272,29 +274,3 @@ def _read(
         raise UserError(text if name in text else f"{name}: {text}") from None
 
     return square(image, size=size)
-
-
-def write_examples(folder: str | os.PathLike[str]) -> list[list[str]]:
-    """Draws pairs of synthetic faces: one person twice, then pairs of two people.
-
-    Args:
-      folder: where to write the images.
-
-    Returns:
-      File names of the pairs.
-    """
-    # Four people, two consecutive frames each.
-    tracks = synthetic_tracks(_EXAMPLE_SEED, identities=4, frames_per_track=2, size=128)
-
-    files = []
-    for number, frame in enumerate(tracks["frames"]):
-        file = str(pathlib.Path(folder) / f"face_{number}.png")
-        save_png(file, frame)
-        files.append(file)
-
-    return [
-        [files[0], files[1]],
-        [files[0], files[2]],
-        [files[3], files[4]],
-        [files[5], files[7]],
-    ]

@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,12 +30,27 @@ _CLEAN_EVERY = 60
 # Seconds after which a clean-up removes uploads and results.
 _KEEP_FOR = 600
 _TEXT = """# FaceCycle
-Give two images, each filled by a face. The model removes the motion of each (expression
-and head pose), then the identity, and puts both back exchanged.
+The model removes the motion of two faces (expression and head pose), then their
+identity, and puts both back exchanged.
 """
-_SLIDERS = """### Control of motion
-Both faces with the other's motion. The sliders set how much of it they get, and turn
-their heads further.
+# The results stand in a grid of columns, one for each kind, both faces in each. All of
+# it fits a laptop's screen of 1280 x 720; narrow screens show fewer columns.
+_STYLE = """
+.gradio-container main { padding: 12px 20px !important; }
+#title h1 { margin: 0 0 2px; font-size: 24px; }
+#title p, #similarity p { margin: 0; }
+#given { gap: 10px; }
+#given .examples img { border-radius: 4px; }
+#results { display: grid; gap: 10px;
+  grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
+#results .kind { gap: 6px; min-width: 0 !important; }
+#results .caption { min-height: 62px; }
+#results .caption p { margin: 0; font-size: 13px; line-height: 1.3; }
+#results .caption p:first-child { font-weight: 600; font-size: 14px; }
+#results .block { aspect-ratio: 1; height: auto !important; }
+@media (max-width: 640px) {
+  .gradio-container main { padding: 8px 10px !important; }
+}
 """
 # Largest angle of the sliders, in degrees.
 _TURN = 40
@@ -81,7 +96,8 @@ def serve(
     compare: Compare,
     *,
     adjust: Adjust,
-    shown: Sequence[str],
+    shown: Mapping[str, tuple[str, str]],
+    moved: str,
     examples: Callable[[str], list[list[str]]],
     port: int | None,
     browser: bool,
@@ -94,7 +110,9 @@ def serve(
         The page shows the message of a ValueError.
       adjust: `adjust(faces, strength, yaw, pitch)`, from `faces` of a result and the
         sliders to both faces uint8 [2, S, S, 3].
-      shown: captions of the images, in the order of the result.
+      shown: caption and explanation of each image, by the names of the result and in
+        their order.
+      moved: name of the image that the sliders draw anew.
       examples: writes images into a folder and returns the files of each pair.
       port: port of the page, or None for the first free one from 7860 on.
       browser: whether to open the page in the user's browser.
@@ -120,6 +138,7 @@ def serve(
             compare,
             adjust=adjust,
             shown=shown,
+            moved=moved,
             pairs=pairs,
             folder=folder,
             privacy=privacy,
@@ -158,7 +177,8 @@ def build(
     compare: Compare,
     *,
     adjust: Adjust,
-    shown: Sequence[str],
+    shown: Mapping[str, tuple[str, str]],
+    moved: str,
     pairs: list[list[str]],
     folder: str,
     privacy: str = _PRIVACY,
@@ -168,8 +188,9 @@ def build(
     Args:
       compare: see `serve`.
       adjust: see `serve`.
-      shown: captions of the images.
-      pairs: files of the examples.
+      shown: see `serve`.
+      moved: see `serve`.
+      pairs: files of the examples; the page begins with the first.
       folder: temporary folder of uploads and results.
       privacy: what becomes of the images, for the end of the page.
 
@@ -179,14 +200,16 @@ def build(
     _private(folder)
     import gradio as gr
 
-    def image_input(label: str, name: str) -> Any:
+    def image_input(label: str, name: str, file: str) -> Any:
         sources: Any = ["upload", "webcam", "clipboard"]
         made: Any = gr.Image(
+            file,
             label=label,
             sources=sources,
             elem_id=name,
             type="filepath",
-            height=280,
+            height=190,
+            min_width=130,
             buttons=[],
         )
 
@@ -222,91 +245,122 @@ def build(
         analytics_enabled=False,
         delete_cache=(_CLEAN_EVERY, _KEEP_FOR),
     ) as page:
-        gr.Markdown(_TEXT)
-
-        # What the user gives.
+        gr.Markdown(_TEXT, elem_id="title")
         with gr.Row():
-            inputs = [
-                image_input("First face", "first"),
-                image_input("Second face", "second"),
-            ]
-        if importlib.util.find_spec("dlib"):
-            inputs.append(
-                gr.Checkbox(label="Find the face in the image first", elem_id="crop")
-            )
-        button = gr.Button("Exchange", variant="primary", elem_id="exchange")
-
-        # What the model gives: one row of images for each face.
-        outputs: list[Any] = [gr.Markdown(elem_id="similarity")]
-        for place in ("first", "second"):
-            gr.Markdown(f"### Of the {place} face")
-            with gr.Row():
-                for number, caption in enumerate(shown):
-                    with gr.Column(min_width=140):
-                        gr.Markdown(caption)
-                        image = gr.Image(
-                            label=caption,
-                            show_label=False,
-                            alt_text=f"{caption}, {place} face",
-                            interactive=False,
-                            format="png",
-                            height=190,
-                            elem_id=f"{place}_{number}",
-                            buttons=["download"],
+            # What the user gives.
+            with gr.Column(scale=1, min_width=290, elem_id="given"):
+                with gr.Row():
+                    inputs = [
+                        image_input("First face", "first", pairs[0][0]),
+                        image_input("Second face", "second", pairs[0][1]),
+                    ]
+                if importlib.util.find_spec("dlib"):
+                    inputs.append(
+                        gr.Checkbox(
+                            label="Find the face in the image first",
+                            elem_id="crop",
+                            container=False,
                         )
-                        outputs.append(image)
-
-        # What the model gives by the sliders.
-        gr.Markdown(_SLIDERS)
-        with gr.Row():
-            sliders: list[Any] = [
-                gr.Slider(0, 1.5, 1, step=0.05, label="Strength", elem_id="strength"),
-                gr.Slider(-_TURN, _TURN, 0, step=1, label="Yaw", elem_id="yaw"),
-                gr.Slider(-_TURN, _TURN, 0, step=1, label="Pitch", elem_id="pitch"),
-            ]
-        moved: list[Any] = []
-        with gr.Row():
-            for place in ("first", "second"):
-                moved.append(
-                    gr.Image(
-                        label=f"{place.capitalize()} face",
-                        alt_text=f"Moved by the sliders, {place} face",
-                        interactive=False,
-                        format="png",
-                        height=280,
-                        elem_id=f"moved_{place}",
-                        buttons=["download"],
                     )
-                )
+                button = gr.Button("Exchange", variant="primary", elem_id="exchange")
+                gr.Examples(pairs, inputs[:2], label="Examples", cache_examples=False)
+
+            # What the model gives: a column for each kind, with both faces.
+            with gr.Column(scale=3, min_width=320):
+                similarity: Any = gr.Markdown(elem_id="similarity")
+                images: dict[str, list[Any]] = {}
+                with gr.Row(elem_id="results"):
+                    for name, (caption, explanation) in shown.items():
+                        with gr.Column(min_width=100, elem_classes="kind"):
+                            gr.Markdown(
+                                f"{caption}\n\n{explanation}", elem_classes="caption"
+                            )
+                            images[name] = [
+                                _image(f"{caption}, {place} face", f"{place}_{name}")
+                                for place in ("first", "second")
+                            ]
+                sliders = _sliders()
 
         # The faces stay in memory for as long as their images stay on disk.
         state = gr.State(None, time_to_live=_KEEP_FOR)
-        answered = button.click(
-            answer,
-            inputs,
-            [*outputs, state],
-            api_visibility="private",
-            show_progress_on=outputs[0],
-        )
-        answered.then(
-            move, [state, *sliders], moved, api_visibility="private", queue=True
-        )
+        of_first = [pair[0] for pair in images.values()]
+        of_second = [pair[1] for pair in images.values()]
+        given: dict[str, Any] = {
+            "fn": answer,
+            "inputs": inputs,
+            "outputs": [similarity, *of_first, *of_second, state],
+            "api_visibility": "private",
+            "show_progress_on": [similarity, *of_first, *of_second],
+        }
+        drawn: dict[str, Any] = {
+            "fn": move,
+            "inputs": [state, *sliders],
+            "outputs": images[moved],
+            "api_visibility": "private",
+            "show_progress": "hidden",
+        }
+        button.click(**given).then(**drawn)
+        page.load(**given).then(**drawn)
         for slider in sliders:
             # While a slider moves, only its newest value is drawn.
-            slider.input(
-                move,
-                [state, *sliders],
-                moved,
-                api_visibility="private",
-                trigger_mode="always_last",
-                show_progress="hidden",
-            )
-        gr.Examples(
-            pairs, inputs[:2], label="Synthetic faces to try", cache_examples=False
-        )
+            slider.input(**drawn, trigger_mode="always_last")
         gr.Markdown(privacy)
 
     return page
+
+
+def _image(text: str, name: str) -> Any:
+    """Makes the place of an image that the model gives."""
+    import gradio as gr
+
+    return gr.Image(
+        show_label=False,
+        alt_text=text,
+        interactive=False,
+        format="png",
+        min_width=100,
+        elem_id=name,
+        buttons=["download"],
+    )
+
+
+def _sliders() -> list[Any]:
+    """Makes the sliders of strength, yaw and pitch."""
+    import gradio as gr
+
+    with gr.Row():
+        return [
+            gr.Slider(
+                0,
+                1.5,
+                1,
+                step=0.05,
+                label="Strength",
+                info="Of the other's motion",
+                elem_id="strength",
+                min_width=140,
+            ),
+            gr.Slider(
+                -_TURN,
+                _TURN,
+                0,
+                step=1,
+                label="Yaw",
+                info="Degrees to the right",
+                elem_id="yaw",
+                min_width=140,
+            ),
+            gr.Slider(
+                -_TURN,
+                _TURN,
+                0,
+                step=1,
+                label="Pitch",
+                info="Degrees down",
+                elem_id="pitch",
+                min_width=140,
+            ),
+        ]
 
 
 def _launch(
@@ -342,6 +396,7 @@ def _launch(
         footer_links=[],
         max_file_size=MAX_REQUEST,
         allowed_paths=[],
+        css=_STYLE,
         # Fonts that need no download.
         theme=gr.themes.Default(
             font=["system-ui", "sans-serif"], font_mono=["monospace"]

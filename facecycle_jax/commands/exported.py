@@ -1,51 +1,79 @@
-"""What `facecycle export` makes besides model folders: programs and Spaces."""
+"""What `facecycle export` makes besides model folders: programs, pages and Spaces."""
 
 import argparse
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
-from facecycle_jax.commands import space
+from facecycle_jax.commands import space, web
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.inference import functions
 from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel, load
+from facecycle_jax.interop.onnx_program import require_onnx, run_onnx, to_onnx
 from facecycle_jax.interop.stablehlo import run_stablehlo, to_stablehlo
+from facecycle_jax.ops.normalisation import MEAN, STD
 from facecycle_jax.storage.bundled import find_model_folder
 from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
 from facecycle_jax.storage.model_folder import CARD
 
 FOLDER = "folder"
+WEB = "web"
 NOT_STATED = "not stated"
 # File of the program, by format.
-_FILES = {"stablehlo": "program.jax_export"}
+_FILES = {"stablehlo": "program.jax_export", "onnx": "program.onnx"}
 _INTERFACE = "interface.json"
+# Dtypes of the weights that an ONNX program can hold.
+_ONNX_DTYPES = ("float32", "float16")
+# The output of two images: the first with the motion of the second.
+_REEXPRESSED = "reexpressed"
 # Number of images with which a program is compared with the model.
 _COMPARED = 3
 # Largest differences of codes and flows, and of images in levels of 255, by the
-# model's dtype. Compilers order sums differently.
-_NUMBERS_WITHIN = {"float32": 1e-2, "bfloat16": 0.1}
-_LEVELS_WITHIN = {"float32": 2.0, "bfloat16": 24.0}
+# less precise one of the dtypes of computation and weights. Compilers order sums
+# differently.
+_NUMBERS_WITHIN = {"float32": 1e-2, "float16": 0.05, "bfloat16": 0.1}
+_LEVELS_WITHIN = {"float32": 2.0, "float16": 12.0, "bfloat16": 24.0}
+
+
+class _Program(NamedTuple):
+    """A function of images to export.
+
+    Attributes:
+      function: of the inputs, images uint8 [N, S, S, 3], to arrays by name.
+      inputs: names of the inputs.
+      outputs: names of the outputs.
+    """
+
+    function: Callable[..., functions.Arrays]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of programs and Spaces."""
     parser.add_argument(
         "--format",
-        choices=(FOLDER, *_FILES),
+        choices=(FOLDER, *_FILES, WEB),
         default=FOLDER,
-        help="a model folder, or a program that needs no facecycle_jax "
-        "(default: %(default)s)",
+        help="a model folder, a program that needs no facecycle_jax, or a web page "
+        "that runs the model in the browser (default: %(default)s)",
     )
     parser.add_argument(
         "--outputs",
-        help="what a program computes, such as motion_code,identity_code "
-        "(default: all that the model has)",
+        help="what a program computes, such as motion_code,identity_code; with "
+        f"{_REEXPRESSED} it takes two images (default: all of one image)",
+    )
+    parser.add_argument(
+        "--with-runtime",
+        metavar="FOLDER",
+        help="for --format web: where npm installed onnxruntime-web, to copy it next "
+        "to the page (default: the page loads it from a public server)",
     )
     parser.add_argument(
         "--space", metavar="DIR", help="the folder of a Gradio Space to make"
@@ -69,14 +97,22 @@ def check_options(arguments: argparse.Namespace) -> None:
     """
     if arguments.out is None and arguments.space is None:
         raise UserError("export needs --out DIR, --space DIR or both.")
-    if arguments.format == FOLDER and arguments.outputs is not None:
+    if arguments.format not in _FILES and arguments.outputs is not None:
         raise UserError("--outputs is of programs, such as --format stablehlo.")
+    if arguments.format != WEB and arguments.with_runtime is not None:
+        raise UserError("--with-runtime is of --format web.")
     if arguments.format != FOLDER and (arguments.out is None or arguments.space):
         raise UserError(f"--format {arguments.format} needs --out DIR and no --space.")
+    if arguments.format == "onnx" and arguments.dtype not in _ONNX_DTYPES:
+        raise UserError(
+            f"--dtype of --format onnx must be {' or '.join(_ONNX_DTYPES)}, got "
+            f"{arguments.dtype}."
+        )
 
     # A program, and the Space of a model, have nowhere to keep these.
+    is_onnx = arguments.format == "onnx"
     of_folders = {
-        "--dtype": arguments.dtype != "float32",
+        "--dtype": arguments.dtype != "float32" and not is_onnx,
         "--licence": arguments.licence != NOT_STATED,
         "--framing": arguments.framing is not None,
         "--dataset": bool(arguments.dataset),
@@ -136,37 +172,60 @@ def write_program(arguments: argparse.Namespace) -> None:
     The written program is read back and compared with the model.
 
     Args:
-      arguments: run_or_checkpoint, out, format, outputs.
+      arguments: run_or_checkpoint, out, format, outputs, dtype.
 
     Raises:
       FileNotFoundError: If there is neither a run nor a model.
-      UserError: If it cannot be read, or has no such outputs.
+      MissingExtraError: If the format needs a package that is not installed.
+      UserError: If the model cannot be read, or has no such outputs.
       FileExistsError: If the folder exists.
     """
-    model = load(arguments.run_or_checkpoint)
-    if isinstance(model, PeerModel):
-        raise UserError(f"export makes programs of FaceCycle, not of {model.method}.")
+    is_onnx = arguments.format == "onnx"
+    if is_onnx:
+        # Before the model, which takes seconds to load.
+        require_onnx()
 
+    model = _load(arguments.run_or_checkpoint)
     outputs = _outputs(model, arguments.outputs)
-    trees = model.trees
+    about = _about(model)
 
-    def program(images: jax.Array) -> functions.Arrays:
-        return functions.face_outputs(model.forward, trees, images, outputs=outputs)
-
-    data = to_stablehlo(program, size=model.size)
+    if is_onnx:
+        # onnxruntime has no convolution in bfloat16 on CPUs.
+        program = _program(web.in_float32(model), outputs)
+        data = to_onnx(
+            program.function,
+            _specifications(program, model.size),
+            outputs=outputs,
+            weights=arguments.dtype,
+            metadata={"facecycle": json.dumps(about)},
+        )
+    else:
+        program = _program(model, outputs)
+        data = to_stablehlo(
+            program.function, size=model.size, arguments=len(program.inputs)
+        )
 
     name = _FILES[arguments.format]
     with new_folder(arguments.out, last=_INTERFACE) as partial:
         (partial / name).write_bytes(data)
-        described = compare(model, outputs, (partial / name).read_bytes())
+        written = (partial / name).read_bytes()
+        run = _run_onnx if is_onnx else run_stablehlo
+        described = compare(
+            model,
+            program,
+            lambda *images: run(written, *images),
+            weights=arguments.dtype,
+        )
+
+        shape = ["n", model.size, model.size, 3]
         interface = {
             "program": name,
             "format": arguments.format,
-            "input": {"shape": ["n", model.size, model.size, 3], "dtype": "uint8"},
+            "inputs": {
+                given: {"shape": shape, "dtype": "uint8"} for given in program.inputs
+            },
             "outputs": described,
-            "framing": model.framing.to_dict(),
-            "licence": model.info.get("licence", NOT_STATED),
-            "source": model.info.get("source", NOT_STATED),
+            **about,
         }
         text = json.dumps(interface, indent=2) + "\n"
         (partial / _INTERFACE).write_text(text, encoding="utf-8")
@@ -174,8 +233,50 @@ def write_program(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}, a program of {', '.join(outputs)}")
 
 
+def write_web_page(arguments: argparse.Namespace) -> None:
+    """Writes a page that runs the model in the browser.
+
+    Args:
+      arguments: run_or_checkpoint, out, with_runtime.
+
+    Raises:
+      FileNotFoundError: If there is neither a run nor a model.
+      MissingExtraError: If a package of the extra `onnx` is not installed.
+      UserError: If the model or the runtime cannot be read.
+      FileExistsError: If the folder exists.
+    """
+    require_onnx()
+    runtime = web.find_runtime(arguments.with_runtime)
+
+    model = _load(arguments.run_or_checkpoint)
+    web.write_page(model, arguments.out, runtime=runtime, about=_about(model))
+    print(
+        f"Wrote {arguments.out}, a page; serve it, for instance with: python -m "
+        f"http.server --bind 127.0.0.1 --directory {arguments.out}"
+    )
+
+
+def _load(place: epath.PathLike) -> FaceCycle:
+    """Loads a model of FaceCycle."""
+    model = load(place)
+    if isinstance(model, PeerModel):
+        raise UserError(f"export makes programs of FaceCycle, not of {model.method}.")
+    return model
+
+
+def _about(model: FaceCycle) -> dict[str, Any]:
+    """Describes a model for those who have its program alone."""
+    return {
+        "framing": model.framing.to_dict(),
+        # Programs do this themselves: pixels of 0 to 255 go in.
+        "normalisation": {"mean": list(MEAN), "std": list(STD)},
+        "licence": model.info.get("licence", NOT_STATED),
+        "source": model.info.get("source", NOT_STATED),
+    }
+
+
 def _outputs(model: FaceCycle, names: str | None) -> tuple[str, ...]:
-    """Returns the outputs of the command line, or all that a model has."""
+    """Returns the outputs of the command line, or all that a model has of one face."""
     known = [
         name
         for name in functions.FACE_OUTPUTS
@@ -183,19 +284,58 @@ def _outputs(model: FaceCycle, names: str | None) -> tuple[str, ...]:
     ]
     chosen = known if names is None else [name.strip() for name in names.split(",")]
     return functions.check_outputs(
-        chosen, functions.FACE_OUTPUTS, has_identity=model.has_identity
+        chosen,
+        (*functions.FACE_OUTPUTS, _REEXPRESSED),
+        has_identity=model.has_identity,
     )
 
 
+def _program(model: FaceCycle, outputs: tuple[str, ...]) -> _Program:
+    """Makes the function of one or two images that computes the outputs."""
+    of_face = tuple(name for name in outputs if name != _REEXPRESSED)
+
+    def of_one(images: jax.Array) -> functions.Arrays:
+        return functions.face_outputs(
+            model.forward, model.trees, images, outputs=of_face
+        )
+
+    def of_two(images: jax.Array, driver: jax.Array) -> functions.Arrays:
+        found = of_one(images) if of_face else {}
+        drawn = functions.reexpress(model.forward, model.trees, images, driver)
+        return {**found, **drawn}
+
+    if _REEXPRESSED in outputs:
+        return _Program(of_two, ("images", "driver"), outputs)
+    return _Program(of_one, ("images",), outputs)
+
+
+def _specifications(program: _Program, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of a program's inputs, for any number of images."""
+    shape: Any = ("n", size, size, 3)
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    return dict.fromkeys(program.inputs, images)
+
+
+def _run_onnx(data: bytes, *images: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs an ONNX program of one or two images."""
+    names = ("images", "driver")[: len(images)]
+    return run_onnx(data, dict(zip(names, images, strict=True)))
+
+
 def compare(
-    model: FaceCycle, outputs: tuple[str, ...], data: bytes
+    model: FaceCycle,
+    program: _Program,
+    run: Callable[..., Any],
+    *,
+    weights: str = "float32",
 ) -> dict[str, dict[str, Any]]:
     """Compares an exported program with the model, on random images.
 
     Args:
       model: the model.
-      outputs: names of what the program computes.
-      data: the program.
+      program: what was exported.
+      run: runs the exported program on its inputs.
+      weights: dtype of the weights in the exported program.
 
     Returns:
       Shape and dtype of each output.
@@ -204,16 +344,24 @@ def compare(
       RuntimeError: If the program computes something else, which is a defect.
     """
     shape = (_COMPARED, model.size, model.size, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    expected = model.outputs(images, outputs)
-    found = run_stablehlo(data, images)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in program.inputs]
+    found = run(*images)
+
+    of_face = [name for name in program.outputs if name != _REEXPRESSED]
+    expected = model.outputs(images[0], of_face) if of_face else {}
+    if _REEXPRESSED in program.outputs:
+        expected[_REEXPRESSED] = model.reexpress(*images)
+
+    computed = model.model["dtype"]
+    precision = computed if computed != "float32" else weights
 
     described = {}
-    for name in outputs:
+    for name in program.outputs:
         ours = expected[name]
         theirs = np.asarray(found[name])
         bounds = _LEVELS_WITHIN if ours.dtype == np.uint8 else _NUMBERS_WITHIN
-        within = bounds[model.model["dtype"]]
+        within = bounds[precision]
 
         same_kind = (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
         difference = np.inf

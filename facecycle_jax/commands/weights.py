@@ -49,13 +49,14 @@ def add(commands: "Subcommands") -> None:
     torch.set_defaults(run=import_torch)
 
     export = commands.add_parser(
-        "export", help="make a model folder, a program or a Space of a training run"
+        "export",
+        help="make a model folder, a program, a web page or a Space of a training run",
     )
     export.add_argument(
         "run_or_checkpoint",
         metavar="RUN",
-        help="workdir of a run, or WORKDIR/checkpoints/STEP; for --space and programs "
-        "also a model",
+        help="workdir of a run, or WORKDIR/checkpoints/STEP; for --space, programs "
+        "and pages also a model",
     )
     export.add_argument("--out", help="the folder to make; must not exist")
     _add_options(export, licence=exported.NOT_STATED)
@@ -154,7 +155,7 @@ def import_torch(arguments: argparse.Namespace) -> None:
 
 
 def export_run(arguments: argparse.Namespace) -> None:
-    """Makes a model folder, a program or a Space of a training run.
+    """Makes a model folder, a program, a page or a Space of a training run.
 
     Args:
       arguments: run_or_checkpoint, out, dtype, licence, framing, dataset, results and
@@ -167,6 +168,9 @@ def export_run(arguments: argparse.Namespace) -> None:
     """
     exported.check_options(arguments)
 
+    if arguments.format == exported.WEB:
+        exported.write_web_page(arguments)
+        return
     if arguments.format != exported.FOLDER:
         exported.write_program(arguments)
         return

@@ -154,22 +154,32 @@ def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) ->
     return _select({"reexpressed": drawn}, ("reexpressed",))
 
 
-def prepare(forward: FaceNetworks, trees: Tree, images: jax.Array) -> Arrays:
+def prepare(
+    forward: FaceNetworks,
+    trees: Tree,
+    images: jax.Array,
+    *,
+    outputs: tuple[str, ...] = (),
+) -> Arrays:
     """Computes what drawing faces with other motion needs of them.
 
     Args:
       forward: the networks.
       trees: parameters by network name.
       images: uint8 [N, S, S, 3].
+      outputs: names of `FACE_OUTPUTS` to compute as well.
 
     Returns:
       Their motion_code [N, D], and the trunk's maps of their neutral faces: conv2_1 [N,
-      S/2, S/2, C2] and conv3_1 [N, S/4, S/4, C3], all float32.
+      S/2, S/2, C2] and conv3_1 [N, S/4, S/4, C3], all float32; and the outputs.
     """
-    found = _cycle(forward, trees, images, _needed(("neutral",), FACE_OUTPUTS))
+    needed = _needed(("neutral", *outputs), FACE_OUTPUTS)
+    found = _cycle(forward, trees, images, needed)
+
     maps = forward.features(trees, found["neutral"]).trunk
     kept = {name: value.astype(jnp.float32) for name, value in maps.items()}
-    return {"motion_code": found["motion_code"], **kept}
+    drawn = _select(found, outputs)
+    return {"motion_code": found["motion_code"], **kept, **drawn}
 
 
 def express(

@@ -21,6 +21,7 @@ from facecycle_jax.jax_names import (
     default_matmul_precision,
     is_placed_by_type,
 )
+from facecycle_jax.ops.portable import is_portable
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -59,7 +60,7 @@ def conv(
     `jax.lax.conv_general_dilated`. Backends other than the CPU compile the same
     operations as for that function. It is called directly where the CPU's forms do not
     apply: inside `jax.shard_map`, on meshes with explicit axes, for an empty batch, for
-    symbolic shapes and for negative padding.
+    symbolic shapes, for negative padding and within `portable_forms`.
 
     Args:
       x: [N, H, W, C].
@@ -97,6 +98,9 @@ def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
 
     They count positions and slice rows, and do not support sharded types.
     """
+    if is_portable():
+        return False
+
     sizes = (*x.shape, *kernel.shape)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return False

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.ops import _sampling
+from facecycle_jax.ops.portable import by_platform, is_portable
 
 PADDINGS = ("zeros", "border", "reflection")
 MODES = ("bilinear", "nearest")
@@ -102,7 +103,9 @@ def grid_sample(
     flat_image = image.reshape(count, *image.shape[-3:])
     flat_grid = grid.reshape(count, grid.shape[-3] * grid.shape[-2], 2)
 
-    sample = _sample_plain if implementation == "autodiff" else _sample
+    # Other programs know no derivative rules.
+    plain = implementation == "autodiff" or is_portable()
+    sample = _sample_plain if plain else _sample
     out = sample(flat_image, flat_grid, options)
     return out.reshape(*lead, *grid.shape[-3:-1], image.shape[-1])
 
@@ -156,7 +159,7 @@ def _by_platform(
         return gather(*operands)
 
     matmul = functools.partial(function, "matmul")
-    return jax.lax.platform_dependent(*operands, tpu=matmul, default=gather)
+    return by_platform(*operands, tpu=matmul, default=gather)
 
 
 def _taps(shape: tuple[int, ...], grid: jax.Array, options: _Options) -> _sampling.Taps:

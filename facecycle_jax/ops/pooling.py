@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from facecycle_jax.ops.portable import by_platform
+
 
 def _averages(length: int, parts: int) -> np.ndarray:
     """Computes weights [parts, length] of means over parts of an axis.
@@ -63,7 +65,13 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H // 2, W // 2, C].
     """
-    return lax.platform_dependent(x, cpu=_largest_by_pairs, default=_largest_of_windows)
+    # onnxruntime pools the last axes only.
+    return by_platform(
+        x,
+        cpu=_largest_by_pairs,
+        portable=_largest_by_pairs,
+        default=_largest_of_windows,
+    )
 
 
 def _largest_of_windows(x: jax.Array) -> jax.Array:

@@ -43,13 +43,16 @@ def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
         )
     source_height, source_width = images.shape[-3:-1]
 
+    # A letter for each leading axis: onnxruntime takes an ellipsis for the axes of the
+    # first operand, which has none.
+    lead = "klmnopqrst"[: images.ndim - 3]
     if source_height != height:
         rows = jnp.asarray(_interpolation_matrix(source_height, height), images.dtype)
-        images = jnp.einsum("hi,...iwc->...hwc", rows, images)
+        images = jnp.einsum(f"hi,{lead}iwc->{lead}hwc", rows, images)
 
     if source_width != width:
         columns = jnp.asarray(_interpolation_matrix(source_width, width), images.dtype)
-        images = jnp.einsum("wj,...hjc->...hwc", columns, images)
+        images = jnp.einsum(f"wj,{lead}hjc->{lead}hwc", columns, images)
     return images
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from facecycle_jax.ops.conv import conv
+from facecycle_jax.ops.portable import by_platform
 
 
 def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -31,7 +32,7 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
             f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, "
             f"got {kernel.shape}."
         )
-    return lax.platform_dependent(x, kernel, cpu=_by_phases, default=_by_zero_filling)
+    return by_platform(x, kernel, cpu=_by_phases, default=_by_zero_filling)
 
 
 def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:

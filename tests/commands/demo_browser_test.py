@@ -18,7 +18,7 @@ import urllib.parse
 import pytest
 import tiny_model
 
-from facecycle_jax.commands import demo
+from facecycle_jax.commands import demo, example_faces
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = [
@@ -147,6 +147,11 @@ def keep(browser, name):
         browser.save_screenshot(str(pathlib.Path(folder) / f"{name}.png"))
 
 
+def similarity(browser):
+    (line,) = find(browser, "#similarity")
+    return line.text
+
+
 def loaded(browser, place):
     """Says whether every image of a row is there and has pixels."""
     return browser.execute_script(
@@ -166,12 +171,22 @@ def test_the_page_from_loading_to_closing(page, browser, tmp_path):
     assert browser.title == "FaceCycle"
     keep(browser, "1_loaded")
 
-    (one, two), *_ = demo.write_examples(tmp_path)
+    # The page begins with the first example's results.
+    wait_for(lambda: "Cosine similarity" in similarity(browser), "the similarities")
+    wait_for(
+        lambda: loaded(browser, "first") and loaded(browser, "second"), "the images"
+    )
+    before = similarity(browser)
+
+    *_, (one, two) = example_faces.write_examples(tmp_path)
     upload(browser, "first", one)
     upload(browser, "second", two)
     wait_for(lambda: len(find(browser, "#first img, #second img")) == 2, "the previews")
     find(browser, "#exchange")[0].click()
-    wait_for(lambda: "Cosine similarity" in browser.page_source, "the similarities")
+    wait_for(
+        lambda: "Cosine similarity" in similarity(browser) != before,
+        "the similarities of other faces",
+    )
     wait_for(
         lambda: loaded(browser, "first") and loaded(browser, "second"), "the images"
     )

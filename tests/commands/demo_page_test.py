@@ -38,7 +38,8 @@ def examples(folder):
 demo_page.serve(
     lambda first, second, crop: Result(first),
     adjust=lambda faces, *sliders: np.full((2, 8, 8, 3), faces, np.uint8),
-    shown=["Input"], examples=examples, port=None, browser=False,
+    shown={"input": ("Input", "What the model sees.")}, moved="input",
+    examples=examples, port=None, browser=False,
 )
 """
 HOST = "127.0.0.1:7860"

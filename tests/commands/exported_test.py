@@ -58,10 +58,48 @@ def test_a_stablehlo_program_computes_what_the_model_does_for_any_batch(
     assert difference.max() <= 1
 
     interface = json.loads((out / "interface.json").read_text())
-    assert interface["input"] == {"shape": ["n", 64, 64, 3], "dtype": "uint8"}
+    described = {"shape": ["n", 64, 64, 3], "dtype": "uint8"}
+    assert interface["inputs"] == {"images": described}
     assert interface["outputs"]["motion_code"]["shape"] == ["n", 16]
     assert interface["outputs"]["neutral"]["dtype"] == "uint8"
     assert interface["licence"] == "CC0"
+
+
+@pytest.mark.slow
+def test_an_onnx_program_computes_what_the_model_does_for_any_batch(
+    folder, tmp_path, capsys
+):
+    pytest.importorskip("jax2onnx", reason="needs the extra `onnx`")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    out = tmp_path / "program"
+    names = ("motion_code", "identity_code", "flow", "neutral", "mean_face")
+    wanted = ",".join((*names, "reexpressed"))
+    given = (folder, "--format", "onnx", "--outputs", wanted, "--out", out)
+    assert run(*given) == 0, capsys.readouterr().err
+
+    session = onnxruntime.InferenceSession(out / "program.onnx")
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    driver = rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    values = session.run(None, {"images": images, "driver": driver})
+    found = dict(zip(wanted.split(","), values, strict=True))
+
+    devices = jax.devices()[:1]
+    model = FaceCycle(tiny_model.trees(), model=tiny_model.MODEL, devices=devices)
+    expected = model.outputs(images, names)
+    expected["reexpressed"] = model.reexpress(images, driver)
+    for name, array in found.items():
+        assert array.dtype == expected[name].dtype
+        tolerance = 1 if array.dtype == np.uint8 else 1e-4
+        difference = np.abs(array.astype(np.float64) - expected[name])
+        assert difference.max() <= tolerance, name
+
+    interface = json.loads((out / "interface.json").read_text())
+    assert list(interface["inputs"]) == ["images", "driver"]
+    assert interface["framing"]["left_eye"] == [0.36, 0.41]
+    assert interface["normalisation"]["mean"] == [0.485, 0.456, 0.406]
+    stored = session.get_modelmeta().custom_metadata_map["facecycle"]
+    assert json.loads(stored)["framing"] == interface["framing"]
 
 
 def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
@@ -72,7 +110,7 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
         "run_stablehlo",
         lambda data, x: {"motion_code": np.ones((len(x), 16))},
     )
-    monkeypatch.setattr(exported, "to_stablehlo", lambda program, *, size: b"")
+    monkeypatch.setattr(exported, "to_stablehlo", lambda program, **options: b"")
     given = (folder, "--format", "stablehlo", "--outputs", "motion_code")
     assert run(*given, "--out", tmp_path / "program") == 70
     assert "computes another motion_code" in capsys.readouterr().err
@@ -86,6 +124,15 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
         (("--format", "stablehlo"), "export needs --out DIR, --space DIR or both"),
         (("--format", "stablehlo", "--space", "s"), "needs --out DIR and no --space"),
         (("--format", "stablehlo", "--out", "p", "--outputs", "x"), "outputs must be"),
+        (("--out", "p", "--with-runtime", "r"), "--with-runtime is of --format web"),
+        (
+            ("--format", "web", "--out", "p", "--outputs", "flow"),
+            "--outputs is of prog",
+        ),
+        (
+            ("--format", "onnx", "--out", "p", "--dtype", "bfloat16"),
+            "--dtype of --form",
+        ),
         (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
     ],
 )
