@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Not in the paper.
     config.loss.folding_weight = 0.0  # above 0 keeps flows invertible
     config.loss.bending_weight = 0.0  # above 0 keeps flows smooth
+    config.loss.warped_weight = 0.0  # above 0 keeps neutral faces sharp
     config.loss.saturation_weight = 0.0  # above 0 keeps codes inside (-1, 1)
     config.loss.generator = True  # False: train flows alone, on warped images
     config.loss.flow_side = 0  # pixels of those images; 0: all

@@ -198,6 +198,9 @@ class LossOptions(NamedTuple):
         invertible. Not in the paper.
       bending_weight: weight of `losses.bending` (motion cycle), which keeps flows
         smooth. Not in the paper.
+      warped_weight: weight of the L1 distance of neutral faces to the warped inputs
+        (motion cycle), where the flow points into the image. Without it the generator
+        blurs what differs between two images. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
         which keeps their final tanh out of its flat parts. Not in the paper.
       perceptual: 'gram' (the paper's), 'feature' (compares maps position by position,
@@ -233,6 +236,7 @@ class LossOptions(NamedTuple):
     contrast_temperature: float = 0.1
     folding_weight: float = 0.0
     bending_weight: float = 0.0
+    warped_weight: float = 0.0
     saturation_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False

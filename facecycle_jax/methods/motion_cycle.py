@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from facecycle_jax.losses import bending, folding, l1, saturation, ssim_loss, symmetry
 from facecycle_jax.methods.base import (
@@ -156,6 +157,12 @@ def motion_cycle(
             "symmetry/neutral": (options.symmetry_weight, symmetry(p["neutral"])),
             **_flow_terms(p, x, options),
         }
+        if options.warped_weight:
+            # Where the flow points outside the image, the warped input shows nothing.
+            inside = warp(jnp.ones_like(x[..., :1]), p["flow"], clamp=True)
+            shown = jax.lax.stop_gradient(inside * p["warped"])
+            drawn = jax.lax.stop_gradient(inside) * p["neutral"]
+            terms["l1/neutral_warped"] = (options.warped_weight, l1(drawn, shown))
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
             sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]

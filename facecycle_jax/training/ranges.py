@@ -92,6 +92,7 @@ RANGES: Mapping[str, Range] = {
     "loss.contrast_weight": _WEIGHT,
     "loss.contrast_temperature": _POSITIVE,
     "loss.bending_weight": _WEIGHT,
+    "loss.warped_weight": _WEIGHT,
     "loss.folding_weight": _WEIGHT,
     "loss.saturation_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
