@@ -13,7 +13,7 @@ import pytest
 from drawn import drawn_state
 from PIL import Image
 
-from facecycle_jax import methods
+from facecycle_jax import methods, ops
 from facecycle_jax.methods.base import exchange, weighted_total
 from facecycle_jax.networks.face_networks import FaceFeatures, make_face_networks
 from facecycle_jax.ops import normalise
@@ -266,23 +266,36 @@ def test_networks_can_be_kept_from_training():
             methods.make({**plain, "freeze": names}).init(jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["folding", "saturation"])
-def test_costs_of_flow_and_code_join_the_total_on_request(name):
+def test_costs_that_the_paper_lacks_join_the_total_on_request():
     _, params, frozen = made("motion_cycle")
+    terms = {
+        "bending_weight": ("bending/flow", 2.0),
+        "folding_weight": ("folding/flow", 3.0),
+        "saturation_weight": ("saturation/code", 5.0),
+        "warped_weight": ("l1/neutral_warped", 7.0),
+    }
+    weights = {field: weight for field, (_, weight) in terms.items()}
     plain, costly = (
         jax.jit(methods.make(config("motion_cycle", loss=loss)).loss)(
             params, frozen, batch(), None
         )
-        for loss in ({}, {f"{name}_weight": 3.0})
+        for loss in ({}, weights)
     )
-    added = set(costly[1].terms) - set(plain[1].terms)
-    assert len(added) == 1
-    assert added.pop().startswith(f"{name}/")
-    cost = costly[1].terms["folding/flow" if name == "folding" else "saturation/code"]
-    np.testing.assert_allclose(costly[0], plain[0] + 3 * cost, rtol=1e-6)
-    # Flows of initial weights need not fold; codes always have a saturation.
-    if name == "saturation":
-        assert float(cost) > 0
+
+    found = costly[1].terms
+    assert set(found) - set(plain[1].terms) == {term for term, _ in terms.values()}
+    added = sum(weight * found[term] for term, weight in terms.values())
+    np.testing.assert_allclose(costly[0], plain[0] + added, rtol=1e-6)
+
+    # Flows of initial weights bend, but need not fold; codes have a saturation.
+    assert float(found["bending/flow"]) > 0
+    assert float(found["saturation/code"]) > 0
+
+    # Neutral faces and warped inputs are compared where the flow stays inside.
+    shown = costly[1].images
+    inside = ops.warp(np.ones_like(shown["input"]), shown["flow"], clamp=True)
+    distance = np.abs(inside * (shown["neutral"] - shown["warped"])).mean()
+    np.testing.assert_allclose(found["l1/neutral_warped"], distance, rtol=1e-5)
 
 
 def both_inits(*chosen):
