@@ -126,14 +126,16 @@ def test_the_linear_protocol_learns_from_both_features_of_a_method(
     monkeypatch.setattr(tasks, "read_fer2013", halves)
     monkeypatch.setattr(comparison, "COMPONENTS", 8)
     options = ComparisonOptions(
-        fer2013="somewhere", probes=("linear",), epochs=6, people=8
+        fer2013="somewhere", probes=("linear",), epochs=30, people=8
     )
 
     result = evaluate_method(peer(), options)
     figures = result["tasks"]["fer2013"]
-    for feature in (AUTHORS, COMMON):
-        assert list(figures[feature]) == ["linear protocol %"]
-        assert figures[feature]["linear protocol %"] > 80
+    assert {name: list(cells) for name, cells in figures.items()} == {
+        AUTHORS: ["linear protocol %"],
+        COMMON: ["linear protocol %"],
+    }
+    assert min(cells["linear protocol %"] for cells in figures.values()) > 80, figures
     assert not any("diverged" in note for note in result["notes"])
 
 
