@@ -18,6 +18,8 @@ from facecycle_jax.networks.vgg import read_vgg_npz
 
 # Of the JPEGs; below 90 blocks become visible at this size.
 _QUALITY = 90
+# Of the order of tracks.
+_SEED = 0
 # What a zip file needs for an entry in addition to its data and twice its name, and at
 # its end.
 _PER_ENTRY = 30 + 46
@@ -47,8 +49,9 @@ def pack(
 ) -> Packed:
     """Packs images of folders into a zip file of small JPEGs.
 
-    Every track gives one image before any gives a second one, and the images of a track
-    are spread evenly over it, however many there are. The images of the first root are
+    Every track gives two images, which training pairs, before any gives a third one.
+    Where not even that fits, tracks are left out at random. The images of a track are
+    spread evenly over it, however many there are. The images of the first root are
     in a folder 0 of the file, those of the second in 1, each with the path that it has
     below its root.
 
@@ -145,10 +148,14 @@ def _in_fair_order(tracks: Sequence[FoundTrack]) -> Iterator[tuple[int, str]]:
         found = track.paths()
         paths.append([found[number] for number in _spread(len(found))])
 
-    for turn in range(max(map(len, paths), default=0)):
-        for place, ordered in enumerate(paths):
-            if turn < len(ordered):
-                yield place, ordered[turn]
+    # The same tracks every time.
+    places = np.random.default_rng(_SEED).permutation(len(paths)).tolist()
+    longest = max(map(len, paths), default=0)
+    for start in (0, *range(2, longest)):
+        images = slice(start, start + (1 if start else 2))
+        for place in places:
+            for path in paths[place][images]:
+                yield place, path
 
 
 def _spread(count: int) -> list[int]:

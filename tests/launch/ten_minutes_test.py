@@ -75,7 +75,7 @@ def test_everything_is_packed_where_it_fits(roots, tmp_path):
 def test_a_limit_leaves_every_track_as_many_images(roots, tmp_path):
     out = tmp_path / "frames.zip"
     whole = packing.pack(roots, out, limit=10**6, side=16)
-    limit = round(0.55 * whole.size)
+    limit = round(0.75 * whole.size)
     packed = packing.pack(roots, out, limit=limit, side=16)
     assert not packed.complete
     assert packed.size == out.stat().st_size <= limit
@@ -91,6 +91,11 @@ def test_a_limit_leaves_every_track_as_many_images(roots, tmp_path):
 
     # They are spread over the video.
     assert all(set(frames) >= {0, 4} for frames in videos)
+
+    # Where little fits, tracks are left out, and the others still give pairs.
+    few = packing.pack(roots, out, limit=round(0.3 * whole.size), side=16)
+    assert few.tracks < 5
+    assert few.frames in (2 * few.tracks - 1, 2 * few.tracks)
 
 
 def test_a_limit_for_no_image_is_one_sentence(roots, tmp_path):
