@@ -47,7 +47,8 @@ _STYLE = """
 #results .caption { min-height: 62px; }
 #results .caption p { margin: 0; font-size: 13px; line-height: 1.3; }
 #results .caption p:first-child { font-weight: 600; font-size: 14px; }
-#results .block { aspect-ratio: 1; height: auto !important; }
+#results [id^="first_"], #results [id^="second_"] { aspect-ratio: 1;
+  height: auto !important; min-width: 0 !important; }
 @media (max-width: 640px) {
   .gradio-container main { padding: 8px 10px !important; }
 }
