@@ -47,7 +47,8 @@ _STYLE = """
 #results .caption { min-height: 62px; }
 #results .caption p { margin: 0; font-size: 13px; line-height: 1.3; }
 #results .caption p:first-child { font-weight: 600; font-size: 14px; }
-#results .block { aspect-ratio: 1; height: auto !important; }
+#results [id^="first_"], #results [id^="second_"] { aspect-ratio: 1;
+  height: auto !important; min-width: 0 !important; }
 @media (max-width: 640px) {
   .gradio-container main { padding: 8px 10px !important; }
 }
@@ -328,39 +329,25 @@ def _sliders() -> list[Any]:
     """Makes the sliders of strength, yaw and pitch."""
     import gradio as gr
 
+    def slider(name: str, about: str, least: float, most: float, value: float) -> Any:
+        return gr.Slider(
+            least,
+            most,
+            value,
+            step=0.05 if most < _TURN else 1,
+            label=name,
+            info=about,
+            elem_id=name.lower(),
+            min_width=140,
+        )
+
     with gr.Row():
-        return [
-            gr.Slider(
-                0,
-                1.5,
-                1,
-                step=0.05,
-                label="Strength",
-                info="Of the other's motion",
-                elem_id="strength",
-                min_width=140,
-            ),
-            gr.Slider(
-                -_TURN,
-                _TURN,
-                0,
-                step=1,
-                label="Yaw",
-                info="Degrees to the right",
-                elem_id="yaw",
-                min_width=140,
-            ),
-            gr.Slider(
-                -_TURN,
-                _TURN,
-                0,
-                step=1,
-                label="Pitch",
-                info="Degrees down",
-                elem_id="pitch",
-                min_width=140,
-            ),
+        made = [
+            slider("Strength", "Of the other's motion", 0, 1.5, 1),
+            slider("Yaw", "Degrees to the right", -_TURN, _TURN, 0),
+            slider("Pitch", "Degrees down", -_TURN, _TURN, 0),
         ]
+    return made
 
 
 def _launch(

@@ -206,10 +206,10 @@ def write_program(arguments: argparse.Namespace) -> None:
         )
 
     name = _FILES[arguments.format]
+    run: Callable[..., Any] = _run_onnx if is_onnx else run_stablehlo
     with new_folder(arguments.out, last=_INTERFACE) as partial:
         (partial / name).write_bytes(data)
         written = (partial / name).read_bytes()
-        run = _run_onnx if is_onnx else run_stablehlo
         described = compare(
             model,
             program,

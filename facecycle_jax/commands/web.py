@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from facecycle_jax.commands import example_faces
@@ -23,12 +24,14 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import new_folder
 from facecycle_jax.inference import functions
 from facecycle_jax.inference.face_cycle import FaceCycle
-from facecycle_jax.interop.onnx_program import to_onnx
+from facecycle_jax.interop.onnx_program import run_onnx, to_onnx
 
 _INDEX = "index.html"
 _STATIC = (_INDEX, "page.css", "page.js")
 _SETTINGS = "settings.json"
 _RUNTIME = "runtime"
+# Largest difference of a drawn image from the model's, in levels of 255.
+_LEVELS_WITHIN = 12
 # The part of onnxruntime-web that runs on CPUs: its module and its WebAssembly.
 _SCRIPT = "ort.wasm.bundle.min.mjs"
 _BINARY = "ort-wasm-simd-threaded.wasm"
@@ -159,44 +162,84 @@ def write_page(
 
 
 def _programs(model: FaceCycle) -> dict[str, bytes]:
-    """Converts the two programs of the page, for one face each."""
-    size = model.size
+    """Converts the two programs of the page, for one face each.
 
-    def prepare(images: jax.Array) -> functions.Arrays:
+    The first encodes a face, and the second draws it with a code. Both are run and
+    compared with the model.
+    """
+    size = model.size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    shapes = jax.eval_shape(
+        lambda images: functions.prepare(model.forward, model.trees, images), images
+    )
+
+    # The maps go from one program to the other as vectors: jax2onnx turns the axes of
+    # outputs that are maps of a convolution.
+    def encode(images: jax.Array) -> functions.Arrays:
         found = functions.prepare(
             model.forward, model.trees, images, outputs=("neutral",)
         )
         return {
             "motion_code": found["motion_code"],
             "neutral": found["neutral"],
-            "fine": found["conv2_1"],
-            "coarse": found["conv3_1"],
+            "fine": found["conv2_1"].reshape(1, -1),
+            "coarse": found["conv3_1"].reshape(1, -1),
         }
 
-    def express(
-        fine: jax.Array, coarse: jax.Array, codes: jax.Array
-    ) -> functions.Arrays:
-        return functions.express(model.forward, model.trees, fine, coarse, codes)
-
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    prepared = jax.eval_shape(prepare, images)
+    def draw(fine: jax.Array, coarse: jax.Array, codes: jax.Array) -> functions.Arrays:
+        return functions.express(
+            model.forward,
+            model.trees,
+            fine.reshape(shapes["conv2_1"].shape),
+            coarse.reshape(shapes["conv3_1"].shape),
+            codes,
+        )
 
     # What one program gives, the other takes. float16 halves the download.
-    return {
-        "prepare": to_onnx(
-            prepare, {"images": images}, outputs=tuple(prepared), weights="float16"
-        ),
-        "express": to_onnx(
-            express,
-            {
-                "fine": prepared["fine"],
-                "coarse": prepared["coarse"],
-                "codes": prepared["motion_code"],
-            },
-            outputs=("expressed",),
-            weights="float16",
-        ),
+    given = jax.eval_shape(encode, images)
+    taken = {
+        "fine": given["fine"],
+        "coarse": given["coarse"],
+        "codes": given["motion_code"],
     }
+    programs = {
+        "prepare": to_onnx(
+            encode, {"images": images}, outputs=tuple(given), weights="float16"
+        ),
+        "express": to_onnx(draw, taken, outputs=("expressed",), weights="float16"),
+    }
+    _check(model, programs)
+    return programs
+
+
+def _check(model: FaceCycle, programs: Mapping[str, bytes]) -> None:
+    """Raises RuntimeError if the programs draw other faces than the model."""
+    shape = (2, model.size, model.size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    prepared = [
+        run_onnx(programs["prepare"], {"images": image[None]}) for image in images
+    ]
+    found = run_onnx(
+        programs["express"],
+        {
+            "fine": prepared[0]["fine"],
+            "coarse": prepared[0]["coarse"],
+            "codes": prepared[1]["motion_code"],
+        },
+    )
+
+    # Levels of 255; float16 is less precise than the model.
+    pairs = {
+        "neutral": (prepared[0]["neutral"], model.neutral(images[:1])),
+        "expressed": (found["expressed"], model.reexpress(images[:1], images[1:])),
+    }
+    for name, (ours, expected) in pairs.items():
+        difference = np.abs(ours.astype(np.int32) - expected).max()
+        if difference > _LEVELS_WITHIN:
+            raise RuntimeError(
+                f"the page's program draws another {name}: largest difference "
+                f"{difference} levels"
+            )
 
 
 def _describe(file: pathlib.Path) -> dict[str, Any]:

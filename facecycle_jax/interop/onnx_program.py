@@ -18,8 +18,9 @@ from facecycle_jax.ops.portable import portable_forms
 Program = Callable[..., Mapping[str, jax.Array]]
 # The operations of this version are in onnxruntime from 1.18 (2024) on.
 OPSET = 21
-# Weights with fewer numbers stay float32 whatever is chosen for the others.
-_LARGE = 256
+# What reads the weights of networks. All other constants stay float32, such as the
+# coordinates of grids, which need its precision.
+_READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose"})
 
 
 def require_onnx() -> None:
@@ -46,7 +47,8 @@ def to_onnx(
         that it holds become part of the program.
       inputs: shapes and dtypes of the inputs by name, in the order of the function's
         arguments. A name such as 'n' in place of a size stands for any number.
-      outputs: names of the program's outputs, in their order.
+      outputs: names of the program's outputs, in their order. An output must not be
+        the input of a later convolution: jax2onnx may then turn its axes.
       weights: dtype in which weights are stored, 'float32' or 'float16'. The program
         computes in float32 with both.
       metadata: text by key that the file carries.
@@ -90,14 +92,20 @@ def to_onnx(
 
 
 def _store_in_float16(graph: Any) -> None:
-    """Stores the large weights of a graph in float16, with casts to float32."""
+    """Stores the weights of a graph in float16, with casts to float32."""
     from onnx import TensorProto, helper, numpy_helper
+
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
 
     kept = []
     casts = []
     for weight in graph.initializer:
         array = numpy_helper.to_array(weight)
-        if array.dtype != np.float32 or array.size < _LARGE:
+        is_read = readers.get(weight.name, set())
+        if array.dtype != np.float32 or not is_read or is_read - _READERS:
             kept.append(weight)
             continue
 
@@ -134,7 +142,12 @@ def run_onnx(data: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     require_onnx()
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    # Errors alone: it warns of constants that nothing reads.
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        data, options, providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     found = session.run(names, {name: np.asarray(x) for name, x in inputs.items()})
     return dict(zip(names, found, strict=True))

@@ -65,11 +65,11 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H // 2, W // 2, C].
     """
-    # onnxruntime pools the last axes only.
+    # onnxruntime pools the last axes only, so windows are no portable form.
     return by_platform(
         x,
         cpu=_largest_by_pairs,
-        portable=_largest_by_pairs,
+        portable=_largest_of_cells,
         default=_largest_of_windows,
     )
 
@@ -79,17 +79,26 @@ def _largest_of_windows(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
+def _largest_of_cells(x: jax.Array) -> jax.Array:
+    """Takes the maximum over two axes of the cells."""
+    return jnp.max(_cells(x), axis=(2, 4))
+
+
+def _cells(x: jax.Array) -> jax.Array:
+    """Splits a map into cells [N, H / 2, row of the cell, W / 2, column, C]."""
+    n, height, width, channels = x.shape
+    height, width = height // 2, width // 2
+    even = x[:, : 2 * height, : 2 * width]
+    return even.reshape(n, height, 2, width, 2, channels)
+
+
 def _largest_by_pairs(x: jax.Array) -> jax.Array:
     """Takes the maximum within rows, then across rows.
 
     XLA's CPU backend carries an index with every value of a windowed maximum, which is
     slow.
     """
-    n, height, width, channels = x.shape
-    height, width = height // 2, width // 2
-
-    # [N, H / 2, row of the cell, W / 2, column of the cell, C].
-    cells = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
+    cells = _cells(x)
     upper = _larger(cells[:, :, 0, :, 0], cells[:, :, 0, :, 1])
     lower = _larger(cells[:, :, 1, :, 0], cells[:, :, 1, :, 1])
     return _larger(upper, lower)
