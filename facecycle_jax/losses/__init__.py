@@ -10,12 +10,14 @@ from facecycle_jax.losses.contrast import (
     orthogonality,
 )
 from facecycle_jax.losses.cycle import (
+    bending,
     feature_loss,
     folding,
     gram_loss,
     gram_matrix,
     l1,
     margin,
+    mean_flow,
     saturation,
     ssim_loss,
     symmetry,
@@ -30,6 +32,7 @@ from facecycle_jax.losses.windowed import (
 
 __all__ = [
     "Curriculum",
+    "bending",
     "feature_loss",
     "folding",
     "gram_loss",
@@ -37,6 +40,7 @@ __all__ = [
     "info_nce",
     "l1",
     "margin",
+    "mean_flow",
     "mixed_logits",
     "mixed_logits_of_sets",
     "move_curriculum",

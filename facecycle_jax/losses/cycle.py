@@ -117,6 +117,51 @@ def _overlap(flow: jax.Array, axis: int) -> jax.Array:
     return jnp.mean(jnp.maximum(-steps, 0), axis=(-2, -1))
 
 
+def bending(flow: jax.Array) -> jax.Array:
+    """Computes how far a flow is from one that changes evenly from place to place.
+
+    A flow has a free vector at each place, so a loss on images alone lets it tear a
+    face. Shifts, scalings and shears have no second differences and cost nothing.
+
+    Args:
+      flow: [..., H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
+        3.
+
+    Returns:
+      float32 [...]: the mean square of the second differences along x, plus that along
+      y, summed over the two components. The unit is the distance of two places.
+    """
+    height, width = flow.shape[-3:-1]
+    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
+    places = flow.astype(jnp.float32) * distances
+
+    total = jnp.zeros(flow.shape[:-3])
+    for axis in (-3, -2):
+        second = jnp.diff(places, n=2, axis=axis)
+        total = total + jnp.mean(jnp.sum(second**2, axis=-1), axis=(-2, -1))
+    return total
+
+
+def mean_flow(flow: jax.Array) -> jax.Array:
+    """Computes the size of the mean of several flows.
+
+    Neutral faces are determined only up to a change that all of them share. Where the
+    mean is 0, they keep the place and size that faces have on average.
+
+    Args:
+      flow: [N, H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
+        2.
+
+    Returns:
+      float32 scalar: the mean square of the length of the mean. The unit is the
+      distance of two places.
+    """
+    height, width = flow.shape[-3:-1]
+    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
+    mean = jnp.mean(flow.astype(jnp.float32), axis=0) * distances
+    return jnp.mean(jnp.sum(mean**2, axis=-1))
+
+
 def saturation(code: jax.Array) -> jax.Array:
     """Computes the mean square of the input of the tanh that ends a code.
 

@@ -80,6 +80,7 @@ RANGES: Mapping[str, Range] = {
     "model.width": _POSITIVE,
     "model.encoder_width": _WEIGHT,
     "model.code_dim": _FROM_ONE,
+    "model.code_init": _POSITIVE,
     # Losses.
     "loss.vgg_width": _WEIGHT,
     "loss.perceptual_weight": _WEIGHT,
@@ -92,6 +93,9 @@ RANGES: Mapping[str, Range] = {
     "loss.contrast_temperature": _POSITIVE,
     "loss.folding_weight": _WEIGHT,
     "loss.saturation_weight": _WEIGHT,
+    "loss.bending_weight": _WEIGHT,
+    "loss.mean_flow_weight": _WEIGHT,
+    "loss.agreement_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
     "loss.ssim_range": _POSITIVE,
     # Optimiser.

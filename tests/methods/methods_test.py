@@ -250,7 +250,16 @@ def test_networks_can_be_kept_from_training():
             )
 
 
-@pytest.mark.parametrize("name", ["folding", "saturation"])
+REQUESTED = {
+    "folding": "folding/flow",
+    "bending": "bending/flow",
+    "mean_flow": "mean_flow/flow",
+    "saturation": "saturation/code",
+    "agreement": "l1/agreement",
+}
+
+
+@pytest.mark.parametrize("name", REQUESTED)
 def test_costs_of_flow_and_code_join_the_total_on_request(name):
     _, params, frozen = made("motion_cycle")
     plain, costly = (
@@ -260,13 +269,37 @@ def test_costs_of_flow_and_code_join_the_total_on_request(name):
         for loss in ({}, {f"{name}_weight": 3.0})
     )
     added = set(costly[1].terms) - set(plain[1].terms)
-    assert len(added) == 1
-    assert added.pop().startswith(f"{name}/")
-    cost = costly[1].terms["folding/flow" if name == "folding" else "saturation/code"]
+    assert added == {REQUESTED[name]}
+    cost = costly[1].terms[REQUESTED[name]]
     np.testing.assert_allclose(costly[0], plain[0] + 3 * cost, rtol=1e-6)
-    # Flows of initial weights need not fold; codes always have a saturation.
-    if name == "saturation":
+    # Flows of initial weights need not fold.
+    if name != "folding":
         assert float(cost) > 0
+
+
+def test_warped_faces_of_two_images_agree_where_flows_train_alone():
+    loss = {"perceptual": "none", "generator": False, "agreement_weight": 3.0}
+    method = methods.make(config(loss=loss))
+    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    warped = aux.images["warped"]
+    apart = jnp.mean(jnp.abs(warped[0::2] - warped[1::2]))
+    np.testing.assert_allclose(aux.terms["l1/agreement"], apart, rtol=1e-5)
+
+
+def test_terms_of_weight_zero_and_of_no_autoencoding_are_left_out():
+    loss = {"perceptual": "none", "ssim_weight": 0.0, "autoencoding": False}
+    method = methods.make(config(loss=loss))
+    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    assert set(aux.terms) == {
+        "l1/neutral_warped_back",
+        "l1/reconstruction",
+        "l1/warped_back",
+        "symmetry/neutral",
+        "symmetry/warped",
+        "total",
+    }
 
 
 def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
