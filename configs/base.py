@@ -26,8 +26,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict()
     config.model.width = 1.0  # multiplier on all channels; 1 is the paper's
     config.model.encoder_width = 0.0  # multiplier on the encoders' channels; 0: width
+    # generator adds to the warped image; not in the paper
+    config.model.image_skip = False
     config.model.image_size = 64  # pixels: 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
+    # standard deviation of the initial weights of the dense layers of the encoders
+    config.model.code_init = 0.01
     config.model.dtype = "float32"  # of computation: 'float32' or 'bfloat16'
     # features of generator and normaliser: frozen 'vgg', or 'learned'
     config.model.trunk = "vgg"
@@ -84,6 +88,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.frames_per_track = 0  # images of each person of the synthetic source
     # of lighting and background of synthetic faces; 0: all the same
     config.data.scene_variation = 1.0
+    # of poses and expressions of synthetic faces; 1: yaw up to 44 degrees
+    config.data.motion_variation = 1.0
 
     # Augmentation, on the device.
     config.augment = ml_collections.ConfigDict()

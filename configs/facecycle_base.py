@@ -7,11 +7,11 @@ Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*
   CelebA. Both are cut to the framing of docs/data.md by `facecycle frame`.
 Hardware: two CPU cores, four hours.
 What differs from the paper:
-  - starts from facecycle-small: its widths, its learned trunk, its turned heads. What
-    draws is widened on the way;
-  - a Gram loss thirty times as strong, on ImageNet's VGG-19, which makes faces sharp;
-    no network sees the VGG-19, so the model holds nothing of it;
-  - bending is penalised, which keeps flows smooth and faces natural;
+  - motion encoder and flow decoder go on from facecycle-small, alone at first, with a
+    loss that keeps flows smooth;
+  - the generator adds to the warped image, and learns with flows that stay as they are;
+  - a learned trunk; a Gram loss thirty times as strong, on ImageNet's VGG-19. No
+    network sees the VGG-19, so the model holds nothing of it;
   - the identity encoder is trained by contrast between people, then kept;
   - no noise in the generator, clipped gradients, averaged weights, folding penalised.
   docs/model_card.md describes the model.
@@ -36,40 +36,32 @@ WIDTH = 0.25
 def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Run in this order, each from those before.
-    config.stages = (
-        *("motion", "flow", "flow_refined", "wide"),
-        *("contrast", "light", "identity"),
-    )
+    config.stages = ("flow", "flow_refined", "motion", "contrast", "light", "identity")
 
-    # Faces become sharp, at the width of facecycle-small.
-    config.motion = _motion()
-    config.motion.init_from = "facecycle-small"
-    config.motion.batch_size = 4  # pairs of images
-    config.motion.num_steps = 1600  # steps
-
-    # Flows alone, which cost little, become smooth.
-    config.flow = _motion()
-    config.flow.loss.generator = False
-    config.flow.loss.bending_weight = 5.0
-    config.flow.batch_size = 8  # pairs of images
+    # Flows alone, which cost little: smooth ones in place of facecycle-small's.
+    config.flow = _flow()
+    config.flow.init_from = "facecycle-small"
+    config.flow.loss.bending_weight = 10.0
     config.flow.num_steps = 600  # steps
 
     # Less smooth ones turn heads farther.
-    config.flow_refined = _motion()
-    config.flow_refined.loss.generator = False
-    config.flow_refined.loss.bending_weight = 2.5
-    config.flow_refined.batch_size = 8  # pairs of images
+    config.flow_refined = _flow()
+    config.flow_refined.loss.bending_weight = 5.0
     config.flow_refined.num_steps = 450  # steps
 
-    # What draws gets twice as many channels, and learns to draw with these flows.
-    config.wide = _motion()
-    config.wide.init_widen = True
-    config.wide.model.width = WIDTH
-    config.wide.freeze = ("motion_encoder", "flow_decoder")
-    config.wide.batch_size = 4  # pairs of images
-    config.wide.num_steps = 820  # steps
-    config.wide.optimiser.schedule_epochs = (0, 0.4)
-    config.wide.optimiser.schedule_rates = (3e-4, 1e-4)
+    # The generator, which adds to what these flows warp.
+    config.motion = _shared(motion_cycle.get_config())
+    config.motion.init_widen = True
+    config.motion.model.width = WIDTH
+    config.motion.model.image_skip = True
+    config.motion.freeze = ("motion_encoder", "flow_decoder")
+    config.motion.loss.autoencoding = False  # no task with the skip
+    config.motion.loss.warped_weight = 1.0
+    config.motion.loss.agreement_weight = 1.0
+    config.motion.batch_size = 4  # pairs of images
+    config.motion.num_steps = 600  # steps
+    config.motion.optimiser.schedule_epochs = (0, 0.25)
+    config.motion.optimiser.schedule_rates = (3e-4, 1e-4)
 
     # The identity encoder alone, which draws nothing: large batches.
     config.contrast = _contrast()
@@ -80,12 +72,11 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.light = _contrast()
     config.light.augment.side_light = 85.0  # degrees
     config.light.augment.saturation = 1.0
-    config.light.num_steps = 300  # steps
+    config.light.num_steps = 150  # steps
 
     config.identity = _shared(identity_cycle.get_config())
-    config.identity.init_from = "facecycle-small"
-    config.identity.init_widen = True
     config.identity.model.width = WIDTH
+    config.identity.model.image_skip = True
     config.identity.freeze = ("identity_encoder",)
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
     config.identity.batch_size = 8  # pairs; the mean face is that of a batch
@@ -101,10 +92,13 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
 def _enlarge(config: ml_collections.ConfigDict) -> None:
     """Makes the changes of the sibling of the paper's width."""
     # Stage 1 in one part, and contrast too: a second one would be compiled anew.
-    for stage in ("flow", "flow_refined", "wide", "light"):
+    for stage in ("flow", "flow_refined", "light"):
         del config[stage]
     config.stages = ("motion", "contrast", "identity")
-    config.motion.loss.bending_weight = 2.5
+    config.motion.freeze = ()
+    config.motion.loss.bending_weight = 5.0
+    config.motion.loss.folding_weight = 2.0
+    config.motion.loss.saturation_weight = 0.05
     config.contrast.augment.side_light = 85.0  # degrees
     config.motion.max_minutes = 3.0
     config.contrast.max_minutes = 0.6
@@ -113,6 +107,7 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
     config.motion.batch_size = 32  # pairs of images
     config.contrast.batch_size = 256  # pairs of images
     config.identity.batch_size = 32  # pairs of images
+    config.motion.optimiser.schedule_epochs = (0,)
     config.motion.optimiser.schedule_rates = (2e-4,)
     config.identity.optimiser.schedule_rates = (2e-4,)
 
@@ -133,9 +128,11 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
         stage.keep_last = 1  # checkpoints
 
 
-def _motion() -> ml_collections.ConfigDict:
-    """Makes a part of stage 1."""
+def _flow() -> ml_collections.ConfigDict:
+    """Makes a part of stage 1 that only warps."""
     config = _shared(motion_cycle.get_config())
+    config.loss.generator = False
+    config.batch_size = 8  # pairs of images
     config.loss.folding_weight = 2.0
     config.loss.saturation_weight = 0.05
     config.optimiser.schedule_rates = (3e-4,)

@@ -25,6 +25,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.bending_weight = 0.0  # above 0 keeps flows smooth
     config.loss.warped_weight = 0.0  # above 0 keeps neutral faces sharp
     config.loss.saturation_weight = 0.0  # above 0 keeps codes inside (-1, 1)
+    # above 0 keeps faces where they are on average
+    config.loss.mean_flow_weight = 0.0
+    # above 0 compares the neutral faces of the two images of a pair
+    config.loss.agreement_weight = 0.0
+    config.loss.autoencoding = True  # False: no terms of images made of their own maps
     config.loss.generator = True  # False: train flows alone, on warped images
     config.loss.flow_side = 0  # pixels of those images; 0: all
 

@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.data.sources.synthetic import MOTION
 from facecycle_jax.data.sources.synthetic_truth import (
     compare_with_truth,
     describe_truth,
@@ -24,7 +25,10 @@ from facecycle_jax.viz import grid, save_png
 
 log = logging.getLogger(__name__)
 
-_TITLE = "Synthetic people not trained on; 'true' images are rendered, not generated"
+_TITLE = (
+    "Synthetic people not trained on, heads turned by {degrees:.0f} degrees at most; "
+    "'true' images are rendered, not generated"
+)
 
 
 def report_on_synthetic_faces(
@@ -65,21 +69,29 @@ def report_on_synthetic_faces(
         seed=config["seed"],
         size=model.size,
         scene_variation=config["data"].get("scene_variation", 1.0),
+        motion_variation=config["data"].get("motion_variation", 1.0),
         reexpress=lambda sources, drivers: exchange(model.trees, sources, drivers)[
             "reexpressed"
         ],
     )
+
+    # What was rendered: draws lie within two standard deviations.
+    variation = config["data"].get("motion_variation", 1.0)
+    degrees = 2 * MOTION["yaw"][1] * variation
 
     # One row a face, one column for each kind of image.
     rows = [
         [image[row] for image in images.values()] for row in range(config["panel_rows"])
     ]
     path = epath.Path(workdir) / "truth.png"
-    save_png(path, grid(rows, captions=list(images), title=_TITLE, font_size=15))
+    title = _TITLE.format(degrees=degrees)
+    save_png(path, grid(rows, captions=list(images), title=title, font_size=15))
 
     log.info(
-        "Synthetic people not trained on: mean absolute differences, fractions of full "
-        "brightness; lower is better.\n%s\nSee them in %s",
+        "Synthetic people not trained on, heads turned by %.0f degrees at most: mean "
+        "absolute differences, fractions of full brightness; lower is better.\n%s\n"
+        "See them in %s",
+        degrees,
         describe_truth(figures),
         path,
     )

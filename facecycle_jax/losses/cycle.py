@@ -118,35 +118,48 @@ def _overlap(flow: jax.Array, axis: int) -> jax.Array:
 
 
 def bending(flow: jax.Array) -> jax.Array:
-    """Computes the bending energy of a flow.
+    """Computes how far a flow is from one that changes evenly from place to place.
 
-    It is 0 for flows that move, scale, shear and turn the image as a whole. A flow that
-    is rough, which stretches a nose or flattens a mouth, costs much.
+    A flow has a free vector at each place, so a loss on images alone lets it tear a
+    face. Shifts, scalings and shears have no second differences and cost nothing.
 
     Args:
       flow: [..., H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
         3.
 
     Returns:
-      float32 [...]: the mean of the squared second differences, in squared pixels of
-      the flow, added up over x and y.
-
-    References:
-      Rueckert et al., "Nonrigid registration using free-form deformations", IEEE
-      Transactions on Medical Imaging 1999, equation 7.
+      float32 [...]: the mean square of the second differences along x, plus that along
+      y, summed over the two components. The unit is the distance of two places.
     """
     height, width = flow.shape[-3:-1]
-    scale = jnp.array([(width - 1) / 2, (height - 1) / 2])
-    pixels = flow.astype(jnp.float32) * scale
+    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
+    places = flow.astype(jnp.float32) * distances
 
-    along_x = jnp.diff(pixels, n=2, axis=-2)
-    along_y = jnp.diff(pixels, n=2, axis=-3)
-    mixed = jnp.diff(jnp.diff(pixels, axis=-2), axis=-3)
+    total = jnp.zeros(flow.shape[:-3])
+    for axis in (-3, -2):
+        second = jnp.diff(places, n=2, axis=axis)
+        total = total + jnp.mean(jnp.sum(second**2, axis=-1), axis=(-2, -1))
+    return total
 
-    def energy(difference: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.sum(jnp.square(difference), axis=-1), axis=(-2, -1))
 
-    return energy(along_x) + 2 * energy(mixed) + energy(along_y)
+def mean_flow(flow: jax.Array) -> jax.Array:
+    """Computes the size of the mean of several flows.
+
+    Neutral faces are determined only up to a change that all of them share. Where the
+    mean is 0, they keep the place and size that faces have on average.
+
+    Args:
+      flow: [N, H, W, 2], (x, y) in units where 2 is the whole image; H and W at least
+        2.
+
+    Returns:
+      float32 scalar: the mean square of the length of the mean. The unit is the
+      distance of two places.
+    """
+    height, width = flow.shape[-3:-1]
+    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
+    mean = jnp.mean(flow.astype(jnp.float32), axis=0) * distances
+    return jnp.mean(jnp.sum(mean**2, axis=-1))
 
 
 def saturation(code: jax.Array) -> jax.Array:

@@ -203,6 +203,12 @@ class LossOptions(NamedTuple):
         blurs what differs between two images. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
         which keeps their final tanh out of its flat parts. Not in the paper.
+      mean_flow_weight: weight of `losses.mean_flow` over the (global) batch (motion
+        cycle), which keeps faces where they are on average. Not in the paper.
+      agreement_weight: weight of the L1 distance between the neutral faces of the two
+        images of an item (motion cycle). Without the generator, both are warped images.
+        With it, the generated neutral face of one image is compared with the other
+        image, warped, which gets no gradient. Not in the paper.
       perceptual: 'gram' (the paper's), 'feature' (compares maps position by position,
         which a Gram matrix cannot) or 'none' (no VGG in training at all).
       gram_normalise: whether to divide Gram matrices by the channels too. The original
@@ -210,6 +216,8 @@ class LossOptions(NamedTuple):
       noise: whether the generator adds noise while training, as the paper's does. The
         noise has unit variance, which is large compared with the maps of a learned
         trunk.
+      autoencoding: whether the generator also makes each image of its own maps (motion
+        cycle). With `model.image_skip` that is no task. The paper has it.
       generator: whether to use the generator. Without it, and without every term of its
         images, the motion cycle trains motion encoder and flow decoder on warped images
         alone, and the identity cycle its encoder by contrast alone, at a fraction of
@@ -238,9 +246,12 @@ class LossOptions(NamedTuple):
     bending_weight: float = 0.0
     warped_weight: float = 0.0
     saturation_weight: float = 0.0
+    mean_flow_weight: float = 0.0
+    agreement_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False
     noise: bool = True
+    autoencoding: bool = True
     generator: bool = True
     flow_side: int = 0
     exchange_identity: bool = False

@@ -17,7 +17,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import bending, folding, l1, saturation, ssim_loss, symmetry
+from facecycle_jax.losses import (
+    bending,
+    folding,
+    l1,
+    mean_flow,
+    saturation,
+    ssim_loss,
+    symmetry,
+)
 from facecycle_jax.methods.base import (
     Aux,
     LossOptions,
@@ -150,13 +158,21 @@ def motion_cycle(
         # Weight and value of each term.
         terms: WeightedTerms = {
             "l1/reconstruction": (pixel, l1(p["reconstruction"], x)),
-            "l1/autoencoded": (pixel, l1(p["autoencoded"], x)),
             "l1/neutral_warped_back": (pixel, l1(p["neutral_warped_back"], x)),
-            "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
-            "ssim/autoencoded": (ssim, dissimilarity("autoencoded")),
             "symmetry/neutral": (options.symmetry_weight, symmetry(p["neutral"])),
             **_flow_terms(p, x, options),
         }
+        if options.autoencoding:
+            terms["l1/autoencoded"] = (pixel, l1(p["autoencoded"], x))
+        if ssim:
+            terms["ssim/reconstruction"] = (ssim, dissimilarity("reconstruction"))
+        if ssim and options.autoencoding:
+            terms["ssim/autoencoded"] = (ssim, dissimilarity("autoencoded"))
+        if options.agreement_weight:
+            # What the other image shows where the warp is right.
+            other = jax.lax.stop_gradient(exchange(p["warped"]))
+            distance = l1(p["neutral"], other)
+            terms["l1/agreement"] = (options.agreement_weight, distance)
         if options.warped_weight:
             # Where the flow points outside the image, the warped input shows nothing.
             inside = warp(jnp.ones_like(x[..., :1]), p["flow"], clamp=True)
@@ -202,7 +218,13 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
             back = warp(exchange(warped), p["backward_flow"], clamp=True)
             compared = {**p, "warped": warped, "warped_back": back}
 
-        total, reported = weighted_total(_flow_terms(compared, target, options))
+        terms = _flow_terms(compared, target, options)
+        if options.agreement_weight:
+            # The two images of an item show one person, who has one neutral face.
+            distance = l1(compared["warped"], exchange(compared["warped"]))
+            terms["l1/agreement"] = (options.agreement_weight, distance)
+
+        total, reported = weighted_total(terms)
         return total, Aux(reported, p)
 
     return Method(init, loss)
@@ -223,17 +245,20 @@ def _flow_terms(
     """
     pixel = options.pixel_weight
     ssim = options.ssim_weight
-    dissimilarity = ssim_loss(x, p["warped_back"], value_range=options.ssim_range)
 
     terms: WeightedTerms = {
         "l1/warped_back": (1.5 * pixel, l1(p["warped_back"], x)),
-        "ssim/warped_back": (1.5 * ssim, dissimilarity),
         "symmetry/warped": (0.5 * options.symmetry_weight, symmetry(p["warped"])),
     }
+    if ssim:
+        dissimilarity = ssim_loss(x, p["warped_back"], value_range=options.ssim_range)
+        terms["ssim/warped_back"] = (1.5 * ssim, dissimilarity)
     if options.folding_weight:
         terms["folding/flow"] = (options.folding_weight, folding(p["flow"]))
     if options.bending_weight:
         terms["bending/flow"] = (options.bending_weight, bending(p["flow"]))
+    if options.mean_flow_weight:
+        terms["mean_flow/flow"] = (options.mean_flow_weight, mean_flow(p["flow"]))
     if options.saturation_weight:
         terms["saturation/code"] = (options.saturation_weight, saturation(p["code"]))
     return terms

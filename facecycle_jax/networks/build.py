@@ -40,6 +40,8 @@ def build_networks(
     code_dim: int = 256,
     dtype: str = "float32",
     encoder_width: float = 0.0,
+    image_skip: bool = False,
+    code_init: float = 0.01,
 ) -> Networks:
     """Builds the modules of FaceCycle.
 
@@ -51,6 +53,9 @@ def build_networks(
       encoder_width: multiplier on the encoders' channels; 0 takes `width`. An encoder
         runs once for every three images of the generator, so a narrow model can afford
         wider encoders.
+      image_skip: whether the generator adds to the warped image and the normaliser to a
+        learned one, see there.
+      code_init: see `CodeEncoder`.
 
     Returns:
       The networks.
@@ -70,9 +75,11 @@ def build_networks(
 
     kind: Dtype = DTYPES[dtype]
     return Networks(
-        encoder=CodeEncoder(encoder_width or width, image_size, code_dim, kind),
+        encoder=CodeEncoder(
+            encoder_width or width, image_size, code_dim, kind, code_init
+        ),
         flow_decoder=FlowDecoder(width, image_size, kind),
-        generator=Generator(width, kind),
-        normaliser=Normaliser(width, kind),
+        generator=Generator(width, kind, image_skip),
+        normaliser=Normaliser(width, kind, image_skip),
         trunk=VGG19("conv3_1", width, kind),
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.build import DTYPES, Networks, build_networks
 from facecycle_jax.networks.encoder import LAYERS
+from facecycle_jax.networks.generator import IMAGE_CHANNELS, pack_image
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
 from facecycle_jax.ops import backward_flow
 
@@ -100,13 +101,24 @@ class FaceNetworks(NamedTuple):
             # The loss's taps include those of the trunk, so one pass is enough.
             maps = self._vgg_maps(trees, images, LOSS_TAPS if for_loss else TRUNK_TAPS)
             trunk = {name: maps[name] for name in TRUNK_TAPS}
+            trunk = self._with_image(trunk, images)
             return FaceFeatures(trunk=trunk, loss=maps if for_loss else {})
 
         trunk = self._apply(
             self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS
         )
+        trunk = self._with_image(trunk, images)
         loss = self.loss_features(trees, images) if for_loss else {}
         return FaceFeatures(trunk=trunk, loss=loss)
+
+    def _with_image(self, trunk: Features, images: jax.Array) -> Features:
+        """Packs images behind the channels of conv2_1 if the generator adds to them."""
+        if not self.networks.generator.image_skip:
+            return trunk
+
+        packed = pack_image(images.astype(jnp.float32))
+        fine = trunk["conv2_1"].astype(jnp.float32)
+        return {**trunk, "conv2_1": jnp.concatenate([fine, packed], axis=-1)}
 
     def loss_features(self, trees: Trees, images: jax.Array) -> Features:
         """Computes the maps of the perceptual loss; none where no VGG is used."""
@@ -178,7 +190,7 @@ def make_face_networks(
 
     Args:
       model: mapping with width, image_size, code_dim, dtype, trunk ('vgg' or 'learned')
-        and perhaps encoder_width.
+        and perhaps encoder_width, image_skip and code_init.
       vgg_width: channel multiplier of the VGG-19; None takes 1.
       vgg_for_loss: whether a VGG-19 is there for the loss when the trunk is learned.
       remat: see `FaceNetworks`.
@@ -199,6 +211,8 @@ def make_face_networks(
         image_size=model["image_size"],
         code_dim=model["code_dim"],
         encoder_width=model.get("encoder_width", 0.0),
+        image_skip=model.get("image_skip", False),
+        code_init=model.get("code_init", 0.01),
         dtype=model["dtype"],
     )
 
@@ -267,4 +281,10 @@ def _blank_features(forward: FaceNetworks) -> Features:
     shapes = jax.eval_shape(
         lambda: trunk.init_with_output(key, image, taps=TRUNK_TAPS)[0]
     )
-    return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    blank = {
+        name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()
+    }
+    if forward.networks.generator.image_skip:
+        extra = ((0, 0), (0, 0), (0, 0), (0, IMAGE_CHANNELS))
+        blank["conv2_1"] = jnp.pad(blank["conv2_1"], extra)
+    return blank

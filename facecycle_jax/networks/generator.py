@@ -16,6 +16,26 @@ from facecycle_jax.ops import warp
 # Two 3x3 convolutions reach the zeros around a map from up to two places away. In a map
 # of this side, all places but the middle one do.
 MEAN_SIDE = 5
+# Channels of an image of half the side that holds every pixel of the whole one.
+IMAGE_CHANNELS = 12
+
+
+def pack_image(images: jax.Array) -> jax.Array:
+    """Moves blocks of 2x2 pixels into channels, [N, H, W, 3] to [N, H/2, W/2, 12]."""
+    count, height, width, channels = images.shape
+    blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
+        count, height // 2, width // 2, 4 * channels
+    )
+
+
+def unpack_image(packed: jax.Array) -> jax.Array:
+    """Undoes `pack_image`, [N, H/2, W/2, 12] to [N, H, W, 3]."""
+    count, height, width, channels = packed.shape
+    blocks = packed.reshape(count, height, width, 2, 2, channels // 4)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
+        count, 2 * height, 2 * width, channels // 4
+    )
 
 
 class NoiseEncoding(nn.Module):
@@ -79,6 +99,9 @@ class Generator(nn.Module):
       width: multiplier on all channel counts; 1 is the paper's network (12.85 M
         parameters).
       dtype: computation dtype.
+      image_skip: whether the result is added to the warped image, which is then packed
+        behind the channels of conv2_1. The networks learn what a warp cannot show, and
+        images are sharp from the start. Not in the paper.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
@@ -86,6 +109,7 @@ class Generator(nn.Module):
 
     width: float = 1.0
     dtype: Dtype = jnp.float32
+    image_skip: bool = False
 
     @nn.compact
     def __call__(
@@ -109,6 +133,7 @@ class Generator(nn.Module):
         """
         dtype = self.dtype
         fine = features["conv2_1"].astype(dtype)
+        image = features["conv2_1"][..., -IMAGE_CHANNELS:] if self.image_skip else None
         coarse = features["conv3_1"].astype(dtype)
 
         if flow is not None:
@@ -145,4 +170,10 @@ class Generator(nn.Module):
         x = nn.relu(UpConv(half, dtype, name="up2")(x))
         x = layer(x, "conv2", 128)
         x = conv(x, features=3, kernel=3, name="to_rgb", dtype=dtype, init="default")
-        return x.astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        if image is None:
+            return x
+
+        # The image itself, warped as the loss warps images.
+        image = unpack_image(image.astype(jnp.float32))
+        return x + (image if flow is None else warp(image, flow, clamp=True))

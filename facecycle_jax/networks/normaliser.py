@@ -62,6 +62,8 @@ class Normaliser(nn.Module):
       width: multiplier on all channel counts; 1 is the paper's network (9.46 M
         parameters).
       dtype: computation dtype.
+      image_skip: whether faces are a learned image plus what the decoder makes. The
+        mean face then has no long way through the decoder. Not in the paper.
 
     References:
       FaceCycle (ICCV 2021), section 3.2.
@@ -69,12 +71,13 @@ class Normaliser(nn.Module):
 
     width: float = 1.0
     dtype: Dtype = jnp.float32
+    image_skip: bool = False
 
     def setup(self) -> None:
         """Builds the layers; all but the two modulations are shared."""
         self.remove_identity = Modulation(self.dtype)
         self.restore_identity = Modulation(self.dtype)
-        self.decoder = NormaliserDecoder(self.width, self.dtype)
+        self.decoder = NormaliserDecoder(self.width, self.dtype, self.image_skip)
 
     def __call__(
         self, features: jax.Array, code: jax.Array
@@ -113,10 +116,12 @@ class NormaliserDecoder(nn.Module):
     Attributes:
       width: multiplier on all channel counts.
       dtype: computation dtype.
+      image_skip: whether a learned image is added.
     """
 
     width: float = 1.0
     dtype: Dtype = jnp.float32
+    image_skip: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -150,4 +155,8 @@ class NormaliserDecoder(nn.Module):
         x = conv(
             x, features=3, kernel=1, name="to_rgb", dtype=self.dtype, init="default"
         )
-        return x.astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        if not self.image_skip:
+            return x
+
+        return x + self.param("image", nn.initializers.zeros, x.shape[1:])

@@ -61,12 +61,15 @@ def build_model(model: Any) -> Built:
 
     Args:
       model: mapping with width, image_size, code_dim, dtype and trunk. Optionally
-        vgg_width, the channel multiplier of a trunk 'vgg' (default 1), and
-        encoder_width, the channel multiplier of the encoders (default 0: width).
+        vgg_width, the channel multiplier of a trunk 'vgg' (default 1), encoder_width,
+        the channel multiplier of the encoders (default 0: width), and image_skip,
+        whether the generator adds to the warped image (default False). code_init, of
+        initial weights, is left out.
 
     Returns:
       The networks, and the configuration as plain numbers and strings. It has vgg_width
-      exactly if the trunk is 'vgg', and encoder_width if that is above 0.
+      exactly if the trunk is 'vgg', encoder_width if that is above 0, and
+      image_skip if that is True.
 
     Raises:
       UserError: If a field is missing, unknown or out of range; it names the field.
@@ -75,7 +78,7 @@ def build_model(model: Any) -> Built:
         raise UserError(f"model must be a mapping of fields, got {shorten(model)}.")
 
     fields = {str(name): value for name, value in model.items()}
-    known = (*ORIGINAL_MODEL, "vgg_width", "encoder_width")
+    known = (*ORIGINAL_MODEL, "vgg_width", "encoder_width", "image_skip", "code_init")
     missing = [name for name in ORIGINAL_MODEL if name not in fields]
     unknown = [name for name in fields if name not in known]
     if missing or unknown:
@@ -97,6 +100,14 @@ def build_model(model: Any) -> Built:
         checked["vgg_width"] = _number({"vgg_width": 1.0, **fields}, "vgg_width")
     if fields.get("encoder_width", 0) != 0:
         checked["encoder_width"] = _number(fields, "encoder_width")
+
+    if fields.get("image_skip", False) is not False:
+        if fields["image_skip"] is not True:
+            raise UserError(
+                "model.image_skip must be true or false, got "
+                f"{shorten(fields['image_skip'])}."
+            )
+        checked["image_skip"] = True
 
     # Building checks what is left: known sizes, dtypes and trunks.
     forward = make_face_networks(

@@ -81,6 +81,7 @@ RANGES: Mapping[str, Range] = {
     "model.width": _POSITIVE,
     "model.encoder_width": _WEIGHT,
     "model.code_dim": _FROM_ONE,
+    "model.code_init": _POSITIVE,
     # Losses.
     "loss.vgg_width": _WEIGHT,
     "loss.perceptual_weight": _WEIGHT,
@@ -95,6 +96,8 @@ RANGES: Mapping[str, Range] = {
     "loss.warped_weight": _WEIGHT,
     "loss.folding_weight": _WEIGHT,
     "loss.saturation_weight": _WEIGHT,
+    "loss.mean_flow_weight": _WEIGHT,
+    "loss.agreement_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
     "loss.ssim_range": _POSITIVE,
     # Optimiser.

@@ -19,9 +19,9 @@ MODEL = {
 }
 
 
-def trees():
+def trees(model=MODEL):
     """Parameters by network name."""
-    forward = make_face_networks(MODEL, vgg_for_loss=False)
+    forward = make_face_networks(model, vgg_for_loss=False)
 
     def both(key):
         return init_motion(forward, key) | init_identity(forward, key)

@@ -238,6 +238,14 @@ def test_faces_drawn_from_codes_are_those_drawn_from_images(model, faces):
     assert np.abs(own.astype(int) - model.reconstruct(faces[:1])).max() <= 1
 
 
+def test_prepared_faces_keep_the_image_that_a_skip_adds(faces):
+    config = {**tiny_model.MODEL, "image_skip": True}
+    model = FaceCycle(tiny_model.trees(config), model=config)
+    drawn = model.express(model.prepare(faces[:1]), model.motion_code(faces[1:]))
+    wanted = model.reexpress(faces[:1], faces[1:])
+    assert np.abs(drawn.astype(int) - wanted).max() <= 1
+
+
 def test_options_of_reexpress_change_what_is_drawn(
     model, faces, directions, monkeypatch
 ):

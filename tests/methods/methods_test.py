@@ -273,6 +273,8 @@ def test_costs_that_the_paper_lacks_join_the_total_on_request():
         "folding_weight": ("folding/flow", 3.0),
         "saturation_weight": ("saturation/code", 5.0),
         "warped_weight": ("l1/neutral_warped", 7.0),
+        "agreement_weight": ("l1/agreement", 11.0),
+        "mean_flow_weight": ("mean_flow/flow", 13.0),
     }
     weights = {field: weight for field, (_, weight) in terms.items()}
     plain, costly = (
@@ -290,6 +292,8 @@ def test_costs_that_the_paper_lacks_join_the_total_on_request():
     # Flows of initial weights bend, but need not fold; codes have a saturation.
     assert float(found["bending/flow"]) > 0
     assert float(found["saturation/code"]) > 0
+    assert float(found["mean_flow/flow"]) > 0
+    assert float(found["l1/agreement"]) > 0
 
     # Neutral faces and warped inputs are compared where the flow stays inside.
     shown = costly[1].images
@@ -303,6 +307,31 @@ def both_inits(*chosen):
     return jax.jit(lambda key: [method.init(key) for method in chosen])(
         jax.random.key(0)
     )
+
+
+def test_warped_faces_of_two_images_agree_where_flows_train_alone():
+    loss = {"perceptual": "none", "generator": False, "agreement_weight": 3.0}
+    method = methods.make(config(loss=loss))
+    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    warped = aux.images["warped"]
+    apart = jnp.mean(jnp.abs(warped[0::2] - warped[1::2]))
+    np.testing.assert_allclose(aux.terms["l1/agreement"], apart, rtol=1e-5)
+
+
+def test_terms_of_weight_zero_and_of_no_autoencoding_are_left_out():
+    loss = {"perceptual": "none", "ssim_weight": 0.0, "autoencoding": False}
+    method = methods.make(config(loss=loss))
+    params, frozen = jax.jit(method.init)(jax.random.key(0))
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    assert set(aux.terms) == {
+        "l1/neutral_warped_back",
+        "l1/reconstruction",
+        "l1/warped_back",
+        "symmetry/neutral",
+        "symmetry/warped",
+        "total",
+    }
 
 
 def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():

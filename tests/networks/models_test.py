@@ -23,7 +23,12 @@ from facecycle_jax.networks.face_networks import (
     init_motion,
     make_face_networks,
 )
-from facecycle_jax.networks.generator import NoiseEncoding
+from facecycle_jax.networks.generator import (
+    NoiseEncoding,
+    pack_image,
+    unpack_image,
+)
+from facecycle_jax.ops import warp
 
 TINY = {
     "width": 1 / 16,
@@ -269,6 +274,40 @@ def test_bfloat16_stays_near_float32(tiny):
         assert 0.0 < error < bound * spread
 
 
+def test_a_packed_image_holds_every_pixel_in_its_block():
+    image = images(2, 8)
+    packed = pack_image(image)
+    assert packed.shape == (2, 4, 4, 12)
+    np.testing.assert_array_equal(packed[:, 1, 2, 3:6], image[:, 2, 5])
+    np.testing.assert_array_equal(unpack_image(packed), image)
+
+
+def test_image_skips_add_the_warped_image_and_a_learned_one():
+    forward = make_face_networks({**TINY, "image_skip": True}, vgg_for_loss=False)
+    init = jax.jit(
+        lambda key: {**init_motion(forward, key), **init_identity(forward, key)}
+    )
+    trees = init(jax.random.key(0))
+
+    # Where the last layers make nothing, the images alone are left.
+    trees["generator"]["to_rgb"] = jax.tree.map(
+        jnp.zeros_like, trees["generator"]["to_rgb"]
+    )
+    decoder = trees["normaliser"]["decoder"]
+    decoder["to_rgb"] = jax.tree.map(jnp.zeros_like, decoder["to_rgb"])
+    decoder["image"] = images(1)[0]
+
+    x = images(2, seed=1)
+    flow = 0.3 * images(2, 16)[..., :2]
+    features = forward.features(trees, x)
+    np.testing.assert_allclose(forward.draw(trees, features, None), x)
+    drawn = forward.draw(trees, features, flow)
+    np.testing.assert_allclose(drawn, warp(x, flow, clamp=True), atol=1e-5)
+
+    mean_face = forward.remove_identity(trees, features, jnp.zeros((2, 16)))
+    np.testing.assert_allclose(mean_face[1], decoder["image"])
+
+
 def test_initial_weights_follow_the_paper():
     forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
     trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
@@ -276,6 +315,13 @@ def test_initial_weights_follow_the_paper():
     kernel = encoder["features"]["conv5_2"]["kernel"]
     assert abs(float(kernel.std()) / np.sqrt(2 / (9 * kernel.shape[-1])) - 1) < 0.02
     assert abs(float(encoder["hidden"]["kernel"].std()) / 0.01 - 1) < 0.02
+
+    # A config can ask for larger ones.
+    wider = make_face_networks({**TINY, "code_init": 0.1}, vgg_for_loss=False)
+    dense = jax.jit(lambda key: init_motion(wider, key))(jax.random.key(1))
+    kernel = dense["motion_encoder"]["code"]["kernel"]
+    assert abs(float(kernel.std()) / 0.1 - 1) < 0.1
+
     assert abs(float(decoder["conv3"]["kernel"].std()) / 0.05 - 1) < 0.02
     assert set(decoder["flow"]) == {"kernel"}
     assert float(jnp.abs(encoder["features"]["conv1_1"]["bias"]).max()) == 0.0

@@ -98,7 +98,11 @@ def test_folders_without_a_framing_are_read(tmp_path):
 @pytest.mark.parametrize(
     "stages", [("motion",), ("motion", "identity")], ids=["stage 1", "both"]
 )
-@pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
+@pytest.mark.parametrize(
+    "model",
+    [LEARNED, VGG, {**LEARNED, "image_skip": True}],
+    ids=["learned", "vgg", "image skip"],
+)
 def test_a_round_trip_keeps_every_bit(tmp_path, model, stages):
     trees = random_trees(model, stages)
     write(tmp_path / "new" / "model", trees, model)
@@ -269,6 +273,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"trunk": "resnet"}, "trunk must be"),
         ({"depth": 3}, "unknown field 'depth'"),
+        ({"image_skip": 1}, "model.image_skip must be true or false"),
     ],
 )
 def test_configurations_out_of_range_are_refused(change, message):

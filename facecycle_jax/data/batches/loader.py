@@ -386,6 +386,7 @@ def _synthetic(
         frames_per_track=options["frames_per_track"],
         size=size,
         scene_variation=options.get("scene_variation", 1.0),
+        motion_variation=options.get("motion_variation", 1.0),
     )
     people = np.unique(drawn["identity"])
     names = [f"synthetic-{person:06}" for person in people]

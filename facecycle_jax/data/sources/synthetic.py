@@ -90,9 +90,17 @@ def sample_identity(key: jax.Array) -> Parameters:
     return _sample(key, IDENTITY)
 
 
-def sample_motion(key: jax.Array) -> Parameters:
-    """Draws an expression and a head pose."""
-    motion = _sample(key, MOTION)
+def sample_motion(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
+    """Draws an expression and a head pose.
+
+    Args:
+      key: random key.
+      variation: factor of the standard deviations of `MOTION`, 0 or more.
+
+    Returns:
+      Parameters by name.
+    """
+    motion = _sample(key, MOTION, variation=variation)
     return motion | {
         "mouth_open": jnp.maximum(motion["mouth_open"], 0.0),
         "eye_open": jnp.clip(motion["eye_open"], 0.1, 1.2),
@@ -142,13 +150,19 @@ def render(
 
 @functools.partial(jax.jit, static_argnames=("frames", "size"))
 def _track(
-    key: jax.Array, *, frames: int, size: int, scene_variation: jax.Array
+    key: jax.Array,
+    *,
+    frames: int,
+    size: int,
+    scene_variation: jax.Array,
+    motion_variation: jax.Array,
 ) -> dict[str, Any]:
     """Renders one person: frames, neutral and mean face in the scene, and labels."""
     keys = jax.random.split(key, 3)
     identity = sample_identity(keys[0])
     scene = sample_scene(keys[1], variation=scene_variation)
-    motions = jax.vmap(sample_motion)(jax.random.split(keys[2], frames))
+    sample = functools.partial(sample_motion, variation=motion_variation)
+    motions = jax.vmap(sample)(jax.random.split(keys[2], frames))
 
     # Eight frames at once bound the memory of long tracks.
     draw = functools.partial(render, size=size)
@@ -173,6 +187,7 @@ def synthetic_tracks(
     frames_per_track: int,
     size: int,
     scene_variation: float = 1.0,
+    motion_variation: float = 1.0,
 ) -> dict[str, Any]:
     """Renders people, each in one track of one lighting and background.
 
@@ -184,6 +199,8 @@ def synthetic_tracks(
       size: side in pixels.
       scene_variation: how much lighting and background differ between people, 0 (not at
         all) or more; 1 is the variation of `SCENE`.
+      motion_variation: how much poses and expressions differ, 0 or more; 1 is the
+        variation of `MOTION`, whose yaw reaches 44 degrees.
 
     Returns:
       `frames`, uint8 [F, S, S, 3], and `identity`, int32 [F], person by person;
@@ -192,12 +209,14 @@ def synthetic_tracks(
       `identity_parameters` and `scene`, {name: [people]}. The arrays are read-only.
 
     Raises:
-      UserError: If a count is below 1 or the variation is negative.
+      UserError: If a count is below 1 or a variation is negative.
     """
-    if scene_variation < 0:
-        raise UserError(
-            f"data.scene_variation must be 0 or more, got {scene_variation}."
-        )
+    variations = {"scene": scene_variation, "motion": motion_variation}
+    for name, variation in variations.items():
+        if variation < 0:
+            raise UserError(
+                f"data.{name}_variation must be 0 or more, got {variation}."
+            )
     if identities < 1 or frames_per_track < 1:
         raise UserError(
             "synthetic faces need data.identities and data.frames_per_track of at "
@@ -205,7 +224,14 @@ def synthetic_tracks(
         )
 
     # New dicts, so that a caller who adds to one changes it for nobody else.
-    tracks = _all_tracks(seed, identities, frames_per_track, size, scene_variation)
+    tracks = _all_tracks(
+        seed,
+        identities,
+        frames_per_track,
+        size,
+        scene_variation,
+        motion_variation,
+    )
     return jax.tree.map(lambda leaf: leaf, tracks)
 
 
@@ -213,7 +239,12 @@ def synthetic_tracks(
 # next stage need the same one.
 @functools.lru_cache(maxsize=1)
 def _all_tracks(
-    seed: int, identities: int, frames_per_track: int, size: int, scene_variation: float
+    seed: int,
+    identities: int,
+    frames_per_track: int,
+    size: int,
+    scene_variation: float,
+    motion_variation: float,
 ) -> dict[str, Any]:
     """Renders all tracks into read-only arrays, because several callers share them."""
     log.info(
@@ -225,6 +256,7 @@ def _all_tracks(
         frames=frames_per_track,
         size=size,
         scene_variation=np.float32(scene_variation),
+        motion_variation=np.float32(motion_variation),
     )
 
     # One leaf [people, ...] for each array of a person.

@@ -59,6 +59,7 @@ def compare_with_truth(
     size: int,
     people: int = 32,
     scene_variation: float = 1.0,
+    motion_variation: float = 1.0,
     reexpress: Reexpress | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Compares generated faces with the true ones of people never trained on.
@@ -70,6 +71,7 @@ def compare_with_truth(
       size: side of the images in pixels.
       people: number of people, with two frames each.
       scene_variation: variation of lighting and background, see `synthetic_tracks`.
+      motion_variation: variation of poses and expressions.
       reexpress: maps sources and drivers, both uint8 [N, S, S, 3], to sources with the
         motion of the drivers; None: no exchange of motion.
 
@@ -100,6 +102,7 @@ def compare_with_truth(
         frames_per_track=2,
         size=size,
         scene_variation=scene_variation,
+        motion_variation=motion_variation,
     )
     frames = truth["frames"]
     drawn = {name: np.asarray(image) for name, image in draw(frames).items()}

@@ -125,6 +125,17 @@ def test_one_scene_for_everyone_where_scenes_do_not_vary():
         )
 
 
+def test_poses_and_expressions_vary_by_the_given_amount():
+    # The same draws, scaled about the mean.
+    options = {"identities": 3, "frames_per_track": 4, "size": 32}
+    whole = synthetic_tracks(0, **options)["motion"]["yaw"]
+    half = synthetic_tracks(0, **options, motion_variation=0.5)["motion"]["yaw"]
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-5)
+    assert np.abs(whole).max() > 10
+    with pytest.raises(ValueError, match="motion_variation must be 0 or more"):
+        synthetic_tracks(0, **options, motion_variation=-1.0)
+
+
 def test_a_set_is_rendered_once_and_shared_read_only(monkeypatch):
     first = synthetic_tracks(7, identities=2, frames_per_track=4, size=32)
     monkeypatch.setattr(synthetic, "_track", None)

@@ -83,6 +83,16 @@ def test_scenes_vary_by_the_given_amount():
     )
 
 
+def test_poses_vary_by_the_given_amount():
+    _, images = compare_with_truth(
+        lambda x: {"neutral": x}, seed=0, size=32, people=2, motion_variation=0.0
+    )
+    # The mean expression is no neutral one, but every head faces the camera.
+    faces = images["input"].astype(int)
+    for face, neutral in zip(faces, images["true neutral"].astype(int), strict=True):
+        np.testing.assert_allclose(face[:8], neutral[:8], atol=1)
+
+
 def test_people_are_others_than_those_of_training():
     _, images = compare_with_truth(lambda x: {"neutral": x}, seed=5, size=32, people=2)
     trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)[
