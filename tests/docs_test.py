@@ -42,6 +42,7 @@ NOT_RUN = {
     ". ": "activates an environment",
     "python3 -m venv": "makes an environment; every CI run does by make",
     "pip install": "needs a network; make installs the extras of dev",
+    "pip download": "needs a network",
     "uv ": "needs a network, as pip does",
     'python -c "import jax': "prints the devices of the machine",
     "facecycle train": "minutes to days; see commands/train_test.py",
@@ -52,6 +53,8 @@ NOT_RUN = {
     "export JAX_": "sets what processes find each other by",
     "python -m pytest": "runs tests, as this does",
     "python -m launch.compile_check": "compiles for TPUs; see launch/compile_check/",
+    "python -m launch.ten_minutes": "minutes; see launch/ten_minutes_test.py",
+    "python3 -m launch.ten_minutes": "minutes; see launch/ten_minutes_test.py",
     "facecycle compare": "minutes to days; see commands/compare_test.py",
     "facecycle evaluate": "needs the published sets; see evaluation/",
     "facecycle export": "needs a run; see storage/ and commands/exported_test.py",
@@ -74,7 +77,7 @@ FOREIGN = {
     "--signal": "sbatch",
     "--repo-type": "hf upload",
 }
-PLACEHOLDERS = {"config.FIELD"}
+PLACEHOLDERS = {"config.FIELD", "config.STAGE.FIELD"}
 
 PAGES = docs_commands.pages()
 NAMES = [path.name if path.parent == ROOT else f"docs/{path.name}" for path in PAGES]

@@ -78,9 +78,11 @@ def join(files: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
       UserError: If a file is missing or damaged.
       FileExistsError: If the folder exists.
     """
+    if not files:
+        raise UserError("there is no file model.00.xz: no model came back.")
     names = sorted(files, key=lambda path: path.name)
     numbers = [path.name.split(".")[-2] for path in names]
-    if not names or numbers != [f"{number:02}" for number in range(len(names))]:
+    if numbers != [f"{number:02}" for number in range(len(names))]:
         raise UserError(f"parts are missing, there are only {', '.join(numbers)}.")
 
     folder = out / names[0].name.split(".")[0]

@@ -207,21 +207,23 @@ def test_a_call_computes_only_what_it_returns(model, faces):
 
 
 def test_one_face_is_prepared_once_for_many_drivers(model, faces, monkeypatch):
-    pairs = model.reexpress(np.repeat(faces[:1], 5, axis=0), faces)
     counted = {}
 
-    def count(self, function, *images, **options):
-        name = getattr(function, "__name__", "")
-        counted[name] = len(images[0])
-        return run(self, function, *images, **options)
+    def run(self, function, *images, **options):
+        """Counts images and computes nothing."""
+        count = counted[function.__name__] = len(images[0])
+        codes = np.zeros((count, model.model["code_dim"]), np.float32)
+        blank = np.zeros((count, 1))
+        return {
+            "prepare": {"motion_code": codes, "conv2_1": blank, "conv3_1": blank},
+            "face_outputs": {"motion_code": codes},
+            "express": {"expressed": blank},
+            "reexpress": {"reexpressed": blank},
+        }[function.__name__]
 
-    run = Batches.run
-    monkeypatch.setattr(Batches, "run", count)
-    driven = model.reexpress(faces[0], faces)
+    monkeypatch.setattr(Batches, "run", run)
+    assert len(model.reexpress(faces[0], faces)) == 5
     assert counted == {"prepare": 1, "face_outputs": 5, "express": 5}
-
-    # A value half way between two levels may fall to either.
-    np.testing.assert_allclose(driven.astype(int), pairs, atol=1)
 
     # A pair, and several faces of one driver, are one pass.
     for sources in (faces[:1], faces[:3]):

@@ -178,6 +178,8 @@ def test_missing_and_damaged_parts_are_one_sentence(tmp_path):
     files = parts.cut(folder, tmp_path, limit=150_000)
     with pytest.raises(UserError, match="parts are missing"):
         parts.join(files[1:], tmp_path / "out")
+    with pytest.raises(UserError, match="no model came back"):
+        parts.join([], tmp_path / "out")
     files[0].write_bytes(files[0].read_bytes()[:-20])
     with pytest.raises(UserError, match="are damaged"):
         parts.join(files, tmp_path / "out")

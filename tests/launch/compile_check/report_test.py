@@ -7,6 +7,7 @@ import pytest
 
 from launch.compile_check import (
     Collective,
+    Kernels,
     Report,
     describe,
     largest_batch,
@@ -107,8 +108,23 @@ def test_gpus_are_hosts_and_gpus_of_each():
     assert topology.size == 16
     for part in ("core_count: 132", "major: 9 }", '"NVIDIA H100 80GB HBM3"'):
         assert part in topology.chip.target
+    assert parse_topology("h200:1x8").chip.memory > topology.chip.memory
     with pytest.raises(ValueError, match="of GPUs name the hosts"):
         parse_topology("h100:1x8", slices=2)
+
+
+def test_kernels_of_a_gpu_are_reported():
+    kernels = Kernels(
+        fusions=948,
+        triton=70,
+        libraries=(("cudnn$convForward", 18),),
+        others=(("copy", 149),),
+        bytes=10**9,
+    )
+    text = describe(dataclasses.replace(report(), kernels=kernels))
+    assert "948 fusions (70 by Triton), 18 library calls, 149 others" in text
+    assert "cudnn$convForward" in text
+    assert "kernels in a step" not in describe(report())
 
 
 def test_traffic_that_is_not_known_is_left_out():
