@@ -112,7 +112,7 @@ class FaceNetworks(NamedTuple):
         return FaceFeatures(trunk=trunk, loss=loss)
 
     def _with_image(self, trunk: Features, images: jax.Array) -> Features:
-        """Packs the images behind the channels of conv2_1 if the generator adds to them."""
+        """Packs images behind the channels of conv2_1 if the generator adds to them."""
         if not self.networks.generator.image_skip:
             return trunk
 

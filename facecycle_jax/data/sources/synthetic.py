@@ -90,9 +90,7 @@ def sample_identity(key: jax.Array) -> Parameters:
     return _sample(key, IDENTITY)
 
 
-def sample_motion(
-    key: jax.Array, *, variation: float | jax.Array = 1.0
-) -> Parameters:
+def sample_motion(key: jax.Array, *, variation: float | jax.Array = 1.0) -> Parameters:
     """Draws an expression and a head pose.
 
     Args:
@@ -216,7 +214,9 @@ def synthetic_tracks(
     variations = {"scene": scene_variation, "motion": motion_variation}
     for name, variation in variations.items():
         if variation < 0:
-            raise UserError(f"data.{name}_variation must be 0 or more, got {variation}.")
+            raise UserError(
+                f"data.{name}_variation must be 0 or more, got {variation}."
+            )
     if identities < 1 or frames_per_track < 1:
         raise UserError(
             "synthetic faces need data.identities and data.frames_per_track of at "
