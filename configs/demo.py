@@ -11,7 +11,7 @@ What differs from the paper:
   - networks that add to an image instead of drawing anew: the generator to the warped
     image, the normaliser to a learned one;
   - generator and normaliser of an eighth of the width, as are the encoders; a learned
-    trunk in place of VGG-19; no perceptual loss, no noise, SSIM in the second stage alone;
+    trunk in place of VGG-19; no perceptual loss, no noise, SSIM for whole flows alone;
   - losses that keep flows smooth and two neutral faces of a person alike, and other
     weights of the paper's;
   - higher learning rates, clipped gradients, averaged weights;
@@ -94,12 +94,12 @@ def get_config() -> ml_collections.ConfigDict:
         6.0  # draws the mean face towards everyone's neutral face
     )
     config.identity.loss.consensus_weight = 3.0  # keeps mean faces alike
-    config.identity.num_steps = 300  # steps
+    config.identity.num_steps = 200  # steps
     config.identity.optimiser.ema_decay = (
         0.95  # decay of the weight average; the stage is short
     )
     config.identity.optimiser.b2 = 0.999  # decay of the second moment
-    config.identity.optimiser.schedule_epochs = (0, 1, 6)  # first epoch of each piece
+    config.identity.optimiser.schedule_epochs = (0, 1, 4)  # first epoch of each piece
     config.identity.optimiser.schedule_rates = (
         2e-3,
         5e-3,

@@ -245,7 +245,7 @@ def test_training_and_the_quickstart_on_what_it_trained(tmp_path):
         for number in range(4):
             image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(image).save(frames / f"p{person}" / f"{number}.jpg")
-    small = {"WIDTH": 0.0625, "STEPS": (3, 4, 3), "PEOPLE": 24, "PANELS": 1}
+    small = {"WIDTH": 0.0625, "STEPS": (3, 3, 4, 3), "PEOPLE": 24, "PANELS": 1}
     text, images = execute(
         "training",
         tmp_path,

@@ -10,6 +10,10 @@ import jax.numpy as jnp
 
 from facecycle_jax.networks.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
 
+# Of the learned image over its parameters. Adam moves a parameter by its rate a step,
+# and an image has to move by 1 or 2.
+IMAGE_SCALE = 4.0
+
 
 class Modulation(nn.Module):
     """Instance normalisation, scaled and shifted by a code.
@@ -159,4 +163,5 @@ class NormaliserDecoder(nn.Module):
         if not self.image_skip:
             return x
 
-        return x + self.param("image", nn.initializers.zeros, x.shape[1:])
+        image = self.param("image", nn.initializers.zeros, x.shape[1:])
+        return x + IMAGE_SCALE * image
