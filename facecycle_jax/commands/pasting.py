@@ -212,7 +212,8 @@ def paste_video(
                 if square is not None
             ]
             any_face = any_face or bool(faces)
-            drawn = iter(draw(np.stack(faces)) if faces else ())
+            redrawn: Iterable[np.ndarray] = draw(np.stack(faces)) if faces else ()
+            drawn = iter(redrawn)
 
             for frame, square in held:
                 if square is None:
