@@ -19,8 +19,9 @@ Program = Callable[..., Mapping[str, jax.Array]]
 # The operations of this version are in onnxruntime from 1.18 (2024) on.
 OPSET = 21
 # What reads the weights of networks. All other constants stay float32, such as the
-# coordinates of grids, which need its precision.
-_READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose"})
+# coordinates of grids, which need its precision. A slice mirrors the kernels of
+# transposed convolutions.
+_READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Slice", "Transpose"})
 
 
 def require_onnx() -> None:
