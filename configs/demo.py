@@ -42,36 +42,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.flow.num_steps = 3600  # steps
     config.flow.log_every = 100  # steps
     config.flow.checkpoint_every = 1200  # steps
-    config.flow.optimiser.schedule_epochs = (
-        0,
-        6,
-        130,
-        175,
-    )  # first epoch of each piece
-    config.flow.optimiser.schedule_rates = (
-        1e-3,
-        3e-3,
-        1e-3,
-        3e-4,
-    )  # learning rate of each piece
+    # first epoch of each piece
+    config.flow.optimiser.schedule_epochs = (0, 6, 130, 175)
+    # learning rate of each piece
+    config.flow.optimiser.schedule_rates = (1e-3, 3e-3, 1e-3, 3e-4)
 
     # On whole images, where eyes, noses and mouths count as much as outlines.
     config.flow_fine = _flow()
     config.flow_fine.loss.ssim_weight = 3.0
     config.flow_fine.loss.bending_weight = 6.0
     config.flow_fine.num_steps = 400  # steps
-    config.flow_fine.optimiser.schedule_epochs = (
-        0,
-        1,
-        13,
-        18,
-    )  # first epoch of each piece
-    config.flow_fine.optimiser.schedule_rates = (
-        6e-4,
-        2e-3,
-        6e-4,
-        2e-4,
-    )  # learning rate of each piece
+    # first epoch of each piece
+    config.flow_fine.optimiser.schedule_epochs = (0, 1, 13, 18)
+    # learning rate of each piece
+    config.flow_fine.optimiser.schedule_rates = (6e-4, 2e-3, 6e-4, 2e-4)
 
     # The generator alone, with these flows.
     config.motion = _small(motion_cycle.get_config())
@@ -82,29 +66,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.motion.loss.agreement_weight = 3.0
     config.motion.num_steps = 260  # steps
     config.motion.optimiser.schedule_epochs = (0, 1, 6)  # first epoch of each piece
-    config.motion.optimiser.schedule_rates = (
-        1e-3,
-        2e-3,
-        5e-4,
-    )  # learning rate of each piece
+    # learning rate of each piece
+    config.motion.optimiser.schedule_rates = (1e-3, 2e-3, 5e-4)
 
     config.identity = _small(identity_cycle.get_config())
     config.identity.loss.pixel_weight = 3.0
-    config.identity.loss.margin_weight = (
-        6.0  # draws the mean face towards everyone's neutral face
-    )
+    # draws the mean face towards everyone's neutral face
+    config.identity.loss.margin_weight = 6.0
     config.identity.loss.consensus_weight = 3.0  # keeps mean faces alike
-    config.identity.num_steps = 200  # steps
-    config.identity.optimiser.ema_decay = (
-        0.95  # decay of the weight average; the stage is short
-    )
+    config.identity.num_steps = 300  # steps
+    # decay of the weight average; the stage is short
+    config.identity.optimiser.ema_decay = 0.95
     config.identity.optimiser.b2 = 0.999  # decay of the second moment
-    config.identity.optimiser.schedule_epochs = (0, 1, 4)  # first epoch of each piece
-    config.identity.optimiser.schedule_rates = (
-        2e-3,
-        5e-3,
-        1e-3,
-    )  # learning rate of each piece
+    config.identity.optimiser.schedule_epochs = (0, 1, 6)  # first epoch of each piece
+    # learning rate of each piece
+    config.identity.optimiser.schedule_rates = (2e-3, 5e-3, 1e-3)
     config.lock()
     return config
 
@@ -128,9 +104,8 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.width = 0.125  # multiplier on all channels
     config.model.code_init = 0.07  # standard deviation
     config.model.image_skip = True  # networks add to an image
-    config.model.trunk = (
-        "learned"  # instead of VGG-19, which would have to be downloaded
-    )
+    # instead of VGG-19, which would have to be downloaded
+    config.model.trunk = "learned"
     config.loss.perceptual = "none"  # without VGG-19 there is none
     config.loss.ssim_weight = 0.0  # costs time
     config.loss.noise = False  # large beside the maps of a learned trunk
@@ -145,9 +120,8 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.eval_fraction = 0.1  # of the people
     config.data.identities = 160  # people
     config.data.frames_per_track = 8  # images of each
-    config.data.scene_variation = (
-        0.25  # of light and background, which are not what is learned
-    )
+    # of light and background, which are not what is learned
+    config.data.scene_variation = 0.25
     config.data.motion_variation = 0.7  # of poses and expressions: yaw up to 31 degrees
 
     # Colours and framing of synthetic faces do not differ by chance.
