@@ -81,7 +81,8 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
     config.identity.batch_size = 8  # pairs; the mean face is that of a batch
     config.identity.num_steps = 400  # steps
-    config.identity.optimiser.schedule_rates = (5e-4,)
+    config.identity.loss.consensus_weight = 2.0
+    config.identity.optimiser.schedule_rates = (1e-3,)
 
     if size == "paper":
         _enlarge(config)
