@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.face_networks import Tree
@@ -38,18 +38,22 @@ def widen(narrow: Tree, shapes: Tree, *, seed: int = 0) -> Tree:
 
     wide = dict(narrow)
     for name, tree in narrow.items():
-        structure = jax.tree.structure(tree)
-        if name not in shapes or jax.tree.structure(shapes[name]) != structure:
+        # What a run keeps beside networks may be a single array.
+        if not isinstance(tree, dict):
             continue
 
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        sizes = [leaf.shape for leaf in jax.tree.leaves(shapes[name])]
-        widened = []
-        for (path, value), shape in zip(leaves, sizes, strict=True):
-            layer = jax.tree_util.keystr(path, simple=True, separator="/")
-            where = f"{name}/{layer}"
-            widened.append(_widen_array(np.asarray(value), shape, where, generator))
-        wide[name] = jax.tree.unflatten(structure, widened)
+        layers = flatten_dict(tree, sep="/")
+        wanted = flatten_dict(shapes.get(name, {}), sep="/")
+        if layers.keys() != wanted.keys():
+            continue
+
+        widened = {
+            layer: _widen_array(
+                np.asarray(value), wanted[layer].shape, f"{name}/{layer}", generator
+            )
+            for layer, value in layers.items()
+        }
+        wide[name] = unflatten_dict(widened, sep="/")
     return wide
 
 
