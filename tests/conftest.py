@@ -1,29 +1,18 @@
 """Eight fake devices, set before anything uses JAX; tests of one device name it.
 
 Nearly all the time of the suite is compilation, and nothing in it is timed: XLA's
-optimisation is off, which halves that time, and fused operations are compiled by its
-older emitters, which halves it again. Programs that several tests compile are compiled
-once: they are kept in a folder that goes when the suite ends. Processes that tests
-start inherit this.
+optimisation is off, which halves that time. Programs that several tests compile are
+compiled once: they are kept in a folder that goes when the suite ends. Processes that
+tests start inherit this.
 """
 
-import importlib.metadata
 import logging
 import os
 import shutil
 import tempfile
 
-# XLA ends the process at a flag that it does not have: jaxlib 0.11 lost the second one.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false"
-        if importlib.metadata.version("jaxlib").startswith(
-            ("0.7.", "0.8.", "0.9.", "0.10.")
-        )
-        else "",
-        os.environ.get("XLA_FLAGS", ""),
-    ]
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
 # The processes that share the tests share the programs, too.
 os.environ["FACECYCLE_PROGRAMS_OF_TESTS"] = os.environ.get(

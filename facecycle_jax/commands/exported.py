@@ -28,8 +28,6 @@ NOT_STATED = "not stated"
 # File of the program, by format.
 _FILES = {"stablehlo": "program.jax_export", "onnx": "program.onnx"}
 _INTERFACE = "interface.json"
-# Dtypes of the weights that an ONNX program can hold.
-_ONNX_DTYPES = ("float32", "float16")
 # The output of two images: the first with the motion of the second.
 _REEXPRESSED = "reexpressed"
 # Number of images with which a program is compared with the model.
@@ -103,11 +101,6 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UserError("--with-runtime is of --format web.")
     if arguments.format != FOLDER and (arguments.out is None or arguments.space):
         raise UserError(f"--format {arguments.format} needs --out DIR and no --space.")
-    if arguments.format == "onnx" and arguments.dtype not in _ONNX_DTYPES:
-        raise UserError(
-            f"--dtype of --format onnx must be {' or '.join(_ONNX_DTYPES)}, got "
-            f"{arguments.dtype}."
-        )
 
     # A program, and the Space of a model, have nowhere to keep these.
     is_onnx = arguments.format == "onnx"

@@ -129,10 +129,6 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
             ("--format", "web", "--out", "p", "--outputs", "flow"),
             "--outputs is of prog",
         ),
-        (
-            ("--format", "onnx", "--out", "p", "--dtype", "bfloat16"),
-            "--dtype of --form",
-        ),
         (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
     ],
 )

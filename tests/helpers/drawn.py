@@ -43,6 +43,7 @@ def drawn(
         values = {
             "kernel": lambda: normal * deviation(names, leaf.shape),
             "bias": lambda: np.zeros(leaf.shape),
+            "image": lambda: normal,
             "mean": lambda: np.zeros(leaf.shape),
             "scale": lambda: np.ones(leaf.shape),
             "var": lambda: np.ones(leaf.shape),

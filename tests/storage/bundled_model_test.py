@@ -75,8 +75,8 @@ def test_it_loads_anywhere_without_tensorflow(tmp_path):
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
     # The model was trained on no synthetic faces, turns heads by two thirds of the way,
-    # and draws sharp faces, so small shifts of edges count. The two frames of a person share lighting and background,
-    # so the difference is that of their motion.
+    # and draws sharp faces, so small shifts of edges count. The two frames of a person
+    # share lighting and background, so the difference is that of their motion.
     def difference(images):
         pairs = images.reshape(-1, 2, *images.shape[1:]).astype(np.float32)
         return np.abs(pairs[:, 0] - pairs[:, 1]).mean()

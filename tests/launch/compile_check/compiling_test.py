@@ -231,7 +231,7 @@ def test_a_mistake_in_the_command_is_one_line():
     )
     assert result.returncode == 2
     assert (
-        "--stage must be one of flow, motion, identity"
+        "--stage must be one of flow, flow_fine, motion, identity"
         in result.stderr.strip().splitlines()[-1]
     )
     assert "Traceback" not in result.stderr
