@@ -11,7 +11,6 @@ import sys
 import jax
 import numpy as np
 import optax
-from drawn import drawn_state
 
 from facecycle_jax.devices import make_mesh, replicated
 
@@ -38,9 +37,6 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     config = settings(method)
     mesh = make_mesh(devices)
     made = methods.make(config)
-    # Drawn by numpy, as compiling what draws them takes seconds on every mesh.
-    networks = jax.device_get(drawn_state(made))
-    made = made._replace(init=lambda key: networks)
     if not noise:
         loss = made.loss
         made = made._replace(

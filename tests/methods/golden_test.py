@@ -96,9 +96,8 @@ def run(stage: str) -> dict[str, Any]:
     optimiser = optax.adam(1e-4, b1=0.5, b2={"motion": 0.999, "identity": 0.9}[stage])
     opt_state = optimiser.init(params)
 
-    # Arrays of this size as constants would be folded while it compiles.
     @jax.jit
-    def step(params, opt_state, frozen, images):
+    def step(params, opt_state):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
             params, frozen, images, None
         )
@@ -107,7 +106,7 @@ def run(stage: str) -> dict[str, Any]:
 
     totals, first = [], None
     for _ in range(3):
-        params, opt_state, total, aux, grads = step(params, opt_state, frozen, images)
+        params, opt_state, total, aux, grads = step(params, opt_state)
         totals.append(float(total))
         first = first or (aux, grads)
     return {"totals": totals, "aux": first[0], "grads": first[1], "params": params}
@@ -207,7 +206,7 @@ def test_translation_agrees_with_reference():
     forward = make_face_networks(MODEL)
 
     @jax.jit
-    def translate(trees, images):
+    def translate(images):
         _, flow, back = forward.motion(trees, images)
         others_back = back[::-1]
         neutral = forward.draw(trees, forward.features(trees, images), flow)
@@ -220,7 +219,7 @@ def test_translation_agrees_with_reference():
         moved = forward.draw(trees, forward.features(trees, restored), others_back)
         return forward.draw(trees, of_neutral, others_back), mean, restored, moved
 
-    results = translate(trees, normalise(jnp.asarray(numbers["images_u8"][:2])))
+    results = translate(normalise(jnp.asarray(numbers["images_u8"][:2])))
     keys = ("rec_face", "mean_face", "renorm", "id{}_rec_face")
     for key, result in zip(keys, results, strict=True):
         for face in (1, 2):
