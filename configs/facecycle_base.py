@@ -98,8 +98,7 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
     config.stages = ("motion", "contrast", "identity")
     config.motion.freeze = ()
     config.motion.loss.bending_weight = 5.0
-    config.motion.loss.folding_weight = 2.0
-    config.motion.loss.saturation_weight = 0.05
+    _penalise(config.motion)
     config.contrast.augment.side_light = 85.0  # degrees
     config.motion.max_minutes = 3.0
     config.contrast.max_minutes = 0.6
@@ -134,10 +133,15 @@ def _flow() -> ml_collections.ConfigDict:
     config = _shared(motion_cycle.get_config())
     config.loss.generator = False
     config.batch_size = 8  # pairs of images
-    config.loss.folding_weight = 2.0
-    config.loss.saturation_weight = 0.05
+    _penalise(config)
     config.optimiser.schedule_rates = (3e-4,)
     return config
+
+
+def _penalise(config: ml_collections.ConfigDict) -> None:
+    """Penalises flows that fold and codes that saturate."""
+    config.loss.folding_weight = 2.0
+    config.loss.saturation_weight = 0.05
 
 
 def _contrast() -> ml_collections.ConfigDict:

@@ -58,7 +58,7 @@ def launcher_arguments(
     config: str,
     fields: Sequence[str],
     *,
-    workdir: str,
+    workdir: str | None = None,
     start_anew: bool = False,
     distributed: bool = False,
 ) -> list[str]:
@@ -68,7 +68,7 @@ def launcher_arguments(
       config: name of a config or path of a config file, perhaps followed by ':' and its
         argument.
       fields: 'field=value' each.
-      workdir: directory of the run.
+      workdir: directory of the run; None leaves it out, as `resolve` needs it.
       start_anew: the flag of that name.
       distributed: the flag of that name.
 
@@ -78,11 +78,9 @@ def launcher_arguments(
     Raises:
       UserError: If there is no such config, or a field has no value.
     """
-    command_line = [
-        "facecycle train",
-        f"--config={find_config(config)}",
-        f"--workdir={workdir}",
-    ]
+    command_line = ["facecycle train", f"--config={find_config(config)}"]
+    if workdir is not None:
+        command_line.append(f"--workdir={workdir}")
 
     for field in fields:
         name, equals, value = field.partition("=")

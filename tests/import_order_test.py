@@ -5,10 +5,9 @@ Imports go downward only, and tensorflow stays in data/ and training/metrics.
 
 import ast
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from blocked_imports import run_without
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "facecycle_jax"
@@ -114,36 +113,18 @@ def test_configs_import_ml_collections_only():
 
 def test_package_imports_without_tensorflow():
     code = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('tensorflow', 'torch', 'tensorboard'):\n"
-        "            raise ImportError(f'{name} is blocked')\n"
-        "sys.meta_path.insert(0, Block())\n"
         "import importlib, pkgutil, facecycle_jax\n"
         "for m in pkgutil.walk_packages(facecycle_jax.__path__, 'facecycle_jax.'):\n"
         "    if '.builders' not in m.name:\n"
         "        importlib.import_module(m.name)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    blocked = ("tensorflow", "torch", "tensorboard")
+    result = run_without(blocked, code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
 
 
 def test_benchmark_runs_on_a_bare_machine():
     """A machine may have JAX, Flax and Optax but neither clu nor ml_collections."""
-    code = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('tensorflow', 'torch', 'clu', "
-        "'ml_collections'):\n"
-        "            raise ImportError(f'{name} is blocked')\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import benchmarks.__main__\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    blocked = ("tensorflow", "torch", "clu", "ml_collections")
+    result = run_without(blocked, "import benchmarks.__main__", cwd=ROOT)
     assert result.returncode == 0, result.stderr

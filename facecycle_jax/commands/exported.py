@@ -199,16 +199,16 @@ def write_program(arguments: argparse.Namespace) -> None:
         )
 
     name = _FILES[arguments.format]
-    run: Callable[..., Any] = _run_onnx if is_onnx else run_stablehlo
     with new_folder(arguments.out, last=_INTERFACE) as partial:
         (partial / name).write_bytes(data)
         written = (partial / name).read_bytes()
-        described = compare(
-            model,
-            program,
-            lambda *images: run(written, *images),
-            weights=arguments.dtype,
-        )
+
+        def run(*images: np.ndarray) -> Any:
+            if not is_onnx:
+                return run_stablehlo(written, *images)
+            return run_onnx(written, dict(zip(program.inputs, images, strict=True)))
+
+        described = compare(model, program, run, weights=arguments.dtype)
 
         shape = ["n", model.size, model.size, 3]
         interface = {
@@ -307,12 +307,6 @@ def _specifications(program: _Program, size: int) -> dict[str, jax.ShapeDtypeStr
     shape: Any = ("n", size, size, 3)
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     return dict.fromkeys(program.inputs, images)
-
-
-def _run_onnx(data: bytes, *images: np.ndarray) -> dict[str, np.ndarray]:
-    """Runs an ONNX program of one or two images."""
-    names = ("images", "driver")[: len(images)]
-    return run_onnx(data, dict(zip(names, images, strict=True)))
 
 
 def compare(

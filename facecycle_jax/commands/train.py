@@ -8,7 +8,6 @@ from facecycle_jax.commands import shared_options
 from facecycle_jax.config_files import (
     as_command_line,
     config_names,
-    find_config,
     for_all_stages,
     launcher_arguments,
     resolve,
@@ -67,10 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
             "--workdir is missing: name the folder of the run, which will be made."
         )
 
-    default = resolve(["facecycle train", f"--config={find_config(arguments.config)}"])
+    # Only fields need to know what the config has.
+    fields = arguments.set
+    if fields:
+        default = resolve(launcher_arguments(arguments.config, []))
+        fields = for_all_stages(fields, default)
+
     command_line = launcher_arguments(
         arguments.config,
-        for_all_stages(arguments.set, default),
+        fields,
         workdir=arguments.workdir or "unused",
         start_anew=arguments.start_anew,
         distributed=arguments.distributed,

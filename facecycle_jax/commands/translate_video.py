@@ -113,7 +113,7 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
         framing=model.framing,
     )
     video = read_video(arguments.driver, max_frames=arguments.max_frames)
-    drivers = _driving_faces(arguments, model, video.frames, crop=arguments.crop)
+    drivers = _driving_faces(arguments, model, video.frames)
     count = 0
 
     def frames() -> Iterator[np.ndarray]:
@@ -145,7 +145,7 @@ def _reenact_pasted(
     faces = model.prepare(photograph.faces)
 
     def change(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        drivers = _driving_faces(arguments, model, frames, crop=arguments.crop)
+        drivers = _driving_faces(arguments, model, frames)
         smooth = pasting.SmoothColours()
         while held := list(itertools.islice(drivers, inputs.CHUNK)):
             codes = model.motion_code(model.read(held))
@@ -165,11 +165,9 @@ def _driving_faces(
     arguments: argparse.Namespace,
     model: FaceCycle,
     frames: Iterable[np.ndarray],
-    *,
-    crop: bool,
 ) -> Iterator[np.ndarray]:
     """Yields the faces uint8 [S, S, 3] of the frames of a driving video."""
-    if crop:
+    if arguments.crop:
         # Frames are held until a face is found, and detection needs no more pixels.
         frames = (_within(frame, _FOLLOWED_SIDE) for frame in frames)
         frames = inputs.follow_face(

@@ -64,19 +64,19 @@ def report_on_synthetic_faces(
         compiler_options=quick,
     )
 
+    variation = config["data"].get("motion_variation", 1.0)
     figures, images = compare_with_truth(
         functools.partial(draw, model.trees),
         seed=config["seed"],
         size=model.size,
         scene_variation=config["data"].get("scene_variation", 1.0),
-        motion_variation=config["data"].get("motion_variation", 1.0),
+        motion_variation=variation,
         reexpress=lambda sources, drivers: exchange(model.trees, sources, drivers)[
             "reexpressed"
         ],
     )
 
     # What was rendered: draws lie within two standard deviations.
-    variation = config["data"].get("motion_variation", 1.0)
     degrees = 2 * MOTION["yaw"][1] * variation
 
     # One row a face, one column for each kind of image.

@@ -117,6 +117,13 @@ def _overlap(flow: jax.Array, axis: int) -> jax.Array:
     return jnp.mean(jnp.maximum(-steps, 0), axis=(-2, -1))
 
 
+def _in_places(flow: jax.Array) -> jax.Array:
+    """Brings a flow [..., H, W, 2] to units of the distance of two places, float32."""
+    height, width = flow.shape[-3:-1]
+    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
+    return flow.astype(jnp.float32) * distances
+
+
 def bending(flow: jax.Array) -> jax.Array:
     """Computes how far a flow is from one that changes evenly from place to place.
 
@@ -131,9 +138,7 @@ def bending(flow: jax.Array) -> jax.Array:
       float32 [...]: the mean square of the second differences along x, plus that along
       y, summed over the two components. The unit is the distance of two places.
     """
-    height, width = flow.shape[-3:-1]
-    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
-    places = flow.astype(jnp.float32) * distances
+    places = _in_places(flow)
 
     total = jnp.zeros(flow.shape[:-3])
     for axis in (-3, -2):
@@ -156,9 +161,7 @@ def mean_flow(flow: jax.Array) -> jax.Array:
       float32 scalar: the mean square of the length of the mean. The unit is the
       distance of two places.
     """
-    height, width = flow.shape[-3:-1]
-    distances = jnp.array([width - 1, height - 1], jnp.float32) / 2
-    mean = jnp.mean(flow.astype(jnp.float32), axis=0) * distances
+    mean = _in_places(jnp.mean(flow.astype(jnp.float32), axis=0))
     return jnp.mean(jnp.sum(mean**2, axis=-1))
 
 

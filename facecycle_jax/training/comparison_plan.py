@@ -89,11 +89,7 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
         given = ["data.source=folder", f"data.path={data}", *given]
 
     def resolve(changed: Sequence[str]) -> dict[str, Any]:
-        command_line = config_files.launcher_arguments(
-            config, changed, workdir="unused"
-        )
-        flags = [part for part in command_line if not part.startswith("--workdir=")]
-        return config_files.resolve(flags)
+        return config_files.resolve(config_files.launcher_arguments(config, changed))
 
     # A config with stages has the fields in each of them.
     names = [""]

@@ -69,54 +69,38 @@ class Gpu(Chip):
 
 
 # Memory is what the driver reports. Links are those of NVLink, within a host.
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu(
-            name="a100",
-            kind="NVIDIA A100-SXM4-80GB",
-            memory=85_100_068_864,
-            flops=312e12,
-            bandwidth=2039e9,
-            clock=1.41e9,
-            link_bandwidth=300e9,
-            dimensions=2,
-            major=8,
-            cores=108,
-            units=64,
-            shared_memory=164 * 2**10,
-            cache=40 * 2**20,
-        ),
-        Gpu(
-            name="h100",
-            kind="NVIDIA H100 80GB HBM3",
-            memory=84_942_979_072,
-            flops=989e12,
-            bandwidth=3352e9,
-            clock=1.98e9,
-            link_bandwidth=450e9,
-            dimensions=2,
-            major=9,
-            cores=132,
-            units=128,
-            shared_memory=228 * 2**10,
-            cache=50 * 2**20,
-        ),
-        # The H100's processor with more and faster memory.
-        Gpu(
-            name="h200",
-            kind="NVIDIA H200",
-            memory=150_754_820_096,
-            flops=989e12,
-            bandwidth=4800e9,
-            clock=1.98e9,
-            link_bandwidth=450e9,
-            dimensions=2,
-            major=9,
-            cores=132,
-            units=128,
-            shared_memory=228 * 2**10,
-            cache=50 * 2**20,
-        ),
-    )
-}
+_A100 = Gpu(
+    name="a100",
+    kind="NVIDIA A100-SXM4-80GB",
+    memory=85_100_068_864,
+    flops=312e12,
+    bandwidth=2039e9,
+    clock=1.41e9,
+    link_bandwidth=300e9,
+    dimensions=2,
+    major=8,
+    cores=108,
+    units=64,
+    shared_memory=164 * 2**10,
+    cache=40 * 2**20,
+)
+_H100 = Gpu(
+    name="h100",
+    kind="NVIDIA H100 80GB HBM3",
+    memory=84_942_979_072,
+    flops=989e12,
+    bandwidth=3352e9,
+    clock=1.98e9,
+    link_bandwidth=450e9,
+    dimensions=2,
+    major=9,
+    cores=132,
+    units=128,
+    shared_memory=228 * 2**10,
+    cache=50 * 2**20,
+)
+# The H100's processor with more and faster memory.
+_H200 = dataclasses.replace(
+    _H100, name="h200", kind="NVIDIA H200", memory=150_754_820_096, bandwidth=4800e9
+)
+GPUS = {gpu.name: gpu for gpu in (_A100, _H100, _H200)}

@@ -7,7 +7,6 @@ Set FACECYCLE_SCREENSHOTS=FOLDER to keep screenshots of the page.
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import urllib.parse
 
 import pytest
 import tiny_model
+from browser import start_browser
 
 from facecycle_jax.commands import demo, example_faces
 
@@ -95,19 +95,7 @@ def page(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability(
-        "goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"}
-    )
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    found = start_browser(FLAGS, tmp_path_factory.mktemp("profile"))
     yield found
     found.quit()
 

@@ -13,13 +13,13 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import threading
 import time
 import urllib.parse
 
 import pytest
 import tiny_model
+from browser import start_browser
 
 from facecycle_jax import FaceCycle, cli
 from facecycle_jax.commands import exported, web
@@ -142,19 +142,7 @@ def address(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    logs = {"performance": "ALL", "browser": "ALL"}
-    options.set_capability("goog:loggingPrefs", logs)
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    found = start_browser(FLAGS, tmp_path_factory.mktemp("profile"))
     yield found
     found.quit()
 

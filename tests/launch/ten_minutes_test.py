@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from blocked_imports import run_without
 from PIL import Image
 
 import facecycle_jax
@@ -283,18 +284,8 @@ def test_the_report_has_the_time_of_steps_and_the_fraction_of_the_peak(tmp_path)
 def test_the_script_starts_without_other_packages(tmp_path):
     """What is missing is installed by `run` itself."""
     blocked = ("jax", "numpy", "ml_collections", "facecycle_jax")
-    code = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {blocked!r}:\n"
-        "            raise ImportError(f'{name} is blocked')\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import launch.ten_minutes.__main__, launch.ten_minutes.running\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    code = "import launch.ten_minutes.__main__, launch.ten_minutes.running"
+    result = run_without(blocked, code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
 
 
