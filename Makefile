@@ -6,7 +6,7 @@ DEMO_DIR ?= runs/demo
 # Processes that share the tests; each takes up to 7 GB.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo docs table test test-quick test-slow lint format clean
+.PHONY: address demo docs table test test-quick test-slow lint format clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir="$(DEMO_DIR)"
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 30
 
 # What depends on JAX's version, in minutes: make test-quick PYTHON=python3.13 VENV=.venv-3.13
 QUICK := tests/networks tests/ops tests/storage tests/training/loop_test.py
@@ -48,6 +48,11 @@ format: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+# Writes the owner of the repository into badges, notebooks and pages: make address OWNER=name.
+address:
+	@test -n "$(OWNER)" || { echo "make address needs OWNER=name, as in github.com/name/facecycle_jax." >&2; exit 2; }
+	perl -pi -e 's#/OWNER/facecycle_jax#/$(OWNER)/facecycle_jax#g; s# \(`OWNER` stands for its owner\)##' colabs/*.ipynb docs/*.md
 
 # The results table of a model: make table LFW=DIR FER2013=DIR [WITHOUT=names.txt] [MODEL=...] [TABLE=DIR].
 MODEL ?= facecycle-base

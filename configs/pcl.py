@@ -55,6 +55,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.num_epochs = 800  # epochs
     if size == "small":
         peer_base.make_small(config)
+        config.batch_size = 32  # items; each is contrasted with the others
         config.loss.epoch_steps = 50  # steps
         config.augment.pose_items = 4  # items
         config.augment.pose_negatives = 8  # views

@@ -38,6 +38,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.num_epochs = 300  # epochs
     if size == "small":
         peer_base.make_small(config)
+        config.batch_size = 64  # items; each is contrasted with the others
         config.optimiser.schedule_rates = (1e-3,)  # learning rate
     config.lock()
     return config

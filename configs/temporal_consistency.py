@@ -40,6 +40,6 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels
         config.model.code_dim = 64  # numbers
-        config.data.item_frames = 6  # frames
+        config.data.item_frames = 5  # frames
     config.lock()
     return config

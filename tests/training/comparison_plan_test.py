@@ -17,10 +17,10 @@ def test_every_method_sees_as_many_images():
     assert steps_for(entry().stages, images=1600) == {"": 100}
     of_stages = steps_for(entry("face_cycle:small").stages, images=1600)
     assert of_stages == {"motion": 50, "identity": 50}
-    # One image in an item, and six.
-    assert steps_for(entry("simclr:small").stages, images=1600) == {"": 200}
+    # 64 items of one image, and 8 of five.
+    assert steps_for(entry("simclr:small").stages, images=1600) == {"": 25}
     frames = entry("temporal_consistency:small").stages
-    assert steps_for(frames, images=1600) == {"": round(1600 / 48)}
+    assert steps_for(frames, images=1600) == {"": 1600 // 40}
     assert steps_for(frames, images=1) == {"": 1}
 
 
