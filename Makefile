@@ -10,12 +10,12 @@ TEST_PROCESSES ?= 2
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --quiet --upgrade pip setuptools wheel
 
 # The core alone: training, tensorflow not needed.
 $(VENV)/.core: setup.cfg | $(BIN)/python
 	@echo "Installing facecycle_jax and JAX into $(VENV); a minute or two."
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --quiet --editable .
 	@touch $@
 
 # Everything the tests use.
@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir="$(DEMO_DIR)"
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 30
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 # What depends on JAX's version, in minutes: make test-quick PYTHON=python3.13 VENV=.venv-3.13
 QUICK := tests/networks tests/ops tests/storage tests/training/loop_test.py

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -30,14 +31,18 @@ class Progress:
         self._time = time.perf_counter()
 
         self._shown = jax.process_index() == 0 and sys.stderr.isatty()
+        # A terminal that does not know its size says 0, which would hide the bar.
+        knows_size = all(shutil.get_terminal_size((0, 0)))
         self._bar = tqdm.tqdm(
             initial=step,
             total=total,
             desc=name or None,
             # tqdm's own rate is left out because compilation and evaluation distort it.
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
-            "[{elapsed}, {remaining} left, {postfix}]",
-            dynamic_ncols=True,
+            "[{elapsed}, {remaining} left{postfix}]",
+            dynamic_ncols=knows_size,
+            ncols=None if knows_size else 80,
+            nrows=None if knows_size else 20,
             disable=not self._shown,
         )
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 # A step is reported if it takes so many times the running median, and so many seconds
 # more: steps of milliseconds vary by chance.
 _TIMES_MEDIAN = 3.0
-_LEAST_EXCESS = 0.1
+_LEAST_EXCESS = 0.5
 # Steps of the running median, and the fewest that make one.
 _WINDOW = 101
 _FEWEST = 10
