@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from facecycle_jax import compilation_cache
 from facecycle_jax.commands import (
     compare,
     demo,
@@ -81,9 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
 
     # With arguments of the process, the process is this command's own, so the CPU may
-    # be split. Training splits it by its own batch size.
+    # be split and programs be kept. Training does both in its own way.
     if arguments is None and parsed.command != "train":
         split_cpu({"batch_size": BATCH_SIZE})
+        compilation_cache.enable(compilation_cache.default_directory())
 
     try:
         return parsed.run(parsed) or 0

@@ -1,12 +1,14 @@
 """Compiled programs are kept where they should be, and found again."""
 
 import logging
+import os
 import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
+from PIL import Image
 
 from facecycle_jax import compilation_cache
 
@@ -34,6 +36,20 @@ def test_a_second_start_finds_the_programs_of_the_first(tmp_path):
 
     assert start() == 0
     assert start() > 0
+
+
+def test_a_command_keeps_its_programs(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "face.png")
+    kept = tmp_path / "kept"
+    command = [sys.executable, "-m", "facecycle_jax.cli", "frontalize"]
+    subprocess.run(
+        [*command, str(tmp_path / "face.png"), "--out", str(tmp_path / "out.png")],
+        env={**os.environ, compilation_cache.VARIABLE: str(kept)},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    assert list(kept.glob("jit_*"))
 
 
 @pytest.fixture(autouse=True)
