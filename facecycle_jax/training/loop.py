@@ -8,7 +8,7 @@ tensorboard/.
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,6 +114,7 @@ def train_and_evaluate(
             place,
             report=report if is_last else None,
             name=name,
+            stages_before=before,
         )
         before = [*before, str(place)]
 
@@ -165,6 +166,7 @@ def _train(
     method: training.MakeMethod | None,
     loader: training.MakeLoader | None,
     name: str = "",
+    stages_before: Sequence[str] = (),
 ) -> TrainState:
     """Runs one stage."""
     _make_workdir(workdir)
@@ -175,6 +177,7 @@ def _train(
             config,
             workdir,
             goodput=goodput,
+            stages_before=stages_before,
             start_anew=start_anew,
             method=method,
             loader=loader,

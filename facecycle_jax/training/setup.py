@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -138,6 +138,7 @@ def prepare(
     workdir: epath.Path,
     *,
     goodput: Goodput,
+    stages_before: Collection[str] = (),
     start_anew: bool = False,
     method: MakeMethod | None = None,
     loader: MakeLoader | None = None,
@@ -148,6 +149,7 @@ def prepare(
       config: configuration of the run.
       workdir: directory of the run.
       goodput: measures what wall time is spent on.
+      stages_before: places of `init_from` that need not have a network of the method.
       start_anew: whether to start from scratch where all checkpoints were set aside as
         damaged.
       method: builds the method of a configuration; None: `methods.make`.
@@ -218,7 +220,12 @@ def prepare(
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
-        state = _start_from(config, _fresh_state(config, program), program.shardings)
+        state = _start_from(
+            config,
+            _fresh_state(config, program),
+            program.shardings,
+            stages_before=stages_before,
+        )
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
     _write_tables(config, workdir, state, devices=table)
@@ -324,7 +331,11 @@ def start_places(init_from: str | Sequence[str]) -> list[str]:
 
 
 def _start_from(
-    config: Mapping[str, Any], state: TrainState, shardings: Any
+    config: Mapping[str, Any],
+    state: TrainState,
+    shardings: Any,
+    *,
+    stages_before: Collection[str],
 ) -> TrainState:
     """Copies networks by name from the runs and models that `init_from` names."""
     needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
@@ -367,9 +378,13 @@ def _start_from(
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
-        raise UserError(
-            f"init_from={','.join(places)} has no network of {config['method']}."
-        )
+        chosen = [place for place in places if place not in stages_before]
+        if chosen:
+            raise UserError(
+                f"init_from={','.join(chosen)} has no network of {config['method']}."
+            )
+        log.info("Starting from scratch")
+        return state
     log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
 
     # The average starts as a copy, because two donated arguments must not share one

@@ -3,6 +3,8 @@
 Networks of a run, of a model folder, or of a model that comes with the package.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import tiny_model
 
 import facecycle_jax
 from facecycle_jax import training
+from facecycle_jax.errors import UserError
 from facecycle_jax.networks import VGG19
 from facecycle_jax.networks.face_networks import (
     init_identity,
@@ -34,7 +37,7 @@ def zeros(forward):
     return training.TrainState(count, params, frozen, (), params, count, count)
 
 
-def start(state, init_from, model, perceptual="none"):
+def start(state, init_from, model, perceptual="none", stages_before=()):
     """What training makes of it."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     config = {
@@ -44,7 +47,8 @@ def start(state, init_from, model, perceptual="none"):
         "loss": {},
     }
     config["loss"]["perceptual"] = perceptual
-    return _start_from(config, state, jax.tree.map(lambda _: device, state))
+    shardings = jax.tree.map(lambda _: device, state)
+    return _start_from(config, state, shardings, stages_before=stages_before)
 
 
 def assert_equal(a, b):
@@ -109,6 +113,28 @@ def test_of_networks_in_several_places_the_last_ones_are_used(tmp_path):
         fresh, [f"{tmp_path}/both", f"{tmp_path}/with, comma"], tiny_model.MODEL
     )
     assert_equal((listed.frozen, listed.params), (state.frozen, state.params))
+
+
+def test_a_stage_of_other_networks_than_those_before_starts_from_scratch(tmp_path):
+    trees = tiny_model.trees()
+    place = str(tmp_path / "motion")
+    write_model(
+        place,
+        {name: tree for name, tree in trees.items() if name not in TRAINED},
+        model=tiny_model.MODEL,
+        licence="CC0",
+        source="random numbers",
+    )
+    whole = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
+    alone = {"identity_encoder": whole.params["identity_encoder"]}
+    fresh = dataclasses.replace(whole, params=alone, frozen={}, ema=alone)
+
+    state = start(fresh, [place], tiny_model.MODEL, stages_before=[place])
+    assert_equal(state.params, alone)
+
+    # A place that the configuration names must be of use.
+    with pytest.raises(UserError, match="motion has no network of identity_cycle"):
+        start(fresh, place, tiny_model.MODEL)
 
 
 def test_the_vgg_of_the_losses_adds_the_layers_that_a_model_lacks(tmp_path):
