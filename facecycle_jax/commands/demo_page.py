@@ -44,13 +44,14 @@ _STYLE = """
 #results { display: grid; gap: 10px;
   grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
 #results .kind { gap: 6px; min-width: 0 !important; }
-#results .caption { min-height: 62px; }
+#results .caption { min-height: 84px; }
 #results .caption p { margin: 0; font-size: 13px; line-height: 1.3; }
 #results .caption p:first-child { font-weight: 600; font-size: 14px; }
 #results [id^="first_"], #results [id^="second_"] { aspect-ratio: 1;
   height: auto !important; min-width: 0 !important; }
 @media (max-width: 640px) {
   .gradio-container main { padding: 8px 10px !important; }
+  #results .caption { min-height: 54px; }
 }
 """
 # Largest angle of the sliders, in degrees.
