@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m facecycle_jax.main --config=configs/demo.py --workdir="$(DEMO_DIR)"
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What depends on JAX's version, in minutes: make test-quick PYTHON=python3.13 VENV=.venv-3.13
 QUICK := tests/networks tests/ops tests/storage tests/training/loop_test.py
