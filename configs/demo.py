@@ -39,11 +39,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.flow = _flow()
     config.flow.loss.flow_side = 32  # pixels of the images that are compared
     config.flow.loss.bending_weight = 2.0
-    config.flow.num_steps = 3100  # steps
+    config.flow.num_steps = 3600  # steps
     config.flow.log_every = 100  # steps
-    config.flow.checkpoint_every = 1000  # steps
+    config.flow.checkpoint_every = 1200  # steps
     # first epoch of each piece
-    config.flow.optimiser.schedule_epochs = (0, 6, 112, 150)
+    config.flow.optimiser.schedule_epochs = (0, 6, 130, 175)
     # learning rate of each piece
     config.flow.optimiser.schedule_rates = (1e-3, 3e-3, 1e-3, 3e-4)
 
