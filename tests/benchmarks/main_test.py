@@ -15,6 +15,7 @@ from facecycle_jax.inference import face_cycle as model
 TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_the_table_and_the_json_have_the_same_rows(tmp_path, capsys):
     file = tmp_path / "figures.json"
     assert (

@@ -230,6 +230,7 @@ def test_identity_can_be_restored_from_the_other_image():
     assert not np.array_equal(exchanged, restored(x))
 
 
+@pytest.mark.slow
 def test_networks_can_be_kept_from_training():
     # No VGG-19, whose programs are the largest part.
     whole, params, frozen = made("identity_cycle", perceptual="none")
@@ -334,6 +335,7 @@ def test_terms_of_weight_zero_and_of_no_autoencoding_are_left_out():
     }
 
 
+@pytest.mark.slow
 def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
     options = {"perceptual": "none", "folding_weight": 2.0, "saturation_weight": 0.1}
     alone = methods.make(config(loss={**options, "generator": False}))
@@ -374,6 +376,7 @@ def test_mean_faces_that_differ_cost_on_request():
     np.testing.assert_allclose(aux.terms["total"] - total, 1000 * apart, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_identity_codes_of_one_track_are_contrasted_with_those_of_others():
     loss = {"perceptual": "none", "contrast_weight": 2.0, "contrast_temperature": 0.5}
     whole = methods.make(config("identity_cycle", loss=loss))
