@@ -10,8 +10,9 @@ What differs from the paper:
   - motion encoder and flow decoder go on from facecycle-small, alone at first, with a
     loss that keeps flows smooth;
   - the generator adds to the warped image, and learns with flows that stay as they are;
-  - a learned trunk; a Gram loss thirty times as strong, on ImageNet's VGG-19. No
-    network sees the VGG-19, so the model holds nothing of it;
+  - a learned trunk; in stage 1 a Gram loss thirty times as strong, on ImageNet's
+    VGG-19, in stage 2 none. No network sees the VGG-19, so the model holds nothing
+    of it;
   - the identity encoder is trained by contrast between people, then kept;
   - no noise in the generator, clipped gradients, averaged weights, folding penalised.
   docs/model_card.md describes the model.
@@ -79,10 +80,12 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.identity.model.image_skip = True
     config.identity.freeze = ("identity_encoder",)
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
+    config.identity.loss.consensus_weight = 2.0
+    config.identity.loss.perceptual = "none"  # with it, restored faces are harsh
     config.identity.batch_size = 8  # pairs; the mean face is that of a batch
     config.identity.num_steps = 400  # steps
-    config.identity.loss.consensus_weight = 2.0
-    config.identity.optimiser.schedule_rates = (1e-3,)
+    config.identity.optimiser.schedule_epochs = (0, 0.25, 0.4)
+    config.identity.optimiser.schedule_rates = (1e-3, 5e-4, 2e-4)
 
     if size == "paper":
         _enlarge(config)
@@ -109,6 +112,7 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
     config.identity.batch_size = 32  # pairs of images
     config.motion.optimiser.schedule_epochs = (0,)
     config.motion.optimiser.schedule_rates = (2e-4,)
+    config.identity.optimiser.schedule_epochs = (0,)
     config.identity.optimiser.schedule_rates = (2e-4,)
 
     for stage in (config.motion, config.contrast, config.identity):
