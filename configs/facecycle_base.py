@@ -5,7 +5,7 @@ Command:
     --set data.path=VIDEOS,PHOTOS --set loss.vgg=VGG.npz
 Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*.jpg`,
   CelebA. Both are cut to the framing of docs/data.md by `facecycle frame`.
-Hardware: two CPU cores, four hours.
+Hardware: two CPU cores, two hours.
 What differs from the paper:
   - motion encoder and flow decoder go on from facecycle-small, alone at first, with a
     loss that keeps flows smooth;
@@ -107,13 +107,11 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
     config.contrast.max_minutes = 0.6
     config.identity.max_minutes = 2.4
 
-    config.motion.batch_size = 32  # pairs of images
     config.contrast.batch_size = 256  # pairs of images
-    config.identity.batch_size = 32  # pairs of images
-    config.motion.optimiser.schedule_epochs = (0,)
-    config.motion.optimiser.schedule_rates = (2e-4,)
-    config.identity.optimiser.schedule_epochs = (0,)
-    config.identity.optimiser.schedule_rates = (2e-4,)
+    for stage in (config.motion, config.identity):
+        stage.batch_size = 32  # pairs of images
+        stage.optimiser.schedule_epochs = (0,)
+        stage.optimiser.schedule_rates = (2e-4,)
 
     for stage in (config.motion, config.contrast, config.identity):
         stage.init_from = ""

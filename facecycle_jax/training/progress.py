@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import shutil
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -31,8 +31,6 @@ class Progress:
         self._time = time.perf_counter()
 
         self._shown = jax.process_index() == 0 and sys.stderr.isatty()
-        # A terminal that does not know its size says 0, which would hide the bar.
-        knows_size = all(shutil.get_terminal_size((0, 0)))
         self._bar = tqdm.tqdm(
             initial=step,
             total=total,
@@ -40,10 +38,8 @@ class Progress:
             # tqdm's own rate is left out because compilation and evaluation distort it.
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps "
             "[{elapsed}, {remaining} left{postfix}]",
-            dynamic_ncols=knows_size,
-            ncols=None if knows_size else 80,
-            nrows=None if knows_size else 20,
             disable=not self._shown,
+            **_bar_size(),
         )
 
     @contextlib.contextmanager
@@ -106,6 +102,17 @@ class Progress:
         if not self._shown:
             log.info(line)
         return speeds
+
+
+def _bar_size() -> dict[str, int]:
+    """Chooses tqdm's options for the size of the terminal that the bar is on."""
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        size = os.terminal_size((0, 0))
+
+    # A terminal that does not know its size says 0, which would hide the bar.
+    return {"dynamic_ncols": True} if all(size) else {"ncols": 80, "nrows": 20}
 
 
 def as_clock(seconds: float) -> str:
