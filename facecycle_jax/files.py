@@ -43,6 +43,21 @@ def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
         raise
 
 
+@contextlib.contextmanager
+def errors_name(path: epath.PathLike) -> Iterator[None]:
+    """Adds the file's name to an OSError that has none, as that of a full disk has.
+
+    Args:
+      path: the file that is being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_whole(path: epath.PathLike, content: bytes) -> None:
     """Writes a file under another name in its folder, then renames it.
 
@@ -51,7 +66,7 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
         is replaced.
       content: the bytes.
     """
-    with under_another_name(path) as partial:
+    with errors_name(path), under_another_name(path) as partial:
         partial.write_bytes(content)
 
 

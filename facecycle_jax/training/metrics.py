@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import errors_name, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -186,8 +186,9 @@ class MetricWriter:
         }
         line = json.dumps({"step": int(step), **numbers})
         if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+            with errors_name(self._path):
+                self._file.write(line + "\n")
+                self._file.flush()
         else:
             self._lines.append(line)
             self._rewrite()
