@@ -31,6 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.agreement_weight = 0.0
     config.loss.autoencoding = True  # False: no terms of images made of their own maps
     config.loss.generator = True  # False: train flows alone, on warped images
+    # False: restore an image from its own neutral face; for flows that are kept
+    config.loss.exchange_motion = True
     config.loss.flow_side = 0  # pixels of those images; 0: all
 
     config.optimiser.schedule_epochs = (0, 1, 20)  # first epoch of each piece

@@ -222,6 +222,10 @@ class LossOptions(NamedTuple):
         images, the motion cycle trains motion encoder and flow decoder on warped images
         alone, and the identity cycle its encoder by contrast alone, at a fraction of
         the cost. These are stages that prepare those networks. Not in the paper.
+      exchange_motion: (motion cycle with generator) whether the motion of an image is
+        restored on the other image's neutral face, as in the paper. Without it, on its
+        own: the generator then learns to bring an image back, which needs flows that
+        are kept from training, or they would learn to stand still.
       flow_side: (motion cycle without generator) side in pixels of the images that are
         warped and compared; 0: as they are. The encoder sees whole images in any case.
       exchange_identity: (identity cycle) whether pairs are two images of one track
@@ -253,6 +257,7 @@ class LossOptions(NamedTuple):
     noise: bool = True
     autoencoding: bool = True
     generator: bool = True
+    exchange_motion: bool = True
     flow_side: int = 0
     exchange_identity: bool = False
     ssim_range: float = 1.0

@@ -5,10 +5,11 @@ normalised, the two of an item next to each other:
 
 - X: the inputs.
 - N, 'neutral': X without its motion, drawn by the generator.
-- R, 'reconstruction': X's motion restored on the neutral face of the *other* image.
+- R, 'reconstruction': X's motion restored on the neutral face of the *other* image,
+  or of X itself without `exchange_motion`.
 - A, 'autoencoded': X drawn again without a flow.
 - W, 'warped': X itself warped to be neutral.
-- 'warped_back' and 'neutral_warped_back': W and N of the other image, warped back.
+- 'warped_back' and 'neutral_warped_back': W and N of that image, warped back.
 """
 
 from collections.abc import Mapping
@@ -48,6 +49,8 @@ def motion_images(
     trees: Mapping[str, Any],
     images: jax.Array,
     key: jax.Array | None,
+    *,
+    exchanged: bool = True,
 ) -> tuple[dict[str, jax.Array], FaceFeatures, FaceFeatures]:
     """Computes every image of the motion cycle.
 
@@ -59,6 +62,8 @@ def motion_images(
       trees: parameters by network name.
       images: X, [2B, H, W, 3].
       key: random key of the generator's noise, or None.
+      exchanged: whether the motion is restored on the other image's neutral face;
+        otherwise on the image's own.
 
     Returns:
       The images by name, the maps of X, the maps of N.
@@ -72,8 +77,9 @@ def motion_images(
     neutral = forward.draw(trees, of_images, flow, key=keys[0])
     of_neutral = forward.features(trees, neutral, for_loss=for_loss)
 
-    # The other image's neutral face, to restore the motion on.
-    exchanged = FaceFeatures(jax.tree.map(exchange, of_neutral.trunk), {})
+    # The neutral face to restore the motion on.
+    partner = exchange if exchanged else lambda x: x
+    of_partner = FaceFeatures(jax.tree.map(partner, of_neutral.trunk), {})
     warped = warp(images, flow, clamp=True)
 
     by_name = {
@@ -82,11 +88,11 @@ def motion_images(
         "flow": flow,
         "backward_flow": back,
         "neutral": neutral,
-        "reconstruction": forward.draw(trees, exchanged, back, key=keys[1]),
+        "reconstruction": forward.draw(trees, of_partner, back, key=keys[1]),
         "autoencoded": forward.draw(trees, of_images, None),
         "warped": warped,
-        "warped_back": warp(exchange(warped), back, clamp=True),
-        "neutral_warped_back": warp(exchange(neutral), back, clamp=True),
+        "warped_back": warp(partner(warped), back, clamp=True),
+        "neutral_warped_back": warp(partner(neutral), back, clamp=True),
     }
     return by_name, of_images, of_neutral
 
@@ -147,7 +153,9 @@ def motion_cycle(
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         noise_key = key if options.noise else None
-        p, of_x, of_neutral = motion_images(forward, trees, x, noise_key)
+        p, of_x, of_neutral = motion_images(
+            forward, trees, x, noise_key, exchanged=options.exchange_motion
+        )
 
         pixel = options.pixel_weight
         ssim = options.ssim_weight

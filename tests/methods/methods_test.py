@@ -358,6 +358,24 @@ def test_flows_train_alone_on_the_terms_that_the_whole_cycle_has_of_them():
     assert optax.tree.norm(gradients) > 0
 
 
+def test_motion_can_be_restored_on_an_images_own_neutral_face():
+    loss = {"perceptual": "none", "exchange_motion": False}
+    method = methods.make(config("motion_cycle", loss=loss))
+    params, frozen = drawn_state(method)
+    x = batch()
+    _, aux = jax.jit(method.loss)(params, frozen, x, None)
+    shown = aux.images
+    own = ops.warp(shown["warped"], ops.backward_flow(shown["flow"]), clamp=True)
+    np.testing.assert_allclose(shown["warped_back"], own, atol=1e-4)
+
+    # Nothing of an image depends on the other one of its pair.
+    _, mixed = jax.jit(method.loss)(params, frozen, x.at[:, 1].set(0.0), None)
+    for name in ("reconstruction", "neutral_warped_back"):
+        np.testing.assert_allclose(
+            mixed.images[name][0::2], shown[name][0::2], atol=1e-5, err_msg=name
+        )
+
+
 def test_mean_faces_that_differ_cost_on_request():
     method = methods.make(
         config(
