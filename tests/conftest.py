@@ -1,10 +1,10 @@
 """Eight fake devices, set before anything uses JAX; tests of one device name it.
 
 Nearly all the time of the suite is compilation, and nothing in it is timed: XLA's
-optimisation is off, which halves that time, and its older code generator for fusions
-is used where JAX still has it, which takes a third of the rest. Programs that several tests compile are
-compiled once: they are kept in a folder that goes when the suite ends. Processes that
-tests start inherit this.
+optimisation is off, which halves that time, and fusions are made by XLA's older code
+generator where it still has one, which takes a third of the rest. Programs that several
+tests compile are compiled once: they are kept in a folder that goes when the suite
+ends. Processes that tests start inherit this.
 """
 
 import importlib.metadata
@@ -13,11 +13,16 @@ import os
 import shutil
 import tempfile
 
-_FLAGS = ["--xla_backend_optimization_level=0"]
-# XLA ends the process for a flag that it does not know.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=0",
+        # XLA ends the process for a flag that it does not know.
+        "--xla_cpu_use_fusion_emitters=false"
+        if importlib.metadata.version("jaxlib").startswith("0.10.")
+        else "",
+        os.environ.get("XLA_FLAGS", ""),
+    )
+)
 # The processes that share the tests share the programs, too.
 os.environ["FACECYCLE_PROGRAMS_OF_TESTS"] = os.environ.get(
     "FACECYCLE_PROGRAMS_OF_TESTS"
