@@ -285,10 +285,9 @@ def test_a_packed_image_holds_every_pixel_in_its_block():
 
 def test_image_skips_add_the_warped_image_and_a_learned_one():
     forward = make_face_networks({**TINY, "image_skip": True}, vgg_for_loss=False)
-    init = jax.jit(
+    trees = drawn(
         lambda key: {**init_motion(forward, key), **init_identity(forward, key)}
     )
-    trees = init(jax.random.key(0))
 
     # Where the last layers make nothing, the images alone are left.
     trees["generator"]["to_rgb"] = jax.tree.map(
@@ -302,8 +301,8 @@ def test_image_skips_add_the_warped_image_and_a_learned_one():
     flow = 0.3 * images(2, 16)[..., :2]
     features = forward.features(trees, x)
     np.testing.assert_allclose(forward.draw(trees, features, None), x)
-    drawn = forward.draw(trees, features, flow)
-    np.testing.assert_allclose(drawn, warp(x, flow, clamp=True), atol=1e-5)
+    moved = forward.draw(trees, features, flow)
+    np.testing.assert_allclose(moved, warp(x, flow, clamp=True), atol=1e-5)
 
     mean_face = forward.remove_identity(trees, features, jnp.zeros((2, 16)))
     np.testing.assert_allclose(mean_face[1], IMAGE_SCALE * decoder["image"])
@@ -311,23 +310,35 @@ def test_image_skips_add_the_warped_image_and_a_learned_one():
 
 def test_initial_weights_follow_the_paper():
     forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
-    trees = jax.jit(lambda key: init_motion(forward, key))(jax.random.key(1))
-    encoder, decoder = trees["motion_encoder"], trees["flow_decoder"]
-    kernel = encoder["features"]["conv5_2"]["kernel"]
-    assert abs(float(kernel.std()) / np.sqrt(2 / (9 * kernel.shape[-1])) - 1) < 0.02
-    assert abs(float(encoder["hidden"]["kernel"].std()) / 0.01 - 1) < 0.02
-
-    # A config can ask for larger ones.
+    # A config can ask for larger codes.
     wider = make_face_networks({**TINY, "code_init": 0.1}, vgg_for_loss=False)
-    dense = jax.jit(lambda key: init_motion(wider, key))(jax.random.key(1))
-    kernel = dense["motion_encoder"]["code"]["kernel"]
-    assert abs(float(kernel.std()) / 0.1 - 1) < 0.1
 
-    assert abs(float(decoder["conv3"]["kernel"].std()) / 0.05 - 1) < 0.02
-    assert set(decoder["flow"]) == {"kernel"}
-    assert float(jnp.abs(encoder["features"]["conv1_1"]["bias"]).max()) == 0.0
+    # What is not returned is not compiled.
+    @jax.jit
+    def init(key):
+        trees = init_motion(forward, key)
+        encoder = trees["motion_encoder"]
+        return {
+            "conv": encoder["features"]["conv5_2"]["kernel"],
+            "bias": encoder["features"]["conv1_1"]["bias"],
+            "hidden": encoder["hidden"]["kernel"],
+            "wider": init_motion(wider, key)["motion_encoder"]["code"]["kernel"],
+            "flow": trees["flow_decoder"]["flow"],
+            "conv3": trees["flow_decoder"]["conv3"]["kernel"],
+            "layer": trees["generator"]["reduce"],
+        }
+
+    found = init(jax.random.key(1))
+    kernel = found["conv"]
+    assert abs(float(kernel.std()) / np.sqrt(2 / (9 * kernel.shape[-1])) - 1) < 0.02
+    assert abs(float(found["hidden"].std()) / 0.01 - 1) < 0.02
+    assert abs(float(found["wider"].std()) / 0.1 - 1) < 0.1
+    assert abs(float(found["conv3"].std()) / 0.05 - 1) < 0.02
+    assert set(found["flow"]) == {"kernel"}
+    assert float(jnp.abs(found["bias"]).max()) == 0.0
+
     # Uniform within 1 / sqrt(fan in), biases too.
-    layer = trees["generator"]["reduce"]
+    layer = found["layer"]
     bound = 1 / np.sqrt(9 * layer["kernel"].shape[2])
     assert bound * 0.99 < float(jnp.abs(layer["kernel"]).max()) <= bound
     assert 0 < float(jnp.abs(layer["bias"]).max()) <= bound
