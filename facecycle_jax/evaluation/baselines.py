@@ -12,6 +12,7 @@ import numpy as np
 
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, plain
+from facecycle_jax.evaluation.probes.codes import varying
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.ops import normalise
@@ -159,7 +160,7 @@ def fit_pca(
     pca.fit(values)
 
     # Whitening would amplify directions in which training images hardly vary.
-    kept = pca.explained_variance_ > 1e-7 * pca.explained_variance_.max()
+    kept = varying(pca.explained_variance_)
 
     def transform(others: np.ndarray) -> np.ndarray:
         projected = pca.transform(pixel_features(others))

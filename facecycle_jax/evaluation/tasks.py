@@ -369,14 +369,14 @@ def _verification(
 
 
 def _stranger_warnings(strangers: Sequence[str]) -> list[str]:
-    """Returns a sentence for each name to leave out that no pair shows."""
-    warnings = [
-        f"{name!r} is to be left out and is in no pair." for name in strangers[:_NAMED]
+    """Returns a sentence on the names to leave out that no pair shows, if any."""
+    if not strangers:
+        return []
+    names = ", ".join(map(repr, strangers[:_NAMED]))
+    more = ", ..." if len(strangers) > _NAMED else ""
+    return [
+        f"In no pair, of the names to be left out ({len(strangers)}): {names}{more}."
     ]
-    more = len(strangers) - _NAMED
-    if more > 0:
-        warnings.append(f"{more} more names to be left out are in no pair.")
-    return warnings
 
 
 def _count_warnings(pairs: Pairs) -> list[str]:

@@ -60,7 +60,7 @@ def reduced(codes: np.ndarray, *, components: int = 256) -> FeatureFunction:
 
     Args:
       codes: float32 [N, D], of training images.
-      components: most directions. Fewer are used where codes span no more.
+      components: most directions. Fewer are used where codes hardly vary in more.
 
     Returns:
       A function from codes [M, D] to centred codes [M, components], not scaled.
@@ -79,7 +79,22 @@ def reduced(codes: np.ndarray, *, components: int = 256) -> FeatureFunction:
     count = min(components, len(codes) - 1, codes.shape[1])
     pca = PCA(count, svd_solver="randomized", random_state=0)
     pca.fit(codes)
-    return lambda others: pca.transform(others).astype(np.float32)
+
+    # A probe that scales each number would amplify the rounding of the others.
+    kept = varying(pca.explained_variance_)
+    return lambda others: pca.transform(others)[:, kept].astype(np.float32)
+
+
+def varying(variances: np.ndarray) -> np.ndarray:
+    """Tells the principal components that vary from those that are rounding.
+
+    Args:
+      variances: [K].
+
+    Returns:
+      bool [K].
+    """
+    return variances >= 1e-7 * variances.max()
 
 
 def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:

@@ -119,3 +119,6 @@ def test_reduced_codes_keep_the_directions_of_most_variance():
     np.testing.assert_allclose(values.std(0), [5, 3], rtol=0.1)
     # No more directions than codes span.
     assert reduced(train[:4])(train).shape == (400, 3)
+    # No directions of rounding alone.
+    doubled = np.concatenate([train, train], axis=1)
+    assert reduced(doubled)(doubled).shape == (400, train.shape[1])
