@@ -9,8 +9,9 @@ Hardware: two CPU cores, two hours.
 What differs from the paper:
   - motion encoder and flow decoder go on from facecycle-small, alone at first, with a
     loss that keeps flows smooth;
-  - the generator adds to the warped image, and learns with flows that stay as they are;
-  - a learned trunk; in stage 1 a Gram loss thirty times as strong, on ImageNet's
+  - the generator adds to the warped image, and learns to bring images back from their
+    own neutral faces, with flows that stay as they are;
+  - a learned trunk; in stage 1 a Gram loss sixty times as strong, on ImageNet's
     VGG-19, in stage 2 none. No network sees the VGG-19, so the model holds nothing
     of it;
   - the identity encoder is trained by contrast between people, then kept;
@@ -57,8 +58,10 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.motion.model.image_skip = True
     config.motion.freeze = ("motion_encoder", "flow_decoder")
     config.motion.loss.autoencoding = False  # no task with the skip
-    config.motion.loss.warped_weight = 1.0
-    config.motion.loss.agreement_weight = 1.0
+    config.motion.loss.exchange_motion = False
+    config.motion.loss.warped_weight = 0.25
+    config.motion.loss.symmetry_weight = 0.5
+    config.motion.loss.perceptual_weight = 0.6  # sharper than with 0.3
     config.motion.batch_size = 4  # pairs of images
     config.motion.num_steps = 600  # steps
     config.motion.optimiser.schedule_epochs = (0, 0.25)
@@ -100,6 +103,11 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
         del config[stage]
     config.stages = ("motion", "contrast", "identity")
     config.motion.freeze = ()
+    config.motion.loss.exchange_motion = True  # flows that learn need the exchange
+    config.motion.loss.warped_weight = 1.0
+    config.motion.loss.symmetry_weight = 1.5
+    config.motion.loss.perceptual_weight = 0.3
+    config.motion.loss.agreement_weight = 1.0
     config.motion.loss.bending_weight = 5.0
     _penalise(config.motion)
     config.contrast.augment.side_light = 85.0  # degrees
