@@ -49,7 +49,7 @@ from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 
 # Most names of people to leave out that a warning lists when no pair shows them.
-_NAMED = 20
+_NAMED = 5
 # The middle three fifths of a deep-funneled image show the face, as training images do.
 LFW_CROP = 0.6
 
@@ -373,10 +373,9 @@ def _stranger_warnings(strangers: Sequence[str]) -> list[str]:
     if not strangers:
         return []
     names = ", ".join(map(repr, strangers[:_NAMED]))
-    more = ", ..." if len(strangers) > _NAMED else ""
-    return [
-        f"In no pair, of the names to be left out ({len(strangers)}): {names}{more}."
-    ]
+    left = len(strangers) - _NAMED
+    more = f" and {left} more" if left > 0 else ""
+    return [f"In no pair, of the names to be left out: {names}{more}."]
 
 
 def _count_warnings(pairs: Pairs) -> list[str]:

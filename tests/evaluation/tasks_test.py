@@ -125,7 +125,7 @@ def test_view_1_replaces_a_missing_view_2(tmp_path):
     )
     named = [warning for warning in result.warnings if "In no pair" in warning]
     assert named == [
-        "In no pair, of the names to be left out (2): 'Nobody', 'nobody else'."
+        "In no pair, of the names to be left out: 'Nobody', 'nobody else'."
     ]
 
 
