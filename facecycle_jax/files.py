@@ -44,7 +44,7 @@ def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
 
 
 @contextlib.contextmanager
-def errors_name(path: epath.PathLike) -> Iterator[None]:
+def named_in_errors(path: epath.PathLike) -> Iterator[None]:
     """Adds the file's name to an OSError that has none, as that of a full disk has.
 
     Args:
@@ -66,7 +66,7 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
         is replaced.
       content: the bytes.
     """
-    with errors_name(path), under_another_name(path) as partial:
+    with named_in_errors(path), under_another_name(path) as partial:
         partial.write_bytes(content)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from facecycle_jax.files import errors_name, write_whole
+from facecycle_jax.files import named_in_errors, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class MetricWriter:
         }
         line = json.dumps({"step": int(step), **numbers})
         if self._file is not None:
-            with errors_name(self._path):
+            with named_in_errors(self._path):
                 self._file.write(line + "\n")
                 self._file.flush()
         else:
