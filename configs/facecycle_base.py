@@ -56,12 +56,7 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.motion.init_widen = True
     config.motion.model.width = WIDTH
     config.motion.model.image_skip = True
-    config.motion.freeze = ("motion_encoder", "flow_decoder")
     config.motion.loss.autoencoding = False  # no task with the skip
-    config.motion.loss.exchange_motion = False
-    config.motion.loss.warped_weight = 0.25
-    config.motion.loss.symmetry_weight = 0.5
-    config.motion.loss.perceptual_weight = 0.6  # sharper than with 0.3
     config.motion.batch_size = 4  # pairs of images
     config.motion.num_steps = 600  # steps
     config.motion.optimiser.schedule_epochs = (0, 0.25)
@@ -92,8 +87,19 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
 
     if size == "paper":
         _enlarge(config)
+    else:
+        _keep_flows(config.motion)
     config.lock()
     return config
+
+
+def _keep_flows(motion: ml_collections.ConfigDict) -> None:
+    """Trains the generator alone, to bring each image back from its neutral face."""
+    motion.freeze = ("motion_encoder", "flow_decoder")
+    motion.loss.exchange_motion = False
+    motion.loss.warped_weight = 0.25
+    motion.loss.symmetry_weight = 0.5
+    motion.loss.perceptual_weight = 0.6  # sharper than with 0.3
 
 
 def _enlarge(config: ml_collections.ConfigDict) -> None:
@@ -102,11 +108,7 @@ def _enlarge(config: ml_collections.ConfigDict) -> None:
     for stage in ("flow", "flow_refined", "light"):
         del config[stage]
     config.stages = ("motion", "contrast", "identity")
-    config.motion.freeze = ()
-    config.motion.loss.exchange_motion = True  # flows that learn need the exchange
     config.motion.loss.warped_weight = 1.0
-    config.motion.loss.symmetry_weight = 1.5
-    config.motion.loss.perceptual_weight = 0.3
     config.motion.loss.agreement_weight = 1.0
     config.motion.loss.bending_weight = 5.0
     _penalise(config.motion)

@@ -12,7 +12,7 @@ import numpy as np
 
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, plain
-from facecycle_jax.evaluation.probes.codes import varying
+from facecycle_jax.evaluation.probes.codes import reduced
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.ops import normalise
@@ -146,27 +146,10 @@ def fit_pca(
     Raises:
       MissingExtraError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.decomposition import PCA
-    except ImportError as error:
-        raise MissingExtraError(
-            "Eigenfaces need scikit-learn: pip install 'facecycle_jax[eval]'."
-        ) from error
-
-    # Centred, N images span N - 1 directions at most.
-    values = pixel_features(images)
-    count = min(components, values.shape[0] - 1, values.shape[1])
-    pca = PCA(count, whiten=True, svd_solver="randomized", random_state=seed)
-    pca.fit(values)
-
-    # Whitening would amplify directions in which training images hardly vary.
-    kept = varying(pca.explained_variance_)
-
-    def transform(others: np.ndarray) -> np.ndarray:
-        projected = pca.transform(pixel_features(others))
-        return projected[:, kept].astype(np.float32)
-
-    return transform
+    project = reduced(
+        pixel_features(images), components=components, whiten=True, seed=seed
+    )
+    return lambda others: project(pixel_features(others))
 
 
 def random_encoder(

@@ -52,8 +52,8 @@ def test_a_full_disk_is_reported_and_old_checkpoints_stay(tmp_path):
             assert last.startswith("facecycle_jax: a file cannot be read or written")
             assert "Checkpoints are intact; make room" in last
         else:
-            start = "facecycle_jax: a checkpoint could not be written to"
-            assert last.startswith(start)
+            sentence = "facecycle_jax: a checkpoint could not be written to"
+            assert last.startswith(sentence)
             assert f"are intact, the newest is of step {step}." in last
         for _, leaf in jax.tree_util.tree_leaves_with_path(
             training.load_trees(workdir)

@@ -55,15 +55,19 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
     return lambda others: ((others - fitted.location_) @ whitening).astype(np.float32)
 
 
-def reduced(codes: np.ndarray, *, components: int = 256) -> FeatureFunction:
+def reduced(
+    codes: np.ndarray, *, components: int = 256, whiten: bool = False, seed: int = 0
+) -> FeatureFunction:
     """Projects codes on the directions of most variance of training codes (PCA).
 
     Args:
       codes: float32 [N, D], of training images.
       components: most directions. Fewer are used where codes hardly vary in more.
+      whiten: whether to divide each direction by its standard deviation.
+      seed: of the randomised solver.
 
     Returns:
-      A function from codes [M, D] to centred codes [M, components], not scaled.
+      A function from codes [M, D] to centred codes [M, components].
 
     Raises:
       MissingExtraError: If scikit-learn is not installed.
@@ -77,24 +81,13 @@ def reduced(codes: np.ndarray, *, components: int = 256) -> FeatureFunction:
 
     # Centred, N codes span N - 1 directions at most.
     count = min(components, len(codes) - 1, codes.shape[1])
-    pca = PCA(count, svd_solver="randomized", random_state=0)
+    pca = PCA(count, whiten=whiten, svd_solver="randomized", random_state=seed)
     pca.fit(codes)
 
-    # A probe that scales each number would amplify the rounding of the others.
-    kept = varying(pca.explained_variance_)
+    # Whitening, or a probe that scales, would amplify directions that are rounding.
+    variances = pca.explained_variance_
+    kept = variances >= 1e-7 * variances.max()
     return lambda others: pca.transform(others)[:, kept].astype(np.float32)
-
-
-def varying(variances: np.ndarray) -> np.ndarray:
-    """Tells the principal components that vary from those that are rounding.
-
-    Args:
-      variances: [K].
-
-    Returns:
-      bool [K].
-    """
-    return variances >= 1e-7 * variances.max()
 
 
 def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:
