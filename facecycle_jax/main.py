@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -30,6 +31,9 @@ from facecycle_jax.training import loop, processes
 # A mistake in the command, the configuration or the data.
 MISTAKE_EXIT = 2
 INTERRUPTED_EXIT = 130
+# Time for the writes of a failed checkpoint that are still in progress; nothing tells
+# when they have ended.
+_LAST_WRITES_S = 0.5
 
 # Files that are missing, or that are in the place of a folder. The cause is a wrong
 # path in the command.
@@ -223,6 +227,8 @@ def _status(error: BaseException) -> int:
     if isinstance(error, _WRONG_PLACE):
         return _fail(MISTAKE_EXIT, error)
     if isinstance(error, OSError):
+        # A save in progress may have failed for the same reason.
+        error = _without_cause(error)
         sentence = (
             f"a file cannot be read or written ({error}). Checkpoints are intact; make "
             "room or repair the storage, then the same command continues."
@@ -237,11 +243,12 @@ def _status(error: BaseException) -> int:
     return DEFECT_EXIT
 
 
-def _without_cause(error: training.StorageError) -> training.StorageError:
-    """Frees what led to an error, so that its sentence is the last line of the log.
+def _without_cause(error: BaseException) -> BaseException:
+    """Frees what led to an error, so that its sentence comes last.
 
-    Orbax leaves its other failed writes unawaited, and asyncio logs each of them with a
-    stack trace when it is freed: now instead of at some time after the sentence.
+    Orbax leaves its other failed writes unawaited. Those in progress print a stack
+    trace each when they end, and asyncio logs the others when they are freed: now
+    instead of at some time after the sentence.
     """
     if os.environ.get("FACECYCLE_TRACEBACK"):
         return error
@@ -250,6 +257,7 @@ def _without_cause(error: training.StorageError) -> training.StorageError:
     error.__context__ = None
     error.__traceback__ = None
     gc.collect()
+    time.sleep(_LAST_WRITES_S)
     return error
 
 

@@ -84,12 +84,15 @@ class Checkpointer:
         self._losses = _read_losses(self._workdir)
         self._saving: int | None = None
 
+        # Orbax could do this too, but in a thread that outlives a run refused at its
+        # start, and that thread then fails while the interpreter shuts down.
+        if jax.process_index() == 0:
+            _remove_half_written(self._workdir / FOLDER)
+
         self._manager = ocp.CheckpointManager(
             self._workdir / FOLDER,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_KeepLastAndBest(keep_last, self._losses),
-                # They are what a killed process has left half-written.
-                cleanup_tmp_directories=True,
+                preservation_policy=_KeepLastAndBest(keep_last, self._losses)
             ),
         )
 
@@ -344,6 +347,15 @@ class Checkpointer:
         processes.wait_for_all("checkpoint_set_aside")
         self._losses.pop(step, None)
         self._manager.reload()
+
+
+def _remove_half_written(folder: epath.Path) -> None:
+    """Removes the checkpoints that a killed process was still writing."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if ocp.utils.is_tmp_checkpoint(path):
+            path.rmtree()
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,21 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     checkpointer = training.Checkpointer(tmp_path, keep_last=2)
     assert checkpointer.best_step == 2
     assert checkpointer.latest_step == 8
+    checkpointer.close()
+
+
+def test_half_written_checkpoints_are_gone_at_once_and_no_thread_is_left(tmp_path):
+    save(tmp_path, {1: 0.5})
+    half_written = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    half_written.mkdir()
+    (half_written / "state").write_bytes(b"the beginning of a state")
+
+    before = set(threading.enumerate())
+    checkpointer = training.Checkpointer(tmp_path)
+    assert steps(tmp_path) == [1]
+    # A run that is refused now must end with one sentence, and not with the traceback
+    # of a thread for which the interpreter shuts down too early.
+    assert set(threading.enumerate()) <= before
     checkpointer.close()
 
 

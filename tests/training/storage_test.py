@@ -16,6 +16,11 @@ from several import ROOT, TOY, codes, environment, start
 
 from facecycle_jax import files, training
 
+# Of several writes that fail, Orbax awaits only the first.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @contextlib.contextmanager
 def small_disk(folder, size):
@@ -45,16 +50,19 @@ def test_a_full_disk_is_reported_and_old_checkpoints_stay(tmp_path):
         result = toy(workdir)
         assert result.returncode == training.STORAGE_EXIT == 74, result.stderr
         step = int(training.find_checkpoint(workdir).name)
-        last = result.stderr.strip().splitlines()[-1]
+        # TensorStore's threads print what becomes of their other writes, in rare cases
+        # below or before the sentence of the program.
+        (sentence,) = [
+            line for line in result.stderr.splitlines() if "facecycle_jax: " in line
+        ]
         # A checkpoint is written in the background: while it fills the disk, a line of
-        # metrics can be the first that finds no room.
-        if "metrics.jsonl" in last:
-            assert last.startswith("facecycle_jax: a file cannot be read or written")
-            assert "Checkpoints are intact; make room" in last
+        # metrics or a panel can be the first that finds no room.
+        if "a file cannot be read or written" in sentence:
+            assert str(workdir) in sentence
+            assert "Checkpoints are intact; make room" in sentence
         else:
-            sentence = "facecycle_jax: a checkpoint could not be written to"
-            assert last.startswith(sentence)
-            assert f"are intact, the newest is of step {step}." in last
+            assert "a checkpoint could not be written to" in sentence
+            assert f"are intact, the newest is of step {step}." in sentence
         for _, leaf in jax.tree_util.tree_leaves_with_path(
             training.load_trees(workdir)
         ):
