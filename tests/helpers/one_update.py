@@ -15,6 +15,7 @@ import optax
 from facecycle_jax.devices import make_mesh, replicated
 
 BATCH = 8
+OPTIMISER = optax.sgd(1.0, momentum=0.9)
 
 
 def settings(method):
@@ -30,6 +31,16 @@ def settings(method):
     return config
 
 
+@functools.cache
+def start_of(method):
+    """Returns the state before the update, on the host; drawing it takes a while."""
+    from facecycle_jax import methods, training
+
+    made = methods.make(settings(method))
+    init = functools.partial(training.init_state, method=made, optimiser=OPTIMISER)
+    return jax.device_get(jax.jit(init)(jax.random.key(3)))
+
+
 def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
     """Returns loss terms, gradients, the state after the update, and the batch."""
     from facecycle_jax import data, methods, ops, training
@@ -42,15 +53,19 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
         made = made._replace(
             loss=lambda params, frozen, images, key: loss(params, frozen, images, None)
         )
-    optimiser = optax.sgd(1.0, momentum=0.9)
-    init = functools.partial(training.init_state, method=made, optimiser=optimiser)
-    key = jax.random.key(3)
-    shardings = training.state_shardings(mesh, jax.eval_shape(init, key), fsdp=fsdp)
-    state = jax.jit(init, out_shardings=shardings)(key)
+    start = start_of(method)
+    shardings = training.state_shardings(mesh, start, fsdp=fsdp)
+    state = jax.tree.map(
+        lambda x, sharding: jax.make_array_from_callback(
+            x.shape, sharding, lambda index: x[index]
+        ),
+        start,
+        shardings,
+    )
     everywhere = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
     step = training.make_train_step(
         made,
-        optimiser,
+        OPTIMISER,
         augment=functools.partial(
             ops.augment_pairs, size=64, **config.augment.to_dict()
         ),
