@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from facecycle_jax import methods, ops, training
-from facecycle_jax.devices import cpu_devices_for, make_mesh
+from facecycle_jax.devices import cpu_compiler_options, cpu_devices_for, make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.networks import random_vgg
@@ -124,7 +124,10 @@ def initial_trees(
         vgg = random_vgg(width=setting.width)
         make = methods.METHODS[stage]
         method = make(forward_of(setting), vgg, methods.LossOptions())
-        params, frozen = jax.jit(method.init)(jax.random.key(0))
+        # Compiling what draws the parameters takes far longer than drawing them.
+        quick = cpu_compiler_options("cpu", level=0)
+        init = jax.jit(method.init, compiler_options=quick)
+        params, frozen = init(jax.random.key(0))
         return method, jax.tree.map(np.asarray, {**frozen, **params})
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from drawn import drawn_with_vgg
 
 from benchmarks import flops, ours
 from facecycle_jax.devices import make_mesh
@@ -73,7 +74,7 @@ def test_train_step_agrees_with_xla():
 @pytest.mark.parametrize("call", ours.CALLS)
 def test_inference_agrees_with_xla(call):
     setting = ours.Setting(1, WIDTH, "float32", "cpu")
-    _, trees = ours.initial_trees("motion_cycle", setting)
+    trees = drawn_with_vgg(ours.forward_of(setting))
     model = FaceCycle(trees, model=ours.model_of(setting))
 
     name = {"reconstruct": "reconstruction"}.get(call, call)

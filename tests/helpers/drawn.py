@@ -9,6 +9,7 @@ import numpy as np
 
 from facecycle_jax.methods import Method
 from facecycle_jax.methods.base import SCHEDULE
+from facecycle_jax.networks.face_networks import FaceNetworks, init_motion
 
 # Standard deviation of an initial kernel, by its path and shape.
 Deviation = Callable[[tuple[str, ...], tuple[int, ...]], float]
@@ -69,3 +70,14 @@ def drawn_state(
 
     params, frozen = drawn(networks, seed=seed, deviation=deviation)
     return params, {**frozen, **jax.jit(schedule)(jax.random.key(0))}
+
+
+def drawn_with_vgg(forward: FaceNetworks) -> dict[str, Any]:
+    """Draws the networks of stage 1 and their VGG-19."""
+    size = forward.networks.encoder.image_size
+
+    def networks(key: jax.Array) -> dict[str, Any]:
+        vgg = forward.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        return {**init_motion(forward, key), "vgg": vgg}
+
+    return drawn(networks)
