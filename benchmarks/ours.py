@@ -151,10 +151,8 @@ class TrainStep:
         mesh = make_mesh(devices_of(setting))
         self._precision = PRECISIONS[setting.precision][1]
         method, self.trees = initial_trees(stage, setting)
-        self._step, init, shardings = build_step(stage, method, mesh)
-        self._state: TrainState = jax.jit(init, out_shardings=shardings)(
-            jax.random.key(0)
-        )
+        self._step, init = build_step(stage, method, mesh)
+        self._state = init(jax.random.key(0))
         batch = {"images": random_images(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
@@ -187,7 +185,7 @@ class TrainStep:
 
 def build_step(
     stage: str, method: methods.Method, mesh: jax.sharding.Mesh, *, fsdp: bool = False
-) -> tuple[Any, Callable[[jax.Array], TrainState], Any]:
+) -> tuple[Any, Callable[[jax.Array], TrainState]]:
     """Builds the training loop's step on images that need no augmentation.
 
     Args:
@@ -197,7 +195,7 @@ def build_step(
       fsdp: whether to shard parameters and optimiser state.
 
     Returns:
-      The jitted step, `init(key)` of its state, and the state's shardings.
+      The jitted step, and the jitted `init(key)` of its state.
     """
     rate, b1, b2 = ADAM[stage]
     optimiser = optax.adam(rate, b1=b1, b2=b2)
@@ -213,7 +211,9 @@ def build_step(
         mesh=mesh,
         shardings=shardings,
     )
-    return step, init, shardings
+    quick = cpu_compiler_options(mesh.devices.flat[0].platform, level=0)
+    draw = jax.jit(init, out_shardings=shardings, compiler_options=quick)
+    return step, draw
 
 
 def lower_step(
@@ -233,7 +233,7 @@ def lower_step(
     shapes = jax.eval_shape(lambda: random_vgg(width=setting.width))
     vgg = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     method = methods.METHODS[stage](forward_of(setting), vgg, methods.LossOptions())
-    step, init, _ = build_step(stage, method, mesh)
+    step, init = build_step(stage, method, mesh)
     state = jax.eval_shape(init, jax.random.key(0))
     shape = (setting.batch, 2, setting.size, setting.size, 3)
     batch = {"images": jax.ShapeDtypeStruct(shape, jnp.float32)}

@@ -163,8 +163,8 @@ class ScaledStep:
                 "loss": {"vgg": "random", "perceptual": "none"},
             }
         )
-        self._step, init, shardings = ours.build_step(method, made, mesh, fsdp=fsdp)
-        self._state: Any = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+        self._step, init = ours.build_step(method, made, mesh, fsdp=fsdp)
+        self._state = init(jax.random.key(0))
         self._batch = training.put_batch(
             {"images": ours.random_images(batch, size=size)}, mesh
         )

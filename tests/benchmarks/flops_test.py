@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from drawn import drawn_with_vgg
+from drawn import drawn_with_vgg, init_with_vgg
 
 from benchmarks import flops, ours
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.inference.face_cycle import FaceCycle
-from facecycle_jax.networks.face_networks import init_identity, init_motion
+from facecycle_jax.networks.face_networks import init_identity
 
 WIDTH = 0.25
 
@@ -18,8 +18,7 @@ def networks(size):
     forward = ours.forward_of(ours.Setting(2, WIDTH, "float32", "cpu", size))
 
     def draw(key):
-        vgg = forward.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
-        return {**init_motion(forward, key), **init_identity(forward, key), "vgg": vgg}
+        return {**init_with_vgg(forward, key), **init_identity(forward, key)}
 
     trees = jax.eval_shape(draw, jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)

@@ -1,5 +1,6 @@
 """Parameters drawn by numpy: compiling what draws them takes seconds a network."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -72,12 +73,13 @@ def drawn_state(
     return params, {**frozen, **jax.jit(schedule)(jax.random.key(0))}
 
 
+def init_with_vgg(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+    """Initialises the networks of stage 1 and their VGG-19."""
+    size = forward.networks.encoder.image_size
+    vgg = forward.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
+    return {**init_motion(forward, key), "vgg": vgg}
+
+
 def drawn_with_vgg(forward: FaceNetworks) -> dict[str, Any]:
     """Draws the networks of stage 1 and their VGG-19."""
-    size = forward.networks.encoder.image_size
-
-    def networks(key: jax.Array) -> dict[str, Any]:
-        vgg = forward.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
-        return {**init_motion(forward, key), "vgg": vgg}
-
-    return drawn(networks)
+    return drawn(functools.partial(init_with_vgg, forward))

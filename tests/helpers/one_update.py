@@ -55,13 +55,7 @@ def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
         )
     start = start_of(method)
     shardings = training.state_shardings(mesh, start, fsdp=fsdp)
-    state = jax.tree.map(
-        lambda x, sharding: jax.make_array_from_callback(
-            x.shape, sharding, lambda index: x[index]
-        ),
-        start,
-        shardings,
-    )
+    state = jax.device_put(start, shardings)
     everywhere = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
     step = training.make_train_step(
         made,
