@@ -25,6 +25,9 @@ from facecycle_jax.viz import grid, save_png
 
 log = logging.getLogger(__name__)
 
+# People rendered for the comparison at most; as many as the run has, if it has fewer.
+_PEOPLE = 32
+
 _TITLE = (
     "Synthetic people not trained on, heads turned by {degrees:.0f} degrees at most; "
     "'true' images are rendered, not generated"
@@ -69,6 +72,7 @@ def report_on_synthetic_faces(
         functools.partial(draw, model.trees),
         seed=config["seed"],
         size=model.size,
+        people=min(_PEOPLE, config["data"]["identities"]),
         scene_variation=config["data"].get("scene_variation", 1.0),
         motion_variation=variation,
         reexpress=lambda sources, drivers: exchange(model.trees, sources, drivers)[
@@ -80,9 +84,8 @@ def report_on_synthetic_faces(
     degrees = 2 * MOTION["yaw"][1] * variation
 
     # One row a face, one column for each kind of image.
-    rows = [
-        [image[row] for image in images.values()] for row in range(config["panel_rows"])
-    ]
+    rows = [list(row) for row in zip(*images.values(), strict=True)]
+    rows = rows[: config["panel_rows"]]
     path = epath.Path(workdir) / "truth.png"
     title = _TITLE.format(degrees=degrees)
     save_png(path, grid(rows, captions=list(images), title=title, font_size=15))

@@ -3,10 +3,17 @@
 Layout NHWC, kernels [4, 4, in, out]; any value range.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from facecycle_jax.jax_names import (
+    bilinear_primitive,
+    default_matmul_precision,
+    is_placed_by_type,
+)
 from facecycle_jax.ops.conv import conv
 from facecycle_jax.ops.portable import by_platform
 
@@ -32,10 +39,21 @@ def transposed_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
             f"kernel must be [4, 4, {x.shape[-1]}, F] for x {x.shape}, "
             f"got {kernel.shape}."
         )
-    return by_platform(x, kernel, cpu=_by_phases, default=_by_zero_filling)
+    # The precision in force at the call, as in the library, not at compilation.
+    precision = default_matmul_precision()
+    plain = functools.partial(_by_zero_filling, precision=precision)
+
+    # The operation of our own does not support sharded types.
+    if is_placed_by_type(x) or is_placed_by_type(kernel):
+        default = plain
+    else:
+        default = functools.partial(_zero_filled, precision=precision)
+    return by_platform(x, kernel, cpu=_by_phases, default=default, portable=plain)
 
 
-def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_zero_filling(
+    x: jax.Array, kernel: jax.Array, *, precision: str | None = None
+) -> jax.Array:
     """Convolves by the library's function, which accelerators have kernels for."""
     return lax.conv_general_dilated(
         x,
@@ -44,7 +62,59 @@ def _by_zero_filling(x: jax.Array, kernel: jax.Array) -> jax.Array:
         ((2, 2), (2, 2)),
         lhs_dilation=(2, 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
+
+
+def _input_gradient(
+    cotangent: jax.Array,
+    x: jax.ShapeDtypeStruct,
+    kernel: jax.Array,
+    *,
+    precision: str | None,
+) -> jax.Array:
+    """Computes the gradient by the input as JAX does."""
+    transposed = jax.linear_transpose(
+        lambda x: _by_zero_filling(x, kernel, precision=precision), x
+    )
+    return transposed(cotangent)[0]
+
+
+def _kernel_gradient(
+    cotangent: jax.Array,
+    x: jax.Array,
+    kernel: jax.ShapeDtypeStruct,
+    *,
+    precision: str | None,
+) -> jax.Array:
+    """Computes the gradient by the kernel through the convolution the other way.
+
+    Tap k joins input i with output 2 i + 2 - k. So does tap 3 - k of a convolution with
+    stride 2 that reads the output and writes the input. By JAX's own rule, XLA mirrors
+    the whole cotangent on TPUs; here only the small kernel is mirrored.
+    """
+    taps = (4, 4, kernel.shape[3], kernel.shape[2])
+    transposed = jax.linear_transpose(
+        lambda mirrored: lax.conv_general_dilated(
+            cotangent,
+            mirrored,
+            (2, 2),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        ),
+        jax.ShapeDtypeStruct(taps, kernel.dtype),
+    )
+    (mirrored,) = transposed(x)
+    return lax.rev(mirrored, (0, 1)).swapaxes(2, 3)
+
+
+_zero_filled = bilinear_primitive(
+    "facecycle_transposed_conv",
+    library=_by_zero_filling,
+    on_cpu=_by_zero_filling,
+    gradients=(_input_gradient, _kernel_gradient),
+)
 
 
 def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:

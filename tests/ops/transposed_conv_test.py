@@ -2,11 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
 from facecycle_jax import ops
-from facecycle_jax.ops.transposed_conv import _by_phases, _by_zero_filling
+from facecycle_jax.ops.transposed_conv import (
+    _by_phases,
+    _by_zero_filling,
+    _zero_filled,
+)
 
 
 def operands():
@@ -16,13 +21,31 @@ def operands():
     return x, kernel, jnp.asarray(rng.standard_normal((2, 10, 14, 6)), jnp.float32)
 
 
-def test_the_forms_agree_in_values_and_gradients():
+def on_accelerators(x, kernel):
+    """The form of accelerators, with its own rule for the kernel's gradient."""
+    return _zero_filled(x, kernel, precision=None)
+
+
+@pytest.mark.parametrize("form", [_by_phases, on_accelerators])
+def test_the_forms_agree_in_values_and_gradients(form):
     x, kernel, cotangent = operands()
-    one, back_one = jax.vjp(_by_phases, x, kernel)
+    one, back_one = jax.vjp(form, x, kernel)
     two, back_two = jax.vjp(_by_zero_filling, x, kernel)
     np.testing.assert_allclose(one, two, atol=1e-5)
     for a, b in zip(back_one(cotangent), back_two(cotangent), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_the_form_of_accelerators_has_derivatives_of_every_kind():
+    x, kernel, cotangent = operands()
+    jax.test_util.check_grads(
+        lambda x, kernel: jnp.sum(cotangent * on_accelerators(x, kernel) ** 2),
+        (x, kernel),
+        order=2,
+        rtol=0.02,
+    )
+    batched = jax.vmap(on_accelerators, in_axes=(0, None))(x[:, None], kernel)
+    np.testing.assert_allclose(batched[:, 0], on_accelerators(x, kernel), atol=1e-5)
 
 
 def test_it_agrees_with_pytorch():
