@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.backend = "memory"  # no tensorflow
     config.data.eval_fraction = 0.25  # of the people
     config.data.identities = 8  # people
-    config.data.frames_per_track = 4  # images of each
+    config.data.frames_per_track = 2  # images of each
     config.batch_size = 2  # pairs of images
     config.num_steps = 6  # steps
     config.log_every = 2  # steps
