@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
@@ -70,6 +69,9 @@ def _preconditioner(
     """
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
+
+    # Imported here: it takes as long to import as a fifth of JAX, for this alone.
+    import scipy.linalg
 
     # With the Cholesky factor L of the curvature, A is the transposed inverse of L.
     factor = scipy.linalg.cholesky(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
@@ -123,6 +122,9 @@ def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Fits weights [D, K] and a bias [K], which is not penalised."""
     mean = sums.x / sums.number
     target_mean = sums.y / sums.number
+
+    # Imported here: it takes as long to import as a fifth of JAX, for this alone.
+    import scipy.linalg
 
     # Normal equations of centred data: (cov(x, x) + strength I) W = cov(x, y).
     left = sums.xx / sums.number - np.outer(mean, mean)
