@@ -14,6 +14,7 @@ from etils import epath
 from facecycle_jax import training
 from facecycle_jax.data.sources.synthetic import MOTION
 from facecycle_jax.data.sources.synthetic_truth import (
+    PEOPLE,
     compare_with_truth,
     describe_truth,
 )
@@ -24,9 +25,6 @@ from facecycle_jax.methods import METHODS
 from facecycle_jax.viz import grid, save_png
 
 log = logging.getLogger(__name__)
-
-# People rendered for the comparison at most; as many as the run has, if it has fewer.
-_PEOPLE = 32
 
 _TITLE = (
     "Synthetic people not trained on, heads turned by {degrees:.0f} degrees at most; "
@@ -72,7 +70,8 @@ def report_on_synthetic_faces(
         functools.partial(draw, model.trees),
         seed=config["seed"],
         size=model.size,
-        people=min(_PEOPLE, config["data"]["identities"]),
+        # A small run has a small comparison.
+        people=min(PEOPLE, config["data"]["identities"]),
         scene_variation=config["data"].get("scene_variation", 1.0),
         motion_variation=variation,
         reexpress=lambda sources, drivers: exchange(model.trees, sources, drivers)[

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from facecycle_jax import ops
 from facecycle_jax.ops.transposed_conv import (
@@ -46,6 +48,23 @@ def test_the_form_of_accelerators_has_derivatives_of_every_kind():
     )
     batched = jax.vmap(on_accelerators, in_axes=(0, None))(x[:, None], kernel)
     np.testing.assert_allclose(batched[:, 0], on_accelerators(x, kernel), atol=1e-5)
+
+
+def test_it_has_gradients_inside_shard_map():
+    x, kernel, cotangent = operands()
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+
+    def loss(x, kernel, cotangent):
+        return jnp.sum(cotangent * ops.transposed_conv(x, kernel))
+
+    split = jax.shard_map(
+        jax.grad(loss), mesh=mesh, in_specs=(P("d"), P(), P("d")), out_specs=P("d")
+    )
+    np.testing.assert_allclose(
+        jax.jit(split)(x, kernel, cotangent),
+        jax.grad(loss)(x, kernel, cotangent),
+        atol=1e-5,
+    )
 
 
 def test_it_agrees_with_pytorch():

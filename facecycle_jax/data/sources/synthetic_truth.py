@@ -16,6 +16,8 @@ Draw = Callable[[np.ndarray], Mapping[str, Any]]
 Reexpress = Callable[[np.ndarray, np.ndarray], Any]
 # Added to a run's seed. No run trains on these people, because its seed is small.
 UNSEEN = 1_000_003
+# People of a comparison, unless it says otherwise.
+PEOPLE = 32
 
 # Row of the table: figure without a model, figure of the model, what it means.
 _ROWS = {
@@ -57,7 +59,7 @@ def compare_with_truth(
     *,
     seed: int,
     size: int,
-    people: int = 32,
+    people: int = PEOPLE,
     scene_variation: float = 1.0,
     motion_variation: float = 1.0,
     reexpress: Reexpress | None = None,

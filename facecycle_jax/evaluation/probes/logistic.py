@@ -67,11 +67,11 @@ def _preconditioner(
     variables v, with weights = A v, the objective is nearly isotropic, so that L-BFGS
     converges in tens of iterations however features are correlated.
     """
+    # Imported here because it takes 0.2 s, and no command but a probe needs it.
+    import scipy.linalg
+
     curvature = covariance.astype(np.float64) / classes
     curvature[np.diag_indices_from(curvature)] += strength
-
-    # Imported here: it takes as long to import as a fifth of JAX, for this alone.
-    import scipy.linalg
 
     # With the Cholesky factor L of the curvature, A is the transposed inverse of L.
     factor = scipy.linalg.cholesky(

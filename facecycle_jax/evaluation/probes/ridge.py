@@ -120,11 +120,11 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Fits weights [D, K] and a bias [K], which is not penalised."""
+    # Imported here because it takes 0.2 s, and no command but a probe needs it.
+    import scipy.linalg
+
     mean = sums.x / sums.number
     target_mean = sums.y / sums.number
-
-    # Imported here: it takes as long to import as a fifth of JAX, for this alone.
-    import scipy.linalg
 
     # Normal equations of centred data: (cov(x, x) + strength I) W = cov(x, y).
     left = sums.xx / sums.number - np.outer(mean, mean)
