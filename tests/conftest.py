@@ -7,6 +7,7 @@ tests compile are compiled once: they are kept in a folder that goes when the su
 ends. Processes that tests start inherit this.
 """
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -49,6 +50,13 @@ def compiled_programs_of_a_module_end_with_it():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def garbage_of_a_module_ends_with_it():
+    """Frees what a module has left, while the module's filters of warnings hold."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

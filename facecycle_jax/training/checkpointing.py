@@ -195,7 +195,7 @@ class Checkpointer:
             except Exception as error:
                 # A second reading, on the host, proves damage. Any other error is
                 # raised.
-                self._raise_unless_damaged(step, error, abstract)
+                self._raise_unless_damaged(step, error)
             self._set_aside(step)
 
         self._check_nothing_lost()
@@ -248,8 +248,6 @@ class Checkpointer:
 
         for step in steps:
             if step <= chosen:
-                # All processes compare, so that all end with the same sentence.
-                check_shapes(self._manager.directory / str(chosen), abstract)
                 return self._restore(chosen, abstract)
             self._set_aside(step)
 
@@ -276,7 +274,7 @@ class Checkpointer:
             _reason(error),
         )
 
-    def _raise_unless_damaged(self, step: int, error: Exception, abstract: Any) -> None:
+    def _raise_unless_damaged(self, step: int, error: Exception) -> None:
         """Raises why a checkpoint could not be restored, unless it is damaged."""
         folder = self._manager.directory / str(step)
         try:
@@ -284,8 +282,6 @@ class Checkpointer:
         except DamagedCheckpointError as damage:
             self._report(step, damage)
             return
-
-        check_shapes(folder, abstract)
         raise error
 
     def _check_nothing_lost(self) -> None:
@@ -314,6 +310,10 @@ class Checkpointer:
 
     def _restore(self, step: int, abstract: Any) -> Any:
         """Restores one checkpoint and compares its checksums."""
+        # Before Orbax finds it out: its reads in progress would then print a stack
+        # trace each, below the sentence.
+        check_shapes(self._manager.directory / str(step), abstract)
+
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), digests=ocp.args.JsonRestore()
         )

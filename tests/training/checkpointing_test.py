@@ -1,7 +1,9 @@
 """Checkpoints: which are kept, damaged ones, and networks copied to another run."""
 
 import errno
+import gc
 import logging
+import sys
 import threading
 
 import jax
@@ -22,9 +24,10 @@ from facecycle_jax.training.network_loading import (
 )
 
 # Of several reads that fail, Orbax awaits only the first.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("garbage_of_a_module_ends_with_it"),
+]
 
 
 @pytest.fixture
@@ -217,7 +220,7 @@ def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(
     assert steps(tmp_path) == [1]
 
 
-def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path):
+def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path, monkeypatch):
     save(tmp_path, {1: None, 2: None})
     checkpointer = training.Checkpointer(tmp_path)
     other = abstract()
@@ -238,6 +241,12 @@ def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path):
     checkpointer.close()
     assert steps(tmp_path) == [1, 2]
     assert not (tmp_path / "checkpoints_unreadable").exists()
+    # No read is left that would print a stack trace when it is freed.
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    del checkpointer
+    gc.collect()
+    assert not printed
 
 
 def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, logs):

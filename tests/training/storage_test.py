@@ -17,9 +17,10 @@ from several import ROOT, TOY, codes, environment, start
 from facecycle_jax import files, training
 
 # Of several writes that fail, Orbax awaits only the first.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("garbage_of_a_module_ends_with_it"),
+]
 
 
 @contextlib.contextmanager
