@@ -7,9 +7,18 @@ its last bit moves a sample by up to the local contrast (about 4 units a pixel) 
 the size a sum of independent entries has; twice that for the attention's 1x1
 convolutions, whose gradients are what remains after softmaxes cancel most of it. Norms
 of trained tensors after three Adam steps get 1e-4 of the norm.
+
+Stage 2's gradients get three times as much, because the suite compiles without
+optimisation: its sums are then longer, and one tensor of the normaliser is off by 0.1
+to 0.2 %, depending on the processor. A slow test compiles them as users do, and asks
+for 1e-3. In 64 bits, that tensor differs from the reference by 0.03 %.
 """
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import golden as reference
@@ -24,6 +33,8 @@ from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
 from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
+ROOT = pathlib.Path(__file__).parents[2]
+HELPERS = ROOT / "tests" / "helpers"
 MODEL = {
     "width": 1.0,
     "image_size": 64,
@@ -96,22 +107,19 @@ def run(stage: str) -> dict[str, Any]:
     optimiser = optax.adam(1e-4, b1=0.5, b2={"motion": 0.999, "identity": 0.9}[stage])
     opt_state = optimiser.init(params)
 
-    # Where weights and images are constants, the compiler computes the VGG's maps
-    # itself: most of a minute. Stage 2 keeps them constant: as arguments, on the
-    # suite's eight devices, its gradients are off by 0.2 % instead of 0.1 %.
-    as_arguments = {"motion": frozen, "identity": {}}[stage]
-
+    # Arguments: of constant weights the compiler computes the VGG's maps itself, for
+    # most of a minute.
     @jax.jit
-    def step(params, opt_state, given):
+    def step(params, opt_state, frozen):
         (total, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, {**frozen, **given}, images, None
+            params, frozen, images, None
         )
         updates, opt_state = optimiser.update(grads, opt_state)
         return optax.apply_updates(params, updates), opt_state, total, aux, grads
 
     totals, first = [], None
     for _ in range(3):
-        params, opt_state, total, aux, grads = step(params, opt_state, as_arguments)
+        params, opt_state, total, aux, grads = step(params, opt_state, frozen)
         totals.append(float(total))
         first = first or (aux, grads)
     return {"totals": totals, "aux": first[0], "grads": first[1], "params": params}
@@ -148,10 +156,8 @@ def test_three_adam_steps_agree_with_reference(stage):
     np.testing.assert_allclose(run(stage)["totals"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stage", ["motion", "identity"])
-def test_gradients_agree_with_reference(stage):
+def assert_gradients(stage, grads, *, tolerance):
     numbers = reference.golden()
-    grads = torch_named(run(stage)["grads"])
     names = list(numbers[f"{stage}/grad_names"])
     assert set(names) == set(grads)
     for name, l2, total in zip(
@@ -160,11 +166,31 @@ def test_gradients_agree_with_reference(stage):
         grad = grads[name].astype(np.float64)
         # Gradients that vanish in exact arithmetic are rounding noise on both sides.
         noise = 1e-7
-        tolerance = 2e-3 if name.split(".")[-2] in ("g", "theta", "phi") else 1e-3
-        assert abs(np.linalg.norm(grad) - l2) <= tolerance * l2 + noise, name
-        assert abs(grad.sum() - total) <= tolerance * l2 * np.sqrt(grad.size) + noise, (
-            name
-        )
+        attention = name.split(".")[-2] in ("g", "theta", "phi")
+        allowed = (2 if attention else 1) * tolerance * l2
+        assert abs(np.linalg.norm(grad) - l2) <= allowed + noise, name
+        assert abs(grad.sum() - total) <= allowed * np.sqrt(grad.size) + noise, name
+
+
+@pytest.mark.parametrize(("stage", "tolerance"), [("motion", 1e-3), ("identity", 3e-3)])
+def test_gradients_agree_with_reference(stage, tolerance):
+    assert_gradients(stage, torch_named(run(stage)["grads"]), tolerance=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["motion", "identity"])
+def test_gradients_of_optimised_programs_agree_with_reference(stage, tmp_path):
+    file = tmp_path / "gradients.npz"
+    program = (
+        "import numpy, sys; from tests.methods import golden_test as test; "
+        "numpy.savez(sys.argv[2], **test.torch_named(test.run(sys.argv[1])['grads']))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, stage, str(file)],
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{HELPERS}"},
+        check=True,
+    )
+    assert_gradients(stage, dict(np.load(file)), tolerance=1e-3)
 
 
 @pytest.mark.parametrize("stage", ["motion", "identity"])
