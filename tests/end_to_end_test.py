@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from facecycle_jax import training
 
@@ -22,6 +23,24 @@ def run(workdir, *flags):
     )  # fmt: skip
 
 
+def test_flows_are_trained_from_the_command_line(tmp_path):
+    result = run(tmp_path, "--config.loss.generator=False")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert set(training.load_trees(tmp_path)) == {"motion_encoder", "flow_decoder"}
+    assert_trained(tmp_path)
+
+
+def assert_trained(workdir):
+    lines = training.read_metrics(workdir)
+    totals = [line["train/total"] for line in lines if "train/total" in line]
+    assert totals
+    assert np.isfinite(totals).all()
+    assert any("eval/total" in line for line in lines)
+    assert list((workdir / "panels").glob("*.png"))
+
+
+@pytest.mark.slow
 def test_both_stages_from_the_command_line(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     result = run(one)
@@ -35,12 +54,7 @@ def test_both_stages_from_the_command_line(tmp_path):
     for name in motion:
         jax.tree.map(np.testing.assert_array_equal, motion[name], both[name])
     for workdir in (one, two):
-        lines = training.read_metrics(workdir)
-        assert all(
-            np.isfinite(line["train/total"]) for line in lines if "train/total" in line
-        )
-        assert any("eval/total" in line for line in lines)
-        assert list((workdir / "panels").glob("*.png"))
+        assert_trained(workdir)
 
 
 def test_a_batch_size_that_does_not_fit_is_one_line(tmp_path):

@@ -32,9 +32,10 @@ def assert_same(found, expected):
         )
 
 
-@pytest.mark.parametrize(
-    "method", ["identity_cycle", pytest.param("motion_cycle", marks=pytest.mark.slow)]
-)
+# Of what is not slow, devices/mesh_test.py compares numbers of a small network, and
+# compile_check/compiling_test.py looks at what devices send each other.
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_eight_devices_give_the_numbers_of_one(method, monkeypatch):
     # Sharded parameters too, and small arrays, as these networks have no others.
     monkeypatch.setattr(sharding, "_MIN_SHARDED", 2**8)

@@ -93,6 +93,7 @@ def test_poses_vary_by_the_given_amount():
         np.testing.assert_allclose(face[:8], neutral[:8], atol=1)
 
 
+@pytest.mark.slow  # three programs
 def test_people_are_others_than_those_of_training():
     _, images = compare_with_truth(lambda x: {"neutral": x}, seed=5, size=32, people=2)
     trained = data.synthetic_tracks(5, identities=8, frames_per_track=1, size=32)[
