@@ -29,6 +29,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.mean_flow_weight = 0.0
     # above 0 compares the neutral faces of the two images of a pair
     config.loss.agreement_weight = 0.0
+    # With generator=False: above 0 teaches flows by heads that a warp has turned, and
+    # by how symmetric faces become.
+    config.loss.turn_weight = 0.0
+    config.loss.frontal_weight = 0.0
+    config.loss.keep_features = False  # True: train two layers of the encoder only
     config.loss.autoencoding = True  # False: no terms of images made of their own maps
     config.loss.generator = True  # False: train flows alone, on warped images
     # False: restore an image from its own neutral face; for flows that are kept

@@ -39,6 +39,10 @@ BATCH_STATS = "batch_stats"
 SCHEDULE = "schedule"
 CARRIED = (BATCH_STATS, SCHEDULE)
 
+# Prefix of entries of `frozen` that are networks as `init_from` has them, beside those
+# that are trained on from there.
+START = "start_"
+
 Loss = Callable[[Tree, Tree, Any, jax.Array | None], tuple[jax.Array, Aux]]
 
 
@@ -205,6 +209,11 @@ class LossOptions(NamedTuple):
         which keeps their final tanh out of its flat parts. Not in the paper.
       mean_flow_weight: weight of `losses.mean_flow` over the (global) batch (motion
         cycle), which keeps faces where they are on average. Not in the paper.
+      turn_weight: weight of `turned_heads.turned_term` (motion cycle without
+        generator), which teaches the flows of heads that a warp has turned. Needs flows
+        to start from. Not in the paper.
+      frontal_weight: weight of `turned_heads.frontal_term` (motion cycle without
+        generator), which teaches the flows that make faces symmetric. Not in the paper.
       agreement_weight: weight of the L1 distance between the neutral faces of the two
         images of an item (motion cycle). Without the generator, both are warped images.
         With it, the generated neutral face of one image is compared with the other
@@ -226,6 +235,8 @@ class LossOptions(NamedTuple):
         restored on the other image's neutral face, as in the paper. Without it, on its
         own: the generator then learns to bring an image back, which needs flows that
         are kept from training, or they would learn to stand still.
+      keep_features: (motion cycle without generator) whether the motion encoder's
+        convolutions stay as they are, so that only its two dense layers are trained.
       flow_side: (motion cycle without generator) side in pixels of the images that are
         warped and compared; 0: as they are. The encoder sees whole images in any case.
       exchange_identity: (identity cycle) whether pairs are two images of one track
@@ -251,6 +262,8 @@ class LossOptions(NamedTuple):
     warped_weight: float = 0.0
     saturation_weight: float = 0.0
     mean_flow_weight: float = 0.0
+    turn_weight: float = 0.0
+    frontal_weight: float = 0.0
     agreement_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False
@@ -258,6 +271,7 @@ class LossOptions(NamedTuple):
     autoencoding: bool = True
     generator: bool = True
     exchange_motion: bool = True
+    keep_features: bool = False
     flow_side: int = 0
     exchange_identity: bool = False
     ssim_range: float = 1.0

@@ -28,6 +28,7 @@ from facecycle_jax.losses import (
     symmetry,
 )
 from facecycle_jax.methods.base import (
+    START,
     Aux,
     LossOptions,
     Method,
@@ -36,6 +37,7 @@ from facecycle_jax.methods.base import (
     weighted_total,
 )
 from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
+from facecycle_jax.methods.turned_heads import frontal_term, turned_term
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceFeatures, FaceNetworks, init_motion
 from facecycle_jax.ops import adaptive_average_pool, warp
@@ -205,18 +207,24 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     It has no generator, no trunk and no perceptual loss. The weights are those of the
     whole cycle, so that a later stage with the generator goes on from here.
     """
+    # What the flows were before is what some terms compare with.
+    has_goals = bool(options.turn_weight or options.frontal_weight)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        trees = init_motion(forward, key)
-        return {name: trees[name] for name in FLOW_NETWORKS}, {}
+        drawn = init_motion(forward, key)
+        params = {name: drawn[name] for name in FLOW_NETWORKS}
+        if not has_goals:
+            return params, {}
+        return params, {START + name: tree for name, tree in params.items()}
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        del frozen, key
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
-        p = flow_images(forward, params, x)
+        before = {name: frozen[START + name] for name in FLOW_NETWORKS if has_goals}
+        trees = _without_features(params) if options.keep_features else params
+        p = flow_images(forward, trees, x)
 
         compared, target = p, x
         if options.flow_side:
@@ -231,11 +239,26 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
             # The two images of an item show one person, who has one neutral face.
             distance = l1(compared["warped"], exchange(compared["warped"]))
             terms["l1/agreement"] = (options.agreement_weight, distance)
+        if options.turn_weight:
+            # Held-out losses are those of the same turns every time.
+            turns = jax.random.key(0) if key is None else key
+            distance = turned_term(forward, trees, before, x, p["flow"], turns)
+            terms["turned/flow"] = (options.turn_weight, distance)
+        if options.frontal_weight:
+            distance = frontal_term(forward, before, x, p["flow"])
+            terms["frontal/flow"] = (options.frontal_weight, distance)
 
         total, reported = weighted_total(terms)
         return total, Aux(reported, p)
 
     return Method(init, loss)
+
+
+def _without_features(params: Tree) -> Tree:
+    """Cuts the gradient of the motion encoder's convolutions."""
+    encoder = params["motion_encoder"]
+    kept = jax.lax.stop_gradient(encoder["features"])
+    return {**params, "motion_encoder": {**encoder, "features": kept}}
 
 
 def _flow_terms(

@@ -1,6 +1,7 @@
 """Pure array functions that need jax alone.
 
-Convolution, sampling, resizing, pooling, similarity, pixel values and augmentation.
+Convolution, sampling, resizing, pooling, similarity, pixel values, augmentation and
+turns of a head.
 """
 
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
@@ -16,6 +17,7 @@ from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
+from facecycle_jax.ops.turn import turned_flow, turned_grid
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
@@ -35,5 +37,7 @@ __all__ = [
     "resize_bilinear",
     "ssim",
     "transposed_conv",
+    "turned_flow",
+    "turned_grid",
     "warp",
 ]

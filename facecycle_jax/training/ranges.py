@@ -97,6 +97,8 @@ RANGES: Mapping[str, Range] = {
     "loss.folding_weight": _WEIGHT,
     "loss.saturation_weight": _WEIGHT,
     "loss.mean_flow_weight": _WEIGHT,
+    "loss.turn_weight": _WEIGHT,
+    "loss.frontal_weight": _WEIGHT,
     "loss.agreement_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
     "loss.ssim_range": _POSITIVE,

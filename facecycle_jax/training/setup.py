@@ -17,7 +17,7 @@ from facecycle_jax.devices import cpu_compiler_options, make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.methods import Method
-from facecycle_jax.methods.base import CARRIED, SCHEDULE
+from facecycle_jax.methods.base import CARRIED, SCHEDULE, START
 from facecycle_jax.networks import widen
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
@@ -355,6 +355,11 @@ def _start_from(
     source: dict[str, Any] = {}
     for path in places:
         source |= load_trees(path)
+    for name in state.frozen:
+        trained = name.removeprefix(START)
+        if trained != name and trained in source:
+            # A copy, as donated arguments must not share one buffer.
+            source[name] = jax.tree.map(_copy, source[trained])
     if jax.process_count() > 1:
         check_same({"weights in init_from": _tree_digest(source)})
 

@@ -90,6 +90,27 @@ def test_training_starts_from_the_networks_of_a_model_folder(tmp_path):
         start(fresh, "facecycle-small", tiny_model.MODEL)
 
 
+def test_networks_that_terms_compare_with_are_those_of_the_start(tmp_path):
+    trees = tiny_model.trees()
+    write_model(
+        tmp_path / "model",
+        {name: tree for name, tree in trees.items() if name not in TRAINED},
+        model=tiny_model.MODEL,
+        licence="CC0",
+        source="random numbers",
+    )
+    fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
+    params = {"flow_decoder": fresh.frozen["flow_decoder"]}
+    frozen = {"start_flow_decoder": params["flow_decoder"]}
+    state = dataclasses.replace(fresh, params=params, frozen=frozen, ema=params)
+    state = start(state, str(tmp_path / "model"), tiny_model.MODEL)
+    assert_equal(state.params["flow_decoder"], trees["flow_decoder"])
+    assert_equal(state.frozen["start_flow_decoder"], trees["flow_decoder"])
+
+    with pytest.raises(UserError, match="start_flow_decoder"):
+        start(dataclasses.replace(fresh, params=params, frozen=frozen), "", {})
+
+
 def test_of_networks_in_several_places_the_last_ones_are_used(tmp_path):
     trees = tiny_model.trees()
     other = jax.tree.map(

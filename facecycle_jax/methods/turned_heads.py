@@ -1,0 +1,162 @@
+"""Flows of turned heads, taught by heads that a warp has turned. Not in the paper.
+
+The cycle alone turns heads by a half: two frames of a person seldom differ by much, and
+the loss of a flow says little about what would be better far away. Both terms here say
+where each place of the face should come from.
+
+- `turned_term`: a frontal face is turned by a warp that is known, so its flow is known.
+- `frontal_term`: what a mirror image changes in a motion code is the turn. Codes with
+  more of it give other flows, and the most symmetric face has the best one.
+
+Both compare with what the networks drew before: with flows that change, faces would
+grow ever wider, which makes them more symmetric too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.networks.face_networks import FaceNetworks, Trees
+from facecycle_jax.ops import grid_sample, identity_grid, turned_flow, turned_grid, warp
+
+# Turns are drawn between these, to either side, and up and down with this spread.
+_YAW = (5.0, 45.0)
+_PITCH_SPREAD = 8.0
+_LARGEST_PITCH = 18.0
+# Frames are cut by the eyes' distance, up to this.
+_MAGNIFICATION = 1.18
+# Flows whose asymmetry is below this times the mean are of frontal faces.
+_FRONTAL = 0.7
+# Weight of the frontal faces themselves, which stay as they are.
+_STILL = 0.3
+# How much of the turn in a code is tried.
+_FACTORS = (1.0, 1.5, 2.0)
+# Increase of the asymmetry, relative, at which a factor counts e times less.
+_TOLERANCE = 0.03
+# Half the width and height of the face, its middle, and the weight far from it.
+_FACE = (0.75, 0.85)
+_FACE_Y = 0.05
+_BESIDE = 0.15
+
+
+def turned_term(
+    forward: FaceNetworks,
+    trees: Trees,
+    before: Trees,
+    images: jax.Array,
+    flow: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    """Computes how far flows of turned images are from those that undo the turn.
+
+    The neutral face of a turned image is that of the image itself. So its flow leads
+    where the image's flow did before, moved by the turn. The image's own flow stays as
+    it was. Only images whose flow is nearly symmetric take part, as the warp supposes a
+    frontal face.
+
+    Args:
+      forward: the networks.
+      trees: parameters; motion_encoder and flow_decoder are used.
+      before: the same networks as they were; they get no gradient.
+      images: [N, H, H, 3], normalised.
+      flow: [N, h, w, 2], their flows.
+      key: random key of the turns.
+
+    Returns:
+      Scalar, in units of half an image.
+    """
+    number, size = images.shape[:2]
+    goal = jax.lax.stop_gradient(
+        forward.flow(before, forward.motion_code(before, images))
+    )
+    yaw, pitch, magnification = _draw_turns(key, number)
+
+    def turn(yaw: Any, pitch: Any, magnification: Any) -> jax.Array:
+        return turned_grid(yaw, pitch, magnification, size=size)
+
+    grids = jax.vmap(turn)(yaw, pitch, magnification)
+    turned = grid_sample(images, grids, align_corners=True, padding="border")
+    found = forward.flow(trees, forward.motion_code(trees, turned))
+
+    # Where the turn has moved what the goal leads to.
+    places = identity_grid(height=flow.shape[1], width=flow.shape[2])
+    moved, shown = jax.vmap(turned_flow)(grids, jnp.clip(places + goal, -1, 1))
+    turns = shown[..., None] * _distance(found, moved - places)
+    still = _distance(flow, goal)
+
+    asymmetry = jnp.mean(jnp.abs(goal - _mirrored(goal)), axis=(1, 2, 3))
+    limit = jnp.maximum(_FRONTAL * jnp.mean(asymmetry), jnp.min(asymmetry))
+    frontal = asymmetry <= limit
+    weight = _face(places)[..., None] * frontal[:, None, None, None]
+    return jnp.mean(weight * (turns + _STILL * still)) / jnp.mean(frontal)
+
+
+def frontal_term(
+    forward: FaceNetworks, before: Trees, images: jax.Array, flow: jax.Array
+) -> jax.Array:
+    """Computes how far flows are from those that make the faces most symmetric.
+
+    Args:
+      forward: the networks.
+      before: motion_encoder and flow_decoder as they were; they get no gradient.
+      images: [N, H, H, 3], normalised.
+      flow: [N, h, w, 2], their flows.
+
+    Returns:
+      Scalar, in units of half an image.
+    """
+    goal = jax.lax.stop_gradient(_frontal_flow(forward, before, images))
+    places = identity_grid(height=flow.shape[1], width=flow.shape[2])
+    return jnp.mean(_face(places)[..., None] * _distance(flow, goal))
+
+
+def _frontal_flow(forward: FaceNetworks, trees: Trees, images: jax.Array) -> jax.Array:
+    """Finds the flows [N, h, w, 2] that make faces most symmetric."""
+    code = forward.motion_code(trees, images)
+    mirrored = forward.motion_code(trees, jnp.flip(images, axis=2))
+    # What both share, and the turn.
+    shared, turn = (code + mirrored) / 2, (code - mirrored) / 2
+    window = _face(identity_grid(height=images.shape[1], width=images.shape[2]))
+
+    def asymmetry(factor: jax.Array) -> jax.Array:
+        face = warp(images, forward.flow(trees, shared + factor * turn), clamp=True)
+        apart = jnp.abs(face - jnp.flip(face, axis=2))
+        return jnp.mean(window[..., None] * apart, axis=(1, 2, 3))
+
+    factors = jnp.array(_FACTORS)
+    costs = jnp.stack([asymmetry(factor) for factor in factors])
+    least = jnp.maximum(jnp.min(costs, axis=0), 1e-6)
+    shares = jax.nn.softmax(-costs / (_TOLERANCE * least), axis=0)
+    best = shares.T @ factors
+    return forward.flow(trees, shared + best[:, None] * turn)
+
+
+def _draw_turns(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws yaw and pitch in degrees and the magnification, each [number]."""
+    keys = jax.random.split(key, 4)
+    yaw = jax.random.uniform(keys[0], (number,), minval=_YAW[0], maxval=_YAW[1])
+    pitch = _PITCH_SPREAD * jax.random.normal(keys[1], (number,))
+    pitch = jnp.clip(pitch, -_LARGEST_PITCH, _LARGEST_PITCH)
+
+    # Eyes that appear closer are enlarged until they are as far apart, or less.
+    largest = jnp.minimum(1 / jnp.cos(jnp.deg2rad(yaw)), _MAGNIFICATION)
+    share = jax.random.uniform(keys[2], (number,))
+    side = jnp.where(jax.random.bernoulli(keys[3], shape=(number,)), 1.0, -1.0)
+    return side * yaw, pitch, 1 + share * (largest - 1)
+
+
+def _mirrored(flow: jax.Array) -> jax.Array:
+    """Makes the flows [..., h, w, 2] of mirrored images."""
+    return jnp.flip(flow, axis=-2) * jnp.array([-1.0, 1.0])
+
+
+def _face(places: jax.Array) -> jax.Array:
+    """Weighs places [h, w, 2]: the face counts, what is beside it hardly."""
+    x, y = places[..., 0] / _FACE[0], (places[..., 1] - _FACE_Y) / _FACE[1]
+    return _BESIDE + jnp.exp(-((x**2 + y**2) ** 2))
+
+
+def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes |a - b|, smooth below a hundredth."""
+    return jnp.sqrt((a - b) ** 2 + 1e-4) - 1e-2

@@ -1,0 +1,181 @@
+"""Turns of a head that never were: an image of a face, as if its head were turned.
+
+A head is an ellipsoid with a nose, at the place where the framing of docs/data.md has
+it. Positions are (x, y) in [-1, 1], as for `grid_sample` with corners aligned; y points
+down. z points from the middle of the head to the camera, in the same unit, which is
+about 11 cm.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.ops.warp import identity_grid
+
+# Half of the head's width, height and depth, and the height of its middle.
+_HALF_WIDTH = 0.66
+_HALF_HEIGHT = 1.05
+_HALF_DEPTH = 0.8
+_MIDDLE_Y = -0.16
+# How far the nose stands out, its middle, and its spread.
+_NOSE = 0.16
+_NOSE_Y = 0.1
+_NOSE_SPREAD = (0.13, 0.17)
+# The eyes of the framing.
+_EYE_X = 0.28
+_EYE_Y = -0.18
+# The places on the line of sight where the surface is looked for.
+_NEAREST = 1.3
+_FARTHEST = -0.6
+_PLACES = 64
+# How far the background reaches: heads are stretched no farther than to here.
+_BORDER = 0.98
+# Distance from what is seen at which a position counts as hidden.
+_FOUND = 0.06
+
+
+def turned_grid(
+    yaw: jax.Array, pitch: jax.Array, magnification: jax.Array, *, size: int
+) -> jax.Array:
+    """Computes where each pixel of a turned head lies in the image of the frontal one.
+
+    The eyes stay in the middle. What the image does not show, the far side of the head,
+    repeats its edge; the background is stretched beside the head.
+
+    Args:
+      yaw: degrees, scalar; positive turns the nose to the right of the image.
+      pitch: degrees, scalar; positive raises the nose.
+      magnification: scalar; heads whose eyes are framed look larger when they turn.
+      size: side of the result in pixels.
+
+    Returns:
+      float32 [size, size, 2], positions for `grid_sample`.
+    """
+    turn = _rotation(yaw, pitch)
+
+    # The middle between the eyes stays where it is.
+    eyes = jnp.array([[_EYE_X, -_EYE_X], [_EYE_Y, _EYE_Y]])
+    depth, _ = _surface(eyes[0], eyes[1])
+    middle = jnp.mean(turn @ jnp.stack([*eyes, depth]), axis=1)
+
+    # Points [3, size, size, places] on the line of sight of each pixel, turned back.
+    grid = identity_grid(height=size, width=size)
+    x = grid[..., 0] / magnification + middle[0]
+    y = (grid[..., 1] - _EYE_Y) / magnification + middle[1]
+    z = jnp.linspace(_NEAREST, _FARTHEST, _PLACES)
+    shape = (size, size, _PLACES)
+    seen = jnp.stack(
+        [
+            jnp.broadcast_to(x[..., None], shape),
+            jnp.broadcast_to(y[..., None], shape),
+            jnp.broadcast_to(z, shape),
+        ]
+    )
+    points = jnp.einsum("ji,jhwk->ihwk", turn, seen)
+
+    # The first of them inside the head.
+    front, inside_outline = _surface(points[0], points[1])
+    above = points[2] - front
+    # The back of the head is round, too.
+    inside = inside_outline & (above <= 0) & (points[2] >= -front)
+    hit = jnp.any(inside, axis=-1)
+    first = jnp.argmax(inside, axis=-1)
+    before = jnp.maximum(first - 1, 0)
+
+    def at(values: jax.Array, place: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+
+    # Between it and the one before it.
+    outside, within = at(above, before), at(above, first)
+    crossing = at(inside_outline, before) & (outside > within)
+    share = jnp.where(crossing, outside / jnp.maximum(outside - within, 1e-6), 1.0)
+    share = jnp.clip(share, 0.0, 1.0)
+    head = jnp.stack(
+        [at(p, before) * (1 - share) + at(p, first) * share for p in points[:2]],
+        axis=-1,
+    )
+
+    found = jnp.where(hit[..., None], head, _background(grid, head, hit))
+    return _smooth(found)
+
+
+def turned_flow(grid: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Finds positions of the frontal image in the image of the turned head.
+
+    Args:
+      grid: [size, size, 2], what `turned_grid` returns.
+      positions: [h, w, 2], positions in the image of the frontal head.
+
+    Returns:
+      float32 [h, w, 2], the positions in the image of the turned head, and float32 [h,
+      w], from 1 where they are seen to 0 where nothing near them is.
+    """
+    places = grid.reshape(-1, 2)
+    wanted = positions.reshape(-1, 2)
+    distance = jnp.sum((wanted[:, None] - places) ** 2, axis=-1)
+    nearest = jnp.argmin(distance, axis=-1)
+
+    size = grid.shape[0]
+    pixels = identity_grid(height=size, width=size).reshape(-1, 2)
+    shown = jnp.exp(-jnp.min(distance, axis=-1) / _FOUND**2)
+    return pixels[nearest].reshape(positions.shape), shown.reshape(positions.shape[:-1])
+
+
+def _rotation(yaw: jax.Array, pitch: jax.Array) -> jax.Array:
+    """Makes the matrix [3, 3] that turns a head."""
+    a, b = jnp.deg2rad(yaw), jnp.deg2rad(pitch)
+    zero, one = jnp.zeros_like(a), jnp.ones_like(a)
+    around_y = jnp.array(
+        [
+            [jnp.cos(a), zero, jnp.sin(a)],
+            [zero, one, zero],
+            [-jnp.sin(a), zero, jnp.cos(a)],
+        ]
+    )
+    around_x = jnp.array(
+        [
+            [one, zero, zero],
+            [zero, jnp.cos(b), -jnp.sin(b)],
+            [zero, jnp.sin(b), jnp.cos(b)],
+        ]
+    )
+    return around_x @ around_y
+
+
+def _surface(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes how far the head reaches to the camera, and whether it is there."""
+    radius = (x / _HALF_WIDTH) ** 2 + ((y - _MIDDLE_Y) / _HALF_HEIGHT) ** 2
+    depth = _HALF_DEPTH * jnp.sqrt(jnp.maximum(1 - radius, 0.0))
+    nose = (x / _NOSE_SPREAD[0]) ** 2 + ((y - _NOSE_Y) / _NOSE_SPREAD[1]) ** 2
+    return depth + _NOSE * jnp.exp(-nose / 2), radius < 1
+
+
+def _background(grid: jax.Array, head: jax.Array, hit: jax.Array) -> jax.Array:
+    """Stretches each row beside the turned head to what lies beside the frontal one."""
+    x = grid[..., 0]
+
+    # The row's first and last pixel of the head.
+    leftmost = jnp.min(jnp.where(hit, x, 1.0), axis=1, keepdims=True)
+    rightmost = jnp.max(jnp.where(hit, x, -1.0), axis=1, keepdims=True)
+    ends = hit & ((x == leftmost) | (x == rightmost))
+    number = jnp.maximum(jnp.sum(ends, axis=1, keepdims=True), 1)
+    height = jnp.sum(jnp.where(ends, head[..., 1], 0.0), axis=1, keepdims=True) / number
+    outline = 1 - ((height - _MIDDLE_Y) / _HALF_HEIGHT) ** 2
+    half = jnp.minimum(_HALF_WIDTH * jnp.sqrt(jnp.maximum(outline, 0.0)), _BORDER)
+
+    left = -1 + (x + 1) * (1 - half) / jnp.maximum(leftmost + 1, 1e-3)
+    right = 1 - (1 - x) * (1 - half) / jnp.maximum(1 - rightmost, 1e-3)
+    moved = jnp.where(x < leftmost, left, jnp.where(x > rightmost, right, x))
+    moved = jnp.where(jnp.any(hit, axis=1, keepdims=True), moved, x)
+    return jnp.stack([moved, grid[..., 1]], axis=-1)
+
+
+def _smooth(grid: jax.Array) -> jax.Array:
+    """Closes cracks at the head's outline."""
+    for axis in (0, 1):
+        edges = [(1, 1) if a == axis else (0, 0) for a in range(3)]
+        # Beyond the edge, positions go on evenly.
+        padded = jnp.pad(grid, edges, mode="reflect", reflect_type="odd")
+        size = grid.shape[axis]
+        parts = [jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(3)]
+        grid = 0.2 * parts[0] + 0.6 * parts[1] + 0.2 * parts[2]
+    return grid
