@@ -8,7 +8,7 @@ Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*
 Hardware: two CPU cores, two hours.
 What differs from the paper:
   - motion encoder and flow decoder go on from facecycle-small, alone at first, with a
-    loss that keeps flows smooth;
+    loss that keeps flows smooth, then with heads that a warp has turned;
   - the generator adds to the warped image, and learns to bring images back from their
     own neutral faces, with flows that stay as they are;
   - a learned trunk; in stage 1 a Gram loss sixty times as strong, on ImageNet's

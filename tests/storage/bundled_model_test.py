@@ -79,15 +79,15 @@ def middle(images):
 
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
-    # The model was trained on no synthetic faces, turns heads by three fifths of the
-    # way, and draws sharp faces, so small shifts of edges count. The two frames of a
-    # person share lighting and background, so the difference is that of their motion.
+    # The model was trained on no synthetic faces, turns heads by some 70 % of the way,
+    # and draws sharp faces, so small shifts of edges count. The two frames of a person
+    # share lighting and background, so the difference is that of their motion.
     def difference(images):
         images = middle(images)
         pairs = images.reshape(-1, 2, *images.shape[1:])
         return np.abs(pairs[:, 0] - pairs[:, 1]).mean()
 
-    assert difference(model.neutral(faces)) < 0.96 * difference(faces)
+    assert difference(model.neutral(faces)) < 0.98 * difference(faces)
 
 
 def test_neutral_faces_are_more_symmetric_than_the_frames(model, faces):
@@ -96,7 +96,7 @@ def test_neutral_faces_are_more_symmetric_than_the_frames(model, faces):
         images = middle(images)
         return np.abs(images - images[:, :, ::-1]).mean()
 
-    assert asymmetry(model.neutral(faces)) < 0.9 * asymmetry(faces)
+    assert asymmetry(model.neutral(faces)) < 0.93 * asymmetry(faces)
 
 
 def test_mean_faces_vary_less_over_people_than_neutral_faces(model, faces):
