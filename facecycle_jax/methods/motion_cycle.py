@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
     bending,
     folding,
@@ -139,11 +140,20 @@ def motion_cycle(
       The method. It trains motion_encoder, flow_decoder, generator and, if learned,
       trunk; without `options.generator` only the first two.
 
+    Raises:
+      UserError: If an option that works without the generator alone is set with it.
+
     References:
       FaceCycle (ICCV 2021), section 3.1.
     """
     if not options.generator:
         return _flow_cycle(forward, options)
+    for name in ("turn_weight", "frontal_weight", "keep_features"):
+        if getattr(options, name):
+            raise UserError(
+                f"loss.{name} is for training flows alone: set loss.generator=False, "
+                f"or leave loss.{name} out."
+            )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         return init_motion(forward, key), {} if vgg is None else {"vgg": vgg}
