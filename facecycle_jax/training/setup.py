@@ -341,9 +341,10 @@ def _start_from(
     needed = [name for name in state.frozen if name not in ("vgg", *CARRIED)]
     if not config["init_from"]:
         if needed:
+            names = sorted({name.removeprefix(START) for name in needed})
             raise UserError(
-                f"{config['method']} keeps {', '.join(sorted(needed))} as they are and "
-                "so needs them: set --config.init_from to the workdir of a run of "
+                f"{config['method']} builds on {', '.join(names)} and so needs them: "
+                "set --config.init_from to the workdir of a run of "
                 "configs/motion_cycle.py, or to a model."
             )
         log.info("Starting from scratch")

@@ -107,7 +107,7 @@ def test_networks_that_terms_compare_with_are_those_of_the_start(tmp_path):
     assert_equal(state.params["flow_decoder"], trees["flow_decoder"])
     assert_equal(state.frozen["start_flow_decoder"], trees["flow_decoder"])
 
-    with pytest.raises(UserError, match="start_flow_decoder"):
+    with pytest.raises(UserError, match="builds on flow_decoder and so"):
         start(dataclasses.replace(fresh, params=params, frozen=frozen), "", {})
 
 
