@@ -23,14 +23,6 @@ def run(workdir, *flags):
     )  # fmt: skip
 
 
-def test_flows_are_trained_from_the_command_line(tmp_path):
-    result = run(tmp_path, "--config.loss.generator=False")
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    assert set(training.load_trees(tmp_path)) == {"motion_encoder", "flow_decoder"}
-    assert_trained(tmp_path)
-
-
 def assert_trained(workdir):
     lines = training.read_metrics(workdir)
     totals = [line["train/total"] for line in lines if "train/total" in line]
@@ -38,6 +30,14 @@ def assert_trained(workdir):
     assert np.isfinite(totals).all()
     assert any("eval/total" in line for line in lines)
     assert list((workdir / "panels").glob("*.png"))
+
+
+def test_flows_are_trained_from_the_command_line(tmp_path):
+    result = run(tmp_path, "--config.loss.generator=False")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert set(training.load_trees(tmp_path)) == {"motion_encoder", "flow_decoder"}
+    assert_trained(tmp_path)
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ import numpy as np
 from facecycle_jax import compilation_cache
 from facecycle_jax.data.images.framing import Framing, cut_square, square_of_eyes
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
-from facecycle_jax.data.sources.synthetic_renderer import head_rotation
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
+from facecycle_jax.ops import head_rotation
 
 if TYPE_CHECKING:
     from facecycle_jax.inference.face_cycle import FaceCycle

@@ -17,7 +17,7 @@ from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
-from facecycle_jax.ops.turn import turned_flow, turned_grid
+from facecycle_jax.ops.turn import head_rotation, turned_flow, turned_grid
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "denormalise",
     "double_bilinear",
     "grid_sample",
+    "head_rotation",
     "identity_grid",
     "max_pool",
     "normalise",

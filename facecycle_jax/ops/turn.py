@@ -33,6 +33,47 @@ _BORDER = 0.98
 _FOUND = 0.06
 
 
+def head_rotation(yaw: jax.Array, pitch: jax.Array, roll: jax.Array) -> jax.Array:
+    """Computes the rotation from the head's to the image's frame.
+
+    Args:
+      yaw: degrees, scalar; positive turns the nose to the right of the image.
+      pitch: degrees, scalar; positive lowers the nose.
+      roll: degrees, scalar; positive turns the image clockwise.
+
+    Returns:
+      float32 [3, 3].
+    """
+    a, b, c = (jnp.deg2rad(angle) for angle in (yaw, pitch, roll))
+    zero = jnp.zeros_like(a)
+    one = jnp.ones_like(a)
+
+    about_y = jnp.array(
+        [
+            [jnp.cos(a), zero, jnp.sin(a)],
+            [zero, one, zero],
+            [-jnp.sin(a), zero, jnp.cos(a)],
+        ]
+    )
+    about_x = jnp.array(
+        [
+            [one, zero, zero],
+            [zero, jnp.cos(b), jnp.sin(b)],
+            [zero, -jnp.sin(b), jnp.cos(b)],
+        ]
+    )
+    about_z = jnp.array(
+        [
+            [jnp.cos(c), -jnp.sin(c), zero],
+            [jnp.sin(c), jnp.cos(c), zero],
+            [zero, zero, one],
+        ]
+    )
+
+    # Yaw is applied first, roll last.
+    return about_z @ about_x @ about_y
+
+
 def turned_grid(
     yaw: jax.Array, pitch: jax.Array, magnification: jax.Array, *, size: int
 ) -> jax.Array:
@@ -50,7 +91,8 @@ def turned_grid(
     Returns:
       float32 [size, size, 2], positions for `grid_sample`.
     """
-    turn = _rotation(yaw, pitch)
+    # The rotation counts pitch downwards.
+    turn = head_rotation(yaw, -pitch, jnp.zeros_like(yaw))
 
     # The middle between the eyes stays where it is.
     eyes = jnp.array([[_EYE_X, -_EYE_X], [_EYE_Y, _EYE_Y]])
@@ -62,14 +104,7 @@ def turned_grid(
     x = grid[..., 0] / magnification + middle[0]
     y = (grid[..., 1] - _EYE_Y) / magnification + middle[1]
     z = jnp.linspace(_NEAREST, _FARTHEST, _PLACES)
-    shape = (size, size, _PLACES)
-    seen = jnp.stack(
-        [
-            jnp.broadcast_to(x[..., None], shape),
-            jnp.broadcast_to(y[..., None], shape),
-            jnp.broadcast_to(z, shape),
-        ]
-    )
+    seen = jnp.stack(jnp.broadcast_arrays(x[..., None], y[..., None], z))
     points = jnp.einsum("ji,jhwk->ihwk", turn, seen)
 
     # The first of them inside the head.
@@ -118,27 +153,6 @@ def turned_flow(grid: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.A
     pixels = identity_grid(height=size, width=size).reshape(-1, 2)
     shown = jnp.exp(-jnp.min(distance, axis=-1) / _FOUND**2)
     return pixels[nearest].reshape(positions.shape), shown.reshape(positions.shape[:-1])
-
-
-def _rotation(yaw: jax.Array, pitch: jax.Array) -> jax.Array:
-    """Makes the matrix [3, 3] that turns a head."""
-    a, b = jnp.deg2rad(yaw), jnp.deg2rad(pitch)
-    zero, one = jnp.zeros_like(a), jnp.ones_like(a)
-    around_y = jnp.array(
-        [
-            [jnp.cos(a), zero, jnp.sin(a)],
-            [zero, one, zero],
-            [-jnp.sin(a), zero, jnp.cos(a)],
-        ]
-    )
-    around_x = jnp.array(
-        [
-            [one, zero, zero],
-            [zero, jnp.cos(b), -jnp.sin(b)],
-            [zero, jnp.sin(b), jnp.cos(b)],
-        ]
-    )
-    return around_x @ around_y
 
 
 def _surface(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -29,7 +29,8 @@ def trees(model=MODEL):
     return jax.device_get(drawn(both, deviation=unit_gain))
 
 
-def write(path):
-    """Writes it as a model folder and returns the folder's name."""
-    write_model(path, trees(), model=MODEL, licence="CC0", source="random numbers")
+def write(path, networks=None):
+    """Writes it, or other networks, as a model folder and returns the folder's name."""
+    networks = trees() if networks is None else networks
+    write_model(path, networks, model=MODEL, licence="CC0", source="random numbers")
     return str(path)

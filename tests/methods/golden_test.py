@@ -15,8 +15,6 @@ for 1e-3. In 64 bits, that tensor differs from the reference by 0.03 %.
 """
 
 import functools
-import os
-import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -27,14 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from several import environment
 
 from facecycle_jax.interop.original_names import to_torch
 from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
 from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
-ROOT = pathlib.Path(__file__).parents[2]
-HELPERS = ROOT / "tests" / "helpers"
 MODEL = {
     "width": 1.0,
     "image_size": 64,
@@ -187,7 +184,7 @@ def test_gradients_of_optimised_programs_agree_with_reference(stage, tmp_path):
     )
     subprocess.run(
         [sys.executable, "-c", program, stage, str(file)],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{HELPERS}"},
+        env=environment(XLA_FLAGS=""),
         check=True,
     )
     assert_gradients(stage, dict(np.load(file)), tolerance=1e-3)

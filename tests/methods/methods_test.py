@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_model
 from drawn import drawn_state
 from PIL import Image
 
@@ -29,14 +30,7 @@ STAGES = ["motion_cycle", "identity_cycle"]
 def config(method="motion_cycle", *, model=None, loss=None):
     return {
         "method": method,
-        "model": {
-            "width": 1 / 16,
-            "image_size": 64,
-            "code_dim": 16,
-            "dtype": "float32",
-            "trunk": "learned",
-            **(model or {}),
-        },
+        "model": {**tiny_model.MODEL, **(model or {})},
         "loss": {
             "vgg": "random",
             "vgg_width": 0.0,

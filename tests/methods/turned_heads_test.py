@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_model
 from drawn import drawn_state
 
 from facecycle_jax import methods
@@ -24,13 +25,7 @@ def made(**loss):
     return methods.make(
         {
             "method": "motion_cycle",
-            "model": {
-                "width": 1 / 16,
-                "image_size": 64,
-                "code_dim": 16,
-                "dtype": "float32",
-                "trunk": "learned",
-            },
+            "model": tiny_model.MODEL,
             "loss": {"perceptual": "none", "generator": False, **loss},
         }
     )

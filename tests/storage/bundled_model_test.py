@@ -79,9 +79,9 @@ def middle(images):
 
 
 def test_neutral_faces_of_a_person_are_more_alike_than_the_frames(model, faces):
-    # The model was trained on no synthetic faces, turns heads by some 70 % of the way,
-    # and draws sharp faces, so small shifts of edges count. The two frames of a person
-    # share lighting and background, so the difference is that of their motion.
+    # The model was trained on no synthetic faces, turns heads by two thirds of the
+    # way, and draws sharp faces, so small shifts of edges count. The two frames of a
+    # person share lighting and background, so the difference is that of their motion.
     def difference(images):
         images = middle(images)
         pairs = images.reshape(-1, 2, *images.shape[1:])

@@ -51,6 +51,11 @@ def start(state, init_from, model, perceptual="none", stages_before=()):
     return _start_from(config, state, shardings, stages_before=stages_before)
 
 
+def motion_of(trees):
+    """The networks of stage 1."""
+    return {name: tree for name, tree in trees.items() if name not in TRAINED}
+
+
 def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
@@ -72,14 +77,8 @@ def test_training_starts_from_the_networks_of_the_bundled_model():
 
 def test_training_starts_from_the_networks_of_a_model_folder(tmp_path):
     trees = tiny_model.trees()
-    motion = {name: tree for name, tree in trees.items() if name not in TRAINED}
-    write_model(
-        tmp_path / "model",
-        motion,
-        model=tiny_model.MODEL,
-        licence="CC0",
-        source="random numbers",
-    )
+    motion = motion_of(trees)
+    tiny_model.write(tmp_path / "model", motion)
     fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, str(tmp_path / "model"), tiny_model.MODEL)
     assert_equal(state.frozen, motion)
@@ -92,12 +91,9 @@ def test_training_starts_from_the_networks_of_a_model_folder(tmp_path):
 
 def test_networks_that_terms_compare_with_are_those_of_the_start(tmp_path):
     trees = tiny_model.trees()
-    write_model(
+    tiny_model.write(
         tmp_path / "model",
-        {name: tree for name, tree in trees.items() if name not in TRAINED},
-        model=tiny_model.MODEL,
-        licence="CC0",
-        source="random numbers",
+        motion_of(trees),
     )
     fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     params = {"flow_decoder": fresh.frozen["flow_decoder"]}
@@ -115,16 +111,10 @@ def test_of_networks_in_several_places_the_last_ones_are_used(tmp_path):
     trees = tiny_model.trees()
     other = jax.tree.map(
         lambda x: x + 1,
-        {name: tree for name, tree in trees.items() if name not in TRAINED},
+        motion_of(trees),
     )
     for name, content in (("both", trees), ("other", other), ("with, comma", other)):
-        write_model(
-            tmp_path / name,
-            content,
-            model=tiny_model.MODEL,
-            licence="CC0",
-            source="random numbers",
-        )
+        tiny_model.write(tmp_path / name, content)
     fresh = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     state = start(fresh, f"{tmp_path}/both, {tmp_path}/other", tiny_model.MODEL)
     assert_equal(state.frozen, other)
@@ -139,13 +129,7 @@ def test_of_networks_in_several_places_the_last_ones_are_used(tmp_path):
 def test_a_stage_of_other_networks_than_those_before_starts_from_scratch(tmp_path):
     trees = tiny_model.trees()
     place = str(tmp_path / "motion")
-    write_model(
-        place,
-        {name: tree for name, tree in trees.items() if name not in TRAINED},
-        model=tiny_model.MODEL,
-        licence="CC0",
-        source="random numbers",
-    )
+    tiny_model.write(place, motion_of(trees))
     whole = zeros(make_face_networks(tiny_model.MODEL, vgg_for_loss=False))
     alone = {"identity_encoder": whole.params["identity_encoder"]}
     fresh = dataclasses.replace(whole, params=alone, frozen={}, ema=alone)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.ops import head_rotation
+
 Colour = jax.Array
 _SUPERSAMPLE = 2
 
@@ -28,38 +30,6 @@ class _Hit(NamedTuple):
     depth: jax.Array
     normal: jax.Array
     point: jax.Array
-
-
-def head_rotation(yaw: jax.Array, pitch: jax.Array, roll: jax.Array) -> jax.Array:
-    """Computes the rotation from the head's to the image's frame, angles in degrees."""
-    a, b, c = (jnp.deg2rad(angle) for angle in (yaw, pitch, roll))
-    zero = jnp.zeros_like(a)
-    one = jnp.ones_like(a)
-
-    about_y = jnp.array(
-        [
-            [jnp.cos(a), zero, jnp.sin(a)],
-            [zero, one, zero],
-            [-jnp.sin(a), zero, jnp.cos(a)],
-        ]
-    )
-    about_x = jnp.array(
-        [
-            [one, zero, zero],
-            [zero, jnp.cos(b), jnp.sin(b)],
-            [zero, -jnp.sin(b), jnp.cos(b)],
-        ]
-    )
-    about_z = jnp.array(
-        [
-            [jnp.cos(c), -jnp.sin(c), zero],
-            [jnp.sin(c), jnp.cos(c), zero],
-            [zero, zero, one],
-        ]
-    )
-
-    # Yaw is applied first, roll last.
-    return about_z @ about_x @ about_y
 
 
 def _meet(pixels: jax.Array, rotation: jax.Array, centre: Any, radii: Any) -> _Hit:
