@@ -5,10 +5,12 @@ Built without data, weights or devices, and the one that runs.
 
 import jax
 import numpy as np
+import toy_training
 
 from facecycle_jax import data, methods, training
 from facecycle_jax.configs import debug
 from facecycle_jax.devices import make_mesh
+from facecycle_jax.training import setup
 
 
 def config(**fields):
@@ -46,3 +48,28 @@ def test_batch_shapes_are_those_of_the_loader():
     assert {name: (np.shape(x), x.dtype) for name, x in batch.items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()
     }
+
+
+def test_networks_that_are_known_are_not_drawn():
+    made = toy_training.toy_config(optimiser__ema_decay=0.9).to_dict()
+    program = training.build_program(
+        made, make_mesh(), steps_per_epoch=10, method=toy_training.toy_method()
+    )
+    drawn = setup._fresh_state(made, program, known=())
+    name = sorted(drawn.params)[0]
+    state = setup._fresh_state(made, program, known=(name, "another"))
+
+    for trees in (state.params, state.ema):
+        assert all(not leaf.any() for leaf in jax.tree.leaves(trees[name]))
+    # All else is as it was.
+    others = [n for n in drawn.params if n != name]
+    for part in ("params", "frozen", "opt_state"):
+        was, now = getattr(drawn, part), getattr(state, part)
+        if part == "params":
+            was, now = ({n: tree[n] for n in others} for tree in (was, now))
+        jax.tree.map(np.testing.assert_array_equal, was, now)
+
+    # Widened networks keep some of what is drawn.
+    wider = {**made, "init_widen": True}
+    kept = setup._fresh_state(wider, program, known=(name,))
+    jax.tree.map(np.testing.assert_array_equal, kept.params, drawn.params)

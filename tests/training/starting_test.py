@@ -21,7 +21,7 @@ from facecycle_jax.networks.face_networks import (
     make_face_networks,
 )
 from facecycle_jax.storage import write_model
-from facecycle_jax.training.setup import _start_from
+from facecycle_jax.training.setup import _read_source, _start_from
 
 TRAINED = ("identity_encoder", "normaliser")
 
@@ -48,7 +48,8 @@ def start(state, init_from, model, perceptual="none", stages_before=()):
     }
     config["loss"]["perceptual"] = perceptual
     shardings = jax.tree.map(lambda _: device, state)
-    return _start_from(config, state, shardings, stages_before=stages_before)
+    source = _read_source(config)
+    return _start_from(config, state, source, shardings, stages_before=stages_before)
 
 
 def motion_of(trees):
