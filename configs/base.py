@@ -106,6 +106,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.warp = 0.0
     # largest angle of a light from the side, on half of the images, degrees; 0: none
     config.augment.side_light = 0.0
+    # augment an image paired with itself twice instead of mirroring it; not the paper's
+    config.augment.two_views = False
 
     # Length and size.
     config.batch_size = 16  # pairs of images, over all devices

@@ -43,6 +43,7 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
         "flow_refined",
         "flow_turned",
         "flow_frontal",
+        "features",
         "motion",
         "contrast",
         "light",
@@ -68,6 +69,23 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.flow_frontal = _turned()
     config.flow_frontal.loss.turn_weight = 5.0
     config.flow_frontal.loss.frontal_weight = 10.0
+
+    # A last map that tells more than the flows: histograms of gradients can be read
+    # from it, and flows stay.
+    config.features = _turned()
+    config.features.loss.keep_features = False
+    config.features.loss.bending_weight = 0.0
+    config.features.loss.folding_weight = 0.0
+    config.features.loss.histogram_weight = 3.0
+    config.features.loss.keep_weight = 3.0
+    config.features.loss.saturation_weight = 0.05
+    config.features.augment.brightness = 0.3
+    config.features.augment.contrast = 0.3
+    config.features.augment.two_views = True
+    config.features.batch_size = 16  # pairs of images
+    config.features.num_steps = 1000  # steps
+    config.features.optimiser.schedule_epochs = (0, 0.2, 0.28)
+    config.features.optimiser.schedule_rates = (1e-3, 3e-4, 1e-4)
 
     # The generator, which adds to what these flows warp.
     config.motion = _shared(motion_cycle.get_config())
@@ -123,8 +141,9 @@ def _keep_flows(motion: ml_collections.ConfigDict) -> None:
 def _enlarge(config: ml_collections.ConfigDict) -> None:
     """Makes the changes of the sibling of the paper's width."""
     # Stage 1 in one part, and contrast too: a second one would be compiled anew.
-    for stage in ("flow", "flow_refined", "flow_turned", "flow_frontal", "light"):
-        del config[stage]
+    for stage in config.stages:
+        if stage not in ("motion", "contrast", "identity"):
+            del config[stage]
     config.stages = ("motion", "contrast", "identity")
     config.motion.loss.warped_weight = 1.0
     config.motion.loss.agreement_weight = 1.0

@@ -33,6 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
     # by how symmetric faces become.
     config.loss.turn_weight = 0.0
     config.loss.frontal_weight = 0.0
+    config.loss.histogram_weight = 0.0
+    config.loss.keep_weight = 0.0
     config.loss.keep_features = False  # True: train two layers of the encoder only
     config.loss.autoencoding = True  # False: no terms of images made of their own maps
     config.loss.generator = True  # False: train flows alone, on warped images

@@ -16,6 +16,7 @@ from facecycle_jax.evaluation.probes.codes import reduced
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.ops import normalise
+from facecycle_jax.ops.normalisation import LUMA
 
 _NEEDS = (
     "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
@@ -24,7 +25,7 @@ _NEEDS = (
 
 def _grey(images: np.ndarray) -> np.ndarray:
     """Computes the luma of images, float32 [N, H, W] in 0..255."""
-    return images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return images.astype(np.float32) @ np.array(LUMA, np.float32)
 
 
 def lbp_features(images: np.ndarray, *, cell: int = 10) -> np.ndarray:

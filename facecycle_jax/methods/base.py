@@ -214,6 +214,12 @@ class LossOptions(NamedTuple):
         to start from. Not in the paper.
       frontal_weight: weight of `turned_heads.frontal_term` (motion cycle without
         generator), which teaches the flows that make faces symmetric. Not in the paper.
+      histogram_weight: weight of `motion_features.histogram_term` (motion cycle without
+        generator), which has the motion encoder's last map predict local histograms of
+        gradients. Not in the paper.
+      keep_weight: weight of `motion_features.kept_term` (motion cycle without
+        generator), which keeps flows as they were. Needs those to start from. Not in
+        the paper.
       agreement_weight: weight of the L1 distance between the neutral faces of the two
         images of an item (motion cycle). Without the generator, both are warped images.
         With it, the generated neutral face of one image is compared with the other
@@ -264,6 +270,8 @@ class LossOptions(NamedTuple):
     mean_flow_weight: float = 0.0
     turn_weight: float = 0.0
     frontal_weight: float = 0.0
+    histogram_weight: float = 0.0
+    keep_weight: float = 0.0
     agreement_weight: float = 0.0
     perceptual: str = "gram"
     gram_normalise: bool = False

@@ -37,6 +37,7 @@ from facecycle_jax.methods.base import (
     exchange,
     weighted_total,
 )
+from facecycle_jax.methods.motion_features import histogram_term, kept_term
 from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
 from facecycle_jax.methods.turned_heads import frontal_term, turned_term
 from facecycle_jax.networks import Tree
@@ -45,6 +46,14 @@ from facecycle_jax.ops import adaptive_average_pool, warp
 
 # The networks that are trained without the generator.
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
+# Loss options of that part.
+_FLOW_OPTIONS = (
+    "turn_weight",
+    "frontal_weight",
+    "histogram_weight",
+    "keep_weight",
+    "keep_features",
+)
 
 
 def motion_images(
@@ -148,7 +157,7 @@ def motion_cycle(
     """
     if not options.generator:
         return _flow_cycle(forward, options)
-    for name in ("turn_weight", "frontal_weight", "keep_features"):
+    for name in _FLOW_OPTIONS:
         if getattr(options, name):
             raise UserError(
                 f"loss.{name} is for training flows alone: set loss.generator=False, "
@@ -218,14 +227,16 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     whole cycle, so that a later stage with the generator goes on from here.
     """
     # What the flows were before is what some terms compare with.
-    has_goals = bool(options.turn_weight or options.frontal_weight)
+    has_goals = bool(
+        options.turn_weight or options.frontal_weight or options.keep_weight
+    )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         drawn = init_motion(forward, key)
         params = {name: drawn[name] for name in FLOW_NETWORKS}
-        if not has_goals:
-            return params, {}
-        return params, {START + name: tree for name, tree in params.items()}
+        return params, {
+            START + name: tree for name, tree in params.items() if has_goals
+        }
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
@@ -257,6 +268,13 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         if options.frontal_weight:
             distance = frontal_term(forward, before, x, p["flow"])
             terms["frontal/flow"] = (options.frontal_weight, distance)
+        if options.histogram_weight:
+            parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
+            error = histogram_term(forward, trees, x, parts)
+            terms["histogram/features"] = (options.histogram_weight, error)
+        if options.keep_weight:
+            error = kept_term(forward, before, x, p["flow"])
+            terms["kept/flow"] = (options.keep_weight, error)
 
         total, reported = weighted_total(terms)
         return total, Aux(reported, p)

@@ -1,11 +1,15 @@
 """Pure array functions that need jax alone.
 
-Convolution, sampling, resizing, pooling, similarity, pixel values, augmentation and
-turns of a head.
+Convolution, sampling, resizing, pooling, similarity, pixel values, histograms
+of gradients, augmentation and turns of a head.
 """
 
 from facecycle_jax.ops.augment import augment_pairs, plain_pairs
 from facecycle_jax.ops.conv import conv
+from facecycle_jax.ops.gradient_histograms import (
+    HISTOGRAM_SIZE,
+    gradient_histograms,
+)
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalisation import (
     denormalise,
@@ -21,12 +25,14 @@ from facecycle_jax.ops.turn import head_rotation, turned_flow, turned_grid
 from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
 
 __all__ = [
+    "HISTOGRAM_SIZE",
     "adaptive_average_pool",
     "augment_pairs",
     "backward_flow",
     "conv",
     "denormalise",
     "double_bilinear",
+    "gradient_histograms",
     "grid_sample",
     "head_rotation",
     "identity_grid",

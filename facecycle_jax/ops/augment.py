@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.ops.grid_sample import grid_sample
-from facecycle_jax.ops.normalisation import normalise
+from facecycle_jax.ops.normalisation import LUMA, normalise
+from facecycle_jax.ops.resize import read_window
 from facecycle_jax.ops.warp import identity_grid
 
-_GREY = (0.299, 0.587, 0.114)
 # Control points on each side of a random warp. They are far enough apart to move a
 # mouth or an eye as a whole.
 _WARP_POINTS = 5
@@ -27,29 +27,6 @@ _TO_YIQ = np.array(
 )
 # Inverted here, because XLA would invert it again in every step.
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
-
-
-def _resample(
-    image: jax.Array, low: jax.Array, extent: jax.Array, size: int
-) -> jax.Array:
-    """Reads a window of an image [H, W, C] at size x size, bilinearly.
-
-    The window is [low, low + extent], (y, x) as fractions of the image.
-    """
-    for axis in (0, 1):
-        source = image.shape[axis]
-
-        # Where the centre of each result pixel lies, in pixels of the source.
-        centres = (jnp.arange(size) + 0.5) / size
-        position = (low[axis] + extent[axis] * centres) * source - 0.5
-        position = jnp.clip(position, 0.0, source - 1.0)
-
-        # Interpolation as a product with weights [size, source]: no gathers.
-        weights = jnp.maximum(
-            0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source))
-        )
-        image = jnp.moveaxis(jnp.tensordot(weights, image, axes=(1, axis)), 0, axis)
-    return image
 
 
 def _jitter(
@@ -66,7 +43,7 @@ def _jitter(
     The order is brightness, contrast, saturation, hue.
     """
     change = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
-    grey = jnp.asarray(_GREY)
+    grey = jnp.asarray(LUMA)
 
     image = jnp.clip(image * (1 + brightness * change[0]), 0.0, 1.0)
 
@@ -150,6 +127,7 @@ def augment_pairs(
     mirror_probability: float = 0.5,
     warp: float = 0.0,
     side_light: float = 0.0,
+    two_views: bool = False,
 ) -> jax.Array:
     """Crops, recolours, mirrors and warps images, each item by a key of its own.
 
@@ -175,12 +153,14 @@ def augment_pairs(
         brows.
       side_light: largest angle of a random light from the camera's axis, in degrees, on
         half of the images; 0 leaves light alone. Not in the paper.
+      two_views: whether an image that is paired with itself (`mirror`) is augmented
+        twice, each time differently, instead of being mirrored. Not in the paper.
 
     Returns:
       float32 [B, 2, size, size, 3], normalised.
 
     References:
-      FaceCycle (ICCV 2021), section 4.1, but for `warp` and `side_light`.
+      FaceCycle (ICCV 2021), section 4.1, but for `warp`, `side_light` and `two_views`.
     """
 
     def one(key: jax.Array, frame: jax.Array) -> jax.Array:
@@ -194,7 +174,7 @@ def augment_pairs(
         aspect = jnp.exp(log_aspect)
         extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
         low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
-        image = _resample(frame.astype(jnp.float32) / 255.0, low, extent, size)
+        image = read_window(frame.astype(jnp.float32) / 255.0, low, extent, size)
 
         changed = _jitter(
             keys[3],
@@ -225,7 +205,8 @@ def augment_pairs(
 
         # Two people are never replaced by one and their mirror image.
         use_mirror = mirror & (identity[0] == identity[1])
-        second = jnp.where(use_mirror, jnp.flip(first, axis=1), second)
+        if not two_views:
+            second = jnp.where(use_mirror, jnp.flip(first, axis=1), second)
         pair = jnp.stack([first, second])
         if not warp:
             return pair
@@ -254,7 +235,7 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
     extent = jnp.ones(2)
 
     def resize(frame: jax.Array) -> jax.Array:
-        return _resample(frame.astype(jnp.float32) / 255.0, low, extent, size)
+        return read_window(frame.astype(jnp.float32) / 255.0, low, extent, size)
 
     images = jax.vmap(jax.vmap(resize))(batch["frames"])
     first = images[:, 0]

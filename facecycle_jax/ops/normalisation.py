@@ -11,7 +11,7 @@ import jax.numpy as jnp
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # Luma of ITU-R BT.601.
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 # The smallest standard deviation that is stretched, about 5 of 255. A flatter image
 # holds noise only.
 _FLAT = 0.02
@@ -58,7 +58,7 @@ def normalise_lighting(images: jax.Array, *, strength: float) -> jax.Array:
     unit = _unit(images, "normalise_lighting")
 
     # Statistics of each image [..., 1, 1, 1].
-    luma = jnp.sum(unit * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
+    luma = jnp.sum(unit * jnp.asarray(LUMA, jnp.float32), axis=-1, keepdims=True)
     mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
     std = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
 

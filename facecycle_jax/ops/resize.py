@@ -1,4 +1,4 @@
-"""Bilinear resizing to any size with aligned corners, and doubling with or without.
+"""Bilinear resizing with aligned corners, doubling with or without, and windows.
 
 Layout [..., H, W, C], any value range.
 """
@@ -95,3 +95,33 @@ def _double_axis(x: jax.Array, *, axis: int) -> jax.Array:
     odd = 0.75 * x + 0.25 * after
     doubled = jnp.stack([even, odd], axis=axis + 1)
     return doubled.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+
+
+def read_window(
+    image: jax.Array, low: jax.Array, extent: jax.Array, size: int
+) -> jax.Array:
+    """Reads a window of an image at another size, bilinearly.
+
+    Args:
+      image: [H, W, C].
+      low: [2], (y, x) where the window begins, as fractions of the image.
+      extent: [2], its height and width as fractions of the image.
+      size: side of the result in pixels.
+
+    Returns:
+      [size, size, C].
+    """
+    for axis in (0, 1):
+        source = image.shape[axis]
+
+        # Where the centre of each result pixel lies, in pixels of the source.
+        centres = (jnp.arange(size) + 0.5) / size
+        position = (low[axis] + extent[axis] * centres) * source - 0.5
+        position = jnp.clip(position, 0.0, source - 1.0)
+
+        # Interpolation as a product with weights [size, source]: no gathers.
+        weights = jnp.maximum(
+            0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source))
+        )
+        image = jnp.moveaxis(jnp.tensordot(weights, image, axes=(1, axis)), 0, axis)
+    return image

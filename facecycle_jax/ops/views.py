@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.ops.augment import _jitter, _resample
-from facecycle_jax.ops.normalisation import normalise
+from facecycle_jax.ops.augment import _jitter
+from facecycle_jax.ops.normalisation import LUMA, normalise
+from facecycle_jax.ops.resize import read_window
 
-_GREY = (0.299, 0.587, 0.114)
 # Luma of PCL's gradient maps.
 _EDGE_GREY = (65.738 / 256, 129.057 / 256, 25.064 / 256)
 _BLUR_TAPS = 7
@@ -71,7 +71,7 @@ def crop_frames(
         # Whole 256ths, both ends included.
         offset = jax.random.randint(key, (2,), 0, crop.side - side + 1)
         low = jnp.array([crop.top, crop.left]) + offset
-        return _resample(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+        return read_window(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
 
     def item(index: jax.Array, frames: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(place_key, index), len(frames))
@@ -102,7 +102,7 @@ def centre_crop_frames(
     low = jnp.array([crop.top, crop.left]) + (crop.side - side) / 2
 
     def one(frame: jax.Array) -> jax.Array:
-        return _resample(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+        return read_window(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
 
     images = jax.vmap(jax.vmap(one))(batch["frames"])
     return normalise(images) if normalised else images
@@ -206,7 +206,7 @@ def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.A
     jittered = jax.random.bernoulli(keys[1], options.jitter_probability)
     image = jnp.where(jittered, changed, image)
 
-    grey = jnp.broadcast_to((image @ jnp.asarray(_GREY))[..., None], image.shape)
+    grey = jnp.broadcast_to((image @ jnp.asarray(LUMA))[..., None], image.shape)
     without_colours = jax.random.bernoulli(keys[2], options.grey_probability)
     image = jnp.where(without_colours, grey, image)
 
@@ -259,7 +259,7 @@ def distant_views(
         image = _unit(frame)
 
         def view(key: jax.Array, low: jax.Array) -> jax.Array:
-            cropped = _resample(image, low, jnp.full(2, 0.4), size)
+            cropped = read_window(image, low, jnp.full(2, 0.4), size)
             return _recolour(key, cropped, colours)
 
         return jax.vmap(view)(keys[1:], distant_windows(keys[0]))
@@ -292,7 +292,7 @@ def recoloured_views(
 
     def item(index: jax.Array, frame: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, index), count)
-        image = _resample(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+        image = read_window(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
         image = jnp.flip(image, axis=1) if mirrored else image
         return jax.vmap(lambda key: _recolour(key, image, colours))(keys)
 
@@ -339,7 +339,7 @@ def cropped_views(
             extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
             low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
 
-            cropped = _resample(image, low, extent, size)
+            cropped = read_window(image, low, extent, size)
             mirrored = jax.random.bernoulli(keys[3], mirror_probability)
             cropped = jnp.where(mirrored, jnp.flip(cropped, axis=1), cropped)
             return _recolour(keys[4], cropped, colours)
@@ -353,7 +353,7 @@ def whole_frames(frames: jax.Array, *, size: int) -> jax.Array:
     """Resizes images uint8 [..., S, S, 3] to float32 [..., size, size, 3] in 0..1."""
 
     def resize(frame: jax.Array) -> jax.Array:
-        return _resample(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+        return read_window(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
 
     flat = frames.reshape(-1, *frames.shape[-3:])
     resized = jax.vmap(resize)(flat)

@@ -99,6 +99,8 @@ RANGES: Mapping[str, Range] = {
     "loss.mean_flow_weight": _WEIGHT,
     "loss.turn_weight": _WEIGHT,
     "loss.frontal_weight": _WEIGHT,
+    "loss.histogram_weight": _WEIGHT,
+    "loss.keep_weight": _WEIGHT,
     "loss.agreement_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
     "loss.ssim_range": _POSITIVE,

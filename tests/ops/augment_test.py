@@ -214,3 +214,15 @@ def test_a_light_from_the_side_leaves_all_other_changes_as_they_were():
     unlit = augment(batch)
     lit = augment(batch, side_light=1e-3)
     np.testing.assert_allclose(lit, unlit, atol=1)
+
+
+def test_two_views_of_an_image_are_drawn_apart():
+    batch = batch_of(mirror=True)
+    batch["frames"][:, 1] = batch["frames"][:, 0]
+    seen = augment(batch, two_views=True)
+    apart = np.abs(seen[:, 0] - seen[:, 1])
+    assert (apart.mean(axis=(1, 2, 3)) > 0.5).all()
+    # The first images are those of a mirrored pair, whose second ones mirror them.
+    mirrored = augment(batch)
+    np.testing.assert_array_equal(seen[:, 0], mirrored[:, 0])
+    np.testing.assert_array_equal(mirrored[:, 1], mirrored[:, 0, :, ::-1])

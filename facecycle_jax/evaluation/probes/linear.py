@@ -16,9 +16,7 @@ import optax
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import Encode
 from facecycle_jax.ops import normalise
-
-# Weights of red, green and blue in luma.
-_GREY = (0.299, 0.587, 0.114)
+from facecycle_jax.ops.normalisation import LUMA
 
 
 class LinearOptions(NamedTuple):
@@ -142,7 +140,7 @@ def augment(
     images = _window(keys[0], images.astype(jnp.float32) / 255.0)
 
     # Colour jitter: one change for each image, broadcast over [N, S, S, 3].
-    grey = jnp.asarray(_GREY)
+    grey = jnp.asarray(LUMA)
     change = jax.random.uniform(keys[1], (4, count, 1, 1, 1), minval=-1.0, maxval=1.0)
     brightness, contrast, saturation = 1 + jitter * change[:3]
     changed = jnp.clip(images * brightness, 0.0, 1.0)

@@ -1,0 +1,92 @@
+"""A richer last map of the motion encoder, for probes. Not in the paper.
+
+The cycle asks the last map for what flows need, and probes of emotion find little else
+in it. Here local histograms of gradients must be predictable from it too. They need no
+labels. Flows stay what they were.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from facecycle_jax.networks.face_networks import FaceNetworks, Trees
+from facecycle_jax.ops import gradient_histograms
+from facecycle_jax.ops.resize import read_window
+
+# Side of the smallest part that is enlarged: 64 of the 100 pixels of the linear
+# protocol.
+_SMALLEST = 0.64
+# Variances below this are those of flat images.
+_TINY = 1e-8
+# Added to the features' variances, as a fraction of their mean.
+_RIDGE = 1e-3
+
+
+def histogram_term(
+    forward: FaceNetworks, trees: Trees, images: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Computes what the last map cannot tell of the images' histograms of gradients.
+
+    Images are enlarged to what the map sees of larger ones, a random part of each. The
+    histograms are predicted by the linear layer that fits this batch best. It is no
+    parameter: at the best layer the error does not change with it, so it needs no
+    gradient.
+
+    Args:
+      forward: the networks.
+      trees: parameters; motion_encoder is used.
+      images: [N, H, H, 3], normalised.
+      key: random key of the parts.
+
+    Returns:
+      Scalar: the fraction of the histograms' variance that is left, 0 to 1.
+
+    References:
+      Wei et al., "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
+      CVPR 2022, has the targets, and masks parts of the image.
+    """
+    parts = _enlarged(key, images)
+    maps = forward.feature_map(trees, parts)
+    target = gradient_histograms(parts, side=maps.shape[1])
+    # Every place has a mean of its own; one layer serves all places.
+    maps, target = maps - jnp.mean(maps, axis=0), target - jnp.mean(target, axis=0)
+    maps = maps.reshape(-1, maps.shape[-1])
+    target = target.reshape(-1, target.shape[-1])
+
+    gram = maps.T @ maps
+    ridge = _RIDGE * jnp.trace(gram) / len(gram) + _TINY
+    layer = jnp.linalg.solve(gram + ridge * jnp.eye(len(gram)), maps.T @ target)
+    left = target - maps @ jax.lax.stop_gradient(layer)
+    return jnp.mean(left**2) / jnp.maximum(jnp.mean(target**2), _TINY)
+
+
+def _enlarged(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Enlarges a random square part of each image [N, H, H, 3] to the image's size."""
+    number, size = images.shape[:2]
+    keys = jax.random.split(key)
+    side = jax.random.uniform(keys[0], (number, 1), minval=_SMALLEST)
+    low = jax.random.uniform(keys[1], (number, 2)) * (1 - side)
+
+    def read(image: jax.Array, low: jax.Array, side: jax.Array) -> jax.Array:
+        return read_window(image, low, jnp.broadcast_to(side, (2,)), size)
+
+    return jax.vmap(read)(images, low, side)
+
+
+def kept_term(
+    forward: FaceNetworks, before: Trees, images: jax.Array, flow: jax.Array
+) -> jax.Array:
+    """Computes how far flows are from what they were. Codes may change.
+
+    Args:
+      forward: the networks.
+      before: motion_encoder and flow_decoder as they were; they get no gradient.
+      images: [N, H, H, 3], normalised.
+      flow: [N, h, w, 2], of the images.
+
+    Returns:
+      Scalar: the squared error over the flows' variance from image to image.
+    """
+    code = forward.motion_code(before, images)
+    target = jax.lax.stop_gradient(forward.flow(before, code))
+    variance = jnp.mean(jnp.var(target, axis=0))
+    return jnp.mean((flow - target) ** 2) / jnp.maximum(variance, _TINY)
