@@ -77,13 +77,11 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
 
     # A last map that tells more than the flows: histograms of gradients can be read
     # from it, and flows stay. Its epochs are of 47,600 tracks, most of them one image.
-    config.features = _turned()
-    config.features.loss.keep_features = False
+    config.features = _without_cycle()
     config.features.loss.bending_weight = 0.0
     config.features.loss.folding_weight = 0.0
     config.features.loss.histogram_weight = 10.0
     config.features.loss.keep_weight = 5.0
-    config.features.loss.saturation_weight = 0.05
     config.features.augment.brightness = 0.3
     config.features.augment.contrast = 0.3
     config.features.augment.two_views = True
@@ -146,10 +144,10 @@ def _keep_flows(motion: ml_collections.ConfigDict) -> None:
 def _enlarge(config: ml_collections.ConfigDict) -> None:
     """Makes the changes of the sibling of the paper's width."""
     # Stage 1 in one part, and contrast too: a second one would be compiled anew.
-    for stage in config.stages:
-        if stage not in ("motion", "contrast", "identity"):
-            del config[stage]
-    config.stages = ("motion", "contrast", "identity")
+    kept = ("motion", "contrast", "identity")
+    for stage in set(config.stages) - set(kept):
+        del config[stage]
+    config.stages = kept
     config.motion.loss.warped_weight = 1.0
     config.motion.loss.agreement_weight = 1.0
     config.motion.loss.bending_weight = 5.0
@@ -194,17 +192,23 @@ def _flow() -> ml_collections.ConfigDict:
 
 def _turned() -> ml_collections.ConfigDict:
     """Makes a part of stage 1 that teaches the flows of turned heads, and no more."""
-    config = _flow()
+    config = _without_cycle()
     # The feature map stays as it is.
     config.loss.keep_features = True
     config.loss.bending_weight = 0.3
     config.loss.saturation_weight = 0.0
-    config.loss.pixel_weight = 0.0
-    config.loss.ssim_weight = 0.0
-    config.loss.symmetry_weight = 0.0
     config.num_steps = 800  # steps
     config.optimiser.schedule_epochs = (0, 0.65)
     config.optimiser.schedule_rates = (1e-3, 2e-4)
+    return config
+
+
+def _without_cycle() -> ml_collections.ConfigDict:
+    """Makes a part of stage 1 that only warps, with other terms than the cycle's."""
+    config = _flow()
+    config.loss.pixel_weight = 0.0
+    config.loss.ssim_weight = 0.0
+    config.loss.symmetry_weight = 0.0
     return config
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from facecycle_jax.ops.normalisation import LUMA, MEAN, STD
+from facecycle_jax.ops.normalisation import LUMA, to_unit
 
 # Directions over the whole circle, and quarters of a cell along each side.
 _DIRECTIONS = 16
@@ -36,9 +36,8 @@ def gradient_histograms(images: jax.Array, *, side: int) -> jax.Array:
       Dalal and Triggs, "Histograms of oriented gradients for human detection", CVPR
       2005.
     """
-    images = lax.stop_gradient(images.astype(jnp.float32))
-    unit = images * jnp.asarray(STD) + jnp.asarray(MEAN)
-    luma = jnp.sum(jnp.clip(unit, 0.0, 1.0) * jnp.asarray(LUMA), axis=-1)
+    unit = to_unit(lax.stop_gradient(images))
+    luma = jnp.sum(unit * jnp.asarray(LUMA), axis=-1)
     brightness = jnp.sqrt(luma + 1e-4)
 
     # Central differences, 0 at the edges.

@@ -69,6 +69,19 @@ def normalise_lighting(images: jax.Array, *, strength: float) -> jax.Array:
     return _to_bytes(normalised) if _is_whole(images) else normalised
 
 
+def to_unit(images: jax.Array) -> jax.Array:
+    """Maps normalised images back to 0..1, clipping what lies outside.
+
+    Args:
+      images: [..., H, W, 3] floating point, normalised.
+
+    Returns:
+      float32 [..., H, W, 3]. NaN stays.
+    """
+    unit = images.astype(jnp.float32) * jnp.asarray(STD) + jnp.asarray(MEAN)
+    return jnp.clip(unit, 0.0, 1.0)
+
+
 def denormalise(images: jax.Array) -> jax.Array:
     """Maps normalised images back to uint8, clipping what lies outside 0..255.
 
@@ -78,11 +91,8 @@ def denormalise(images: jax.Array) -> jax.Array:
     Returns:
       uint8 [..., H, W, 3].
     """
-    images = images.astype(jnp.float32) * jnp.asarray(STD) + jnp.asarray(MEAN)
-
     # NaN has no uint8: show it as black instead of whatever the backend's cast gives.
-    clipped = jnp.clip(images, 0.0, 1.0)
-    return _to_bytes(jnp.nan_to_num(clipped, nan=0.0))
+    return _to_bytes(jnp.nan_to_num(to_unit(images), nan=0.0))
 
 
 def _unit(images: jax.Array, function: str) -> jax.Array:

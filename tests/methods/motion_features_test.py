@@ -2,32 +2,14 @@
 
 import types
 
-import golden as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-import tiny_model
 from drawn import drawn_state
+from flows_alone import images, made
 
-from facecycle_jax import methods
-from facecycle_jax.errors import UserError
 from facecycle_jax.methods import motion_features
-from facecycle_jax.ops import gradient_histograms, normalise
-
-
-def images():
-    return normalise(jnp.asarray(reference.input_images()))
-
-
-def made(**loss):
-    return methods.make(
-        {
-            "method": "motion_cycle",
-            "model": tiny_model.MODEL,
-            "loss": {"perceptual": "none", "generator": False, **loss},
-        }
-    )
+from facecycle_jax.ops import gradient_histograms
 
 
 def left(maps):
@@ -80,9 +62,3 @@ def test_flows_are_kept_where_they_start():
     moved = jax.tree.map(lambda leaf: 1.2 * leaf, params)
     (_, aux), _ = run(moved, frozen, images(), None)
     assert float(aux.terms["kept/flow"]) > 1e-3
-
-
-@pytest.mark.parametrize("name", ["histogram_weight", "keep_weight"])
-def test_options_that_a_generator_would_leave_out_are_refused(name):
-    with pytest.raises(UserError, match=rf"loss\.{name} is for training flows alone"):
-        made(generator=True, vgg="random", **{name: 1.0})

@@ -2,33 +2,15 @@
 
 import types
 
-import golden as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
-import tiny_model
 from drawn import drawn_state
+from flows_alone import images, made
 
-from facecycle_jax import methods
-from facecycle_jax.errors import UserError
 from facecycle_jax.methods import turned_heads
-from facecycle_jax.ops import grid_sample, normalise, turned_grid, warp
-
-
-def images():
-    return normalise(jnp.asarray(reference.input_images()))
-
-
-def made(**loss):
-    return methods.make(
-        {
-            "method": "motion_cycle",
-            "model": tiny_model.MODEL,
-            "loss": {"perceptual": "none", "generator": False, **loss},
-        }
-    )
+from facecycle_jax.ops import grid_sample, turned_grid, warp
 
 
 def test_both_terms_join_and_leave_the_kept_features_without_a_gradient():
@@ -47,12 +29,6 @@ def test_both_terms_join_and_leave_the_kept_features_without_a_gradient():
     assert optax.tree.norm(encoder["features"]) == 0
     assert optax.tree.norm(encoder["hidden"]) > 0
     assert optax.tree.norm(gradients["flow_decoder"]) > 0
-
-
-@pytest.mark.parametrize("name", ["turn_weight", "frontal_weight", "keep_features"])
-def test_options_that_a_generator_would_leave_out_are_refused(name):
-    with pytest.raises(UserError, match=rf"loss\.{name} is for training flows alone"):
-        made(generator=True, vgg="random", **{name: 1.0})
 
 
 def test_a_symmetric_face_is_frontal_already():

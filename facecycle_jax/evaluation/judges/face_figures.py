@@ -10,6 +10,7 @@ import numpy as np
 
 from facecycle_jax.evaluation.probes.verification import roc
 from facecycle_jax.ops import ssim
+from facecycle_jax.ops.normalisation import LUMA
 
 # Absolute yaw above which a head counts as turned, degrees.
 TURNED = 20.0
@@ -130,7 +131,7 @@ def sharpness(images: np.ndarray) -> np.ndarray:
       float64 [N], in units of pixel values.
     """
     # Four neighbours minus four times the pixel itself, [N, S - 2, S - 2].
-    luma = images.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    luma = images.astype(np.float64) @ np.array(LUMA)
     neighbours = (
         luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
     )
