@@ -27,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.margin_weight = 1.0  # weight of the margin
     # above 0 keeps mean faces alike; not in the paper
     config.loss.consensus_weight = 0.0
+    # above 0 keeps stripes out of the mean face; not in the paper
+    config.loss.mean_detail_weight = 0.0
     # above 0 pulls the codes of two images of one track together and pushes those of
     # others away; items are then pairs of one track; not in the paper
     config.loss.contrast_weight = 0.0

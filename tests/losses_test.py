@@ -85,6 +85,17 @@ def test_bending_is_zero_for_even_changes_and_counts_places_that_stand_out():
     np.testing.assert_allclose(losses.bending(flow), along_x + along_y, rtol=1e-5)
 
 
+def test_fine_detail_is_that_of_a_pixel_or_two():
+    even = np.ones((2, 6, 6, 3), np.float32) * random(2, 1, 1, 3)
+    np.testing.assert_allclose(losses.fine_detail(even), [0.0, 0.0], atol=1e-6)
+
+    # Of stripes one pixel wide, smoothing leaves their mean, but for the edges.
+    stripes = np.zeros((1, 8, 8, 1), np.float32)
+    stripes[:, :, ::2] = 1.0
+    expected = (6 * 0.5 + 2 * 0.25) / 8
+    np.testing.assert_allclose(losses.fine_detail(stripes), [expected], rtol=1e-6)
+
+
 def test_mean_flow_is_zero_for_flows_that_cancel():
     flow = 0.1 * random(3, 5, 9, 2)
     both = jnp.concatenate([flow, -flow])

@@ -12,6 +12,7 @@ from facecycle_jax.losses.contrast import (
 from facecycle_jax.losses.cycle import (
     bending,
     feature_loss,
+    fine_detail,
     folding,
     gram_loss,
     gram_matrix,
@@ -34,6 +35,7 @@ __all__ = [
     "Curriculum",
     "bending",
     "feature_loss",
+    "fine_detail",
     "folding",
     "gram_loss",
     "gram_matrix",

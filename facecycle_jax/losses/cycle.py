@@ -73,6 +73,30 @@ def margin(
     return jnp.mean(excess, axis=(-3, -2, -1))
 
 
+def fine_detail(images: jax.Array) -> jax.Array:
+    """Computes how much of images is detail of a pixel or two, such as stripes.
+
+    Args:
+      images: [..., H, W, C].
+
+    Returns:
+      float32 [...]: the mean of |image - smoothed image|. Smoothing weighs each pixel
+      and its neighbours 1, 2, 1 along both axes, and repeats the edges.
+    """
+    images = images.astype(jnp.float32)
+    smooth = images
+    for axis in (-3, -2):
+        edges = [(0, 0)] * images.ndim
+        edges[axis] = (1, 1)
+        padded = jnp.pad(smooth, edges, mode="edge")
+        before, middle, after = (
+            jax.lax.slice_in_dim(padded, start, start + images.shape[axis], axis=axis)
+            for start in range(3)
+        )
+        smooth = (before + 2 * middle + after) / 4
+    return jnp.mean(jnp.abs(images - smooth), axis=(-3, -2, -1))
+
+
 def ssim_loss(a: jax.Array, b: jax.Array, *, value_range: float = 1.0) -> jax.Array:
     """Computes 1 - SSIM of each pair of images.
 

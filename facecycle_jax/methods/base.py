@@ -194,6 +194,8 @@ class LossOptions(NamedTuple):
       margin_weight: weight of the margin (identity cycle).
       consensus_weight: weight of the L1 distance of each mean face to the mean of the
         batch (identity cycle). No other term makes mean faces alike. Not in the paper.
+      mean_detail_weight: weight of the detail of a pixel or two in the batch's mean
+        face (identity cycle), see `losses.fine_detail`. Not in the paper.
       contrast_weight: weight of the contrast between identity codes (identity cycle),
         which pulls the codes of two images of one track together and pushes all others
         of the batch away. Items are then pairs of one track. Not in the paper.
@@ -261,6 +263,7 @@ class LossOptions(NamedTuple):
     ssim_weight: float = 5.0
     margin_weight: float = 1.0
     consensus_weight: float = 0.0
+    mean_detail_weight: float = 0.0
     contrast_weight: float = 0.0
     contrast_temperature: float = 0.1
     folding_weight: float = 0.0

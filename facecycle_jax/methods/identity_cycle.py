@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
+    fine_detail,
     info_nce,
     l1,
     margin,
@@ -121,10 +123,18 @@ def identity_cycle(
       `options.generator` only the first, by contrast alone. `init` draws the frozen
       networks of stage 1 at random; training replaces them by those of a stage 1 run.
 
+    Raises:
+      UserError: If nothing would be trained: no generator and no contrast.
+
     References:
       FaceCycle (ICCV 2021), section 3.2.
     """
     if not options.generator:
+        if not options.contrast_weight:
+            raise UserError(
+                "loss.generator=False trains the identity encoder by contrast alone: "
+                "set loss.contrast_weight above 0, or leave loss.generator out."
+            )
         return _identity_contrast(forward, options)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
@@ -174,6 +184,9 @@ def identity_cycle(
         if options.consensus_weight:
             distance = l1(p["mean_face"], p["batch_mean"])
             terms["l1/consensus"] = (options.consensus_weight, distance)
+        if options.mean_detail_weight:
+            detail = fine_detail(p["batch_mean"])
+            terms["detail/mean_face"] = (options.mean_detail_weight, detail)
         if options.contrast_weight:
             terms |= _contrast_terms(p["identity_code"], options)
         if options.perceptual != "none":
