@@ -142,3 +142,17 @@ def get_config() -> ml_collections.ConfigDict:
     # images or pairs of each split; of 'synthetic' people, at most 64
     config.probe.limit = 1000
     return config
+
+
+def choose(size: str, sizes: tuple[str, ...]) -> str:
+    """Returns the size that a config is asked for, as in 'fab_net:small'.
+
+    Raises:
+      ValueError: If the config has no such size.
+    """
+    if size not in sizes:
+        raise ValueError(
+            f"this config comes as {' or '.join(repr(name) for name in sizes)}, "
+            f"not {size!r}: look for it after the ':' in the config's name."
+        )
+    return size

@@ -39,7 +39,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.batch_size = 128  # items
     config.num_epochs = 3000  # epochs
     config.eval_every = 33  # steps: an epoch of VoxCeleb2 by identity
-    if size == "small":
+    if peer_base.is_small(size):
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels
         config.model.code_dim = 64  # numbers

@@ -28,7 +28,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.motion = motion_cycle.get_config()
     config.identity = identity_cycle.get_config()
 
-    if size == "small":
+    if peer_base.is_small(size):
         for stage in (config.motion, config.identity):
             _make_small(stage)
         config.motion.loss.folding_weight = 2.0  # keeps flows invertible

@@ -53,7 +53,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.data.decode_size = 112  # pixels
     config.batch_size = 256  # items
     config.num_epochs = 800  # epochs
-    if size == "small":
+    if peer_base.is_small(size):
         peer_base.make_small(config)
         config.batch_size = 32  # items; each is contrasted with the others
         config.loss.epoch_steps = 50  # steps

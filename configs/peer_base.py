@@ -2,9 +2,7 @@
 
 import ml_collections
 
-from facecycle_jax.configs import motion_cycle
-
-SIZES = ("published", "small")
+from facecycle_jax.configs import base, motion_cycle
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -40,6 +38,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.item_spacing = 1  # frames from one to the next, of 'ordered'
     config.data.min_frames = 2  # frames; shorter tracks are left out
     return config
+
+
+def is_small(size: str) -> bool:
+    """Whether a config is asked for in its small size; any other name is refused."""
+    return base.choose(size, ("published", "small")) == "small"
 
 
 def make_small(config: ml_collections.ConfigDict) -> None:

@@ -36,7 +36,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.batch_size = 64  # items
     config.num_epochs = 2000  # epochs
     config.eval_every = 66  # steps
-    if size == "small":
+    if peer_base.is_small(size):
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels
         config.model.code_dim = 64  # numbers

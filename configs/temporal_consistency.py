@@ -36,7 +36,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.data.decode_size = 256  # pixels
     config.batch_size = 48  # items
     config.num_epochs = 50  # epochs
-    if size == "small":
+    if peer_base.is_small(size):
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels
         config.model.code_dim = 64  # numbers

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from facecycle_jax import config_files
+from facecycle_jax.configs import face_cycle, facecycle_base, simclr
 from facecycle_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,6 +27,12 @@ def test_modules_that_configs_share_are_no_configs():
     message = "there is no config 'base': name a file, or one of debug"
     with pytest.raises(UserError, match=message):
         config_files.find_config("base")
+
+
+@pytest.mark.parametrize("config", [simclr, face_cycle, facecycle_base])
+def test_a_size_that_a_config_does_not_have_is_refused(config):
+    with pytest.raises(ValueError, match=r"this config comes as '.*, not 'smal'"):
+        config.get_config("smal")
 
 
 def test_fields_become_flags_of_the_launchers_entry():

@@ -27,11 +27,10 @@ def cpu_devices_for(config: Mapping[str, Any], cores: int) -> int:
       The largest number, at most `cores`, that splits the micro-batches of every stage
       into two pairs of images or more; at least 1.
     """
+    # Missing or wrong values are reported by `training.check_ranges` and `check_batch`.
     stages = [config]
     if "stages" in config:
-        stages = [config[name] for name in config["stages"]]
-
-    # Missing or wrong values are reported by `training.check_config` and `check_batch`.
+        stages = [config[name] for name in config["stages"] if name in config]
     sizes = []
     for stage in stages:
         accumulate = stage.get("optimiser", {}).get("accumulate", 1)

@@ -10,7 +10,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import LossOptions, Method
 from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
-from facecycle_jax.methods.peers import PEERS
+from facecycle_jax.methods.peers import PEERS, make_peer
 from facecycle_jax.networks import Tree, random_vgg, read_vgg_npz
 from facecycle_jax.networks.face_networks import make_face_networks
 
@@ -100,7 +100,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     name = config["method"]
     freeze = tuple(config.get("freeze", ()))
     if name in PEERS:
-        return _freeze(PEERS[name].build(config, weights=weights), freeze)
+        return _freeze(make_peer(config, weights=weights), freeze)
     if name not in METHODS:
         known = sorted({**METHODS, **PEERS})
         raise UserError(f"method must be one of {known}, got {name!r}.")

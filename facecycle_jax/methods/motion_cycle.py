@@ -48,6 +48,7 @@ from facecycle_jax.ops import adaptive_average_pool, warp
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
 # Loss options of that part.
 _FLOW_OPTIONS = (
+    "flow_side",
     "turn_weight",
     "frontal_weight",
     "histogram_weight",
@@ -150,7 +151,8 @@ def motion_cycle(
       trunk; without `options.generator` only the first two.
 
     Raises:
-      UserError: If an option that works without the generator alone is set with it.
+      UserError: If an option that works without the generator alone is set with it, or
+        one that needs the generator without it.
 
     References:
       FaceCycle (ICCV 2021), section 3.1.
@@ -226,6 +228,17 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     It has no generator, no trunk and no perceptual loss. The weights are those of the
     whole cycle, so that a later stage with the generator goes on from here.
     """
+    if options.warped_weight or not options.exchange_motion:
+        raise UserError(
+            "loss.warped_weight and loss.exchange_motion=False are for the generator, "
+            "which loss.generator=False leaves out: set neither of them."
+        )
+    if options.histogram_weight and options.keep_features:
+        raise UserError(
+            "loss.histogram_weight trains the layers that loss.keep_features=True "
+            "keeps: set one of them."
+        )
+
     # What the flows were before is what some terms compare with.
     has_goals = bool(
         options.turn_weight or options.frontal_weight or options.keep_weight

@@ -4,6 +4,7 @@ Networks, losses, views and features.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -109,6 +110,11 @@ def _pcl(config: Config, *, weights: bool) -> Method:
         raise UserError(
             f"model.image_size must be 64 for PCL, got {config['model']['image_size']}."
         )
+    if config.get("optimiser", {}).get("accumulate", 1) > 1:
+        raise UserError(
+            "optimiser.accumulate must be 1 for PCL, which contrasts each item with "
+            "all others of its batch."
+        )
     method = pcl(_pcl_networks(config), _record(PclOptions, config["loss"]))
     return method._replace(views=_pcl_views(config))
 
@@ -132,6 +138,12 @@ def _simclr(config: Config, *, weights: bool) -> Method:
 
 def _crops(config: Config, *, normalised: bool) -> Views:
     """Random crops that share a side (FAb-Net, TCAE, temporal consistency)."""
+    sides = [config["augment"][name] for name in ("smallest", "largest", "side")]
+    if sides != sorted(sides):
+        raise UserError(
+            "augment.smallest, augment.largest and augment.side must not fall in this "
+            f"order, got {', '.join(map(str, sides))}."
+        )
     options = {
         "size": config["model"]["image_size"],
         "crop": views.CropOptions(**config["augment"]),
@@ -282,20 +294,49 @@ class Peer(NamedTuple):
       build: `build(config, *, weights) -> Method`; without `weights` no file is read.
       features: `features(config, trees, images, *, maps) -> [N, ...]`, see
         `peer_features`.
+      frames: smallest and largest number of frames of an item.
     """
 
     build: Callable[..., Method]
     features: Callable[..., jax.Array]
+    frames: tuple[int, float] = (1, math.inf)
 
 
 # A new method is one more entry, a file of its own and a config; docs/contributing.md.
 PEERS: dict[str, Peer] = {
-    "fab_net": Peer(_fab_net, _fab_net_features),
+    "fab_net": Peer(_fab_net, _fab_net_features, frames=(2, math.inf)),
     "pcl": Peer(_pcl, _pcl_features),
     "simclr": Peer(_simclr, _simclr_features),
-    "tcae": Peer(_tcae, _tcae_features),
-    "temporal_consistency": Peer(_temporal_consistency, _temporal_consistency_features),
+    "tcae": Peer(_tcae, _tcae_features, frames=(2, 2)),
+    "temporal_consistency": Peer(
+        _temporal_consistency, _temporal_consistency_features, frames=(3, math.inf)
+    ),
 }
+
+
+def make_peer(config: Config, *, weights: bool) -> Method:
+    """Builds the method that FaceCycle is compared with that a configuration describes.
+
+    Args:
+      config: with `method`, `model`, `loss`, `augment`, `data` and `optimiser`.
+      weights: whether to read files of weights.
+
+    Returns:
+      The method.
+
+    Raises:
+      UserError: If a value is out of range.
+      FileNotFoundError: If a file of weights is missing.
+    """
+    peer = PEERS[config["method"]]
+    fewest, most = peer.frames
+    frames = config["data"]["item_frames"]
+    if not fewest <= frames <= most:
+        allowed = f"{fewest}" if fewest == most else f"{fewest} or more"
+        raise UserError(
+            f"data.item_frames must be {allowed} for {config['method']}, got {frames}."
+        )
+    return peer.build(config, weights=weights)
 
 
 def peer_features(config: Config) -> PeerFeatures:

@@ -297,7 +297,10 @@ def _loop(
     if due and not agree(int(run.checkpointer.has_loss(start))):
         with goodput.spent("evaluation"):
             state = _evaluate(run, state, start, writer)
-        run.checkpointer.record_loss(start, run.evaluated[1])
+        # Where the evaluation changes the state, which is not saved again, the next
+        # start has to repeat it.
+        if run.after_evaluation is None:
+            run.checkpointer.record_loss(start, run.evaluated[1])
 
     merge = jax.jit(Averages.merge)
     averages: Averages | None = None
@@ -508,7 +511,8 @@ def _evaluate(
             save_png(run.workdir / "panels" / f"{step:08}.png", panel)
         writer.image(step, "held_out", panel)
 
-    if run.after_evaluation is None:
+    # Panels and the end of a run do not count for schedules that follow evaluations.
+    if run.after_evaluation is None or step % config["eval_every"]:
         return state
     return run.after_evaluation(state, jnp.float32(loss))
 

@@ -90,6 +90,7 @@ RANGES: Mapping[str, Range] = {
     "loss.ssim_weight": _WEIGHT,
     "loss.margin_weight": _WEIGHT,
     "loss.consensus_weight": _WEIGHT,
+    "loss.mean_detail_weight": _WEIGHT,
     "loss.contrast_weight": _WEIGHT,
     "loss.contrast_temperature": _POSITIVE,
     "loss.bending_weight": _WEIGHT,
@@ -104,6 +105,7 @@ RANGES: Mapping[str, Range] = {
     "loss.agreement_weight": _WEIGHT,
     "loss.margin": _WEIGHT,
     "loss.ssim_range": _POSITIVE,
+    "loss.temperature": _POSITIVE,
     # Optimiser.
     "optimiser.schedule_epochs": _WEIGHT,
     "optimiser.schedule_rates": _WEIGHT,
@@ -135,6 +137,11 @@ RANGES: Mapping[str, Range] = {
     "augment.mirror_probability": _FRACTION,
     "augment.warp": _FRACTION,
     "augment.side_light": Range(0, 90),
+    "augment.left": _COUNT,
+    "augment.top": _COUNT,
+    "augment.side": _FROM_ONE,
+    "augment.smallest": _FROM_ONE,
+    "augment.largest": _FROM_ONE,
 }
 
 # Pairs of numbers, the smaller one first.

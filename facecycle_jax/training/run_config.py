@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
 # Fields that may change between starts. They move the end of a run, its logs and
-# evaluations, or the place of its data, but do not change the updates.
+# evaluations, or the place of its data, but do not change the updates; `check_config`
+# knows the exceptions.
 FREE = frozenset(
     {
         "num_epochs", "num_steps", "max_minutes", "log_every", "eval_every",
@@ -30,7 +31,7 @@ FREE = frozenset(
 )  # fmt: skip
 
 # Paths, which may differ between the machines of a job. Their content must not.
-_PLACES = ("init_from", "loss.vgg", "data.path", "probe.path")
+_PLACES = ("init_from", "loss.vgg", "loss.resnet", "data.path", "probe.path")
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +69,11 @@ def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_config(
-    config: Mapping[str, Any], workdir: epath.Path, *, resuming: bool
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    *,
+    resuming: bool,
+    follows_evaluations: bool = False,
 ) -> None:
     """Compares a configuration with the one the run was started with, then stores it.
 
@@ -77,6 +82,7 @@ def check_config(
       workdir: directory of the run.
       resuming: whether there is a checkpoint to continue from; if not, anything may
         change.
+      follows_evaluations: whether evaluations change the updates of the method.
 
     Raises:
       UserError: If fields have changed, naming each of them with both values.
@@ -84,7 +90,10 @@ def check_config(
     path = workdir / FILE_NAME
     now = flatten(config)
     if resuming and path.exists():
-        _compare(_read_flat(path), now, workdir)
+        free = FREE - _lengths_that_count(now)
+        if follows_evaluations:
+            free -= {"eval_every", "eval_batches"}
+        _compare(_read_flat(path), now, workdir, free=free)
 
     # All processes compare before one of them replaces the file.
     wait_for_all("config_compared")
@@ -93,10 +102,21 @@ def check_config(
         write_whole(path, f"{text}\n".encode())
 
 
+def _lengths_that_count(flat: Mapping[str, Any]) -> set[str]:
+    """Returns the fields of a run's length that stretch its schedule."""
+    lengths = ("schedule_length_epochs", "schedule_length_steps")
+    stretched = any(flat.get(f"optimiser.{name}") for name in lengths)
+    return {"num_epochs", "num_steps"} if stretched else set()
+
+
 def _compare(
-    before: Mapping[str, Any], now: Mapping[str, Any], workdir: epath.Path
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    workdir: epath.Path,
+    *,
+    free: Collection[str],
 ) -> None:
-    """Raises UserError if fields have changed that may not."""
+    """Raises UserError if fields have changed that are not free to."""
     # A field that is new, or was removed, has nothing to be compared with.
     unknown = sorted(set(now) ^ set(before))
     if unknown:
@@ -107,7 +127,7 @@ def _compare(
     changed = [
         f"config.{name} was {before[name]!r} and is {now[name]!r}"
         for name in sorted(set(now) & set(before))
-        if name not in FREE and now[name] != before[name]
+        if name not in free and now[name] != before[name]
     ]
     if changed:
         raise UserError(

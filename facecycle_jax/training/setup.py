@@ -18,7 +18,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.methods import Method
 from facecycle_jax.methods.base import CARRIED, SCHEDULE, START
-from facecycle_jax.networks import Tree, widen
+from facecycle_jax.networks import Tree, read_resnet18_npz, widen
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.digests import host_digests
 from facecycle_jax.training.goodput import Goodput
@@ -196,7 +196,7 @@ def prepare(
                 **{f"{name} held out": value for name, value in held_out.items()},
                 "steps in an epoch": str(steps_per_epoch),
                 "steps in all": str(total_steps),
-                "weights in loss.vgg": _vgg_digest(config),
+                **_digests_of_weights(config),
             }
         )
 
@@ -215,7 +215,12 @@ def prepare(
     checkpointer = Checkpointer(
         workdir, keep_last=config["keep_last"], start_anew=start_anew
     )
-    check_config(config, workdir, resuming=checkpointer.has_history)
+    check_config(
+        config,
+        workdir,
+        resuming=checkpointer.has_history,
+        follows_evaluations=program.evaluated is not None,
+    )
 
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
@@ -312,13 +317,21 @@ def _write_tables(
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)
 
 
-def _vgg_digest(config: Mapping[str, Any]) -> str:
-    """Computes a digest of the VGG-19 that a file holds."""
-    if config["loss"]["vgg"] == "random":
-        return "none"
+def _digests_of_weights(config: Mapping[str, Any]) -> dict[str, str]:
+    """Computes digests of the weights that files of the loss hold, by their fields."""
+    loss = config["loss"]
+    weights: dict[str, Any] = {"loss.vgg": None, "loss.resnet": None}
 
-    parameters, _ = methods.vgg_parameters(config)
-    return "none" if parameters is None else _tree_digest(parameters)
+    # A method has one of these fields or none; 'random' is no file.
+    if loss.get("vgg", "random") != "random":
+        weights["loss.vgg"], _ = methods.vgg_parameters(config)
+    if loss.get("resnet", "random") != "random":
+        weights["loss.resnet"] = read_resnet18_npz(loss["resnet"])
+
+    return {
+        f"weights in {field}": "none" if tree is None else _tree_digest(tree)
+        for field, tree in weights.items()
+    }
 
 
 def _tree_digest(tree: Any) -> str:

@@ -14,7 +14,8 @@ import tiny_model
 from drawn import drawn_state
 from PIL import Image
 
-from facecycle_jax import methods, ops
+from facecycle_jax import losses, methods, ops
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import exchange, weighted_total
 from facecycle_jax.networks.face_networks import FaceFeatures, make_face_networks
 from facecycle_jax.ops import normalise
@@ -400,6 +401,18 @@ def test_mean_faces_that_differ_cost_on_request():
     np.testing.assert_allclose(aux.terms["total"] - total, 1000 * apart, rtol=1e-3)
 
 
+def test_stripes_of_the_mean_face_cost_on_request():
+    method = methods.make(
+        config(
+            "identity_cycle", loss={"perceptual": "none", "mean_detail_weight": 10.0}
+        )
+    )
+    params, frozen = drawn_state(method)
+    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    detail = losses.fine_detail(aux.images["batch_mean"])
+    np.testing.assert_allclose(aux.terms["detail/mean_face"], detail[0], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_identity_codes_of_one_track_are_contrasted_with_those_of_others():
     loss = {"perceptual": "none", "contrast_weight": 2.0, "contrast_temperature": 0.5}
@@ -458,6 +471,11 @@ def test_unknown_methods_losses_and_files_are_named():
         methods.make(config(loss={"perceptual": "lpips"}))
     with pytest.raises(FileNotFoundError, match="import-vgg"):
         methods.make(config(loss={"vgg": "nowhere.npz"}))
+
+
+def test_an_identity_encoder_alone_needs_a_contrast():
+    with pytest.raises(UserError, match=r"set loss\.contrast_weight above 0"):
+        methods.make(config("identity_cycle", loss={"generator": False}))
 
 
 def test_the_total_is_the_sum_of_weighted_means():

@@ -6,14 +6,16 @@ Training, held-out losses, panels, exact resume, features.
 import jax
 import numpy as np
 import pytest
+from several import codes, start
 
 import facecycle_jax
 from facecycle_jax import data, methods, training
 from facecycle_jax.configs import fab_net, pcl, simclr, tcae, temporal_consistency
 from facecycle_jax.devices import make_mesh
+from facecycle_jax.errors import UserError
 from facecycle_jax.inference import model_from_run
 from facecycle_jax.methods.base import BATCH_STATS
-from facecycle_jax.training import loop
+from facecycle_jax.training import loop, setup
 
 CONFIGS = {
     "fab_net": fab_net,
@@ -66,6 +68,48 @@ def test_configurations_describe_methods(name):
         frames = data.batch_shapes(config)["frames"]
         assert frames.shape[1] == config["data"]["item_frames"]
         training.make_optimiser(config["optimiser"], lambda count: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "sentence"),
+    [
+        ("tcae", "data.item_frames", 3, "data.item_frames must be 2 for tcae, got 3"),
+        ("fab_net", "data.item_frames", 1, "must be 2 or more for fab_net, got 1"),
+        ("simclr", "data.item_frames", 0, "must be 1 or more for simclr, got 0"),
+        ("temporal_consistency", "data.item_frames", 2, "must be 3 or more"),
+        ("fab_net", "augment.smallest", 230, "must not fall in this order, got 230, "),
+        ("pcl", "optimiser.accumulate", 2, "optimiser.accumulate must be 1 for PCL"),
+    ],
+)
+def test_what_a_method_cannot_use_is_refused(name, field, value, sentence):
+    config = CONFIGS[name].get_config("small")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=sentence):
+        methods.make(config.to_dict(), weights=False)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_several_processes_can_compare_its_weights(name):
+    digests = setup._digests_of_weights(tiny(name).to_dict())
+    assert set(digests.values()) == {"none"}
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_of_them(tmp_path):
+    ended = start(
+        2,
+        "-m",
+        "facecycle_jax.main",
+        "--config=configs/simclr.py:small",
+        f"--workdir={tmp_path}",
+        "--config.model.width=0.03125",
+        "--config.batch_size=4",
+        "--config.data.identities=8",
+        "--config.data.frames_per_track=2",
+        "--config.num_steps=1",
+    )
+    assert codes(ended) == [0, 0], ended
+    assert training.find_checkpoint(tmp_path).name == "1"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 
 from facecycle_jax import training
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.methods.base import SCHEDULE
 from facecycle_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -378,7 +380,7 @@ def stop_at(monkeypatch, step):
 
     def noted(run, state, number, writer):
         evaluated.append(number)
-        evaluate(run, state, number, writer)
+        return evaluate(run, state, number, writer)
 
     monkeypatch.setattr(loop, "_evaluate", noted)
     return evaluated
@@ -400,6 +402,64 @@ def test_a_stop_saves_before_it_evaluates_and_the_next_start_evaluates(
     toy_training.train(tmp_path, num_steps=6)
     assert steps_of(tmp_path, "eval/total") == [4, 6]
     assert sorted(json.loads((tmp_path / "losses.json").read_text())) == ["4", "6"]
+
+
+def counting(config):
+    """The toy's method, with a state that counts the evaluations that move it."""
+    toy = toy_training.toy_method()
+
+    def init(key):
+        params, frozen = toy.init(key)
+        return params, {**frozen, SCHEDULE: {"moves": jnp.int32(0)}}
+
+    def evaluated(frozen, total):
+        return {**frozen, SCHEDULE: {"moves": frozen[SCHEDULE]["moves"] + 1}}
+
+    return toy._replace(init=init, evaluated=evaluated)
+
+
+def moves(workdir, **fields):
+    seams = {**toy_training.seams(), "method": counting}
+    config = toy_training.toy_config(
+        **{"num_steps": 6, "eval_every": 2, "panel_every": 100, **fields}
+    )
+    state = loop.train_and_evaluate(config, workdir, **seams)
+    return int(state.frozen[SCHEDULE]["moves"])
+
+
+def test_panels_and_the_end_do_not_move_what_follows_evaluations(tmp_path):
+    assert moves(tmp_path / "a") == 3
+    assert moves(tmp_path / "b", panel_every=3) == 3
+    assert moves(tmp_path / "c", num_steps=5) == 2
+    # Continued with an evaluation elsewhere, it would move at another time.
+    with pytest.raises(UserError, match=r"config\.eval_every was 2 and is 3"):
+        moves(tmp_path / "c", eval_every=3)
+
+
+def test_an_evaluation_after_a_stop_counts_though_the_next_start_dies_too(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        stop_at(patched, 4)
+        with pytest.raises(training.PreemptedError):
+            moves(tmp_path, checkpoint_every=100)
+
+    def die(self):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.StopSignal, "reached", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            moves(tmp_path, checkpoint_every=100)
+
+    assert moves(tmp_path, checkpoint_every=100) == 3
+
+
+def test_a_length_that_stretches_the_schedule_cannot_change(tmp_path):
+    fields = {"optimiser__schedule_length_steps": 10}
+    toy_training.train(tmp_path, num_steps=2, **fields)
+    with pytest.raises(UserError, match=r"config\.num_steps was 2 and is 4"):
+        toy_training.train(tmp_path, num_steps=4, **fields)
 
 
 def test_nothing_that_fails_at_the_end_hides_why_a_run_ended(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_booleans_texts_and_infinities_are_no_numbers_of_a_range():
 
 def test_every_field_of_the_table_is_a_field_of_a_config():
     known = set()
-    for name in ("motion_cycle", "identity_cycle"):
+    for name in ("motion_cycle", "identity_cycle", "simclr", "tcae"):
         known |= set(
             training.flatten(
                 importlib.import_module(f"configs.{name}").get_config().to_dict()

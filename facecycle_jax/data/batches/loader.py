@@ -344,7 +344,12 @@ def _mirrored(tracks: Tracks, options: Mapping[str, Any]) -> np.ndarray:
         return np.full(len(tracks), values[0])
 
     # Several numbers: one for each folder of data.path.
-    roots = len(roots_of(options["path"])) if options["source"] == "folder" else 1
+    if options["source"] != "folder":
+        raise UserError(
+            f"data.mirror_pair_probability has {len(values)} numbers: with "
+            f"data.source={options['source']!r} give one for all."
+        )
+    roots = len(roots_of(options["path"]))
     if len(values) != roots:
         raise UserError(
             f"data.mirror_pair_probability has {len(values)} numbers and data.path "

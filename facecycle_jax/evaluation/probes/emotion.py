@@ -41,8 +41,7 @@ _PROTOCOLS = {
         f"features, weighted by exp(cosine / {TEMPERATURE:g})."
     ),
     "linear": (
-        "One dense layer on frozen features, SGD for 300 epochs, augmented images, as "
-        "in the paper."
+        "One dense layer on frozen features, SGD, augmented images, as in the paper."
     ),
 }
 

@@ -32,8 +32,8 @@ class LinearOptions(NamedTuple):
       weight_decay: of weights and bias, added to the gradient.
       augment: whether training images are augmented.
       jitter: largest change of brightness, contrast and saturation, as a fraction. The
-        paper does not state it.
-      hue: largest change of hue, in turns. The paper does not state it.
+        paper does not state it; the original program has this one.
+      hue: largest change of hue, in turns; likewise.
     """
 
     epochs: int = 300
@@ -44,8 +44,8 @@ class LinearOptions(NamedTuple):
     momentum: float = 0.9
     weight_decay: float = 1e-4
     augment: bool = True
-    jitter: float = 0.4
-    hue: float = 0.1
+    jitter: float = 0.05
+    hue: float = 0.01
 
     def shortened(self, epochs: int) -> "LinearOptions":
         """Returns the options for another number of epochs.
@@ -116,7 +116,7 @@ def _window(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def augment(
-    key: jax.Array, images: jax.Array, *, jitter: float = 0.4, hue: float = 0.1
+    key: jax.Array, images: jax.Array, *, jitter: float = 0.05, hue: float = 0.01
 ) -> jax.Array:
     """Augments images by cropping, colour jitter, greying and mirroring.
 
