@@ -246,7 +246,11 @@ def _fields_in(argv: Sequence[str], message: str) -> list[str]:
     fields = []
     for argument in argv:
         match = re.match(r"--?(?:no)?(config\.[\w.]+)", argument)
-        if match and match[1].rpartition(".")[2] in message:
+        if not match:
+            continue
+        # A stage that does not exist is in the middle of a field's name.
+        *stages, field = match[1].split(".")[1:]
+        if field in message or any(f"'{stage}'" in message for stage in stages):
             fields.append(match[1])
     return fields
 

@@ -127,6 +127,8 @@ def _serve(
     place: str | os.PathLike[str], *, port: int | None, browser: bool, host: str = ""
 ) -> None:
     """Loads a model and serves the page."""
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"--port must be 1 to 65535, got {port}.")
     # Before the model, which takes seconds to load.
     demo_page.require_gradio()
 

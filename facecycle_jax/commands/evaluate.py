@@ -78,7 +78,12 @@ def add(commands: "Subcommands") -> None:
         default=0.0,
         help="normalise brightness and contrast by this fraction, 0 (not) to 1",
     )
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of folds, of initial weights, and of what --limit draws (%(default)s)",
+    )
     command.set_defaults(run=run)
 
 

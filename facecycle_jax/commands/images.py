@@ -80,7 +80,8 @@ def _frontalize_pasted(arguments: argparse.Namespace) -> int:
         drawn = model.neutral(photograph.faces)
         done += inputs.save_drawn(files[path], photograph.paste(drawn), problems)
 
-    print(f"Wrote {inputs.counted(done, 'photograph')} to {arguments.out}")
+    if done:
+        print(f"Wrote {inputs.counted(done, 'photograph')} to {arguments.out}")
     return problems.status(done)
 
 
@@ -118,7 +119,8 @@ def _each(
             panel = grid([cells], captions=list(drawn))
             done += inputs.save_drawn(files[path], panel, problems)
 
-    print(f"Wrote {inputs.counted(done, 'panel')} to {arguments.out}")
+    if done:
+        print(f"Wrote {inputs.counted(done, 'panel')} to {arguments.out}")
     return problems.status(done)
 
 
@@ -150,6 +152,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     out = epath.Path(arguments.out)
     if out.suffix != ".npz":
         raise UserError(f"--out must end in .npz, got {out}.")
+    inputs.check_which(arguments)
 
     paths = inputs.find(arguments.images)
     inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)

@@ -81,14 +81,24 @@ def add_options(
     )
 
 
+def check_which(arguments: argparse.Namespace) -> None:
+    """Raises UserError if --which is given where no faces are looked for."""
+    if arguments.which != "largest" and not arguments.crop:
+        raise UserError(
+            "--which chooses among the faces that --crop finds: give --crop too."
+        )
+
+
 def _which(text: str) -> str | int:
-    """Reads the value of --which; argparse turns a ValueError into its own message."""
+    """Reads the value of --which."""
     if text in ("largest", "centre"):
         return text
-    place = int(text)
-    if place < 0:
-        raise UserError(text)
-    return place
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"it is largest, centre, or a number from 0 (with --paste also all), not "
+            f"{text!r}"
+        )
+    return int(text)
 
 
 def _which_or_all(text: str) -> str | int:
@@ -135,8 +145,11 @@ def read_names(path: str | None) -> list[str]:
     """Reads a file of names, one a line; without a path there are none."""
     if not path:
         return []
-    lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    try:
+        text = epath.Path(path).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"--without: there is no file {path}.") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def find(inputs: Sequence[str]) -> list[epath.Path]:
@@ -387,6 +400,27 @@ def save_drawn(file: epath.Path, panel: np.ndarray, problems: Problems) -> bool:
     return True
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Checks, before any work, that a folder for outputs is there or can be made.
+
+    Args:
+      folder: its path.
+
+    Raises:
+      UserError: If it is a file, or lies below one.
+    """
+    path = epath.Path(folder)
+    # The first that is there decides.
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(
+                    f"--out {folder} is a file, or lies below one: name a folder, "
+                    "which will be made."
+                )
+            return
+
+
 def check_free(
     paths: Sequence[epath.Path], *, overwrite: bool, sources: Iterable[epath.Path] = ()
 ) -> None:
@@ -398,9 +432,12 @@ def check_free(
       sources: the inputs, which are never replaced, whatever `overwrite` says.
 
     Raises:
-      UserError: If an output is an input.
+      UserError: If an output is an input, or would lie below a file.
       FileExistsError: If an output exists and `overwrite` is not set.
     """
+    for folder in {path.parent for path in paths}:
+        check_folder(folder)
+
     read = {os.path.realpath(source) for source in sources}
     for path in paths:
         if os.path.realpath(path) in read:

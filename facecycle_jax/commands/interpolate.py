@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.out}."
         )
 
+    inputs.check_which(arguments)
     motion_control.check_frames(arguments.frames)
     ends = []
     for name in (arguments.first, arguments.second):

@@ -70,9 +70,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_which(arguments: argparse.Namespace) -> None:
-    """Raises UserError if all faces are requested of what is not pasted."""
+    """Raises UserError if --which asks for faces that nothing finds or shows."""
     if arguments.which == inputs.ALL and not arguments.paste:
         raise UserError("--face all needs --paste, because panels show one face each.")
+    if not arguments.paste:
+        inputs.check_which(arguments)
 
 
 def is_video(path: str) -> bool:

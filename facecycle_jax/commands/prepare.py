@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from facecycle_jax.commands.inputs import CUT_HELP
+from facecycle_jax.commands.inputs import CUT_HELP, check_folder
 from facecycle_jax.data.images.framing import read_cut
 from facecycle_jax.data.sources.record_index import (
     FRAMES,
@@ -103,12 +103,24 @@ def add(commands: "Subcommands") -> None:
     check.set_defaults(run=run_verify)
 
 
+def _check_data(folder: str | None, name: str) -> None:
+    """Refuses raw data that are not there."""
+    layout = f"docs/data.md has the layout of {name}"
+    if not folder:
+        raise UserError(
+            f"--data is missing: name the folder of the raw data; {layout}."
+        )
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"--data: there is no folder {folder!r}.")
+    if not os.listdir(folder):
+        raise UserError(f"--data: the folder {folder} is empty; {layout}.")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Prepares a set; returns 1 if something was left out or a split is empty."""
-    has_data = arguments.data and os.path.isdir(arguments.data)
-    if arguments.set != "synthetic" and not has_data:
-        raise FileNotFoundError(f"--data: there is no folder {arguments.data!r}.")
-
+    if arguments.set != "synthetic":
+        _check_data(arguments.data, arguments.set)
+    check_folder(arguments.out)
     if arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
 

@@ -136,7 +136,8 @@ def evaluate_synthetic(
     people = people or PEOPLE
     if model is None and not baselines:
         raise UserError(
-            "there is nothing to evaluate: give a model, baselines, or both."
+            "there is nothing to evaluate: give --model (such as facecycle-base), "
+            "--baselines, or both."
         )
 
     size = SMALL["image_size"] if model is None else model.size

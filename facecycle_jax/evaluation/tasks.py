@@ -91,7 +91,8 @@ def feature_sets(
     found |= {name: BASELINES[name](config) for name in options.baselines}
     if not found:
         raise UserError(
-            "there is nothing to evaluate: give a model, baselines, or both."
+            "there is nothing to evaluate: give --model (such as facecycle-base), "
+            "--baselines, or both."
         )
 
     # Lighting comes first: a mirror image has the lighting of its image.
@@ -217,7 +218,9 @@ def run_evaluation(
         )
     elif options.task == "gallery":
         if model is None or isinstance(model, PeerModel) or not options.path:
-            raise UserError("task gallery needs a model and a folder of images.")
+            raise UserError(
+                "task gallery needs --model and --data, a folder of images."
+            )
         result = draw_gallery(
             model,
             options.path,
@@ -228,7 +231,9 @@ def run_evaluation(
         )
     elif options.task == "faces":
         if model is None or isinstance(model, PeerModel) or not options.path:
-            raise UserError("task faces needs a model and a folder <person>/*.jpg.")
+            raise UserError(
+                "task faces needs --model and --data, a folder <person>/*.jpg."
+            )
         result = evaluate_faces(
             model,
             options.path,

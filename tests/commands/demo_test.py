@@ -86,6 +86,11 @@ def test_a_missing_model_is_one_sentence(capsys, monkeypatch):
     assert error.count("\n") == 1
 
 
+def test_a_port_out_of_range_is_refused_before_the_model_is_loaded(capsys):
+    assert cli.main(["demo", "--port", "99999", "--no-browser"]) == 2
+    assert "--port must be 1 to 65535, got 99999" in capsys.readouterr().err
+
+
 def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setattr(demo_page.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2

@@ -195,6 +195,18 @@ def test_unreadable_images_are_reported_at_the_end(model, faces, tmp_path, capsy
         (["encode", "{faces}", "--out", "{tmp}/x.txt"], "must end in .npz"),
         (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no image file"),
         (
+            ["frontalize", "{faces}", "--out", "{faces}/a.png"],
+            "a.png is a file, or lies below one: name a folder",
+        ),
+        (
+            ["encode", "{faces}", "--out", "{faces}/a.png/x.npz"],
+            "a.png is a file, or lies below one: name a folder",
+        ),
+        (
+            ["frontalize", "{faces}", "--out", "{tmp}/x", "--which", "1"],
+            "give --crop too",
+        ),
+        (
             [
                 "translate",
                 "{faces}",
@@ -240,11 +252,8 @@ def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--crop", "--which", "smallest"], "--which/--face: invalid"),
-        (
-            ["--crop", "--which", "-1"],
-            "--which/--face: expected one|--which/--face: invalid",
-        ),
+        (["--crop", "--which", "smallest"], "centre, or a number from 0 .*'smallest'"),
+        (["--crop", "--which=-1"], "--which/--face: it is largest, centre"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )

@@ -206,7 +206,8 @@ def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("voxceleb1",), "there is no folder None"),
+        (("voxceleb1",), "--data is missing: name the folder of the raw data"),
+        (("tracks", "--data", "{empty}"), "is empty; docs/data.md has"),
         (("voxceleb1", "--data", "{raw}/none"), "there is no folder"),
         (("voxceleb2", "--data", "{raw}"), "holds no videos <identity>/<video>/*.mp4"),
         (
@@ -221,10 +222,10 @@ def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(
     raw, tmp_path, capsys, arguments, words
 ):
-    assert (
-        run(*(part.format(raw=raw) for part in arguments), "--out", tmp_path / "out")
-        == 2
-    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    filled = [part.format(raw=raw, empty=empty) for part in arguments]
+    assert run(*filled, "--out", tmp_path / "out") == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.tfrecord*"))
 

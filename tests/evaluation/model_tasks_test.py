@@ -251,7 +251,7 @@ def test_a_gallery_has_all_panels_and_refuses_invalid_options(tmp_path, model, c
         )
         == 2
     )
-    assert "needs a model and a folder of images" in capsys.readouterr().err
+    assert "needs --model and --data, a folder of images" in capsys.readouterr().err
 
 
 def test_a_gallery_crops_images_before_it_resizes_them(tmp_path):

@@ -307,8 +307,8 @@ def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame
 
     if not options["path"]:
         raise UserError(
-            "data.path is empty: set --config.data.path=FOLDER, or "
-            "data.source='synthetic'."
+            "data.path is empty: set it with --set data.path=FOLDER (of a launcher: "
+            "--config.data.path=FOLDER), or data.source='synthetic'."
         )
 
     limits = {"min_frames": options["min_frames"], "max_tracks": options["max_tracks"]}

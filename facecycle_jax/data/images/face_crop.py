@@ -310,7 +310,7 @@ def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
 
     if int(which) >= len(boxes):
         raise NoFaceError(
-            f"Face {which} was requested, but {len(boxes)} were found (from 0 on)."
+            f"there is no face {which}: faces found are {len(boxes)}, counted from 0."
         )
 
     return sorted(places, key=lambda i: middles[i])[int(which)]
