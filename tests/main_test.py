@@ -5,6 +5,7 @@ import subprocess
 import sys
 import unittest.mock
 
+import ml_collections
 import pytest
 from absl import flags
 from several import ROOT, environment
@@ -61,6 +62,10 @@ def config_file(tmp_path, text):
         (
             [f"--config={DEBUG}", "--workdir=w", "--config.keep_last=x"],
             "flag --config.keep_last=x",
+        ),
+        (
+            [f"--config={ROOT}/configs/demo.py", "--workdir=w", "--config.no.seed=1"],
+            "has no field config.no.seed",
         ),
         (["--workdir=w"], "--config is missing"),
         (["--workdir=w", "--nix=1"], "Unknown command line flag 'nix'"),
@@ -134,6 +139,16 @@ def test_the_program_ends_with_status_2_for_a_config_that_is_not_there(tmp_path)
     assert not (tmp_path / "w").exists()
 
 
+def test_a_stage_that_does_not_exist_is_no_defect(monkeypatch, capsys):
+    config = ml_collections.ConfigDict({"stages": ("nope",), "own": {}})
+    monkeypatch.setattr(main, "_CONFIG", unittest.mock.Mock(value=config))
+    monkeypatch.setattr(main, "_CACHE", unittest.mock.Mock(value=""))
+    monkeypatch.setattr(main, "_DISTRIBUTED", unittest.mock.Mock(value=False))
+    assert training.cpu_devices_for(config, cores=2) >= 1
+    assert main._train() == 2
+    assert "stages must name some of own, got nope" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -157,7 +172,8 @@ def test_every_end_has_its_status_and_only_a_defect_a_trace(
     monkeypatch, capsys, error, status
 ):
     for name in ("_CONFIG", "_WORKDIR", "_START_ANEW"):
-        monkeypatch.setattr(main, name, unittest.mock.Mock(value={}))
+        value = ml_collections.ConfigDict()
+        monkeypatch.setattr(main, name, unittest.mock.Mock(value=value))
     monkeypatch.setattr(main, "_CACHE", unittest.mock.Mock(value=""))
     monkeypatch.setattr(main, "_DISTRIBUTED", unittest.mock.Mock(value=False))
     monkeypatch.setattr(
