@@ -65,7 +65,7 @@ table: $(VENV)/.dev
 	$(VERIFY) --out "$(TABLE)/lfw"
 	$(VERIFY) --light 0.5 --out "$(TABLE)/lfw_light"
 	$(EVALUATE) --task fer2013 --data "$(FER2013)" --out "$(TABLE)/fer2013"
-	$(BIN)/facecycle evaluate --model "$(MODEL)" --baselines random --layer residual2 --size 160 --task fer2013 --data "$(FER2013)" \
+	$(BIN)/facecycle evaluate --model "$(MODEL)" --baselines random --layer residual2 --size 160 --flip --task fer2013 --data "$(FER2013)" \
 		--out "$(TABLE)/fer2013_residual2"
 	@cat "$(TABLE)"/*/results.md
 
