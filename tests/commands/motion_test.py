@@ -272,7 +272,10 @@ def test_photographs_without_a_face_are_named(
 
     last = ("--face", "7", "--overwrite")
     assert run("frontalize", photograph, *options, *last) == 2
-    assert "Face 7 was requested, but 2 were found" in capsys.readouterr().err
+    assert (
+        "there is no face 7: faces found are 2, counted from 0"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_the_task_takes_its_options_and_needs_a_model(
         "faces", str(people), model=Unchanged(), without=["person_4"], limit=3, crop=1.0
     )
     assert result.counts["people"] == 3
-    with pytest.raises(ValueError, match="needs a model"):
+    with pytest.raises(ValueError, match="needs --model"):
         evaluate("faces", str(people))
     assert (
         cli.main(
@@ -145,7 +145,7 @@ def test_the_task_takes_its_options_and_needs_a_model(
         )
         == 2
     )
-    assert "needs a model" in capsys.readouterr().err
+    assert "needs --model" in capsys.readouterr().err
 
 
 def test_missing_judges_are_named_before_any_work(people, monkeypatch):
