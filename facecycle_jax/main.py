@@ -187,7 +187,6 @@ def _train() -> int:
     """Trains and returns the exit status."""
     try:
         compilation_cache.enable(_CACHE.value)
-        training.check_ranges(_CONFIG.value.to_dict())
         check_probe(_CONFIG.value)
         loop.train_and_evaluate(
             _CONFIG.value,

@@ -139,11 +139,17 @@ def test_the_program_ends_with_status_2_for_a_config_that_is_not_there(tmp_path)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_stage_that_does_not_exist_is_no_defect(monkeypatch, capsys):
+def test_a_stage_that_does_not_exist_is_no_defect(monkeypatch, capsys, tmp_path):
     config = ml_collections.ConfigDict({"stages": ("nope",), "own": {}})
-    monkeypatch.setattr(main, "_CONFIG", unittest.mock.Mock(value=config))
-    monkeypatch.setattr(main, "_CACHE", unittest.mock.Mock(value=""))
-    monkeypatch.setattr(main, "_DISTRIBUTED", unittest.mock.Mock(value=False))
+    values = {
+        "_CONFIG": config,
+        "_WORKDIR": str(tmp_path / "run"),
+        "_START_ANEW": False,
+        "_CACHE": "",
+        "_DISTRIBUTED": False,
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(main, name, unittest.mock.Mock(value=value))
     assert training.cpu_devices_for(config, cores=2) >= 1
     assert main._train() == 2
     assert "stages must name some of own, got nope" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def run_frontalize(arguments: argparse.Namespace) -> int:
     Returns:
       The exit status.
     """
-    pasting.check_which(arguments)
+    inputs.check_which(arguments)
     if arguments.paste:
         return _frontalize_pasted(arguments)
 

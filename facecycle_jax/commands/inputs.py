@@ -82,7 +82,12 @@ def add_options(
 
 
 def check_which(arguments: argparse.Namespace) -> None:
-    """Raises UserError if --which is given where no faces are looked for."""
+    """Raises UserError if --which asks for faces that nothing finds or shows."""
+    # Not every command has --paste, which finds faces itself.
+    if getattr(arguments, "paste", False):
+        return
+    if arguments.which == ALL:
+        raise UserError("--face all needs --paste, because panels show one face each.")
     if arguments.which != "largest" and not arguments.crop:
         raise UserError(
             "--which chooses among the faces that --crop finds: give --crop too."

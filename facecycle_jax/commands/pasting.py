@@ -69,14 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_which(arguments: argparse.Namespace) -> None:
-    """Raises UserError if --which asks for faces that nothing finds or shows."""
-    if arguments.which == inputs.ALL and not arguments.paste:
-        raise UserError("--face all needs --paste, because panels show one face each.")
-    if not arguments.paste:
-        inputs.check_which(arguments)
-
-
 def is_video(path: str) -> bool:
     """Whether a path names a video by its ending."""
     return is_video_name(epath.Path(path).name)

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
       The exit status.
     """
-    pasting.check_which(arguments)
+    inputs.check_which(arguments)
     motion = Motion(arguments)
     driven_by_video = pasting.is_video(arguments.driver)
 

@@ -70,7 +70,9 @@ def check_probe(config: Mapping[str, Any]) -> None:
       FileNotFoundError: If the data set is missing.
     """
     for stage in config.get("stages") or ():
-        check_probe(config[stage])
+        # Missing ones are reported by `training.check_ranges`.
+        if stage in config:
+            check_probe(config[stage])
 
     block = config.get("probe") or {}
     task = block.get("task")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.ops import ssim
+from facecycle_jax.ops.smoothing import smooth_neighbours
 
 # The largest float32 below 1 is 1 - 6e-8. Beyond this value an arctanh is noise.
 _LARGEST = 1 - 1e-6
@@ -84,16 +85,7 @@ def fine_detail(images: jax.Array) -> jax.Array:
       and its neighbours 1, 2, 1 along both axes, and repeats the edges.
     """
     images = images.astype(jnp.float32)
-    smooth = images
-    for axis in (-3, -2):
-        edges = [(0, 0)] * images.ndim
-        edges[axis] = (1, 1)
-        padded = jnp.pad(smooth, edges, mode="edge")
-        before, middle, after = (
-            jax.lax.slice_in_dim(padded, start, start + images.shape[axis], axis=axis)
-            for start in range(3)
-        )
-        smooth = (before + 2 * middle + after) / 4
+    smooth = smooth_neighbours(images, 0.25, mode="edge")
     return jnp.mean(jnp.abs(images - smooth), axis=(-3, -2, -1))
 
 

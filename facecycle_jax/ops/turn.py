@@ -9,6 +9,7 @@ about 11 cm.
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.ops.smoothing import smooth_neighbours
 from facecycle_jax.ops.warp import identity_grid
 
 # Half of the head's width, height and depth, and the height of its middle.
@@ -185,11 +186,5 @@ def _background(grid: jax.Array, head: jax.Array, hit: jax.Array) -> jax.Array:
 
 def _smooth(grid: jax.Array) -> jax.Array:
     """Closes cracks at the head's outline."""
-    for axis in (0, 1):
-        edges = [(1, 1) if a == axis else (0, 0) for a in range(3)]
-        # Beyond the edge, positions go on evenly.
-        padded = jnp.pad(grid, edges, mode="reflect", reflect_type="odd")
-        size = grid.shape[axis]
-        parts = [jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(3)]
-        grid = 0.2 * parts[0] + 0.6 * parts[1] + 0.2 * parts[2]
-    return grid
+    # Beyond the edge, positions go on evenly.
+    return smooth_neighbours(grid, 0.2, mode="reflect", reflect_type="odd")

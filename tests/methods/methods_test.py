@@ -383,14 +383,16 @@ def test_motion_can_be_restored_on_an_images_own_neutral_face():
         )
 
 
-def test_mean_faces_that_differ_cost_on_request():
-    method = methods.make(
-        config(
-            "identity_cycle", loss={"perceptual": "none", "consensus_weight": 1000.0}
-        )
-    )
+def identity_loss(**loss):
+    """Returns the state of an identity cycle and what its loss reports."""
+    method = methods.make(config("identity_cycle", loss={"perceptual": "none", **loss}))
     params, frozen = drawn_state(method)
     _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    return params, frozen, aux
+
+
+def test_mean_faces_that_differ_cost_on_request():
+    params, frozen, aux = identity_loss(consensus_weight=1000.0)
     mean_faces = aux.images["mean_face"]
     apart = jnp.mean(jnp.abs(mean_faces - jnp.mean(mean_faces, axis=0)))
     np.testing.assert_allclose(aux.terms["l1/consensus"], apart, rtol=1e-5)
@@ -402,13 +404,7 @@ def test_mean_faces_that_differ_cost_on_request():
 
 
 def test_stripes_of_the_mean_face_cost_on_request():
-    method = methods.make(
-        config(
-            "identity_cycle", loss={"perceptual": "none", "mean_detail_weight": 10.0}
-        )
-    )
-    params, frozen = drawn_state(method)
-    _, aux = jax.jit(method.loss)(params, frozen, batch(), None)
+    *_, aux = identity_loss(mean_detail_weight=10.0)
     detail = losses.fine_detail(aux.images["batch_mean"])
     np.testing.assert_allclose(aux.terms["detail/mean_face"], detail[0], rtol=1e-5)
 
