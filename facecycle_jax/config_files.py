@@ -23,6 +23,13 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 # Modules that configs share, and that describe no run by themselves.
 _SHARED = ("__init__", "base", "peer_base")
 
+# What a field needs, by the words in which Python refuses a value for it.
+_NEEDED_TYPES = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument to boolean flag'": "true or false",
+}
+
 
 def config_names() -> list[str]:
     """Returns the names of the bundled configs, sorted."""
@@ -234,6 +241,13 @@ def command_mistake(error: Exception, argv: Sequence[str]) -> UserError:
         hint = " ".join(line.strip() for line in lines[1:])
         sentence = f"{config} has no field {' or '.join(fields)}. {hint}"
         return UserError(sentence.strip())
+
+    # A value of the wrong type, which the flags report in Python's words.
+    for words, needed in _NEEDED_TYPES.items():
+        flag, found, _ = lines[0].partition(words)
+        if found and isinstance(error, flags.IllegalFlagValueError):
+            field = flag.removeprefix("flag --config.").removesuffix(": ")
+            return UserError(f"{field}: this field needs {needed}.")
 
     # The flags put text of their own before an error in the config.
     if len(lines) == 1:

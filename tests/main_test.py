@@ -61,7 +61,15 @@ def config_file(tmp_path, text):
         ),
         (
             [f"--config={DEBUG}", "--workdir=w", "--config.keep_last=x"],
-            "flag --config.keep_last=x",
+            "keep_last=x: this field needs a whole number.",
+        ),
+        (
+            [f"--config={DEBUG}", "--workdir=w", "--config.optimiser.clip_norm=x"],
+            "optimiser.clip_norm=x: this field needs a number.",
+        ),
+        (
+            [f"--config={DEBUG}", "--workdir=w", "--config.tensorboard=x"],
+            "tensorboard=x: this field needs true or false.",
         ),
         (
             [f"--config={ROOT}/configs/demo.py", "--workdir=w", "--config.no.seed=1"],

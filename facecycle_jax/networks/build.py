@@ -71,7 +71,7 @@ def build_networks(
     if code_dim < 1:
         raise UserError(f"code_dim must be at least 1, got {code_dim}.")
     if dtype not in DTYPES:
-        raise UserError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+        raise UserError(f"model.dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
 
     kind: Dtype = DTYPES[dtype]
     return Networks(

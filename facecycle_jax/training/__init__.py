@@ -19,6 +19,7 @@ from facecycle_jax.training.network_loading import (
     copy_trees,
     find_checkpoint,
     load_trees,
+    start_places,
 )
 from facecycle_jax.training.optimiser import (
     average_weights,
@@ -45,7 +46,6 @@ from facecycle_jax.training.setup import (
     Report,
     Run,
     prepare,
-    start_places,
 )
 from facecycle_jax.training.sharding import (
     check_batch,

@@ -18,10 +18,11 @@ import numpy as np
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
+from facecycle_jax.training.early_checks import check_stage
 from facecycle_jax.training.processes import agree
 from facecycle_jax.viz import save_png, training_panel
 
@@ -84,8 +85,8 @@ def train_and_evaluate(
     training.check_same(training.shared_fields(config))
     training.check_ranges(config)
     stages = _stages(config)
-    for stage in stages.values():
-        _check_backend(stage)
+    for name, stage in stages.items():
+        check_stage(stage, workdir / name, own_method=method is not None)
 
     train_stage = functools.partial(
         _train,
@@ -129,19 +130,6 @@ def _stages(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if "stages" not in config:
         return {"": config}
     return {name: config[name] for name in config["stages"]}
-
-
-def _check_backend(config: Mapping[str, Any]) -> None:
-    """Raises MissingExtraError if TensorFlow is to read the data and is missing."""
-    if config["data"]["backend"] != "tf":
-        return
-
-    reason = training.hide_accelerators_from_tensorflow()
-    if reason:
-        raise MissingExtraError(
-            f"data.backend='tf' needs tensorflow: {reason}, or set "
-            "data.backend='threads', which needs nothing."
-        )
 
 
 def _make_workdir(workdir: epath.Path) -> None:
@@ -428,6 +416,11 @@ def _log(
 
     # 'skipped' is the mean of 0 and 1 over the steps of the range.
     skipped = round(terms.pop("skipped") * (step - before))
+    # The schedule counts the updates that were made, from 0. Some methods have a
+    # factor of their own.
+    skipped_in_all = int(state.nonfinite_total)
+    last_made = max(0, step - skipped_in_all - 1)
+    learning_rate = float(run.schedule(last_made)) * terms.pop("rate", 1.0)
     speed = progress.report(step, terms)
 
     run.goodput.reached(step)
@@ -435,9 +428,8 @@ def _log(
         **_prefixed("train", terms),
         **speed,
         **run.goodput.fractions(),
-        # The schedule counts updates from 0.
-        "learning_rate": float(run.schedule(step - 1)),
-        "skipped_updates": int(state.nonfinite_total),
+        "learning_rate": learning_rate,
+        "skipped_updates": skipped_in_all,
     }
     writer.scalars(step, figures)
 

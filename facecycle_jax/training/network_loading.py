@@ -120,6 +120,37 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
     raise AssertionError("a path has at least one candidate")
 
 
+def start_places(init_from: str | Sequence[str]) -> list[str]:
+    """Lists the runs and models that an `init_from` names.
+
+    Stages give a list, since a workdir may have a comma in its name.
+    """
+    if not isinstance(init_from, str):
+        return list(init_from)
+    return [path.strip() for path in init_from.split(",")] if init_from else []
+
+
+def check_place(path: epath.PathLike) -> None:
+    """Checks that `load_trees` finds something at a path.
+
+    Args:
+      path: see `load_trees`.
+
+    Raises:
+      FileNotFoundError: If there is neither a checkpoint nor a model.
+    """
+    if find_model_folder(path) is not None:
+        return
+
+    try:
+        _candidates(path)
+    except FileNotFoundError as error:
+        known = ", ".join(bundled_models())
+        raise FileNotFoundError(
+            f"{error} A model folder will do too, or one of {known}."
+        ) from None
+
+
 def load_trees(path: epath.PathLike) -> Tree:
     """Loads networks, without the optimiser's state.
 
@@ -137,18 +168,9 @@ def load_trees(path: epath.PathLike) -> Tree:
       UserError: If it is damaged or was not written by this package.
       OSError: If the storage cannot be read.
     """
+    check_place(path)
     folder = find_model_folder(path)
-    if folder is not None:
-        return read_model(folder).trees
-
-    try:
-        _candidates(path)
-    except FileNotFoundError as error:
-        known = ", ".join(bundled_models())
-        raise FileNotFoundError(
-            f"{error} A model folder will do too, or one of {known}."
-        ) from None
-    return load_newest(path)[1]
+    return load_newest(path)[1] if folder is None else read_model(folder).trees
 
 
 def check_whole(checkpoint: epath.Path) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +27,7 @@ from facecycle_jax.training.network_loading import (
     check_same_vgg,
     copy_trees,
     load_trees,
+    start_places,
 )
 from facecycle_jax.training.optimiser import schedule_epoch
 from facecycle_jax.training.processes import check_same
@@ -358,16 +359,6 @@ def _copy(x: Any) -> Any:
     An array moved to a single device could not be spread over processes.
     """
     return np.copy(x) if isinstance(x, np.ndarray) else jnp.copy(x)
-
-
-def start_places(init_from: str | Sequence[str]) -> list[str]:
-    """Lists the runs and models that an `init_from` names.
-
-    Stages give a list, since a workdir may have a comma in its name.
-    """
-    if not isinstance(init_from, str):
-        return list(init_from)
-    return [path.strip() for path in init_from.split(",")] if init_from else []
 
 
 def _read_source(config: Mapping[str, Any]) -> Tree:

@@ -78,6 +78,7 @@ def make_train_step(
       An update whose loss or gradients are not finite is skipped and counted:
       parameters, optimiser state and weight average stay, and the step number moves on.
       'skipped' in the averages reports it; the averages of the terms leave it out.
+      'rate' is the method's own factor of the learning rate, if it has one.
 
       If the method has several objectives, each is a gradient step of its own. The
       names of their terms begin with the objective's name. 'total' is the sum of all
@@ -98,6 +99,7 @@ def make_train_step(
         terms: dict[str, jax.Array] = {}
         norms = []
         finite = []
+        rates = []
 
         # One gradient step for each objective, from where the one before it ended.
         for number, objective in enumerate(method.steps):
@@ -123,6 +125,7 @@ def make_train_step(
             )
             if found.rate is not None:
                 updates = jax.tree.map(lambda u, rate=found.rate: rate * u, updates)
+                rates.append(found.rate)
 
             params = optax.apply_updates(params, updates)
             frozen = {**frozen, **found.carried}
@@ -160,7 +163,10 @@ def make_train_step(
         )
 
         # The terms are averaged over updates that were made, 'skipped' over all.
-        of_terms = Averages.of({**terms, "gradient_norm": norm}, mask=all_finite)
+        terms["gradient_norm"] = norm
+        if rates:
+            terms["rate"] = jnp.mean(jnp.stack(rates))
+        of_terms = Averages.of(terms, mask=all_finite)
         of_skipped = Averages.of({"skipped": skipped})
         return state, Averages({**of_terms.values, **of_skipped.values})
 

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, damaged, misused, or without tensorflow."""
 
+import dataclasses
 import importlib
 import io
 import itertools
@@ -455,6 +456,29 @@ def test_an_evaluation_after_a_stop_counts_though_the_next_start_dies_too(
     assert moves(tmp_path, checkpoint_every=100) == 3
 
 
+def test_the_reported_learning_rate_has_the_methods_own_factor(tmp_path):
+    toy = toy_training.toy_method()
+
+    def loss(params, frozen, images, key):
+        total, aux = toy.loss(params, frozen, images, key)
+        return total, dataclasses.replace(aux, rate=jnp.float32(0.25))
+
+    reported = {}
+    for name, of_config in {"plain": toy, "slowed": toy._replace(loss=loss)}.items():
+        rows = []
+        loop.train_and_evaluate(
+            toy_training.toy_config(num_steps=4, log_every=2),
+            tmp_path / name,
+            on_metrics=lambda step, metrics, rows=rows: rows.append(metrics),
+            **{**toy_training.seams(), "method": lambda config, m=of_config: m},
+        )
+        rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+        reported[name] = np.array(rates)
+
+    assert len(reported["plain"]) == 2
+    np.testing.assert_allclose(reported["slowed"], 0.25 * reported["plain"], rtol=1e-6)
+
+
 def test_a_length_that_stretches_the_schedule_cannot_change(tmp_path):
     fields = {"optimiser__schedule_length_steps": 10}
     toy_training.train(tmp_path, num_steps=2, **fields)
@@ -506,6 +530,32 @@ def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(
             data__backend="tf",
             data__path=str(tmp_path / "nowhere"),
         )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.dtype", "float3", r"model\.dtype must be"),
+        ("freeze", ("nose",), "freeze must name some, not all, of .*, got nose"),
+        ("loss.vgg", "{}/no.npz", r"No VGG-19 weights at .*no\.npz"),
+        ("init_from", "{}/no", r"no checkpoint under .*/no"),
+    ],
+)
+def test_a_mistake_in_a_later_stage_is_reported_before_the_first_one_starts(
+    tmp_path, monkeypatch, field, value, message
+):
+    def start(*arguments, **keywords):
+        pytest.fail("a stage was started")
+
+    monkeypatch.setattr(loop, "_train", start)
+    config = importlib.import_module("configs.demo").get_config()
+    place = value.format(tmp_path) if isinstance(value, str) else value
+    changed = {"loss.perceptual": "gram", field: place}
+    with config.unlocked():
+        config[config.stages[-1]].update_from_flattened_dict(changed)
+    with pytest.raises((UserError, FileNotFoundError), match=message):
+        loop.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

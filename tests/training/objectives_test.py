@@ -189,7 +189,8 @@ def test_the_rate_of_a_loss_scales_its_step():
     for rate in (None, jnp.float32(0.5)):
         step, state, mesh = make(normed_method(rate=rate)[0])
         before = jax.device_get(state.params)
-        state, _ = step(state, batch(mesh))
+        state, terms = step(state, batch(mesh))
+        assert terms.compute().get("rate") == rate
         changes.append(
             jax.tree.map(lambda a, b: a - b, jax.device_get(state.params), before)
         )

@@ -259,6 +259,9 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
         tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
     else:
         tracks, read = _stored(options, size=size)
+        # Both splits lie in memory at the same time.
+        if backend not in PIPELINES:
+            check_memory(tracks, size=size, limit_gb=options["memory_gb"])
 
     train, held_out = split_people(tracks, eval_fraction=options["eval_fraction"])
     tracks = {"train": train, "eval": held_out}[split]
@@ -267,7 +270,6 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = all_frames[chosen]
     elif backend not in PIPELINES:
-        check_memory(tracks, size=size, limit_gb=options["memory_gb"])
         tracks, frames = decode_all(tracks, read=read, report=report)
 
     items = items_of(options)

@@ -263,6 +263,15 @@ def test_frames_above_the_memory_limit_are_refused(tree):
     ):
         check_memory(tracks, size=SIZE, limit_gb=0)
 
+    # Both splits are in memory at once, so each refuses what is too much together.
+    whole = sum(len(frames) for frames in tracks.frames) * SIZE * SIZE * 3 / 1e9
+    for split in ("train", "eval"):
+        limited = config(tree, memory_gb=1.01 * whole, eval_fraction=0.3)
+        make_loader(limited, split=split)
+        limited["data"]["memory_gb"] = 0.99 * whole
+        with pytest.raises(ValueError, match=r"more than data\.memory_gb"):
+            make_loader(limited, split=split)
+
     kept, frames = decode_all(
         tracks, read=file_reader("pillow", size=SIZE), report=Report()
     )
