@@ -118,6 +118,13 @@ def check_options(arguments: argparse.Namespace) -> None:
             f"{given[0]} is of model folders: make one of the run with --out DIR first."
         )
 
+    model = arguments.run_or_checkpoint
+    if makes_one and find_model_folder(model) is not None:
+        raise UserError(
+            f"{model} is a model already, and a model folder is made of a run: copy "
+            "it, or choose another --format (stablehlo, onnx, web)."
+        )
+
     for folder in (arguments.out, arguments.space):
         if folder is not None:
             check_new(folder)

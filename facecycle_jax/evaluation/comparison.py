@@ -27,6 +27,7 @@ from facecycle_jax.evaluation.features import (
 )
 from facecycle_jax.evaluation.options import FEATURES, PROBES, EvaluationOptions
 from facecycle_jax.evaluation.probes.code_probes import (
+    FEWEST_PEOPLE,
     POSE,
     ProbeSet,
     evaluate_code,
@@ -112,8 +113,19 @@ class ComparisonOptions:
         if self.test_split == "both":
             raise UserError("a comparison has one test split of fer2013, got 'both'.")
 
-        if self.people < 8:
-            raise UserError(f"the probes need at least 8 people, got {self.people}.")
+        if self.people < FEWEST_PEOPLE:
+            raise UserError(
+                f"the probes need at least {FEWEST_PEOPLE} people, got {self.people}."
+            )
+
+        # Less than one batch is nothing to train on.
+        has_emotion = self.fer2013 or self.raf_db
+        batch = LinearOptions().batch
+        if has_emotion and "linear" in self.probes and 0 < self.limit < batch:
+            raise UserError(
+                f"the probe linear needs a limit of at least {batch} images, got "
+                f"{self.limit}: raise the limit, or leave linear out of the probes."
+            )
 
         # The options of the evaluations check the other values.
         self.of_task("fer2013", probe="linear")

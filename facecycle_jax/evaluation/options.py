@@ -7,6 +7,7 @@ from typing import Any
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.probes.linear import LinearOptions
+from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 
 TASKS = (
@@ -103,6 +104,8 @@ class EvaluationOptions:
         uses = (
             (f"probe {self.probe}", self.probe != PROBES[0], ("fer2013", "raf-db")),
             ("epochs", self.epochs != LinearOptions().epochs, ("fer2013", "raf-db")),
+            ("baselines", bool(self.baselines), (*FEATURES, "synthetic")),
+            ("map", self.projection != PROJECTIONS[0], ("gallery",)),
             ("test_split", self.test_split is not None, ("fer2013",)),
             ("without", bool(self.without), ("lfw", "cplfw", "faces")),
             ("crop", self.crop is not None, (*FEATURES, "faces", "gallery")),
@@ -111,6 +114,9 @@ class EvaluationOptions:
             ("flip", self.flip, _OF_LABELS),
             ("light", self.light > 0, _OF_LABELS),
         )
+        if self.epochs != LinearOptions().epochs and self.probe != "linear":
+            raise UserError(f"epochs are of the probe linear, not of {self.probe}.")
+
         for name, given, tasks in uses:
             if given and self.task not in tasks:
                 raise UserError(
@@ -121,6 +127,7 @@ class EvaluationOptions:
         """Refuses values that no task may have."""
         _one_of("task", self.task, TASKS)
         _one_of("probe", self.probe, PROBES)
+        _one_of("map", self.projection, PROJECTIONS)
         if self.test_split is not None:
             _one_of("test_split", self.test_split, TEST_SPLITS)
         if self.crop is not None and not 0 < self.crop <= 1:

@@ -26,7 +26,7 @@ from facecycle_jax.evaluation.probes.disentangle import evaluate_images
 from facecycle_jax.evaluation.quantity import Figure, Quantity
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
-from facecycle_jax.methods import PEERS
+from facecycle_jax.methods.peers import make_peer
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
@@ -101,7 +101,7 @@ def random_peer(config: Mapping[str, Any], *, seed: int = 0) -> PeerModel:
     Returns:
       The model.
     """
-    method = PEERS[config["method"]].build(config, weights=False)
+    method = make_peer(config, weights=False)
     options = cpu_compiler_options(jax.default_backend(), level=0)
     init = jax.jit(method.init, compiler_options=options)
     params, frozen = init(jax.random.key(seed))

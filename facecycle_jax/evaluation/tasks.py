@@ -401,6 +401,7 @@ def _lights(
 ) -> Evaluation:
     """Reads the images of Extended Yale B and evaluates all features."""
     faces = read_yale_b(options.path)
+    faces = faces.limited(options.limit, seed=options.seed)
     return evaluate_lights(features, faces, crop=options.crop or 1.0)
 
 

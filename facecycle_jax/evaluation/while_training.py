@@ -11,8 +11,10 @@ import jax
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.judges.face_figures import FaceFigures
-from facecycle_jax.evaluation.options import TASKS
+from facecycle_jax.evaluation.judges.networks import dlib_judge
+from facecycle_jax.evaluation.options import FEATURES, TASKS
 from facecycle_jax.evaluation.probes.classification import Classification
+from facecycle_jax.evaluation.probes.code_probes import FEWEST_PEOPLE
 from facecycle_jax.evaluation.probes.lights import LightFigures
 from facecycle_jax.evaluation.probes.pose import PoseErrors
 from facecycle_jax.evaluation.probes.verification import Verification
@@ -21,6 +23,7 @@ from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import PEOPLE
 from facecycle_jax.evaluation.tasks import evaluate
 from facecycle_jax.inference.face_cycle import model_from_state
+from facecycle_jax.methods import PEERS
 
 
 def probe_while_training(
@@ -65,9 +68,10 @@ def check_probe(config: Mapping[str, Any]) -> None:
       config: of the run. With `stages`, the config of each stage is checked.
 
     Raises:
-      UserError: If the task is unknown, or parameters are distributed over several
-        processes.
+      UserError: If the task is unknown or needs networks that the stage does not have,
+        or parameters are distributed over several processes.
       FileNotFoundError: If the data set is missing.
+      MissingExtraError: If the task needs dlib, and it is not installed.
     """
     for stage in config.get("stages") or ():
         # Missing ones are reported by `training.check_ranges`.
@@ -90,10 +94,41 @@ def check_probe(config: Mapping[str, Any]) -> None:
         raise FileNotFoundError(
             f"probe.path: there is no {path!r}, which probe.task={task} needs."
         )
+    _check_networks(config, task)
+    limit = block.get("limit", 0)
+    if task == "synthetic" and 0 < limit < FEWEST_PEOPLE:
+        raise UserError(
+            f"probe.limit must be 0 or at least {FEWEST_PEOPLE} people for "
+            f"probe.task=synthetic, got {limit}."
+        )
+    if task == "faces":
+        dlib_judge()
+
     if config["fsdp"] and jax.process_count() > 1:
         raise UserError(
             "probe.task needs whole parameters in each process: "
             "set fsdp or probe.task to none."
+        )
+
+
+def _check_networks(config: Mapping[str, Any], task: str) -> None:
+    """Raises UserError if a stage does not have the networks that a task evaluates."""
+    method = config.get("method")
+    draws = config.get("loss", {}).get("generator", True)
+
+    allowed: tuple[str, ...] = TASKS
+    if method in PEERS:
+        # They make no faces.
+        allowed = (*FEATURES, "synthetic")
+    elif not draws:
+        # The encoder of motion has features; that of identity alone is no model.
+        allowed = tuple(FEATURES) if method == "motion_cycle" else ()
+
+    if task not in allowed:
+        reason = "" if method in PEERS else " with loss.generator=False"
+        raise UserError(
+            f"probe.task={task} needs networks that {method}{reason} does not have: "
+            f"use {'one of ' + ', '.join(allowed) if allowed else 'none'}."
         )
 
 

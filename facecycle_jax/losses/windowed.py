@@ -120,12 +120,13 @@ def move_curriculum(
 
     Args:
       curriculum: the state before the evaluation.
-      loss: held-out loss of the evaluation.
+      loss: held-out loss of the evaluation; one that is not finite is no progress.
       windows: number of windows.
 
     Returns:
       The state after the evaluation.
     """
+    loss = jnp.where(jnp.isfinite(loss), loss, jnp.inf)
     better = loss < curriculum.best
     best = jnp.minimum(curriculum.best, loss)
     stale = jnp.where(better, 0, curriculum.stale + 1)

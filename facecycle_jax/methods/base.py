@@ -105,6 +105,25 @@ class Method(NamedTuple):
         return self.objectives or (Objective("", self.loss),)
 
 
+def check_micro_batches(config: Mapping[str, Any]) -> None:
+    """Checks that a micro-batch has two items, for losses that compare items.
+
+    Args:
+      config: with `batch_size` and `optimiser`; without them nothing is checked.
+
+    Raises:
+      UserError: If it has one item.
+    """
+    batch = config.get("batch_size", 2)
+    accumulate = config.get("optimiser", {}).get("accumulate", 1)
+    if batch // accumulate < 2:
+        raise UserError(
+            f"{config['method']} compares the items of a micro-batch and needs two of "
+            f"them: batch_size={batch} in optimiser.accumulate={accumulate} "
+            "micro-batches has fewer."
+        )
+
+
 def apply_plain(module: Any, params: Tree, *arguments: Any) -> Any:
     """Applies a module that has parameters only."""
     return module.apply({"params": params}, *arguments)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import LossOptions, Method
+from facecycle_jax.methods.base import LossOptions, Method, check_micro_batches
 from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
 from facecycle_jax.methods.peers import PEERS, make_peer
@@ -106,6 +106,8 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         raise UserError(f"method must be one of {known}, got {name!r}.")
 
     options = LossOptions.from_config(config["loss"])
+    if name == "identity_cycle" and options.contrast_weight:
+        check_micro_batches(config)
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_face_networks(
         config["model"],

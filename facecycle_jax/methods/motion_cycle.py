@@ -257,7 +257,9 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         before = {name: frozen[START + name] for name in FLOW_NETWORKS if has_goals}
-        trees = _without_features(params) if options.keep_features else params
+        trees = {**frozen, **params}
+        if options.keep_features:
+            trees = _without_features(trees)
         p = flow_images(forward, trees, x)
 
         compared, target = p, x
@@ -295,11 +297,11 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
     return Method(init, loss)
 
 
-def _without_features(params: Tree) -> Tree:
+def _without_features(trees: Tree) -> Tree:
     """Cuts the gradient of the motion encoder's convolutions."""
-    encoder = params["motion_encoder"]
+    encoder = trees["motion_encoder"]
     kept = jax.lax.stop_gradient(encoder["features"])
-    return {**params, "motion_encoder": {**encoder, "features": kept}}
+    return {**trees, "motion_encoder": {**encoder, "features": kept}}
 
 
 def _flow_terms(

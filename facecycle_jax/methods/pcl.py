@@ -4,7 +4,8 @@ The steps are reconstruction of an image and its mirror image, contrast of faces
 contrast of poses. Images are in 0..1; what a batch holds is in `PclViews`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -338,6 +339,189 @@ def count_losses(
     }
 
 
+def _init(networks: Pcl, key: jax.Array) -> tuple[Tree, Tree]:
+    """Draws parameters; the second tree holds running statistics and the schedule."""
+    keys = jax.random.split(key, 4)
+    image = jnp.zeros((1, 64, 64, 3))
+    trunk = networks.trunk.init(keys[0], image)["params"]
+    maps = jnp.zeros_like(apply_plain(networks.trunk, trunk, image))
+
+    params: Tree = {
+        "trunk": trunk,
+        "face_head": networks.head.init(keys[1], maps)["params"],
+        "pose_head": networks.head.init(keys[2], maps)["params"],
+    }
+    normed, stats = init_with_stats(
+        {
+            "face_projector": (networks.projector, _flat(maps)),
+            "pose_projector": (networks.projector, _flat(maps)),
+            "decoder": (networks.decoder, maps),
+        },
+        keys[3],
+    )
+    return {**params, **normed}, {BATCH_STATS: stats, SCHEDULE: fresh_weights()}
+
+
+def _draw_mixing(
+    key: jax.Array | None, rows: int, count: int, *, mix: float
+) -> Mixing | None:
+    """Draws how [rows, count] negatives are mixed; None without a key or `mix`."""
+    if key is None or not mix:
+        return None
+    keys = jax.random.split(key)
+    return Mixing(
+        share=jax.random.beta(keys[0], mix, mix, (rows, count)),
+        permutation=jax.random.permutation(keys[1], count),
+    )
+
+
+# The losses of the three steps, `loss(params, frozen, views, key) -> (total, aux)` with
+# networks and options bound; see `methods.base.Loss`.
+
+
+def _reconstruction_loss(
+    networks: Pcl,
+    options: PclOptions,
+    params: Tree,
+    frozen: Tree,
+    views: Any,
+    key: jax.Array | None,
+) -> tuple[jax.Array, Aux]:
+    """Reconstructs images and mirror images."""
+    train = key is not None
+    images = views.reconstruction
+    noise = None
+    if key is not None and options.noise:
+        drawn = options.noise * jax.random.normal(key, (2, *images.shape))
+        noise = (drawn[0], drawn[1])
+
+    found, stats = pcl_reconstruction(
+        networks,
+        {**frozen, **params},
+        frozen[BATCH_STATS],
+        images,
+        noise,
+        train=train,
+    )
+    total = sum(found.terms.values(), start=jnp.zeros(()))
+
+    shown = {"input": normalise(images)}
+    for name, image in found.decoded.items():
+        shown[name] = normalise(jnp.clip(image, 0.0, 1.0))
+
+    carried = {BATCH_STATS: stats} if train else {}
+    return total, Aux({**found.terms, "total": total}, shown, carried)
+
+
+def _face_loss(
+    networks: Pcl,
+    options: PclOptions,
+    params: Tree,
+    frozen: Tree,
+    views: Any,
+    key: jax.Array | None,
+) -> tuple[jax.Array, Aux]:
+    """Contrasts faces."""
+    train = key is not None
+    rows = 2 * len(views.face)
+    logits, stats = pcl_face_logits(
+        networks,
+        {**frozen, **params},
+        frozen[BATCH_STATS],
+        views.face,
+        _draw_mixing(key, rows, rows - 2, mix=options.mix),
+        temperature=options.temperature,
+        train=train,
+    )
+    return _weighed(options, frozen, logits, stats, 0, train=train)
+
+
+def _pose_loss(
+    networks: Pcl,
+    options: PclOptions,
+    params: Tree,
+    frozen: Tree,
+    views: Any,
+    key: jax.Array | None,
+) -> tuple[jax.Array, Aux]:
+    """Contrasts poses."""
+    train = key is not None
+    items, count = views.pose_negatives.shape[:2]
+    logits, stats = pcl_pose_logits(
+        networks,
+        {**frozen, **params},
+        frozen[BATCH_STATS],
+        views.pose,
+        views.pose_negatives,
+        _draw_mixing(key, items, count, mix=options.mix),
+        temperature=options.temperature,
+        grouping=options.grouping,
+        train=train,
+    )
+    return _weighed(options, frozen, logits, stats, 1, train=train)
+
+
+def _weighed(
+    options: PclOptions,
+    frozen: Tree,
+    logits: jax.Array,
+    stats: Tree,
+    place: int,
+    *,
+    train: bool,
+) -> tuple[jax.Array, Aux]:
+    """Weighs a contrast.
+
+    `place` is 0 of faces and 1 of poses, the last step of an update.
+    """
+    nce = jnp.mean(info_nce(logits))
+    first = jnp.argmax(logits, axis=1) == 0
+    terms = {"nce": nce, "accuracy": jnp.mean(first.astype(jnp.float32))}
+
+    total = nce
+    carried: Tree = {}
+    if train:
+        carried = {BATCH_STATS: stats}
+    if train and options.epoch_steps:
+        weight = dynamic_weights(frozen[SCHEDULE])[place]
+        total = weight * nce
+        terms["weight"] = weight
+        losses = jnp.zeros(2).at[place].set(jax.lax.stop_gradient(nce))
+        carried[SCHEDULE] = count_losses(
+            frozen[SCHEDULE],
+            losses,
+            ends_step=place == 1,
+            epoch_steps=options.epoch_steps,
+        )
+    return total, Aux({**terms, "total": total}, {}, carried)
+
+
+def _sum_of_losses(
+    objectives: Sequence[Objective],
+    params: Tree,
+    frozen: Tree,
+    views: Any,
+    key: jax.Array | None,
+) -> tuple[jax.Array, Aux]:
+    """Adds up the losses of all steps, of the same parameters; for evaluation."""
+    keys = [None] * len(objectives)
+    if key is not None:
+        keys = list(jax.random.split(key, len(objectives)))
+
+    total = jnp.zeros(())
+    terms: dict[str, jax.Array] = {}
+    shown: dict[str, jax.Array] = {}
+    carried: Tree = {}
+    for objective, own_key in zip(objectives, keys, strict=True):
+        value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
+        total = total + value
+        named = {f"{objective.name}/{name}": term for name, term in aux.terms.items()}
+        terms |= named
+        shown |= aux.images
+        carried |= aux.carried
+    return total, Aux({**terms, "total": total}, shown, carried)
+
+
 def pcl(networks: Pcl, options: PclOptions) -> Method:
     """Builds PCL.
 
@@ -361,149 +545,17 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}."
         )
 
-    def init(key: jax.Array) -> tuple[Tree, Tree]:
-        keys = jax.random.split(key, 4)
-        image = jnp.zeros((1, 64, 64, 3))
-        trunk = networks.trunk.init(keys[0], image)["params"]
-        maps = jnp.zeros_like(apply_plain(networks.trunk, trunk, image))
-
-        params: Tree = {
-            "trunk": trunk,
-            "face_head": networks.head.init(keys[1], maps)["params"],
-            "pose_head": networks.head.init(keys[2], maps)["params"],
-        }
-        normed, stats = init_with_stats(
-            {
-                "face_projector": (networks.projector, _flat(maps)),
-                "pose_projector": (networks.projector, _flat(maps)),
-                "decoder": (networks.decoder, maps),
-            },
-            keys[3],
-        )
-        return {**params, **normed}, {BATCH_STATS: stats, SCHEDULE: fresh_weights()}
-
-    def mixing(key: jax.Array | None, rows: int, count: int) -> Mixing | None:
-        if key is None or not options.mix:
-            return None
-        keys = jax.random.split(key)
-        return Mixing(
-            share=jax.random.beta(keys[0], options.mix, options.mix, (rows, count)),
-            permutation=jax.random.permutation(keys[1], count),
-        )
-
-    def reconstruction(
-        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
-    ) -> tuple[jax.Array, Aux]:
-        train = key is not None
-        images = views.reconstruction
-        noise = None
-        if key is not None and options.noise:
-            drawn = options.noise * jax.random.normal(key, (2, *images.shape))
-            noise = (drawn[0], drawn[1])
-
-        found, stats = pcl_reconstruction(
-            networks,
-            {**frozen, **params},
-            frozen[BATCH_STATS],
-            images,
-            noise,
-            train=train,
-        )
-        total = sum(found.terms.values(), start=jnp.zeros(()))
-        shown = {
-            "input": normalise(images),
-            **{
-                name: normalise(jnp.clip(x, 0.0, 1.0))
-                for name, x in found.decoded.items()
-            },
-        }
-        carried = {BATCH_STATS: stats} if train else {}
-        return total, Aux({**found.terms, "total": total}, shown, carried)
-
-    def contrast(
-        frozen: Tree, logits: jax.Array, stats: Tree, place: int, *, train: bool
-    ) -> tuple[jax.Array, Aux]:
-        """Weighs a contrast.
-
-        `place` is 0 of faces and 1 of poses, the last step of an update.
-        """
-        nce = jnp.mean(info_nce(logits))
-        first = jnp.argmax(logits, axis=1) == 0
-        terms = {"nce": nce, "accuracy": jnp.mean(first.astype(jnp.float32))}
-
-        total = nce
-        carried: Tree = {}
-        if train:
-            carried = {BATCH_STATS: stats}
-        if train and options.epoch_steps:
-            weight = dynamic_weights(frozen[SCHEDULE])[place]
-            total = weight * nce
-            terms["weight"] = weight
-            losses = jnp.zeros(2).at[place].set(jax.lax.stop_gradient(nce))
-            carried[SCHEDULE] = count_losses(
-                frozen[SCHEDULE],
-                losses,
-                ends_step=place == 1,
-                epoch_steps=options.epoch_steps,
-            )
-        return total, Aux({**terms, "total": total}, {}, carried)
-
-    def face(
-        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
-    ) -> tuple[jax.Array, Aux]:
-        train = key is not None
-        rows = 2 * len(views.face)
-        logits, stats = pcl_face_logits(
-            networks,
-            {**frozen, **params},
-            frozen[BATCH_STATS],
-            views.face,
-            mixing(key, rows, rows - 2),
-            temperature=options.temperature,
-            train=train,
-        )
-        return contrast(frozen, logits, stats, 0, train=train)
-
-    def pose(
-        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
-    ) -> tuple[jax.Array, Aux]:
-        train = key is not None
-        logits, stats = pcl_pose_logits(
-            networks,
-            {**frozen, **params},
-            frozen[BATCH_STATS],
-            views.pose,
-            views.pose_negatives,
-            mixing(key, *views.pose_negatives.shape[:2]),
-            temperature=options.temperature,
-            grouping=options.grouping,
-            train=train,
-        )
-        return contrast(frozen, logits, stats, 1, train=train)
-
-    objectives = (
-        Objective("reconstruction", reconstruction, _USED["reconstruction"]),
-        Objective("face", face, _USED["face"]),
-        Objective("pose", pose, _USED["pose"]),
+    losses = {
+        "reconstruction": _reconstruction_loss,
+        "face": _face_loss,
+        "pose": _pose_loss,
+    }
+    objectives = tuple(
+        Objective(name, functools.partial(loss, networks, options), _USED[name])
+        for name, loss in losses.items()
     )
-
-    def loss(
-        params: Tree, frozen: Tree, views: Any, key: jax.Array | None
-    ) -> tuple[jax.Array, Aux]:
-        """Adds all three up, of the same parameters; for evaluation."""
-        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-        total = jnp.zeros(())
-        terms: dict[str, jax.Array] = {}
-        shown: dict[str, jax.Array] = {}
-        carried: Tree = {}
-        for objective, own_key in zip(objectives, keys, strict=True):
-            value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
-            total = total + value
-            terms |= {
-                f"{objective.name}/{name}": term for name, term in aux.terms.items()
-            }
-            shown |= aux.images
-            carried |= aux.carried
-        return total, Aux({**terms, "total": total}, shown, carried)
-
-    return Method(init, loss, objectives)
+    return Method(
+        init=functools.partial(_init, networks),
+        loss=functools.partial(_sum_of_losses, objectives),
+        objectives=objectives,
+    )

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from facecycle_jax import ops
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import BATCH_STATS, Method, Views, apply_plain
+from facecycle_jax.methods.base import (
+    BATCH_STATS,
+    Method,
+    Views,
+    apply_plain,
+    check_micro_batches,
+)
 from facecycle_jax.methods.fab_net import FabNetOptions, fab_net
 from facecycle_jax.methods.pcl import PclOptions, PclViews, pcl
 from facecycle_jax.methods.peer_options import network_options
@@ -144,6 +150,13 @@ def _crops(config: Config, *, normalised: bool) -> Views:
             "augment.smallest, augment.largest and augment.side must not fall in this "
             f"order, got {', '.join(map(str, sides))}."
         )
+    for edge in ("left", "top"):
+        end = config["augment"][edge] + config["augment"]["side"]
+        if end > 256:
+            raise UserError(
+                f"augment.{edge} and augment.side must add up to 256 at most, the side "
+                f"of the image, got {end}."
+            )
     options = {
         "size": config["model"]["image_size"],
         "crop": views.CropOptions(**config["augment"]),
@@ -335,6 +348,14 @@ def make_peer(config: Config, *, weights: bool) -> Method:
         allowed = f"{fewest}" if fewest == most else f"{fewest} or more"
         raise UserError(
             f"data.item_frames must be {allowed} for {config['method']}, got {frames}."
+        )
+    # Ranks and negatives are those of a micro-batch. Temporal consistency has neither.
+    if config["method"] != "temporal_consistency":
+        check_micro_batches(config)
+    if config.get("remat", False):
+        raise UserError(
+            f"remat must be False for {config['method']}: only FaceCycle's networks "
+            "can be recomputed."
         )
     return peer.build(config, weights=weights)
 

@@ -21,6 +21,10 @@ _WARP_POINTS = 5
 # Slope of the surface that stands for a face at the image's edges, where light is
 # changed.
 _ROUNDNESS = 2.0
+# Tags of keys. They are above the number of keys that `split` makes of the same key,
+# because `fold_in(key, n)` is the n-th of those.
+_LIGHT_TAG = 1001
+_WARP_TAG = 1002
 # The YIQ space: luma, and two axes of colour in which a change of hue is a rotation.
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
@@ -29,7 +33,7 @@ _TO_YIQ = np.array(
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
-def _jitter(
+def jitter_colours(
     key: jax.Array,
     image: jax.Array,
     *,
@@ -38,9 +42,20 @@ def _jitter(
     saturation: float,
     hue: float,
 ) -> jax.Array:
-    """Changes the colours of an image [H, W, 3] in 0..1.
+    """Changes the colours of an image at random.
 
     The order is brightness, contrast, saturation, hue.
+
+    Args:
+      key: random key.
+      image: [H, W, 3] in 0..1.
+      brightness: largest change, as a fraction.
+      contrast: largest change, as a fraction.
+      saturation: largest change, as a fraction.
+      hue: largest change, in turns.
+
+    Returns:
+      [H, W, 3] in 0..1.
     """
     change = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
     grey = jnp.asarray(LUMA)
@@ -176,7 +191,7 @@ def augment_pairs(
         low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
         image = read_window(frame.astype(jnp.float32) / 255.0, low, extent, size)
 
-        changed = _jitter(
+        changed = jitter_colours(
             keys[3],
             image,
             brightness=brightness,
@@ -189,7 +204,7 @@ def augment_pairs(
 
         if side_light:
             # Further keys, so that all else is drawn as without it.
-            light_keys = jax.random.split(jax.random.fold_in(key, 1))
+            light_keys = jax.random.split(jax.random.fold_in(key, _LIGHT_TAG))
             lit = _side_light(light_keys[0], image, side_light)
             image = jnp.where(jax.random.bernoulli(light_keys[1]), lit, image)
 
@@ -211,7 +226,7 @@ def augment_pairs(
         if not warp:
             return pair
 
-        warp_keys = jax.random.split(jax.random.fold_in(keys[0], 1), 2)
+        warp_keys = jax.random.split(jax.random.fold_in(keys[0], _WARP_TAG), 2)
         return jax.vmap(lambda key, image: _warp(key, image, warp))(warp_keys, pair)
 
     frames = batch["frames"]

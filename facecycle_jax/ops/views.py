@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.ops.augment import _jitter
+from facecycle_jax.ops.augment import jitter_colours
 from facecycle_jax.ops.normalisation import LUMA, normalise
 from facecycle_jax.ops.resize import read_window
 
@@ -195,7 +195,7 @@ def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.A
     The image is [H, W, 3] in 0..1, and so is the result.
     """
     keys = jax.random.split(key, 6)
-    changed = _jitter(
+    changed = jitter_colours(
         keys[0],
         image,
         brightness=options.strength,

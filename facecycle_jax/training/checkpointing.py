@@ -111,13 +111,8 @@ class Checkpointer:
         return self.latest_step is not None or lost
 
     def has_loss(self, step: int) -> bool:
-        """Whether the held-out loss of a step is known."""
+        """Whether the held-out loss of a step is recorded."""
         return step in self._losses
-
-    @property
-    def best_step(self) -> int | None:
-        """Step of the checkpoint of lowest held-out loss, or None if none has one."""
-        return _best(self._losses, self._manager.all_steps())
 
     def save(self, step: int, state: Any, *, loss: float | None = None) -> None:
         """Starts to save a state in the background, once an earlier save has ended.
@@ -150,11 +145,8 @@ class Checkpointer:
 
         Args:
           step: its step.
-          loss: the loss; NaN is not recorded.
+          loss: the loss. NaN is recorded too, as null, and is never the best.
         """
-        if math.isnan(loss):
-            return
-
         self._losses[step] = float(loss)
         if jax.process_index() != 0:
             return
@@ -162,7 +154,9 @@ class Checkpointer:
         # Only losses of steps that still exist are written, so the file does not grow.
         existing = {*self._manager.all_steps(), step}
         kept = {
-            known: value for known, value in self._losses.items() if known in existing
+            known: None if math.isnan(value) else value
+            for known, value in self._losses.items()
+            if known in existing
         }
         write_whole(self._workdir / LOSSES, json.dumps(kept).encode())
 
@@ -365,7 +359,7 @@ def _reason(error: Exception) -> str:
 
 def _best(losses: Mapping[int, float], steps: Sequence[int]) -> int | None:
     """Finds the step of lowest loss, the first of equal ones; None if none is known."""
-    known = [step for step in steps if step in losses]
+    known = [step for step in steps if not math.isnan(losses.get(step, math.nan))]
     if not known:
         return None
     return min(known, key=lambda step: (losses[step], step))
@@ -379,7 +373,10 @@ def _read_losses(workdir: epath.Path) -> dict[int, float]:
 
     try:
         recorded = json.loads(path.read_text())
-        return {int(step): float(loss) for step, loss in recorded.items()}
+        return {
+            int(step): math.nan if loss is None else float(loss)
+            for step, loss in recorded.items()
+        }
     except (ValueError, AttributeError, TypeError):
         # The losses only choose which old checkpoint to keep; the run can go on.
         log.warning("%s is broken: which checkpoint was best is forgotten.", path)

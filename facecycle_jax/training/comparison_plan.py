@@ -21,7 +21,15 @@ from facecycle_jax.training.run_config import FREE, flatten
 
 PLAN = "plan.json"
 # Fields that follow from the budget and the seeds.
-_DECIDED = ("num_steps", "num_epochs", "seed", "stages", "method", "keep_last")
+_DECIDED = (
+    "num_steps",
+    "num_epochs",
+    "max_minutes",
+    "seed",
+    "stages",
+    "method",
+    "keep_last",
+)
 
 
 class Stage(NamedTuple):

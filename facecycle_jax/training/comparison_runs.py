@@ -168,6 +168,9 @@ def training_command(
             "tensorboard": False,
             **_schedule_length(stage.config),
         }
+        # The planned steps are made, however long they take.
+        if stage.config.get("max_minutes"):
+            own["max_minutes"] = 0.0
         fields += [of_stage(stage.name, f"{name}={own[name]}") for name in own]
 
     # Fields of the user come last, so that they win.

@@ -1,9 +1,9 @@
 """The training loop of every method, on one device or many, from a configuration.
 
-A workdir holds config.json, checkpoints/, losses.json, metrics.jsonl, goodput.json,
-panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (only if images
-could not be read), profile/ (only if requested) and, with TensorFlow installed,
-tensorboard/.
+A workdir holds config.json, data.json, checkpoints/, losses.json, metrics.jsonl,
+goodput.json, panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (only
+if images could not be read), profile/ (only if requested) and, with TensorFlow
+installed, tensorboard/.
 """
 
 import functools
@@ -116,6 +116,7 @@ def train_and_evaluate(
             report=report if is_last else None,
             name=name,
             stages_before=before,
+            is_last=is_last,
         )
         before = [*before, str(place)]
 
@@ -155,6 +156,7 @@ def _train(
     loader: training.MakeLoader | None,
     name: str = "",
     stages_before: Sequence[str] = (),
+    is_last: bool = True,
 ) -> TrainState:
     """Runs one stage."""
     _make_workdir(workdir)
@@ -204,7 +206,15 @@ def _train(
             ):
                 state = _loop(run, state, writer, progress, stop)
 
-            if report is not None and jax.process_index() == 0:
+                # A request to stop that came during the last evaluation or save.
+                if not is_last and stop.reached():
+                    raise training.PreemptedError(
+                        f"stopped by SIGTERM after the last step of {workdir}; the "
+                        "same command continues with the next stage."
+                    )
+
+            is_reported = _has_report(workdir, run.total_steps)
+            if report is not None and jax.process_index() == 0 and not is_reported:
                 with goodput.spent("evaluation"):
                     figures = report(config, workdir)
                 writer.scalars(run.total_steps, _prefixed("truth", figures))
@@ -219,6 +229,14 @@ def _train(
         workdir,
     )
     return state
+
+
+def _has_report(workdir: epath.Path, step: int) -> bool:
+    """Whether the figures of `report` at a step are written already."""
+    return any(
+        row["step"] == step and any(name.startswith("truth/") for name in row)
+        for row in training.read_metrics(workdir)
+    )
 
 
 def _finish(

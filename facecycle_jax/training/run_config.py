@@ -1,4 +1,7 @@
-"""The configuration of a run, kept in its workdir and compared when it is resumed."""
+"""The configuration and the data of a run, which its workdir keeps.
+
+They are compared when the run is resumed.
+"""
 
 import json
 import logging
@@ -16,6 +19,8 @@ from facecycle_jax.training.processes import wait_for_all
 log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
+# Numbers and digests of the data, see `data.Loader.fingerprint`.
+DATA_NAME = "data.json"
 # Fields that may change between starts. They move the end of a run, its logs and
 # evaluations, or the place of its data, but do not change the updates; `check_config`
 # knows the exceptions.
@@ -99,6 +104,44 @@ def check_config(
     wait_for_all("config_compared")
     if jax.process_index() == 0:
         text = json.dumps(now, indent=1, sort_keys=True)
+        write_whole(path, f"{text}\n".encode())
+
+
+def check_data(
+    described: Mapping[str, str], workdir: epath.Path, *, resuming: bool
+) -> None:
+    """Compares the data with those the run was started with, then stores what they are.
+
+    With other data, people who were held out could be trained on.
+
+    Args:
+      described: what describes the data, by name.
+      workdir: directory of the run.
+      resuming: whether there is a checkpoint to continue from; if not, anything may
+        change.
+
+    Raises:
+      UserError: If the data have changed, naming what is different.
+    """
+    path = workdir / DATA_NAME
+    if resuming and path.exists():
+        before = _read_flat(path)
+        changed = [
+            f"{name} were {before[name]} and are {described[name]}"
+            for name in sorted(set(described) & set(before))
+            if before[name] != described[name]
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run on other data: {'; '.join(changed)}. Bring "
+                "the data back to continue it, or train on in another workdir with "
+                f"--set init_from={workdir}."
+            )
+
+    # All processes compare before one of them replaces the file.
+    wait_for_all("data_compared")
+    if jax.process_index() == 0:
+        text = json.dumps(dict(described), indent=1, sort_keys=True)
         write_whole(path, f"{text}\n".encode())
 
 

@@ -33,7 +33,7 @@ from facecycle_jax.training.optimiser import schedule_epoch
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
-from facecycle_jax.training.run_config import check_config
+from facecycle_jax.training.run_config import check_config, check_data
 from facecycle_jax.training.sharding import check_batch, describe, put_batch
 from facecycle_jax.training.state import TrainState
 
@@ -187,14 +187,13 @@ def prepare(
         total_steps,
     )
 
+    described = _describe_data(train_data, eval_data)
+
     # Processes that see different data would train different weights without an error.
     if jax.process_count() > 1:
-        trained_on = train_data.fingerprint()
-        held_out = eval_data.fingerprint()
         check_same(
             {
-                **{f"{name} to train on": value for name, value in trained_on.items()},
-                **{f"{name} held out": value for name, value in held_out.items()},
+                **described,
                 "steps in an epoch": str(steps_per_epoch),
                 "steps in all": str(total_steps),
                 **_digests_of_weights(config),
@@ -222,6 +221,7 @@ def prepare(
         resuming=checkpointer.has_history,
         follows_evaluations=program.evaluated is not None,
     )
+    check_data(described, workdir, resuming=checkpointer.has_history)
 
     # 4. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
@@ -316,6 +316,16 @@ def _write_tables(
 
     count = parameter_overview.count_parameters(state.params)
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)
+
+
+def _describe_data(train_data: Loader, eval_data: Loader) -> dict[str, str]:
+    """Describes both splits, by names such as 'people held out'."""
+    trained_on = train_data.fingerprint()
+    held_out = eval_data.fingerprint()
+    return {
+        **{f"{name} to train on": value for name, value in trained_on.items()},
+        **{f"{name} held out": value for name, value in held_out.items()},
+    }
 
 
 def _digests_of_weights(config: Mapping[str, Any]) -> dict[str, str]:

@@ -130,6 +130,7 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
             "--outputs is of prog",
         ),
         (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
+        (("--out", "p"), "is a model already, and a model folder is made of a run"),
     ],
 )
 def test_options_that_do_not_fit_are_one_sentence(

@@ -174,6 +174,7 @@ def test_face_cycle_has_its_map_for_emotion_and_its_identity_code_for_people():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"limit": -1}, "limit must be 0"),
         ({"test_split": "both"}, "one test split"),
+        ({"fer2013": "x", "limit": 200}, "linear needs a limit of at least 256"),
     ],
 )
 def test_options_out_of_range_are_refused_before_training(fields, words):

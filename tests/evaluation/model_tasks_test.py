@@ -321,6 +321,31 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
         match=r"probe\.path: there is no '/none', which probe\.task=lfw",
     ):
         check_probe(config("lfw", "/none"))
+    few = config("synthetic")
+    few["probe"]["limit"] = 4
+    with pytest.raises(ValueError, match=r"probe\.limit must be 0 or at least 8"):
+        check_probe(few)
+
+
+@pytest.mark.parametrize(
+    ("method", "generator", "task", "words"),
+    [
+        ("motion_cycle", False, "synthetic", "with loss.generator=False does not have"),
+        ("identity_cycle", False, "lfw", "does not have: use none"),
+        ("fab_net", None, "faces", "needs networks that fab_net does not have"),
+    ],
+)
+def test_probes_of_networks_that_a_stage_lacks_are_refused(
+    tmp_path, method, generator, task, words
+):
+    config = {
+        "fsdp": False,
+        "method": method,
+        "loss": {} if generator is None else {"generator": generator},
+        "probe": {"task": task, "path": str(tmp_path), "limit": 8},
+    }
+    with pytest.raises(ValueError, match=words):
+        check_probe(config)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +387,13 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
             {"task": "fer2013", "layer": "conv9"},
             "layer must be one of conv1_2, .*, got 'conv9'",
         ),
+        (
+            {"task": "fer2013", "epochs": 3},
+            "epochs are of the probe linear, not of logistic",
+        ),
+        ({"task": "faces"}, "baselines is of lfw and .* and synthetic, not of faces"),
+        ({"task": "lfw", "projection": "tsne"}, "map is of gallery, not of lfw"),
+        ({"task": "gallery", "projection": "no"}, "map must be one of pca, tsne"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         (
             {"task": "mnist"},

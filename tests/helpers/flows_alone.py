@@ -13,12 +13,13 @@ def images():
     return normalise(jnp.asarray(reference.input_images()))
 
 
-def made(**loss):
+def made(*, freeze=(), **loss):
     """The method of a tiny model; `loss` holds further options."""
     return methods.make(
         {
             "method": "motion_cycle",
             "model": tiny_model.MODEL,
+            "freeze": freeze,
             "loss": {"perceptual": "none", "generator": False, **loss},
         }
     )

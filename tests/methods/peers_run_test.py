@@ -74,10 +74,14 @@ def test_configurations_describe_methods(name):
     ("name", "field", "value", "sentence"),
     [
         ("tcae", "data.item_frames", 3, "data.item_frames must be 2 for tcae, got 3"),
+        ("simclr", "remat", True, "remat must be False for simclr"),
         ("fab_net", "data.item_frames", 1, "must be 2 or more for fab_net, got 1"),
         ("simclr", "data.item_frames", 0, "must be 1 or more for simclr, got 0"),
         ("temporal_consistency", "data.item_frames", 2, "must be 3 or more"),
         ("fab_net", "augment.smallest", 230, "must not fall in this order, got 230, "),
+        ("fab_net", "augment.left", 200, "augment.left and augment.side must add up"),
+        ("simclr", "optimiser.accumulate", 8, "simclr compares the items of a micro-b"),
+        ("tcae", "batch_size", 1, "tcae compares the items of a micro-batch"),
         ("pcl", "optimiser.accumulate", 2, "optimiser.accumulate must be 1 for PCL"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from facecycle_jax import training
+from facecycle_jax.errors import UserError
 from facecycle_jax.training.comparison_plan import make_entry
 from facecycle_jax.training.comparison_runs import start_process, training_command
 
@@ -61,6 +62,19 @@ def test_schedules_are_stretched_to_the_budget_unless_the_user_says_otherwise():
         entry(), epath.Path("w"), seed=0, steps={"": 10}, checkpoints=1
     )
     assert "--config.optimiser.schedule_length_steps=200" in small
+
+
+def test_the_planned_steps_are_made_however_long_they_take():
+    line = training_command(
+        entry("facecycle_base:paper"),
+        epath.Path("w"),
+        seed=0,
+        steps={"motion": 10, "contrast": 10, "identity": 5},
+        checkpoints=1,
+    )
+    assert "--config.motion.max_minutes=0.0" in line
+    with pytest.raises(UserError, match="max_minutes follows from the configs"):
+        entry("fab_net:small", ["max_minutes=5"])
 
 
 def test_processes_end_with_their_status():

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -477,6 +478,77 @@ def test_the_reported_learning_rate_has_the_methods_own_factor(tmp_path):
 
     assert len(reported["plain"]) == 2
     np.testing.assert_allclose(reported["slowed"], 0.25 * reported["plain"], rtol=1e-6)
+
+
+def test_a_stop_in_a_stage_s_last_evaluation_starts_no_other_stage(
+    tmp_path, monkeypatch
+):
+    config = ml_collections.ConfigDict()
+    config.stages = ("first", "second")
+    config.first = toy_training.toy_config(num_steps=2)
+    config.second = toy_training.toy_config(num_steps=2)
+
+    def evaluate(run, state, number, writer, evaluate=loop._evaluate):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(run, state, number, writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_evaluate", evaluate)
+        with pytest.raises(training.PreemptedError, match="continues with the next"):
+            loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
+    assert not (tmp_path / "second").exists()
+
+    loop.train_and_evaluate(config, tmp_path, **toy_training.seams())
+    assert training.find_checkpoint(tmp_path / "second").name == "2"
+
+
+def test_a_finished_run_is_reported_once(tmp_path):
+    def report(config, workdir):
+        return {"error": 0.5}
+
+    for _ in range(2):
+        config = toy_training.toy_config(num_steps=2)
+        loop.train_and_evaluate(config, tmp_path, report=report, **toy_training.seams())
+    assert steps_of(tmp_path, "truth/error") == [2]
+
+
+def test_a_held_out_loss_that_is_not_a_number_counts_as_evaluated(
+    tmp_path, monkeypatch
+):
+    def compute(self, compute=training.Averages.compute):
+        return {**compute(self), "total": float("nan")}
+
+    monkeypatch.setattr(training.Averages, "compute", compute)
+    for _ in range(2):
+        assert moves(tmp_path, num_steps=4) == 2
+    assert json.loads((tmp_path / "losses.json").read_text())["4"] is None
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    class Loader(toy_training.ToyLoader):
+        people = "40"
+
+        def fingerprint(self):
+            return {"people": self.people}
+
+    def train(steps):
+        loop.train_and_evaluate(
+            toy_training.toy_config(num_steps=steps),
+            tmp_path,
+            method=lambda config: toy_training.toy_method(),
+            loader=lambda config, *, split: Loader(config["batch_size"], 0),
+        )
+
+    train(2)
+    train(4)
+    Loader.people = "41"
+    changed = r"people held out were 40 and are 41; people to train on were 40"
+    with pytest.raises(UserError, match=changed):
+        train(6)
+    # Without a checkpoint there is nothing to continue.
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(2)
 
 
 def test_a_length_that_stretches_the_schedule_cannot_change(tmp_path):

@@ -49,6 +49,7 @@ def test_every_config_is_in_range(name):
         ("augment.scale", (0.0, 1.0), "each be a number above 0"),
         ("augment.hue", 0.7, "a number from 0 to 0.5"),
         ("loss.ssim_range", 0.0, "a number above 0"),
+        ("loss.flow_side", -3, "a whole number of at least 0"),
         ("profile_steps", (3,), "the first and the last step to trace"),
         ("profile_steps", (0, 2), "counted from 1"),
         ("profile_steps", (4, 2), "got [4, 2]"),
@@ -98,7 +99,7 @@ def test_booleans_texts_and_infinities_are_no_numbers_of_a_range():
 
 def test_every_field_of_the_table_is_a_field_of_a_config():
     known = set()
-    for name in ("motion_cycle", "identity_cycle", "simclr", "tcae"):
+    for name in ("motion_cycle", "identity_cycle", "simclr", "tcae", "pcl"):
         known |= set(
             training.flatten(
                 importlib.import_module(f"configs.{name}").get_config().to_dict()

@@ -5,19 +5,25 @@ This backend does not need tensorflow.
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
+import stat
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from facecycle_jax.data.batches.frame_reader import ReadFrame, Report
+from facecycle_jax.data.images.media_files import MAX_FILE_BYTES
 from facecycle_jax.data.sources.records import DamagedSetError
 from facecycle_jax.data.sources.tracks import Frame, Tracks, make_tracks
 from facecycle_jax.errors import UserError
 
 # Seconds to wait before a file that could not be read is tried again.
 _PAUSES = (0.1, 0.5, 2.0)
+# Bytes read at once to find out whether a file can be read.
+_BLOCK = 2**20
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
@@ -63,8 +69,9 @@ def decode_all(
     paths = [path for frames in tracks.frames for path in frames]
     lock = threading.Lock()
     # All frames lie in one array, made as soon as the first one shows its shape. A list
-    # that is stacked afterwards would need twice the memory.
-    kept: list[np.ndarray] = []
+    # that is stacked afterwards would need twice the memory. This list holds the array,
+    # or nothing yet.
+    whole: list[np.ndarray] = []
 
     def attempt(place: int) -> bool:
         try:
@@ -76,11 +83,10 @@ def decode_all(
             return False
 
         with lock:
-            if not kept:
-                kept.append(np.empty((len(paths), *frame.shape), frame.dtype))
+            if not whole:
+                whole.append(np.empty((len(paths), *frame.shape), frame.dtype))
 
-        kept[0][place] = frame
-
+        whole[0][place] = frame
         return True
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -106,13 +112,27 @@ def decode_all(
 
     chosen = make_tracks(places, origin=tracks.origin, min_frames=min_frames)
 
-    # Back from places to paths. The array is copied only if something was left out.
+    # Back from places to paths.
     order = [int(place) for frames in chosen.frames for place in frames]
     named = [[paths[int(place)] for place in frames] for frames in chosen.frames]
-    complete = order == list(range(len(paths)))
-    decoded_frames = kept[0] if complete else kept[0][order]
+    return dataclasses.replace(chosen, frames=named), _keep_rows(whole[0], order)
 
-    return dataclasses.replace(chosen, frames=named), decoded_frames
+
+def _keep_rows(array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Moves rows to the front of an array and returns those, without a second array.
+
+    Args:
+      array: [N, ...], written to.
+      rows: rising numbers of rows.
+
+    Returns:
+      [len(rows), ...], a part of the array.
+    """
+    assert all(before < after for before, after in itertools.pairwise(rows))
+    for place, row in enumerate(rows):
+        if place != row:
+            array[place] = array[row]
+    return array[: len(rows)]
 
 
 def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
@@ -122,34 +142,44 @@ def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
       UserError: If the image cannot be decoded although its file can be read.
       OSError: If its file cannot be read.
     """
-    for pause in _PAUSES:
+    for pause in (*_PAUSES, None):
         try:
             return read(frame)
         except DamagedSetError:
             raise
         except (ValueError, OSError):
             # The image is damaged if the file's bytes can be read, else the storage is.
-            if _can_be_read(frame):
+            of_storage = _storage_error(frame)
+            if of_storage is None:
                 break
-            time.sleep(pause)
+            if pause is None:
+                raise of_storage from None
+        time.sleep(pause)
 
-    if isinstance(frame, str):
-        with open(frame, "rb") as file:
-            file.read()
-
+    # The storage may have recovered in between.
     return read(frame)
 
 
-def _can_be_read(frame: Frame) -> bool:
-    """Whether the storage delivers a frame's bytes; true of prepared sets.
+def _storage_error(frame: Frame) -> OSError | None:
+    """Returns why the storage does not deliver a frame's bytes, or None if it does.
 
-    The reader of a prepared set checks its bytes itself.
+    It is None for prepared sets, whose reader checks the bytes itself, and for what is
+    no file of an image: a pipe, a device, or a file that is too large.
     """
     if not isinstance(frame, str):
-        return True
+        return None
+
     try:
-        with open(frame, "rb") as file:
-            file.read()
-    except OSError:
-        return False
-    return True
+        with open(frame, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            is_file = stat.S_ISREG(found.st_mode)
+            while is_file and found.st_size <= MAX_FILE_BYTES and file.read(_BLOCK):
+                pass
+    except OSError as error:
+        return error
+    return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; `open` alone would wait until somebody writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)

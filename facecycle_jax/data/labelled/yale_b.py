@@ -14,6 +14,7 @@ import re
 
 import numpy as np
 
+from facecycle_jax.data.labelled.images import choose
 from facecycle_jax.errors import UserError
 
 # People and lights of the whole set. The published set lacks a few of its images.
@@ -44,6 +45,27 @@ class LitFaces:
     def __len__(self) -> int:
         """Counts the images."""
         return len(self.files)
+
+    def limited(self, limit: int, *, seed: int = 0) -> "LitFaces":
+        """Draws at most `limit` images, in addition to those of frontal light.
+
+        Args:
+          limit: largest number; 0: all.
+          seed: seed of the draw.
+
+        Returns:
+          The images, in the same order.
+        """
+        frontal = np.flatnonzero(self.angle == 0)
+        others = np.flatnonzero(self.angle != 0)
+        drawn = others[choose(len(others), limit=limit, seed=seed)]
+        kept = np.sort(np.concatenate([frontal, drawn]))
+        return dataclasses.replace(
+            self,
+            files=tuple(self.files[place] for place in kept),
+            person=self.person[kept],
+            angle=self.angle[kept],
+        )
 
 
 def light_angle(azimuth: float, elevation: float) -> float:

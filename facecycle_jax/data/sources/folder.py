@@ -173,9 +173,9 @@ def read_list(
 
     Lines are absolute paths or relative to the file's folder. Empty lines and those
     that start with # are skipped. The first `identity_depth` folders of a line, below
-    the file's folder, name the person. For a folder that lies elsewhere, the person is
-    the folder's parent, named below the folder that all those parents share, so that
-    names do not depend on where the data lies.
+    the file's folder, name the person. Folders that lie elsewhere are named below the
+    folder that they all share, so that names do not depend on where the data lies; of a
+    single one, its parent is the person.
 
     Args:
       path: the list.
@@ -213,23 +213,18 @@ def read_list(
             )
         lines.append((number, folder))
 
-    elsewhere = [
-        str(folder.parent) for _, folder in lines if not folder.is_relative_to(base)
-    ]
+    elsewhere = {str(folder) for _, folder in lines if not folder.is_relative_to(base)}
     shared = os.path.commonpath(elsewhere) if elsewhere else ""
-    if shared and all(parent == shared for parent in elsewhere):
-        # All are tracks of one person, whose folder is to name them.
-        shared = os.path.dirname(shared)
+    if len(elsewhere) == 1:
+        # It shares itself with nothing; its parent is to name it.
+        shared = os.path.dirname(os.path.dirname(shared))
 
     found: list[tuple[str, str, list[str]]] = []
     owners: dict[Key, tuple[str, int]] = {}
     for number, folder in lines:
-        if folder.is_relative_to(base):
-            name = folder.relative_to(base).as_posix()
-            person = "/".join(name.split("/")[:identity_depth])
-        else:
-            name = os.path.relpath(folder, shared)
-            person = os.path.relpath(folder.parent, shared)
+        root = base if folder.is_relative_to(base) else shared
+        name = pathlib.Path(os.path.relpath(folder, root)).as_posix()
+        person = "/".join(name.split("/")[:identity_depth])
 
         # The same folder may be named twice, but not as two people's.
         owner, first = owners.setdefault(key_of(str(folder)), (person, number))

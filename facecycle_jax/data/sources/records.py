@@ -5,9 +5,11 @@ all sets, one after the other.
 """
 
 import bisect
+import errno
 import itertools
 import os
 import pathlib
+import resource
 import threading
 import weakref
 import zlib
@@ -22,6 +24,8 @@ from facecycle_jax.errors import UserError
 
 # Folders below data.path in which a set is looked for: <name>/<config>/<version>.
 _DEPTH = 3
+# Files that a process may have open in addition to shards.
+_OTHER_FILES = 512
 
 
 class DamagedSetError(UserError):
@@ -67,6 +71,9 @@ class RecordFrames:
             self._where += [(index, *files[shard], name) for shard, name in placed]
             number += len(frames)
 
+        # Every shard stays open once it was read.
+        self._shards = {file for _, file, _, _ in self._where}
+        _allow_open_files(len(self._shards))
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._open)
@@ -102,6 +109,12 @@ class RecordFrames:
         try:
             content = os.pread(self._descriptor(file), length, offset)
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise UserError(
+                    f"The shard {file} cannot be opened: the process may not open as "
+                    "many files as data.path has shards. Raise the limit: ulimit -n "
+                    f"{2 * len(self._shards) + _OTHER_FILES}."
+                ) from None
             raise DamagedSetError(
                 f"The shard {file} cannot be read ({error.strerror}); bring it back "
                 "and continue the run."
@@ -139,6 +152,17 @@ class RecordFrames:
         track = bisect.bisect_right(self._first, frame) - 1
         _, file, _, name = self._where[track]
         return f"{file}, track {name}, frame {frame - self._first[track]}"
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises the limit of open files, as far as the system allows, for so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Training and held-out people have a reader each.
+    needed = 2 * count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _reopen(folders: list[pathlib.Path]) -> RecordFrames:

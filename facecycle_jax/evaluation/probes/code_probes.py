@@ -24,6 +24,8 @@ from facecycle_jax.evaluation.quantity import Figure
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = tuple(name for name in MOTION if name not in POSE)
 # One in three frames of a person is a test frame, and one in four people.
+# Smallest number of people that is enough for training and test.
+FEWEST_PEOPLE = 8
 _TEST_FRAMES = 3
 _TEST_PEOPLE = 4
 
@@ -57,9 +59,9 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
     Raises:
       UserError: If there are too few people or frames for training and test.
     """
-    if people < 8 or frames < 6:
+    if people < FEWEST_PEOPLE or frames < 6:
         raise UserError(
-            "the probes need at least 8 people with 6 frames each, "
+            f"the probes need at least {FEWEST_PEOPLE} people with 6 frames each, "
             f"got {people} with {frames}."
         )
     faces = synthetic_labelled(

@@ -16,6 +16,7 @@ import optax
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import Encode
 from facecycle_jax.ops import normalise
+from facecycle_jax.ops.augment import jitter_colours
 from facecycle_jax.ops.normalisation import LUMA
 
 
@@ -139,20 +140,15 @@ def augment(
     count = images.shape[0]
     images = _window(keys[0], images.astype(jnp.float32) / 255.0)
 
-    # Colour jitter: one change for each image, broadcast over [N, S, S, 3].
-    grey = jnp.asarray(LUMA)
-    change = jax.random.uniform(keys[1], (4, count, 1, 1, 1), minval=-1.0, maxval=1.0)
-    brightness, contrast, saturation = 1 + jitter * change[:3]
-    changed = jnp.clip(images * brightness, 0.0, 1.0)
-    mean = jnp.mean(changed @ grey, axis=(1, 2))[:, None, None, None]
-    changed = jnp.clip(mean + (changed - mean) * contrast, 0.0, 1.0)
-    luma = (changed @ grey)[..., None]
-    changed = luma + (changed - luma) * saturation
-    changed = jnp.clip(_rotate_hue(changed, hue * change[3, :, 0, 0, 0]), 0.0, 1.0)
+    # Each image has a change of its own.
+    change = functools.partial(
+        jitter_colours, brightness=jitter, contrast=jitter, saturation=jitter, hue=hue
+    )
+    changed = jax.vmap(change)(jax.random.split(keys[1], count), images)
     images = jnp.where(_chance(keys[2], count, 0.8), changed, images)
 
     # Grey images keep their three channels.
-    luma = jnp.broadcast_to((images @ grey)[..., None], images.shape)
+    luma = jnp.broadcast_to((images @ jnp.asarray(LUMA))[..., None], images.shape)
     images = jnp.where(_chance(keys[3], count, 0.2), luma, images)
 
     images = jnp.where(_chance(keys[4], count, 0.5), images[:, :, ::-1], images)
@@ -162,20 +158,6 @@ def augment(
 def _chance(key: jax.Array, count: int, probability: float) -> jax.Array:
     """Draws a yes or no for every image, bool [N, 1, 1, 1]."""
     return jax.random.bernoulli(key, probability, (count, 1, 1, 1))
-
-
-def _rotate_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
-    """Rotates colours [N, H, W, 3] around the grey axis by [N] turns."""
-    cosine = jnp.cos(2 * jnp.pi * turns)[:, None, None]
-    sine = jnp.sin(2 * jnp.pi * turns)[:, None, None]
-
-    # Rodrigues' formula with the unit axis (1, 1, 1) / sqrt(3): its outer product with
-    # itself, and the matrix of the cross product with it.
-    outer = jnp.ones((3, 3)) / 3
-    cross = jnp.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
-    cross = cross / math.sqrt(3)
-    rotation = cosine * jnp.eye(3) + (1 - cosine) * outer + sine * cross
-    return jnp.einsum("nij,nhwj->nhwi", rotation, images)
 
 
 def fit_linear(

@@ -353,6 +353,25 @@ def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
     assert sum(map(len, kept.frames)) == sum(map(len, tracks.frames)) == len(frames)
 
 
+def test_a_pipe_in_the_place_of_an_image_is_left_out(tree, impatient):
+    tracks = scan_folder(str(tree))
+    pipe = pathlib.Path(tracks.frames[1][0])
+    pipe.unlink()
+    os.mkfifo(pipe)
+
+    report = Report()
+    read = file_reader("pillow", size=SIZE)
+    kept, frames = decode_all(tracks, read=read, report=report)
+    assert "is a pipe" in report.unreadable[str(pipe)]
+    assert sum(map(len, kept.frames)) == len(frames)
+
+    # Every row that stays is that of its own file.
+    files = [name for names in kept.frames for name in names]
+    assert str(pipe) not in files
+    for file, frame in zip(files, frames, strict=True):
+        np.testing.assert_array_equal(frame, read(file))
+
+
 def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(
     tree, impatient
 ):

@@ -1,5 +1,6 @@
 """Prepared sets yield exactly the bytes that were prepared, and name any damage."""
 
+import errno
 import functools
 import io
 import json
@@ -385,3 +386,32 @@ def test_a_wrong_entry_of_tracks_json_is_named(folder, change, words):
     unsigned(folder, change)
     with pytest.raises(UserError, match=rf"tracks\.json is damaged \({words}"):
         open_records(str(folder))
+
+
+def test_a_set_of_more_shards_than_files_may_be_open_raises_the_limit(
+    folder, monkeypatch
+):
+    limits = {"now": (100, 4096)}
+    monkeypatch.setattr(
+        "facecycle_jax.data.sources.records.resource.getrlimit",
+        lambda kind: limits["now"],
+    )
+    monkeypatch.setattr(
+        "facecycle_jax.data.sources.records.resource.setrlimit",
+        lambda kind, limit: limits.update(now=limit),
+    )
+    open_records(str(folder))
+    soft, hard = limits["now"]
+    assert 512 < soft <= hard == 4096
+
+
+def test_too_many_open_files_are_no_damage(folder, monkeypatch):
+    _, records = open_records(str(folder))
+
+    def full(path, flags):
+        raise OSError(errno.EMFILE, "Too many open files", path)
+
+    monkeypatch.setattr("facecycle_jax.data.sources.records.os.open", full)
+    with pytest.raises(UserError, match=r"Raise the limit: ulimit -n \d+\.") as raised:
+        records.read(0)
+    assert not isinstance(raised.value, DamagedSetError)

@@ -100,6 +100,23 @@ def test_folders_outside_the_list_s_own_are_named_below_what_they_share(tmp_path
     assert read_list(str(file)).identities == ("Ann",)
 
 
+@pytest.mark.parametrize("below", ["", "1.6/video{}/track", "track{}"])
+def test_a_person_outside_the_list_s_folder_is_one_person(tmp_path, below):
+    lines = []
+    for name in ("Ann", "Bob", "Cy"):
+        for video in range(2 if below else 1):
+            folder = tmp_path / "frames" / name / below.format(video)
+            write_frames(folder, 4)
+            lines.append(str(folder))
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / "list.txt"
+    file.write_text("\n".join(lines))
+
+    tracks = read_list(str(file))
+    assert len(tracks) == len(lines)
+    assert set(tracks.identities) == {"Ann", "Bob", "Cy"}
+
+
 def test_errors_of_a_list_file_name_the_line(tmp_path):
     file = tmp_path / "list.txt"
     with pytest.raises(FileNotFoundError, match="no such list file"):

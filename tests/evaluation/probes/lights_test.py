@@ -44,6 +44,17 @@ def test_lights_are_read_from_names(yale):
     assert light_angle(-130, 20) == pytest.approx(light_angle(130, 20))
 
 
+def test_a_limit_keeps_the_gallery(yale):
+    faces = read_yale_b(str(yale))
+    few = faces.limited(5, seed=1)
+    assert len(few) == 4 + 5
+    assert sorted(few.person[few.angle == 0]) == [0, 1, 2, 3]
+    places = [faces.files.index(file) for file in few.files]
+    assert places == sorted(places)
+    np.testing.assert_array_equal(few.angle, faces.angle[places])
+    assert faces.limited(0).files == faces.files
+
+
 def test_recognition_is_reported_by_the_angle_of_the_light(yale):
     def brightness(images):
         angle = images.mean(axis=(1, 2, 3)) / 255
