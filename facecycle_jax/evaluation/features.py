@@ -12,6 +12,7 @@ import numpy as np
 
 from facecycle_jax.data.labelled.images import Images, load_images
 from facecycle_jax.errors import UserError
+from facecycle_jax.evaluation.scaling import unit_length
 from facecycle_jax.inference.face_cycle import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.ops import denormalise, normalise, normalise_lighting
@@ -218,8 +219,8 @@ def model_features(
     def both(images: np.ndarray) -> np.ndarray:
         # With both codes of unit length, the cosine of the whole is the mean of the two
         # cosines.
-        motion = _unit_length(motion_code(images))
-        identity = _unit_length(identity_code(images))
+        motion = unit_length(motion_code(images))
+        identity = unit_length(identity_code(images))
         return np.concatenate([motion, identity], axis=1)
 
     def feature_map(images: np.ndarray) -> np.ndarray:
@@ -260,8 +261,3 @@ def peer_feature_sets(model: PeerModel, *, size: int) -> dict[str, FeatureSet]:
         ),
         "map": plain("map", common_map, size=model.size, encode=traced_map),
     }
-
-
-def _unit_length(codes: np.ndarray) -> np.ndarray:
-    """Scales codes [N, D] to unit length; a code of zeros stays as it is."""
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)

@@ -74,7 +74,7 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
     Args:
       config: name of a config or path of a config file, perhaps followed by ':' and its
         argument.
-      fields: 'field=value' each, for every stage of the config.
+      fields: 'field=value' each, for every stage of the config that has the field.
       data: folder of tracks to train on, or None for the config's own.
 
     Returns:
@@ -99,13 +99,13 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
     def resolve(changed: Sequence[str]) -> dict[str, Any]:
         return config_files.resolve(config_files.launcher_arguments(config, changed))
 
-    # A config with stages has the fields in each of them.
+    # A config with stages gets a field in each of them that has it.
     names = [""]
     plain = resolve([])
     if "stages" in plain:
         names = list(plain["stages"])
         check_ranges(plain)
-    changed = tuple(of_stage(name, field) for name in names for field in given)
+    changed = tuple(config_files.for_all_stages(given, plain))
     resolved = resolve(changed) if changed else plain
     check_ranges(resolved)
 

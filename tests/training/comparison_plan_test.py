@@ -48,7 +48,7 @@ def test_a_time_becomes_images_by_the_speed_of_the_stages():
         ("fab_net:small", "seed=3", "seed follows from"),
         ("fab_net:small", "loss.noise=False", "has no field config.loss.noise"),
         ("fab_net:small", "batch_size=0", "config.batch_size must be"),
-        ("face_cycle:small", "nofield=1", "has no field config.motion.nofield"),
+        ("face_cycle:small", "nofield=1", "has no field config.nofield"),
         ("nothing", "a=1", "there is no config 'nothing'"),
     ],
 )

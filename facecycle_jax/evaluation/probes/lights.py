@@ -10,6 +10,7 @@ from facecycle_jax.data.labelled.yale_b import OFFICIAL, LitFaces
 from facecycle_jax.evaluation.features import FeatureSet, extract
 from facecycle_jax.evaluation.probes.verification import roc
 from facecycle_jax.evaluation.report import Evaluation
+from facecycle_jax.evaluation.scaling import unit_length
 
 # Angles of the light at which the usual subsets 1 to 5 end, degrees.
 SUBSETS = (12.0, 25.0, 50.0, 77.0, 180.0)
@@ -86,7 +87,8 @@ def evaluate_lights(
             codes = kind.adapt(codes[gallery])(codes)
 
         # [probes, gallery].
-        cosines = _unit_length(codes[probes]) @ _unit_length(codes[gallery]).T
+        codes = unit_length(np.asarray(codes, np.float64))
+        cosines = codes[probes] @ codes[gallery].T
         rows[name] = _figures(cosines, faces.person[probes], subset)
 
     warnings = []
@@ -112,12 +114,6 @@ _PROTOCOL = (
     "against other people. Columns by the angle between light and camera. What is "
     "fitted (pca) or centred is so on the gallery alone."
 )
-
-
-def _unit_length(codes: np.ndarray) -> np.ndarray:
-    """Scales codes [N, D] to unit length."""
-    codes = np.asarray(codes, np.float64)
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)
 
 
 def _figures(

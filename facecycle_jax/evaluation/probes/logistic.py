@@ -17,6 +17,7 @@ import optax
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
+from facecycle_jax.evaluation.scaling import standardising
 
 log = logging.getLogger(__name__)
 
@@ -287,14 +288,7 @@ def _fit_each(
     iterations: int,
 ) -> list[Logistic]:
     """Fits the chosen examples for each penalty."""
-    # Features that are constant up to rounding get the scale 0.
-    inside = features[chosen]
-    mean = inside.mean(0, dtype=np.float64)
-    deviation = inside.std(0, dtype=np.float64)
-    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
-    scale = scale.astype(np.float32)
-    mean = mean.astype(np.float32)
+    mean, scale = standardising(features[chosen])
     standard = (features - mean) * scale
 
     # The product of an array with itself takes half the time of that of two copies.

@@ -6,6 +6,7 @@ Codes are [N, D].
 import numpy as np
 
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.evaluation.scaling import unit_length
 
 PROJECTIONS = ("pca", "tsne")
 # Neighbours that predict, and the divisor of their cosines in the weights
@@ -100,12 +101,12 @@ def predict_values(
         )
 
     mean = train.mean(axis=0)
-    known = _unit_length(train - mean)
+    known = unit_length(train - mean)
     count = min(NEIGHBOURS, len(train))
 
     predicted = []
     for start in range(0, len(codes), _CHUNK):
-        cosines = _unit_length(codes[start : start + _CHUNK] - mean) @ known.T
+        cosines = unit_length(codes[start : start + _CHUNK] - mean) @ known.T
         # The nearest ones, in any order, [chunk, count].
         nearest_ones = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
         found = np.take_along_axis(cosines, nearest_ones, axis=1).astype(np.float64)
@@ -115,11 +116,6 @@ def predict_values(
         weights /= weights.sum(axis=1, keepdims=True)
         predicted.append(np.einsum("mn,mnk->mk", weights, values[nearest_ones]))
     return np.concatenate(predicted)
-
-
-def _unit_length(codes: np.ndarray) -> np.ndarray:
-    """Scales codes [N, D] to unit length; a code of zeros stays as it is."""
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)
 
 
 def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
+from facecycle_jax.evaluation.scaling import standardising
 
 log = logging.getLogger(__name__)
 
@@ -103,19 +104,6 @@ def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
         xx=xx,
         xy=xy,
     )
-
-
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes mean and standard deviation [D] in float64.
-
-    It works in chunks, because a second copy of all features may not fit into memory.
-    """
-    mean = features.mean(0, dtype=np.float64)
-    square = np.zeros_like(mean)
-    for start in range(0, len(features), _CHUNK):
-        difference = features[start : start + _CHUNK] - mean
-        square += np.square(difference).sum(0)
-    return mean, np.sqrt(square / len(features))
 
 
 def _solve(sums: _Sums, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -210,12 +198,7 @@ def fit_ridge(
             "what made them is broken."
         )
 
-    # Features that are constant up to rounding get the scale 0.
-    mean, deviation = _moments(features)
-    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
-    scale = scale.astype(np.float32)
-    mean = mean.astype(np.float32)
+    mean, scale = standardising(features)
     values = features - mean
     values *= scale
 
