@@ -151,7 +151,7 @@ def identity_cycle(
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         noise_key = key if options.noise else None
-        p, of_x = identity_images(
+        outputs, of_x = identity_images(
             forward, trees, x, noise_key, exchanged=options.exchange_identity
         )
 
@@ -159,43 +159,49 @@ def identity_cycle(
         ssim = options.ssim_weight
 
         def dissimilarity(name: str) -> jax.Array:
-            return ssim_loss(x, p[name], value_range=options.ssim_range)
+            return ssim_loss(x, outputs[name], value_range=options.ssim_range)
 
         to_margin = margin(
-            p["batch_mean"],
-            p["neutral"],
+            outputs["batch_mean"],
+            outputs["neutral"],
             width=options.margin,
             hinge=options.margin_hinge,
         )
 
         # Weight and value of each term.
         terms: WeightedTerms = {
-            "l1/reconstruction": (pixel, l1(p["reconstruction"], x)),
-            "l1/restored_warped_back": (0.8 * pixel, l1(p["restored_warped_back"], x)),
-            "l1/restored": (pixel, l1(p["restored"], p["neutral"])),
+            "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
+            "l1/restored_warped_back": (
+                0.8 * pixel,
+                l1(outputs["restored_warped_back"], x),
+            ),
+            "l1/restored": (pixel, l1(outputs["restored"], outputs["neutral"])),
             "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
             "ssim/restored_warped_back": (
                 0.8 * ssim,
                 dissimilarity("restored_warped_back"),
             ),
-            "symmetry/restored": (options.symmetry_weight, symmetry(p["restored"])),
+            "symmetry/restored": (
+                options.symmetry_weight,
+                symmetry(outputs["restored"]),
+            ),
             "margin": (options.margin_weight, to_margin),
         }
         if options.consensus_weight:
-            distance = l1(p["mean_face"], p["batch_mean"])
+            distance = l1(outputs["mean_face"], outputs["batch_mean"])
             terms["l1/consensus"] = (options.consensus_weight, distance)
         if options.mean_detail_weight:
-            detail = fine_detail(p["batch_mean"])
+            detail = fine_detail(outputs["batch_mean"])
             terms["detail/mean_face"] = (options.mean_detail_weight, detail)
         if options.contrast_weight:
-            terms |= _contrast_terms(p["identity_code"], options)
+            terms |= _contrast_terms(outputs["identity_code"], options)
         if options.perceptual != "none":
-            sets = [p["restored_warped_back"], p["reconstruction"]]
+            sets = [outputs["restored_warped_back"], outputs["reconstruction"]]
             maps = forward.loss_features(trees, stack_sets(sets))
             terms |= perceptual_terms([maps], of_x.loss, options)
 
         total, reported = weighted_total(terms)
-        return total, Aux(reported, p)
+        return total, Aux(reported, outputs)
 
     return Method(init, loss)
 

@@ -176,7 +176,7 @@ def motion_cycle(
         # [B, 2, H, W, 3] to [2B, H, W, 3].
         x = images.reshape(-1, *images.shape[2:])
         noise_key = key if options.noise else None
-        p, of_x, of_neutral = motion_images(
+        outputs, of_x, of_neutral = motion_images(
             forward, trees, x, noise_key, exchanged=options.exchange_motion
         )
 
@@ -184,40 +184,44 @@ def motion_cycle(
         ssim = options.ssim_weight
 
         def dissimilarity(name: str) -> jax.Array:
-            return ssim_loss(x, p[name], value_range=options.ssim_range)
+            return ssim_loss(x, outputs[name], value_range=options.ssim_range)
 
         # Weight and value of each term.
         terms: WeightedTerms = {
-            "l1/reconstruction": (pixel, l1(p["reconstruction"], x)),
-            "l1/neutral_warped_back": (pixel, l1(p["neutral_warped_back"], x)),
-            "symmetry/neutral": (options.symmetry_weight, symmetry(p["neutral"])),
-            **_flow_terms(p, x, options),
+            "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
+            "l1/neutral_warped_back": (pixel, l1(outputs["neutral_warped_back"], x)),
+            "symmetry/neutral": (options.symmetry_weight, symmetry(outputs["neutral"])),
+            **_flow_terms(outputs, x, options),
         }
         if options.autoencoding:
-            terms["l1/autoencoded"] = (pixel, l1(p["autoencoded"], x))
+            terms["l1/autoencoded"] = (pixel, l1(outputs["autoencoded"], x))
         if ssim:
             terms["ssim/reconstruction"] = (ssim, dissimilarity("reconstruction"))
         if ssim and options.autoencoding:
             terms["ssim/autoencoded"] = (ssim, dissimilarity("autoencoded"))
         if options.agreement_weight:
             # What the other image shows where the warp is right.
-            other = jax.lax.stop_gradient(exchange(p["warped"]))
-            distance = l1(p["neutral"], other)
+            other = jax.lax.stop_gradient(exchange(outputs["warped"]))
+            distance = l1(outputs["neutral"], other)
             terms["l1/agreement"] = (options.agreement_weight, distance)
         if options.warped_weight:
             # Where the flow points outside the image, the warped input shows nothing.
-            inside = warp(jnp.ones_like(x[..., :1]), p["flow"], clamp=True)
-            shown = jax.lax.stop_gradient(inside * p["warped"])
-            drawn = jax.lax.stop_gradient(inside) * p["neutral"]
+            inside = warp(jnp.ones_like(x[..., :1]), outputs["flow"], clamp=True)
+            shown = jax.lax.stop_gradient(inside * outputs["warped"])
+            drawn = jax.lax.stop_gradient(inside) * outputs["neutral"]
             terms["l1/neutral_warped"] = (options.warped_weight, l1(drawn, shown))
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
-            sets = [p["neutral_warped_back"], p["warped_back"], p["reconstruction"]]
+            sets = [
+                outputs["neutral_warped_back"],
+                outputs["warped_back"],
+                outputs["reconstruction"],
+            ]
             maps = forward.loss_features(trees, stack_sets(sets))
             terms |= perceptual_terms([of_neutral.loss, maps], of_x.loss, options)
 
         total, reported = weighted_total(terms)
-        return total, Aux(reported, p)
+        return total, Aux(reported, outputs)
 
     return Method(init, loss)
 
@@ -260,15 +264,15 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         trees = {**frozen, **params}
         if options.keep_features:
             trees = _without_features(trees)
-        p = flow_images(forward, trees, x)
+        outputs = flow_images(forward, trees, x)
 
-        compared, target = p, x
+        compared, target = outputs, x
         if options.flow_side:
             # Small images have no details that hide the way to a large displacement.
             target = adaptive_average_pool(x, side=options.flow_side)
-            warped = warp(target, p["flow"], clamp=True)
-            back = warp(exchange(warped), p["backward_flow"], clamp=True)
-            compared = {**p, "warped": warped, "warped_back": back}
+            warped = warp(target, outputs["flow"], clamp=True)
+            back = warp(exchange(warped), outputs["backward_flow"], clamp=True)
+            compared = {**outputs, "warped": warped, "warped_back": back}
 
         terms = _flow_terms(compared, target, options)
         if options.agreement_weight:
@@ -278,21 +282,21 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
         if options.turn_weight:
             # Held-out losses are those of the same turns every time.
             turns = jax.random.key(0) if key is None else key
-            distance = turned_term(forward, trees, before, x, p["flow"], turns)
+            distance = turned_term(forward, trees, before, x, outputs["flow"], turns)
             terms["turned/flow"] = (options.turn_weight, distance)
         if options.frontal_weight:
-            distance = frontal_term(forward, before, x, p["flow"])
+            distance = frontal_term(forward, before, x, outputs["flow"])
             terms["frontal/flow"] = (options.frontal_weight, distance)
         if options.histogram_weight:
             parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
             error = histogram_term(forward, trees, x, parts)
             terms["histogram/features"] = (options.histogram_weight, error)
         if options.keep_weight:
-            error = kept_term(forward, before, x, p["flow"])
+            error = kept_term(forward, before, x, outputs["flow"])
             terms["kept/flow"] = (options.keep_weight, error)
 
         total, reported = weighted_total(terms)
-        return total, Aux(reported, p)
+        return total, Aux(reported, outputs)
 
     return Method(init, loss)
 
@@ -305,12 +309,12 @@ def _without_features(trees: Tree) -> Tree:
 
 
 def _flow_terms(
-    p: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
 ) -> WeightedTerms:
     """Computes weight and value of the terms that need no generator.
 
     Args:
-      p: images, flows and codes by name, as `flow_images` names them.
+      outputs: images, flows and codes by name, as `flow_images` names them.
       x: the inputs, [2B, H, W, 3].
       options: weights and switches.
 
@@ -321,18 +325,23 @@ def _flow_terms(
     ssim = options.ssim_weight
 
     terms: WeightedTerms = {
-        "l1/warped_back": (1.5 * pixel, l1(p["warped_back"], x)),
-        "symmetry/warped": (0.5 * options.symmetry_weight, symmetry(p["warped"])),
+        "l1/warped_back": (1.5 * pixel, l1(outputs["warped_back"], x)),
+        "symmetry/warped": (0.5 * options.symmetry_weight, symmetry(outputs["warped"])),
     }
     if ssim:
-        dissimilarity = ssim_loss(x, p["warped_back"], value_range=options.ssim_range)
+        dissimilarity = ssim_loss(
+            x, outputs["warped_back"], value_range=options.ssim_range
+        )
         terms["ssim/warped_back"] = (1.5 * ssim, dissimilarity)
     if options.folding_weight:
-        terms["folding/flow"] = (options.folding_weight, folding(p["flow"]))
+        terms["folding/flow"] = (options.folding_weight, folding(outputs["flow"]))
     if options.bending_weight:
-        terms["bending/flow"] = (options.bending_weight, bending(p["flow"]))
+        terms["bending/flow"] = (options.bending_weight, bending(outputs["flow"]))
     if options.mean_flow_weight:
-        terms["mean_flow/flow"] = (options.mean_flow_weight, mean_flow(p["flow"]))
+        terms["mean_flow/flow"] = (options.mean_flow_weight, mean_flow(outputs["flow"]))
     if options.saturation_weight:
-        terms["saturation/code"] = (options.saturation_weight, saturation(p["code"]))
+        terms["saturation/code"] = (
+            options.saturation_weight,
+            saturation(outputs["code"]),
+        )
     return terms

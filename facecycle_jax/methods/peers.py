@@ -176,6 +176,7 @@ def _pcl_views(config: Config) -> Views:
     colours = _record(views.ColourOptions, options)
 
     def frames_of(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        # One frame for each step. Where an item has fewer, its last one serves again.
         frames = batch["frames"]
         last = frames.shape[1] - 1
         return frames[:, 0], frames[:, min(1, last)], frames[:items, min(2, last)]
