@@ -15,6 +15,7 @@ LAYERS = {
     "_version": 0,
     "errors": 0,
     "jax_names": 0,
+    "file_lock": 1,
     "files": 1,
     "compilation_cache": 1,
     "configs": 1,

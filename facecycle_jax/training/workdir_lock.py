@@ -1,15 +1,6 @@
-"""A lock that admits one run at a time to a workdir.
-
-It is the operating system's lock on an open file. It ends with the process that holds
-it, however that ends, so that no stale lock is left.
-"""
+"""A lock that admits one run at a time to a workdir."""
 
 import contextlib
-import errno
-import logging
-import os
-import socket
-import time
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -17,24 +8,8 @@ import jax
 from etils import epath
 
 from facecycle_jax.errors import UserError
+from facecycle_jax.file_lock import take_lock
 from facecycle_jax.training.processes import agree
-
-try:
-    import fcntl
-except ImportError:  # outside POSIX systems
-    fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
-
-FILE_NAME = ".lock"
-# Errors of file systems that have no locks.
-_UNSUPPORTED = (
-    errno.ENOLCK,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EINVAL,
-)
 
 
 @contextlib.contextmanager
@@ -57,7 +32,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     file: TextIO | None = None
     holder = ""
     if jax.process_index() == 0:
-        file, holder = _take(workdir)
+        file, holder = take_lock(workdir)
 
     try:
         if agree(int(bool(holder))):
@@ -69,46 +44,3 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     finally:
         if file is not None:
             file.close()
-
-
-def _take(workdir: epath.Path) -> tuple[TextIO | None, str]:
-    """Takes the lock; returns the file that holds it, or the name of another holder.
-
-    Neither is returned if the workdir cannot be locked.
-    """
-    if "://" in str(workdir):
-        log.info(
-            "%s is not a local folder and cannot be locked: start no second run in it.",
-            workdir,
-        )
-        return None, ""
-    if fcntl is None:
-        log.info("This system has no file locks: start no second run in %s.", workdir)
-        return None, ""
-
-    path = workdir / FILE_NAME
-    # "a+" keeps the content, which names the holder, when a second run opens the file.
-    file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "it has only just started"
-        file.close()
-        return None, holder
-    except OSError as error:
-        file.close()
-        if error.errno not in _UNSUPPORTED:
-            raise
-        log.warning(
-            "%s cannot be locked (%s): start no second run in it.", workdir, error
-        )
-        return None, ""
-
-    # The lock is this run's: name the process for others to read.
-    file.seek(0)
-    file.truncate()
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
-    file.flush()
-    return file, ""

@@ -11,9 +11,8 @@ import toy_training
 from etils import epath
 from several import ROOT, environment
 
-from facecycle_jax import training
+from facecycle_jax import file_lock, training
 from facecycle_jax.errors import UserError
-from facecycle_jax.training import workdir_lock
 
 HOLD = """
 import sys, time
@@ -61,8 +60,8 @@ def test_places_that_cannot_be_locked_are_named_in_the_log(
     tmp_path, monkeypatch, caplog
 ):
     caplog.set_level("INFO", logger="facecycle_jax")
-    monkeypatch.setattr("facecycle_jax.training.workdir_lock.log.propagate", True)
-    training_log = workdir_lock.logging.getLogger("facecycle_jax")
+    monkeypatch.setattr("facecycle_jax.file_lock.log.propagate", True)
+    training_log = file_lock.logging.getLogger("facecycle_jax")
     monkeypatch.setattr(training_log, "propagate", True)
 
     with training.locked(epath.Path("gs://bucket/run")):
@@ -72,6 +71,6 @@ def test_places_that_cannot_be_locked_are_named_in_the_log(
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workdir_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(file_lock.fcntl, "flock", refuse)
     with training.locked(epath.Path(tmp_path)):
         assert "cannot be locked ([Errno 37] No locks available)" in caplog.text
