@@ -1,9 +1,9 @@
 """The training loop of every method, on one device or many, from a configuration.
 
-A workdir holds config.json, data.json, checkpoints/, losses.json, metrics.jsonl,
-goodput.json, panels/<step>.png, truth.png (synthetic faces only), unreadable.txt (only
-if images could not be read), profile/ (only if requested) and, with TensorFlow
-installed, tensorboard/.
+A workdir holds config.json, fingerprint.json (of the data), checkpoints/, losses.json,
+metrics.jsonl, goodput.json, panels/<step>.png, truth.png (synthetic faces only),
+unreadable.txt (only if images could not be read), profile/ (only if requested) and,
+with TensorFlow installed, tensorboard/.
 """
 
 import functools

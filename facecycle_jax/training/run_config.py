@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "config.json"
 # Numbers and digests of the data, see `data.Loader.fingerprint`.
-DATA_NAME = "data.json"
+DATA_NAME = "fingerprint.json"
 # Fields that may change between starts. They move the end of a run, its logs and
 # evaluations, or the place of its data, but do not change the updates; `check_config`
 # knows the exceptions.
