@@ -1,28 +1,29 @@
 """The command `facecycle frame DATA --out OUT`: cuts images to the models' framing."""
 
 import argparse
-import concurrent.futures
 import csv
 import dataclasses
+import hashlib
 import io
-import multiprocessing
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from facecycle_jax.commands.inputs import CUT_HELP, counted
+from facecycle_jax.commands.inputs import CUT_HELP, counted, unique
 from facecycle_jax.data.images.face_crop import frame_image
 from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
 from facecycle_jax.data.images.landmarks import has_landmarks
 from facecycle_jax.data.images.reading import list_images, read_image, square
+from facecycle_jax.data.prepare.workers import run_all
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.files import write_json, write_whole
+from facecycle_jax.files import read_json, write_json, write_whole
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 SUMMARY = "framing.json"
 LEFT_OUT = "left_out.txt"
 LIST = "frames.csv"
+# What an unfinished run frames, and how; only there until the folder is complete.
+STARTED = ".framing.started"
 _QUALITY = 95
-# Images of one task of a process.
-_CHUNK = 32
 
 
 class Outcome(NamedTuple):
@@ -113,14 +114,23 @@ def add(commands: "Subcommands") -> None:
     )
     command.add_argument("data", help="folder of images; its folders are kept")
     command.add_argument(
-        "--out", required=True, help="folder for the framed JPEGs; must not exist"
+        "--out",
+        required=True,
+        help="folder for the framed JPEGs; must not exist, but the same command does a "
+        "stopped run again",
     )
     command.add_argument(
         "--crop",
         action="store_true",
         help="find faces and cut them out (extra `landmarks`)",
     )
-    command.add_argument("--cut", help=CUT_HELP)
+    command.add_argument(
+        "--cut",
+        metavar="LEFT,TOP,SIDE",
+        help=f"{CUT_HELP}; negative ones with =, e.g. --cut=-0.1,-0.1,1.2",
+    )
+    # Lets argparse read numbers that begin with a minus without the =, too.
+    command._negative_number_matcher = re.compile(r"-\.?\d")
     command.add_argument(
         "--most-beyond",
         type=float,
@@ -147,7 +157,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
 
-    if out.exists():
+    # Only a folder that this command has begun and not finished may exist.
+    is_begun = (out / STARTED).exists() and not (out / SUMMARY).exists()
+    if out.exists() and not is_begun:
         raise FileExistsError(
             f"{out} exists already; remove it or choose another --out."
         )
@@ -173,12 +185,19 @@ def run(arguments: argparse.Namespace) -> int:
         most_beyond=arguments.most_beyond,
     )
 
+    by = ("landmarks" if has_landmarks() else "detector") if arguments.crop else "cut"
+    _begin(out, job, pairs, by=by)
+
+    def named(files: tuple[str, str]) -> str:
+        return f"the image {files[0]}"
+
     counts = {"face": 0, "cut": 0, "left out": 0}
     lines = []
     rows: list[tuple[str, str, str]] = []
     with tqdm(total=len(pairs), unit="image", disable=not sys.stderr.isatty()) as bar:
-        outcomes = _run_all(job, pairs, workers=arguments.workers)
-        for (_, target), outcome in zip(pairs, outcomes, strict=True):
+        done = run_all(job, pairs, workers=arguments.workers, name=named)
+        for (source, target), finished in done:
+            outcome = finished or _killed(source)
             counts[outcome.kind] += 1
             if outcome.reason:
                 lines.append(" ".join(outcome.reason.split()))
@@ -187,7 +206,6 @@ def run(arguments: argparse.Namespace) -> int:
                 rows.append((name, outcome.kind, f"{outcome.beyond:.3f}"))
             bar.update()
 
-    by = ("landmarks" if has_landmarks() else "detector") if arguments.crop else "cut"
     summary = {
         "framing": FRAMING.to_dict(),
         "size": arguments.size,
@@ -197,14 +215,17 @@ def run(arguments: argparse.Namespace) -> int:
         "counts": counts,
     }
 
+    # Names of files may hold bytes that are not UTF-8.
     listed = io.StringIO()
     csv.writer(listed, lineterminator="\n").writerows([("file", "by", "beyond"), *rows])
-    write_whole(out / LIST, listed.getvalue().encode())
+    write_whole(out / LIST, listed.getvalue().encode(errors="backslashreplace"))
     if lines:
-        write_whole(out / LEFT_OUT, ("\n".join(lines) + "\n").encode())
+        text = "\n".join(lines) + "\n"
+        write_whole(out / LEFT_OUT, text.encode(errors="backslashreplace"))
 
     # Written last: its presence shows that the folder is complete.
     write_json(out / SUMMARY, summary)
+    (out / STARTED).unlink()
 
     print(
         f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
@@ -223,22 +244,51 @@ def _targets(
     # Images that differ only in their endings keep them in their names.
     names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
     taken = {name for name, count in Counter(names).items() if count > 1}
-    pairs = []
-    for path, name in zip(paths, names, strict=True):
+
+    # The places of the images of each folder, and their names there.
+    places: dict[str, list[int]] = {}
+    short: dict[str, list[str]] = {}
+    for place, (path, name) in enumerate(zip(paths, names, strict=True)):
         full = f"{name}_{path.suffix[1:].lower()}" if name in taken else name
-        pairs.append((os.fspath(path), os.fspath(out / f"{full}.jpg")))
-    return pairs
+        folder, file = os.path.split(full)
+        places.setdefault(folder, []).append(place)
+        short.setdefault(folder, []).append(file)
+
+    # An ending can make a name that another image has.
+    targets = [""] * len(paths)
+    for folder, inside in places.items():
+        for place, file in zip(inside, unique(short[folder]), strict=True):
+            targets[place] = os.fspath(out / folder / f"{file}.jpg")
+
+    return list(zip(map(os.fspath, paths), targets, strict=True))
 
 
-def _run_all(
-    job: Job, pairs: Sequence[tuple[str, str]], *, workers: int
-) -> Iterator[Outcome]:
-    """Frames all files in this process or in several, in order."""
-    if workers == 1:
-        yield from map(job, pairs)
-        return
+def _begin(
+    out: epath.Path, job: Job, pairs: Sequence[tuple[str, str]], *, by: str
+) -> None:
+    """Notes what is framed and how, or compares it with what a stopped run noted."""
+    listed = "\n".join(source for source, _ in pairs)
+    started = {
+        "options": [job.size, job.crop, job.cut and list(job.cut), job.most_beyond],
+        "by": by,
+        "images": hashlib.sha256(os.fsencode(listed)).hexdigest(),
+    }
 
-    # Spawned, not forked, because the parent has threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(job, pairs, chunksize=_CHUNK)
+    # Images of another run would stay in the folder, unlisted.
+    file = out / STARTED
+    if file.exists() and read_json(file) != started:
+        raise UserError(
+            f"{out} holds a stopped run with other images or options; remove it or "
+            "choose another --out."
+        )
+
+    write_json(file, started)
+
+
+def _killed(source: str) -> Outcome:
+    """Builds the outcome of an image at which processes were killed."""
+    reason = (
+        f"{source}: the process that read the image was killed, perhaps for lack of "
+        "memory."
+    )
+    return Outcome("left out", reason)

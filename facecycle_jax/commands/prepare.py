@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from facecycle_jax.commands.inputs import CUT_HELP, check_folder
@@ -44,7 +45,11 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
         "size",
     ),
     "max_frames": (int, "most frames of a track, evenly spread; default: all", "most"),
-    "min_frames": (int, "fewest frames of a track (default: 1)", "least"),
+    "min_frames": (
+        int,
+        "fewest frames of a track, at least 1 (default: 1)",
+        "least",
+    ),
     "eval_fraction": (
         float,
         "share of the people in the split eval (default: 0.02); 0: no such split",
@@ -52,12 +57,36 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
     ),
     "identity_depth": (
         int,
-        "of tracks: folders that name a person (default: 1)",
+        "of tracks: folders that name a person, at least 1 (default: 1)",
         "depth",
     ),
     "identities": (int, "of synthetic: people (default: 64)", "people"),
     "frames_per_track": (int, "of synthetic: images of each (default: 16)", "frames"),
     "seed": (int, "of synthetic (default: 0)", "seed"),
+}
+# Options of every set whose frames are read from files.
+_OF_FRAMES = (
+    "data",
+    "size",
+    "crop",
+    "cut",
+    "max_frames",
+    "min_frames",
+    "eval_fraction",
+    "workers",
+    "beam",
+)
+# Options of each set. Any other one would do nothing and is refused.
+_APPLICABLE = {
+    "voxceleb1": _OF_FRAMES,
+    "voxceleb2": (*_OF_FRAMES, "fps"),
+    "tracks": (*_OF_FRAMES, "identity_depth"),
+    "synthetic": ("size", "eval_fraction", "identities", "frames_per_track", "seed"),
+    "fer2013": ("data",),
+    "raf-db": ("data",),
+    "300w-lp": ("data",),
+    "aflw2000": ("data",),
+    "cplfw": ("data",),
 }
 
 
@@ -80,19 +109,29 @@ def add(commands: "Subcommands") -> None:
     command.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count(),
-        help="processes (default: the cores)",
+        help="of tracks and VoxCeleb: processes (default: the cores)",
     )
     command.add_argument(
         "--beam",
-        help="prepare with Apache Beam and these options, e.g. '--runner=FlinkRunner'",
+        metavar="OPTIONS",
+        help="of tracks and VoxCeleb: prepare with Apache Beam and these options, e.g. "
+        "--beam='--runner=FlinkRunner', with =",
     )
     command.add_argument(
-        "--crop", action="store_true", help="find faces and cut them out (extra `face`)"
+        "--crop",
+        action="store_true",
+        default=None,
+        help="of tracks and VoxCeleb: find faces and cut them out (extra `face`)",
     )
-    command.add_argument("--cut", help=CUT_HELP)
+    command.add_argument(
+        "--cut",
+        metavar="LEFT,TOP,SIDE",
+        help=f"{CUT_HELP}; negative ones with =, e.g. --cut=-0.1,-0.1,1.2",
+    )
+    # Lets argparse read numbers that begin with a minus without the =, too.
+    command._negative_number_matcher = re.compile(r"-\.?\d")
     for name, (kind, text, _) in _OPTIONS.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+        command.add_argument(_option(name), type=kind, help=text)
 
     command.set_defaults(run=run)
 
@@ -116,12 +155,31 @@ def _check_data(folder: str | None, name: str) -> None:
         raise UserError(f"--data: the folder {folder} is empty; {layout}.")
 
 
+def _option(name: str) -> str:
+    """Writes an option as on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_applicable(arguments: argparse.Namespace) -> None:
+    """Refuses options that would do nothing for the set."""
+    names = ("data", "workers", "beam", "crop", "cut", *_OPTIONS)
+    applicable = _APPLICABLE[arguments.set]
+    for name in names:
+        if getattr(arguments, name) is not None and name not in applicable:
+            options = ", ".join(_option(name) for name in applicable)
+            raise UserError(
+                f"{_option(name)} does not apply to {arguments.set}; apart from --out "
+                f"it has {options}."
+            )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Prepares a set; returns 1 if something was left out or a split is empty."""
+    _check_applicable(arguments)
     if arguments.set != "synthetic":
         _check_data(arguments.data, arguments.set)
     check_folder(arguments.out)
-    if arguments.workers < 1:
+    if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
 
     builder = _builder(arguments)
@@ -218,21 +276,31 @@ def _builder(arguments: argparse.Namespace) -> Any:
     # Options that were given, and their words in the name of the set's folder.
     given = {name: getattr(arguments, name) for name in _OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    words = [f"{_OPTIONS[name][2]}{value:g}" for name, value in given.items()]
+    words = [f"{_OPTIONS[name][2]}{_number(value)}" for name, value in given.items()]
     if arguments.crop:
         given["crop"] = True
         words.append("crop")
 
     if arguments.cut is not None:
         given["cut"] = read_cut(arguments.cut)
-        words.append("cut" + "_".join(f"{value:g}" for value in given["cut"]))
+        words.append("cut" + "_".join(map(_number, given["cut"])))
 
     config = builder.builder_config_cls(name="-".join(words), **given)
 
     # Raises an error for options out of range before anything is prepared.
-    config.frame_options()
+    config.check()
 
     built = builder(data_dir=arguments.out, config=config if words else None)
-    built.workers = arguments.workers
+    built.workers = arguments.workers or os.cpu_count() or 1
 
     return built
+
+
+def _number(value: float) -> str:
+    """Writes a number in full, and 3.0 as 3, so that no two share a name."""
+    if isinstance(value, int):
+        return str(value)
+
+    # Six digits are enough for most.
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -1,6 +1,8 @@
 """`facecycle frame`: image files in, framed JPEGs of the same layout out."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -104,3 +106,106 @@ def test_wrong_arguments_are_one_sentence(images, tmp_path, capsys, arguments, m
     assert error.count("\n") == 1
     assert run(tmp_path / "nowhere", "--out", tmp_path / "out", "--cut", "0,0,1") == 2
     assert run(images, "--out", images, "--cut", "0,0,1") == 2
+
+
+def test_every_image_gets_a_name_of_its_own(tmp_path):
+    names = ("x.jpg", "x.JPG", "y.jpg", "y.png", "y_jpg.png", "two/x.jpg")
+    (tmp_path / "images/two").mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    out = tmp_path / "out"
+    assert run(tmp_path / "images", "--out", out, "--cut", "0,0,1") == 0
+    made = sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
+    assert made == [
+        "two/x.jpg",
+        "x_jpg.jpg",
+        "x_jpg_2.jpg",
+        "y_jpg.jpg",
+        "y_jpg_2.jpg",
+        "y_png.jpg",
+    ]
+    lines = (out / frame.LIST).read_text().splitlines()[1:]
+    assert sorted(line.split(",")[0] for line in lines) == made
+
+
+def test_names_that_are_not_utf8_are_listed(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in (b"caf\xe9.jpg", b"th\xe9.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / os.fsdecode(name))
+    (tmp_path / "images" / os.fsdecode(b"th\xe9.jpg")).write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert run(tmp_path / "images", "--out", out, "--cut", "0,0,1") == 1
+    assert os.listdir(os.fsencode(out)).count(b"caf\xe9.jpg") == 1
+    assert "caf\\udce9.jpg,cut" in (out / frame.LIST).read_text()
+    assert "th\\udce9.jpg" in (out / frame.LEFT_OUT).read_text()
+    assert (out / frame.SUMMARY).is_file()
+
+
+def test_a_stopped_run_is_done_again_by_the_same_command(
+    images, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    arguments = (images, "--out", out, "--cut", "0,0,1")
+    read = frame.read_image
+
+    def stopping(path):
+        if path.endswith("bob/0.png"):
+            raise KeyboardInterrupt
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(frame, "read_image", stopping)
+        assert run(*arguments) == 130
+    assert (out / "ann/clip/0.jpg").is_file()
+    assert not (out / frame.SUMMARY).exists()
+
+    # Other options would leave images of both runs in one folder.
+    assert run(*arguments, "--size", 24) == 2
+    assert "a stopped run with other images or options" in capsys.readouterr().err
+    assert run(*arguments) == 1
+    summary = json.loads((out / frame.SUMMARY).read_text())
+    assert summary["counts"] == {"face": 0, "cut": 4, "left out": 1}
+    assert not (out / frame.STARTED).exists()
+    assert run(*arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+class DeadlyJob(frame.Job):
+    """Is killed at one image, as by a system without memory."""
+
+    def __call__(self, files):
+        if files[0].endswith("bob/0.jpg"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(files)
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_its_image_alone(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(frame, "Job", DeadlyJob)
+    out = tmp_path / "out"
+    arguments = ["frame", str(images), "--out", str(out), "--cut", "0,0,1"]
+    assert cli.main([*arguments, "--workers", "2"]) == 1
+    text = (out / frame.LEFT_OUT).read_text()
+    assert "bob/0.jpg: the process that read the image was killed" in text
+    summary = json.loads((out / frame.SUMMARY).read_text())
+    assert summary["counts"] == {"face": 0, "cut": 3, "left out": 2}
+
+
+def test_an_image_of_a_killed_process_is_left_out(images, tmp_path, monkeypatch):
+    def run_all(job, pairs, **options):
+        for files in pairs:
+            is_killed = files[0].endswith("bob/0.jpg")
+            yield files, None if is_killed else job(files)
+
+    monkeypatch.setattr(frame, "run_all", run_all)
+    out = tmp_path / "out"
+    assert run(images, "--out", out, "--cut", "0,0,1") == 1
+    text = (out / frame.LEFT_OUT).read_text()
+    assert "bob/0.jpg: the process that read the image was killed" in text
+
+
+def test_a_cut_may_begin_with_a_minus(images, tmp_path):
+    out = tmp_path / "out"
+    assert run(images, "--out", out, "--cut", "-0.1,-0.1,1.2") == 1
+    summary = json.loads((out / frame.SUMMARY).read_text())
+    assert summary["cut"] == [-0.1, -0.1, 1.2]

@@ -11,8 +11,10 @@ from PIL import Image
 from voxceleb_tree import make_voxceleb1
 
 from facecycle_jax import cli
+from facecycle_jax.commands import prepare
 from facecycle_jax.data import make_loader
 from facecycle_jax.data.prepare import workers as prepare_work
+from facecycle_jax.data.prepare.lock import locked
 from facecycle_jax.data.sources.record_index import LEFT_OUT, read_index
 from facecycle_jax.data.sources.records import find_set
 from facecycle_jax.data.sources.tracks import make_tracks, split_people
@@ -39,8 +41,9 @@ def raw(tmp_path):
     return tmp_path / "raw"
 
 
-def run(*arguments):
-    return cli.main(["prepare", *map(str, arguments), "--workers", "1"])
+def run(name, *arguments):
+    workers = ("--workers", "1") if "workers" in prepare._APPLICABLE[name] else ()
+    return cli.main(["prepare", name, *map(str, arguments), *workers])
 
 
 def options(path, **data):
@@ -182,6 +185,142 @@ def test_an_index_that_was_not_finished_is_made_alone(raw, tmp_path):
     assert (folder / "tracks.json").read_bytes() == before
 
 
+def test_frames_npy_that_is_missing_is_made_again(raw, tmp_path):
+    next(raw.rglob("0000001.png")).write_bytes(b"no image")
+    arguments = ("voxceleb1", "--data", raw, "--out", tmp_path / "out")
+    assert run(*arguments) == 1
+    folder = find_set(str(tmp_path / "out"))
+    names = ("frames.npy", "tracks.json", LEFT_OUT)
+    before = [(folder / name).read_bytes() for name in names]
+    (folder / "frames.npy").unlink()
+    with unittest.mock.patch.object(prepare_work, "prepare_track") as called:
+        assert run(*arguments) == 1
+    assert not called.called
+    # The lines about what was left out are kept, too.
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_finished_configurations_leave_others_alone(raw, tmp_path):
+    """One is stopped, another is finished, then the first continues."""
+    done = []
+
+    def stopping(source, given):
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        done.append(source)
+        return prepare_track(source, given)
+
+    prepare_track = prepare_work.prepare_track
+    arguments = ("tracks", "--data", raw, "--out", tmp_path / "out", "--size")
+    with unittest.mock.patch.object(prepare_work, "prepare_track", stopping):
+        assert run(*arguments, 12) == 130
+    unfinished = [
+        tmp_path / "out/facecycle_tracks" / name / "incomplete.ABCDEF_1.0.0"
+        for name in ("size12", "size8")
+    ]
+    for folder in unfinished:
+        folder.mkdir(parents=True)
+
+    assert run(*arguments, 8) == 0
+    assert [folder.exists() for folder in unfinished] == [True, False]
+    with unittest.mock.patch.object(
+        prepare_work, "prepare_track", wraps=prepare_track
+    ) as called:
+        assert run(*arguments, 12) == 0
+    assert called.call_count == 4
+    assert not unfinished[0].exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["facecycle_tracks"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("tracks", "facecycle_tracks/size8"), ("fer2013", "facecycle_fer2013")],
+)
+def test_a_second_run_into_one_configuration_is_refused(
+    raw, tmp_path, capsys, name, folder
+):
+    size = ("--size", 8) if name == "tracks" else ()
+    arguments = (name, "--data", raw, "--out", tmp_path / "out")
+    with locked(tmp_path / "out" / folder):
+        assert run(*arguments, *size) == 2
+        assert "is being prepared by another run (process" in capsys.readouterr().err
+
+        # Other configurations are free.
+        if size:
+            assert run(*arguments, "--size", 12) == 0
+
+
+def test_an_image_of_a_labelled_set_that_cannot_be_read_is_named(tmp_path, capsys):
+    classes = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    for name in classes:
+        (tmp_path / "raw/Training" / name).mkdir(parents=True)
+        Image.new("L", (48, 48)).save(tmp_path / "raw/Training" / name / "0.jpg")
+    file = tmp_path / "raw/Training/fear/1.jpg"
+    arguments = ("fer2013", "--data", tmp_path / "raw", "--out", tmp_path / "out")
+    file.write_text("no image")
+    assert run(*arguments) == 2
+    message = f"facecycle: {file} cannot be read as an image"
+    assert message in capsys.readouterr().err
+    Image.new("L", (48, 48)).save(file, "WEBP")
+    assert run(*arguments) == 2
+    assert f"{file} is an image of the format WEBP" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.tfrecord*"))
+    Image.new("L", (48, 48)).save(file)
+    assert run(*arguments) == 0
+    assert "8 in Training" in capsys.readouterr().out
+
+
+def test_tracks_below_min_frames_are_listed_and_single_images_kept(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("ann/0.png", "ann/1.png", "bob/0.png", "cy.png"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(raw / name)
+    arguments = ("tracks", "--data", raw, "--min-frames", 2, "--eval-fraction", 0)
+    assert run(*arguments, "--out", tmp_path / "out") == 1
+    folder = find_set(str(tmp_path / "out"))
+    content, _ = read_index(folder)
+    assert content["track"] == ["ann", "cy.png"]
+    assert (folder / LEFT_OUT).read_text() == (
+        f"{raw / 'bob'}: the track has fewer frames that can be read (1) than "
+        "--min-frames (2).\n"
+    )
+
+
+def test_names_of_folders_tell_numbers_apart(tmp_path):
+    for seed in ("1234567", "1234568"):
+        arguments = ["--seed", seed, "--eval-fraction", "0.5", "--out", str(tmp_path)]
+        parsed = cli._parser().parse_args(["prepare", "synthetic", *arguments])
+        assert prepare._builder(parsed).builder_config.name == f"eval0.5-seed{seed}"
+
+    # Names of usual numbers are short.
+    numbers = (0.5, 3.0, 25, 0.02, 0.1234567, 0.1234568)
+    words = ["0.5", "3", "25", "0.02", "0.1234567", "0.1234568"]
+    assert [prepare._number(number) for number in numbers] == words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fer2013", "--size", 48), "--size does not apply to fer2013"),
+        (("cplfw", "--crop"), "--crop does not apply to cplfw"),
+        (("raf-db", "--workers", 2), "--workers does not apply to raf-db"),
+        (("aflw2000", "--beam=--runner=DirectRunner"), "--beam does not apply to"),
+        (("synthetic", "--cut=0,0,1"), "it has --size, --eval-fraction, --identities"),
+        (("synthetic", "--data", "{raw}"), "--data does not apply to synthetic"),
+        (("tracks", "--data", "{raw}", "--fps", 5), "--fps does not apply to tracks"),
+        (("voxceleb1", "--identity-depth", 2), "--identity-depth does not apply to"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    raw, tmp_path, capsys, arguments, words
+):
+    filled = [str(part).format(raw=raw) for part in arguments]
+    assert cli.main(["prepare", *filled, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
 def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
     sizes = ("--identities", 6, "--frames-per-track", 3, "--size", 16)
     assert run("synthetic", "--out", tmp_path / "out", *sizes) == 0
@@ -215,7 +354,23 @@ def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
             "must hold <identity>/1.6/<youtube id>/<track>/*.jpg",
         ),
         (("voxceleb2", "--data", "{raw}", "--fps", "0"), "fps must be above 0"),
-        (("tracks", "--data", "{raw}", "--eval-fraction", "0.9"), "too few to hold"),
+        (
+            ("tracks", "--data", "{raw}", "--eval-fraction", "0.9"),
+            "too few to hold out the share --eval-fraction 0.9",
+        ),
+        (
+            ("tracks", "--data", "{raw}", "--eval-fraction", "1"),
+            "--eval-fraction must be from 0 to below 1, got 1.0",
+        ),
+        (
+            ("tracks", "--data", "{raw}", "--identity-depth", "0"),
+            "--identity-depth must",
+        ),
+        (
+            ("tracks", "--data", "{raw}", "--min-frames", "-1"),
+            "--min-frames must be at",
+        ),
+        (("synthetic", "--identities", "0"), "--identities must be at least 1"),
         (("fer2013", "--data", "{raw}"), "holds neither fer2013.csv nor a folder"),
     ],
 )
@@ -300,5 +455,8 @@ def test_a_fixed_cut_is_part_of_the_set_s_name(raw, tmp_path):
     assert folder.parent.name == "cut0.25_0.25_0.5"
     made = make_loader(options(tmp_path / "out"), split="train")
     assert next(iter(made.batches(0)))["frames"].shape[-3:] == (16, 16, 3)
+    minus = ("--out", tmp_path / "minus", "--cut", "-0.1,-.1,1.2")
+    assert run("voxceleb1", "--data", raw, *minus) == 0
+    assert find_set(str(tmp_path / "minus")).parent.name == "cut-0.1_-0.1_1.2"
     wrong = ("--out", tmp_path / "other", "--cut", "1,2")
     assert run("voxceleb1", "--data", raw, *wrong) == 2

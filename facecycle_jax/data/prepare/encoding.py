@@ -48,12 +48,14 @@ class Source:
       name: path of the track below the root.
       path: a folder of images, one image, or a video.
       left_out: names of links in the folder to images that are listed elsewhere.
+      is_single: whether `path` is one image in the root instead of a folder.
     """
 
     identity: str
     name: str
     path: str
     left_out: tuple[str, ...] = ()
+    is_single: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,7 @@ def image_sources(
             name=track.name,
             path=track.path,
             left_out=track.left_out,
+            is_single=track.is_single,
         )
         sources.append(source)
 
@@ -269,12 +272,29 @@ def _images(source: Source, options: FrameOptions) -> Prepared:
 
 
 def _image(path: str, options: FrameOptions) -> bytes:
-    """Reads one image file and checks that it is whole."""
+    """Reads one image file as the options say and checks that it is whole."""
     if options.reencodes:
         # A face may be any part of the image, so it is looked for at full size.
         needed = 0 if options.crop else options.size
         return _encode(_shaped(read_image(path, at_least=needed), options))
 
+    content, _ = read_checked(path)
+    return content
+
+
+def read_checked(path: str) -> tuple[bytes, str]:
+    """Reads an image file and checks that all of it can be decoded.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its bytes, and its format as Pillow names it, for example 'JPEG'.
+
+    Raises:
+      UserError: If it is no image or is damaged. The message names the file.
+      OSError: If it cannot be read.
+    """
     with open_image_file(path) as file:
         content = file.read()
 
@@ -282,8 +302,9 @@ def _image(path: str, options: FrameOptions) -> bytes:
         # Decoding at a small size still reads all of a JPEG and detects a cut-off file.
         image.draft("RGB", (64, 64))
         to_rgb(image, 64)
+        form = image.format or ""
 
-    return content
+    return content, form
 
 
 def _video(source: Source, options: FrameOptions) -> Prepared:

@@ -1,6 +1,7 @@
 """Preparation of many tracks in several processes.
 
-A run continues where a stopped one was, and records what is left out.
+A run continues where a stopped one was, and records what is left out. `run_all` does
+any work on many files and survives processes that are killed.
 """
 
 import concurrent.futures
@@ -14,10 +15,13 @@ import os
 import pathlib
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from facecycle_jax.data.images.landmarks import has_landmarks
+from facecycle_jax.data.images.media_files import is_image_name
 from facecycle_jax.data.prepare.encoding import (
     FrameOptions,
     Prepared,
@@ -27,9 +31,12 @@ from facecycle_jax.data.prepare.encoding import (
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import under_another_name, write_whole
 
-# If this many processes are killed in a row, each alone with its track, the tracks are
+# If this many processes are killed in a row, each alone with its item, the items are
 # not the cause.
 _MOST_KILLED = 3
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +84,35 @@ class Work:
             return None
 
         try:
-            stat = os.stat(source.path)
+            files = _states(source)
         except OSError:
             return None
 
-        # A change of the file or of an option gives another name.
+        # With the landmarks, faces are cut out at other places than without them.
+        landmarks = self.options.crop and has_landmarks()
+
+        # A change of a file or of an option gives another name.
         options = dataclasses.astuple(self.options)
-        key = json.dumps([source.name, stat.st_size, stat.st_mtime_ns, options])
+        key = json.dumps([source.name, files, options, landmarks])
         name = hashlib.sha256(key.encode()).hexdigest()
 
         return pathlib.Path(self.finished) / name[:2] / f"{name}.npz"
+
+
+def _states(source: Source) -> list[tuple[str, int, int]]:
+    """Lists name, size and time of change (ns) of every file of a track."""
+    if not os.path.isdir(source.path):
+        stat = os.stat(source.path)
+        return [("", stat.st_size, stat.st_mtime_ns)]
+
+    # The folder's own time does not change when a file is overwritten in place.
+    states = []
+    for name in sorted(set(os.listdir(source.path)) - set(source.left_out)):
+        if is_image_name(name):
+            stat = os.stat(os.path.join(source.path, name))
+            states.append((name, stat.st_size, stat.st_mtime_ns))
+
+    return states
 
 
 def _save(path: pathlib.Path, prepared: Prepared) -> None:
@@ -137,48 +163,84 @@ def prepare_all(
     Raises:
       UserError: If several processes in a row are killed.
     """
+
+    def name(source: Source) -> str:
+        return f"the track {source.name}"
+
+    for source, prepared in run_all(work, sources, workers=workers, name=name):
+        if prepared is None:
+            reason = (
+                "the process that read the track was killed, perhaps for lack of "
+                "memory."
+            )
+            prepared = Prepared((), (f"{source.path}: {reason}",))
+            work.note(source, prepared)
+
+        yield source, prepared
+
+
+def run_all(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    name: Callable[[Item], str],
+) -> Iterator[tuple[Item, Result | None]]:
+    """Does the same work on many items, in this process or in several, in order.
+
+    A process may be killed. Its item is tried once more in a process of its own.
+
+    Args:
+      work: what is done with an item; can be pickled, as can the items.
+      items: the items.
+      workers: number of processes; 1: only this one.
+      name: names an item in messages.
+
+    Yields:
+      Each item and its result; None if both processes were killed.
+
+    Raises:
+      UserError: If several processes in a row are killed.
+    """
     if workers <= 1:
-        yield from ((source, work(source)) for source in sources)
+        yield from ((item, work(item)) for item in items)
         return
 
     killed = 0
-    waiting = deque(sources)
+    waiting = deque(items)
     while waiting:
         done = 0
-        for source, prepared in _until_killed(waiting, work, workers):
+        for item, finished in _until_killed(work, waiting, workers, _ahead(workers)):
             done += 1
-            yield source, prepared
+            yield item, finished
 
         for _ in range(done):
             waiting.popleft()
 
-        # The killed process had one of these tracks, but it is not known which.
-        for source in itertools.islice(tuple(waiting), _ahead(workers)):
-            try:
-                with _processes(1) as pool:
-                    prepared = pool.submit(work, source).result()
+        # The killed process had one of these items, but it is not known which. One
+        # process now has one item at a time.
+        suspects = deque(itertools.islice(waiting, _ahead(workers)))
+        while suspects:
+            for item, finished in _until_killed(work, tuple(suspects), 1, 1):
                 killed = 0
-            except concurrent.futures.process.BrokenProcessPool:
+                yield item, finished
+                suspects.popleft()
+                waiting.popleft()
+
+            if suspects:
+                item = suspects.popleft()
+                waiting.popleft()
                 killed += 1
                 if killed == _MOST_KILLED:
                     raise UserError(
                         f"{killed} processes in a row were killed, the last one at "
-                        f"the track {source.name}; is there enough memory? Try fewer "
-                        "--workers."
-                    ) from None
-
-                reason = (
-                    "the process that read the track was killed, perhaps for lack of "
-                    "memory."
-                )
-                prepared = Prepared((), (f"{source.path}: {reason}",))
-                work.note(source, prepared)
-            yield source, prepared
-            waiting.popleft()
+                        f"{name(item)}; is there enough memory? Try fewer --workers."
+                    )
+                yield item, None
 
 
 def _ahead(workers: int) -> int:
-    """Returns how many tracks are submitted at once."""
+    """Returns how many items are submitted at once."""
     return 4 * workers
 
 
@@ -189,21 +251,21 @@ def _processes(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _until_killed(
-    sources: Sequence[Source], work: Work, workers: int
-) -> Iterator[tuple[Source, Prepared]]:
-    """Prepares tracks in several processes, in order, until a process is killed."""
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Works on items in order, `ahead` at once, until a process is killed."""
     with _processes(workers) as pool:
-        waiting = deque(sources)
-        running: deque[tuple[Source, concurrent.futures.Future[Prepared]]] = deque()
+        waiting = deque(items)
+        running: deque[tuple[Item, concurrent.futures.Future[Result]]] = deque()
         try:
             while waiting or running:
-                while waiting and len(running) < _ahead(workers):
-                    source = waiting.popleft()
-                    running.append((source, pool.submit(work, source)))
+                while waiting and len(running) < ahead:
+                    item = waiting.popleft()
+                    running.append((item, pool.submit(work, item)))
 
-                source, future = running.popleft()
-                prepared = future.result()
-                yield source, prepared
+                item, future = running.popleft()
+                finished = future.result()
+                yield item, finished
         except concurrent.futures.process.BrokenProcessPool:
             return
 

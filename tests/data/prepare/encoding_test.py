@@ -172,6 +172,40 @@ def test_a_second_start_does_only_what_is_left(tracks, tmp_path):
     assert [prepared for _, prepared in prepare_all(sources, work)] == again
 
 
+def test_a_changed_image_or_new_landmarks_undo_a_finished_track(
+    tracks, tmp_path, monkeypatch
+):
+    make_voxceleb1(tmp_path / "raw", tracks)
+    source = image_sources(str(tmp_path / "raw"))[0]
+    work = Work(
+        FrameOptions(size=16), str(tmp_path / "left_out"), str(tmp_path / "finished")
+    )
+    first = work(source)
+    assert work(source) == first
+
+    # Overwritten in place, which leaves the folder's own time as it is.
+    file = min(pathlib.Path(source.path).iterdir())
+    before = os.stat(source.path)
+    content = io.BytesIO()
+    Image.new("RGB", (48, 40), (1, 2, 3)).save(content, "JPEG")
+    with open(file, "r+b") as opened:
+        opened.truncate(0)
+        opened.write(content.getvalue())
+    assert os.stat(source.path).st_mtime_ns == before.st_mtime_ns
+    second = work(source)
+    assert second.frames[0] != first.frames[0]
+    assert second.frames[1:] == first.frames[1:]
+
+    # Landmarks change what a face crop shows, and nothing else.
+    crop = dataclasses.replace(work, options=FrameOptions(size=16, crop=True))
+    places = []
+    for has in (True, False):
+        monkeypatch.setattr(prepare_work, "has_landmarks", lambda has=has: has)
+        places.append((work._place(source), crop._place(source)))
+    assert places[0][0] == places[1][0]
+    assert places[0][1] != places[1][1]
+
+
 @pytest.mark.slow
 def test_several_processes_do_the_same(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)
@@ -204,7 +238,7 @@ def test_other_layouts_are_named(tmp_path):
         video_sources(str(tmp_path / "none"))
 
     single = next(s for s in image_sources(str(tmp_path)) if s.name == "a.jpg")
-    assert single == Source("a.jpg", "a.jpg", str(tmp_path / "a.jpg"))
+    assert single == Source("a.jpg", "a.jpg", str(tmp_path / "a.jpg"), is_single=True)
     assert len(prepare_track(single, FrameOptions()).frames) == 1
 
 

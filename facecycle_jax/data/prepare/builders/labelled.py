@@ -3,6 +3,7 @@
 One example is one image, or one pair of CPLFW.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -19,8 +20,13 @@ from facecycle_jax.data.labelled.head_pose import (
 )
 from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_cplfw_pairs
+from facecycle_jax.data.prepare.encoding import read_checked
+from facecycle_jax.data.prepare.lock import locked
+from facecycle_jax.errors import UserError
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
+# Formats that TFDS decodes to one image, as Pillow names them.
+_FORMATS = ("JPEG", "PNG", "BMP")
 
 
 class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
@@ -28,6 +34,18 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """Prepares the set, one run at a time.
+
+        Args:
+          **options: options of TFDS.
+
+        Raises:
+          UserError: If an image cannot be read, or another run prepares the set.
+        """
+        with locked(os.path.dirname(os.fspath(self.data_path))):
+            super().download_and_prepare(**options)
 
     def _describe(self, features: dict[str, Any]) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -39,10 +57,24 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, labelled: LabelledImages) -> Examples:
         items = zip(labelled.images, labelled.labels, strict=True)
         for number, (image, label) in enumerate(items):
-            # Arrays are grey, [H, W], and get a channel; files are read by TFDS.
-            if isinstance(image, np.ndarray):
-                image = image[..., None]
-            yield number, {"image": image, "label": int(label)}
+            # Arrays are grey, [H, W], and get a channel.
+            is_array = isinstance(image, np.ndarray)
+            content = image[..., None] if is_array else _read(image)
+            yield number, {"image": content, "label": int(label)}
+
+
+def _read(path: str) -> bytes:
+    """Reads an image file.
+
+    TFDS stores bytes unseen and fails on a damaged image only when it is read.
+    """
+    content, form = read_checked(path)
+    if form not in _FORMATS:
+        raise UserError(
+            f"{path} is an image of the format {form}, which TFDS does not read; "
+            "convert it to JPEG or PNG."
+        )
+    return content
 
 
 class FacecycleFer2013(_LabelledBuilder):
@@ -120,11 +152,12 @@ class _PoseBuilder(_LabelledBuilder):
     def _generate_examples(self, posed: PoseImages) -> Examples:  # type: ignore[override]
         items = zip(posed.images, posed.angles, strict=True)
         for number, (item, angles) in enumerate(items):
+            image: np.ndarray | bytes
             if isinstance(item, np.ndarray):
                 image, box, name = item, None, str(number)
             else:
                 # Named by its set and its file.
-                image, box = item.path, item.box
+                image, box = _read(item.path), item.box
                 name = "/".join(item.path.rsplit("/", 2)[1:])
 
             example = {"image": image, "box": box or (0, 0, 0, 0), "name": name}
@@ -199,8 +232,8 @@ class FacecycleCplfw(_LabelledBuilder):
         places = zip(pairs.left, pairs.right, strict=True)
         for number, (left, right) in enumerate(places):
             example = {
-                "image_1": pairs.files[left],
-                "image_2": pairs.files[right],
+                "image_1": _read(pairs.files[left]),
+                "image_2": _read(pairs.files[right]),
                 "person_1": pairs.people[number][0],
                 "person_2": pairs.people[number][1],
                 "same": bool(pairs.same[number]),

@@ -17,8 +17,14 @@ import tensorflow_datasets as tfds
 
 from facecycle_jax.data.images.framing import read_cut
 from facecycle_jax.data.prepare.encoding import FrameOptions, Prepared, Source
+from facecycle_jax.data.prepare.lock import locked
 from facecycle_jax.data.prepare.workers import Work, collect_left_out, prepare_all
-from facecycle_jax.data.sources.record_index import TRACKS, write_index
+from facecycle_jax.data.sources.record_index import (
+    FRAMES,
+    LEFT_OUT,
+    TRACKS,
+    write_index,
+)
 from facecycle_jax.data.sources.tracks import make_tracks, split_people
 from facecycle_jax.errors import UserError
 
@@ -35,7 +41,8 @@ class TrackConfig(tfds.core.BuilderConfig):
     Attributes:
       name: name of the configuration and of its folder.
       eval_fraction: fraction of the people in the split `eval`; 0: all in `train`.
-      min_frames: smallest number of frames of a track.
+      min_frames: smallest number of frames of a track; images in the root itself are
+        always kept.
       max_frames: largest number of frames of a track, evenly spread; 0: all.
       fps: frames per second taken from videos.
       size: side in pixels to which frames are centre-cropped and resized; 0: unchanged.
@@ -59,6 +66,26 @@ class TrackConfig(tfds.core.BuilderConfig):
     identities: int = 64
     frames_per_track: int = 16
     seed: int = 0
+
+    def check(self) -> None:
+        """Checks the options.
+
+        Raises:
+          UserError: If one is out of range; the message names it as `facecycle prepare`
+            does.
+        """
+        for name in ("min_frames", "identity_depth", "identities", "frames_per_track"):
+            value = getattr(self, name)
+            if value < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} must be at least 1, got {value}.")
+
+        if not 0 <= self.eval_fraction < 1:
+            raise UserError(
+                f"--eval-fraction must be from 0 to below 1, got {self.eval_fraction}."
+            )
+
+        self.frame_options()
 
     def frame_options(self) -> FrameOptions:
         """Returns the options of single frames."""
@@ -116,7 +143,17 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
 
         Args:
           **options: options of TFDS.
+
+        Raises:
+          UserError: If an option is out of range, no track is left, or another run
+            prepares the same configuration.
         """
+        self.builder_config.check()
+        with locked(os.path.dirname(os.fspath(self.data_path))) as is_locked:
+            self._prepare(is_locked=is_locked, **options)
+
+    def _prepare(self, *, is_locked: bool, **options: Any) -> None:
+        """Prepares the set, indexes it and removes what stopped runs left."""
         given = options.get("download_config")
         self.uses_beam = bool(given and (given.beam_runner or given.beam_options))
         try:
@@ -129,25 +166,26 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
 
         folder = pathlib.Path(self.data_path)
         is_records = self.info.file_format == tfds.core.FileFormat.TFRECORD
-        if is_records and not (folder / TRACKS).exists():
+        is_indexed = (folder / TRACKS).exists() and (folder / FRAMES).exists()
+        if is_records and not is_indexed:
             shards: list[str] = []
             for split in self.info.splits.values():
                 shards += sorted(split.filenames)
 
-            write_index(folder, shards, left_out=collect_left_out(folder / _PARTS))
+            write_index(folder, shards, left_out=_left_out(folder))
 
-        # Remove what stopped runs left: notes, finished tracks and unfinished folders.
-        stale = [
-            folder / _PARTS,
-            self._finished(),
-            *folder.parent.glob(f"incomplete.*_{folder.name}"),
-        ]
+        # Remove what stopped runs of this configuration left: notes, finished tracks
+        # and, if no other run can be at work, unfinished folders.
+        stale = [folder / _PARTS, self._finished()]
+        if is_locked:
+            stale += folder.parent.glob(f"incomplete.*_{folder.name}")
         for path in stale:
             shutil.rmtree(path, ignore_errors=True)
 
     def _finished(self) -> pathlib.Path:
         """Names the folder of tracks that a stopped run has finished."""
-        return pathlib.Path(self.data_dir_root) / f".{self.name}.finished"
+        name = f".{self.name}.{self.builder_config.name}.finished"
+        return pathlib.Path(self.data_dir_root) / name
 
     def _nothing_left(self) -> UserError:
         """Builds the error of a set that would be empty."""
@@ -181,9 +219,18 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
             (person, f"{number:012}", [number]) for number, person in enumerate(people)
         ]
         tracks = make_tracks(numbered, origin=f"{self.name}'s raw data")
-        train, held = split_people(
-            tracks, eval_fraction=self.builder_config.eval_fraction
-        )
+        fraction = self.builder_config.eval_fraction
+        try:
+            train, held = split_people(tracks, eval_fraction=fraction)
+        except UserError:
+            # The message names a field of training. The range is checked before, so
+            # people are too few.
+            raise UserError(
+                f"{self.name}'s raw data has {len(set(people))} people, too few to "
+                f"hold out the share --eval-fraction {fraction:g}, at least two, and "
+                "to keep two; give a smaller one, or 0 for no split eval."
+            ) from None
+
         splits = {"train": train}
         if held is not train:
             splits["eval"] = held
@@ -224,9 +271,18 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
         return beam.Create(sources) | beam.Reshuffle() | beam.FlatMap(make)
 
 
+def _left_out(folder: pathlib.Path) -> list[str]:
+    """Reads the lines about what was left out, also after the notes are removed."""
+    notes = folder / _PARTS
+    listed = folder / LEFT_OUT
+    if notes.is_dir() or not listed.exists():
+        return collect_left_out(notes)
+    return listed.read_text(encoding="utf-8").splitlines()
+
+
 def _prepare(source: Source, *, work: Work, min_frames: int) -> list[Example]:
     """Prepares a track; returns no example if too few frames are left."""
-    return _example(source, work(source), min_frames)
+    return _example(source, work(source), work, min_frames)
 
 
 def _local(
@@ -234,12 +290,26 @@ def _local(
 ) -> Iterator[Example]:
     """Prepares tracks in processes of this machine."""
     for source, prepared in prepare_all(sources, work, workers=workers):
-        yield from _example(source, prepared, min_frames)
+        yield from _example(source, prepared, work, min_frames)
 
 
-def _example(source: Source, prepared: Prepared, min_frames: int) -> list[Example]:
-    """Builds the example of a track; returns none if too few frames are left."""
-    if len(prepared.frames) < max(1, min_frames):
+def _example(
+    source: Source, prepared: Prepared, work: Work, min_frames: int
+) -> list[Example]:
+    """Builds the example of a track; notes it and returns none if it is too short."""
+    # A track without frames is noted already.
+    count = len(prepared.frames)
+    if not count:
+        return []
+
+    # Images in the root itself are kept, as by `data.source='folder'`.
+    if count < min_frames and not source.is_single:
+        line = (
+            f"{source.path}: the track has fewer frames that can be read ({count}) "
+            f"than --min-frames ({min_frames})."
+        )
+        lines = (*prepared.left_out, line)
+        work.note(source, dataclasses.replace(prepared, left_out=lines))
         return []
 
     name = os.fsencode(source.name)
