@@ -72,9 +72,13 @@ echo "$processes processes with $devices devices each; their logs are $logs/proc
 
 statuses=()
 for ((i = 0; i < processes; i++)); do
-  status=0
-  # A signal interrupts the wait; the process is still to be waited for.
-  while wait "${children[i]}" || status=$?; kill -0 "${children[i]}" 2> /dev/null; do status=0; done
+  # A signal to this script interrupts the wait while the process still ends itself, so
+  # it is waited for again until it is gone. The last wait has its exit status.
+  while true; do
+    status=0
+    wait "${children[i]}" || status=$?
+    kill -0 "${children[i]}" 2> /dev/null || break
+  done
 
   statuses+=("$status")
   if ((status)); then

@@ -6,7 +6,9 @@ A file holds `path` [N], `motion_code` float32 [N, D], for models of both stages
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -16,6 +18,8 @@ from facecycle_jax.files import write_whole
 from facecycle_jax.inference.face_cycle import FaceCycle
 
 SUFFIX = ".npz"
+# Name of the motion codes in a file.
+_CODES = "motion_code"
 
 
 def is_codes(path: str) -> bool:
@@ -68,15 +72,16 @@ def read_motion_codes(
     if not file.exists():
         raise FileNotFoundError(f"there is no file {file}.")
 
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
-            arrays = dict(content)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no file of codes ({error}).") from None
-
-    codes = arrays.get("motion_code")
+    arrays = _read_arrays(file)
+    codes = arrays.get(_CODES)
     paths = arrays.get("path")
-    if codes is None or paths is None or codes.ndim != 2 or len(paths) != len(codes):
+    # A member of another name than NAME.npy is read as bytes.
+    if (
+        not isinstance(codes, np.ndarray)
+        or not isinstance(paths, np.ndarray)
+        or (codes.ndim, paths.ndim) != (2, 1)
+        or len(paths) != len(codes)
+    ):
         raise UserError(
             f"{file} holds no motion codes of images; write it with facecycle encode."
         )
@@ -100,3 +105,47 @@ def read_motion_codes(
         raise UserError(f"{file} must hold motion codes from -1 to 1.")
 
     return [str(path) for path in paths], codes.astype(np.float32)
+
+
+def check_replaceable(file: epath.Path) -> None:
+    """Checks that a file may be replaced by codes: weights, for instance, may not.
+
+    Args:
+      file: a file that may not exist.
+
+    Raises:
+      UserError: If it exists and holds no motion codes.
+    """
+    if not file.exists():
+        return
+
+    if not file.is_file() or _CODES not in _read_arrays(file):
+        raise UserError(
+            f"{file} holds no motion codes, so it is not replaced: choose another "
+            "--out."
+        )
+
+
+def _read_arrays(file: epath.Path) -> dict[str, Any]:
+    """Reads all arrays of a .npz.
+
+    Raises:
+      UserError: If it is no such file.
+    """
+    try:
+        content = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+        # A single array, .npy, is read whatever the ending.
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise UserError(f"{file} holds one array, and is no file of codes.")
+        with content:
+            return dict(content)
+    except UserError:
+        raise
+    except (
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"{file} is no file of codes ({error}).") from None

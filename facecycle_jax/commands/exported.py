@@ -78,8 +78,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--package",
-        default=space.PACKAGE,
-        help="what the Space installs, as pip writes it (default: %(default)s)",
+        help="with --space, what the Space installs, as pip writes it (default: "
+        f"{space.PACKAGE})",
     )
 
 
@@ -97,6 +97,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UserError("export needs --out DIR, --space DIR or both.")
     if arguments.format not in _FILES and arguments.outputs is not None:
         raise UserError("--outputs is of programs, such as --format stablehlo.")
+    if arguments.package is not None and arguments.space is None:
+        raise UserError("--package is of a Space: give --space DIR too.")
     if arguments.format != WEB and arguments.with_runtime is not None:
         raise UserError("--with-runtime is of --format web.")
     if arguments.format != FOLDER and (arguments.out is None or arguments.space):

@@ -49,10 +49,24 @@ def run_frontalize(arguments: argparse.Namespace) -> int:
 
     Returns:
       The exit status.
+
+    Raises:
+      UserError: If an option is wrong, there is no image, or a video is given without
+        --paste or with other inputs.
     """
     inputs.check_which(arguments)
+    videos = [name for name in arguments.images if pasting.is_video(name)]
+    if not videos:
+        pasting.check_max_frames(arguments)
+    elif not arguments.paste:
+        raise pasting.needs_paste(videos[0])
+    elif len(arguments.images) > 1:
+        raise UserError(f"{videos[0]} is a video: give it alone, without other inputs.")
+    else:
+        return pasting.paste_video(arguments, videos[0], lambda model: model.neutral)
+
     if arguments.paste:
-        return _frontalize_pasted(arguments)
+        return _frontalize_photographs(arguments)
 
     def draw(model: FaceCycle, images: np.ndarray) -> dict[str, np.ndarray]:
         names = ["input", "neutral"]
@@ -64,12 +78,8 @@ def run_frontalize(arguments: argparse.Namespace) -> int:
     return _each(arguments, draw)
 
 
-def _frontalize_pasted(arguments: argparse.Namespace) -> int:
-    """Writes photographs, or one video, with neutral faces."""
-    if len(arguments.images) == 1 and pasting.is_video(arguments.images[0]):
-        (video,) = arguments.images
-        return pasting.paste_video(arguments, video, lambda model: model.neutral)
-
+def _frontalize_photographs(arguments: argparse.Namespace) -> int:
+    """Writes photographs with neutral faces."""
     paths = inputs.find(arguments.images)
     files = _named_after(paths, arguments)
 
@@ -78,7 +88,12 @@ def _frontalize_pasted(arguments: argparse.Namespace) -> int:
     done = 0
     for path, photograph in pasting.photographs(arguments, paths, problems, model):
         drawn = model.neutral(photograph.faces)
-        done += inputs.save_drawn(files[path], photograph.paste(drawn), problems)
+        done += inputs.save_drawn(
+            files[path],
+            photograph.paste(drawn),
+            problems,
+            icc_profile=photograph.icc_profile,
+        )
 
     if done:
         print(f"Wrote {inputs.counted(done, 'photograph')} to {arguments.out}")
@@ -93,7 +108,11 @@ def run_reconstruct(arguments: argparse.Namespace) -> int:
 
     Returns:
       The exit status.
+
+    Raises:
+      UserError: If an option is wrong or there is no image.
     """
+    inputs.check_which(arguments)
 
     def draw(model: FaceCycle, images: np.ndarray) -> dict[str, np.ndarray]:
         return model.outputs(images, ("input", "flow", "neutral", "reconstruction"))
@@ -128,6 +147,7 @@ def _named_after(
     paths: list[epath.Path], arguments: argparse.Namespace
 ) -> dict[epath.Path, epath.Path]:
     """Names a PNG in --out for each image, and checks that it may be written."""
+    inputs.check_folder_name(arguments.out)
     out = epath.Path(arguments.out)
     names = inputs.output_names(paths)
     files = {path: out / f"{name}.png" for path, name in zip(paths, names, strict=True)}
@@ -147,7 +167,8 @@ def run_encode(arguments: argparse.Namespace) -> int:
       The exit status.
 
     Raises:
-      UserError: If --out is no .npz or there is no image.
+      UserError: If --out is no .npz, or one of something else than codes, or there is
+        no image.
     """
     out = epath.Path(arguments.out)
     if out.suffix != ".npz":
@@ -156,6 +177,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
 
     paths = inputs.find(arguments.images)
     inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
+    codes_file.check_replaceable(out)
 
     model = load(arguments.model)
     problems = inputs.Problems()

@@ -6,19 +6,22 @@ Images that cannot be used are collected and reported at the end.
 import argparse
 import dataclasses
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
+from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square
+from facecycle_jax.data.images.media_files import is_image_name, is_video_name
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import write_whole
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL, FaceCycle
-from facecycle_jax.viz import save_png
 
 CUT_HELP = (
     "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop only "
@@ -154,6 +157,10 @@ def read_names(path: str | None) -> list[str]:
         text = epath.Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"--without: there is no file {path}.") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"--without: {path} is no text in UTF-8: save the names in that encoding."
+        ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -241,8 +248,8 @@ def follow_face(
 ) -> Iterator[np.ndarray]:
     """Crops a face out of every frame of a video.
 
-    The square around the face is smoothed over time, because detections jitter. It
-    stays where it is while no face is found.
+    The square around the face is smoothed over time, because detections jitter. A face
+    that jumps starts it anew. It stays where it is while no face is found.
 
     Args:
       frames: uint8 [H, W, 3] each.
@@ -267,8 +274,7 @@ def follow_face(
         waiting.append(frame)
         try:
             found = np.array(crop_face(frame, which=which, framing=framing).box, float)
-            # Exponential smoothing of (left, top, right, bottom).
-            box = found if box is None else box + _FOLLOW * (found - box)
+            box = _follow(box, found)
         except NoFaceError as error:
             if box is None and len(waiting) < CHUNK:
                 continue
@@ -290,8 +296,8 @@ def follow_square(
 ) -> Iterator[tuple[np.ndarray, Square | None]]:
     """Finds the square around a face in every frame of a video.
 
-    The square is smoothed over time. It stays where it is for some frames in which no
-    face is found.
+    The square is smoothed over time. A face that jumps starts it anew. It stays where
+    it is for some frames in which no face is found.
 
     Args:
       frames: uint8 [H, W, 3] each.
@@ -327,6 +333,8 @@ def _follow(box: np.ndarray | None, found: np.ndarray) -> np.ndarray:
     # A face that jumps by half its size is another one, or in another scene.
     if np.abs(found - box).max() > (found[2] - found[0]) / 2:
         return found
+
+    # Exponential smoothing.
     return box + _FOLLOW * (found - box)
 
 
@@ -382,19 +390,29 @@ def chunks(
             bar.update(min(CHUNK, len(paths) - start))
 
 
-def save_drawn(file: epath.Path, panel: np.ndarray, problems: Problems) -> bool:
+def save_drawn(
+    file: epath.Path,
+    panel: np.ndarray,
+    problems: Problems,
+    *,
+    icc_profile: bytes | None = None,
+) -> bool:
     """Writes an image as PNG.
 
     Args:
       file: where to.
-      panel: uint8 [H, W, 3].
+      panel: uint8 [H, W, 3], or [H, W, 4] with transparency.
       problems: gets a name that is too long for the file system.
+      icc_profile: colour profile of the image.
 
     Returns:
       Whether the image was written.
     """
+    buffer = io.BytesIO()
+    Image.fromarray(panel).save(buffer, "PNG", icc_profile=icc_profile)
+
     try:
-        save_png(file, panel)
+        write_whole(file, buffer.getvalue())
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
@@ -424,6 +442,24 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
                     "which will be made."
                 )
             return
+
+
+def check_folder_name(out: str) -> None:
+    """Checks, before any work, that --out does not look like a file.
+
+    Args:
+      out: value of --out, where a folder is made.
+
+    Raises:
+      UserError: If it ends as an image or a video does and is no folder already.
+    """
+    path = epath.Path(out)
+    is_file_name = is_image_name(path.name) or is_video_name(path.name)
+    if is_file_name and not path.exists():
+        raise UserError(
+            f"--out {out} ends in {path.suffix}, but a folder of images is made: name "
+            f"a folder, such as {path.with_suffix('')}."
+        )
 
 
 def check_free(

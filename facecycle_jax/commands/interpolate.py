@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Faces are enlarged in a clip, because encoders blur the colours of small images.
 _ENLARGED = 4
+# Faces a second of a clip, unless --fps says otherwise.
+_FPS = 10.0
 # Most columns of a strip; further faces go to further rows.
 _COLUMNS = 10
 
@@ -43,8 +45,7 @@ def add(commands: "Subcommands") -> None:
     command.add_argument(
         "--fps",
         type=float,
-        default=10.0,
-        help="faces a second of a clip (default: %(default)g)",
+        help=f"faces a second of a clip (default: {_FPS:g})",
     )
     inputs.add_options(command)
     command.set_defaults(run=run)
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
       UserError: If an option is out of range, an image cannot be used, or --out has
         another ending.
     """
-    from facecycle_jax.data.images.video import FORMATS, write_video
+    from facecycle_jax.data.images.video import FORMATS, check_fps, write_video
 
     out = epath.Path(arguments.out)
     is_clip = out.suffix.lower() in FORMATS
@@ -72,6 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"--out must end in .png or, for a clip, in {', '.join(FORMATS)}, got "
             f"{arguments.out}."
         )
+
+    fps = _FPS if arguments.fps is None else arguments.fps
+    if arguments.fps is not None and not is_clip:
+        raise UserError(
+            f"--fps is of clips, and {arguments.out} is an image: leave it out, or end "
+            "--out in .mp4."
+        )
+    check_fps(fps)
 
     inputs.check_which(arguments)
     motion_control.check_frames(arguments.frames)
@@ -104,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             for face in faces
         )
-        write_video(out, enlarged, fps=arguments.fps)
+        write_video(out, enlarged, fps=fps)
     else:
         save_png(out, _strip(first, second, faces))
     print(f"Wrote {out}, {inputs.counted(len(faces), 'face')}")

@@ -11,10 +11,10 @@ from etils import epath
 from tqdm import tqdm
 
 from facecycle_jax.commands import inputs
-from facecycle_jax.data import read_image
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square, cut_square
 from facecycle_jax.data.images.media_files import is_video_name
 from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_face
+from facecycle_jax.data.images.reading import WholeImage, read_whole_image
 from facecycle_jax.data.images.reading import square as shrunk
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import FaceCycle, load
@@ -32,20 +32,56 @@ class Photograph(NamedTuple):
     """A photograph and the faces in it that are drawn anew.
 
     Attributes:
-      image: uint8 [H, W, 3], at its own resolution.
+      whole: the image at its own resolution, with transparency and colour profile.
       squares: place of each face, left to right.
       faces: uint8 [F, S, S, 3], what the model reads.
     """
 
-    image: np.ndarray
+    whole: WholeImage
     squares: list[Square]
     faces: np.ndarray
 
-    def paste(
-        self, drawn: np.ndarray, *, colours: Sequence[Colours] | None = None
+    @property
+    def image(self) -> np.ndarray:
+        """The photograph uint8 [H, W, 3], with transparent parts white."""
+        return self.whole.image
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile of the photograph."""
+        return self.whole.icc_profile
+
+    def paste(self, drawn: np.ndarray) -> np.ndarray:
+        """Puts drawn faces uint8 [F, S, S, 3] back.
+
+        Returns:
+          uint8 [H, W, 3], or [H, W, 4] with the photograph's transparency.
+        """
+        pasted = self._paste_onto(self.whole.colour, drawn)
+        if self.whole.alpha is None:
+            return pasted
+        return np.concatenate([pasted, self.whole.alpha[..., None]], axis=2)
+
+    def paste_frame(self, drawn: np.ndarray, colours: Sequence[Colours]) -> np.ndarray:
+        """Puts drawn faces back for a frame of a video, which has no transparency.
+
+        Args:
+          drawn: uint8 [F, S, S, 3].
+          colours: of each face.
+
+        Returns:
+          uint8 [H, W, 3].
+        """
+        return self._paste_onto(self.image, drawn, colours)
+
+    def _paste_onto(
+        self,
+        image: np.ndarray,
+        drawn: np.ndarray,
+        colours: Sequence[Colours] | None = None,
     ) -> np.ndarray:
-        """Puts drawn faces uint8 [F, S, S, 3] back; returns uint8 [H, W, 3]."""
-        result = self.image
+        """Puts drawn faces onto an image uint8 [H, W, 3]; returns another one."""
+        result = image
         for place, (face, square) in enumerate(zip(drawn, self.squares, strict=True)):
             # Colours are those of the photograph, not of neighbours pasted before.
             if colours is None:
@@ -72,6 +108,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def is_video(path: str) -> bool:
     """Whether a path names a video by its ending."""
     return is_video_name(epath.Path(path).name)
+
+
+def needs_paste(video: str) -> UserError:
+    """Makes the error for a video that is to be drawn anew without --paste."""
+    return UserError(
+        f"{video} is a video: use --paste, which draws its face anew in every frame."
+    )
+
+
+def check_max_frames(arguments: argparse.Namespace) -> None:
+    """Raises UserError if --max-frames is given and no input is a video."""
+    if arguments.max_frames is not None:
+        raise UserError(
+            "--max-frames shortens a video, and no input is one: leave it out."
+        )
 
 
 def check_video_output(out: str) -> epath.Path:
@@ -115,17 +166,17 @@ def read_photograph(
     """
     from facecycle_jax.data.images.face_crop import NoFaceError, crop_face, crop_faces
 
-    image = read_image(path)
+    whole = read_whole_image(path)
     try:
         if which == inputs.ALL:
-            found = crop_faces(image, framing=framing)
+            found = crop_faces(whole.image, framing=framing)
         else:
-            found = [crop_face(image, which=which, framing=framing)]
+            found = [crop_face(whole.image, which=which, framing=framing)]
     except NoFaceError as error:
         raise UserError(f"{path}: {error}") from None
 
     return Photograph(
-        image=image,
+        whole=whole,
         squares=[face.box for face in found],
         faces=np.stack([shrunk(face.crop, size=size) for face in found]),
     )

@@ -63,10 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if pasting.is_video(arguments.source):
         if not arguments.paste:
-            raise UserError(
-                f"{arguments.source} is a video: use --paste, which draws its face "
-                "anew in every frame."
-            )
+            raise pasting.needs_paste(arguments.source)
         if driven_by_video:
             raise UserError(
                 "source and driver are both videos; one of them must be an image."
@@ -75,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if driven_by_video:
         return translate_video.reenact(arguments, motion)
+
+    pasting.check_max_frames(arguments)
     return _translate_images(arguments, motion)
 
 
@@ -92,12 +91,29 @@ class _Drivers(NamedTuple):
     codes: np.ndarray | None
 
 
+class _Pair(NamedTuple):
+    """What is written for a source and a driver.
+
+    Attributes:
+      source: path of the source.
+      place: place of the driver among all.
+      image: uint8 [H, W, 3], or [H, W, 4] with transparency.
+      icc_profile: colour profile of the image, or None.
+    """
+
+    source: epath.Path
+    place: int
+    image: np.ndarray
+    icc_profile: bytes | None = None
+
+
 # File to write for a source and the place of a driver.
 _PairFiles = dict[tuple[epath.Path, int], epath.Path]
 
 
 def _translate_images(arguments: argparse.Namespace, motion: Motion) -> int:
     """Writes a panel or photograph for each pair of source and driver."""
+    inputs.check_folder_name(arguments.out)
     sources = inputs.find([arguments.source])
     codes_of = epath.Path(arguments.driver)
     model = None
@@ -135,13 +151,19 @@ def _translate_images(arguments: argparse.Namespace, motion: Motion) -> int:
         )
 
     done = 0
-    for source, place, image in _pair_images(
+    for pair in _pair_images(
         arguments, motion, sources, kept, problems, model, is_exchange=is_exchange
     ):
-        done += inputs.save_drawn(files[source, place], image, problems)
+        done += inputs.save_drawn(
+            files[pair.source, pair.place],
+            pair.image,
+            problems,
+            icc_profile=pair.icc_profile,
+        )
 
-    noun = "photograph" if arguments.paste else "panel"
-    print(f"Wrote {inputs.counted(done, noun)} to {arguments.out}")
+    if done:
+        noun = "photograph" if arguments.paste else "panel"
+        print(f"Wrote {inputs.counted(done, noun)} to {arguments.out}")
     return problems.status(done)
 
 
@@ -190,8 +212,8 @@ def _pair_images(
     model: FaceCycle,
     *,
     is_exchange: bool,
-) -> Iterator[tuple[epath.Path, int, np.ndarray]]:
-    """Yields source, place of the driver, and what is written for the two."""
+) -> Iterator[_Pair]:
+    """Yields what is written for each source and driver."""
     if arguments.paste:
         for path, photograph in pasting.photographs(
             arguments, sources, problems, model
@@ -201,7 +223,12 @@ def _pair_images(
                 assert drivers.codes is not None
                 moved = motion.draw(model, faces, drivers.codes)
                 for place, drawn in zip(drivers.places, moved, strict=True):
-                    yield path, place, photograph.paste(drawn)
+                    yield _Pair(
+                        source=path,
+                        place=place,
+                        image=photograph.paste(drawn),
+                        icc_profile=photograph.icc_profile,
+                    )
         return
 
     for kept, images in inputs.chunks(arguments, sources, problems, model):
@@ -212,7 +239,7 @@ def _pair_images(
                 else:
                     panels = _moved_panels(model, motion, image, drivers)
                 for place, panel in zip(drivers.places, panels, strict=True):
-                    yield path, place, panel
+                    yield _Pair(source=path, place=place, image=panel)
 
 
 def _exchange_panels(

@@ -86,7 +86,12 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
       UserError: If there are several sources, or an input cannot be used.
       FileExistsError: If the output exists and is not to be replaced.
     """
-    from facecycle_jax.data.images.video import read_video, write_video
+    from facecycle_jax.data.images.video import (
+        MAX_FPS,
+        MIN_FPS,
+        read_video,
+        write_video,
+    )
 
     out = pasting.check_video_output(arguments.out)
     sources = inputs.find([arguments.source])
@@ -124,7 +129,9 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
                 count += len(held)
                 bar.update(len(held))
 
-    write_video(out, frames(), fps=video.fps)
+    # Slide shows and damaged files state rates that no video is written with.
+    fps = min(max(video.fps, MIN_FPS), MAX_FPS)
+    write_video(out, frames(), fps=fps)
     print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
     return 0
 
@@ -154,9 +161,15 @@ def _reenact_pasted(
                     smooth(place, photograph.image, face, photograph.squares[place])
                     for place, face in enumerate(drawn)
                 ]
-                yield photograph.paste(drawn, colours=colours)
+                yield photograph.paste_frame(drawn, colours)
 
-    count = edit_video(arguments.driver, out, change, max_frames=arguments.max_frames)
+    count = edit_video(
+        arguments.driver,
+        out,
+        change,
+        max_frames=arguments.max_frames,
+        own_images=False,
+    )
     print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
     return 0
 

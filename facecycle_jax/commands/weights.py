@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from facecycle_jax.commands import exported
+from facecycle_jax.commands import exported, space
 from facecycle_jax.data.images.framing import FRAMING, Framing, read_framing
 from facecycle_jax.errors import ConversionError
 from facecycle_jax.files import check_new
@@ -186,7 +186,7 @@ def export_run(arguments: argparse.Namespace) -> None:
             model,
             arguments.space,
             write_run=lambda folder: _write_run(arguments, folder),
-            package=arguments.package,
+            package=arguments.package or space.PACKAGE,
         )
 
 
@@ -228,4 +228,4 @@ def import_vgg(arguments: argparse.Namespace) -> None:
     read = vgg_from_keras if is_keras else vgg_from_torchvision
     write_vgg(read(arguments.file), arguments.out)
 
-    print(f"Wrote {arguments.out}; use it with --config.loss.vgg={arguments.out}")
+    print(f"Wrote {arguments.out}; train with --set loss.vgg={arguments.out}")

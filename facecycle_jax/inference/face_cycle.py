@@ -34,6 +34,7 @@ from facecycle_jax.ops import adaptive_average_pool
 from facecycle_jax.ops.normalisation import MEAN, STD
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
+from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
 from facecycle_jax.storage.hub import download_model, is_hub_address
 
 # The bundled model that commands use where none is named.
@@ -144,6 +145,9 @@ def load(
 
 def _is_run(path: epath.Path) -> bool:
     """Says whether a path is the workdir of a run or one of its checkpoints."""
+    # A model folder may lie in a folder named checkpoints.
+    if (path / CONFIG).exists() and (path / WEIGHTS).exists():
+        return False
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
@@ -381,8 +385,9 @@ class FaceCycle:
           flows float32 [N, S/4, S/4, 2], images uint8 [N, S, S, 3].
 
         Raises:
-          UserError: If a name is unknown or needs stage 2, or an image cannot be read.
-          FileNotFoundError: If a file is not there.
+          UserError: If a name is unknown or needs stage 2, an image cannot be read, or
+            a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
         known = ("input", *FACE_OUTPUTS)
         wanted = inference.check_outputs(names, known, has_identity=self.has_identity)
@@ -430,8 +435,8 @@ class FaceCycle:
           float32 [N, D] in (-1, 1).
 
         Raises:
-          UserError: If an image cannot be read.
-          FileNotFoundError: If a file is not there.
+          UserError: If an image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._one("motion_code", images)
 
@@ -445,8 +450,9 @@ class FaceCycle:
           float32 [N, D] in (-1, 1).
 
         Raises:
-          UserError: If an image cannot be read, or the model has stage 1 alone.
-          FileNotFoundError: If a file is not there.
+          UserError: If an image cannot be read, a file of a list is not there, or the
+            model has stage 1 alone.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._one("identity_code", images)
 
@@ -475,10 +481,11 @@ class FaceCycle:
           for 'residual2' and a side of 7 the same.
 
         Raises:
-          UserError: If `layer` is unknown, `side` is negative, or an image cannot be
-            read.
-          FileNotFoundError: If a file is not there.
+          UserError: If `layer` is unknown, `size` is below 1, `side` is negative, an
+            image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
+        _check_side(side)
         found = self._batches.run(
             inference.feature_map,
             self.read(images, size=size),
@@ -569,7 +576,7 @@ class FaceCycle:
         prepared = self.prepare(a)
         driver_codes = self.motion_code(b)
         if plain:
-            return self.express(prepared, driver_codes)
+            return self._express(prepared, driver_codes)
 
         codes = motion_control.combine(
             prepared.motion_code,
@@ -579,7 +586,7 @@ class FaceCycle:
             reference=driver_codes[:1] if relative else None,
             directions=self.pose_directions() if only is not None else None,
         )
-        return self.express(prepared, codes)
+        return self._express(prepared, codes)
 
     def prepare(self, source: Images) -> PreparedFaces:
         """Computes what `express` needs of faces, so that it can be used many times.
@@ -591,8 +598,8 @@ class FaceCycle:
           The faces' motion codes and the maps of their neutral faces.
 
         Raises:
-          UserError: If an image cannot be read.
-          FileNotFoundError: If a file is not there.
+          UserError: If an image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
         found = self._batches.run(inference.prepare, self.read(source))
         return PreparedFaces(
@@ -617,7 +624,8 @@ class FaceCycle:
 
         Raises:
           UserError: If the numbers of faces and codes differ and neither is one, the
-            codes have another length, or an image cannot be read.
+            codes have another length or are not within -1 and 1, or an image cannot be
+            read.
         """
         codes = np.asarray(motion_codes, np.float32)
         dimension = int(self.model["code_dim"])
@@ -626,8 +634,15 @@ class FaceCycle:
                 f"motion_codes of this model are [N, {dimension}], got "
                 f"{list(codes.shape)}."
             )
+        # NaN is refused too.
+        if not (np.abs(codes) <= 1).all():
+            raise UserError("motion_codes must be numbers from -1 to 1.")
 
         faces = source if isinstance(source, PreparedFaces) else self.prepare(source)
+        return self._express(faces, codes)
+
+    def _express(self, faces: PreparedFaces, codes: np.ndarray) -> np.ndarray:
+        """Draws prepared faces with the motion of codes of this model."""
         count = _check_counts(len(faces.motion_code), len(codes))
         repeated = [
             np.broadcast_to(array, (count, *array.shape[1:]))
@@ -650,8 +665,9 @@ class FaceCycle:
           uint8 [N, S, S, 3].
 
         Raises:
-          UserError: If an image cannot be read.
+          UserError: If an angle is not finite, or an image cannot be read.
         """
+        motion_control.check_angles(yaw=yaw, pitch=pitch, roll=roll)
         faces = self.prepare(source)
         codes = motion_control.turn(
             faces.motion_code,
@@ -660,7 +676,7 @@ class FaceCycle:
             pitch=pitch,
             roll=roll,
         )
-        return self.express(faces, codes)
+        return self._express(faces, codes)
 
     def interpolate(
         self, first: Images, second: Images, *, frames: int = 8, of: str | None = None
@@ -705,7 +721,7 @@ class FaceCycle:
         end = own if of == "identity" else other
         motion = motion_control.interpolate(own, end, frames)
         if of == "motion":
-            return self.express(a, motion)
+            return self._express(self.prepare(a), motion)
 
         own_identity, other_identity = self.identity_code(both)
         identity = motion_control.interpolate(own_identity, other_identity, frames)
@@ -797,9 +813,12 @@ class FaceCycle:
           uint8 [N, size, size, 3].
 
         Raises:
-          UserError: If an image cannot be read; it names the first and counts the rest.
+          UserError: If `size` is below 1, an image cannot be read, or a file of a list
+            is not there; it names the first and counts the rest.
+          FileNotFoundError: If the one file given is not there.
         """
-        array, _, problems = as_images(images, size=size or self.size)
+        side = self.size if size is None else size
+        array, _, problems = as_images(images, size=side)
 
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -822,6 +841,12 @@ class FaceCycle:
         sources = np.broadcast_to(a, (count, *a.shape[1:]))
         drivers = np.broadcast_to(b, (count, *b.shape[1:]))
         return sources, drivers
+
+
+def _check_side(side: int) -> None:
+    """Raises UserError if the side of an averaged map is negative; 0 averages none."""
+    if side < 0:
+        raise UserError(f"side must be 0, to keep the map, or above, got {side}.")
 
 
 def _check_counts(sources: int, drivers: int) -> int:
@@ -932,8 +957,9 @@ class PeerModel:
           float32 [N, D].
 
         Raises:
-          UserError: If an image cannot be read, or the method has another size.
-          FileNotFoundError: If a file is not there.
+          UserError: If an image cannot be read, a file of a list is not there, `size`
+            is below 1, or the method has another size.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=False, side=0)
 
@@ -953,8 +979,8 @@ class PeerModel:
           float32 [N, h * w * c].
 
         Raises:
-          UserError: See `features`.
-          FileNotFoundError: If a file is not there.
+          UserError: See `features`, and if `side` is negative.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=True, side=side)
 
@@ -980,7 +1006,8 @@ class PeerModel:
         self, images: Images, *, size: int | None, maps: bool, side: int
     ) -> np.ndarray:
         """Computes features or maps of images."""
-        size = size or self.size
+        _check_side(side)
+        size = self.size if size is None else size
         if size != self.size and not self.any_size:
             raise UserError(
                 f"A model of {self.method} accepts images of {self.size} pixels only, "

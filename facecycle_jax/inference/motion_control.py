@@ -11,7 +11,9 @@ exactly. Whatever of a code is not head pose counts as expression.
 
 import hashlib
 import io
+import json
 import logging
+import math
 import os
 import pathlib
 import threading
@@ -63,7 +65,7 @@ _HELD_OUT = 4
 # Penalties of the ridge regression, as fractions of the mean eigenvalue.
 _PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 # Changed with everything above, because directions are kept in files.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class PoseDirections(NamedTuple):
@@ -161,7 +163,11 @@ def turn(
 
     Returns:
       float32 [N, D] in (-1, 1).
+
+    Raises:
+      UserError: If an angle is not finite.
     """
+    check_angles(yaw=yaw, pitch=pitch, roll=roll)
     angles = np.array([yaw, pitch, roll], np.float64)
     change = angles @ directions.directions[: len(ANGLES)]
     return after_tanh(before_tanh(codes) + change)
@@ -212,6 +218,15 @@ def check_strength(strength: float) -> None:
     # NaN is refused too.
     if not least <= strength <= largest:
         raise UserError(f"strength must be {least:g} to {largest:g}, got {strength}.")
+
+
+def check_angles(**angles: float) -> None:
+    """Raises UserError unless angles, by name, are finite."""
+    for name, degrees in angles.items():
+        if not math.isfinite(degrees):
+            raise UserError(
+                f"{name} must be a finite number of degrees, got {degrees}."
+            )
 
 
 def check_part(only: str | None) -> None:
@@ -319,7 +334,7 @@ def motion_key(trees: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-# Directions that were computed or read, by the models' keys. The lock keeps threads
+# Directions that were computed or read, by `_directions_key`. The lock keeps threads
 # from computing the same ones.
 _KNOWN: dict[str, PoseDirections] = {}
 _COMPUTING = threading.Lock()
@@ -338,11 +353,27 @@ def pose_directions(model: "FaceCycle") -> PoseDirections:
     Returns:
       The directions.
     """
-    key = model.motion_key
+    key = _directions_key(model)
     with _COMPUTING:
         if key not in _KNOWN:
             _KNOWN[key] = _read(key) or _compute(model, key)
         return _KNOWN[key]
+
+
+def _directions_key(model: "FaceCycle") -> str:
+    """Computes what identifies the directions of a model, in hexadecimal digits.
+
+    Models of one motion encoder may expect faces in another framing or size, or compute
+    in another dtype. Each has directions of its own.
+    """
+    parts = {
+        "motion_encoder": model.motion_key,
+        "framing": model.framing.to_dict(),
+        "size": model.size,
+        "dtype": model.model["dtype"],
+    }
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _faces_of_known_pose(

@@ -31,15 +31,26 @@ def largest_batch(
     if start < 1:
         raise UserError(f"the first batch to try must be at least 1, got {start}.")
     fits, size = trial(start)
-    low, high = (start, 0) if fits else (0, start)
+    # The largest batch known to fit, and the smallest known not to; 0: none yet.
+    low = start if fits else 0
+    high = 0 if fits else start
+
+    # Memory grows about in proportion.
     guess = max(1, start * limit // size) if size else start // 2
     while not high or high - low > max(1, precision * low):
-        if guess <= low or (high and guess >= high):
-            guess = (low + high) // 2 if high else low + 1
+        # A step from the last trial may lead out of what is still open.
+        if high and not low < guess < high:
+            guess = (low + high) // 2
+        elif guess <= low:
+            guess = low + 1
+
         fits, _ = trial(guess)
         step = max(1, int(precision * guess))
         if fits:
-            low, guess = guess, guess + step
+            low = guess
+            guess += step
         else:
-            high, guess = guess, guess - step
+            high = guess
+            guess -= step
+
     return low

@@ -129,6 +129,7 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
             ("--format", "web", "--out", "p", "--outputs", "flow"),
             "--outputs is of prog",
         ),
+        (("--out", "p", "--package", "x"), "--package is of a Space: give --space"),
         (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
         (("--out", "p"), "is a model already, and a model folder is made of a run"),
     ],

@@ -15,6 +15,7 @@ from facecycle_jax import cli, load
 from facecycle_jax.commands import inputs, translate_video
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
+from facecycle_jax.errors import UserError
 from facecycle_jax.inference import FaceCycle
 
 
@@ -207,6 +208,50 @@ def test_unreadable_images_are_reported_at_the_end(model, faces, tmp_path, capsy
             "give --crop too",
         ),
         (
+            ["reconstruct", "{faces}", "--out", "{tmp}/x", "--which", "7"],
+            "give --crop too",
+        ),
+        (
+            ["reconstruct", "{faces}", "--out", "{tmp}/result.png"],
+            "/result.png ends in .png, but a folder of images is made: name a folder",
+        ),
+        (
+            ["frontalize", "{faces}", "--out", "{tmp}/x", "--max-frames", "3"],
+            "--max-frames shortens a video, and no input is one",
+        ),
+        (
+            ["frontalize", "{faces}/clip.mp4", "--out", "{tmp}/x"],
+            "clip.mp4 is a video: use --paste",
+        ),
+        (
+            ["frontalize", "{faces}", "a.mp4", "--out", "{tmp}/x.mp4", "--paste"],
+            "a.mp4 is a video: give it alone",
+        ),
+        (
+            [
+                "translate",
+                "{faces}",
+                "--driver",
+                "{faces}/a.png",
+                "--out",
+                "{tmp}/result.mp4",
+            ],
+            "/result.mp4 ends in .mp4, but a folder of images is made",
+        ),
+        (
+            [
+                "translate",
+                "{faces}",
+                "--driver",
+                "{faces}/a.png",
+                "--out",
+                "{tmp}/x",
+                "--max-frames",
+                "3",
+            ],
+            "--max-frames shortens a video, and no input is one",
+        ),
+        (
             [
                 "translate",
                 "{faces}",
@@ -240,6 +285,33 @@ def test_wrong_arguments_are_one_sentence(
     assert words in error
     assert error.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "faces"]
+
+
+def test_nothing_is_reported_as_written_if_nothing_was(model, tmp_path, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    options = ("--driver", broken, "--model", model, "--out", tmp_path / "out")
+    assert run("translate", broken, *options) == 2
+    assert "Wrote" not in capsys.readouterr().out
+
+
+def test_codes_replace_no_other_npz(model, faces, tmp_path, capsys):
+    weights = tmp_path / "vgg19.npz"
+    np.savez(weights, conv1_1=np.zeros(3))
+    before = weights.read_bytes()
+    options = ("--model", model, "--out", weights, "--overwrite")
+    assert run("encode", faces, *options) == 2
+    error = capsys.readouterr().err
+    assert "holds no motion codes, so it is not replaced" in error
+    assert error.count("\n") == 1
+    assert weights.read_bytes() == before
+
+
+def test_names_that_are_no_text_are_one_sentence(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"Jos\xe9\n")
+    with pytest.raises(UserError, match=r"names\.txt is no text in UTF-8"):
+        inputs.read_names(str(path))
 
 
 def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
@@ -324,17 +396,20 @@ def test_a_face_is_followed_through_a_video(monkeypatch):
             [((20, 10, 40, 30), 1.0)],
             [],
             [((20, 10, 40, 30), 1.0)],
+            [((70, 10, 90, 30), 1.0)],
         ]
     )
     monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
     monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
-    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (50, 60, 3))
-    crops = list(inputs.follow_face([ramp] * 5, which="largest", name="clip.mp4"))
+    ramp = np.broadcast_to(np.arange(120, dtype=np.uint8)[None, :, None], (50, 120, 3))
+    crops = list(inputs.follow_face([ramp] * 6, which="largest", name="clip.mp4"))
     lefts = [int(crop[20, 0, 0]) for crop in crops]
 
     # Before the first detection the square is where that will be. Then it follows the
     # face, and stays while none is detected.
-    assert lefts == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
+    assert lefts[:5] == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
+    # A jump is another scene.
+    assert lefts[5] == lefts[0] + 60
     assert len({crop.shape for crop in crops}) == 1
 
     monkeypatch.setattr(face_crop, "find_faces", lambda image: [])

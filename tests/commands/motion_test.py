@@ -1,12 +1,13 @@
 """Control of motion, codes as drivers, interpolation and pasting by the commands."""
 
+import io
 import re
 import types
 
 import numpy as np
 import pytest
 import tiny_model
-from PIL import Image
+from PIL import Image, ImageCms
 
 from facecycle_jax import cli, load
 from facecycle_jax.commands import (
@@ -162,6 +163,7 @@ def test_codes_of_another_model_are_refused(model, codes, tmp_path, capsys):
         "short": (content | {"motion_code": np.zeros((1, 8))}, "codes of 8 numbers"),
         "large": (content | {"motion_code": np.full((1, 16), 2.0)}, "from -1 to 1"),
         "rows": (content | {"path": np.array(["a", "b"])}, "no motion codes of images"),
+        "scalar": (content | {"path": np.array("a")}, "no motion codes of images"),
     }
     for name, (arrays, words) in cases.items():
         bad = tmp_path / f"{name}.npz"
@@ -171,6 +173,15 @@ def test_codes_of_another_model_are_refused(model, codes, tmp_path, capsys):
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+    # A single array, which numpy reads whatever the ending.
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((1, 16)))
+    bad = tmp_path / "array.npz"
+    bad.write_bytes(buffer.getvalue())
+    options = ("--model", model, "--out", tmp_path / "out")
+    assert run("translate", source, "--driver", bad, *options) == 2
+    assert "array.npz holds one array" in capsys.readouterr().err
 
     bad = tmp_path / "text.npz"
     bad.write_text("no archive")
@@ -240,6 +251,33 @@ def test_pasted_photographs_keep_their_size_and_surroundings(
         "1": (False, True),
         "all": (True, True),
     }
+
+
+@pytest.mark.parametrize("command", ["frontalize", "translate"])
+def test_pasted_photographs_keep_transparency_and_profile(
+    model, driver, photograph, detector, tmp_path, command
+):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with Image.open(photograph) as image:
+        image = image.convert("RGBA")
+    alpha = np.full((120, 260), 255, np.uint8)
+    alpha[:, 150:] = 40
+    image.putalpha(Image.fromarray(alpha))
+    image.save(photograph, icc_profile=profile)
+
+    out = tmp_path / "out"
+    options = ("--model", model, "--out", out, "--paste", "--face", "0")
+    drivers = ("--driver", driver) if command == "translate" else ()
+    assert run(command, photograph, *drivers, *options) == 0
+
+    (file,) = out.iterdir()
+    with Image.open(file) as written:
+        assert written.info["icc_profile"] == profile
+        after = np.asarray(written)
+    before = np.asarray(image)
+    np.testing.assert_array_equal(after[..., 3], alpha)
+    np.testing.assert_array_equal(after[:, 125:], before[:, 125:])
+    assert (after[:, :120] != before[:, :120]).any()
 
 
 def test_a_moved_face_is_pasted(model, photograph, codes, detector, tmp_path):
@@ -339,6 +377,12 @@ def test_a_video_moves_a_photograph(model, photograph, clip, detector, tmp_path)
     assert len(frames) == 4
     assert frames[0].shape == (120, 260, 3)
 
+    # The driver's colours are not the photograph's.
+    import av
+
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.colorspace == 6
+
 
 def test_a_video_without_a_face_is_one_sentence(model, detector, tmp_path, capsys):
     pytest.importorskip("av", reason="needs the extra `video`")
@@ -391,6 +435,9 @@ def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsy
         (["--out", tmp_path / "x.gif"], r"must end in \.png or, for a clip"),
         (["--out", tmp_path / "x.png", "--frames", "1"], "frames must be at least 2"),
         (["--out", strip], "exists already"),
+        (["--out", tmp_path / "x.png", "--fps", "5"], "--fps is of clips, and .*x.png"),
+        (["--out", tmp_path / "x.mp4", "--fps", "inf"], "fps must be 0.1 to 1000"),
+        (["--out", tmp_path / "x.mp4", "--fps", "1e-9"], "fps must be 0.1 to 1000"),
     ):
         assert run("interpolate", image, other, *options, *arguments) == 2
         assert re.search(words, capsys.readouterr().err)

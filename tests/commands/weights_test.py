@@ -92,6 +92,14 @@ def test_damaged_checkpoints_are_refused_in_one_line(
     assert left <= {"file.tar", "model"}
 
 
+def test_converted_vgg_names_the_option_of_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "vgg_from_torchvision", lambda file: {})
+    monkeypatch.setattr(convert, "write_vgg", lambda weights, out: None)
+    out = tmp_path / "vgg19.npz"
+    assert cli.main(["import-vgg", "vgg19.pth", "--out", str(out)]) == 0
+    assert f"train with --set loss.vgg={out}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import shutil
 import sys
 import threading
 
@@ -411,3 +412,46 @@ def test_a_run_loads_its_newest_checkpoint(tmp_path, faces):
     forward = make_face_networks(model.model, vgg_for_loss=False)
     code, _, _ = forward.motion(jax.device_get(state.eval_params), normalise(faces))
     np.testing.assert_allclose(model.motion_code(faces), code, atol=1e-5)
+
+
+def test_a_model_folder_may_lie_in_a_folder_named_checkpoints(folder, tmp_path):
+    place = tmp_path / "checkpoints" / "my_model"
+    shutil.copytree(folder, place)
+    assert facecycle_jax.load(place).info["source"] == "random numbers"
+
+
+def test_sizes_of_feature_maps_are_checked(model, faces):
+    with pytest.raises(UserError, match="size must be at least 1"):
+        model.feature_map(faces[:1], size=0)
+    with pytest.raises(UserError, match=r"side must be 0, to keep the map, .* got -1"):
+        model.feature_map(faces[:1], side=-1)
+    with pytest.raises(UserError, match="size must be at least 1"):
+        model.read(faces[:1], size=0)
+
+
+def test_sizes_of_a_peers_maps_are_checked(faces):
+    peer = object.__new__(model_module.PeerModel)
+    peer.size = 64
+    peer.any_size = True
+    with pytest.raises(UserError, match="size must be at least 1"):
+        peer.features(faces[:1], size=0)
+    with pytest.raises(UserError, match=r"side must be 0, to keep the map, .* got -1"):
+        peer.feature_map(faces[:1], side=-1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
+def test_codes_out_of_range_are_refused(model, faces, value):
+    codes = np.zeros((2, MODEL["code_dim"]), np.float32)
+    codes[1, 3] = value
+    with pytest.raises(UserError, match="motion_codes must be numbers from -1 to 1"):
+        model.express(faces[:1], codes)
+
+
+def test_angles_must_be_finite(model, faces):
+    with pytest.raises(UserError, match=r"pitch must be a finite number .* got nan"):
+        model.turn(faces[:1], pitch=float("nan"))
+
+
+def test_a_missing_file_of_a_list_is_a_users_error(model, tmp_path):
+    with pytest.raises(UserError, match=r"none\.jpg"):
+        model.motion_code([tmp_path / "none.jpg"])

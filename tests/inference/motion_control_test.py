@@ -8,7 +8,7 @@ import pytest
 import tiny_model
 
 from facecycle_jax import FaceCycle
-from facecycle_jax.data.images.framing import FRAMING
+from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.data.sources import synthetic_renderer
 from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.motion_control import (
@@ -188,7 +188,11 @@ def test_directions_are_computed_once_and_kept_in_a_file(
         lambda framing: (list(values), poses, people),
     )
     stand_in = types.SimpleNamespace(
-        motion_key="0123abcd" * 8, framing=FRAMING, motion_code=encode
+        motion_key="0123abcd" * 8,
+        framing=FRAMING,
+        size=64,
+        model={"dtype": "float32"},
+        motion_code=encode,
     )
 
     first = motion_control.pose_directions(stand_in)
@@ -213,6 +217,38 @@ def test_directions_are_computed_once_and_kept_in_a_file(
         )
         assert file.read_bytes() == whole
     assert len(calls) == 4
+
+
+def test_models_of_one_encoder_share_directions_of_one_framing_alone(monkeypatch):
+    computed = []
+
+    def compute(model, key):
+        computed.append(model)
+        return model
+
+    monkeypatch.setattr(motion_control, "_KNOWN", {})
+    monkeypatch.setattr(motion_control, "_read", lambda key: None)
+    monkeypatch.setattr(motion_control, "_compute", compute)
+
+    def found(**changed):
+        fields = {"framing": FRAMING, "size": 64, "dtype": "float32"} | changed
+        model = types.SimpleNamespace(
+            motion_key="0123abcd" * 8,
+            framing=fields["framing"],
+            size=fields["size"],
+            model={"dtype": fields["dtype"]},
+        )
+        return motion_control.pose_directions(model)
+
+    first = found()
+    assert found() is first
+
+    closer = Framing(left_eye=(0.3, 0.4), right_eye=(0.7, 0.4))
+    for changed in ({"framing": closer}, {"size": 128}, {"dtype": "bfloat16"}):
+        other = found(**changed)
+        assert other is not first
+        assert found(**changed) is other
+    assert len(computed) == 4
 
 
 def test_the_key_names_the_motion_encoder_alone(model):

@@ -91,11 +91,12 @@ function eyesOfSquare([left, top, side]) {
 
 // Cuts a square out of an image and resizes it; pixels RGBA.
 function cut(image, [left, top, side], size) {
-  // What lies beyond the image is black.
+  // What lies beyond the image, and under its transparent parts, is white.
   let now = Math.min(Math.ceil(side), LARGEST_SIDE);
   const scale = now / side;
   let canvas = new OffscreenCanvas(now, now);
   let context = canvas.getContext("2d");
+  context.fillStyle = "white";
   context.fillRect(0, 0, now, now);
   context.imageSmoothingQuality = "high";
   context.drawImage(

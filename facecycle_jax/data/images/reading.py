@@ -8,7 +8,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -35,6 +35,9 @@ _SPARE = 4
 # Pixels converted at once; at most 24 bytes each are in use then.
 _STRIP_PIXELS = 1_000_000
 FITS = ("crop", "stretch")
+# Place of the colour space in a colour profile, and its value in profiles of RGB.
+_PROFILE_SPACE = slice(16, 20)
+_RGB_SPACE = b"RGB "
 
 
 def as_images(
@@ -100,7 +103,7 @@ def read_image(
     """Reads one image file, or converts a PIL image, to RGB.
 
     Args:
-      source: a path, local or in the cloud, or a PIL image.
+      source: a path, local or in the cloud, or a PIL image, which keeps its size.
       at_least: pixels of the shorter side that the caller needs, or 0 for the image's
         own size. An image of more than `REDUCE_ABOVE` pixels is then reduced while
         decoding, to no less than four times as many.
@@ -115,7 +118,8 @@ def read_image(
     """
     if isinstance(source, Image.Image):
         with one_sentence("the image"):
-            return to_rgb(source, at_least)
+            # Drafting would shrink the caller's own image.
+            return to_rgb(source, at_least, draft=False)
 
     with (
         open_image_file(source) as file,
@@ -123,6 +127,59 @@ def read_image(
         open_image(file) as image,
     ):
         return to_rgb(image, at_least)
+
+
+class WholeImage(NamedTuple):
+    """An image, and what its file holds besides.
+
+    Attributes:
+      image: uint8 [H, W, 3], with transparent parts white, as `read_image` gives it.
+      colour: uint8 [H, W, 3], the colours under transparent parts; without any, the
+        same array as `image`.
+      alpha: uint8 [H, W], 0 where the image is transparent; None for opaque images.
+      icc_profile: colour profile of the RGB values, or None.
+    """
+
+    image: np.ndarray
+    colour: np.ndarray
+    alpha: np.ndarray | None
+    icc_profile: bytes | None
+
+
+def read_whole_image(path: epath.PathLike) -> WholeImage:
+    """Reads one image file with its transparency and colour profile.
+
+    Args:
+      path: the file, local or in the cloud.
+
+    Returns:
+      The image at its own size, upright. A profile of grey or CMYK values is left out,
+      because it does not fit the RGB values.
+
+    Raises:
+      UserError: See `read_image`.
+      FileNotFoundError: If there is no such file.
+    """
+    with (
+        open_image_file(path) as file,
+        one_sentence(os.fspath(path)),
+        open_image(file) as image,
+    ):
+        opaque = to_rgb(image)
+        profile = image.info.get("icc_profile")
+        if not profile or profile[_PROFILE_SPACE] != _RGB_SPACE:
+            profile = None
+
+        # Grey images of more than 8 bits are read without their transparency.
+        if _is_deep(image) or not image.has_transparency_data:
+            return WholeImage(
+                image=opaque, colour=opaque, alpha=None, icc_profile=profile
+            )
+
+        colour = _upright(image, _without_alpha, 1)
+        # The same value in all three channels.
+        alpha = np.ascontiguousarray(_upright(image, _alpha, 1)[..., 0])
+        return WholeImage(image=opaque, colour=colour, alpha=alpha, icc_profile=profile)
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
@@ -165,12 +222,14 @@ def one_sentence(name: str) -> Iterator[None]:
         ) from error
 
 
-def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
+def to_rgb(image: Image.Image, at_least: int = 0, *, draft: bool = True) -> np.ndarray:
     """Decodes a PIL image of any mode.
 
     Args:
       image: the image; one of a file is not decoded yet.
       at_least: see `read_image`.
+      draft: whether a JPEG may be decoded at a smaller size. That changes `image`
+        itself.
 
     Returns:
       uint8 [H, W, 3]. A damaged file may raise any exception.
@@ -182,7 +241,7 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
         )
 
     factor = _reduction(image.size, at_least)
-    if factor > 1:
+    if factor > 1 and draft:
         # A JPEG can be decoded at a half, a quarter or an eighth of its size; other
         # formats ignore this.
         image.draft(None, (width // factor, height // factor))
@@ -190,8 +249,19 @@ def to_rgb(image: Image.Image, at_least: int = 0) -> np.ndarray:
 
     # Palette, transparency and EXIF data are complete only after loading.
     image.load()
+    return _upright(image, _converter(image), factor)
+
+
+def _upright(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int
+) -> np.ndarray:
+    """Converts a decoded image strip by strip, see `_in_strips`, and turns it upright.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    rgb = _in_strips(image, convert, factor)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    rgb = _in_strips(image, _converter(image), factor)
     turn = _UPRIGHT.get(orientation)
 
     return rgb if turn is None else np.ascontiguousarray(turn(rgb))
@@ -257,7 +327,7 @@ def _in_strips(
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Chooses how strips of an image become RGB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_deep(image):
         top = _deep_top(image)
         return lambda strip: _deep_to_rgb(strip, top)
     if image.has_transparency_data:
@@ -265,6 +335,21 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     if image.mode == "RGB":
         return lambda strip: strip
     return lambda strip: strip.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey with more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _without_alpha(strip: Image.Image) -> Image.Image:
+    """Drops transparency and keeps the colours under it."""
+    return strip.convert("RGBA").convert("RGB")
+
+
+def _alpha(strip: Image.Image) -> Image.Image:
+    """Shows the opacity of a strip as a grey image in the mode RGB."""
+    return strip.convert("RGBA").getchannel("A").convert("RGB")
 
 
 def _on_white(strip: Image.Image) -> Image.Image:

@@ -21,6 +21,8 @@ from facecycle_jax.files import under_another_name
 
 # No video has a higher rate.
 MAX_FPS = 1000.0
+# Least rate of a video that is written; players show no fewer frames reliably.
+MIN_FPS = 0.1
 # A frame is shown for at most this many seconds. Clocks of damaged or joined files jump
 # by hours.
 _LONGEST_STILL = 10.0
@@ -132,18 +134,17 @@ def write_video(
         is replaced.
       frames: uint8 [H, W, 3] each, of one size. An odd side grows by one repeated line,
         because the format needs even sides.
-      fps: frames per second.
+      fps: frames per second, 0.1 to 1000.
 
     Raises:
-      UserError: If there is no frame, one is not like the first, or the ending or fps
-        is invalid.
+      UserError: If there is no frame, one is not like the first, the ending is invalid,
+        or `fps` is out of range.
       MissingExtraError: If PyAV is not installed.
     """
     path = epath.Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"A video ends in {', '.join(FORMATS)}, got {path.name}.")
-    if not fps > 0:
-        raise UserError(f"fps must be above 0, got {fps}.")
+    check_fps(fps)
 
     av = _load_av()
     iterator = iter(frames)
@@ -160,12 +161,20 @@ def write_video(
         _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
 
 
+def check_fps(fps: float) -> None:
+    """Raises UserError unless a video can be written with so many frames per second."""
+    # NaN is refused too.
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"fps must be {MIN_FPS:g} to {MAX_FPS:g}, got {fps}.")
+
+
 def edit_video(
     source: epath.PathLike,
     target: epath.PathLike,
     change: Callable[[Iterator[np.ndarray]], Iterable[np.ndarray]],
     *,
     max_frames: int | None = None,
+    own_images: bool = True,
 ) -> int:
     """Writes a video again with other images, at the same times and with its sound.
 
@@ -177,6 +186,9 @@ def edit_video(
       change: makes as many images, in the same order, of the frames uint8 [H, W, 3]. It
         may hold some frames before it gives the first image.
       max_frames: stop after this many frames; None reads all.
+      own_images: whether the images are frames of the source, changed. They are shown
+        with its shape of pixels and its matrix of colours. False for other images, such
+        as a photograph: their pixels are square and their colours those of BT.601.
 
     Returns:
       The number of frames.
@@ -199,7 +211,14 @@ def edit_video(
     av = _load_av()
     name = os.fspath(source)
     container, rate = _open(av, source)
-    timed = _decode(av, container, name, rate, _to_array)
+    is_sideways = False
+
+    def upright(frame: Any) -> np.ndarray:
+        nonlocal is_sideways
+        is_sideways = _quarter_turns(frame) % 2 == 1
+        return _to_array(frame)
+
+    timed = _decode(av, container, name, rate, upright)
     times: collections.deque[float] = collections.deque()
 
     def frames() -> Iterator[np.ndarray]:
@@ -220,12 +239,19 @@ def edit_video(
         under_another_name(target) as partial,
         av.open(str(partial), "w", format=form) as written,
     ):
+        read = listened.streams.video[0]
         # A video that names no matrix was read by BT.601. Players may take another for
         # it, and will do so again.
-        is_named = listened.streams.video[0].codec_context.colorspace != _NO_MATRIX
-        matrix = _BT_601 if is_named else _NO_MATRIX
+        is_unnamed = read.codec_context.colorspace == _NO_MATRIX
+        matrix = _NO_MATRIX if own_images and is_unnamed else _BT_601
         stream = _add_images(written, np.shape(first), rate, matrix=matrix)
         stream.codec_context.time_base = _CLOCK
+        if own_images and read.sample_aspect_ratio:
+            # Width by height of a pixel. Images of a turned camera are turned back.
+            ratio = read.sample_aspect_ratio
+            stream.codec_context.sample_aspect_ratio = (
+                1 / ratio if is_sideways else ratio
+            )
         try:
             sound = _copied_sound(av, listened, written)
             written.start_encoding()
@@ -466,9 +492,13 @@ def _to_array(frame: Any) -> np.ndarray:
     """Converts FFmpeg's frame to uint8 [H, W, 3], upright."""
     image = frame.to_ndarray(format="rgb24")
 
+    return np.ascontiguousarray(np.rot90(image, _quarter_turns(frame)))
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Returns the quarter turns, counter-clockwise, that bring a frame upright."""
     # Telephones store how the camera was held; FFmpeg counts counter-clockwise.
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns))
+    return round(frame.rotation / 90) % 4
 
 
 def _resample(

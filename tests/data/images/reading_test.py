@@ -3,10 +3,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from facecycle_jax.data.images import reading as module
-from facecycle_jax.data.images.reading import as_images, read_image
+from facecycle_jax.data.images.reading import as_images, read_image, read_whole_image
 
 RNG = np.random.default_rng(0)
 RAMP = np.broadcast_to(np.linspace(0, 255, 40).astype(np.uint8)[:, None], (40, 40))
@@ -254,3 +254,63 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, suffix):
         assert "\n" not in line
         assert tmp_path.name in line
         assert len(line) < 400
+
+
+def test_the_callers_own_image_keeps_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "REDUCE_ABOVE", 10_000)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(smooth(300, 400)).save(path)
+
+    with Image.open(path) as image:
+        reduced = read_image(image, at_least=8)
+        assert image.size == (400, 300)
+        assert np.asarray(image).shape == (300, 400, 3)
+    assert max(reduced.shape) < 100
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_and_the_profile_of_a_file_are_read(tmp_path, mode):
+    image = Image.fromarray(RAMP).convert("LA" if mode == "LA" else "RGBA")
+    image.putalpha(Image.fromarray(RAMP.T))
+    if mode == "P":
+        image = Image.fromarray(np.eye(40, dtype=np.uint8), "P")
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.info["transparency"] = b"\x07\xff"
+    path = tmp_path / "x.png"
+    image.save(path, icc_profile=SRGB)
+
+    found = read_whole_image(path)
+    expected = np.asarray(image.convert("RGBA"))
+    np.testing.assert_array_equal(found.colour, expected[..., :3])
+    np.testing.assert_array_equal(found.alpha, expected[..., 3])
+    np.testing.assert_array_equal(found.image, read_image(path))
+    assert found.icc_profile == SRGB
+
+
+def test_transparency_is_turned_upright_with_its_image(tmp_path):
+    image = Image.fromarray(RAMP[:20]).convert("RGBA")
+    image.putalpha(Image.fromarray(np.ascontiguousarray(RAMP.T[:20])))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "x.png", exif=exif)
+
+    found = read_whole_image(tmp_path / "x.png")
+    expected = np.rot90(np.asarray(image), -1)
+    np.testing.assert_array_equal(found.colour, expected[..., :3])
+    np.testing.assert_array_equal(found.alpha, expected[..., 3])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_only_profiles_of_rgb_values_are_kept(tmp_path, mode):
+    spaces = {"RGB": b"RGB ", "L": b"GRAY", "CMYK": b"CMYK"}
+    profile = SRGB[:16] + spaces[mode] + SRGB[20:]
+    path = tmp_path / "x.tif"
+    Image.fromarray(RAMP).convert(mode).save(path, icc_profile=profile)
+
+    found = read_whole_image(path)
+    assert found.icc_profile == (profile if mode == "RGB" else None)
+    assert found.alpha is None
+    np.testing.assert_array_equal(found.colour, found.image)

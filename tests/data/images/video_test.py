@@ -175,8 +175,9 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_invalid_options_of_writing_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.txt"):
         write_video(tmp_path / "x.txt", clip(1), fps=5)
-    with pytest.raises(ValueError, match="fps"):
-        write_video(tmp_path / "x.mp4", clip(1), fps=0)
+    for fps in (0, 1e-9, 1e9, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"fps must be 0\.1 to 1000, got"):
+            write_video(tmp_path / "x.mp4", clip(1), fps=fps)
     with pytest.raises(ValueError, match="max_frames"):
         read_video(tmp_path / "x.mp4", max_frames=0)
 
@@ -446,6 +447,60 @@ def test_an_edited_video_keeps_its_colours(tmp_path, matrix, written_as):
     np.testing.assert_allclose(next(read_video(out).frames), colour, atol=6)
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.colorspace == written_as
+
+
+def with_wide_pixels(path, *, av):
+    """A video whose pixels are 4/3 times as wide as high, and names no matrix."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for image in clip(3):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def shape_and_matrix(path, *, av):
+    """The shape of a video's pixels, width by height, and its matrix of colours."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream.sample_aspect_ratio, stream.codec_context.colorspace
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_an_edited_video_keeps_the_shape_of_its_pixels(tmp_path, suffix):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_wide_pixels(tmp_path / f"wide{suffix}", av=av)
+    out = tmp_path / f"edited{suffix}"
+    edit_video(source, out, lambda frames: frames)
+    assert shape_and_matrix(out, av=av) == (Fraction(4, 3), 2)
+
+
+def test_pixels_of_a_turned_camera_are_turned(tmp_path, monkeypatch):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_wide_pixels(tmp_path / "wide.mp4", av=av)
+    monkeypatch.setattr(video, "_quarter_turns", lambda frame: 1)
+    out = tmp_path / "edited.mp4"
+    edit_video(source, out, lambda frames: frames)
+    assert shape_and_matrix(out, av=av) == (Fraction(3, 4), 2)
+    assert next(read_video(out).frames).shape[1] == 64
+
+
+def test_other_images_have_square_pixels_and_name_their_matrix(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    source = with_wide_pixels(tmp_path / "wide.mp4", av=av)
+
+    def others(frames):
+        for frame in frames:
+            yield np.zeros((32, 32, 3), np.uint8) + frame[0, 0]
+
+    out = tmp_path / "edited.mp4"
+    edit_video(source, out, others, own_images=False)
+    shape, matrix = shape_and_matrix(out, av=av)
+    assert shape in (None, 1)
+    assert matrix == 6
 
 
 def test_sound_that_a_format_cannot_hold_is_one_sentence(tmp_path):
