@@ -89,8 +89,8 @@ def get_config(size: str = "bundled") -> ml_collections.ConfigDict:
     config.features.augment.contrast = 0.3
     config.features.augment.two_views = True
     config.features.batch_size = 16  # pairs of images
-    config.features.num_steps = 2550  # steps
-    config.features.optimiser.schedule_epochs = (0, 0.54, 0.74)
+    config.features.num_steps = 3750  # steps
+    config.features.optimiser.schedule_epochs = (0, 0.8, 1.1)
     config.features.optimiser.schedule_rates = (1e-3, 3e-4, 1e-4)
 
     # The generator, which adds to what these flows warp.
