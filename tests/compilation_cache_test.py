@@ -43,7 +43,7 @@ def test_a_command_keeps_its_programs(tmp_path):
     kept = tmp_path / "kept"
     command = [sys.executable, "-m", "facecycle_jax.cli", "frontalize"]
     subprocess.run(
-        [*command, str(tmp_path / "face.png"), "--out", str(tmp_path / "out.png")],
+        [*command, str(tmp_path / "face.png"), "--out", str(tmp_path / "out")],
         env={**os.environ, compilation_cache.VARIABLE: str(kept)},
         cwd=ROOT,
         check=True,

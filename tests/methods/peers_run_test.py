@@ -80,7 +80,7 @@ def test_configurations_describe_methods(name):
         ("temporal_consistency", "data.item_frames", 2, "must be 3 or more"),
         ("fab_net", "augment.smallest", 230, "must not fall in this order, got 230, "),
         ("fab_net", "augment.left", 200, "augment.left and augment.side must add up"),
-        ("simclr", "optimiser.accumulate", 8, "simclr compares the items of a micro-b"),
+        ("simclr", "optimiser.accumulate", 99, "simclr compares the items of a micro-"),
         ("tcae", "batch_size", 1, "tcae compares the items of a micro-batch"),
         ("pcl", "optimiser.accumulate", 2, "optimiser.accumulate must be 1 for PCL"),
     ],

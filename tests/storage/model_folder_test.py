@@ -508,5 +508,7 @@ def test_export_of_a_run_keeps_its_averaged_weights(tmp_path, trunk):
 
     with pytest.raises(FileExistsError, match="exists already"):
         run("export", workdir, "--out", tmp_path / "first")
-    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
+    with pytest.raises(ValueError, match="is a model already"):
         run("export", tmp_path / "newest", "--out", tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
+        run("export", tmp_path / "nothing", "--out", tmp_path / "other")

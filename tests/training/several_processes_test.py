@@ -77,6 +77,7 @@ def test_two_processes_end_where_one_does(one, two):
         ".lock",
         "config.json",
         "checkpoints",
+        "fingerprint.json",
         "goodput.json",
         "losses.json",
         "metrics.jsonl",

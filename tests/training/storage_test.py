@@ -167,6 +167,7 @@ def test_everything_the_loop_writes_goes_through_epath(tmp_path, monkeypatch):
     found = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
     assert found == {
         "config.json",
+        "fingerprint.json",
         "goodput.json",
         "metrics.jsonl",
         "losses.json",
