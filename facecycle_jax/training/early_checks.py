@@ -1,7 +1,7 @@
 """Checks of a run's stages before the first one starts.
 
-A later stage starts after hours. What is wrong with it, and can be found without data
-and without weights, is reported at once.
+A later stage starts after hours. What is wrong with it, and can be found without its
+data, is reported at once.
 """
 
 from collections.abc import Mapping
