@@ -69,7 +69,7 @@ def add(commands: "Subcommands") -> None:
     command.add_argument(
         "--seeds", default="0", metavar="0,1,2", help="of the runs (%(default)s)"
     )
-    shared_options.add_fields(command, of="in all stages of all configs")
+    shared_options.add_fields(command, of="in each stage of all configs that has it")
     command.add_argument(
         "--data", metavar="PATH", help="training images for all: a folder of tracks"
     )
