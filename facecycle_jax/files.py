@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, and files that can be read or not.
 
 They are local or in the cloud, wherever `epath` can write.
 """
@@ -11,11 +11,14 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from facecycle_jax.errors import UserError
+
+# Bytes read at once to find out whether a file can be read.
+_READ_BYTES = 2**20
 
 
 @contextlib.contextmanager
@@ -97,6 +100,19 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
         return dict(json.loads(epath.Path(path).read_text()))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is broken ({error}): remove it.") from None
+
+
+def read_through(file: IO[bytes]) -> None:
+    """Reads an open file to its end and keeps nothing, to find out whether it can be.
+
+    Args:
+      file: the file.
+
+    Raises:
+      OSError: If its storage fails.
+    """
+    while file.read(_READ_BYTES):
+        pass
 
 
 def check_new(path: epath.PathLike) -> None:

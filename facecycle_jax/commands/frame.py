@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,12 +15,12 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from facecycle_jax.commands.inputs import CUT_HELP, counted, unique
+from facecycle_jax.commands.inputs import add_cut, counted, unique
 from facecycle_jax.data.images.face_crop import frame_image
 from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
 from facecycle_jax.data.images.landmarks import has_landmarks
 from facecycle_jax.data.images.reading import list_images, read_image, square
-from facecycle_jax.data.prepare.workers import run_all
+from facecycle_jax.data.prepare.workers import killed_reason, run_all
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import read_json, write_json, write_whole
 
@@ -124,13 +123,7 @@ def add(commands: "Subcommands") -> None:
         action="store_true",
         help="find faces and cut them out (extra `landmarks`)",
     )
-    command.add_argument(
-        "--cut",
-        metavar="LEFT,TOP,SIDE",
-        help=f"{CUT_HELP}; negative ones with =, e.g. --cut=-0.1,-0.1,1.2",
-    )
-    # Lets argparse read numbers that begin with a minus without the =, too.
-    command._negative_number_matcher = re.compile(r"-\.?\d")
+    add_cut(command)
     command.add_argument(
         "--most-beyond",
         type=float,
@@ -287,8 +280,4 @@ def _begin(
 
 def _killed(source: str) -> Outcome:
     """Builds the outcome of an image at which processes were killed."""
-    reason = (
-        f"{source}: the process that read the image was killed, perhaps for lack of "
-        "memory."
-    )
-    return Outcome("left out", reason)
+    return Outcome("left out", killed_reason(source, kind="image"))

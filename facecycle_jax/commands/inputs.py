@@ -6,14 +6,13 @@ Images that cannot be used are collected and reported at the end.
 import argparse
 import dataclasses
 import errno
-import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image
 from tqdm import tqdm
 
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square
@@ -22,11 +21,8 @@ from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.inference.face_cycle import DEFAULT_MODEL, FaceCycle
+from facecycle_jax.viz.images import encode_png
 
-CUT_HELP = (
-    "cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with --crop only "
-    "if no face is found (such an image is left out otherwise)"
-)
 # Images read before they are computed together.
 CHUNK = 64
 # Value of --which for all faces of a photograph.
@@ -82,6 +78,19 @@ def add_options(
         help="with --crop, which of several faces: largest, centre, or its place from "
         f"the left, from 0{also}",
     )
+
+
+def add_cut(command: argparse.ArgumentParser) -> None:
+    """Adds --cut."""
+    command.add_argument(
+        "--cut",
+        metavar="LEFT,TOP,SIDE",
+        help="cut out the square LEFT,TOP,SIDE, fractions of the shorter side; with "
+        "--crop only if no face is found (such an image is left out otherwise); "
+        "negative ones with =, e.g. --cut=-0.1,-0.1,1.2",
+    )
+    # Lets argparse read numbers that begin with a minus without the =, too.
+    command._negative_number_matcher = re.compile(r"-\.?\d")
 
 
 def check_which(arguments: argparse.Namespace) -> None:
@@ -408,11 +417,8 @@ def save_drawn(
     Returns:
       Whether the image was written.
     """
-    buffer = io.BytesIO()
-    Image.fromarray(panel).save(buffer, "PNG", icc_profile=icc_profile)
-
     try:
-        write_whole(file, buffer.getvalue())
+        write_whole(file, encode_png(panel, icc_profile=icc_profile))
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

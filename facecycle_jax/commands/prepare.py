@@ -5,10 +5,9 @@ import contextlib
 import importlib
 import os
 import pathlib
-import re
 from typing import TYPE_CHECKING, Any
 
-from facecycle_jax.commands.inputs import CUT_HELP, check_folder
+from facecycle_jax.commands.inputs import add_cut, check_folder
 from facecycle_jax.data.images.framing import read_cut
 from facecycle_jax.data.sources.record_index import (
     FRAMES,
@@ -123,13 +122,7 @@ def add(commands: "Subcommands") -> None:
         default=None,
         help="of tracks and VoxCeleb: find faces and cut them out (extra `face`)",
     )
-    command.add_argument(
-        "--cut",
-        metavar="LEFT,TOP,SIDE",
-        help=f"{CUT_HELP}; negative ones with =, e.g. --cut=-0.1,-0.1,1.2",
-    )
-    # Lets argparse read numbers that begin with a minus without the =, too.
-    command._negative_number_matcher = re.compile(r"-\.?\d")
+    add_cut(command)
     for name, (kind, text, _) in _OPTIONS.items():
         command.add_argument(_option(name), type=kind, help=text)
 

@@ -667,7 +667,6 @@ class FaceCycle:
         Raises:
           UserError: If an angle is not finite, or an image cannot be read.
         """
-        motion_control.check_angles(yaw=yaw, pitch=pitch, roll=roll)
         faces = self.prepare(source)
         codes = motion_control.turn(
             faces.motion_code,

@@ -17,7 +17,7 @@ from facecycle_jax.data import batch_shapes
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import read_json, write_json
 from facecycle_jax.training.ranges import check_ranges
-from facecycle_jax.training.run_config import FREE, flatten
+from facecycle_jax.training.run_config import FREE, changed_names, flatten
 
 PLAN = "plan.json"
 # Fields that follow from the budget and the seeds.
@@ -280,8 +280,7 @@ def _check_unchanged(
     """
     changed = [
         f"{name} was {before[name]!r} and is {now[name]!r}"
-        for name in sorted(set(before) & set(now))
-        if before[name] != now[name]
+        for name in changed_names(before, now)
     ]
     if changed:
         raise UserError(

@@ -13,7 +13,7 @@ from etils import epath
 from facecycle_jax import methods
 from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
-from facecycle_jax.training.network_loading import FOLDER, check_place, start_places
+from facecycle_jax.training.network_loading import FOLDER, find_place, start_places
 
 
 def check_stage(
@@ -38,7 +38,7 @@ def check_stage(
 
     if not (workdir / FOLDER).is_dir():
         for place in start_places(config["init_from"]):
-            check_place(place)
+            find_place(place)
 
 
 def _check_backend(config: Mapping[str, Any]) -> None:

@@ -213,8 +213,11 @@ def _train(
                         "same command continues with the next stage."
                     )
 
-            is_reported = _has_report(workdir, run.total_steps)
-            if report is not None and jax.process_index() == 0 and not is_reported:
+            if (
+                report is not None
+                and jax.process_index() == 0
+                and not _has_report(workdir, run.total_steps)
+            ):
                 with goodput.spent("evaluation"):
                     figures = report(config, workdir)
                 writer.scalars(run.total_steps, _prefixed("truth", figures))

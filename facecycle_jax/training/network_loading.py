@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import read_through
 from facecycle_jax.networks import Tree
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
@@ -30,8 +31,6 @@ _DAMAGE = (
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
 )
-# Bytes read at once to find out whether a file can be read.
-_READ_BYTES = 2**20
 
 
 class DamagedCheckpointError(UserError):
@@ -130,17 +129,21 @@ def start_places(init_from: str | Sequence[str]) -> list[str]:
     return [path.strip() for path in init_from.split(",")] if init_from else []
 
 
-def check_place(path: epath.PathLike) -> None:
-    """Checks that `load_trees` finds something at a path.
+def find_place(path: epath.PathLike) -> epath.Path | None:
+    """Finds what `load_trees` reads at a path.
 
     Args:
       path: see `load_trees`.
 
+    Returns:
+      The model folder; None for a run or a checkpoint.
+
     Raises:
       FileNotFoundError: If there is neither a checkpoint nor a model.
     """
-    if find_model_folder(path) is not None:
-        return
+    folder = find_model_folder(path)
+    if folder is not None:
+        return folder
 
     try:
         _candidates(path)
@@ -149,6 +152,7 @@ def check_place(path: epath.PathLike) -> None:
         raise FileNotFoundError(
             f"{error} A model folder will do too, or one of {known}."
         ) from None
+    return None
 
 
 def load_trees(path: epath.PathLike) -> Tree:
@@ -168,8 +172,7 @@ def load_trees(path: epath.PathLike) -> Tree:
       UserError: If it is damaged or was not written by this package.
       OSError: If the storage cannot be read.
     """
-    check_place(path)
-    folder = find_model_folder(path)
+    folder = find_place(path)
     return load_newest(path)[1] if folder is None else read_model(folder).trees
 
 
@@ -268,8 +271,7 @@ def _read_bytes(folder: epath.Path) -> None:
             _read_bytes(path)
             continue
         with path.open("rb") as file:
-            while file.read(_READ_BYTES):
-                pass
+            read_through(file)
 
 
 def _read_arrays(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import read_json, write_json
 from facecycle_jax.training.processes import wait_for_all
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ def check_config(
     # All processes compare before one of them replaces the file.
     wait_for_all("config_compared")
     if jax.process_index() == 0:
-        text = json.dumps(now, indent=1, sort_keys=True)
-        write_whole(path, f"{text}\n".encode())
+        write_json(path, dict(sorted(now.items())))
 
 
 def check_data(
@@ -125,11 +124,10 @@ def check_data(
     """
     path = workdir / DATA_NAME
     if resuming and path.exists():
-        before = _read_flat(path)
+        before = read_json(path)
         changed = [
             f"{name} were {before[name]} and are {described[name]}"
-            for name in sorted(set(described) & set(before))
-            if before[name] != described[name]
+            for name in changed_names(before, described)
         ]
         if changed:
             raise UserError(
@@ -141,8 +139,13 @@ def check_data(
     # All processes compare before one of them replaces the file.
     wait_for_all("data_compared")
     if jax.process_index() == 0:
-        text = json.dumps(dict(described), indent=1, sort_keys=True)
-        write_whole(path, f"{text}\n".encode())
+        write_json(path, dict(sorted(described.items())))
+
+
+def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists what has another value, of the names that both mappings have, sorted."""
+    both = set(before) & set(now)
+    return sorted(name for name in both if before[name] != now[name])
 
 
 def _lengths_that_count(flat: Mapping[str, Any]) -> set[str]:
@@ -169,8 +172,8 @@ def _compare(
 
     changed = [
         f"config.{name} was {before[name]!r} and is {now[name]!r}"
-        for name in sorted(set(now) & set(before))
-        if name not in free and now[name] != before[name]
+        for name in changed_names(before, now)
+        if name not in free
     ]
     if changed:
         raise UserError(

@@ -29,6 +29,19 @@ def save_png(path: epath.PathLike, image: np.ndarray) -> None:
             f"got {image.dtype} {list(image.shape)}."
         )
 
+    write_whole(path, encode_png(image))
+
+
+def encode_png(image: np.ndarray, *, icc_profile: bytes | None = None) -> bytes:
+    """Encodes an image as PNG.
+
+    Args:
+      image: uint8 [H, W], [H, W, 3] or, with transparency, [H, W, 4].
+      icc_profile: colour profile of the image, or None.
+
+    Returns:
+      The content of the file.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    Image.fromarray(image).save(buffer, "PNG", icc_profile=icc_profile)
+    return buffer.getvalue()

@@ -124,18 +124,23 @@ def test_prepared_images_come_back_in_batches(raw, tmp_path, capsys):
     assert "has changed" in capsys.readouterr().out
 
 
-def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, capsys):
-    broken = next(raw.rglob("0000001.png"))
-    broken.write_bytes(b"no image")
+def stopping_after(count):
+    """A `prepare_track` that is interrupted after so many tracks."""
     done = []
+    prepare_track = prepare_work.prepare_track
 
     def stopping(source, given):
-        if len(done) == 6:
+        if len(done) == count:
             raise KeyboardInterrupt
         done.append(source)
         return prepare_track(source, given)
 
-    prepare_track = prepare_work.prepare_track
+    return stopping
+
+
+def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, capsys):
+    broken = next(raw.rglob("0000001.png"))
+    broken.write_bytes(b"no image")
     arguments = (
         "tracks",
         "--data",
@@ -147,12 +152,12 @@ def test_left_out_files_are_listed_and_a_stopped_run_goes_on(raw, tmp_path, caps
         "--eval-fraction",
         0,
     )
-    with unittest.mock.patch.object(prepare_work, "prepare_track", stopping):
+    with unittest.mock.patch.object(prepare_work, "prepare_track", stopping_after(6)):
         assert run(*arguments) == 130
     with pytest.raises(FileNotFoundError, match="holds no prepared set"):
         find_set(str(tmp_path / "out"))
     with unittest.mock.patch.object(
-        prepare_work, "prepare_track", wraps=prepare_track
+        prepare_work, "prepare_track", wraps=prepare_work.prepare_track
     ) as called:
         assert run(*arguments) == 1
     assert called.call_count == 4
@@ -202,17 +207,8 @@ def test_frames_npy_that_is_missing_is_made_again(raw, tmp_path):
 
 def test_finished_configurations_leave_others_alone(raw, tmp_path):
     """One is stopped, another is finished, then the first continues."""
-    done = []
-
-    def stopping(source, given):
-        if len(done) == 6:
-            raise KeyboardInterrupt
-        done.append(source)
-        return prepare_track(source, given)
-
-    prepare_track = prepare_work.prepare_track
     arguments = ("tracks", "--data", raw, "--out", tmp_path / "out", "--size")
-    with unittest.mock.patch.object(prepare_work, "prepare_track", stopping):
+    with unittest.mock.patch.object(prepare_work, "prepare_track", stopping_after(6)):
         assert run(*arguments, 12) == 130
     unfinished = [
         tmp_path / "out/facecycle_tracks" / name / "incomplete.ABCDEF_1.0.0"
@@ -224,7 +220,7 @@ def test_finished_configurations_leave_others_alone(raw, tmp_path):
     assert run(*arguments, 8) == 0
     assert [folder.exists() for folder in unfinished] == [True, False]
     with unittest.mock.patch.object(
-        prepare_work, "prepare_track", wraps=prepare_track
+        prepare_work, "prepare_track", wraps=prepare_work.prepare_track
     ) as called:
         assert run(*arguments, 12) == 0
     assert called.call_count == 4

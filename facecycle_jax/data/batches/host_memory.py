@@ -19,11 +19,10 @@ from facecycle_jax.data.images.media_files import MAX_FILE_BYTES
 from facecycle_jax.data.sources.records import DamagedSetError
 from facecycle_jax.data.sources.tracks import Frame, Tracks, make_tracks
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import read_through
 
 # Seconds to wait before a file that could not be read is tried again.
 _PAUSES = (0.1, 0.5, 2.0)
-# Bytes read at once to find out whether a file can be read.
-_BLOCK = 2**20
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
@@ -172,9 +171,8 @@ def _storage_error(frame: Frame) -> OSError | None:
     try:
         with open(frame, "rb", opener=_open_at_once) as file:
             found = os.fstat(file.fileno())
-            is_file = stat.S_ISREG(found.st_mode)
-            while is_file and found.st_size <= MAX_FILE_BYTES and file.read(_BLOCK):
-                pass
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE_BYTES:
+                read_through(file)
     except OSError as error:
         return error
     return None

@@ -169,14 +169,27 @@ def prepare_all(
 
     for source, prepared in run_all(work, sources, workers=workers, name=name):
         if prepared is None:
-            reason = (
-                "the process that read the track was killed, perhaps for lack of "
-                "memory."
-            )
-            prepared = Prepared((), (f"{source.path}: {reason}",))
+            reason = killed_reason(source.path, kind="track")
+            prepared = Prepared((), (reason,))
             work.note(source, prepared)
 
         yield source, prepared
+
+
+def killed_reason(path: str, *, kind: str) -> str:
+    """Says why something is left out, at which `run_all` gave None.
+
+    Args:
+      path: its path.
+      kind: what it is, such as 'track'.
+
+    Returns:
+      A sentence.
+    """
+    return (
+        f"{path}: the process that read the {kind} was killed, perhaps for lack of "
+        "memory."
+    )
 
 
 def run_all(
