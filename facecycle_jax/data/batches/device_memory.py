@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from facecycle_jax.data.batches.sampling import Items, Table, draw_items, draw_pairs
+from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.devices.mesh import batch_axes
 
 Batch = dict[str, jax.Array]
@@ -111,4 +112,7 @@ def resident_batches(
         on_device, mesh=mesh, in_specs=(whole, whole, shares), out_specs=(whole, split)
     )
 
-    return jax.jit(placed)
+    # It moves images and computes little, so optimising it on a CPU costs more time
+    # than it saves.
+    platform = mesh.devices.flat[0].platform
+    return jax.jit(placed, compiler_options=cpu_compiler_options(platform, level=0))

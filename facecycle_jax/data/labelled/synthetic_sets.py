@@ -14,46 +14,14 @@ from facecycle_jax.data.sources.synthetic import (
     Parameters,
     mean_identity,
     neutral_motion,
-    render,
+    render_each,
+    repeat_each,
     sample_identity,
     sample_motion,
     sample_scene,
 )
 
 Arrays = dict[str, np.ndarray]
-# Images rendered at once; a fixed number needs one compilation for sets of any size.
-_BATCH = 8
-
-
-@functools.partial(jax.jit, static_argnames=("size",))
-def _draw_batch(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Array:
-    """Renders one image for each set of parameters."""
-    return jax.vmap(functools.partial(render, size=size))(identity, motion, scene)
-
-
-def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndarray:
-    """Renders one image for each set of parameters.
-
-    Args:
-      identity: parameters of the people, {name: [N]}.
-      motion: parameters of pose and expression, {name: [N]}.
-      scene: parameters of lighting and background, {name: [N]}.
-      size: side in pixels.
-
-    Returns:
-      uint8 [N, size, size, 3].
-    """
-    parameters = jax.tree.map(np.asarray, (identity, motion, scene))
-    count = len(jax.tree.leaves(parameters)[0])
-
-    # The last batch is filled up with repetitions of the last image.
-    rendered = []
-    for start in range(0, count, _BATCH):
-        places = np.minimum(np.arange(start, start + _BATCH), count - 1)
-        batch = jax.tree.map(lambda value, places=places: value[places], parameters)
-        rendered.append(np.asarray(_draw_batch(*batch, size=size)))
-
-    return np.concatenate(rendered)[:count]
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "count"))
@@ -65,21 +33,6 @@ def _sample(key: jax.Array, *, kind: str, count: int) -> Parameters:
         "scene": sample_scene,
     }[kind]
     return jax.vmap(draw)(jax.random.split(key, count))
-
-
-def _repeat(parameters: Parameters, count: int) -> Arrays:
-    """Repeats single parameters `count` times."""
-    return {
-        name: np.repeat(np.asarray(value)[None], count)
-        for name, value in parameters.items()
-    }
-
-
-def _each(parameters: Arrays | Parameters, times: int) -> Arrays:
-    """Repeats every element of [N] parameters `times` times, [N * times]."""
-    return {
-        name: np.repeat(np.asarray(value), times) for name, value in parameters.items()
-    }
 
 
 def _others(parameters: Arrays | Parameters) -> Arrays:
@@ -110,7 +63,7 @@ def synthetic_labelled(
     keys = jax.random.split(jax.random.key(seed), 3)
     count = people * frames
 
-    identity = _each(_sample(keys[0], kind="identity", count=people), frames)
+    identity = repeat_each(_sample(keys[0], kind="identity", count=people), frames)
     motion = _sample(keys[1], kind="motion", count=count)
     scene = _sample(keys[2], kind="scene", count=count)
 
@@ -141,7 +94,7 @@ def synthetic_exchange(seed: int, *, pairs: int, size: int) -> dict[str, np.ndar
         _sample(key, kind=kind, count=2 * pairs)
         for key, kind in zip(keys, ("identity", "motion", "scene"), strict=True)
     )
-    still = _repeat(neutral_motion(), 2 * pairs)
+    still = repeat_each(neutral_motion(), 2 * pairs)
 
     # Identity, motion and scene of every result.
     wanted = {
@@ -180,8 +133,8 @@ def synthetic_one_scene(
     identity = _sample(keys[0], kind="identity", count=count)
     motion = _sample(keys[1], kind="motion", count=count)
     scene = _sample(keys[2], kind="scene", count=scenes)
-    everyone = _each(scene, people)
-    still = _repeat(neutral_motion(), count)
+    everyone = repeat_each(scene, people)
+    still = repeat_each(neutral_motion(), count)
 
     # Rendered as one row of images, then grouped by scene.
     shape = (scenes, people, size, size, 3)
@@ -189,8 +142,8 @@ def synthetic_one_scene(
     neutral = render_each(identity, still, everyone, size=size)
 
     mean = render_each(
-        _repeat(mean_identity(), scenes),
-        _repeat(neutral_motion(), scenes),
+        repeat_each(mean_identity(), scenes),
+        repeat_each(neutral_motion(), scenes),
         scene,
         size=size,
     )

@@ -7,6 +7,7 @@ to the image's right, pitch above 0 down, and roll above 0 clockwise, all in deg
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from facecycle_jax.data.sources.synthetic_renderer import render_float
+from facecycle_jax.devices import cpu_compiler_options
 from facecycle_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Parameters = dict[str, jax.Array]
+# Images rendered at once; a fixed number needs one compilation for sets of any size.
+_BATCH = 8
 
 # Name: (mean, standard deviation). Draws are truncated at two standard deviations.
 IDENTITY = {
@@ -148,35 +152,70 @@ def render(
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnames=("frames", "size"))
-def _track(
-    key: jax.Array,
+def _sample_tracks(
+    keys: jax.Array,
     *,
     frames: int,
-    size: int,
     scene_variation: jax.Array,
     motion_variation: jax.Array,
-) -> dict[str, Any]:
-    """Renders one person: frames, neutral and mean face in the scene, and labels."""
-    keys = jax.random.split(key, 3)
-    identity = sample_identity(keys[0])
-    scene = sample_scene(keys[1], variation=scene_variation)
-    sample = functools.partial(sample_motion, variation=motion_variation)
-    motions = jax.vmap(sample)(jax.random.split(keys[2], frames))
+) -> tuple[Parameters, Parameters, Parameters]:
+    """Draws people [N], a scene for each [N], and their motions [N, frames]."""
 
-    # Eight frames at once bound the memory of long tracks.
-    draw = functools.partial(render, size=size)
-    rendered = jax.lax.map(
-        lambda motion: draw(identity, motion, scene), motions, batch_size=8
-    )
+    def sample_track(key: jax.Array) -> tuple[Parameters, Parameters, Parameters]:
+        of_person, of_scene, of_motion = jax.random.split(key, 3)
+        sample = functools.partial(sample_motion, variation=motion_variation)
+        return (
+            sample_identity(of_person),
+            sample_scene(of_scene, variation=scene_variation),
+            jax.vmap(sample)(jax.random.split(of_motion, frames)),
+        )
 
+    return jax.vmap(sample_track)(keys)
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def _render_batch(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Array:
+    """Renders one image for each set of parameters."""
+    return jax.vmap(functools.partial(render, size=size))(identity, motion, scene)
+
+
+def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndarray:
+    """Renders one image for each set of parameters.
+
+    Args:
+      identity: parameters of the people, {name: [N]}.
+      motion: parameters of pose and expression, {name: [N]}.
+      scene: parameters of lighting and background, {name: [N]}.
+      size: side in pixels.
+
+    Returns:
+      uint8 [N, size, size, 3].
+    """
+    parameters = jax.tree.map(np.asarray, (identity, motion, scene))
+    count = len(jax.tree.leaves(parameters)[0])
+
+    # The last batch is filled up with repetitions of the last image.
+    rendered = []
+    for start in range(0, count, _BATCH):
+        places = np.minimum(np.arange(start, start + _BATCH), count - 1)
+        batch = jax.tree.map(lambda value, places=places: value[places], parameters)
+        rendered.append(np.asarray(_render_batch(*batch, size=size)))
+
+    return np.concatenate(rendered)[:count]
+
+
+def repeat_each(parameters: Mapping[str, Any], times: int) -> dict[str, np.ndarray]:
+    """Repeats parameters.
+
+    Args:
+      parameters: [N] or scalar, by name.
+      times: how often every element is repeated, at least 1.
+
+    Returns:
+      Parameters [N * times] by name; the repetitions of an element follow each other.
+    """
     return {
-        "frames": rendered,
-        "neutral": draw(identity, neutral_motion(), scene),
-        "mean": draw(mean_identity(), neutral_motion(), scene),
-        "motion": motions,
-        "identity_parameters": identity,
-        "scene": scene,
+        name: np.repeat(np.asarray(value), times) for name, value in parameters.items()
     }
 
 
@@ -250,29 +289,37 @@ def _all_tracks(
     log.info(
         "Rendering %d synthetic people, %d images of each", identities, frames_per_track
     )
-    keys = jax.random.split(jax.random.key(seed), identities)
-    render_track = functools.partial(
-        _track,
+    # On CPUs, optimising this program would take far longer than it runs.
+    sample = jax.jit(
+        _sample_tracks,
+        static_argnames=("frames",),
+        compiler_options=cpu_compiler_options(jax.default_backend(), level=0),
+    )
+    sampled = sample(
+        jax.random.split(jax.random.key(seed), identities),
         frames=frames_per_track,
-        size=size,
         scene_variation=np.float32(scene_variation),
         motion_variation=np.float32(motion_variation),
     )
-
-    # One leaf [people, ...] for each array of a person.
-    tracks = [jax.device_get(render_track(key)) for key in keys]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *tracks)
+    identity, scene, motion = jax.device_get(sampled)
+    motion = {name: value.reshape(-1) for name, value in motion.items()}
+    still = repeat_each(neutral_motion(), identities)
 
     rendered = {
-        "frames": stacked["frames"].reshape(-1, size, size, 3),
+        "frames": render_each(
+            repeat_each(identity, frames_per_track),
+            motion,
+            repeat_each(scene, frames_per_track),
+            size=size,
+        ),
         "identity": np.repeat(np.arange(identities, dtype=np.int32), frames_per_track),
-        "motion": {
-            name: value.reshape(-1) for name, value in stacked["motion"].items()
-        },
-        "neutral": stacked["neutral"],
-        "mean": stacked["mean"],
-        "identity_parameters": stacked["identity_parameters"],
-        "scene": stacked["scene"],
+        "motion": motion,
+        "neutral": render_each(identity, still, scene, size=size),
+        "mean": render_each(
+            repeat_each(mean_identity(), identities), still, scene, size=size
+        ),
+        "identity_parameters": identity,
+        "scene": scene,
     }
     for leaf in jax.tree.leaves(rendered):
         leaf.setflags(write=False)

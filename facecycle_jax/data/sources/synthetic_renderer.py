@@ -5,8 +5,13 @@ to its place in the head's own frame, so the paint turns with the head.
 
 Coordinates are x right, y down and z towards the viewer. The image spans -1 to 1, and
 colours 0 to 1.
+
+Points, normals and colours are [3, P], one row per coordinate or channel, for the P
+fine pixels of the image; a CPU computes on such rows several pixels at once. A single
+colour is [3, 1].
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +23,29 @@ Colour = jax.Array
 _SUPERSAMPLE = 2
 
 
+class _Surface(NamedTuple):
+    """An ellipsoid in its own frame, and its colours.
+
+    Attributes:
+      turn: rotation to the image's frame, [3, 3].
+      centre: x, y, z.
+      radii: along x, y, z.
+      paint: maps points of its frame, [3, P], to colours; None paints it as hair.
+    """
+
+    turn: jax.Array
+    centre: tuple[Any, Any, Any]
+    radii: tuple[Any, Any, Any]
+    paint: Callable[[jax.Array], Colour] | None
+
+
 class _Hit(NamedTuple):
     """Where rays meet a surface.
 
     Attributes:
-      depth: z of the nearest point, [...]; -inf where the ray misses.
-      normal: unit normal in the image's frame, [..., 3].
-      point: the point in the head's frame, [..., 3].
+      depth: z of the nearest point, [P]; -inf where the ray misses.
+      normal: unit normal in the image's frame, [3, P].
+      point: the point in the head's frame, [3, P].
     """
 
     depth: jax.Array
@@ -32,30 +53,53 @@ class _Hit(NamedTuple):
     point: jax.Array
 
 
-def _meet(pixels: jax.Array, rotation: jax.Array, centre: Any, radii: Any) -> _Hit:
-    """Intersects parallel rays [..., 2] with an ellipsoid given in the head's frame."""
-    radii = jnp.stack([jnp.asarray(r) for r in radii])
-    centre = jnp.stack([jnp.asarray(c, jnp.float32) for c in centre])
+def _column(*values: Any) -> jax.Array:
+    """Makes a single point or colour, [3, 1]."""
+    return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])[:, None]
 
-    # Rays run along z of the image. In the head's frame, scaled by the radii, the
+
+def _rotate(rotation: jax.Array, points: jax.Array) -> jax.Array:
+    """Multiplies points [3, P] by a matrix."""
+    x, y, z = points
+    return (
+        rotation[:, 0, None] * x + rotation[:, 1, None] * y + rotation[:, 2, None] * z
+    )
+
+
+def _dot(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Computes the inner products of points or vectors, [P].
+
+    With jnp.sum, the CPU compiler of JAX 0.10 renders batches wrong where one factor is
+    the same for all images.
+    """
+    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
+
+
+def _meet(x: jax.Array, y: jax.Array, surface: _Surface) -> _Hit:
+    """Intersects parallel rays through pixels at x and y, [P], with an ellipsoid."""
+    radii = _column(*surface.radii)
+    centre = _column(*surface.centre)
+
+    # Rays run along z of the image. In the surface's frame, scaled by the radii, the
     # ellipsoid is the unit sphere about 0.
-    origin = jnp.concatenate([pixels, jnp.zeros_like(pixels[..., :1])], axis=-1)
-    start = (origin @ rotation - centre) / radii
-    ray = rotation[2] / radii
+    back = surface.turn.T
+    origin = jnp.stack([x, y, jnp.zeros_like(x)])
+    start = (_rotate(back, origin) - centre) / radii
+    ray = back[:, 2, None] / radii
 
     # The nearer solution of |start + depth * ray|^2 = 1.
-    a = ray @ ray
-    b = start @ ray
-    root = b * b - a * (jnp.sum(start * start, axis=-1) - 1.0)
+    a = _dot(ray, ray)
+    b = _dot(start, ray)
+    root = b * b - a * (_dot(start, start) - 1.0)
     depth = jnp.where(root > 0, (-b + jnp.sqrt(jnp.maximum(root, 0.0))) / a, -jnp.inf)
 
     # Rays that miss get any finite point, so that no NaN arises from them.
     finite = jnp.where(jnp.isfinite(depth), depth, 0.0)
-    unit = start + finite[..., None] * ray
+    unit = start + finite * ray
 
     # The gradient of the ellipsoid's equation is its normal.
-    normal = (unit / radii) @ rotation.T
-    normal /= jnp.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
+    normal = _rotate(surface.turn, unit / radii)
+    normal /= jnp.sqrt(_dot(normal, normal)) + 1e-6
 
     return _Hit(depth, normal, unit * radii + centre)
 
@@ -73,24 +117,24 @@ def _ellipse(x: jax.Array, y: jax.Array, width: Any, height: Any) -> jax.Array:
 
 
 def _mix(base: Colour, paint: Any, amount: jax.Array) -> Colour:
-    """Blends a colour into another where `amount` is above 0."""
-    return base + (jnp.asarray(paint) - base) * amount[..., None]
+    """Blends a colour into another where `amount`, [P], is above 0."""
+    return base + (paint - base) * amount
 
 
 def _skin(identity: Any) -> Colour:
     """Computes the colour of the skin."""
-    light = jnp.array([0.98, 0.82, 0.72])
-    dark = jnp.array([0.36, 0.22, 0.15])
-    warm = jnp.array([0.03, 0.0, -0.04]) * identity["skin_warmth"]
+    light = _column(0.98, 0.82, 0.72)
+    dark = _column(0.36, 0.22, 0.15)
+    warm = _column(0.03, 0.0, -0.04) * identity["skin_warmth"]
     return light + (dark - light) * jnp.clip(identity["skin_tone"], 0.0, 1.0) + warm
 
 
 def _hair(identity: Any) -> Colour:
     """Computes the colour of the hair."""
-    dark = jnp.array([0.07, 0.05, 0.045])
-    fair = jnp.array([0.75, 0.58, 0.34])
+    dark = _column(0.07, 0.05, 0.045)
+    fair = _column(0.75, 0.58, 0.34)
     tone = jnp.clip(identity["hair_tone"], 0.0, 1.0)
-    red = jnp.array([0.12, -0.01, -0.04]) * jnp.maximum(identity["hair_red"], 0.0)
+    red = _column(0.12, -0.01, -0.04) * jnp.maximum(identity["hair_red"], 0.0)
     return jnp.clip(dark + (fair - dark) * tone**1.5 + red, 0, 1)
 
 
@@ -108,16 +152,16 @@ def _paint_eye(
     colour = _mix(colour, 0.82 * skin, 0.6 * socket)
 
     # White, iris, pupil and glint, which show inside the almond.
-    eye = jnp.broadcast_to(jnp.array([0.95, 0.94, 0.93]), colour.shape)
-    brown = jnp.array([0.26, 0.14, 0.06])
-    blue = jnp.array([0.30, 0.46, 0.60])
+    eye = _column(0.95, 0.94, 0.93)
+    brown = _column(0.26, 0.14, 0.06)
+    blue = _column(0.30, 0.46, 0.60)
     iris = brown + (blue - brown) * jnp.clip(identity["iris_hue"] * 1.6 - 0.6, 0.0, 1.0)
     side = x - 0.35 * size * motion["gaze"]
     disc = _ellipse(side, tilted, 0.5 * size, 0.5 * size)
     eye = _mix(eye, iris, _inside(disc, 0.006))
-    eye = _mix(eye, jnp.array([0.03, 0.03, 0.03]), _inside(disc + 0.28 * size, 0.006))
+    eye = _mix(eye, _column(0.03, 0.03, 0.03), _inside(disc + 0.28 * size, 0.006))
     glint = _ellipse(side + 0.12 * size, tilted + 0.16 * size, 0.1 * size, 0.1 * size)
-    eye = _mix(eye, jnp.ones(3), 0.9 * _inside(glint, 0.005))
+    eye = _mix(eye, 1.0, 0.9 * _inside(glint, 0.005))
     colour = _mix(colour, eye, almond)
 
     # The line of the upper lid, with its lashes.
@@ -160,7 +204,7 @@ def _paint_mouth(
 
     # Lips around the opening; the upper one has a notch in its middle.
     bow = lip * (arch - 0.22 * jnp.exp(-((x / 0.035) ** 2)))
-    red = jnp.array([0.74, 0.30, 0.30])
+    red = _column(0.74, 0.30, 0.30)
     lips = skin * 0.78 + (red - skin * 0.78) * (0.35 + 0.5 * identity["lip_red"])
     ends = jnp.abs(along) - 1.0
     upper = -y - opening - bow
@@ -170,9 +214,9 @@ def _paint_mouth(
 
     # The gap between the lips, with the upper teeth in an open mouth.
     gap = jnp.maximum(jnp.abs(y) - opening - 0.006, ends * width)
-    inside = jnp.broadcast_to(jnp.array([0.22, 0.06, 0.06]), colour.shape)
+    inside = _column(0.22, 0.06, 0.06)
     teeth = _inside(y + 0.25 * opening, 0.008) * jnp.clip(12 * opening, 0.0, 1.0)
-    inside = _mix(inside, jnp.array([0.93, 0.91, 0.86]), teeth)
+    inside = _mix(inside, _column(0.93, 0.91, 0.86), teeth)
     colour = _mix(colour, inside, _inside(gap, 0.007))
 
     # Folds on both sides of a smile.
@@ -184,17 +228,17 @@ def _paint_mouth(
 
 
 def _paint_face(point: jax.Array, identity: Any, motion: Any) -> Colour:
-    """Computes colours of the head's surface from places in its frame, [..., 3]."""
+    """Computes colours of the head's surface from points of its frame."""
     skin = _skin(identity)
     hair = _hair(identity)
-    x, y, z = point[..., 0], point[..., 1], point[..., 2]
+    x, y, z = point
 
     # Skin with red cheeks.
-    colour = jnp.broadcast_to(skin, point.shape)
-    flush = jnp.array([0.16, -0.02, -0.02])
+    colour = skin
+    flush = _column(0.16, -0.02, -0.02)
     for side in (-1.0, 1.0):
         cheek = _inside(_ellipse(side * x - 0.3, y - 0.2, 0.17, 0.13), 0.06)
-        colour = colour + 0.35 * cheek[..., None] * flush
+        colour = colour + 0.35 * cheek * flush
 
     # The beard leaves the mouth free.
     beard = jnp.clip(identity["beard"], 0.0, 1.0)
@@ -223,7 +267,7 @@ def _paint_face(point: jax.Array, identity: Any, motion: Any) -> Colour:
         colour = _paint_brow(colour, across, down, identity, motion, hair)
 
     # The face is on the front only; hair covers everything above its line and behind.
-    front = jnp.where((z > 0)[..., None], colour, skin)
+    front = jnp.where(z > 0, colour, skin)
     line = (
         identity["hairline"]
         + 0.28 * (jnp.abs(x) / 0.55) ** 3
@@ -232,27 +276,83 @@ def _paint_face(point: jax.Array, identity: Any, motion: Any) -> Colour:
     strands = 1.0 + 0.12 * jnp.sin(38.0 * x + 9.0 * jnp.sin(5.0 * y))
     covered = jnp.maximum(_inside(y - line, 0.02), _inside(z + 0.1, 0.05))
 
-    return _mix(front, hair * strands[..., None], covered)
+    return _mix(front, hair * strands, covered)
 
 
 def _shade(colour: Colour, normal: jax.Array, scene: Any) -> Colour:
     """Applies ambient and diffuse (Lambertian) light."""
-    light = jnp.stack(
-        [scene["light_x"], scene["light_y"], jnp.ones_like(scene["light_x"])]
-    )
-    diffuse = jnp.maximum(normal @ (light / jnp.linalg.norm(light)), 0.0)
-    brightness = scene["ambient"] + (1.05 - scene["ambient"]) * diffuse
-    return colour * brightness[..., None]
+    light = _column(scene["light_x"], scene["light_y"], 1.0)
+    diffuse = jnp.maximum(_dot(normal, light / jnp.linalg.norm(light)), 0.0)
+    return colour * (scene["ambient"] + (1.05 - scene["ambient"]) * diffuse)
 
 
-def _background(pixels: jax.Array, scene: Any) -> Colour:
+def _background(x: jax.Array, y: jax.Array, scene: Any) -> Colour:
     """Computes the background: one colour with a gradient of brightness."""
-    base = jnp.stack([scene["back_red"], scene["back_green"], scene["back_blue"]])
-    slope = 1.0 + scene["back_slope"] * (pixels[..., 1] + 0.5 * pixels[..., 0])
-    return jnp.clip(base * slope[..., None], 0.02, 0.98)
+    base = _column(scene["back_red"], scene["back_green"], scene["back_blue"])
+    slope = 1.0 + scene["back_slope"] * (y + 0.5 * x)
+    return jnp.clip(base * slope, 0.02, 0.98)
 
 
-def render_float(identity: Any, motion: Any, scene: Any, *, size: int) -> Colour:
+def _surfaces(
+    identity: Any, motion: Any, scene: Any, rotation: jax.Array
+) -> list[_Surface]:
+    """Lists all ellipsoids of a person whose head is rotated."""
+    upright = jnp.eye(3)
+    width = identity["face_width"]
+    height = identity["face_height"]
+    skin = _skin(identity)
+    volume = identity["hair_volume"]
+    length = jnp.clip(identity["hair_length"], 0.0, 1.0)
+    nose_height = identity["eye_height"] + 0.62 * identity["nose_length"]
+
+    shoulders = _Surface(
+        upright,
+        (0.0, 1.45, -0.5),
+        (1.0, 0.6, 0.3),
+        lambda point: 0.6 * _background(point[0], point[1], scene),
+    )
+    neck = _Surface(
+        upright, (0.0, 0.8, -0.25), (0.5 * width, 0.7, 0.3), lambda point: 0.8 * skin
+    )
+    hair_on_head = _Surface(
+        rotation,
+        (0.0, -0.1, -0.12),
+        (width + volume, height - 0.06 + volume, 0.66),
+        None,
+    )
+    hair_behind = _Surface(
+        rotation,
+        (0.0, 0.35, -0.3),
+        (width + 0.8 * volume, 0.3 + 0.75 * length, 0.36),
+        None,
+    )
+    ears = [
+        _Surface(
+            rotation,
+            (side * width, 0.05, -0.05),
+            (0.07, 0.15, 0.1),
+            lambda point: 0.9 * skin,
+        )
+        for side in (-1.0, 1.0)
+    ]
+    head = _Surface(
+        rotation,
+        (0.0, 0.0, 0.0),
+        (width, height, 0.7),
+        lambda point: _paint_face(point, identity, motion),
+    )
+    nose = _Surface(
+        rotation,
+        (0.0, nose_height, 0.6),
+        (identity["nose_width"], 0.5 * identity["nose_length"], 0.2),
+        lambda point: skin * (1.0 + 0.04 * point[1]),
+    )
+
+    # Shoulders and neck do not turn with the head.
+    return [shoulders, neck, hair_on_head, hair_behind, *ears, head, nose]
+
+
+def render_float(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Array:
     """Renders a face.
 
     Args:
@@ -264,99 +364,28 @@ def render_float(identity: Any, motion: Any, scene: Any, *, size: int) -> Colour
     Returns:
       float32 [size, size, 3], about 0 to 1.
     """
-    # Centres of the fine pixels, [size * 2, size * 2, 2].
+    # Centres of the fine pixels, [P].
     fine = size * _SUPERSAMPLE
     steps = (jnp.arange(fine) + 0.5) / fine * 2.0 - 1.0
-    pixels = jnp.stack(jnp.meshgrid(steps, steps), axis=-1)
+    x, y = (along.reshape(-1) for along in jnp.meshgrid(steps, steps))
 
     rotation = head_rotation(motion["yaw"], motion["pitch"], motion["roll"])
-    upright = jnp.eye(3)
-    width = identity["face_width"]
-    height = identity["face_height"]
-    hair = _hair(identity)
-    skin = _skin(identity)
-    volume = identity["hair_volume"]
-    length = jnp.clip(identity["hair_length"], 0.0, 1.0)
-
-    # Rotation, centre, radii and paint of every ellipsoid; None is painted as hair.
-    surfaces = [
-        # Shoulders and neck, which do not turn with the head.
-        (
-            upright,
-            (0.0, 1.45, -0.5),
-            (1.0, 0.6, 0.3),
-            lambda p: 0.6 * _background(p[..., :2], scene),
-        ),
-        (
-            upright,
-            (0.0, 0.8, -0.25),
-            (0.5 * width, 0.7, 0.3),
-            lambda p: 0.8 * skin + 0 * p,
-        ),
-        # Hair on and behind the head.
-        (
-            rotation,
-            (0.0, -0.1, -0.12),
-            (width + volume, height - 0.06 + volume, 0.66),
-            None,
-        ),
-        (
-            rotation,
-            (0.0, 0.35, -0.3),
-            (width + 0.8 * volume, 0.3 + 0.75 * length, 0.36),
-            None,
-        ),
-        # Ears.
-        (
-            rotation,
-            (-width, 0.05, -0.05),
-            (0.07, 0.15, 0.1),
-            lambda p: 0.9 * skin + 0 * p,
-        ),
-        (
-            rotation,
-            (width, 0.05, -0.05),
-            (0.07, 0.15, 0.1),
-            lambda p: 0.9 * skin + 0 * p,
-        ),
-        # Head and nose.
-        (
-            rotation,
-            (0.0, 0.0, 0.0),
-            (width, height, 0.7),
-            lambda p: _paint_face(p, identity, motion),
-        ),
-        (
-            rotation,
-            (0.0, identity["eye_height"] + 0.62 * identity["nose_length"], 0.6),
-            (identity["nose_width"], 0.5 * identity["nose_length"], 0.2),
-            lambda p: skin * (1.0 + 0.04 * p[..., 1:2]),
-        ),
-    ]
-    strand = 1.0 + 0.12 * jnp.sin(
-        40.0 * pixels[..., 0] + 6.0 * jnp.sin(4.0 * pixels[..., 1])
-    )
+    hair = _hair(identity) * (1.0 + 0.12 * jnp.sin(40.0 * x + 6.0 * jnp.sin(4.0 * y)))
+    # The jaw narrows the head towards the chin.
+    taper = 1.0 + identity["jaw"] * jnp.clip(y, 0.0, 1.0) ** 2 * 1.3
 
     # The nearest surface of each ray shows.
-    image = _background(pixels, scene)
-    depth = jnp.full(pixels.shape[:-1], -jnp.inf)
-    for turn, centre, radii, paint in surfaces:
-        # The jaw narrows the head towards the chin.
-        squeezed = pixels
-        if paint is not None and turn is rotation:
-            taper = (
-                1.0 + identity["jaw"] * jnp.clip(pixels[..., 1:], 0.0, 1.0) ** 2 * 1.3
-            )
-            squeezed = pixels * jnp.concatenate([taper, jnp.ones_like(taper)], axis=-1)
-
-        hit = _meet(squeezed, turn, centre, radii)
-        colour = hair * strand[..., None] if paint is None else paint(hit.point)
+    image = _background(x, y, scene)
+    depth = jnp.full_like(x, -jnp.inf)
+    for surface in _surfaces(identity, motion, scene, rotation):
+        narrowed = surface.paint is not None and surface.turn is rotation
+        hit = _meet(x * taper if narrowed else x, y, surface)
+        colour = hair if surface.paint is None else surface.paint(hit.point)
         shaded = _shade(colour, hit.normal, scene)
 
-        nearer = hit.depth > depth
-        image = jnp.where(nearer[..., None], shaded, image)
+        image = jnp.where(hit.depth > depth, shaded, image)
         depth = jnp.maximum(depth, hit.depth)
 
     # Averaging the fine pixels of each pixel antialiases edges.
-    blocks = image.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE, 3)
-    return blocks.mean(axis=(1, 3))
+    blocks = image.reshape(3, size, _SUPERSAMPLE, size, _SUPERSAMPLE)
+    return jnp.moveaxis(blocks.mean(axis=(2, 4)), 0, -1)

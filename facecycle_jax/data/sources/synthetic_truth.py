@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facecycle_jax.data import synthetic_tracks
-from facecycle_jax.data.labelled.synthetic_sets import render_each
+from facecycle_jax.data.sources.synthetic import render_each
 
 Draw = Callable[[np.ndarray], Mapping[str, Any]]
 # Images of sources and drivers to the sources with the motion of the drivers.

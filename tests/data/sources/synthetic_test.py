@@ -138,7 +138,7 @@ def test_poses_and_expressions_vary_by_the_given_amount():
 
 def test_a_set_is_rendered_once_and_shared_read_only(monkeypatch):
     first = synthetic_tracks(7, identities=2, frames_per_track=4, size=32)
-    monkeypatch.setattr(synthetic, "_track", None)
+    monkeypatch.setattr(synthetic, "render_each", None)
     again = synthetic_tracks(7, identities=2, frames_per_track=4, size=32)
     assert again["frames"] is first["frames"]
     assert again is not first
