@@ -20,8 +20,9 @@ from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference import motion_control
-from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces, load
+from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces
 from facecycle_jax.inference.functions import IDENTITY_OUTPUTS
+from facecycle_jax.inference.loading import load
 from facecycle_jax.inference.runner import BATCH_SIZE
 from facecycle_jax.viz import flow_to_rgb
 

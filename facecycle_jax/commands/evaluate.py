@@ -8,7 +8,7 @@ from facecycle_jax.commands import inputs, shared_options
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.evaluation.report import check_new, markdown, write_report
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS
 
 if TYPE_CHECKING:

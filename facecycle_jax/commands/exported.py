@@ -14,7 +14,9 @@ from facecycle_jax.commands import space, web
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.inference import functions
-from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
+from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.interop.onnx_program import require_onnx, run_onnx, to_onnx
 from facecycle_jax.interop.stablehlo import run_stablehlo, to_stablehlo
 from facecycle_jax.ops.normalisation import MEAN, STD

@@ -9,7 +9,8 @@ from etils import epath
 
 from facecycle_jax.commands import codes_file, inputs, pasting
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
 from facecycle_jax.viz import grid
 
 if TYPE_CHECKING:

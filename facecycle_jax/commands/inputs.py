@@ -20,7 +20,8 @@ from facecycle_jax.data.images.media_files import is_image_name, is_video_name
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
-from facecycle_jax.inference.face_cycle import DEFAULT_MODEL, FaceCycle
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import DEFAULT_MODEL
 from facecycle_jax.viz.images import encode_png
 
 # Images read before they are computed together.

@@ -10,7 +10,7 @@ from PIL import Image
 from facecycle_jax.commands import inputs
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import motion_control
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 from facecycle_jax.viz import grid, save_png
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_f
 from facecycle_jax.data.images.reading import WholeImage, read_whole_image
 from facecycle_jax.data.images.reading import square as shrunk
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
 
 # Frames of a video that are drawn together. They are held at full size.
 _CHUNK = 8

@@ -20,7 +20,8 @@ from facecycle_jax.commands import (
 )
 from facecycle_jax.commands.motion_options import Motion
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
 from facecycle_jax.viz import grid, translation_panel
 
 if TYPE_CHECKING:

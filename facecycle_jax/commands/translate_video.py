@@ -14,7 +14,8 @@ from facecycle_jax.commands import codes_file, inputs, pasting
 from facecycle_jax.commands.motion_options import Motion
 from facecycle_jax.data.images.reading import square
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
 
 # Longer side, in pixels, of the frames of a driving video in which faces are followed.
 _FOLLOWED_SIDE = 1920

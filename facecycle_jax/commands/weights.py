@@ -11,7 +11,7 @@ from facecycle_jax.commands import exported, space
 from facecycle_jax.data.images.framing import FRAMING, Framing, read_framing
 from facecycle_jax.errors import ConversionError
 from facecycle_jax.files import check_new
-from facecycle_jax.inference.face_cycle import model_from_run
+from facecycle_jax.inference.loading import model_from_run
 from facecycle_jax.interop.original import read_original
 from facecycle_jax.interop.vgg_weights import (
     vgg_from_keras,

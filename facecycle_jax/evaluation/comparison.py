@@ -46,7 +46,9 @@ from facecycle_jax.evaluation.synthetic import (
     random_peer,
 )
 from facecycle_jax.evaluation.tasks import evaluate_features, own_size
-from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel, load
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.loading import load
+from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.methods import PEERS
 from facecycle_jax.methods.base import CARRIED
 from facecycle_jax.networks import FEATURE_SIDE

@@ -20,7 +20,7 @@ from facecycle_jax.evaluation.comparison_report import (
     run_to_json,
 )
 from facecycle_jax.files import read_json, write_json
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 from facecycle_jax.training.comparison_plan import Entry
 from facecycle_jax.training.comparison_runs import say
 from facecycle_jax.training.metrics import training_seconds

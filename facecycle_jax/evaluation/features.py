@@ -13,7 +13,7 @@ import numpy as np
 from facecycle_jax.data.labelled.images import Images, load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.scaling import unit_length
-from facecycle_jax.inference.face_cycle import PeerModel
+from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.ops import denormalise, normalise, normalise_lighting
 

@@ -25,7 +25,8 @@ from facecycle_jax.evaluation.probes.code_probes import (
 from facecycle_jax.evaluation.probes.disentangle import evaluate_images
 from facecycle_jax.evaluation.quantity import Figure, Quantity
 from facecycle_jax.evaluation.report import Evaluation
-from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.methods.peers import make_peer
 from facecycle_jax.networks.face_networks import (
     init_identity,

@@ -45,7 +45,8 @@ from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
 from facecycle_jax.evaluation.probes.pose import evaluate_pose
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import evaluate_synthetic
-from facecycle_jax.inference.face_cycle import FaceCycle, PeerModel
+from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 
 # Most names of people to leave out that a warning lists when no pair shows them.

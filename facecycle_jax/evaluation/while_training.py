@@ -22,7 +22,7 @@ from facecycle_jax.evaluation.quantity import Quantity
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import PEOPLE
 from facecycle_jax.evaluation.tasks import evaluate
-from facecycle_jax.inference.face_cycle import model_from_state
+from facecycle_jax.inference.loading import model_from_state
 from facecycle_jax.methods import PEERS
 
 

@@ -7,15 +7,11 @@ where S is the model's size (64). Codes are float32 [N, D] in (-1, 1). Flows are
 """
 
 import functools
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.data.images.reading import as_images
@@ -25,20 +21,9 @@ from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.functions import FACE_OUTPUTS, PAIR_OUTPUTS
 from facecycle_jax.inference.motion_control import PoseDirections
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
-from facecycle_jax.methods import PEERS, vgg_width
-from facecycle_jax.methods.peers import PeerFeatures, peer_features
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree
 from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
-from facecycle_jax.networks.vgg import TRUNK_LAYERS
-from facecycle_jax.ops import adaptive_average_pool
-from facecycle_jax.ops.normalisation import MEAN, STD
-from facecycle_jax.storage import read_model
-from facecycle_jax.storage.bundled import bundled_models, find_model_folder
-from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
-from facecycle_jax.storage.hub import download_model, is_hub_address
 
-# The bundled model that commands use where none is named.
-DEFAULT_MODEL = "facecycle-base"
 Images = Any
 # What `FaceCycle.translate` returns where no outputs are named.
 _TRANSLATED = (
@@ -50,241 +35,6 @@ _TRANSLATED = (
     "reidentified",
     "reidentified_reexpressed",
 )
-
-
-def load(
-    path_or_name: epath.PathLike = DEFAULT_MODEL,
-    *,
-    batch_size: int = BATCH_SIZE,
-    devices: Sequence[jax.Device] | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: epath.PathLike | None = None,
-    local_files_only: bool = False,
-) -> "FaceCycle":
-    """Loads a model.
-
-    Args:
-      path_or_name: a model folder, the workdir of a training run (its newest checkpoint
-        is used) or one of its checkpoints, DIR/checkpoints/STEP, the name of a bundled
-        model, 'facecycle-base' (docs/model_card.md) or 'facecycle-small', or a model on
-        the Hugging Face Hub: 'hf://user/name', 'hf-hub:user/name' or
-        'hf://user/name@revision'.
-      batch_size: images computed at once, at most, on all devices together.
-      devices: devices of one kind and of this process, to split batches of images over.
-        None uses all of the default kind. Each holds the parameters once it is needed.
-      revision: of a model on the Hub, the branch, tag or commit.
-      token: of a model on the Hub, the access token; None: that of HF_TOKEN or of
-        `hf auth login`.
-      cache_dir: of a model on the Hub, where downloads are kept; None: HF_HUB_CACHE.
-      local_files_only: of a model on the Hub, whether only the cache is looked at.
-
-    Returns:
-      The model. A run of a method that FaceCycle is compared with gives a `PeerModel`.
-
-    Raises:
-      FileNotFoundError: If there is nothing of that name.
-      UserError: If it cannot be read, in one sentence that says why.
-    """
-    from_hub: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-    }
-    if is_hub_address(path_or_name):
-        path_or_name = download_model(os.fspath(path_or_name), **from_hub)
-    elif any(from_hub.values()):
-        given = next(name for name, value in from_hub.items() if value)
-        raise UserError(
-            f"{given} is for models on the Hub, 'hf://user/name', and the model is "
-            f"{str(path_or_name)!r}."
-        )
-    path = epath.Path(path_or_name).expanduser()
-
-    if _is_run(path):
-        run = _read_run(path)
-        if run.config["method"] in PEERS:
-            step = f"{run.config['method']}, step {run.checkpoint.name}"
-            peer = PeerModel(
-                run.trees,
-                config=run.config,
-                info={"source": f"training run {run.workdir.name}, {step}"},
-                batch_size=batch_size,
-                devices=devices,
-            )
-            # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
-            return cast(FaceCycle, peer)
-
-        trees, model, source = _model_of_run(run)
-        return FaceCycle(
-            trees,
-            model=model,
-            info={"source": source},
-            batch_size=batch_size,
-            devices=devices,
-        )
-
-    found = path if path.exists() else find_model_folder(path_or_name)
-    if found is None:
-        raise FileNotFoundError(
-            f"no model {str(path_or_name)!r}: give a model folder, the workdir of a "
-            f"run, hf://USER/NAME, or one of {', '.join(bundled_models())}."
-        )
-
-    folder = read_model(found)
-    return FaceCycle(
-        folder.trees,
-        model=folder.model,
-        info=folder.info,
-        batch_size=batch_size,
-        devices=devices,
-        forward=folder.forward,
-    )
-
-
-def _is_run(path: epath.Path) -> bool:
-    """Says whether a path is the workdir of a run or one of its checkpoints."""
-    # A model folder may lie in a folder named checkpoints.
-    if (path / CONFIG).exists() and (path / WEIGHTS).exists():
-        return False
-    return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
-
-
-class _Run(NamedTuple):
-    """What a model is made of, out of a training run's workdir."""
-
-    workdir: epath.Path
-    config: dict[str, Any]
-    checkpoint: epath.Path
-    trees: dict[str, Tree]
-
-
-def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Loads what a model folder needs from a training run.
-
-    Args:
-      path: workdir of a run (its newest checkpoint is used, or the one before it if
-        that is damaged) or one checkpoint, WORKDIR/checkpoints/STEP.
-
-    Returns:
-      Trees by name (averaged weights where they were kept), model configuration, and
-      the source in words.
-
-    Raises:
-      FileNotFoundError: If there is no run or no checkpoint.
-      UserError: If it cannot be read, its config.json lacks a field, or it is a run of
-        a method that FaceCycle is compared with.
-    """
-    return _model_of_run(_read_run(path))
-
-
-def _read_run(path: epath.PathLike) -> _Run:
-    """Reads the configuration of a run and its newest checkpoint that is whole.
-
-    Raises:
-      FileNotFoundError: If there is no run or no checkpoint.
-      UserError: If the configuration is broken or lacks the method or the model.
-    """
-    # Orbax takes a second to import; model folders do without.
-    from facecycle_jax.training.network_loading import find_checkpoint, load_newest
-    from facecycle_jax.training.run_config import read_config
-
-    # The configuration first: it is small, and a checkpoint takes long to read.
-    workdir = find_checkpoint(path).parent.parent
-    config = read_config(workdir)
-    if "method" not in config or not isinstance(config.get("model"), Mapping):
-        raise UserError(
-            f"{workdir / 'config.json'} is no configuration of a run: it needs method "
-            "and model."
-        )
-
-    checkpoint, trees = load_newest(path)
-    return _Run(workdir=workdir, config=config, checkpoint=checkpoint, trees=trees)
-
-
-def _model_of_run(run: _Run) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Picks what a model folder needs of a run; see `model_from_run`."""
-    method = run.config["method"]
-    if method in PEERS:
-        raise UserError(
-            f"{run.workdir} is a run of {method}, and model folders are of FaceCycle's "
-            f"models: use the run itself, facecycle_jax.load('{run.workdir}')."
-        )
-
-    # config.json is a file of the user's, so a field may be missing or of another type.
-    try:
-        trees, model = _networks_of_state(run.config, run.trees)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{run.workdir / 'config.json'} is no configuration of a run ({error})."
-        ) from None
-
-    source = (
-        f"training run {run.workdir.name} of facecycle_jax, {run.config['method']}, "
-        f"step {run.checkpoint.name}"
-    )
-    return trees, model, source
-
-
-def model_from_state(
-    config: Mapping[str, Any],
-    trees: Mapping[str, Tree],
-    *,
-    info: Mapping[str, Any] | None = None,
-    batch_size: int = BATCH_SIZE,
-    devices: Sequence[jax.Device] | None = None,
-) -> "FaceCycle":
-    """Makes a model from a training run's parameters in memory.
-
-    Args:
-      config: configuration of the run, with `model` and `loss`.
-      trees: parameters by network name, those of the state's `frozen` and `eval_params`
-        together.
-      info: what is known of the model, for reading.
-      batch_size: see `load`.
-      devices: see `load`.
-
-    Returns:
-      The model; it copies the parameters. A method that FaceCycle is compared with
-      gives a `PeerModel`.
-    """
-    if config.get("method") in PEERS:
-        peer = PeerModel(
-            trees, config=config, info=info, batch_size=batch_size, devices=devices
-        )
-        # Typed as what nearly everybody loads, as in `load`.
-        return cast(FaceCycle, peer)
-
-    kept, model = _networks_of_state(config, trees)
-    return FaceCycle(
-        kept, model=model, info=info, batch_size=batch_size, devices=devices
-    )
-
-
-def _networks_of_state(
-    config: Mapping[str, Any], trees: Mapping[str, Tree]
-) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """Picks the parameters and the configuration that a model needs of a run.
-
-    Parameters that only the loss needs are left out.
-    """
-    kept = dict(trees)
-    model = dict(config["model"])
-
-    if model["trunk"] == "learned":
-        # A VGG-19 is the loss's alone.
-        kept.pop("vgg", None)
-    else:
-        model["vgg_width"] = vgg_width(config)
-        if "vgg" in kept:
-            # Layers beyond these are the loss's alone.
-            kept["vgg"] = {
-                layer: kept["vgg"][layer]
-                for layer in TRUNK_LAYERS
-                if layer in kept["vgg"]
-            }
-    return kept, model
 
 
 class PreparedFaces(NamedTuple):
@@ -318,7 +68,7 @@ class FaceCycle:
       model: configuration of the networks.
       info: what is known of the model, for reading.
       batch_size: images computed at once, at most, on all devices together.
-      devices: see `load`.
+      devices: see `loading.load`.
       forward: the networks, if they are built already; None builds them from `model`.
 
     Attributes:
@@ -485,7 +235,7 @@ class FaceCycle:
             image cannot be read, or a file of a list is not there.
           FileNotFoundError: If the one file given is not there.
         """
-        _check_side(side)
+        check_side(side)
         found = self._batches.run(
             inference.feature_map,
             self.read(images, size=size),
@@ -842,8 +592,15 @@ class FaceCycle:
         return sources, drivers
 
 
-def _check_side(side: int) -> None:
-    """Raises UserError if the side of an averaged map is negative; 0 averages none."""
+def check_side(side: int) -> None:
+    """Checks the side of an averaged map.
+
+    Args:
+      side: areas along a side; 0 averages none.
+
+    Raises:
+      UserError: If it is negative.
+    """
     if side < 0:
         raise UserError(f"side must be 0, to keep the map, or above, got {side}.")
 
@@ -858,164 +615,3 @@ def _check_counts(sources: int, drivers: int) -> int:
 
     # No image on either side gives no pair.
     return max(sources, drivers) if min(sources, drivers) else 0
-
-
-# Attributes of instances of `FaceCycle`, which its class does not have.
-_ATTRIBUTES = ("framing", "has_identity")
-
-
-@functools.lru_cache(maxsize=16)
-def _peer_networks(method: str, model: str) -> PeerFeatures:
-    """Builds the networks of a peer, the same for models of one configuration.
-
-    What is compiled is kept by these networks, so such models share it.
-    """
-    return peer_features({"method": method, "model": json.loads(model)})
-
-
-def _features(
-    function: PeerFeatures, trees: Tree, images: jax.Array, *, maps: bool, side: int
-) -> dict[str, jax.Array]:
-    """Computes a peer's features [N, D] in the form that `Batches.run` expects."""
-    found = function(trees, images, maps=maps)
-    if maps and side:
-        found = adaptive_average_pool(found, side=side)
-    return {"features": found.reshape(len(found), -1)}
-
-
-class PeerModel:
-    """A trained model of a method that FaceCycle is compared with.
-
-    It computes features and maps, and nothing else.
-
-    Args:
-      trees: parameters by network name, and the running statistics.
-      config: the run's configuration: method and model.
-      info: what is known of the model, for reading.
-      batch_size: images computed at once, at most, on all devices together.
-      devices: see `load`.
-
-    Attributes:
-      config: the run's configuration.
-      method: the method's name.
-      model: configuration of the networks.
-      info: what is known of the model.
-      size: side of the images that it was trained on, in pixels.
-      any_size: whether it accepts images of other sizes too. FAb-Net and TCAE do not.
-    """
-
-    def __init__(
-        self,
-        trees: Mapping[str, Tree],
-        *,
-        config: Mapping[str, Any],
-        info: Mapping[str, Any] | None = None,
-        batch_size: int = BATCH_SIZE,
-        devices: Sequence[jax.Device] | None = None,
-    ) -> None:
-        """Builds the networks."""
-        self.config = dict(config)
-        self.method = str(config["method"])
-        self.model = dict(config["model"])
-        self.info = dict(info or {})
-        self.size = int(config["model"]["image_size"])
-        self.any_size = self.method not in ("fab_net", "tcae")
-
-        text = json.dumps(self.model, sort_keys=True)
-        self._networks = _peer_networks(self.method, text)
-        networks: Any = self._networks
-        self._batches = Batches(networks, trees, batch_size=batch_size, devices=devices)
-
-    def __getattr__(self, name: str) -> Any:
-        """Refuses what only FaceCycle's models can do, with a sentence."""
-        if not name.startswith("_") and (
-            hasattr(FaceCycle, name) or name in _ATTRIBUTES
-        ):
-            raise UserError(
-                f"This is a model of {self.method}: it has features, and no {name}."
-            )
-        raise AttributeError(name)
-
-    @property
-    def trees(self) -> dict[str, Tree]:
-        """The parameters by network name, and the running statistics."""
-        return self._batches.trees
-
-    def features(self, images: Images, *, size: int | None = None) -> np.ndarray:
-        """Computes the features that the method is evaluated with.
-
-        See `methods.peers.peer_features`.
-
-        Args:
-          images: one image or several, see the top of this module. They are not cropped
-            further.
-          size: side they are resized to, in pixels; None: the one trained on. FAb-Net
-            and TCAE accept no other.
-
-        Returns:
-          float32 [N, D].
-
-        Raises:
-          UserError: If an image cannot be read, a file of a list is not there, `size`
-            is below 1, or the method has another size.
-          FileNotFoundError: If the one file given is not there.
-        """
-        return self._run(images, size=size, maps=False, side=0)
-
-    def feature_map(
-        self, images: Images, *, size: int | None = None, side: int = 0
-    ) -> np.ndarray:
-        """Computes the last convolutional map that is not yet one vector.
-
-        Of TCAE it is that of the branch of expression.
-
-        Args:
-          images: as for `features`.
-          size: as for `features`.
-          side: if above 0, the map is averaged over side x side areas.
-
-        Returns:
-          float32 [N, h * w * c].
-
-        Raises:
-          UserError: See `features`, and if `side` is negative.
-          FileNotFoundError: If the one file given is not there.
-        """
-        return self._run(images, size=size, maps=True, side=side)
-
-    def traced_features(
-        self, images: jax.Array, *, maps: bool = False, side: int = 0
-    ) -> jax.Array:
-        """Computes features or maps of normalised images, for use inside jit.
-
-        Args:
-          images: float [N, S, S, 3], normalised.
-          maps: whether to compute `feature_map` instead of `features`.
-          side: as for `feature_map`.
-
-        Returns:
-          [N, D].
-        """
-        # From the space of FaceCycle's networks to pixels in 0..1.
-        unit = images * jnp.asarray(STD) + jnp.asarray(MEAN)
-        found = _features(self._networks, self.trees, unit, maps=maps, side=side)
-        return found["features"]
-
-    def _run(
-        self, images: Images, *, size: int | None, maps: bool, side: int
-    ) -> np.ndarray:
-        """Computes features or maps of images."""
-        _check_side(side)
-        size = self.size if size is None else size
-        if size != self.size and not self.any_size:
-            raise UserError(
-                f"A model of {self.method} accepts images of {self.size} pixels only, "
-                f"got {size}."
-            )
-
-        array, _, problems = as_images(images, size=size)
-        if problems:
-            raise UserError(problems[0])
-
-        found = self._batches.run(_features, array, maps=maps, side=side)
-        return found["features"]

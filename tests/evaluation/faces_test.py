@@ -22,7 +22,7 @@ from facecycle_jax.evaluation.judges import head_angles
 from facecycle_jax.evaluation.judges import networks as judges
 from facecycle_jax.evaluation.judges.networks import Judgement, dlib_judge
 from facecycle_jax.evaluation.report import markdown, write_report
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 
 
 @pytest.fixture(scope="module")

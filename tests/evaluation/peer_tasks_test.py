@@ -17,7 +17,7 @@ from facecycle_jax.evaluation import (
 )
 from facecycle_jax.evaluation.probes.code_probes import ProbeSet
 from facecycle_jax.evaluation.synthetic import random_peer
-from facecycle_jax.inference import PeerModel, face_cycle, model_from_run
+from facecycle_jax.inference import PeerModel, loading, model_from_run
 from facecycle_jax.methods.peers import peer_features
 from facecycle_jax.ops import normalise
 
@@ -128,8 +128,8 @@ def test_layers_of_face_cycles_encoder_are_refused(model):
 
 
 def test_a_run_of_a_peer_is_no_model_folder(monkeypatch, tmp_path):
-    run = face_cycle._Run(tmp_path, tiny(), tmp_path / "checkpoints/2", {})
-    monkeypatch.setattr(face_cycle, "_read_run", lambda path: run)
+    run = loading._Run(tmp_path, tiny(), tmp_path / "checkpoints/2", {})
+    monkeypatch.setattr(loading, "_read_run", lambda path: run)
     with pytest.raises(ValueError, match="is a run of fab_net, and model folders are"):
         model_from_run(tmp_path)
 

@@ -16,7 +16,7 @@ from tiny_model import MODEL
 
 import facecycle_jax
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference import face_cycle as model_module
+from facecycle_jax.inference import FaceCycle, PeerModel, model_from_state
 from facecycle_jax.inference.runner import Batches
 from facecycle_jax.methods import vgg_parameters
 from facecycle_jax.networks.build import build_networks
@@ -176,7 +176,7 @@ def test_several_outputs_of_one_pass_are_those_of_the_single_calls(model, faces)
     np.testing.assert_allclose(pairs["reidentified"][:, 0].astype(float), alone, atol=1)
 
 
-class Recorder(model_module.FaceCycle):
+class Recorder(FaceCycle):
     """Records which outputs the other methods request, and computes none."""
 
     def outputs(self, images, names):
@@ -283,7 +283,7 @@ def test_a_training_state_gives_a_model_of_its_vgg_width(faces, requested, width
     trees = jax.device_get(drawn(functools.partial(init_motion, forward)))
     trees["vgg"], _ = vgg_parameters(config)
 
-    model = model_module.model_from_state(config, trees)
+    model = model_from_state(config, trees)
     assert model.model["vgg_width"] == width
     assert not model.has_identity
     assert "conv4_1" not in model.trees["vgg"]
@@ -292,7 +292,7 @@ def test_a_training_state_gives_a_model_of_its_vgg_width(faces, requested, width
 
 def test_a_learned_trunk_leaves_the_vgg_of_the_loss_out():
     config = {"model": MODEL, "loss": {"vgg": "vgg19.npz", "perceptual": "gram"}}
-    model = model_module.model_from_state(
+    model = model_from_state(
         config, {"vgg": {}, "trunk": {}}, info={"source": "a test"}
     )
     assert set(model.trees) == {"trunk"}
@@ -392,7 +392,7 @@ def test_missing_models_and_wrong_batch_sizes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json|model folder"):
         facecycle_jax.load(tmp_path)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        model_module.FaceCycle({}, model=MODEL, batch_size=0)
+        FaceCycle({}, model=MODEL, batch_size=0)
 
 
 @pytest.mark.slow
@@ -430,7 +430,7 @@ def test_sizes_of_feature_maps_are_checked(model, faces):
 
 
 def test_sizes_of_a_peers_maps_are_checked(faces):
-    peer = object.__new__(model_module.PeerModel)
+    peer = object.__new__(PeerModel)
     peer.size = 64
     peer.any_size = True
     with pytest.raises(UserError, match="size must be at least 1"):

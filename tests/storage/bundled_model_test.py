@@ -11,7 +11,7 @@ import pytest
 import facecycle_jax
 from facecycle_jax.data import synthetic_tracks
 from facecycle_jax.evaluation.probes.verification import cosine_scores
-from facecycle_jax.inference.face_cycle import DEFAULT_MODEL
+from facecycle_jax.inference.loading import DEFAULT_MODEL
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "facecycle_jax" / "weights" / "facecycle-base"

@@ -18,7 +18,7 @@ from etils.epath import gpath
 import facecycle_jax
 from facecycle_jax.commands.weights import add
 from facecycle_jax.data.images.framing import FRAMING, Framing
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 from facecycle_jax.interop.vgg_weights import write_vgg
 from facecycle_jax.networks import make_face_networks, random_vgg
 from facecycle_jax.networks.face_networks import init_identity, init_motion

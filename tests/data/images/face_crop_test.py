@@ -8,7 +8,7 @@ from PIL import Image
 
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.face_crop import NoFaceError, crop_face, find_faces
-from facecycle_jax.inference.face_cycle import load
+from facecycle_jax.inference.loading import load
 
 ROOT = pathlib.Path(__file__).parents[3]
 SHARED = ROOT / os.environ.get("FACECYCLE_SHARED", "../shared")
