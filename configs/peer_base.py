@@ -37,6 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.item_order = "unordered"  # 'unordered' or 'ordered' (in time)
     config.data.item_spacing = 1  # frames from one to the next, of 'ordered'
     config.data.min_frames = 2  # frames; shorter tracks are left out
+    # Of FaceCycle's pairs alone.
+    del config.data.mirror_pair_probability
     return config
 
 
