@@ -80,20 +80,71 @@ value() {
   echo "${1#*=}"
 }
 
+# Takes an argument that is no option of the launcher: appends it to `flags`, and notes
+# the value of --workdir in `workdir`. Dies if the training has no such flag, because on
+# a cluster the mistake would only be found after a machine was paid for.
+# shellcheck disable=SC2034  # used by the launchers
+take_flag() {
+  case "$1" in
+    --workdir=*) workdir="$(value "$1")" ;;
+    --config=* | --config.?* | --noconfig.?*) ;;
+    # The other flags that facecycle_jax/main.py defines.
+    --distributed | --nodistributed | --distributed=*) ;;
+    --start_anew | --nostart_anew | --start_anew=*) ;;
+    --peer_timeout=* | --start_timeout=* | --compilation_cache=*) ;;
+    *) refuse_argument "$1" ;;
+  esac
+  flags+=("$1")
+}
+
+# Dies because of an argument that is neither an option of the launcher nor a flag of the
+# training.
+refuse_argument() {
+  local name="${1%%=*}" usage
+  usage="$(help) [--peer_timeout=S] [--start_timeout=S] [--compilation_cache=DIR]"
+  case "$usage" in
+    *"[$name]"*) die "$name takes no value, got '$1'." ;;
+    *"[$name="* | *" $name="*) die "$name needs a value: $name=VALUE." ;;
+  esac
+  die "unknown argument '$1': it is no option of this launcher, which --help lists, and no" \
+    "flag of the training: --config, --config.FIELD, --workdir, --distributed," \
+    "--peer_timeout, --start_timeout, --start_anew or --compilation_cache."
+}
+
+# Prints the value of --NAME=VALUE among flags, the last one if there are several; fails
+# if there is none.
+#
+#   flag_value NAME FLAG...
+flag_value() {
+  local name="$1" flag last="" missing=1
+  shift
+  for flag in "$@"; do
+    if [[ "$flag" == "--$name="* ]]; then
+      last="$(value "$flag")"
+      missing=0
+    fi
+  done
+  echo "$last"
+  return "$missing"
+}
+
 # Dies unless the training flags name a configuration and a workdir.
 check_flags() {
-  [[ " $* " == *" --config="* ]] || die "--config=FILE is missing, e.g. --config=configs/debug.py."
-  [[ " $* " == *" --workdir="* ]] || die "--workdir=DIR is missing."
+  local config directory bucket='^gs://[^/]+(/.*)?$'
+  config="$(flag_value config "$@")" || die "--config=FILE is missing, e.g. --config=configs/debug.py."
+  [[ -n "$config" ]] || die "--config= is empty: name a file, e.g. --config=configs/debug.py."
+
+  directory="$(flag_value workdir "$@")" || die "--workdir=DIR is missing."
+  [[ -n "$directory" ]] || die "--workdir= is empty: name a directory."
+  [[ "$directory" != gs://* || "$directory" =~ $bucket ]] ||
+    die "--workdir must be gs://BUCKET/DIR for a bucket, got '$directory'."
 }
 
 # Finds the file of --config=FILE.py[:NAME]: sets `config_file`, empty if a configuration is
 # named in another way. Dies if the caller's folder has no such file.
 find_config() {
-  local flag config=""
-  for flag in "$@"; do
-    [[ "$flag" != --config=* ]] || config="$(value "$flag")"
-  done
-
+  local config
+  config="$(flag_value config "$@")" || true
   case "$config" in
     *.py) config_file="$config" ;;
     *.py:*) config_file="${config%%.py:*}.py" ;;
@@ -119,4 +170,15 @@ parse_mount() {
   bucket="${BASH_REMATCH[1]}"
   prefix="${BASH_REMATCH[3]%/}"
   directory="${BASH_REMATCH[4]%/}"
+}
+
+# Dies if a --mount is mistaken, or if two have the same directory.
+check_mounts() {
+  local mount seen=$'\n'
+  for mount in "$@"; do
+    parse_mount "$mount"
+    [[ "$seen" != *$'\n'"$directory"$'\n'* ]] ||
+      die "two --mount have the directory $directory: give each one of its own."
+    seen+="$directory"$'\n'
+  done
 }

@@ -19,13 +19,17 @@ for argument in "$@"; do
     --dry-run) DRY_RUN=1 ;;
     --gpus=*) gpus="$(value "$argument")" ;;
     --memory=*) memory="$(value "$argument")" ;;
-    *) flags+=("$argument") ;;
+    *) take_flag "$argument" ;;
   esac
 done
 check_flags "${flags[@]}"
 find_config "${flags[@]}"
-[[ -z "$gpus" || "$gpus" =~ ^[0-9]+(,[0-9]+)*$ ]] || die "--gpus must be numbers with commas, got '$gpus'."
-[[ "$memory" =~ ^0?\.[0-9]+$ ]] || die "--memory must be between 0 and 1, got '$memory'."
+if [[ -n "$gpus" ]]; then
+  [[ "$gpus" =~ ^(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*$ ]] || die "--gpus must be numbers with commas, got '$gpus'."
+  repeated="$(tr ',' '\n' <<< "$gpus" | sort | uniq -d)"
+  [[ -z "$repeated" ]] || die "--gpus must name each GPU once, got '$gpus'."
+fi
+[[ "$memory" =~ ^0?\.0*[1-9][0-9]*$ ]] || die "--memory must be above 0 and below 1, got '$memory'."
 if ! ((DRY_RUN)) && ! command -v nvidia-smi > /dev/null; then
   die "no nvidia-smi here: this machine has no NVIDIA GPU, or no driver for it; launch/local.sh runs anywhere."
 fi

@@ -26,7 +26,7 @@ for argument in "$@"; do
   case "$argument" in
     -h | --help) help ;;
     --dry-run) DRY_RUN=1 ;;
-    *) flags+=("$argument") ;;
+    *) take_flag "$argument" ;;
   esac
 done
 check_flags "${flags[@]}"

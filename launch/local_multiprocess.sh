@@ -33,10 +33,7 @@ for argument in "$@"; do
     --devices=*) devices="$(value "$argument")" ;;
     --port=*) port="$(value "$argument")" ;;
     --logs=*) logs="$(value "$argument")" ;;
-    *)
-      [[ "$argument" != --workdir=* ]] || workdir="$(value "$argument")"
-      flags+=("$argument")
-      ;;
+    *) take_flag "$argument" ;;
   esac
 done
 check_flags "${flags[@]}"
@@ -47,7 +44,9 @@ is_number "$devices" || die "--devices must be a whole number above 0, got '$dev
 logs="${logs:-$workdir/logs}"
 free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 [[ -n "$port" ]] || port="$("$PYTHON" -c "$free_port")"
-is_number "$port" || die "--port must be a whole number above 0, got '$port'."
+if ! is_number "$port" || ((${#port} > 5 || port > 65535)); then
+  die "--port must be a whole number from 1 to 65535, got '$port'."
+fi
 
 run mkdir -p "$logs"
 children=()

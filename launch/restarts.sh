@@ -5,15 +5,27 @@
 LOST_EXIT=69
 # After SIGTERM, with the state saved.
 PREEMPTED_EXIT=75
+# After SIGINT: somebody has ended it from the keyboard.
+INTERRUPTED_EXIT=130
 # So many restarts in a row may end without a new checkpoint.
 # shellcheck disable=SC2034  # used by the launchers
 MAX_FRUITLESS=3
 
 # Whether the same command may be started again after this exit status: a process was
-# lost, SIGTERM, or death by a signal, 128 + its number (134: the runtime's abort).
-# Everything else would come again, or is the end.
+# lost, SIGTERM, or death by another signal than SIGINT, 128 + its number (134: the
+# runtime's abort). Everything else would come again, or is the end.
 can_restart() {
+  (($1 != INTERRUPTED_EXIT)) || return 1
   (($1 == LOST_EXIT || $1 == PREEMPTED_EXIT || ($1 > 128 && $1 <= 192)))
+}
+
+# Prints all such exit statuses, with commas.
+restart_statuses() {
+  local status list=""
+  for ((status = 1; status < 256; status++)); do
+    if can_restart "$status"; then list+="$status, "; fi
+  done
+  echo "${list%, }"
 }
 
 # Prints the exit status of a job from those of its processes.

@@ -22,6 +22,8 @@ source launch/restarts.sh
 
 RUN="$HOME/facecycle_run"
 HOST="$(hostname)"
+# What has been mounted: lines of a directory, a tab and the bucket with its prefix.
+MOUNTS="$HOME/facecycle_mounts"
 # Killed with the process that should have noted its exit status, or the host was
 # started anew: 128 + SIGKILL.
 KILLED_EXIT=137
@@ -39,12 +41,22 @@ install_gcsfuse() {
   sudo apt-get -o DPkg::Lock::Timeout=300 -qq install gcsfuse
 }
 
-# Mounts a bucket for reading, unless that has been done.
+# Mounts a bucket for reading, unless that has been done; fails if something else is
+# mounted there.
 mount_bucket() {
   local bucket="$1" prefix="$2" directory="$3"
+  local source="gs://$bucket${prefix:+/$prefix}" mounted=""
   local options=(--implicit-dirs -o ro)
   if mountpoint -q "$directory"; then
-    return
+    # The system does not know the prefix, so what was mounted is kept in a file.
+    if [[ -e "$MOUNTS" ]]; then
+      mounted="$(awk -F '\t' -v directory="$directory" '$1 == directory { last = $2 } END { print last }' "$MOUNTS")"
+    fi
+    if [[ "$mounted" == "$source" ]]; then return; fi
+    echo "tpu_host.sh: $source cannot be mounted at $directory of $HOST, where" \
+      "${mounted:-something else} is: name another directory in --mount, or unmount it with" \
+      "fusermount -u $directory." >&2
+    return 1
   fi
 
   command -v gcsfuse > /dev/null || install_gcsfuse
@@ -52,6 +64,7 @@ mount_bucket() {
   sudo chown "$(id -u)" "$directory"
   [[ -z "$prefix" ]] || options+=(--only-dir "$prefix")
   gcsfuse "${options[@]}" "$bucket" "$directory"
+  printf '%s\t%s\n' "$directory" "$source" >> "$MOUNTS"
 }
 
 # Whether the process that waits for the training is there. Its number alone does not

@@ -25,7 +25,9 @@
 #
 # A machine of this name that is there already is not touched: the launcher refuses.
 # `create` leaves a machine that costs money until `delete`; `all` deletes the one it
-# made, whatever the end. The training outlives a dropped ssh session, and
+# made, whatever the end, also after Ctrl-C, which cannot interrupt the deletion. If an
+# ssh-agent runs, it must hold gcloud's key before a machine of several hosts is used:
+# ssh-add ~/.ssh/google_compute_engine. The training outlives a dropped ssh session, and
 # `--action=train` with the same flags finds it again. The exit status is that of the
 # training.
 
@@ -43,6 +45,13 @@ MAX_INSTALLS=5
 # So many sessions in a row in which a host of a machine that is said to be ready does
 # not answer.
 MAX_SILENT=5
+# So many attempts to delete the machine, FIRST_PAUSE seconds apart: Google may refuse as
+# long as it is still making it.
+MAX_DELETES=6
+# So often is a machine looked for whose `create` was stopped, and so many seconds apart:
+# Google may show it only after a moment.
+MAX_LOOKS=3
+LOOK_PAUSE=10
 # What Google says when it has no machine to give, or cannot serve the request now.
 NO_CAPACITY='RESOURCE_EXHAUSTED|no more capacity|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED'
 # Where the file of --config lies on the hosts, seen from ~/facecycle_jax.
@@ -74,16 +83,13 @@ for argument in "$@"; do
     --spot) spot=(--spot) ;;
     --mount=*) mounts+=("$(value "$argument")") ;;
     --restarts=*) restarts="$(value "$argument")" ;;
-    *)
-      [[ "$argument" != --workdir=* ]] || workdir="$(value "$argument")"
-      flags+=("$argument")
-      ;;
+    *) take_flag "$argument" ;;
   esac
 done
 
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
 is_number "$slices" || die "--slices must be a whole number above 0, got '$slices'."
-for mount in "${mounts[@]}"; do parse_mount "$mount"; done
+check_mounts "${mounts[@]}"
 if [[ -z "$version" ]]; then
   case "$type" in
     v4-*) version="tpu-ubuntu2204-base" ;;
@@ -136,13 +142,16 @@ else
 fi
 place=(--zone="$zone")
 [[ -z "$project" ]] || place+=(--project="$project")
+delete_command=("${tpu[@]}" delete "$name" "${place[@]}" "${deleting[@]}")
 # A label by which the launcher knows its own machine.
 launch="$(date +%Y%m%d-%H%M%S)-$$-$RANDOM"
-# Whether this call has tried to make the machine, and whether it is there.
-tried=0
-made=0
+# What this call knows of its machine: none; tried, after a `create` that may have made
+# it; made.
+machine=none
 # Whether Google has made a machine for this very command before.
 proven=0
+# The process group of a command that must not end with the launcher, while it runs.
+apart=""
 status=0
 
 # Makes a folder that only this user can write to, for what is copied to the hosts.
@@ -158,29 +167,84 @@ make_scratch() {
 # Deletes the machine, if this call made it, and the folder; runs at the end, whatever
 # the end.
 clean_up() {
-  local attempt
-  if is_own; then
-    for attempt in 1 2 3; do
-      if delete; then break; fi
-      say "attempt $attempt to delete '$name' has failed;" \
-        "IT COSTS MONEY until --action=delete --zone=$zone."
-      sleep 10
-    done
+  local looks=1
+  # A second Ctrl-C would leave the machine behind.
+  trap '' INT TERM HUP
+
+  # A `create` that goes on would make a machine after it was looked for.
+  if [[ -n "$apart" ]]; then
+    kill -TERM -- "-$apart" 2> /dev/null || true
+    wait "$apart" || true
+    looks=$MAX_LOOKS
   fi
+  [[ "$machine" == none ]] || delete_own "$looks"
   rm -rf "$scratch"
 }
 
-# Whether the machine is there by this call. If `create` was interrupted or gcloud did
-# not wait for its end, the label tells it from the machine of somebody else who took
-# the name.
-is_own() {
+# Deletes the machine, if this call made it. Where Google says that there is none, it is
+# looked for so many times in all.
+delete_own() {
+  local looks="$1" look=1 attempt=1 owner
+  while ((attempt <= MAX_DELETES)); do
+    owner="$(machine_owner)"
+    case "$machine:$owner" in
+      *:nobody)
+        ((look < looks)) || return 0
+        look=$((look + 1))
+        sleep "$LOOK_PAUSE"
+        continue
+        ;;
+      tried:other) return 0 ;;
+      tried:unknown) say "Google does not say whether it has made '$name': $(first_error)" ;;
+      *)
+        say "deleting the machine '$name'; this cannot be interrupted"
+        if delete; then return 0; fi
+        ;;
+    esac
+
+    say "attempt $attempt of $MAX_DELETES to delete '$name' has failed; IT MAY COST MONEY" \
+      "until you run: $(quoted "${delete_command[@]}")"
+    ((attempt == MAX_DELETES)) || sleep "$FIRST_PAUSE"
+    attempt=$((attempt + 1))
+  done
+}
+
+# Prints whose the machine of this name is: ours, other, nobody (there is none), or
+# unknown if there is no answer. The label tells ours from the machine of somebody else
+# who took the name.
+machine_owner() {
   local label
-  if ((made)); then
-    return 0
+  if label="$(describe "$label_field" 2> "$scratch/describe")"; then
+    if [[ "$label" == "$launch" ]]; then echo ours; else echo other; fi
+  elif is_missing; then
+    echo nobody
+  else
+    echo unknown
   fi
-  ((tried)) || return 1
-  label="$(describe "$label_field" 2> /dev/null)"
-  [[ "$label" == "$launch" ]]
+}
+
+# Whether the last description has failed because there is no such machine.
+is_missing() {
+  grep -qi "NOT_FOUND\|not found" "$scratch/describe"
+}
+
+# Prints the line that says why the last description has failed.
+first_error() {
+  grep -m 1 ERROR "$scratch/describe" || tail -n 1 "$scratch/describe"
+}
+
+# Runs a command in a process group of its own: Ctrl-C in the terminal does not reach it,
+# and it can be stopped as a whole, which gcloud, a script that starts a program, cannot
+# else. Its group is in `apart` while it runs.
+run_apart() {
+  local code=0
+  set -m
+  "$@" < /dev/null &
+  apart=$!
+  set +m
+  wait "$apart" || code=$?
+  apart=""
+  return "$code"
 }
 
 # Runs a shell line on every host. A connection that is dead but not closed ends after 3
@@ -188,6 +252,32 @@ is_own() {
 on_all_hosts() {
   run "${tpu[@]}" ssh "$name" "${place[@]}" --quiet "${everywhere[@]}" \
     --ssh-flag=-oServerAliveInterval=60 --command="$1"
+}
+
+# Runs a shell line on every host, on all of them at the same time. Of a queued resource
+# gcloud serves 64 hosts, and the next ones only when these have ended; so each slice has
+# a gcloud of its own.
+on_all_hosts_at_once() {
+  local i command session sessions=() code=0
+  if ((slices == 1)); then
+    on_all_hosts "$1"
+    return
+  fi
+
+  for ((i = 0; i < slices; i++)); do
+    command=(
+      gcloud compute tpus tpu-vm ssh "$name-$i" "${place[@]}" --quiet --worker=all
+      --ssh-flag=-oServerAliveInterval=60 --command="$1"
+    )
+    if ((DRY_RUN)); then
+      run "${command[@]}"
+    else
+      "${command[@]}" &
+      sessions+=($!)
+    fi
+  done
+  for session in "${sessions[@]}"; do wait "$session" || code=$?; done
+  return "$code"
 }
 
 # Copies a file of the scratch folder to the home folder on every host.
@@ -219,9 +309,11 @@ machine_state() {
   if state="$(describe "$state_field" 2> "$scratch/describe")"; then
     # A queued resource that is served.
     echo "${state/#ACTIVE/READY}"
-  elif grep -qi "NOT_FOUND\|not found" "$scratch/describe"; then
+  elif is_missing; then
     echo MISSING
   else
+    say "Google does not answer: $(first_error)"
+    say "if the login has expired, renew it in another terminal: gcloud auth login"
     echo UNKNOWN
   fi
 }
@@ -256,30 +348,63 @@ create() {
     return
   fi
 
-  tried=1
-  if "${command[@]}" 2>&1 | tee "$scratch/create" && wait_for_slices; then
-    made=1
-    proven=1
-    return
+  warn_of_agent
+  machine=tried
+  if ! run_apart keep_output "$scratch/create" "${command[@]}"; then
+    [[ "$(machine_owner)" != ours ]] || delete || true
+    if ! ((proven)) && ! grep -Eq "$NO_CAPACITY" "$scratch/create"; then
+      die "the machine cannot be made, see above."
+    fi
+    return 1
   fi
 
-  if is_own; then delete || true; fi
-  if ! ((proven)) && ! grep -Eq "$NO_CAPACITY" "$scratch/create"; then
-    die "the machine cannot be made, see above."
+  machine=made
+  if ! wait_for_slices; then
+    delete || machine=tried
+    return 1
   fi
-  return 1
+  proven=1
+}
+
+# Runs a command, and keeps a copy of its output in a file.
+keep_output() {
+  local file="$1"
+  shift
+  # Whoever stops the command waits for this to end, which must not be before it.
+  trap : TERM
+  "$@" 2>&1 | tee "$file"
+}
+
+# Warns if an ssh-agent runs without gcloud's key: gcloud then refuses, or stalls, when
+# it is to reach several hosts, and the machine costs money by then.
+warn_of_agent() {
+  local key=~/.ssh/google_compute_engine keys fingerprint answer=0
+  keys="$(ssh-add -l 2> /dev/null)" || answer=$?
+  # 1 is an agent without keys; else there is no agent.
+  ((answer <= 1)) || return 0
+
+  fingerprint="$(ssh-keygen -lf "$key" 2> /dev/null | cut -d ' ' -f 2)" || true
+  if [[ -z "$fingerprint" || "$keys" != *"$fingerprint"* ]]; then
+    say "the ssh-agent that runs here does not hold $key, without which gcloud may not reach" \
+      "several hosts; add it with: ssh-add $key"
+  fi
 }
 
 # Waits until a queued resource is served, for as long as it stands in the queue; fails
 # if it never will be. One slice is there as soon as it is made.
 wait_for_slices() {
+  local state
   ((slices > 1)) || return 0
-  proven=1
   say "waiting until Google serves all $slices slices"
   while true; do
-    case "$(machine_state)" in
+    state="$(machine_state)"
+    case "$state" in
       READY) return 0 ;;
-      FAILED | SUSPENDING | SUSPENDED | DELETING | MISSING) return 1 ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING | MISSING)
+        say "the queued resource is $state, which Google explains so:"
+        run "${tpu[@]}" describe "$name" "${place[@]}" --format="yaml(state)" >&2 || true
+        return 1
+        ;;
     esac
     sleep "$FIRST_PAUSE"
   done
@@ -287,9 +412,8 @@ wait_for_slices() {
 
 # Deletes the machine.
 delete() {
-  run "${tpu[@]}" delete "$name" "${place[@]}" "${deleting[@]}" || return 1
-  made=0
-  tried=0
+  run_apart run "${delete_command[@]}" || return 1
+  machine=none
 }
 
 # Packs what is committed now: a restart installs the same, whatever is committed
@@ -338,32 +462,33 @@ send_config() {
 # gcloud does not pass on how a command ended on the hosts: each host prints that. As
 # long as answers are missing and the machine is there, the hosts are asked again.
 train() {
-  local command hosts="" contacts silent=0 answers=()
+  local command hosts="" contacts expected silent=0 answers=()
   command="facecycle_jax/launch/tpu_host.sh train"
   command+=" $(quoted "$1" "$workdir/xla_cache" "${host_flags[@]}")"
   if ((DRY_RUN)); then
-    on_all_hosts "$command"
+    on_all_hosts_at_once "$command"
     return
   fi
 
   : > "$scratch/answers"
   while true; do
     is_number "$hosts" || hosts="$(count_hosts)"
-    on_all_hosts "$command" 2>&1 | tee "$scratch/session" || true
+    on_all_hosts_at_once "$command" 2>&1 | tee "$scratch/session" || true
     sed -n '/FACECYCLE_EXIT/p' "$scratch/session" >> "$scratch/answers"
     contacts="$(sed -n 's/.*FACECYCLE_CONTACT of=//p' "$scratch/session" | sort -u | wc -l)"
-    is_number "$hosts" || hosts=$((contacts > 0 ? contacts : 1))
 
-    # One host's mistake or defect is final; the others need not be waited for.
+    # One host's mistake or defect is final; the others need not be waited for. As long as
+    # Google does not say how many hosts there are, one more than answer is expected.
     mapfile -t answers < <(reported_statuses "$scratch/answers")
-    status="$(worst_status "$hosts" "${answers[@]}")"
-    if ((${#answers[@]} >= hosts)) || ! can_restart "$status"; then
+    expected="${hosts:-$(((${#answers[@]} > contacts ? ${#answers[@]} : contacts) + 1))}"
+    status="$(worst_status "$expected" "${answers[@]}")"
+    if ((${#answers[@]} >= expected)) || ! can_restart "$status"; then
       return
     fi
 
     case "$(machine_state)" in
       READY)
-        silent=$((contacts >= hosts ? 0 : silent + 1))
+        silent=$((contacts >= expected ? 0 : silent + 1))
         ((silent < MAX_SILENT)) || return 0
         ;;
       # Google does not answer either: nothing can be said of the machine, nor done.
@@ -395,7 +520,7 @@ train_through_losses() {
 
     # No capacity, or ssh not ready: that counts as a start, too, so that it comes to an
     # end.
-    if ! { ((made)) || create; }; then
+    if ! { [[ "$machine" == made ]] || create; }; then
       say "there is no machine yet"
       no_machine=$((no_machine + 1))
       continue
@@ -432,7 +557,7 @@ train_through_losses() {
     say "the training ended with $status; machine and training are started again"
     # What was taken away may be there still, or not: the next `create` or the end sees
     # to it.
-    delete || made=0
+    delete || machine=tried
   done
 }
 
@@ -445,7 +570,7 @@ print_all() {
   train "$launch-0"
   echo "# the same again"
   delete
-  echo "# again from 'create' on after 69, 75, 134 or death by a signal, at most" \
+  echo "# again from 'create' on after 69, 75 or death by a signal but SIGINT, at most" \
     "$restarts times, and at most $MAX_FRUITLESS times in a row without a new checkpoint"
   echo "# 'create' and 'install' again, after a pause, if they fail"
 }
@@ -457,8 +582,7 @@ case "$action" in
     refuse_taken_name
     create || exit "$LOST_EXIT"
     # It stays.
-    made=0
-    tried=0
+    machine=none
     ;;
   install)
     pack

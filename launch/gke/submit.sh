@@ -16,13 +16,13 @@
 #                    of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of 4
 #                    (ct5lp-hightpu-4t, ct6e-standard-4t)
 # --queue            Kueue's LocalQueue
-# --name             of the JobSet
+# --name             of the JobSet; there must be none of this name, running or ended
 # --service-account  Kubernetes service account that may use the buckets
 # --mount            makes a bucket readable at /DIR in all pods, for data and weights; may
 #                    be repeated
 # --restarts         how often to start again after a lost host, preemption or death by a
-#                    signal; an exit code that would come again, such as 2 for a mistake,
-#                    ends the JobSet
+#                    signal other than SIGINT; an exit code that would come again, such as
+#                    2 for a mistake, ends the JobSet
 #
 # --config is a file of the image, e.g. configs/motion_cycle.py, and so are all other
 # paths. Needs kubectl, and in the cluster JobSet and Kueue, and for --mount the Cloud
@@ -31,6 +31,8 @@
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+# shellcheck source=launch/restarts.sh
+source "$ROOT/launch/restarts.sh"
 
 topology=v5e:4x4
 slices=1
@@ -56,10 +58,7 @@ for argument in "$@"; do
     --machine=*) machine="$(value "$argument")" ;;
     --service-account=*) account="$(value "$argument")" ;;
     --mount=*) mounts+=("$(value "$argument")") ;;
-    *)
-      [[ "$argument" != --workdir=* ]] || workdir="$(value "$argument")"
-      flags+=("$argument")
-      ;;
+    *) take_flag "$argument" ;;
   esac
 done
 check_flags "${flags[@]}"
@@ -68,7 +67,8 @@ check_flags "${flags[@]}"
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
 is_number "$slices" || die "--slices must be a whole number above 0, got '$slices'."
 label='^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'
-[[ "$name" =~ $label ]] || die "--name must be small letters, digits and dashes, at most 40, got '$name'."
+[[ "$name" =~ $label && "$name" == [a-z]* ]] ||
+  die "--name must be small letters, digits and dashes, at most 40, and begin with a letter, got '$name'."
 [[ "$queue" =~ $label ]] || die "--queue must be small letters, digits and dashes, at most 40, got '$queue'."
 [[ "$account" =~ $label ]] || die "--service-account must be small letters, digits and dashes, got '$account'."
 
@@ -129,6 +129,7 @@ for flag in "${flags[@]}"; do arguments+="                    - $(yaml "$flag")"
 has_mounts=false
 volumes=""
 volume_mounts=""
+check_mounts "${mounts[@]}"
 for i in "${!mounts[@]}"; do
   parse_mount "${mounts[i]}"
   has_mounts=true
@@ -147,9 +148,10 @@ for i in "${!mounts[@]}"; do
 done
 
 manifest="$(< "$ROOT/launch/gke/jobset.yaml")"
-fill NAME "$name"
-fill QUEUE "$queue"
+fill NAME "$(yaml "$name")"
+fill QUEUE "$(yaml "$queue")"
 fill RESTARTS "$restarts"
+fill RESTART_STATUSES "$(restart_statuses)"
 fill SLICES "$slices"
 fill HOSTS "$hosts"
 fill CHIPS "$chips"
@@ -158,7 +160,7 @@ fill ACCELERATOR "$accelerator"
 fill TOPOLOGY "$(yaml "${topology#*:}")"
 fill MACHINE_LABEL "${machine_label:+$'\n'                $machine_label: $machine}"
 fill IMAGE "$(yaml "$image")"
-fill SERVICE_ACCOUNT "$account"
+fill SERVICE_ACCOUNT "$(yaml "$account")"
 fill HAS_MOUNTS "$has_mounts"
 fill VOLUME_MOUNTS "${volume_mounts:- []}"
 fill VOLUMES "${volumes:- []}"
@@ -166,10 +168,20 @@ fill CACHE "$(yaml "$workdir/xla_cache")"
 fill ARGS "${arguments%$'\n'}"
 
 if ((DRY_RUN)); then
-  echo "# kubectl apply -f - <<EOF"
+  echo "# kubectl create -f - <<EOF"
   echo "$manifest"
   exit 0
 fi
 command -v kubectl > /dev/null || die "no kubectl here, or not on the PATH."
-kubectl apply -f - <<< "$manifest"
+
+# `create`, because `apply` leaves a JobSet that has ended as it is, and calls that a
+# success.
+if ! answer="$(kubectl create -f - <<< "$manifest" 2>&1)"; then
+  [[ "$answer" != *AlreadyExists* ]] ||
+    die "there is a JobSet '$name' already, which may have ended: choose another --name, or" \
+      "delete it first: kubectl delete jobset $name"
+  echo "$answer" >&2
+  exit 1
+fi
+echo "$answer"
 echo "logs: kubectl logs --prefix --follow --max-log-requests=$((slices * hosts)) -l jobset.sigs.k8s.io/jobset-name=$name"

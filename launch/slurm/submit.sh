@@ -13,7 +13,7 @@
 #
 # The job runs in the folder where this is called. That folder, WORKDIR, the repository
 # and the Python environment must be the same on all nodes. config.batch_size must be a
-# multiple of all GPUs. The log is facecycle-<job>.log there.
+# multiple of all GPUs. The log is facecycle-<job>.log there. `scancel JOB` ends the run.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -32,7 +32,7 @@ for argument in "$@"; do
     --time=*) limit="$(value "$argument")" ;;
     --partition=* | --account=*) options+=("$argument") ;;
     --sbatch=*) options+=("$(value "$argument")") ;;
-    *) flags+=("$argument") ;;
+    *) take_flag "$argument" ;;
   esac
 done
 check_flags "${flags[@]}"
@@ -52,7 +52,8 @@ settings=(
   FACECYCLE_ROOT="$ROOT"
   PYTHONPATH="$IMPORTS"
   JAX_COMPILATION_CACHE_DIR="$CACHE"
-  JAX_PLATFORMS="${JAX_PLATFORMS:-$platform}"
+  # Of the job; what the login node has does not matter.
+  JAX_PLATFORMS="$platform"
 )
 export "${settings[@]}"
 if ((DRY_RUN)); then quoted export "${settings[@]}"; fi

@@ -1,5 +1,6 @@
 """The launchers: their dry runs, and real runs with stand-ins for clouds' commands."""
 
+import ast
 import json
 import os
 import pwd
@@ -130,6 +131,81 @@ def test_slurm_starts_a_process_for_each_gpu():
         "train.sbatch --config=configs/debug.py --workdir=gs://bucket/run "
         "--config.data.path=/data/my\\ faces"
     )
+
+
+def test_slurm_s_platform_follows_from_the_gpus():
+    settings, _ = dry("slurm", JAX_PLATFORMS="cpu")
+    assert "JAX_PLATFORMS=cuda" in settings
+    settings, _ = dry("slurm", "--gpus-per-node=0", JAX_PLATFORMS="cuda")
+    assert "JAX_PLATFORMS=cpu" in settings
+
+
+def flags_of_the_training():
+    """Yields the names of main.py's flags, and whether they are boolean."""
+    tree = ast.parse((ROOT / "facecycle_jax" / "main.py").read_text())
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        if ".DEFINE_" in function:
+            yield node.args[0].value, "bool" in function
+
+
+def test_every_flag_of_the_training_is_passed_on():
+    flags = dict(flags_of_the_training())
+    assert {"config", "workdir", "peer_timeout"} <= set(flags)
+    more = []
+    for name, is_boolean in flags.items():
+        if is_boolean:
+            more += [f"--{name}", f"--no{name}", f"--{name}=true"]
+        elif name not in ("config", "workdir"):
+            more.append(f"--{name}=1")
+    more += ["--config.fsdp", "--noconfig.fsdp", "--config.num_steps=1"]
+    (line,) = dry("local", *more)
+    assert training_flags(line) == [*more, *FLAGS]
+
+
+@pytest.mark.parametrize(
+    ("place", "argument", "sentence"),
+    [
+        ("tpu", "--spot=true", "--spot takes no value, got '--spot=true'"),
+        ("gke", "--dry-run=1", "--dry-run takes no value, got '--dry-run=1'"),
+        ("tpu", "--zone", "--zone needs a value: --zone=VALUE"),
+        ("slurm", "--sbatch", "--sbatch needs a value: --sbatch=VALUE"),
+        ("local", "--config", "--config needs a value: --config=VALUE"),
+        ("local", "--peer_timeout", "--peer_timeout needs a value"),
+        ("gke", "--topolgy=v5e:4x4", "unknown argument '--topolgy=v5e:4x4'"),
+        ("gpu", "--spot", "unknown argument '--spot'"),
+        ("multiprocess", "configs/debug.py", "unknown argument 'configs/debug.py'"),
+        ("slurm", "--wrokdir=a", "unknown argument '--wrokdir=a'"),
+        ("local", "--config.", "unknown argument '--config.'"),
+    ],
+)
+def test_a_mistyped_option_is_no_flag_of_the_training(place, argument, sentence):
+    result = launch(place, argument, "--dry-run", *FLAGS)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "place", ["local", "multiprocess", "gpu", "slurm", "tpu", "gke"]
+)
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--config=", "--workdir=w"], "--config= is empty"),
+        (["--config=c", "--workdir="], "--workdir= is empty"),
+        (["--config=c", "--workdir=gs://"], "--workdir must be gs://BUCKET/DIR"),
+        (["--config=c", "--workdir=gs:///run"], "--workdir must be gs://BUCKET/DIR"),
+        (["--config=c", "--config.x=a --workdir=w"], "--workdir=DIR is missing"),
+    ],
+)
+def test_an_empty_value_is_a_mistake(place, flags, sentence):
+    result = launch(place, "--dry-run", *flags)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ["local", "gpu", "multiprocess"])
@@ -277,6 +353,21 @@ def test_no_home_is_needed():
             "--machine for v6e:4x4 must be one of: ct6e-standard-4t",
         ),
         (["gke", "--image=i", "--mount=/data:/data", *FLAGS], "--mount must be gs://"),
+        (
+            ["gke", "--image=i", "--mount=gs://one:/d", "--mount=gs://two:/d/", *FLAGS],
+            "two --mount have the directory /d",
+        ),
+        (
+            ["tpu", "--mount=gs://one:/d", "--mount=gs://one/frames:/d", *FLAGS],
+            "two --mount have the directory /d",
+        ),
+        (["gke", "--image=i", "--name=7", *FLAGS], "begin with a letter, got '7'"),
+        (
+            ["multiprocess", "--port=65536", "--logs=l", *FLAGS],
+            "from 1 to 65535, got '65536'",
+        ),
+        (["gpu", "--memory=0.0", *FLAGS], "--memory must be above 0 and below 1"),
+        (["gpu", "--gpus=0,1,0", *FLAGS], "--gpus must name each GPU once"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence):
@@ -328,7 +419,7 @@ def test_the_jobset_starts_again_after_the_same_statuses_as_the_other_launchers(
     )
     subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
     assert {69, 75, 134, 137, 139, 143} <= set(codes["values"])
-    assert not {0, 1, 2, 3, 70, 74} & set(codes["values"])
+    assert not {0, 1, 2, 3, 70, 74, 130} & set(codes["values"])
 
 
 def test_buckets_are_volumes_of_the_pods():
@@ -356,9 +447,37 @@ def test_buckets_are_volumes_of_the_pods():
     assert {csi["driver"] for csi in volumes.values()} == {"gcsfuse.csi.storage.gke.io"}
 
 
+def test_names_that_yaml_reads_as_something_else_stay_names():
+    document = manifest("--name=on", "--queue=123", "--service-account=true")
+    assert document["metadata"]["name"] == "on"
+    assert document["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "123"}
+    template = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["spec"]["serviceAccountName"] == "true"
+
+
+def test_a_jobset_that_is_there_already_is_a_mistake(tmp_path):
+    error = (
+        "Error from server (AlreadyExists): error when creating "
+        '"STDIN": jobsets "mine" already exists'
+    )
+    stand_in(tmp_path, "kubectl", f"echo '{error}' >&2; exit 1")
+    result = launch("gke", "--image=i", "--name=mine", *FLAGS, path=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "choose another --name" in result.stderr
+    assert result.stderr.endswith("kubectl delete jobset mine\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_other_errors_of_kubectl_are_shown(tmp_path):
+    stand_in(tmp_path, "kubectl", "echo 'error: no configuration' >&2; exit 1")
+    result = launch("gke", "--image=i", *FLAGS, path=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: no configuration\n"
+
+
 def test_kubectl_gets_the_manifest_of_the_dry_run(tmp_path):
     stand_in(
-        tmp_path, "kubectl", f'[[ "$*" == "apply -f -" ]] && cat > {tmp_path}/applied'
+        tmp_path, "kubectl", f'[[ "$*" == "create -f -" ]] && cat > {tmp_path}/applied'
     )
     options = ["--image=i", "--mount=gs://faces:/frames", *FLAGS]
     result = launch("gke", *options, path=tmp_path)

@@ -22,7 +22,10 @@ def bash(line, *, path="/usr/bin:/bin"):
 
 def test_only_lost_preempted_and_signalled_processes_are_started_again():
     again = bash("for i in {0..255}; do if can_restart $i; then echo $i; fi; done")
-    assert [int(status) for status in again] == [69, 75, *range(129, 193)]
+    expected = [69, 75, 129, *range(131, 193)]
+    assert [int(status) for status in again] == expected
+    (listed,) = ["".join(bash("restart_statuses"))]
+    assert [int(status) for status in listed.split(",")] == expected
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,7 @@ def test_only_lost_preempted_and_signalled_processes_are_started_again():
         (2, "74 2", 2),
         (2, "69 75", 75),
         (2, "0 139", 139),
+        (3, "69 130 75", 130),
         (2, "0", 69),
         (2, "", 69),
         (2, "75", 75),

@@ -1,4 +1,4 @@
-"""The SLURM job with stand-ins for srun and scontrol."""
+"""The SLURM job with stand-ins for srun, scontrol and squeue."""
 
 import os
 import subprocess
@@ -37,8 +37,13 @@ class Job:
         self.folder = folder
         stand_in(folder, "srun", SRUN)
         stand_in(folder, "scontrol", 'echo "$*" >> requeues')
+        self.show("RUNNING")
         stand_in(folder, "sleep", "true")
         stand_in(folder, "training", TRAINING)
+
+    def show(self, state):
+        """Sets the state that SLURM shows for the job."""
+        stand_in(self.folder, "squeue", f'[[ "$*" == *--jobs=7* ]] && echo {state}')
 
     def start(self, *ends, count=0, saves=""):
         """Starts the job once; returns its exit status and whether it was requeued."""
@@ -118,6 +123,18 @@ def test_a_new_checkpoint_allows_three_more_restarts(job):
 def test_a_job_at_its_time_limit_goes_on_as_long_as_it_saves(job):
     for number in range(8):
         assert job.start(75, 75, count=number, saves=number) == (75, True)
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED"])
+def test_a_cancelled_job_is_not_queued_again(job, state):
+    job.show(state)
+    assert job.start(75, 75) == (75, False)
+    assert "SLURM is ending the job" in job.result.stdout
+
+
+def test_a_job_of_which_slurm_says_nothing_is_queued_again(job):
+    stand_in(job.folder, "squeue", "echo slurm_load_jobs error >&2; exit 1")
+    assert job.start(75, 75) == (75, True)
 
 
 def test_every_line_of_a_task_is_in_the_log_as_srun_labels_it(job):

@@ -175,7 +175,29 @@ def test_a_bucket_is_mounted_for_reading_once(host):
     assert "gcsfuse --implicit-dirs -o ro --only-dir frames/small faces /frames" in text
 
     stand_in(host.home / "bin", "mountpoint", "exit 0")
-    assert output(host.session("mount", "faces", "", "/frames")) == ""
+    assert output(host.session("mount", "faces", "frames/small", "/frames")) == ""
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("mount", "faces", "frames/large", "/frames"), "gs://faces/frames/large"),
+        (("mount", "weights", "", "/frames"), "gs://weights"),
+        (None, "something else"),
+    ],
+)
+def test_a_directory_that_is_in_use_is_refused(host, other, named):
+    for name in ("sudo", "gcsfuse"):
+        stand_in(host.home / "bin", name, f'echo "{name} $*"')
+    if other:
+        stand_in(host.home / "bin", "mountpoint", "exit 1")
+        output(host.session(*other))
+
+    stand_in(host.home / "bin", "mountpoint", "exit 0")
+    refused = host.session("mount", "faces", "frames/small", "/frames")
+    sentence = "gs://faces/frames/small cannot be mounted at /frames of host, where"
+    assert f"{sentence} {named} is" in output(refused)
+    assert refused.returncode == 1
 
 
 def test_gcsfuse_is_installed_where_it_is_missing(host):

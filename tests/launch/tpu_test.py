@@ -1,12 +1,54 @@
 """The TPU launcher against a stand-in for gcloud."""
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import time
 
 import pytest
-from launch_stand_ins import FLAGS, LAUNCH, NO_CAPACITY, Cloud, launch, session
+from launch_stand_ins import (
+    FLAGS,
+    LAUNCH,
+    NO_CAPACITY,
+    Cloud,
+    launch,
+    session,
+    stand_in,
+)
+
+
+def intercept(cloud, script):
+    """Puts a script before the stand-in for gcloud, which is `$answers` in it."""
+    answers = cloud.folder / "answers"
+    (cloud.folder / "gcloud").rename(answers)
+    folder = shlex.quote(str(cloud.folder))
+    stand_in(
+        cloud.folder,
+        "gcloud",
+        f'answers={folder}/answers\nfolder={folder}\n{script}\nexec "$answers" "$@"',
+    )
+
+
+def start(cloud, *options):
+    """Starts the launcher in a session of its own, as a terminal does."""
+    with open(cloud.folder / "stderr", "w") as stderr:
+        return subprocess.Popen(
+            [LAUNCH / "run.sh", "tpu", *options, *FLAGS],
+            cwd=LAUNCH.parent,
+            env={"PATH": f"{cloud.folder}:/usr/bin:/bin", "HOME": str(cloud.folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_machine_is_made_set_up_used_and_deleted(tmp_path):
@@ -48,20 +90,168 @@ def test_a_machine_that_gcloud_did_not_wait_for_is_deleted(tmp_path):
 def test_the_machine_is_deleted_when_the_launcher_is_stopped(tmp_path):
     cloud = Cloud(tmp_path, train=[session(contacts=0)] * 1000)
     (tmp_path / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.5\n")
-    process = subprocess.Popen(
-        [LAUNCH / "run.sh", "tpu", *FLAGS],
-        cwd=LAUNCH.parent,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 30
-    while "train" not in cloud.calls and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = start(cloud)
+    wait_for(lambda: "train" in cloud.calls)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) != 0
     assert cloud.calls[-1] == "delete"
     assert not cloud.is_there
+
+
+def test_nothing_interrupts_the_deletion(tmp_path):
+    """Signals to all programs of the terminal, as Ctrl-C sends them."""
+    cloud = Cloud(tmp_path)
+    intercept(
+        cloud,
+        """
+case "$*" in
+  *"tpu_host.sh train"*) touch "$folder/training"; exec /bin/sleep 30 ;;
+  *" delete "*)
+    # As gcloud, which handles the signal even if the launcher ignores it.
+    python3 - "$folder/deleting" << 'END' || exit 130
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(1)
+END
+    ;;
+esac""",
+    )
+    process = start(cloud)
+    wait_for((tmp_path / "training").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    wait_for((tmp_path / "deleting").exists)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.killpg(process.pid, number)
+    assert process.wait(30) != 0
+    assert cloud.calls[-1] == "delete"
+    assert not cloud.is_there
+    assert "deleting the machine 'facecycle'" in (tmp_path / "stderr").read_text()
+
+
+# A `create` during which the launcher is stopped. gcloud is a script that starts a
+# program, so to stop the script alone stops nothing.
+INTERRUPTED_CREATE = {
+    "before it was asked for": """
+      (touch "$folder/creating"; /bin/sleep 1; "$answers" "$@"); exit""",
+    "while it is made": """
+      "$answers" "$@"; touch "$folder/creating"; /bin/sleep 30; exit""",
+    "although gcloud goes on": """
+      trap '' TERM; touch "$folder/creating"; /bin/sleep 1; "$answers" "$@"; exit""",
+}
+
+
+@pytest.mark.parametrize("create", INTERRUPTED_CREATE.values(), ids=INTERRUPTED_CREATE)
+def test_no_machine_is_left_when_the_launcher_is_stopped_during_create(
+    tmp_path, create
+):
+    cloud = Cloud(tmp_path)
+    intercept(cloud, f'if [[ "$4" == create ]]; then {create}; fi')
+    process = start(cloud)
+    wait_for((tmp_path / "creating").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) != 0
+    # Time for a `create` that was left behind.
+    time.sleep(1.5)
+    assert not cloud.is_there
+    assert cloud.calls in ([], ["create", "delete"])
+
+
+def test_a_machine_that_google_shows_late_is_deleted(tmp_path):
+    cloud = Cloud(tmp_path)
+    intercept(
+        cloud,
+        """
+case "$4" in
+  create) "$answers" "$@"; touch "$folder/creating"; /bin/sleep 30; exit ;;
+  describe)
+    if [[ -e "$folder/creating" && ! -e "$folder/looked" ]]; then
+      touch "$folder/looked"
+      echo "ERROR: NOT_FOUND" >&2
+      exit 1
+    fi ;;
+esac""",
+    )
+    process = start(cloud)
+    wait_for((tmp_path / "creating").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) != 0
+    assert (tmp_path / "looked").exists()
+    assert not cloud.is_there
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_machine_of_which_nothing_is_known_is_not_forgotten(tmp_path, answers):
+    """gcloud makes it, reports an error, and then does not answer for some time."""
+    cloud = Cloud(tmp_path, create=["TIMEOUT: something else"])
+    intercept(
+        cloud,
+        f"""
+if [[ "$4" == describe && -e "$folder/created" ]]; then
+  echo >> "$folder/looks"
+  if [[ {int(answers)} == 0 || "$(wc -l < "$folder/looks")" -lt 4 ]]; then
+    echo "ERROR: (gcloud) There was a problem refreshing your tokens." >&2
+    exit 1
+  fi
+fi
+[[ "$4" != create ]] || touch "$folder/created"
+""",
+    )
+    result = cloud.train("--project=my project", "--zone=z")
+    assert result.returncode == 2
+    assert "There was a problem refreshing your tokens." in result.stderr
+    command = (
+        "gcloud compute tpus tpu-vm delete facecycle --zone=z "
+        "--project=my\\ project --quiet"
+    )
+    assert f"until you run: {command}\n" in result.stderr
+    assert cloud.is_there != answers
+    assert cloud.calls.count("delete") == answers
+
+
+def test_the_command_that_deletes_several_slices_is_complete(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(2)])
+    intercept(cloud, '[[ "$4" != delete ]] || exit 1')
+    result = cloud.train("--slices=2", "--name=mine")
+    assert result.returncode == 2
+    command = (
+        "gcloud compute tpus queued-resources delete mine --zone=us-central1-a "
+        "--quiet --force"
+    )
+    assert result.stderr.count(f"IT MAY COST MONEY until you run: {command}\n") == 6
+
+
+def test_a_machine_that_is_gone_already_is_not_deleted(tmp_path):
+    cloud = Cloud(tmp_path, train=[session(2, state="")])
+    result = cloud.train()
+    assert result.returncode == 2
+    assert "delete" not in cloud.calls
+    assert "COST MONEY" not in result.stderr
+
+
+AGENT = """
+[[ "$1" == -l ]] || exit 99
+echo "{keys}"
+exit {status}"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "status", "warned"),
+    [
+        ("The agent has no identities.", 1, True),
+        ("256 SHA256:other me (ED25519)", 0, True),
+        ("256 SHA256:mine me (RSA)", 0, False),
+        ("Could not open a connection to your authentication agent.", 2, False),
+    ],
+)
+def test_an_ssh_agent_without_the_key_is_warned_of(tmp_path, keys, status, warned):
+    cloud = Cloud(tmp_path)
+    stand_in(tmp_path, "ssh-add", AGENT.format(keys=keys, status=status))
+    stand_in(tmp_path, "ssh-keygen", 'echo "3072 SHA256:mine me (RSA)"')
+    result = cloud.train()
+    assert result.returncode == 0
+    sentence = "add it with: ssh-add"
+    assert result.stderr.count(sentence) == warned
 
 
 @pytest.mark.parametrize("status", [1, 2, 74])
@@ -228,8 +418,10 @@ def test_buckets_are_mounted_again_after_a_preemption(tmp_path):
 
 def test_several_slices_are_a_queued_resource_that_is_waited_for(tmp_path):
     queue = ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
-    # Two slices of two hosts each, of which only two answer at first.
-    sessions = [session(0, 0), session(0, 0, 0, 0, contacts=4)]
+    # Two slices of two hosts each, of which only two answer at first. Each slice has a
+    # session of its own, but here one of them has the answers of both.
+    nothing = session(contacts=0)
+    sessions = [session(0, 0), nothing, session(0, 0, 0, 0, contacts=4), nothing]
     cloud = Cloud(tmp_path, hosts=2, queue=queue, train=sessions)
     result = cloud.train("--slices=2", "--spot")
     assert result.returncode == 0, result.stderr
@@ -246,16 +438,83 @@ def test_several_slices_are_a_queued_resource_that_is_waited_for(tmp_path):
         "--spot",
     } <= set(create)
     for command in commands:
-        if command[3] in ("ssh", "scp"):
+        if "tpu_host.sh train" in command[-1]:
+            assert command[2:4] == ["tpu-vm", "ssh"]
+            assert "--worker=all" in command
+        elif command[3] in ("ssh", "scp"):
             assert {"queued-resources", "--node=all", "--worker=all"} <= set(command)
-    assert cloud.calls.count("train") == 2
+    trained = [c[4] for c in commands if "tpu_host.sh train" in c[-1]]
+    assert sorted(trained) == ["facecycle-0"] * 2 + ["facecycle-1"] * 2
     (delete,) = (command for command in commands if command[3] == "delete")
     assert "--force" in delete
 
 
+def test_all_slices_train_at_the_same_time(tmp_path):
+    """Although a session lasts as long as the training."""
+    cloud = Cloud(tmp_path)
+    intercept(
+        cloud,
+        """
+if [[ "$*" == *"tpu_host.sh train"* ]]; then
+  touch "$folder/$5"
+  for ((i = 0; i < 200; i++)); do
+    [[ ! -e "$folder/facecycle-0" || ! -e "$folder/facecycle-2" ]] || break
+    /bin/sleep 0.1
+  done
+  echo "FACECYCLE_CONTACT of=$5"
+  echo "FACECYCLE_EXIT of=$5 status=$((i < 200 ? 0 : 1))"
+  exit
+fi""",
+    )
+    assert cloud.train("--slices=3").returncode == 0
+
+
+def test_a_login_that_expires_while_waiting_is_reported(tmp_path):
+    cloud = Cloud(tmp_path, queue=["ACTIVE"])
+    intercept(
+        cloud,
+        """
+if [[ "$*" == *"value(state.state)"* && -e "$folder/created" ]]; then
+  if [[ ! -e "$folder/asked" ]]; then
+    touch "$folder/asked"
+    printf "WARNING: old\\nERROR: Reauthentication failed.\\nPlease run: x\\n" >&2
+    exit 1
+  fi
+fi
+[[ "$4" != create ]] || touch "$folder/created"
+""",
+    )
+    result = cloud.train("--slices=2", "--restarts=1")
+    assert "Google does not answer: ERROR: Reauthentication failed.\n" in result.stderr
+    assert "gcloud auth login" in result.stderr
+
+
+def test_hosts_are_counted_again_if_google_did_not_answer(tmp_path):
+    """One host of two must not be taken for all."""
+    sessions = [session(0, contacts=1), session(0, 0)]
+    cloud = Cloud(tmp_path, hosts=2, train=sessions)
+    intercept(
+        cloud,
+        """
+if [[ "$*" == *networkEndpoints* && ! -e "$folder/counted" ]]; then
+  touch "$folder/counted"
+  exit 1
+fi""",
+    )
+    result = cloud.train()
+    assert result.returncode == 0, result.stderr
+    assert cloud.calls.count("train") == 2
+
+
 def test_a_queued_resource_that_fails_is_deleted_and_queued_again(tmp_path):
     cloud = Cloud(tmp_path, queue=["FAILED", "ACTIVE"], train=[session(0, 0)])
+    intercept(
+        cloud,
+        'if [[ "$*" == *"yaml(state)" ]]; then echo "message: no quota left"; exit; fi',
+    )
     result = cloud.train("--slices=2")
     assert result.returncode == 0, result.stderr
+    assert "is FAILED" in result.stderr
+    assert "message: no quota left" in result.stderr
     assert cloud.calls[:3] == ["create", "delete", "create"]
     assert not cloud.is_there
