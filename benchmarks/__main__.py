@@ -15,8 +15,20 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import breakdown, cases, ours, suites, timing
+from benchmarks.options import INSTALL_TORCH, check_least, check_width, has_torch, split
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import UserError
+
+CASES = "train-motion,train-identity,inference"
+MODES = "eager,channels_last"
+# Options that have no effect in a mode of the benchmark. Their defaults are None, which
+# tells them from a value that was given.
+NO_EFFECT = {
+    "--profile": ("suite", "torch", "budget", "json"),
+    "--suite gpu": ("cases", "precision"),
+    "--suite growth": ("cases", "torch", "budget"),
+    "--cases": ("budget",),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,8 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cases",
-        default="train-motion,train-identity,inference",
-        help=", ".join(cases.CASES),
+        help=f"{', '.join(cases.CASES)} (default: {CASES})",
     )
     parser.add_argument(
         "--suite",
@@ -50,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the images, pixels",
     )
     parser.add_argument(
-        "--precision", choices=sorted(ours.PRECISIONS), default="float32"
+        "--precision", choices=sorted(ours.PRECISIONS), help="default: float32"
     )
     parser.add_argument(
         "--remat",
@@ -68,11 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--torch",
-        default="eager,channels_last",
-        help="eager, channels_last, compile; '' leaves torch out",
+        help=f"{', '.join(cases.MODES)}; '' leaves torch out (default: {MODES})",
     )
     parser.add_argument(
-        "--budget", type=float, default=440.0, help="seconds that --suite gpu may take"
+        "--budget",
+        type=float,
+        help="seconds that --suite gpu may take (default: 440)",
     )
     parser.add_argument("--json", help="file for the figures; must not exist")
     parser.add_argument(
@@ -95,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        chosen = _split(options.cases, cases.CASES, "--cases")
-        modes = cases.torch_modes(_split(options.torch, cases.MODES, "--torch"))
-        if options.batch < 1 or options.repeats < 1 or not options.width > 0:
-            raise UserError(
-                "--batch and --repeats must be at least 1 and --width above 0."
-            )
+        _check_together(options)
+        chosen = split(
+            CASES if options.cases is None else options.cases, cases.CASES, "--cases"
+        )
+        modes = _torch_modes(options.torch)
+        check_least({"--batch": options.batch, "--repeats": options.repeats})
+        check_width(options.width)
         json = pathlib.Path(options.json) if options.json else None
         if json:
             timing.check_json_path(json)
@@ -109,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setting = ours.Setting(
             options.batch,
             options.width,
-            options.precision,
+            options.precision or "float32",
             device,
             options.size,
             options.remat,
@@ -133,17 +146,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = suites.plan(
             options.suite, setting, chosen, modes, repeats=options.repeats
         )
-    except ValueError as error:
+    except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
-    _run(
-        plan,
-        setting,
-        json,
-        budget=options.budget if options.suite == "gpu" else float("inf"),
-        ahead=options.suite == "gpu",
-    )
+
+    budget = float("inf")
+    if options.suite == "gpu":
+        budget = 440.0 if options.budget is None else options.budget
+    _run(plan, setting, json, budget=budget, ahead=options.suite == "gpu")
     return 0
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Refuses options that would have no effect alongside the others."""
+    mode = "--cases"
+    if options.profile is not None:
+        mode = "--profile"
+    elif options.suite is not None:
+        mode = f"--suite {options.suite}"
+
+    for name in NO_EFFECT[mode]:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} has no effect with {mode}; leave it out.")
+
+    if mode == "--suite growth" and options.size == 256:
+        raise UserError(
+            "--suite growth doubles --size, and 256 is the largest; choose 64 or 128."
+        )
+
+
+def _torch_modes(text: str | None) -> list[str]:
+    """Returns the ways of running PyTorch; none where it is not installed.
+
+    A missing PyTorch is reported if it was named. It does not end the run, which still
+    measures our side.
+    """
+    modes = split(
+        MODES if text is None else text, cases.MODES, "--torch", may_be_empty=True
+    )
+    if not modes or has_torch():
+        return modes
+    if text is not None:
+        print(f"--torch {text} is left out. {INSTALL_TORCH}", file=sys.stderr)
+    return []
 
 
 def _run(
@@ -178,14 +223,6 @@ def _run(
         print("\n" + timing.table(new), flush=True)
         if json:
             timing.write_json(rows, machine, json)
-
-
-def _split(text: str, known: Sequence[str], option: str) -> list[str]:
-    chosen = [part.strip() for part in text.split(",") if part.strip()]
-    for part in chosen:
-        if part not in known:
-            raise UserError(f"{option} takes {', '.join(known)}, got {part!r}.")
-    return chosen
 
 
 def _split_cpu(batch: int) -> None:

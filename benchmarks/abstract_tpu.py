@@ -7,16 +7,14 @@ no figure, and they count as nothing in it.
 """
 
 import argparse
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, hardware, ours
-from facecycle_jax import ops
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import UserError
 from launch import compile_check
@@ -123,17 +121,9 @@ def sampling(
     device: jax.Device,
 ) -> Estimate:
     """Estimates grid sampling of square maps, forward or with both gradients."""
-    sample = functools.partial(
-        ops.grid_sample, align_corners=True, implementation=implementation
-    )
-
-    def both(image: jax.Array, grid: jax.Array) -> Any:
-        out, pull = jax.vjp(sample, image, grid)
-        return out, pull(out)
-
     place = jax.sharding.SingleDeviceSharding(device)
     dtype, products = ours.PRECISIONS[precision]
-    program: Callable[..., Any] = both if backward else sample
+    program = ours.sampling_function(implementation, backward=backward)
     with jax.default_matmul_precision(products):
         lowered = jax.jit(
             program, in_shardings=(place, place), out_shardings=place

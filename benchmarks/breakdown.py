@@ -38,7 +38,7 @@ def profile(
       A Markdown table of shares.
     """
     step = TrainStep(stage, setting)
-    names = instruction_names(step.compile().as_text() or "")
+    names = instruction_names(step.compiled().as_text() or "")
     step()
     with jax.profiler.trace(str(folder)):
         for _ in range(steps):

@@ -3,6 +3,7 @@
 The programs of a case are timed interleaved.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -22,6 +23,7 @@ CASES = (
     "input",
     "start",
 )
+# Ways of running PyTorch.
 MODES = ("eager", "channels_last", "compile")
 SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
 IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
@@ -29,6 +31,7 @@ IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
 # the same.
 _CHECKED = 16
 _ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
+_NO_WEIGHTS = "ours, whose weights it takes, could not be built"
 STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
 
 
@@ -67,24 +70,11 @@ def measure(
 def prepare(case: str, setting: ours.Setting) -> None:
     """Compiles our train step of a case, if it is one, so that measuring it need not.
 
-    Safe in threads.
+    Safe in threads. A step that does not fit is left to `measure`, which reports it:
+    alone it may fit.
     """
     if case in STAGES:
-        _train_step(STAGES[case], setting).compile()
-
-
-@functools.cache
-def _train_step(stage: str, setting: ours.Setting) -> ours.TrainStep:
-    return ours.TrainStep(stage, setting)
-
-
-def torch_modes(wanted: list[str]) -> list[str]:
-    """Returns the wanted ways of running PyTorch; none where it is not installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return []
-    return wanted
+        timing.built(lambda: ours.compile_step(STAGES[case], setting))
 
 
 def describe(setting: ours.Setting) -> dict[str, Any]:
@@ -109,7 +99,7 @@ def _inference(
 
     Its first call compiles, the others are warm.
     """
-    mine = ours.Inference(call, setting)
+    mine = timing.built(lambda: ours.Inference(call, setting))
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_inference(call, setting, mine, mode)
@@ -128,10 +118,13 @@ def _inference(
         work=work,
     )
 
-    # Compared afterwards, so that the first call measured is the first one made.
-    for program in list(programs.values())[1:]:
-        if not isinstance(program, str):
-            _check_same_output(mine(), program(), setting)
+    # Compared afterwards, so that the first call measured is the first one made. What
+    # did not run, for want of memory for example, is not called again.
+    ran = [programs[row.program] for row in rows if row.median_ms is not None]
+    if mine in ran and not isinstance(mine, str):
+        for program in ran:
+            if program is not mine and not isinstance(program, str):
+                _check_same_output(mine(), program(), setting)
     _release_torch(programs)
     return rows
 
@@ -140,7 +133,7 @@ def _train(
     case: str, setting: ours.Setting, modes: list[str], repeats: int
 ) -> list[timing.Row]:
     """Measures a train step."""
-    mine = _train_step(STAGES[case], setting)
+    mine = timing.built(lambda: ours.TrainStep(STAGES[case], setting))
     programs: dict[str, timing.Program | str] = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_train_step(case, setting, mine, mode)
@@ -155,13 +148,20 @@ def _train(
         2 * setting.batch, count.flops, _peak(setting.precision, setting.device)
     )
     rows = timing.measure(
-        case, programs, settings=describe(setting), repeats=repeats, work=work
+        case,
+        programs,
+        settings=describe(setting),
+        repeats=repeats,
+        work=work,
+        ahead={} if isinstance(mine, str) else {"ours": mine.ahead_s},
     )
 
-    memory = mine.compile().memory_analysis()
-    if memory:
-        note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
-        rows[0] = dataclasses.replace(rows[0], note=note)
+    # The note of a row without figures says why there are none.
+    if not isinstance(mine, str) and rows[0].median_ms is not None:
+        memory = mine.compiled().memory_analysis()
+        if memory:
+            note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
+            rows[0] = dataclasses.replace(rows[0], note=note)
     _release_torch(programs)
     return rows
 
@@ -177,19 +177,21 @@ def _release_torch(programs: dict[str, timing.Program | str]) -> None:
 
 
 def _torch_inference(
-    call: str, setting: ours.Setting, mine: ours.Inference, mode: str
+    call: str, setting: ours.Setting, mine: ours.Inference | str, mode: str
 ) -> timing.Program | str:
     """Builds PyTorch's program of the same call, or says why there is none."""
-    from benchmarks import torch_programs
-
     if setting.size != 64:
         return _ONE_SIZE
-    try:
-        return torch_programs.TorchInference(
+    if isinstance(mine, str):
+        return _NO_WEIGHTS
+
+    from benchmarks import torch_programs
+
+    return timing.built(
+        lambda: torch_programs.TorchInference(
             call, setting, mine.trees, mine.images, mode=mode
         )
-    except ValueError as error:
-        return str(error)
+    )
 
 
 def _check_same_output(
@@ -209,23 +211,26 @@ def _check_same_output(
 
 
 def _torch_train_step(
-    case: str, setting: ours.Setting, mine: ours.TrainStep, mode: str
+    case: str, setting: ours.Setting, mine: ours.TrainStep | str, mode: str
 ) -> timing.Program | str:
     """Builds PyTorch's program of the same step, or says why there is none."""
-    from benchmarks import torch_programs
-
     if setting.size != 64:
         return _ONE_SIZE
-    images = ours.random_images(setting.batch)
-    try:
+    if isinstance(mine, str):
+        return _NO_WEIGHTS
+
+    from benchmarks import torch_programs
+
+    def build() -> timing.Program:
+        images = ours.random_images(setting.batch)
         other = torch_programs.TorchTrainStep(
             STAGES[case], setting, mine.trees, images, mode=mode
         )
-        if mine.untouched and setting.batch <= _CHECKED:
+        if setting.batch <= _CHECKED:
             _check_same(mine.total(), other.total(), setting)
-    except ValueError as error:
-        return str(error)
-    return other
+        return other
+
+    return timing.built(build)
 
 
 def _check_same(mine: float, other: float, setting: ours.Setting) -> None:
@@ -249,12 +254,15 @@ def _grid_sample(
         image, grid = ours.sampling_arrays((2 * setting.batch, side, side, channels))
         for backward in (False, True):
             programs: dict[str, timing.Program | str] = {
-                implementation: ours.grid_sample_program(
-                    image,
-                    grid,
-                    implementation=implementation,
-                    backward=backward,
-                    setting=setting,
+                implementation: timing.built(
+                    functools.partial(
+                        ours.grid_sample_program,
+                        image,
+                        grid,
+                        implementation=implementation,
+                        backward=backward,
+                        setting=setting,
+                    )
                 )
                 for implementation in IMPLEMENTATIONS
             }
@@ -283,27 +291,41 @@ def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
     from benchmarks import feeding
 
     settings = {"batch": setting.batch, "device": setting.device}
-    with tempfile.TemporaryDirectory() as folder:
+    # The loaders end before the folder that they read ahead from.
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         feeding.write_tracks(pathlib.Path(folder))
-        programs = feeding.programs(folder, setting)
-        work = timing.Work(2 * setting.batch, 0.0, None)
-        return timing.measure(
-            "input", programs, settings=settings, repeats=repeats, work=work
-        )
+        programs = feeding.programs(folder, setting, stack)
+        return timing.measure("input", programs, settings=settings, repeats=repeats)
 
 
 def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
-    """Measures fresh processes."""
+    """Measures fresh processes, each of which encodes one image in float32."""
     from benchmarks import starting
+
+    settings = {"images": 1, "width": setting.width, "device": setting.device}
+    if setting.size != 64:
+        settings["size"] = setting.size
+    programs: dict[str, timing.Program | str]
+
+    reason = ""
+    if setting.precision != "float32":
+        reason = "a new process is measured in float32 only"
+    elif setting.device == "tpu":
+        reason = "a TPU serves one process, and the benchmark's own has it"
+    if reason:
+        programs = {"ours": reason}
+        if modes:
+            programs["torch eager"] = reason
+        return timing.measure("start", programs, settings=settings, repeats=repeats)
 
     _, trees = ours.initial_trees("motion_cycle", setting)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
-        programs: dict[str, timing.Program | str] = dict(
-            starting.our_starts(path, trees, setting)
-        )
-        if modes:
-            programs["torch eager"] = starting.torch_start(path, trees, setting)
-        return timing.measure(
-            "start", programs, settings=describe(setting), repeats=repeats
-        )
+        programs = dict(starting.our_starts(path, trees, setting))
+        if modes and setting.size != 64:
+            programs["torch eager"] = _ONE_SIZE
+        elif modes:
+            programs["torch eager"] = timing.built(
+                lambda: starting.torch_start(path, trees, setting)
+            )
+        return timing.measure("start", programs, settings=settings, repeats=repeats)

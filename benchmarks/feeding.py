@@ -1,5 +1,6 @@
 """The input side: image files to batches, and their augmentation on the device."""
 
+import contextlib
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from PIL import Image
 from benchmarks import timing
 from benchmarks.ours import Setting, device_of
 from facecycle_jax import data, ops
+from facecycle_jax.errors import UserError
 
 _SIDE = 112  # pixels of the files, as face crops of videos have
 _DECODED = 72  # pixels decoded to
@@ -32,24 +34,32 @@ def write_tracks(folder: pathlib.Path, *, people: int = 32, frames: int = 8) -> 
         )
 
 
-def programs(folder: str, setting: Setting) -> dict[str, timing.Program | str]:
+def programs(
+    folder: str, setting: Setting, stack: contextlib.ExitStack
+) -> dict[str, timing.Program | str]:
     """Builds the programs; one call of each is one batch.
+
+    Loaders that read files do so ahead of the calls: their time is what training waits
+    for, and no rate of reading follows from it.
 
     Args:
       folder: with tracks of image files.
       setting: gives batch and device.
+      stack: ends the loaders, which read ahead, when it is closed.
 
     Returns:
-      Batches of frames held in memory, of frames read from files, and the augmentation.
+      Batches of frames held in memory, of frames read from files by each backend, and
+      the augmentation.
     """
     built: dict[str, timing.Program | str] = {}
-    for backend in ("memory", "tf"):
-        batches = data.make_loader(
-            _config(folder, backend, setting), split="train"
-        ).batches(0)
+    for backend in ("memory", "threads", "tf"):
+        config = _config(folder, backend, setting)
+        # Any: a generator, which can be closed.
+        batches: Any = data.make_loader(config, split="train").batches(0)
+        stack.callback(batches.close)
         try:
             first = next(batches)
-        except ValueError as error:
+        except UserError as error:
             built[f"frames, {backend}"] = str(error)
             continue
         built[f"frames, {backend}"] = _next(itertools.chain([first], batches))

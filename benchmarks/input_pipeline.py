@@ -18,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.input_programs import OURS, TORCH, Setting
+from benchmarks.options import INSTALL_TORCH, check_least, has_torch, split
 from benchmarks.timing import check_json_path
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import write_json
 
 
 class Target(NamedTuple):
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for _ in range(options.repeats):
             for name, setting in settings.items():
                 rounds[name].append(_run(setting))
-    except ValueError as error:
+    except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
     medians = {name: _median(results) for name, results in rounds.items()}
@@ -122,36 +124,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + waiting_table(medians, targets))
     if options.json:
         content = {"options": vars(options), "rounds": rounds, "medians": medians}
-        pathlib.Path(options.json).write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.json, content)
     return 0
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Setting]:
-    """Builds the settings of the chosen programs."""
-    if (
-        min(options.batch, options.size, options.images, options.repeats) < 1
-        or options.workers < 0
-    ):
-        raise UserError(
-            "--batch, --size, --images and --repeats must be at least 1, --workers "
-            "at least 0."
-        )
+    """Builds the settings of the chosen programs, or of all that can run here."""
+    for name in ("batch", "size", "images", "repeats"):
+        check_least({f"--{name}": getattr(options, name)})
+    check_least({"--workers": options.workers}, least=0)
     for name in ("data", "records"):
         path = getattr(options, name)
         if path and not os.path.isdir(path):
             raise UserError(f"--{name}: there is no folder {path}.")
-    chosen = [part.strip() for part in options.programs.split(";") if part.strip()]
-    for name in chosen:
-        if name not in (*OURS, *TORCH):
-            raise UserError(
-                f"--programs takes {', '.join([*OURS, *TORCH])!r}, got {name!r}."
-            )
-    names = [
-        name
-        for name in chosen or (*OURS, *TORCH)
-        if (options.records or not name.startswith("records"))
-        and (name not in TORCH or _has_torch())
-    ]
+    chosen = split(
+        options.programs, [*OURS, *TORCH], "--programs", by=";", may_be_empty=True
+    )
+
+    names = []
+    for name in chosen or (*OURS, *TORCH):
+        reason = ""
+        if name.startswith("records") and not options.records:
+            reason = "it needs --records FOLDER"
+        elif name in TORCH and not has_torch():
+            reason = INSTALL_TORCH
+
+        # Only a program that was named is missed.
+        if reason and chosen:
+            raise UserError(f"--programs {name!r} cannot run: {reason}.")
+        if not reason:
+            names.append(name)
+
     fixed = (
         options.data,
         options.records,
@@ -161,15 +164,6 @@ def _settings(options: argparse.Namespace) -> dict[str, Setting]:
         options.workers,
     )
     return {name: Setting(name, *fixed) for name in names}
-
-
-def _has_torch() -> bool:
-    """Whether PyTorch is installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _targets(text: str) -> list[Target]:
@@ -193,9 +187,11 @@ def _run(setting: Setting) -> dict[str, Any]:
         [*command, json.dumps(dataclasses.asdict(setting))],
         capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["no message"]
+    if result.returncode == 2:
+        lines = result.stderr.strip().splitlines()
         raise UserError(f"the program {setting.program!r} failed: {lines[-1]}")
+    if result.returncode:
+        raise RuntimeError(f"{setting.program!r} failed:\n{result.stderr.strip()}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 

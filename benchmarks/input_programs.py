@@ -13,7 +13,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ OURS = {
     "folder, pillow": ("folder", "threads", "pillow"),
 }
 TORCH = ("torch", "torch, reduced decoding")
+# Pairs are of two different frames: both sides then decode two images a pair. Ours
+# reads the frame of a mirrored pair, and so of a track of one frame, only once.
+MIN_FRAMES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +102,8 @@ def _loader(setting: Setting) -> Any:
         "backend": backend,
         "decoder": decoder,
         "memory_gb": 1.0,
-        "min_frames": 1,
+        "min_frames": MIN_FRAMES,
+        "mirror_pair_probability": 0.0,
         "path": setting.records if source == "records" else setting.folder,
         "identity_depth": 1,
         "max_tracks": 0,
@@ -145,6 +149,33 @@ def _resume_ms(loader: Any, repeats: int = 9) -> dict[str, float]:
     return {str(step): statistics.median(taken) for step, taken in times.items()}
 
 
+def torch_tracks(setting: Setting) -> Sequence[Any]:
+    """Finds the tracks that PyTorch's loader reads, the same as ours.
+
+    Args:
+      setting: what is measured.
+
+    Returns:
+      The image files of each track.
+
+    Raises:
+      UserError: If there are fewer tracks than a batch has pairs.
+    """
+    from facecycle_jax.data import scan_folder
+    from facecycle_jax.errors import UserError
+
+    tracks = scan_folder(setting.folder, min_frames=MIN_FRAMES).frames
+    # Without one whole batch, the loader would begin epoch after epoch for ever.
+    if len(tracks) < setting.batch:
+        raise UserError(
+            f"{setting.folder} has {len(tracks)} tracks of at least {MIN_FRAMES} "
+            f"images and --batch {setting.batch} needs {setting.batch} of them; "
+            "choose a smaller --batch."
+        )
+
+    return tracks
+
+
 def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
     """Yields batches of PyTorch's DataLoader over the same tracks.
 
@@ -153,9 +184,7 @@ def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
     import torch
     from PIL import Image
 
-    from facecycle_jax.data import scan_folder
-
-    tracks, side = scan_folder(setting.folder).frames, setting.size
+    tracks, side = torch_tracks(setting), setting.size
     reduced = setting.program == TORCH[1]
 
     class Pairs(torch.utils.data.Dataset):
@@ -216,5 +245,24 @@ def _memory_mb(process: int) -> float:
     return 0.0
 
 
+def main(setting: Setting) -> int:
+    """Prints the figures of one program as JSON.
+
+    Args:
+      setting: what is measured.
+
+    Returns:
+      The exit status: 2 after a user's mistake, whose sentence is on stderr.
+    """
+    from facecycle_jax.errors import UserError
+
+    try:
+        print(json.dumps(measure(setting)))
+    except (UserError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(Setting(**json.loads(sys.argv[1])))))
+    sys.exit(main(Setting(**json.loads(sys.argv[1]))))

@@ -54,8 +54,8 @@ def measure(
         **options: int,
     ) -> None:
         programs: dict[str, timing.Program | str] = {
-            "ours": _program(ours, arrays, setting),
-            "library": _program(library, arrays, setting),
+            "ours": timing.built(lambda: _program(ours, arrays, setting)),
+            "library": timing.built(lambda: _program(library, arrays, setting)),
         }
         if torch:
             programs["torch"] = torch_program(name, *arrays, setting=setting, **options)
@@ -164,7 +164,5 @@ def torch_program(
     """Builds a program of `torch_programs` by its name, or says why there is none."""
     from benchmarks import torch_programs
 
-    try:
-        return getattr(torch_programs, name)(*arrays, setting=setting, **options)
-    except ValueError as error:
-        return str(error)
+    make = getattr(torch_programs, name)
+    return timing.built(lambda: make(*arrays, setting=setting, **options))

@@ -4,6 +4,8 @@ The train step is the training loop's own.
 """
 
 import functools
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -138,30 +140,34 @@ class TrainStep:
 
     Attributes:
       trees: the parameters at the start, by network name.
-      untouched: whether no update has been made.
+      ahead_s: seconds that compiling the step took if it was compiled before; 0 if the
+        first call compiles it.
     """
 
     def __init__(self, stage: str, setting: Setting) -> None:
-        """Draws the state; the first call, or `compile`, compiles.
+        """Draws the state; the first call compiles if `compile_step` has not yet.
 
         Args:
           stage: 'motion_cycle' or 'identity_cycle'.
           setting: what is measured.
         """
+        self._stage = stage
+        self._setting = setting
         mesh = make_mesh(devices_of(setting))
         self._precision = PRECISIONS[setting.precision][1]
+        before = _COMPILED.get((stage, setting))
+        self.ahead_s = before.seconds if before else 0.0
+
         method, self.trees = initial_trees(stage, setting)
-        self._step, init = build_step(stage, method, mesh)
+        _, init = build_step(stage, method, mesh)
         self._state = init(jax.random.key(0))
         batch = {"images": random_images(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
         self._loss = jax.jit(method.loss)
-        self.untouched = True
 
     def __call__(self) -> None:
         """Makes one update."""
-        self.untouched = False
-        self._state, averages = self.compile()(self._state, self._batch)
+        self._state, averages = self.compiled()(self._state, self._batch)
         jax.block_until_ready((self._state, averages))
 
     def total(self) -> float:
@@ -172,15 +178,49 @@ class TrainStep:
                 self._loss(state.params, state.frozen, self._batch["images"], None)[0]
             )
 
-    def compile(self) -> jax.stages.Compiled:
-        """Compiles the step and returns it, with its costs, memory and program.
+    def compiled(self) -> jax.stages.Compiled:
+        """Returns the compiled step, with its costs, memory and program."""
+        return compile_step(self._stage, self._setting).program
 
-        Later calls use the compiled step.
-        """
-        if not isinstance(self._step, jax.stages.Compiled):
-            with jax.default_matmul_precision(self._precision):
-                self._step = self._step.lower(self._state, self._batch).compile()
-        return self._step
+
+class CompiledStep(NamedTuple):
+    """A compiled train step.
+
+    Attributes:
+      program: the step, of a state and a batch.
+      seconds: that tracing and compiling it took, next to whatever else ran then.
+    """
+
+    program: jax.stages.Compiled
+    seconds: float
+
+
+# Programs alone are kept: a state for every setting would fill the memory of a GPU.
+_COMPILED: dict[tuple[str, Setting], CompiledStep] = {}
+_COMPILING: dict[tuple[str, Setting], threading.Lock] = {}
+
+
+def compile_step(stage: str, setting: Setting) -> CompiledStep:
+    """Compiles a train step for its devices, once in a process.
+
+    Safe in threads, which compile different steps at the same time.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      setting: what is compiled.
+
+    Returns:
+      The compiled step.
+    """
+    key = (stage, setting)
+    # `setdefault` is atomic: two threads get the same lock.
+    with _COMPILING.setdefault(key, threading.Lock()):
+        if key not in _COMPILED:
+            start = time.perf_counter()
+            mesh = make_mesh(devices_of(setting))
+            program = lower_step(stage, setting, mesh).compile()
+            _COMPILED[key] = CompiledStep(program, time.perf_counter() - start)
+        return _COMPILED[key]
 
 
 def build_step(
@@ -302,6 +342,19 @@ def sampling_arrays(
     return rng.standard_normal(shape).astype(np.float32), np.asarray(grid)
 
 
+def sampling_function(implementation: str, *, backward: bool) -> Callable[..., Any]:
+    """Returns the sampling of (image, grid), alone or with both gradients."""
+    sample = functools.partial(
+        ops.grid_sample, align_corners=True, implementation=implementation
+    )
+
+    def both(image: jax.Array, grid: jax.Array) -> Any:
+        out, pull = jax.vjp(sample, image, grid)
+        return out, pull(out)
+
+    return both if backward else sample
+
+
 def grid_sample_program(
     image: np.ndarray,
     grid: np.ndarray,
@@ -311,16 +364,9 @@ def grid_sample_program(
     setting: Setting,
 ) -> Callable[[], Any]:
     """Builds a program that samples and, if asked, differentiates by image and grid."""
-    sample = functools.partial(
-        ops.grid_sample, align_corners=True, implementation=implementation
-    )
-
-    def both(image: jax.Array, grid: jax.Array) -> Any:
-        out, pull = jax.vjp(sample, image, grid)
-        return out, pull(out)
-
+    sample = sampling_function(implementation, backward=backward)
     arguments = jnp.asarray(image, PRECISIONS[setting.precision][0]), grid
-    return compiled_program(both if backward else sample, arguments, setting)
+    return compiled_program(sample, arguments, setting)
 
 
 def compiled_program(

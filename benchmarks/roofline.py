@@ -57,7 +57,7 @@ def step_seconds(
     """
     sheet = hardware.sheet(kind, precision)
     if sheet is None:
-        raise UserError(f"no data sheet of {kind} in benchmark/hardware.py.")
+        raise UserError(f"no data sheet of {kind} in benchmarks/hardware.py.")
     item_bytes = 2 if precision == "bfloat16" else 4
     count = flops.train_step(stage, batch=batch // chips, item_bytes=item_bytes)
     sums = 2 * 4 * TRAINED_PARAMETERS[stage] * (chips - 1) / chips
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--slowdown",
         type=float,
         default=1.0,
-        help="time of a chip, measured or by benchmark.abstract_tpu, over the least "
+        help="time of a chip, measured or by benchmarks.abstract_tpu, over the least "
         "there can be",
     )
     return parser

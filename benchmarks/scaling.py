@@ -20,12 +20,14 @@ from typing import Any
 import jax
 
 from benchmarks import ours, timing
+from benchmarks.options import check_least, check_width, split
 from facecycle_jax import methods, training
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import UserError
 
 PARTS = ("weak", "size")
 DEVICES = (1, 2, 4, 8)
+SIZES = ("64", "128", "256")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,19 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        parts = [part.strip() for part in options.parts.split(",") if part.strip()]
-        for part in parts:
-            if part not in PARTS:
-                raise UserError(f"--parts takes {', '.join(PARTS)}, got {part!r}.")
-        sizes = _sizes(options.sizes)
-        if options.per_device < 1 or options.repeats < 1 or not options.width > 0:
-            raise UserError(
-                "--per-device and --repeats must be at least 1 and --width above 0."
-            )
+        parts = split(options.parts, PARTS, "--parts")
+        sizes = [int(part) for part in split(options.sizes, SIZES, "--sizes")]
+        check_least({"--per-device": options.per_device, "--repeats": options.repeats})
+        check_width(options.width)
         if options.json:
             timing.check_json_path(pathlib.Path(options.json))
         _make_devices(max(DEVICES) if "weak" in parts else 1)
-    except ValueError as error:
+    except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
     make = functools.partial(
@@ -194,15 +191,6 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {"method": options.method, "width": options.width} | (
         {"fsdp": True} if options.fsdp else {}
     )
-
-
-def _sizes(text: str) -> list[int]:
-    known = ("64", "128", "256")
-    chosen = [part.strip() for part in text.split(",")]
-    for part in chosen:
-        if part not in known:
-            raise UserError(f"--sizes takes {', '.join(known)}, got {part!r}.")
-    return [int(part) for part in chosen]
 
 
 def _make_devices(count: int) -> None:

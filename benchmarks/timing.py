@@ -7,12 +7,13 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
 Program = Callable[[], Any]
+Built = TypeVar("Built")
 
 
 class Work(NamedTuple):
@@ -34,15 +35,16 @@ class Row:
     """One program's figures within one comparison.
 
     Attributes:
-      case: what was measured, e.g. 'train-step motion_cycle'.
+      case: what was measured, e.g. 'train-motion'.
       program: who computed it, e.g. 'ours' or 'torch eager'.
       settings: batch, width, precision, device and the like.
       median_ms: median time of one call in milliseconds; None: not run.
       fastest_ms: the fastest call.
       slowest_ms: the slowest call.
       ratio: median over that of the first program of the case; above 1 is slower than
-        it.
-      first_call_s: seconds of the first call, compilation included.
+        it. None where that one did not run.
+      first_call_s: seconds of the first call, compilation included, also where that was
+        done beforehand. Compiling next to other programs takes longer than alone.
       first_ratio: that over the first program's.
       cpu_ms: median processor time of one call, all threads of this process together:
         on a CPU it says what was computed even where other programs take turns with
@@ -75,6 +77,7 @@ def measure(
     settings: Mapping[str, Any],
     repeats: int,
     work: Work | None = None,
+    ahead: Mapping[str, float] | None = None,
     pause: float = 0.02,
 ) -> list[Row]:
     """Times programs interleaved, so that a changing load affects all of them alike.
@@ -82,11 +85,12 @@ def measure(
     Args:
       case: name of the comparison.
       programs: what to call, by name; each call returns when its work is done. A string
-        says why a program is not run. The first that runs is what the others are held
-        against.
+        says why a program is not run. The others are held against the first one; where
+        that one does not run there are no ratios.
       settings: stated in every row.
       repeats: timed calls of each program, at least 1.
       work: what one call gets done, where rates are wanted.
+      ahead: seconds that a program was compiled for before its first call, by name.
       pause: seconds of rest before each call, so that one library's threads do not spin
         into the next.
 
@@ -99,37 +103,52 @@ def measure(
     reasons = {
         name: program for name, program in programs.items() if isinstance(program, str)
     }
-    for name, program in programs.items():
-        if isinstance(program, str):
-            continue
+    running: dict[str, Program] = {
+        name: program
+        for name, program in programs.items()
+        if not isinstance(program, str)
+    }
+
+    for name, program in list(running.items()):
         start = time.perf_counter()
         try:
             program()
-            first[name] = time.perf_counter() - start
+            first[name] = time.perf_counter() - start + (ahead or {}).get(name, 0.0)
             program()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            reasons[name] = "not enough memory"
+            reasons[name] = _memory_reason(error)
+            del running[name]
             continue
         times[name], busy[name] = [], []
+
     gc.collect()
     for _ in range(repeats):
-        for name, taken in times.items():
+        for name, program in list(running.items()):
             time.sleep(pause)
             start, worked = time.perf_counter(), time.process_time()
-            programs[name]()  # type: ignore[operator]
-            taken.append(1e3 * (time.perf_counter() - start))
+            try:
+                program()
+            except (RuntimeError, MemoryError) as error:
+                # It fitted alone, but not with what the others keep.
+                reasons[name] = _memory_reason(error)
+                del running[name]
+                continue
+            times[name].append(1e3 * (time.perf_counter() - start))
             busy[name].append(1e3 * (time.process_time() - worked))
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
+
+    medians = {name: statistics.median(times[name]) for name in running}
+    reference = next(iter(programs), None)
     rows = []
     for name in programs:
         if name in reasons:
             rows.append(Row(case, name, settings, note=f"not run: {reasons[name]}"))
             continue
 
-        # All ratios are to the first program that ran.
-        reference = next(iter(medians))
+        # Ratios are to the first program, and left out where that one did not run.
+        ratio, first_ratio = None, None
+        if reference in medians:
+            ratio = medians[name] / medians[reference]
+            first_ratio = first[name] / first[reference]
         images_per_s, share_of_peak = _rates(work, medians[name])
         row = Row(
             case,
@@ -138,29 +157,43 @@ def measure(
             median_ms=medians[name],
             fastest_ms=min(times[name]),
             slowest_ms=max(times[name]),
-            ratio=medians[name] / medians[reference],
+            ratio=ratio,
             first_call_s=first[name],
             cpu_ms=statistics.median(busy[name]),
             images_per_s=images_per_s,
             share_of_peak=share_of_peak,
-            first_ratio=first[name] / first[reference],
+            first_ratio=first_ratio,
         )
         rows.append(row)
     return rows
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether a program failed for want of memory, in JAX's words or PyTorch's."""
+def built(make: Callable[[], Built]) -> Built | str:
+    """Builds a program, or says why it cannot be run here.
+
+    Args:
+      make: builds it.
+
+    Returns:
+      The program, or the reason: a user's mistake or too little memory.
+    """
+    try:
+        return make()
+    except UserError as error:
+        return str(error)
+    except (RuntimeError, MemoryError) as error:
+        return _memory_reason(error)
+
+
+def _memory_reason(error: Exception) -> str:
+    """Returns the reason of a program without enough memory; raises other errors."""
     text = f"{type(error).__name__} {error}"
-    return any(
-        word in text
-        for word in (
-            "RESOURCE_EXHAUSTED",
-            "OutOfMemory",
-            "MemoryError",
-            "out of memory",
-        )
-    )
+
+    # In the words of JAX, Python and PyTorch.
+    for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "MemoryError", "out of memory"):
+        if word in text:
+            return "not enough memory"
+    raise error
 
 
 def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | None]:
@@ -191,12 +224,14 @@ def table(rows: list[Row]) -> str:
             continue
         images = "" if row.images_per_s is None else f"{row.images_per_s:.4g}"
         share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        first_ratio = "" if row.first_ratio is None else f"{row.first_ratio:.2f}"
         program = f"{row.program} ({row.note})" if row.note else row.program
         lines.append(
             f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
-            f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {row.ratio:.2f} | "
+            f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {ratio} | "
             f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} | "
-            f"{row.first_ratio:.2f} |"
+            f"{first_ratio} |"
         )
     return "\n".join(lines)
 

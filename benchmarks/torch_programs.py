@@ -16,7 +16,9 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.ops.normalisation import MEAN, STD
 from tests.reference_torch.training import Reference, load_trees
 
-MODES = ("eager", "channels_last", "compile")
+# cuDNN tries its algorithms at the first call of each shape, as XLA's compiler does; in
+# every program, so that none is measured with a worse one.
+torch.backends.cudnn.benchmark = True
 
 
 def torch_device(kind: str) -> torch.device:
@@ -107,7 +109,7 @@ class TorchTrainStep:
           setting: what is measured.
           trees: our parameter trees.
           images: [B, 2, 64, 64, 3], normalised.
-          mode: one of `MODES`.
+          mode: one of `cases.MODES`.
         """
         self._setting = setting
         self._model, self._x, self._device = _prepared(
@@ -119,7 +121,6 @@ class TorchTrainStep:
         self._forward: Callable[..., Any] = self._model
         if mode == "compile":
             self._forward = torch.compile(self._model)
-        torch.backends.cudnn.benchmark = True
 
     def __call__(self) -> None:
         """Makes one update, with noise."""
@@ -158,7 +159,7 @@ class TorchInference:
           setting: what is measured.
           trees: our parameter trees.
           images: uint8 [2B, 64, 64, 3].
-          mode: one of `MODES`.
+          mode: one of `cases.MODES`.
         """
         self._setting = setting
         self._images = images

@@ -9,9 +9,10 @@ import os
 import pytest
 from PIL import Image
 
-from benchmarks import input_pipeline
+from benchmarks import input_pipeline, input_programs
 from benchmarks.input_pipeline import Target, main, waiting
-from benchmarks.input_programs import Setting, measure
+from benchmarks.input_programs import Setting, _loader, measure, torch_tracks
+from facecycle_jax.errors import UserError
 
 pytest.importorskip("cv2", reason="needs the extra `fast`")
 needs_proc = pytest.mark.skipif(
@@ -70,6 +71,62 @@ def test_the_table_and_the_json_have_the_same_rows(tree, tmp_path, capsys):
     assert set(json.loads(file.read_text())["medians"]) == {"folder", "torch"}
 
 
+def test_both_sides_decode_two_images_a_pair(tree):
+    alone = tree / "alone"
+    alone.mkdir()
+    Image.new("RGB", (24, 24)).save(alone / "0.jpg")
+
+    setting = Setting("folder", str(tree), "", 2, 16, 40, 0)
+    loader = _loader(setting)
+    # A track of one image would be paired with its mirror image, and read once.
+    assert all(len(frames) > 1 for frames in loader.tracks.frames)
+    batches = loader.batches(0)
+    assert not any(next(batches)["mirror"].any() for _ in range(10))
+    batches.close()
+
+    assert len(torch_tracks(setting)) == loader.num_tracks == 3
+
+
+def test_fewer_tracks_than_a_batch_are_a_sentence(tree):
+    setting = Setting("torch", str(tree), "", 4, 16, 40, 0)
+    with pytest.raises(UserError, match=r"has 3 tracks .* --batch 4 needs 4"):
+        torch_tracks(setting)
+
+
+def test_a_program_s_own_sentence_is_passed_on(tree, monkeypatch, capsys):
+    def measure(setting):
+        raise UserError(f"{setting.folder} is no good.")
+
+    monkeypatch.setattr(input_programs, "measure", measure)
+    setting = Setting("folder", str(tree), "", 2, 16, 40, 0)
+    assert input_programs.main(setting) == 2
+    assert capsys.readouterr().err == f"{tree} is no good.\n"
+
+
+def test_a_program_without_its_package_is_a_sentence_if_named(
+    tree, monkeypatch, capsys
+):
+    monkeypatch.setattr(input_pipeline, "has_torch", lambda: False)
+    assert main(["--data", str(tree), "--programs", "folder;torch"]) == 2
+    assert "PyTorch is not installed" in capsys.readouterr().err
+
+    # None was named: those that can run are measured.
+    measured = []
+
+    def run(setting):
+        measured.append(setting.program)
+        return {
+            "first_batch_s": 1.0,
+            "images_per_s": 1.0,
+            "images_per_core_s": 1.0,
+            "memory_mb": 1.0,
+        }
+
+    monkeypatch.setattr(input_pipeline, "_run", run)
+    assert main(["--data", str(tree), "--repeats", "1"]) == 0
+    assert measured == ["folder", "folder, pillow"]
+
+
 def test_waiting_is_what_reading_falls_short_of():
     target = Target("x", 4, 10.0, 100)
     assert waiting({"images_per_core_s": 300.0}, target) == 0
@@ -94,7 +151,9 @@ def test_waiting_is_what_reading_falls_short_of():
     [
         (["--data", "/nowhere"], "--data: there is no folder"),
         (["--data", "{tree}", "--programs", "fast"], "--programs takes"),
-        (["--data", "{tree}", "--batch", "0"], "must be at least 1"),
+        (["--data", "{tree}", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--data", "{tree}", "--workers", "-1"], "--workers must be at least 0"),
+        (["--data", "{tree}", "--programs", "records"], "it needs --records FOLDER"),
         (["--data", "{tree}", "--targets", "a:b"], "--targets takes"),
         (["--data", "{tree}", "--json", "/nowhere/x.json"], "is no folder"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from drawn import drawn_with_vgg
 
+from benchmarks import __main__ as command
 from benchmarks import ours, timing
 from benchmarks.__main__ import main
 from facecycle_jax.inference import face_cycle as model
@@ -71,7 +72,11 @@ def test_both_programs_of_a_step_compute_the_same_loss(capsys):
     [
         (["--cases", "speed"], "--cases takes"),
         (["--torch", "jit"], "--torch takes"),
-        (["--batch", "0"], "must be at least 1"),
+        (["--cases", ""], "--cases names nothing"),
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--repeats", "-1"], "--repeats must be at least 1, got -1"),
+        (["--width", "0"], "--width must be above 0, got 0"),
+        (["--width", "nan"], "--width must be above 0, got nan"),
         (["--json", "/nowhere/x.json"], "is no folder"),
     ],
 )
@@ -80,6 +85,55 @@ def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget", "9"], "--budget has no effect with --cases"),
+        (["--suite", "gpu", "--cases", "start"], "--cases has no effect with --suite"),
+        (["--suite", "gpu", "--precision", "tf32"], "--precision has no effect"),
+        (["--suite", "growth", "--cases", "start"], "--cases has no effect"),
+        (["--suite", "growth", "--torch", "eager"], "--torch has no effect"),
+        (["--suite", "growth", "--budget", "9"], "--budget has no effect"),
+        (["--suite", "growth", "--size", "256"], "choose 64 or 128"),
+        (["--profile", "x", "--json", "y"], "--json has no effect with --profile"),
+        (["--profile", "x", "--suite", "gpu"], "--suite has no effect"),
+        (["--profile", "x", "--torch", "eager"], "--torch has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(arguments, words, capsys):
+    assert main([*TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", ["64", "128"])
+def test_the_growth_suite_varies_one_thing_at_a_time(monkeypatch, size):
+    entries = []
+    monkeypatch.setattr(command, "_run", lambda plan, *_, **__: entries.extend(plan))
+    assert main([*TINY, "--suite", "growth", "--size", size]) == 0
+    assert max(entry.setting.size for entry in entries) == 2 * int(size)
+
+
+def test_a_missing_pytorch_is_reported_if_it_was_named(monkeypatch, capsys):
+    monkeypatch.setattr(command, "has_torch", lambda: False)
+    monkeypatch.setattr(command, "_run", lambda *_, **__: None)
+    assert main([*TINY, "--torch", "eager"]) == 0
+    assert "--torch eager is left out" in capsys.readouterr().err
+    assert main([*TINY]) == 0
+    assert main([*TINY, "--torch", ""]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_stack_trace(monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(command.suites, "plan", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        main([*TINY])
 
 
 def test_medians_and_ratios_are_of_the_interleaved_calls():
@@ -119,7 +173,11 @@ def test_running_out_of_memory_leaves_a_row():
         "a case", {"a": starved, "b": lambda: None}, settings={}, repeats=1, pause=0.0
     )
     assert rows[0].note == "not run: not enough memory"
-    assert rows[1].ratio == 1
+    # There is nothing to hold the other against, and its time is stated all the same.
+    assert rows[1].ratio is None
+    assert rows[1].first_ratio is None
+    assert rows[1].median_ms is not None
+    assert timing.table(rows).count("|  |") >= 1
 
 
 def test_rates():

@@ -34,8 +34,10 @@ def test_every_part_prints_its_table_and_json(tmp_path, capsys):
     [
         (["--parts", "strong"], "--parts takes weak, size"),
         (["--sizes", "64,big"], "--sizes takes 64, 128, 256"),
-        (["--per-device", "0"], "must be at least 1"),
-        (["--repeats", "0"], "must be at least 1"),
+        (["--sizes", ""], "--sizes names nothing"),
+        (["--per-device", "0"], "--per-device must be at least 1, got 0"),
+        (["--repeats", "0"], "--repeats must be at least 1, got 0"),
+        (["--width", "-1"], "--width must be above 0, got -1"),
     ],
 )
 def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys):
