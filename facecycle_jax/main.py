@@ -126,13 +126,15 @@ def parse(argv: Sequence[str]) -> list[str]:
         0 after help was printed.
     """
     try:
+        # Reading the flags loads the config, so an empty name is refused before.
+        if "--config=" in argv:
+            raise _missing("config")
         rest = list(flags.FLAGS(list(argv)))
-        for name in ("config", "workdir"):
-            if not flags.FLAGS[name].present:
-                raise UserError(
-                    f"--{name} is missing, as in --config=configs/debug.py "
-                    "--workdir=DIR."
-                )
+        if not flags.FLAGS["config"].present:
+            raise _missing("config")
+        # An empty workdir would be the current folder.
+        if not _WORKDIR.value:
+            raise _missing("workdir")
 
         config_files.checked(_CONFIG.value, argv)
     except SystemExit:
@@ -145,6 +147,13 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise SystemExit(_fail(MISTAKE_EXIT, mistake)) from None
 
     return rest
+
+
+def _missing(name: str) -> UserError:
+    """Describes a required flag that is missing or empty."""
+    return UserError(
+        f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR."
+    )
 
 
 def resolved_config() -> str:

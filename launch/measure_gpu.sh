@@ -5,12 +5,49 @@
 #
 # Needs:  pip install 'facecycle_jax[cuda12,torch]'   (no tensorflow)
 # Usage:  sh launch/measure_gpu.sh [FILE.json] [more options of python -m benchmarks]
+# FILE.json (gpu.json) is relative to the current folder. --budget SECONDS (440) is the time to measure in; a
+# measurement that has begun may take up to 38 s more, then everything is stopped.
 # What there was no time for has rows that say so. Each figure is in the file as soon as it is measured.
+
 set -eu
+
+# Ends the script because of a mistake in the command.
+die() {
+  echo "measure_gpu.sh: $*" >&2
+  exit 2
+}
+
+case "${1-}" in
+  -h | --help)
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+  -*) die "the first argument is the file for the figures, got '$1'; write gpu.json $1." ;;
+esac
 out=${1:-gpu.json}
-[ $# -gt 0 ] && shift
+[ $# -eq 0 ] || shift
+
+# The last --budget counts, as in the benchmark.
+budget=440
+previous=""
+for argument in "$@"; do
+  case "$argument" in
+    --budget=*) budget=${argument#--budget=} ;;
+    *) [ "$previous" != --budget ] || budget=$argument ;;
+  esac
+  previous=$argument
+done
+case "${budget%%.*}" in
+  "" | *[!0-9]*) die "--budget must be a number of seconds, got '$budget'." ;;
+esac
+
+# As the launchers do, this stays in the caller's folder, so that paths mean what they mean there. PYTHONPATH finds the
+# benchmark in the repository's root; -P keeps what lies in the caller's folder from being imported in its place.
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+
 # PyTorch needs room beside JAX.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 export TF_CPP_MIN_LOG_LEVEL=3
-exec timeout 478 "${PYTHON:-python}" -m benchmarks --suite gpu --device gpu --batch 16 --repeats 10 \
-    --torch eager,channels_last,compile --json "$out" "$@"
+exec timeout $((${budget%%.*} + 38)) "${PYTHON:-python}" -P -m benchmarks --suite gpu --device gpu --batch 16 \
+    --repeats 10 --torch eager,channels_last,compile --json "$out" "$@"

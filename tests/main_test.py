@@ -76,6 +76,11 @@ def config_file(tmp_path, text):
             "has no field config.no.seed",
         ),
         (["--workdir=w"], "--config is missing"),
+        (["--config=", "--workdir=w"], "--config is missing"),
+        (["--config=", "--workdir=w", "--config.seed=1"], "--config is missing"),
+        ([f"--config={DEBUG}"], "--workdir is missing"),
+        ([f"--config={DEBUG}", "--workdir="], "--workdir is missing"),
+        ([f"--config={DEBUG}", "--workdir=w", "--workdir="], "--workdir is missing"),
         (["--workdir=w", "--nix=1"], "Unknown command line flag 'nix'"),
     ],
 )

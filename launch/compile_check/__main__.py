@@ -8,21 +8,30 @@ Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU; f
 --topology=h100:2x8 of two hosts, `pip install 'facecycle_jax[cuda12]'`. Fields of
 the configuration are set as in training, e.g. --config.batch_size=4096. --slices=N
 stands for N such slices joined by a data-centre network. Exit status: 0 it fits, 1 it
-does not, 2 a mistake in the command or configuration.
+does not, 2 a mistake in the command or configuration, 70 a defect of this program.
 """
 
 import json
+import os
 import pathlib
 import sys
+import traceback
+from collections.abc import Sequence
 
-# As `python -m facecycle_jax.main` in the root of the repository does.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# The root of the repository, where `python -m facecycle_jax.main` finds modules, too.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from facecycle_jax import config_files
+from facecycle_jax.errors import DEFECT_EXIT, UserError
+from facecycle_jax.files import write_whole
 from launch import compile_check
+
+# A mistake in the command or the configuration.
+_MISTAKE_EXIT = 2
 
 # On a machine that has TPUs or GPUs they stay free: everything here happens on the CPU.
 # JAX has read its environment by now, as the package is imported before this module.
@@ -60,6 +69,73 @@ _JSON = flags.DEFINE_string(
 )
 
 
+def parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags and the config, or ends the process with a sentence.
+
+    Args:
+      argv: the command line, with the program's name.
+
+    Returns:
+      The arguments that are not flags, with the program's name.
+
+    Raises:
+      SystemExit: With status 2 for a mistake in the command or the config, because 1
+        means that the step does not fit; with status 0 after help was printed.
+    """
+    try:
+        # Reading the flags loads the config, so an empty name is refused before.
+        if "--config=" in argv:
+            raise _missing("config")
+        rest = list(flags.FLAGS(list(argv)))
+        for name in ("config", "topology"):
+            if not flags.FLAGS[name].present:
+                raise _missing(name)
+
+        config_files.checked(_CONFIG.value, argv)
+    except SystemExit:
+        # Help was printed.
+        raise SystemExit(0) from None
+    except Exception as error:
+        # Only the command line and the config are read here.
+        mistake = config_files.command_mistake(error, argv)
+        raise SystemExit(_fail(mistake)) from None
+
+    return rest
+
+
+def _missing(name: str) -> UserError:
+    """Describes a required flag that is missing or empty."""
+    return UserError(
+        f"--{name} is missing, as in --config=configs/motion_cycle.py "
+        "--topology=v5e:16x16."
+    )
+
+
+def _fail(error: Exception) -> int:
+    """Prints a mistake; FACECYCLE_TRACEBACK=1 adds the stack trace."""
+    if os.environ.get("FACECYCLE_TRACEBACK"):
+        traceback.print_exc()
+    print(f"compile_check: {error}", file=sys.stderr)
+    return _MISTAKE_EXIT
+
+
+def _json_file() -> pathlib.Path | None:
+    """Returns the file of --json; checked early, as compiling takes minutes."""
+    if _JSON.value in (None, "-"):
+        return None
+
+    path = pathlib.Path(_JSON.value)
+    if path.is_dir():
+        raise UserError(f"--json={_JSON.value} must name a file, {path} is a folder.")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--json={_JSON.value}: there is no folder {path.parent}; create it first."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--json={_JSON.value}: {path.parent} is not writable.")
+    return path
+
+
 def _chosen(config: ConfigDict) -> dict:
     """Picks the configuration to compile: the page itself, or one of its stages."""
     stages = list(config.get("stages", ()))
@@ -69,15 +145,17 @@ def _chosen(config: ConfigDict) -> dict:
             if stages
             else "left out, as the configuration has none"
         )
-        raise ValueError(f"--stage must be {known}, got {_STAGE.value!r}.")
+        raise UserError(f"--stage must be {known}, got {_STAGE.value!r}.")
     return (config[_STAGE.value] if stages else config).to_dict()
 
 
-def _search(
-    config: dict, topology: compile_check.Topology
-) -> compile_check.Report | None:
-    """Finds the largest batch; says each trial as it goes, as each may take minutes."""
-    unit = topology.size * config["optimiser"]["accumulate"]
+def _search(config: dict, topology: compile_check.Topology) -> compile_check.Report:
+    """Finds the largest batch; says each trial as it goes, as each may take minutes.
+
+    Returns its report, or that of the smallest batch where not even that fits.
+    """
+    # Micro-batches below 1 are refused by the first trial.
+    unit = topology.size * max(1, config["optimiser"]["accumulate"])
     reports = {}
 
     def trial(number: int) -> tuple[bool, int]:
@@ -95,7 +173,7 @@ def _search(
 
     start = max(1, config["batch_size"] // unit)
     best = compile_check.largest_batch(trial, start=start, limit=topology.chip.memory)
-    return reports.get(best)
+    return reports[best or 1]
 
 
 def main(argv: list[str]) -> int:
@@ -105,30 +183,42 @@ def main(argv: list[str]) -> int:
       argv: the command line after flags are taken out.
 
     Returns:
-      The exit code.
+      The exit status.
     """
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}.")
     try:
-        topology = compile_check.parse_topology(_TOPOLOGY.value, slices=_SLICES.value)
-        config = _chosen(_CONFIG.value)
-        if _LARGEST.value:
-            report = _search(config, topology)
-        else:
-            report = compile_check.check(config, topology, effort=_EFFORT.value)
-    except (ValueError, OSError) as error:
-        print(f"compile_check: {error}", file=sys.stderr)
-        return 2
-    if report is None:
-        print("DOES NOT FIT: not even one pair per chip does.")
-        return 1
+        return _run(argv)
+    except (UserError, OSError) as error:
+        return _fail(error)
+    except Exception:
+        # Status 1 means that the step does not fit, so a defect needs its own.
+        traceback.print_exc()
+        return DEFECT_EXIT
+
+
+def _run(argv: list[str]) -> int:
+    """Compiles, prints the report and returns the exit status."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --.")
+    topology = compile_check.parse_topology(_TOPOLOGY.value or "", slices=_SLICES.value)
+    config = _chosen(_CONFIG.value)
+    file = _json_file()
+
+    if _LARGEST.value:
+        report = _search(config, topology)
+    else:
+        report = compile_check.check(config, topology, effort=_EFFORT.value)
+
     text = json.dumps(report.as_json(), indent=1)
-    print(text if _JSON.value == "-" else compile_check.describe(report))
-    if _JSON.value not in (None, "-"):
-        pathlib.Path(_JSON.value).write_text(text + "\n")
+    if _JSON.value == "-":
+        print(text)
+    elif _LARGEST.value and not report.fits:
+        print("DOES NOT FIT: not even one pair per chip does.")
+    else:
+        print(compile_check.describe(report))
+    if file:
+        write_whole(file, f"{text}\n".encode())
     return 0 if report.fits else 1
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "topology"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -7,15 +7,48 @@ Commands:
 """
 
 import argparse
+import math
 import pathlib
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 
 # The package is not imported here: `run` works where packages that it needs are still
 # to be installed.
 MIB = 2**20
+# Of a returned file, MiB: the parts of a model would be too many, and the compression
+# of a smaller one may add to it.
+_SMALLEST_PART = 0.1
+# facecycle_jax.errors.DEFECT_EXIT, which needs the package.
+_DEFECT_EXIT = 70
+
+
+def _number(text: str) -> float:
+    """Reads a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}.") from None
+
+
+def _minutes(text: str) -> float:
+    """Reads --minutes."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}.")
+    return value
+
+
+def _part(text: str) -> float:
+    """Reads --part."""
+    value = _number(text)
+    if not _SMALLEST_PART <= value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be at least {_SMALLEST_PART}, got {text}."
+        )
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, help="folder for what comes back")
     run.add_argument("--work", help="folder for everything else; default: a new one")
     run.add_argument(
-        "--minutes", type=float, default=9.5, help="in all (default: %(default)s)"
+        "--minutes", type=_minutes, default=9.5, help="in all (default: %(default)s)"
     )
     run.add_argument(
-        "--part", type=float, default=15.0, help="MiB of a file (default: %(default)s)"
+        "--part", type=_part, default=15.0, help="MiB of a file (default: %(default)s)"
     )
     run.add_argument(
         "--train", action="append", default=[], help="a flag for the training"
@@ -108,9 +141,13 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Does everything on the machine."""
-    from launch.ten_minutes.running import Plan, run
+    from launch.ten_minutes.running import Plan, check_upload, run
 
-    work = arguments.work or tempfile.mkdtemp(prefix="facecycle_ten_minutes_")
+    work = arguments.work
+    if not work:
+        # Before a folder is made that nobody would remove.
+        check_upload(pathlib.Path(arguments.upload), None)
+        work = tempfile.mkdtemp(prefix="facecycle_ten_minutes_")
     plan = Plan(
         upload=pathlib.Path(arguments.upload).resolve(),
         out=pathlib.Path(arguments.out).resolve(),
@@ -156,14 +193,26 @@ def main(words: Sequence[str] | None = None) -> int:
       words: command line without the program's name; None takes that of the process.
 
     Returns:
-      The exit status: 0, 1 if a part failed, 2 for a mistake.
+      The exit status: 0, 1 if a part failed, 2 for a mistake, 70 for a defect.
     """
     arguments = _parser().parse_args(words)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"ten_minutes: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        if isinstance(error, _mistakes()):
+            print(f"ten_minutes: {error}", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        return _DEFECT_EXIT
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Returns the exceptions whose message is a sentence for the user."""
+    from launch.ten_minutes.running import UploadError
+
+    # The package may be missing, or not needed; what raises a UserError has loaded it.
+    errors = sys.modules.get("facecycle_jax.errors")
+    return (UploadError, OSError, *((errors.UserError,) if errors else ()))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ import io
 import lzma
 import os
 import pathlib
+import re
 import tarfile
+import tempfile
 from collections.abc import Sequence
 
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import check_new, named_in_errors, write_whole
 
 # Weights of half precision: the bytes of a number take turns, so positions are told
 # apart by their last bit. Nothing repeats, so a small dictionary is enough.
@@ -27,9 +30,9 @@ _SPARE = 2**16
 
 
 def cut(folder: pathlib.Path, out: pathlib.Path, *, limit: int) -> list[pathlib.Path]:
-    """Writes a folder as files OUT/NAME.00.xz, OUT/NAME.01.xz and so on.
+    """Writes a folder as files OUT/NAME.00-of-05.xz, OUT/NAME.01-of-05.xz and so on.
 
-    Joined, they are a tar file.
+    Joined, they are a tar file. Each names their number, so that a lost one is missed.
 
     Args:
       folder: the folder, whose name is NAME.
@@ -58,44 +61,79 @@ def cut(folder: pathlib.Path, out: pathlib.Path, *, limit: int) -> list[pathlib.
 
     files = []
     for number, piece in enumerate(compressed):
-        path = out / f"{folder.name}.{number:02}.xz"
-        path.write_bytes(piece)
+        path = out / _part_name(folder.name, number, len(compressed))
+        write_whole(path, piece)
         files.append(path)
     return files
 
 
 def join(files: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Restores the folder of `cut`.
+    """Restores the folder of `cut`, whole or not at all.
 
     Args:
       files: its files, in any order.
-      out: folder to restore it in.
+      out: folder to restore it in; made if it is missing.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: If a file is missing or damaged.
+      UserError: If a file is missing or damaged, or is of another folder.
       FileExistsError: If the folder exists.
     """
     if not files:
-        raise UserError("there is no file model.00.xz: no model came back.")
-    names = sorted(files, key=lambda path: path.name)
-    numbers = [path.name.split(".")[-2] for path in names]
-    if numbers != [f"{number:02}" for number in range(len(names))]:
-        raise UserError(f"parts are missing, there are only {', '.join(numbers)}.")
+        raise UserError("there is no part of a model (model.*.xz): no model came back.")
+    name, ordered = _in_order(files)
+    folder = out / name
+    check_new(folder)
 
-    folder = out / names[0].name.split(".")[0]
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already; remove it first.")
+    # Under another name: a folder that is there is whole.
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        named_in_errors(folder),
+        tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out) as partial,
+    ):
+        try:
+            data = b"".join(lzma.decompress(path.read_bytes()) for path in ordered)
+            with tarfile.open(fileobj=io.BytesIO(data)) as file:
+                file.extractall(partial, filter="data")
+        except (lzma.LZMAError, tarfile.TarError) as error:
+            raise UserError(
+                f"{ordered[0]} and its parts are damaged ({error}); fetch them again."
+            ) from None
 
-    try:
-        data = b"".join(lzma.decompress(path.read_bytes()) for path in names)
-        with tarfile.open(fileobj=io.BytesIO(data)) as file:
-            file.extractall(out, filter="data")
-    except (lzma.LZMAError, tarfile.TarError) as error:
-        raise UserError(f"{names[0]} and its parts are damaged ({error}).") from None
+        (pathlib.Path(partial) / name).rename(folder)
     return folder
+
+
+def _part_name(name: str, number: int, count: int) -> str:
+    """Names a part."""
+    return f"{name}.{number:02}-of-{count:02}.xz"
+
+
+def _in_order(files: Sequence[pathlib.Path]) -> tuple[str, list[pathlib.Path]]:
+    """Returns the folder's name and its parts in order, if all are there."""
+    by_name = {path.name: path for path in files}
+    wholes = set()
+    for path in files:
+        match = re.fullmatch(r"(.+)\.\d+-of-(\d+)\.xz", path.name)
+        if not match:
+            raise UserError(f"{path} has not the name of a part; remove it.")
+        wholes.add((match[1], int(match[2])))
+    if len(wholes) > 1:
+        raise UserError(
+            f"{', '.join(sorted(by_name))} are parts of different models; remove those "
+            "of all but one."
+        )
+
+    name, count = wholes.pop()
+    expected = [_part_name(name, number, count) for number in range(count)]
+    missing = [part for part in expected if part not in by_name]
+    if missing:
+        raise UserError(
+            f"parts are missing: {', '.join(missing)}; fetch them from the machine."
+        )
+    return name, [by_name[part] for part in expected]
 
 
 def _compressed(piece: bytes) -> bytes:

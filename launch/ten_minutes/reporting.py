@@ -10,6 +10,7 @@ import jax
 
 from benchmarks import hardware, timing
 from facecycle_jax import training
+from facecycle_jax.files import write_json, write_whole
 from launch.compile_check.compiling import lower_train_step
 from launch.ten_minutes.running import STAGES
 
@@ -37,7 +38,7 @@ def count_operations(work: pathlib.Path) -> dict[str, float]:
         counts[stage] = float(cost["flops"]) if cost else 0.0
 
         # Each is written as soon as it is known.
-        (work / COUNTS).write_text(json.dumps(counts))
+        write_json(work / COUNTS, counts)
     return counts
 
 
@@ -159,5 +160,5 @@ def write_report(work: pathlib.Path, out: pathlib.Path) -> str:
         f"MFU is of the data sheet's peak.\n\n## Measurements\n\n"
         f"{timing.table(measured)}\n"
     )
-    (out / "report.md").write_text(text)
+    write_whole(out / "report.md", text.encode())
     return text

@@ -6,6 +6,7 @@ are installed.
 
 import contextlib
 import importlib.util
+import io
 import os
 import pathlib
 import shutil
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import tarfile
 import time
+import traceback
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,8 +29,22 @@ STAGES = {"motion": 0.5, "contrast": 0.1, "identity": 0.4}
 _TRAINING = 0.6
 _TRAINING_ENDS = 0.78
 _REPORT = 0.05
-# Seconds between the request to stop and the end by force.
+# Seconds between the request to stop and the end by force: of training, which saves a
+# checkpoint, and of everything else.
 _GRACE = 15.0
+_SHORT_GRACE = 2.0
+# Seconds between two looks at a program and at the signals of this process.
+_POLL = 0.2
+# Bytes of a log that come back, those at its end.
+_LOG_BYTES = 2**20
+
+
+class UploadError(ValueError):
+    """The upload cannot be used; the message is one sentence.
+
+    Not a UserError, which cannot be imported before what the machine lacks is
+    installed.
+    """
 
 
 class Plan(NamedTuple):
@@ -53,72 +70,181 @@ class Plan(NamedTuple):
 
 
 class Clock:
-    """The time since the start, and what is left of it."""
+    """The time since the start, what is left of it, and whether to stop at once.
+
+    Attributes:
+      whole: seconds of all together.
+      signal: name of the signal that asked this process to stop; '' if none did.
+    """
 
     def __init__(self, minutes: float) -> None:
         self._start = time.monotonic()
         self.whole = 60 * minutes
+        self.signal = ""
 
     def left(self, part: float = 1.0) -> float:
         """Returns the seconds until a part of the whole time is over."""
         return self._start + part * self.whole - time.monotonic()
+
+    def refusal(self, seconds: float) -> str:
+        """Says why a step of at most so many seconds is not started, or ''."""
+        if self.signal:
+            return f"not started because of {self.signal}"
+        return "" if seconds > 0 else "not started, no time was left"
+
+
+def check_upload(upload: pathlib.Path, work: pathlib.Path | None) -> None:
+    """Checks the images, before anything takes time.
+
+    Args:
+      upload: folder with frames.zip.
+      work: folder of the run, where an earlier start may have unpacked the images; None
+        for a new one.
+
+    Raises:
+      UploadError: If there are no images, or they are damaged.
+    """
+    if work and (work / "frames").exists():
+        return
+
+    path = upload / "frames.zip"
+    if not path.is_file():
+        raise UploadError(
+            f"{path} is missing; name the folder that `python -m launch.ten_minutes "
+            "pack` made."
+        )
+    try:
+        with zipfile.ZipFile(path) as packed:
+            names = packed.namelist()
+            reason = packed.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        reason = str(error)
+    if reason:
+        raise UploadError(f"{path} is damaged ({reason}); pack it again.")
+    if not names:
+        raise UploadError(f"{path} has no image; pack it again.")
 
 
 def run(plan: Plan) -> int:
     """Trains, exports, measures and reports.
 
     Every step is tried, whatever became of those before it, so that something comes
-    back of whatever can.
+    back of whatever can. After SIGTERM, SIGINT or SIGHUP the step in progress is
+    stopped, and only what there is by then is gathered.
 
     Args:
       plan: what to run.
 
     Returns:
       The number of steps that failed.
+
+    Raises:
+      UploadError: If there are no images, or they are damaged.
+      OSError: If a folder cannot be made.
     """
+    check_upload(plan.upload, plan.work)
     clock = Clock(plan.minutes)
     plan.out.mkdir(parents=True, exist_ok=True)
     logs = plan.work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    environment = _environment(plan)
-    outcomes = {"installing": _install(plan, logs)}
-    frames = _unpacked(plan)
 
-    # 1. Training, with a limit of minutes for each stage.
-    command = training_command(plan, frames)
-    outcomes["training"] = _call(
-        command,
-        logs / "training.log",
-        environment=environment,
-        seconds=clock.left(_TRAINING_ENDS),
-    )
-
-    # 2. The model as files small enough to come back. The accelerator stays free.
-    on_cpu = {**environment, "JAX_PLATFORMS": "cpu"}
-    outcomes["export"] = _export(plan, logs, environment=on_cpu)
-
-    # 3. Operations of each step, counted by the CPU while the accelerator is measured.
-    python = [sys.executable, "-m", "launch.ten_minutes"]
-    counting = [*python, "count", "--work", str(plan.work)]
-    with (logs / "counting.log").open("wb") as log:
-        counted = subprocess.Popen(
-            counting, stdout=log, stderr=log, cwd=ROOT, env=on_cpu
-        )
-        outcomes["measuring"] = _measure(
-            plan, logs, environment=environment, seconds=clock.left(1 - _REPORT)
-        )
-        outcomes["counting"] = _finish(counted, seconds=clock.left(1 - _REPORT / 2))
-
-    # 4. Tables, and everything that is worth a look later, as one file.
-    report = [*python, "report", "--work", str(plan.work), "--out", str(plan.out)]
-    outcomes["report"] = _call(
-        report, logs / "report.log", environment=on_cpu, seconds=60
-    )
-    _gather(plan, outcomes)
+    with _stopped_by_signals(clock):
+        outcomes = _steps(plan, logs, clock)
 
     for name, outcome in outcomes.items():
         print(f"{name}: {outcome or 'done'}")
     return sum(bool(outcome) for outcome in outcomes.values())
+
+
+def _steps(plan: Plan, logs: pathlib.Path, clock: Clock) -> dict[str, str]:
+    """Runs all steps; returns what went wrong, or '', by step."""
+    environment = _environment(plan)
+    outcomes = {
+        "installing": _tried(lambda: _install(plan, logs, clock)),
+        "unpacking": _tried(lambda: _unpack(plan)),
+    }
+
+    # 1. Training, with a limit of minutes for each stage.
+    outcomes["training"] = _tried(
+        lambda: _train(plan, logs, clock, environment=environment)
+    )
+
+    # 2. The model as files small enough to come back. The accelerator stays free.
+    on_cpu = {**environment, "JAX_PLATFORMS": "cpu"}
+    outcomes["export"] = _tried(lambda: _export(plan, logs, clock, environment=on_cpu))
+
+    # 3. Operations of each step, counted by the CPU while the accelerator is measured.
+    python = [sys.executable, "-m", "launch.ten_minutes"]
+    count = [*python, "count", "--work", str(plan.work)]
+    counted: list[subprocess.Popen[Any]] = []
+
+    def start_counting() -> str:
+        refusal = clock.refusal(clock.left(1 - _REPORT))
+        if not refusal:
+            counted.append(_start(count, logs / "counting.log", environment=on_cpu))
+        return refusal
+
+    outcomes["counting"] = _tried(start_counting)
+    outcomes["measuring"] = _tried(
+        lambda: _measure(plan, logs, clock, environment=environment)
+    )
+    if counted:
+        outcomes["counting"] = _finish(
+            counted[0], clock, seconds=clock.left(1 - _REPORT / 2)
+        )
+
+    # 4. Everything that is worth a look later, as one file, and tables. The tables come
+    # last, as all else is worth more if the time is over.
+    outcomes["gathering"] = _tried(lambda: _gather(plan, outcomes))
+    report = [*python, "report", "--work", str(plan.work), "--out", str(plan.out)]
+    outcomes["report"] = _tried(
+        lambda: _call(
+            report,
+            logs / "report.log",
+            clock,
+            environment=on_cpu,
+            seconds=min(60.0, clock.left() - _SHORT_GRACE),
+        )
+    )
+    if outcomes["report"] and not clock.refusal(clock.left()):
+        # The report's log says why.
+        outcomes["gathering"] = _tried(lambda: _gather(plan, outcomes))
+    return outcomes
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(clock: Clock) -> Iterator[None]:
+    """Notes a signal to stop on the clock instead of dying of it.
+
+    Whoever waits for a program passes it on, so that none is left behind.
+    """
+
+    def note(number: int, frame: object) -> None:
+        clock.signal = signal.Signals(number).name
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # What is ignored, as by nohup, stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tried(step: Callable[[], str]) -> str:
+    """Runs a step; returns what went wrong, an exception as well, or ''."""
+    try:
+        return step()
+    except OSError as error:
+        # As of a full disk.
+        return str(error)
+    except Exception as error:
+        # A defect keeps its stack trace, but not the other steps from running.
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
 
 
 def training_command(plan: Plan, frames: Sequence[str]) -> list[str]:
@@ -185,7 +311,7 @@ def _environment(plan: Plan) -> dict[str, str]:
     }
 
 
-def _install(plan: Plan, logs: pathlib.Path) -> str:
+def _install(plan: Plan, logs: pathlib.Path, clock: Clock) -> str:
     """Installs the wheels of modules that the machine lacks.
 
     Returns what went wrong, or ''.
@@ -203,66 +329,110 @@ def _install(plan: Plan, logs: pathlib.Path) -> str:
     return _call(
         [*command, *options, *missing],
         logs / "installing.log",
+        clock,
         environment=os.environ,
-        seconds=60,
+        seconds=min(60.0, clock.left(_TRAINING_ENDS)),
     )
 
 
-def _unpacked(plan: Plan) -> list[str]:
-    """Returns the roots of the images, unpacked unless an earlier start did it."""
+def _unpack(plan: Plan) -> str:
+    """Unpacks the images unless an earlier start did it; always returns ''."""
     folder = plan.work / "frames"
     if not folder.exists():
         partial = plan.work / "frames.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            with zipfile.ZipFile(plan.upload / "frames.zip") as packed:
-                packed.extractall(partial)
-        except zipfile.BadZipFile as error:
-            # Imported here, because it needs what may have to be installed first.
-            from facecycle_jax.errors import UserError
-
-            raise UserError(
-                f"{plan.upload / 'frames.zip'} is damaged ({error}); pack it again."
-            ) from None
+        with zipfile.ZipFile(plan.upload / "frames.zip") as packed:
+            packed.extractall(partial)
         partial.rename(folder)
-    return sorted(str(root) for root in folder.iterdir())
+    return ""
+
+
+def _train(
+    plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
+) -> str:
+    """Trains all stages; returns what went wrong, or ''."""
+    folder = plan.work / "frames"
+    if not folder.exists():
+        return "not started, there are no images"
+    frames = sorted(str(root) for root in folder.iterdir())
+    return _call(
+        training_command(plan, frames),
+        logs / "training.log",
+        clock,
+        environment=environment,
+        seconds=clock.left(_TRAINING_ENDS),
+        grace=_GRACE,
+    )
 
 
 def _call(
     command: Sequence[str],
     log: pathlib.Path,
+    clock: Clock,
     *,
     environment: Mapping[str, str],
     seconds: float,
+    grace: float = _SHORT_GRACE,
 ) -> str:
     """Runs a command; returns what went wrong, or ''."""
+    if refusal := clock.refusal(seconds):
+        return refusal
+    process = _start(command, log, environment=environment)
+    return _finish(process, clock, seconds=seconds, grace=grace)
+
+
+def _start(
+    command: Sequence[str], log: pathlib.Path, *, environment: Mapping[str, str]
+) -> "subprocess.Popen[Any]":
+    """Starts a command in a process group of its own, which can be ended as a whole."""
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=ROOT, env=dict(environment)
+        return subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            cwd=ROOT,
+            env=dict(environment),
+            start_new_session=True,
         )
-        return _finish(process, seconds=seconds)
 
 
-def _finish(process: "subprocess.Popen[Any]", *, seconds: float) -> str:
-    """Waits for a process and stops it after some seconds, first by SIGTERM."""
-    try:
-        status = process.wait(max(1.0, seconds))
+def _finish(
+    process: "subprocess.Popen[Any]",
+    clock: Clock,
+    *,
+    seconds: float,
+    grace: float = _SHORT_GRACE,
+) -> str:
+    """Waits for a process and stops it after some seconds, or when this one is to stop.
+
+    It first sends SIGTERM, which leaves the process time to save what it has.
+    """
+    end = time.monotonic() + seconds
+    status = process.poll()
+    while status is None and time.monotonic() < end and not clock.signal:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL)
+        status = process.poll()
+    if status is not None:
         return "" if status == 0 else f"ended with status {status}"
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
+
+    by = clock.signal or "the clock"
+    process.send_signal(signal.SIGTERM)
     try:
-        status = process.wait(_GRACE)
-        return f"stopped by the clock, status {status}"
+        status = process.wait(grace)
+        return f"stopped by {by}, status {status}"
     except subprocess.TimeoutExpired:
-        process.kill()
+        # With what it has started: measure_gpu.sh is `timeout` with a benchmark.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return "killed by the clock"
+        return f"killed by {by}"
 
 
-def _export(plan: Plan, logs: pathlib.Path, *, environment: Mapping[str, str]) -> str:
+def _export(
+    plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
+) -> str:
     """Exports the newest model and cuts it into parts; returns what went wrong."""
-    from launch.ten_minutes import parts
-
     stage = newest_stage(plan.work / "run")
     if stage is None:
         return "there is no checkpoint"
@@ -274,11 +444,15 @@ def _export(plan: Plan, logs: pathlib.Path, *, environment: Mapping[str, str]) -
     failed = _call(
         [*command, *options],
         logs / "export.log",
+        clock,
         environment=environment,
-        seconds=90,
+        seconds=min(90.0, clock.left(1 - _REPORT)),
     )
     if failed:
         return failed
+
+    # Imported here, because it needs what may have to be installed first.
+    from launch.ten_minutes import parts
 
     for old in plan.out.glob("model.*.xz"):
         old.unlink()
@@ -288,9 +462,10 @@ def _export(plan: Plan, logs: pathlib.Path, *, environment: Mapping[str, str]) -
 
 
 def _measure(
-    plan: Plan, logs: pathlib.Path, *, environment: Mapping[str, str], seconds: float
+    plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
 ) -> str:
     """Runs launch/measure_gpu.sh in the time that is left; returns what went wrong."""
+    seconds = clock.left(1 - _REPORT)
     figures = plan.out / "gpu.json"
     figures.unlink(missing_ok=True)
     # A measurement that has begun is finished, which the budget does not know.
@@ -299,24 +474,69 @@ def _measure(
     return _call(
         [*command, "--budget", f"{budget:.0f}", *plan.measuring],
         logs / "measuring.log",
+        clock,
         environment=environment,
         seconds=seconds,
     )
 
 
-def _gather(plan: Plan, outcomes: Mapping[str, str]) -> None:
-    """Writes logs, metrics and panels of the run as OUT/run.tar.gz."""
-    (plan.work / "logs" / "outcomes.txt").write_text(
+def _gather(plan: Plan, outcomes: Mapping[str, str]) -> str:
+    """Writes logs, metrics and panels of the run as OUT/run.tar.gz.
+
+    What would make it larger than a returned file may be is left out, the largest file
+    first. Returns what was left out, or ''.
+    """
+    logs = plan.work / "logs"
+    (logs / "outcomes.txt").write_text(
         "".join(f"{name}: {text or 'done'}\n" for name, text in outcomes.items())
     )
-    wanted = [*(plan.work / "logs").iterdir()]
+    wanted = sorted(logs.iterdir())
     for stage in STAGES:
         folder = plan.work / "run" / stage
         for name in ("config.json", "metrics.jsonl", "goodput.json", "parameters.txt"):
             wanted.append(folder / name)
         wanted += sorted(folder.glob("panels/*.png"))[-2:]
 
-    with tarfile.open(plan.out / "run.tar.gz", "w:gz") as file:
-        for path in wanted:
-            with contextlib.suppress(FileNotFoundError):
-                file.add(path, arcname=str(path.relative_to(plan.work)))
+    contents = {}
+    for path in wanted:
+        with contextlib.suppress(FileNotFoundError):
+            name = str(path.relative_to(plan.work))
+            contents[name] = _end_of(path) if path.parent == logs else path.read_bytes()
+
+    left_out = []
+    archive = _archive(contents)
+    while len(archive) > plan.part_bytes and contents:
+        largest = max(contents, key=lambda name: len(contents[name]))
+        left_out.append(largest)
+        del contents[largest]
+        archive = _archive(contents)
+
+    # Under another name first: a file that is there is whole.
+    partial = plan.out / "run.tar.gz.part"
+    try:
+        partial.write_bytes(archive)
+        partial.replace(plan.out / "run.tar.gz")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    return f"left out, as too large: {', '.join(left_out)}" if left_out else ""
+
+
+def _end_of(path: pathlib.Path) -> bytes:
+    """Reads a log, of a long one only its end, which says how it ended."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_BYTES))
+        return file.read()
+
+
+def _archive(contents: Mapping[str, bytes]) -> bytes:
+    """Packs files into a compressed tar file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mtime = int(time.time())
+            file.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

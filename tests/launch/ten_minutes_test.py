@@ -1,16 +1,20 @@
 """The upload is small, what comes back can be joined, and all of it runs in between."""
 
+import errno
 import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tarfile
+import time
 import zipfile
 
 import numpy as np
 import pytest
 from blocked_imports import run_without
+from launch_stand_ins import stand_in
 from PIL import Image
 
 import facecycle_jax
@@ -177,13 +181,28 @@ def test_missing_and_damaged_parts_are_one_sentence(tmp_path):
     folder = tmp_path / "model"
     write_weights(folder)
     files = parts.cut(folder, tmp_path, limit=150_000)
-    with pytest.raises(UserError, match="parts are missing"):
-        parts.join(files[1:], tmp_path / "out")
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"parts are missing: {files[0].name};"):
+        parts.join(files[1:], out)
+    # Without the last one, the others would be a tar file that ends early.
+    with pytest.raises(UserError, match=f"parts are missing: {files[-1].name};"):
+        parts.join(files[:-1], out)
     with pytest.raises(UserError, match="no model came back"):
-        parts.join([], tmp_path / "out")
-    files[0].write_bytes(files[0].read_bytes()[:-20])
+        parts.join([], out)
+    with pytest.raises(UserError, match="has not the name of a part"):
+        parts.join([tmp_path / "model.00.xz"], out)
+    with pytest.raises(UserError, match="parts of different models"):
+        parts.join([*files, tmp_path / "model.00-of-01.xz"], out)
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:-20])
     with pytest.raises(UserError, match="are damaged"):
-        parts.join(files, tmp_path / "out")
+        parts.join(files, out)
+
+    # Nothing is left of what failed, so the next try succeeds.
+    assert not list(out.iterdir())
+    files[0].write_bytes(whole)
+    assert parts.join(files, out).name == "model"
+    assert [path.name for path in out.iterdir()] == ["model"]
     with pytest.raises(UserError, match="must be larger"):
         parts.cut(folder, tmp_path, limit=1000)
 
@@ -234,23 +253,230 @@ def test_the_last_stage_with_a_checkpoint_is_exported(tmp_path):
     assert running.newest_stage(tmp_path) == tmp_path / "identity"
 
 
-def test_a_program_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "_GRACE", 0.2)
-    programs = {
-        "echo done": "",
-        "exit 3": "ended with status 3",
-        "exec sleep 30": "stopped by the clock, status -15",
-        "trap '' TERM; exec sleep 30": "killed by the clock",
-    }
-    for program, expected in programs.items():
-        found = running._call(
-            ["sh", "-c", program],
-            tmp_path / "log",
-            environment=dict(os.environ),
-            seconds=1.0 if "sleep" in program else 30.0,
-        )
-        assert found == expected
+def call(program, folder, clock=None, *, seconds=30.0, grace=0.2):
+    return running._call(
+        ["sh", "-c", program],
+        folder / "log",
+        clock or running.Clock(1.0),
+        environment=dict(os.environ),
+        seconds=seconds,
+        grace=grace,
+    )
+
+
+def is_running(process):
+    """Whether a process runs, and is more than an entry that nobody has read."""
+    try:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "State:\tZ" not in status
+
+
+def wait_until(condition, *, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_program_that_takes_too_long_is_stopped(tmp_path):
+    assert call("echo done", tmp_path) == ""
+    assert call("exit 3", tmp_path) == "ended with status 3"
+    stopped = call("exec sleep 30", tmp_path, seconds=1.0)
+    assert stopped == "stopped by the clock, status -15"
     assert "done" in (tmp_path / "log").read_text()
+
+    # What it has started ends with it.
+    stubborn = f"trap '' TERM; sleep 300 & echo $! > {tmp_path}/child; wait"
+    assert call(stubborn, tmp_path, seconds=1.0) == "killed by the clock"
+    child = (tmp_path / "child").read_text().strip()
+    wait_until(lambda: not is_running(child))
+
+
+def test_without_time_or_after_a_signal_nothing_is_started(tmp_path):
+    program = f"touch {tmp_path}/started"
+    found = call(program, tmp_path, seconds=-1.0)
+    assert found == "not started, no time was left"
+    clock = running.Clock(1.0)
+    clock.signal = "SIGTERM"
+    found = call(program, tmp_path, clock)
+    assert found == "not started because of SIGTERM"
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--minutes=-3", "--minutes: must be above 0, got -3."),
+        ("--minutes=nan", "--minutes: must be above 0, got nan."),
+        ("--minutes=ten", "--minutes: must be a number, got 'ten'."),
+        ("--part=0.01", "--part: must be at least 0.1, got 0.01."),
+    ],
+)
+def test_values_out_of_range_are_refused_first(tmp_path, capsys, option, sentence):
+    command = ["run", "--upload", str(tmp_path), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, option])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_upload_without_sound_images_is_refused_first(tmp_path, capsys):
+    command = ["run", "--upload", str(tmp_path), "--out", str(tmp_path / "out")]
+    frames = tmp_path / "frames.zip"
+
+    def refused():
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{frames} " in line
+        assert not (tmp_path / "out").exists()
+        return line
+
+    assert "is missing" in refused()
+    frames.write_bytes(b"no zip file")
+    assert "is damaged" in refused()
+    with zipfile.ZipFile(frames, "w"):
+        pass
+    assert "has no image" in refused()
+    with zipfile.ZipFile(frames, "w") as packed:
+        packed.writestr("0/a/0.jpg", bytes(100))
+    frames.write_bytes(frames.read_bytes().replace(bytes(100), b"1" * 100))
+    assert "is damaged" in refused()
+
+
+def test_a_defect_keeps_its_trace(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(running, "check_upload", lambda *_: 1 / 0)
+    command = ["run", "--upload", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def prepared(folder, program):
+    """Makes an upload, a checkpoint to export, and a stand-in for Python.
+
+    Returns the path of the stand-in, a program of the shell.
+    """
+    (folder / "upload").mkdir()
+    with zipfile.ZipFile(folder / "upload" / "frames.zip", "w") as packed:
+        packed.writestr("0/a/0.jpg", b"image")
+    (folder / "work" / "run" / "motion" / "checkpoints" / "7").mkdir(parents=True)
+    stand_in(folder, "python", program)
+    return str(folder / "python")
+
+
+def names_in_archive(out):
+    with tarfile.open(out / "run.tar.gz") as file:
+        return file.getnames()
+
+
+def test_every_step_is_tried_and_what_there_is_comes_back(
+    tmp_path, monkeypatch, capsys
+):
+    # The export ends well, but the disk is full when the model is cut.
+    program = 'echo "$@" >> "${0%/*}/started"; [ "$3" = export ]'
+    monkeypatch.setattr(sys, "executable", prepared(tmp_path, program))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parts, "cut", full)
+    assert running.run(plan(tmp_path)) == 5
+    printed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert printed["training"] == printed["measuring"] == "ended with status 1"
+    assert printed["counting"] == printed["report"] == "ended with status 1"
+    assert "No space left on device" in printed["export"]
+    assert printed["gathering"] == "done"
+
+    started = (tmp_path / "started").read_text()
+    for module in ("facecycle_jax.main", "benchmarks", "ten_minutes count"):
+        assert module in started
+    # The tables failed, so what has been gathered before has their log by now.
+    assert {"logs/outcomes.txt", "logs/training.log", "logs/report.log"} <= set(
+        names_in_archive(tmp_path / "out")
+    )
+
+
+def test_images_that_cannot_be_unpacked_stop_nothing_else(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "executable", prepared(tmp_path, "exit 1"))
+    # In the place of the folder of images, and no folder.
+    (tmp_path / "work" / "frames.partial").write_text("")
+    assert running.run(plan(tmp_path)) > 0
+    printed = capsys.readouterr().out
+    assert "frames.partial" in printed
+    assert "training: not started, there are no images" in printed
+    assert "measuring: ended with status 1" in printed
+    assert (tmp_path / "out" / "run.tar.gz").exists()
+
+
+def test_a_defect_of_one_step_keeps_its_trace_and_the_others(capsys):
+    assert running._tried(lambda: 1 / 0) == "ZeroDivisionError: division by zero"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_minutes_are_kept_whatever_hangs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", prepared(tmp_path, "exec sleep 300"))
+    minutes = 0.1
+    start = time.monotonic()
+    assert running.run(plan(tmp_path, minutes=minutes)) > 0
+    # A second for a busy machine.
+    assert time.monotonic() - start < 60 * minutes + 1
+    assert "training: stopped by the clock" in capsys.readouterr().out
+    assert (tmp_path / "out" / "run.tar.gz").exists()
+
+
+def test_a_signal_is_passed_on_and_what_there_is_comes_back(tmp_path):
+    program = 'echo $$ > "${0%/*}/process"; exec sleep 300'
+    python = prepared(tmp_path, program)
+    code = (
+        f"import sys; sys.executable = {python!r}\n"
+        "from launch.ten_minutes.__main__ import main\n"
+        f"sys.exit(main(['run', '--upload={tmp_path}/upload', "
+        f"'--out={tmp_path}/out', '--work={tmp_path}/work']))"
+    )
+    running_ten_minutes = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    process = tmp_path / "process"
+    wait_until(lambda: process.exists() and process.read_text())
+    running_ten_minutes.terminate()
+    printed, _ = running_ten_minutes.communicate(timeout=60)
+
+    assert running_ten_minutes.returncode == 1
+    assert "training: stopped by SIGTERM, status -15" in printed
+    assert "measuring: not started because of SIGTERM" in printed
+    assert not is_running(process.read_text().strip())
+    assert "logs/training.log" in names_in_archive(tmp_path / "out")
+
+
+def test_what_is_gathered_is_no_larger_than_a_file_may_be(tmp_path):
+    made = plan(tmp_path, part_bytes=150_000)
+    logs = made.work / "logs"
+    panels = made.work / "run" / "motion" / "panels"
+    for folder in (logs, panels, made.out):
+        folder.mkdir(parents=True)
+    (logs / "training.log").write_bytes(b"start" + b"x" * 3 * 2**20 + b"end")
+    noise = np.random.default_rng(0).bytes(200_000)
+    (panels / "1.png").write_bytes(noise[:100_000])
+    (panels / "2.png").write_bytes(noise[:120_000])
+
+    left_out = running._gather(made, {})
+    assert left_out.endswith("run/motion/panels/2.png")
+    assert (made.out / "run.tar.gz").stat().st_size <= 150_000
+    assert [path.name for path in made.out.iterdir()] == ["run.tar.gz"]
+    names = names_in_archive(made.out)
+    assert "run/motion/panels/1.png" in names
+
+    # Of a long log, the end is kept.
+    made = made._replace(part_bytes=10**6)
+    assert running._gather(made, {}) == ""
+    with tarfile.open(made.out / "run.tar.gz") as file:
+        log = file.extractfile("logs/training.log").read()
+    assert log.endswith(b"xend")
+    assert len(log) == running._LOG_BYTES
 
 
 def test_the_report_has_the_time_of_steps_and_the_fraction_of_the_peak(tmp_path):
@@ -297,7 +523,7 @@ _TINY = {
     "batch_size": 2,
     "data.decode_size": 64,
     "eval_batches": 1,
-    "panel_rows": 2,
+    "panel_rows": 1,
     "log_every": 1,
     "compile_quickly": True,
 }
@@ -324,7 +550,8 @@ def test_ten_minutes_in_miniature(tmp_path):
     measure += ["--budget", "1", "--repeats", "1"]
     command = [sys.executable, "-m", "launch.ten_minutes", "run"]
     places = [f"--upload={upload}", f"--out={tmp_path}/out", f"--work={tmp_path}/work"]
-    limits = ["--minutes=10", "--part=0.2"]
+    # More minutes than it takes, as a busy machine compiles slowly.
+    limits = ["--minutes=20", "--part=0.3"]
     result = subprocess.run(
         [
             *command,
@@ -337,7 +564,7 @@ def test_ten_minutes_in_miniature(tmp_path):
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1300,
     )
     logs = "\n".join(
         path.read_text()[-2000:] for path in (tmp_path / "work" / "logs").iterdir()
@@ -347,9 +574,7 @@ def test_ten_minutes_in_miniature(tmp_path):
     out = tmp_path / "out"
     parts_of_model = list(out.glob("model.*"))
     assert len(parts_of_model) > 1
-    assert all(path.stat().st_size <= 0.2 * 2**20 for path in parts_of_model)
-    # Logs and panels are not cut, but few.
-    assert all(path.stat().st_size <= 0.5 * 2**20 for path in out.iterdir())
+    assert all(path.stat().st_size <= 0.3 * 2**20 for path in out.iterdir())
     text = (out / "report.md").read_text()
     for stage in running.STAGES:
         assert f"| {stage} |" in text
