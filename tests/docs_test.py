@@ -26,7 +26,6 @@ RUN = (
     "facecycle translate ann.jpg --driver bob.jpg --out panels",
     "facecycle frontalize photos/ --out frontal",
     "facecycle reconstruct photos/ --out reconstructed",
-    "facecycle encode photos/ --out codes.npz",
     "facecycle encode photos/ --model MODEL --out my_codes.npz",
     "facecycle interpolate ann.jpg bob.jpg --model MODEL --out strip.png",
 )
@@ -69,6 +68,9 @@ NOT_RUN = {
     "facecycle translate clip.mp4": "needs a video and dlib; see commands/",
     "facecycle frontalize group.jpg": "needs dlib; see commands/",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
+    "facecycle encode photos/ --crop": "needs dlib; see commands/",
+    "facecycle frontalize photos/ --crop": "needs dlib; see commands/",
+    "facecycle translate ann.jpg --driver bob.jpg --crop": "needs dlib; see commands/",
 }
 # Options of other programs that pages speak of.
 FOREIGN = {

@@ -1,7 +1,13 @@
 """Training methods as pure functions: FaceCycle's two and its peers."""
 
 from facecycle_jax.methods.base import Aux, LossOptions, Method, Objective
-from facecycle_jax.methods.build import METHODS, make, vgg_parameters, vgg_width
+from facecycle_jax.methods.build import (
+    METHODS,
+    make,
+    uses_vgg,
+    vgg_parameters,
+    vgg_width,
+)
 from facecycle_jax.methods.identity_cycle import identity_cycle
 from facecycle_jax.methods.motion_cycle import motion_cycle
 from facecycle_jax.methods.peers import PEERS
@@ -16,6 +22,7 @@ __all__ = [
     "identity_cycle",
     "make",
     "motion_cycle",
+    "uses_vgg",
     "vgg_parameters",
     "vgg_width",
 ]

@@ -42,6 +42,16 @@ def vgg_width(config: Mapping[str, Any]) -> float:
     return 1.0
 
 
+def uses_vgg(config: Mapping[str, Any]) -> bool:
+    """Whether FaceCycle's generator or its loss has a VGG-19.
+
+    Args:
+      config: with `loss.perceptual` and `model.trunk`.
+    """
+    learned = config["model"]["trunk"] == "learned"
+    return not learned or config["loss"]["perceptual"] != "none"
+
+
 def vgg_parameters(
     config: Mapping[str, Any], *, weights: bool = True
 ) -> tuple[dict[str, Any] | None, float]:
@@ -60,9 +70,10 @@ def vgg_parameters(
       FileNotFoundError: If the file is missing, saying how to get it.
       UserError: If the file is unusable or does not have the requested width.
     """
-    loss = config["loss"]
-    if config["model"]["trunk"] == "learned" and loss["perceptual"] == "none":
+    if not uses_vgg(config):
         return None, 1.0
+
+    loss = config["loss"]
 
     width = vgg_width(config)
     if not weights:

@@ -187,6 +187,7 @@ def prepare(
         total_steps,
     )
 
+    _warn_of_random_vgg(config)
     described = _describe_data(train_data, eval_data)
 
     # Processes that see different data would train different weights without an error.
@@ -256,6 +257,16 @@ def prepare(
         after_evaluation=program.evaluated,
     )
     return run, state
+
+
+def _warn_of_random_vgg(config: Mapping[str, Any]) -> None:
+    """Warns of a default that is for tests."""
+    # Other methods than FaceCycle have no such field.
+    if config["loss"].get("vgg") == "random" and methods.uses_vgg(config):
+        log.warning(
+            "loss.vgg is 'random', which is for tests: a VGG-19 with random weights "
+            "knows nothing of faces. Name the file that `facecycle import-vgg` makes."
+        )
 
 
 def _fresh_state(

@@ -21,6 +21,7 @@ from facecycle_jax.networks.face_networks import (
     make_face_networks,
 )
 from facecycle_jax.storage import write_model
+from facecycle_jax.training import setup
 from facecycle_jax.training.setup import _read_source, _start_from
 
 TRAINED = ("identity_encoder", "normaliser")
@@ -186,3 +187,24 @@ def test_a_path_that_is_neither_run_nor_model_is_one_sentence(tmp_path):
             FileNotFoundError, match=r"no checkpoint under .* or one of facecycle-base"
         ):
             training.load_trees(path)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "perceptual", "vgg", "warns"),
+    [
+        ("vgg", "none", "random", True),
+        ("learned", "gram", "random", True),
+        ("learned", "none", "random", False),
+        ("vgg", "gram", "vgg19.npz", False),
+    ],
+)
+def test_a_vgg_with_random_weights_is_warned_of(log, trunk, perceptual, vgg, warns):
+    setup._warn_of_random_vgg(
+        {"model": {"trunk": trunk}, "loss": {"perceptual": perceptual, "vgg": vgg}}
+    )
+    assert ("loss.vgg is 'random'" in log.text) == warns
+
+
+def test_methods_without_a_vgg_are_not_warned(log):
+    setup._warn_of_random_vgg({"model": {}, "loss": {}})
+    assert not log.records
