@@ -14,8 +14,12 @@ import nbformat
 import numpy as np
 import pytest
 import tiny_model
+from etils import epath
 from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
+
+import facecycle_jax
+from facecycle_jax.commands.codes_file import read_motion_codes
 
 ROOT = pathlib.Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
@@ -63,7 +67,7 @@ def execute(name, folder, **parameters):
         )  # the notebook's own, which draws inline
         client.execute()
     texts = [
-        out.get("text", "")
+        out.get("text", "") + out.get("data", {}).get("text/markdown", "")
         for c in book.cells
         if c.cell_type == "code"
         for out in c.outputs
@@ -176,12 +180,14 @@ def test_install_cell_accepts_address_name_and_archive(
 
 
 @pytest.mark.skipif(shutil.which("unzip") is None, reason="needs unzip, as on Colab")
-def test_install_cell_unpacks_an_uploaded_zip(tmp_path, monkeypatch):
+# Browsers number the second download of a name.
+@pytest.mark.parametrize("name", ["mine.zip", "mine (1).zip"])
+def test_install_cell_unpacks_an_uploaded_zip(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile("mine.zip", "w") as archive:
+    with zipfile.ZipFile(name, "w") as archive:
         archive.writestr("facecycle_jax-main/setup.cfg", "")
 
-    [line] = run_install_cell(monkeypatch, source="mine.zip")
+    [line] = run_install_cell(monkeypatch, source=name)
     assert line == 'install --quiet "unpacked/facecycle_jax-main[eval]"'
 
 
@@ -190,8 +196,13 @@ def test_quickstart(model, tmp_path):
     assert "codes (6, 16) (6, 16)" in text
     assert re.search(r"identity: cosine of faces 0 and 1 is -?[01]\.\d{3}", text)
     assert images == 2
-    codes = np.load(tmp_path / "codes.npz")
-    assert codes["identity_code"].shape == (6, 16)
+
+    file = epath.Path(tmp_path / "codes.npz")
+    assert np.load(file)["identity_code"].shape == (6, 16)
+    # The driver of `facecycle translate`.
+    names, motion = read_motion_codes(file, facecycle_jax.load(model))
+    assert len(names) == 6
+    assert motion.shape == (6, 16)
 
 
 @pytest.mark.slow
@@ -230,9 +241,19 @@ def lfw_set(folder):
 @pytest.mark.slow
 def test_evaluation(model, tmp_path):
     lfw = lfw_set(tmp_path / "lfw")
-    text, images = execute("evaluation", tmp_path, MODEL=model, PEOPLE=20, LFW=lfw)
+    names = tmp_path / "names.txt"
+    names.write_text("A\n")
+    text, images = execute(
+        "evaluation",
+        tmp_path,
+        MODEL=model,
+        PEOPLE=20,
+        LFW=lfw,
+        WITHOUT=str(names),
+    )
     assert re.search(r"identity code: accuracy \d+\.\d %, AUC 0\.\d{3}", text)
     assert re.search(r"motion code: accuracy \d+\.\d %, macro F1", text)
+    assert "3 of 8 test pairs are left out" in text
     assert images == 2
 
 

@@ -11,15 +11,20 @@ import jax
 from etils import epath
 
 from facecycle_jax import methods
+from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 from facecycle_jax.training.network_loading import FOLDER, find_place, start_places
+from facecycle_jax.training.sharding import check_batch
 
 
 def check_stage(
     config: Mapping[str, Any], workdir: epath.Path, *, own_method: bool = False
 ) -> None:
-    """Checks a stage's backend, method, the weights it reads, and `init_from`.
+    """Checks a stage's batch, backend, method, the weights it reads, and `init_from`.
+
+    In a job of several processes it may be called only once they have met, because it
+    uses the devices.
 
     Args:
       config: configuration of the stage.
@@ -29,9 +34,15 @@ def check_stage(
 
     Raises:
       MissingExtraError: If TensorFlow is to read the data and is missing.
-      UserError: If the method or a choice of it is wrong.
+      UserError: If the batch cannot be split over the devices, or if the method or a
+        choice of it is wrong.
       FileNotFoundError: If a file of weights, or what `init_from` names, is missing.
     """
+    check_batch(
+        config["batch_size"],
+        accumulate=config["optimiser"]["accumulate"],
+        mesh=make_mesh(),
+    )
     _check_backend(config)
     if not own_method:
         _check_method(config)

@@ -5,14 +5,12 @@ from facecycle_jax.viz.curves import curves
 from facecycle_jax.viz.flow_colours import flow_legend, flow_to_rgb
 from facecycle_jax.viz.images import save_png
 from facecycle_jax.viz.panel import grid, training_panel, translation_panel
-from facecycle_jax.viz.watch import new_panels
 
 __all__ = [
     "curves",
     "flow_legend",
     "flow_to_rgb",
     "grid",
-    "new_panels",
     "save_png",
     "thumbnail_map",
     "training_panel",

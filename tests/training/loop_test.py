@@ -609,6 +609,7 @@ def test_tensorflow_that_is_missing_is_reported_before_the_data_are_looked_at(
     ("field", "value", "message"),
     [
         ("model.dtype", "float3", r"model\.dtype must be"),
+        ("batch_size", 12, "batch_size 12 must be a multiple of .* the 8 devices"),
         ("freeze", ("nose",), "freeze must name some, not all, of .*, got nose"),
         ("loss.vgg", "{}/no.npz", r"No VGG-19 weights at .*no\.npz"),
         ("init_from", "{}/no", r"no checkpoint under .*/no"),
@@ -625,6 +626,9 @@ def test_a_mistake_in_a_later_stage_is_reported_before_the_first_one_starts(
     place = value.format(tmp_path) if isinstance(value, str) else value
     changed = {"loss.perceptual": "gram", field: place}
     with config.unlocked():
+        # The other stages fit the tests' devices.
+        for name in config.stages:
+            config[name].batch_size = jax.device_count()
         config[config.stages[-1]].update_from_flattened_dict(changed)
     with pytest.raises((UserError, FileNotFoundError), match=message):
         loop.train_and_evaluate(config, tmp_path / "run")
