@@ -167,16 +167,17 @@ def new_folder(path: epath.PathLike, *, last: str) -> Iterator[pathlib.Path]:
 
 
 def _copy_files(source: pathlib.Path, target: epath.Path, *, last: str) -> None:
-    """Copies the files of a folder, `last` at the end.
+    """Copies the files of a folder and of its folders, `last` at the end.
 
     After an error it removes the copies.
     """
-    names = [file.name for file in source.iterdir()]
+    files = [file for file in source.rglob("*") if file.is_file()]
+    names = [file.relative_to(source).as_posix() for file in files]
     names.sort(key=lambda name: (name == last, name))
 
-    target.mkdir(parents=True, exist_ok=True)
     try:
         for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((source / name).read_bytes())
     except BaseException:
         for name in names:

@@ -7,12 +7,15 @@ tests compile are compiled once: they are kept in a folder that goes when the su
 ends. Processes that tests start inherit this.
 """
 
+import contextlib
 import gc
 import importlib.metadata
 import logging
 import os
+import pathlib
 import shutil
 import tempfile
+import time
 
 os.environ["XLA_FLAGS"] = " ".join(
     (
@@ -71,6 +74,16 @@ def log(caplog):
 
 
 def pytest_sessionfinish(session):
-    """Removes the compiled programs, once no process needs them."""
-    if not hasattr(session.config, "workerinput"):
-        shutil.rmtree(os.environ["FACECYCLE_PROGRAMS_OF_TESTS"], ignore_errors=True)
+    """Removes the compiled programs, once no process needs them.
+
+    Sessions that were interrupted leave theirs, which go when they are a day old.
+    """
+    if hasattr(session.config, "workerinput"):
+        return
+
+    shutil.rmtree(os.environ["FACECYCLE_PROGRAMS_OF_TESTS"], ignore_errors=True)
+    for folder in pathlib.Path(tempfile.gettempdir()).glob("facecycle_tests_*"):
+        # Another session may remove it meanwhile.
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 import configparser
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -34,9 +35,19 @@ def test_setup_names_every_package():
 def installed(tmp_path_factory):
     """A folder that holds what the wheel installs, and nothing of the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
+
+    # A copy, because building leaves files next to the sources and packs those of
+    # earlier builds.
+    sources = folder / "sources"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("facecycle_jax", "configs"):
+        shutil.copytree(ROOT / name, sources / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, *build, str(ROOT)], check=True, cwd=folder)
+    subprocess.run([*pip, *build, str(sources)], check=True, cwd=folder)
 
     [wheel] = folder.glob("facecycle_jax-*.whl")
     target = folder / "site"

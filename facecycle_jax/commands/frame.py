@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import os
@@ -97,7 +98,14 @@ class Job:
         buffer = io.BytesIO()
         small = square(framed.image, size=self.size)
         Image.fromarray(small).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-        write_whole(target, buffer.getvalue())
+        try:
+            write_whole(target, buffer.getvalue())
+        except OSError as error:
+            # The target can have a longer name than the source.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            reason = f"{source}: the name of its output is too long."
+            return Outcome("left out", reason)
 
         return Outcome("face" if framed.found else "cut", beyond=framed.beyond)
 

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -339,3 +340,10 @@ def test_another_page_cannot_upload_and_settings_open_nothing(server, tmp_path):
     assert request(server, "GET", "/gradio_api/file=/etc/hostname")[0] in (403, 404)
     assert request(server, "GET", "/", Host="evil.example")[0] == 400
     assert server.startswith("127.0.0.1:")
+
+
+@pytest.mark.slow
+def test_gradio_leaves_no_stub_files_in_the_package(server):
+    # It writes them next to subclasses of its components, where they are defined.
+    assert request(server, "GET", "/config")[0] == 200
+    assert not list(pathlib.Path(demo_page.__file__).parent.glob("*.pyi"))

@@ -95,8 +95,3 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setattr(demo_page.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2
     assert "pip install 'facecycle_jax[demo]'" in capsys.readouterr().err
-
-
-def test_gradio_leaves_no_stub_files_in_the_package():
-    # It writes them next to subclasses of its components.
-    assert not list(pathlib.Path(demo.__file__).parent.glob("*.pyi"))

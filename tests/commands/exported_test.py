@@ -11,11 +11,14 @@ import time
 import urllib.error
 import urllib.request
 
+import fake_bucket
 import jax
 import numpy as np
 import pytest
 import tiny_model
 import yaml
+from etils import epath
+from etils.epath import gpath
 
 from facecycle_jax import FaceCycle, cli
 from facecycle_jax.commands import exported, space
@@ -176,6 +179,33 @@ def test_a_space_holds_page_model_and_requirements(folder, tmp_path, capsys):
 
     assert run(folder, "--space", out) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_space_in_a_bucket_holds_the_model_and_gets_its_readme_last(
+    folder, tmp_path, monkeypatch
+):
+    order = []
+    written = epath.Path.write_bytes
+
+    def noted(path, content):
+        if str(path).startswith("gs://"):
+            order.append(str(path).removeprefix("gs://spaces/face/"))
+        return written(path, content)
+
+    monkeypatch.setattr(gpath._GPath, "write_bytes", noted)
+    with fake_bucket.bucket(tmp_path):
+        assert run(folder, "--space", "gs://spaces/face") == 0
+    assert order[-1] == "README.md"
+    assert sorted(order[:-1]) == [
+        "app.py",
+        "model/README.md",
+        "model/config.json",
+        "model/weights.safetensors",
+        "requirements.txt",
+    ]
+
+    found = read_model(tmp_path / "spaces/face/model")
+    assert found.info == read_model(folder).info
 
 
 def _get(address, *, host, origin=None):

@@ -22,6 +22,11 @@ def images(tmp_path):
         file = tmp_path / "images" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(file)
+
+    # JPEG changes a smooth image little.
+    y, x = np.mgrid[:50, :60].astype(np.uint8)
+    smooth = Image.fromarray(np.stack([4 * x, 5 * y, 2 * x + y], axis=-1))
+    smooth.save(tmp_path / "images/bob/0.png")
     (tmp_path / "images/bob/broken.jpg").write_bytes(b"no image")
     return tmp_path / "images"
 
@@ -43,8 +48,13 @@ def test_folders_are_kept_and_what_cannot_be_read_is_listed(images, tmp_path, ca
         "framing.json",
         "left_out.txt",
     ]
+    # The cut starts at the middle square of 60x50 pixels, whose left side is at 5.
+    with Image.open(images / "bob/0.png") as image:
+        expected = image.crop((15, 10, 45, 40)).resize((24, 24))
     with Image.open(out / "bob/0_png.jpg") as image:
         assert image.size == (24, 24)
+        difference = np.abs(np.asarray(image).astype(int) - np.asarray(expected))
+    assert difference.max() <= 6
     assert "broken.jpg" in (out / frame.LEFT_OUT).read_text()
     lines = (out / frame.LIST).read_text().splitlines()
     assert lines[:2] == ["file,by,beyond", "ann/clip/0.jpg,cut,0.000"]
@@ -126,6 +136,23 @@ def test_every_image_gets_a_name_of_its_own(tmp_path):
     ]
     lines = (out / frame.LIST).read_text().splitlines()[1:]
     assert sorted(line.split(",")[0] for line in lines) == made
+
+
+def test_images_whose_new_names_are_too_long_are_left_out(tmp_path):
+    # A file system allows names of 255 bytes. These two get an ending more.
+    (tmp_path / "images").mkdir()
+    for name in (f"{'x' * 250}.jpg", f"{'x' * 250}.png", "y.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+
+    out = tmp_path / "out"
+    assert run(tmp_path / "images", "--out", out, "--cut", "0,0,1") == 1
+    lines = (out / frame.LEFT_OUT).read_text().splitlines()
+    assert len(lines) == 2
+    for line, ending in zip(sorted(lines), ("jpg", "png"), strict=True):
+        assert line.endswith(f"x.{ending}: the name of its output is too long.")
+    assert [path.name for path in out.rglob("*.jpg")] == ["y.jpg"]
+    # No file under another name is left, either.
+    assert not list(out.glob(".*"))
 
 
 def test_names_that_are_not_utf8_are_listed(tmp_path):

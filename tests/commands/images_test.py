@@ -17,6 +17,7 @@ from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import FaceCycle
+from facecycle_jax.viz import flow_to_rgb
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,21 @@ def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
+def cell(panel, column, columns):
+    """The cell of a panel of one row of cells of 128 pixels, 6 apart."""
+    pixels = np.asarray(panel).astype(int)
+    assert pixels.shape[1] == 6 + columns * 134
+    left = 6 + column * 134
+    return pixels[-134:-6, left : left + 128]
+
+
+def enlarged(image):
+    """An image as the cell of a panel shows it; small maps keep hard pixels."""
+    is_small = len(image) < 32
+    how = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize((128, 128), how)).astype(int)
+
+
 def test_encode_writes_the_codes_of_the_model(model, faces, tmp_path, capsys):
     out = tmp_path / "codes.npz"
     assert run("encode", faces, "--model", model, "--out", out) == 0
@@ -59,7 +75,11 @@ def test_encode_writes_the_codes_of_the_model(model, faces, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "columns"), [("frontalize", 3), ("reconstruct", 4)]
+    ("command", "columns"),
+    [
+        ("frontalize", ("input", "neutral", "mean_face")),
+        ("reconstruct", ("input", "flow", "neutral", "reconstruction")),
+    ],
 )
 def test_every_image_gets_a_panel(model, faces, tmp_path, command, columns):
     out = tmp_path / "out"
@@ -68,10 +88,13 @@ def test_every_image_gets_a_panel(model, faces, tmp_path, command, columns):
     # Equal names get their folders before them.
     names = sorted(path.name for path in out.iterdir())
     assert names == ["faces_a.png", "faces_b.png", "more_a.png"]
+    expected = load(model).outputs(faces, columns)
     with Image.open(out / "faces_a.png") as panel:
-        width, height = panel.size
-    assert width >= columns * 128
-    assert height >= 128
+        for place, name in enumerate(columns):
+            drawn = expected[name][0]
+            image = flow_to_rgb(drawn) if name == "flow" else drawn
+            found = cell(panel, place, len(columns))
+            assert np.abs(found - enlarged(image)).max() <= 3, name
 
 
 def test_translate_draws_a_panel_for_each_pair(model, faces, tmp_path):
@@ -80,6 +103,13 @@ def test_translate_draws_a_panel_for_each_pair(model, faces, tmp_path):
 
     assert run("translate", faces / "a.png", *options) == 0
     assert [path.name for path in out.iterdir()] == ["a_b.png"]
+
+    # The last of six columns, in the row of the driver.
+    result = load(model).translate(faces / "a.png", faces / "b.png")
+    with Image.open(out / "a_b.png") as panel:
+        last = np.asarray(panel).astype(int)[-134:-6, -134:-6]
+    drawn = result["reidentified_reexpressed"][0, 1]
+    assert np.abs(last - enlarged(drawn)).max() <= 3
 
     assert run("translate", faces, *options) == 0
     assert len(list(out.iterdir())) == 4
@@ -453,16 +483,24 @@ def test_large_frames_are_shrunk_before_they_are_collected(
     assert detected[1:] == [320] * (3 * crop)
 
 
-def test_a_video_drives_an_image(model, faces, tmp_path):
+def test_a_video_drives_an_image(model, faces, tmp_path, monkeypatch):
     pytest.importorskip("av")
     from facecycle_jax.data.images.video import read_video, write_video
 
-    rng = np.random.default_rng(0)
-    write_video(
-        tmp_path / "clip.mp4",
-        rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8),
-        fps=10,
-    )
+    # Encoders keep blocks of 8 pixels, and no noise.
+    blocks = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    clip = np.repeat(np.repeat(blocks, 8, axis=1), 8, axis=2)
+    write_video(tmp_path / "clip.mp4", clip, fps=10)
+
+    # Random weights draw nearly one face for all drivers, so these are compared, too.
+    drivers = []
+    reexpress = FaceCycle.reexpress
+
+    def noted(self, source, driver):
+        drivers.extend(driver)
+        return reexpress(self, source, driver)
+
+    monkeypatch.setattr(FaceCycle, "reexpress", noted)
     out = tmp_path / "moved.mp4"
     arguments = (
         "translate",
@@ -482,8 +520,15 @@ def test_a_video_drives_an_image(model, faces, tmp_path):
 
     # Source, driver and result side by side.
     assert frames[0].shape == (256, 768, 3)
-    left = np.asarray(frames[3][::4, :256:4], float)
-    assert np.abs(left - load(model).read(faces / "a.png")[0]).mean() < 40
+    left, middle, right = np.split(frames[3][::4, ::4].astype(float), 3, axis=1)
+    loaded = load(model)
+    source = loaded.read(faces / "a.png")[0]
+    assert np.abs(left - source).mean() < 40
+    driving = list(read_video(tmp_path / "clip.mp4").frames)
+    np.testing.assert_array_equal(drivers, driving)
+    assert np.abs(middle - driving[3]).mean() < 15
+    moved = loaded.reexpress(source, np.stack(driving))[3]
+    assert np.abs(right - moved).mean() < 5
 
     # What is written is not replaced.
     assert run(*arguments) == 2

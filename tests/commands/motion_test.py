@@ -370,12 +370,25 @@ def test_faces_of_a_video_are_pasted(model, codes, clip, detector, tmp_path, cap
 def test_a_video_moves_a_photograph(model, photograph, clip, detector, tmp_path):
     from facecycle_jax.data.images.video import read_video
 
+    # Encoders keep blocks of 10 pixels, and no noise.
+    blocks = np.random.default_rng(1).integers(60, 180, (12, 26, 3), dtype=np.uint8)
+    before = np.repeat(np.repeat(blocks, 10, axis=0), 10, axis=1)
+    save_png(photograph, before)
+
     out = tmp_path / "moved.mp4"
     options = ("--model", model, "--out", out, "--paste", "--relative", "--face", "all")
     assert run("translate", photograph, "--driver", clip, *options) == 0
-    frames = list(read_video(out).frames)
-    assert len(frames) == 4
-    assert frames[0].shape == (120, 260, 3)
+    frames = np.stack(list(read_video(out).frames)).astype(int)
+    assert frames.shape == (4, 120, 260, 3)
+
+    # Both faces change, and again with the driver's second frame; between the faces
+    # nothing does, but for what compression changes.
+    faces = (np.s_[40:70, 35:65], np.s_[35:65, 185:215])
+    for face in faces:
+        assert np.abs(frames[0] - before)[face].mean() > 30
+        assert np.abs(frames[1] - frames[0])[face].mean() > 8
+    assert np.abs(frames - before)[:, :, 125:145].mean() < 6
+    assert np.abs(frames[1] - frames[0])[:, 125:145].mean() < 2
 
     # The driver's colours are not the photograph's.
     import av
@@ -428,7 +441,15 @@ def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsy
 
     strip = tmp_path / "strip.png"
     assert run("interpolate", image, other, *options, "--out", strip) == 0
-    assert pixels(strip).shape[1] >= 5 * 128
+    panel = pixels(strip)
+    assert panel.shape[1] == 6 + 5 * 134
+
+    # The third of five cells is halfway between both images.
+    ends = StandIn().read([image, other])
+    halfway = (ends.astype(float).mean(0)).astype(np.uint8)
+    halfway = Image.fromarray(halfway).resize((128, 128), Image.Resampling.LANCZOS)
+    cell = panel[-134:-6, 6 + 2 * 134 : 6 + 2 * 134 + 128]
+    assert np.abs(cell - np.asarray(halfway)).max() <= 3
     assert "3 faces" in capsys.readouterr().out
 
     for arguments, words in (

@@ -17,9 +17,11 @@ import threading
 import time
 import urllib.parse
 
+import fake_bucket
 import pytest
 import tiny_model
 from browser import start_browser
+from etils import epath
 
 from facecycle_jax import FaceCycle, cli
 from facecycle_jax.commands import exported, web
@@ -47,6 +49,7 @@ def runtime(tmp_path):
 
 def write(model, folder, runtime, monkeypatch):
     """Writes a page whose programs are no programs; returns its settings."""
+    folder = epath.Path(folder)
     monkeypatch.setattr(web, "to_onnx", lambda *given, outputs, weights: b"program")
     monkeypatch.setattr(web, "_check", lambda model, programs: None)
     about = exported._about(model)
@@ -85,6 +88,21 @@ def test_a_page_with_its_runtime_holds_all_that_it_loads(
     assert settings["licence"] == "CC0"
     for name in [name for pair in settings["examples"] for name in pair]:
         assert (folder / name).is_file()
+
+
+def test_a_page_in_a_bucket_holds_its_runtime_in_a_folder(
+    model, runtime, tmp_path, monkeypatch
+):
+    with fake_bucket.bucket(tmp_path):
+        settings = write(model, "gs://b/page", str(runtime), monkeypatch)
+
+    page = tmp_path / "b/page"
+    assert (page / "index.html").is_file()
+    for file in settings["programs"].values():
+        assert (page / file["name"]).read_bytes() == b"program"
+    for file in settings["runtime"].values():
+        (source,) = runtime.rglob(file["name"])
+        assert (page / "runtime" / file["name"]).read_bytes() == source.read_bytes()
 
 
 def test_a_page_without_its_runtime_may_load_that_alone_from_elsewhere(

@@ -438,13 +438,26 @@ def test_synthetic_faces_are_evaluated_with_baselines_and_references(
     tmp_path, monkeypatch, model
 ):
     monkeypatch.setattr(synthetic_module, "FRAMES", 6)
-    monkeypatch.setattr(synthetic_module, "random_model", lambda *_, **__: model)
+    other = random_model(TINY, seed=1)
+    monkeypatch.setattr(synthetic_module, "random_model", lambda *_, **__: other)
+
+    # The figures of each model, as they are measured.
+    figures = {}
+    measure = synthetic_module._evaluate_model
+
+    def noted(one, **options):
+        figures[id(one)], panel = measure(one, **options)
+        return figures[id(one)], panel
+
+    monkeypatch.setattr(synthetic_module, "_evaluate_model", noted)
     result = evaluate("synthetic", model=model, baselines=["random", "pixels"], limit=8)
     rows = result.rows
-    assert (
-        rows["neutral face to the true one"].model
-        == rows["neutral face to the true one"].random
-    )
+
+    for name, figure in figures[id(model)].items():
+        assert rows[name].model == figure
+        assert rows[name].random == figures[id(other)][name]
+    neutral = rows["neutral face to the true one"]
+    assert neutral.model != neutral.random
     assert rows["identity from motion code"].model.reference == 100 / 8
     assert rows["identity from pixels"].random is None
     assert rows["mean face to the true one"].model.value > 0

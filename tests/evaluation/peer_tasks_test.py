@@ -95,13 +95,18 @@ def test_synthetic_faces_have_probes_alone_and_random_weights_of_the_method(
         motion={name: rng.normal(size=48) for name in MOTION},
     )
     monkeypatch.setattr(synthetic, "probe_set", lambda *_, **__: data)
-    monkeypatch.setattr(synthetic, "random_peer", lambda *_, **__: model)
+    other = random_peer(tiny(), seed=1)
+    monkeypatch.setattr(synthetic, "random_peer", lambda *_, **__: other)
     result = evaluate("synthetic", model=model, baselines=["random"], limit=8)
     assert "yaw from features" in result.rows
     assert "identity from map" in result.rows
     assert not result.panels
-    for row in result.rows.values():
-        assert row.model == row.random
+    # The figures of the other model are those that it has as the model.
+    of_other = evaluate("synthetic", model=other, limit=8).rows
+    assert of_other.keys() == result.rows.keys()
+    for name, row in result.rows.items():
+        assert row.random == of_other[name].model
+    assert any(row.random != row.model for row in result.rows.values())
 
     trees = model.trees
     config = {**tiny(), "probe": {"task": "synthetic", "path": "", "limit": 8}}

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 import urllib.parse
@@ -226,8 +227,9 @@ def serving(monkeypatch):
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
 
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    # No token and no setting of the user's own.
+    # No token and no setting of the user's own. Without the variable, a file is read.
     monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", os.devnull)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     try:

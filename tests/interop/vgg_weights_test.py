@@ -104,8 +104,12 @@ def test_only_the_layers_of_torchvision_that_are_needed_are_read(tmp_path, monke
 
     monkeypatch.setattr(torch_file, "decode", counted)
     tree = vgg_from_torchvision(path)
-    expected = reference.vgg()["conv4_1"]["kernel"]
-    np.testing.assert_array_equal(tree["conv4_1"]["kernel"], expected)
+    expected = reference.vgg()
+    assert tree.keys() == expected.keys()
+    for layer, parts in tree.items():
+        assert parts.keys() == {"kernel", "bias"}
+        for kind, value in parts.items():
+            np.testing.assert_array_equal(value, expected[layer][kind])
 
     # The dense layer has 16 weights.
     assert len(sizes) == 2 * len(LAYERS)

@@ -7,6 +7,7 @@ small ones flip.
 """
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -292,20 +293,49 @@ def test_features_of_evaluation_agree_with_reference():
     close(maps, stored["eval100/feature"])
 
 
-def test_groups_of_pose_negatives_are_those_of_the_published_program():
+@pytest.mark.parametrize("grouping", ["published", "own"])
+def test_groups_of_pose_negatives_are_those_of_the_published_program(
+    monkeypatch, grouping
+):
     """At the published size: which image each anchor's negatives are of."""
-    stored = reference.numbers("pcl")
     items, views = 10, 100
-    image = np.tile(np.arange(items), (views, 1))
-    view = np.tile(np.arange(views)[:, None], (1, items))
-    for name, array in {"image": image, "view": view}.items():
-        # The published grouping: rows view by view, cut into blocks.
-        np.testing.assert_array_equal(
-            array.reshape(items, views), stored[f"groups_10x100/original_{name}"]
-        )
-    assert (
-        image.reshape(views, items).swapaxes(0, 1) == np.arange(items)[:, None]
-    ).all()
+    module = importlib.import_module("facecycle_jax.methods.pcl")
+    found = []
+
+    def noted(positive, sets, **options):
+        found.append(sets)
+        return mixed_logits_of_sets(positive, sets, **options)
+
+    # Each image is the number of its person and that of its view, and is not encoded.
+    monkeypatch.setattr(module, "mixed_logits_of_sets", noted)
+    monkeypatch.setattr(module, "_head", lambda networks, name, trees, images: images)
+    monkeypatch.setattr(
+        module,
+        "apply_with_stats",
+        lambda network, name, trees, stats, x, *, train: (x, stats),
+    )
+    numbers = np.stack(np.mgrid[:items, :views], axis=-1).astype(np.float32)
+    negatives = numbers[:, :, None, None]
+    pcl_pose_logits(
+        NETWORKS,
+        {},
+        {},
+        negatives[:, :2],
+        negatives,
+        None,
+        temperature=TEMPERATURE,
+        grouping=grouping,
+        train=True,
+    )
+
+    (sets,) = found
+    if grouping == "own":
+        np.testing.assert_array_equal(sets, numbers)
+        return
+    stored = reference.numbers("pcl")
+    for place, name in enumerate(("image", "view")):
+        expected = stored[f"groups_10x100/original_{name}"]
+        np.testing.assert_array_equal(sets[..., place], expected)
 
 
 def test_dynamic_weights_are_those_of_the_published_program():

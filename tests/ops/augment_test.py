@@ -156,9 +156,28 @@ def test_colours_change_in_their_own_way(name, expected):
         assert 0.68 < factor.min() < 0.85
         assert 1.1 < factor.max() < 1.32
     else:
-        # Brightness of every pixel stays; colours do not.
+        # Brightness of every pixel stays.
         np.testing.assert_allclose(np.median(np.abs(after - before)), 0.0, atol=1.0)
-        assert np.abs(drawn - frames).max() > 20
+
+        # All colours of an image are multiplied by one number on the plane of I and Q:
+        # saturation changes its length, hue its angle. Clipped pixels are left out.
+        plane = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        inside = ((drawn > 0) & (drawn < 255)).all(-1)
+        old = (frames @ plane.T) @ [1, 1j] * inside
+        new = (drawn @ plane.T) @ [1, 1j] * inside
+        factor = (new * old.conj()).sum((2, 3)) / (np.abs(old) ** 2).sum((2, 3))
+        assert np.abs(new - factor[:, :, None, None] * old).max() < 1.5
+
+        length = np.abs(factor)
+        turns = np.angle(factor) / (2 * np.pi)
+        if name == "saturation":
+            assert 0.7 - 0.02 < length.min() < 0.85
+            assert 1.15 < length.max() < 1.3 + 0.02
+            assert np.abs(turns).max() < 0.001
+        else:
+            np.testing.assert_allclose(length, 1.0, atol=0.01)
+            assert -0.2 - 0.002 < turns.min() < -0.15
+            assert 0.15 < turns.max() < 0.2 + 0.002
 
 
 def test_no_matrix_is_inverted_on_the_device():

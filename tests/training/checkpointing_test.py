@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import logging
 import sys
 import threading
 
@@ -28,13 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.usefixtures("garbage_of_a_module_ends_with_it"),
 ]
-
-
-@pytest.fixture
-def logs(caplog):
-    # The command line program stops the package's log from going further up.
-    logging.getLogger("facecycle_jax").propagate = True
-    return caplog
 
 
 def tree(value):
@@ -93,14 +85,14 @@ def test_half_written_checkpoints_are_gone_at_once_and_no_thread_is_left(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["truncated", "missing", "manifest", "flipped"])
-def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, logs, kind):
+def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, log, kind):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path, 2, kind)
     checkpointer = training.Checkpointer(tmp_path)
     state = checkpointer.restore(abstract())
     assert int(state["step"]) == 1
     np.testing.assert_array_equal(state["params"]["net"]["kernel"], 1.0)
-    assert "IS UNREADABLE" in logs.text
+    assert "IS UNREADABLE" in log.text
     # The step can be saved again.
     checkpointer.save(2, tree(2))
     checkpointer.close()
@@ -250,7 +242,7 @@ def test_a_state_of_another_shape_is_named_and_nothing_moved(tmp_path, monkeypat
     assert not printed
 
 
-def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, logs):
+def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, log):
     save(tmp_path, {1: None})
     damage(tmp_path, 1, "truncated")
     for _ in range(2):
@@ -265,7 +257,7 @@ def test_no_start_from_scratch_while_checkpoints_are_set_aside(tmp_path, logs):
     checkpointer = training.Checkpointer(tmp_path, start_anew=True)
     assert not checkpointer.has_history
     assert checkpointer.restore(abstract()) is None
-    assert "Starting anew" in logs.text
+    assert "Starting anew" in log.text
     checkpointer.close()
     assert (tmp_path / "checkpoints_unreadable" / "1").is_dir()
 
@@ -284,11 +276,11 @@ def test_a_checkpoint_set_aside_never_takes_the_place_of_another(tmp_path):
     }
 
 
-def test_networks_come_from_the_checkpoint_before_a_damaged_one(tmp_path, logs):
+def test_networks_come_from_the_checkpoint_before_a_damaged_one(tmp_path, log):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path, 2, "flipped")
     np.testing.assert_array_equal(training.load_trees(tmp_path)["net"]["kernel"], 1.0)
-    assert "Using the checkpoint before it" in logs.text
+    assert "Using the checkpoint before it" in log.text
     # Reading moves nothing.
     assert steps(tmp_path) == [1, 2]
     checkpoint, _ = load_newest(tmp_path)

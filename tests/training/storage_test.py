@@ -95,7 +95,7 @@ def test_a_full_disk_ends_all_processes(tmp_path):
             str(workdir),
             "num_steps=200",
             TOY_DEVICES="2",
-            TOY_FLAGS="--peer_timeout=6",
+            TOY_FLAGS="--peer_timeout=30",
         )
         # The process whose write failed says so; the others notice its end.
         assert set(codes(ended)) <= {69, 74}, ended

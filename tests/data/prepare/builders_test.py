@@ -25,6 +25,11 @@ def image(path, value=0, mode="RGB", side=48):
     return path
 
 
+def level(image):
+    """The level of an image of `image`, to the nearest ten, as JPEG changes it."""
+    return round(float(image[..., 0].mean()), -1)
+
+
 def tracks(root):
     return {
         (f"id1000{person}", str(track)): [
@@ -40,9 +45,14 @@ def tracks(root):
 
 
 class Layout:
-    """Makes the raw data before the test; subclasses say how."""
+    """Makes the raw data before the test; subclasses say how.
+
+    Where they have EXPECTED, it is what `describe` makes of the examples of each split,
+    in any order.
+    """
 
     OVERLAPPING_SPLITS = ()
+    EXPECTED = None
 
     @classmethod
     def setUpClass(cls):
@@ -56,6 +66,31 @@ class Layout:
     def tearDownClass(cls):
         super().tearDownClass()
         cls._folder.cleanup()
+
+    def _download_and_prepare_as_dataset(self, builder):
+        """Compares what is prepared for the inherited test, too."""
+        super()._download_and_prepare_as_dataset(builder)
+        for split, expected in (self.EXPECTED or {}).items():
+            dataset = builder.as_dataset(split=split).as_numpy_iterator()
+            assert sorted(map(self.describe, dataset)) == expected
+
+
+class LabelledLayout(Layout):
+    """Sets of images with labels."""
+
+    @staticmethod
+    def describe(example):
+        return level(example["image"]), int(example["label"])
+
+
+class PosedLayout(Layout):
+    """Sets of images with head poses."""
+
+    @staticmethod
+    def describe(example):
+        degrees = [round(float(example[name]), 3) for name in ("yaw", "pitch", "roll")]
+        box = example["box"].tolist()
+        return level(example["image"]), *degrees, box, example["name"].decode()
 
 
 class Voxceleb1Test(Layout, testing.DatasetBuilderTestCase):
@@ -112,9 +147,13 @@ class TracksTest(Layout, testing.DatasetBuilderTestCase):
                 )
 
 
-class Fer2013Test(Layout, testing.DatasetBuilderTestCase):
+class Fer2013Test(LabelledLayout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.FacecycleFer2013
     SPLITS = {"Training": 7, "PublicTest": 7}  # noqa: RUF012
+    EXPECTED = {  # noqa: RUF012
+        "Training": [(10 * number, number) for number in range(7)],
+        "PublicTest": [(100 + 10 * number, number) for number in range(7)],
+    }
 
     @staticmethod
     def make(raw, root):
@@ -127,18 +166,23 @@ class Fer2013Test(Layout, testing.DatasetBuilderTestCase):
                 )
 
 
-class Fer2013CsvTest(Layout, testing.DatasetBuilderTestCase):
+class Fer2013CsvTest(LabelledLayout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.FacecycleFer2013
     SPLITS = {"Training": 2, "PublicTest": 1, "PrivateTest": 1}  # noqa: RUF012
+    EXPECTED = {  # noqa: RUF012
+        "Training": [(50, 0), (60, 3)],
+        "PublicTest": [(70, 1)],
+        "PrivateTest": [(80, 6)],
+    }
 
     @staticmethod
     def make(raw, root):
         raw.mkdir()
         rows = [
-            ("0", 5, "Training"),
-            ("3", 6, "Training"),
-            ("1", 7, "PublicTest"),
-            ("6", 8, "PrivateTest"),
+            ("0", 50, "Training"),
+            ("3", 60, "Training"),
+            ("1", 70, "PublicTest"),
+            ("6", 80, "PrivateTest"),
         ]
         lines = [
             f"{label},{' '.join([str(value)] * 2304)},{usage}"
@@ -149,9 +193,11 @@ class Fer2013CsvTest(Layout, testing.DatasetBuilderTestCase):
         )
 
 
-class RafDbTest(Layout, testing.DatasetBuilderTestCase):
+class RafDbTest(LabelledLayout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.FacecycleRafDb
     SPLITS = {"train": 2, "test": 1}  # noqa: RUF012
+    # The list counts labels from 1.
+    EXPECTED = {"train": [(0, 4), (100, 0)], "test": [(50, 6)]}  # noqa: RUF012
 
     @staticmethod
     def make(raw, root):
@@ -165,33 +211,50 @@ class RafDbTest(Layout, testing.DatasetBuilderTestCase):
             image(raw / "basic" / "Image" / "aligned" / name, 50 * number, side=100)
 
 
+# What is read of the landmarks that `posed` writes: 0.6 of 20 pixels on each side.
+BOX = [-2, -7, 42, 37]
+
+
 def posed(path, value, angles):
+    """Writes an image with its pitch, yaw and roll in degrees and its landmarks."""
     image(path, value)
     pose = np.array([[*np.radians(angles), 1.0, 2.0, 3.0, 0.1]], np.float32)
-    scipy_io.savemat(
-        path.with_suffix(".mat"), {"Pose_Para": pose, "pt2d": np.zeros((2, 68))}
-    )
+    points = np.stack([np.linspace(10, 30, 68), np.linspace(5, 25, 68)])
+    scipy_io.savemat(path.with_suffix(".mat"), {"Pose_Para": pose, "pt2d": points})
 
 
-class W300LpTest(Layout, testing.DatasetBuilderTestCase):
+SUBSETS = [f"{name}{flip}" for name in TRAINING_SETS for flip in ("", "_Flip")]
+
+
+class W300LpTest(PosedLayout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.Facecycle300wLp
     SPLITS = {"train": 8}  # noqa: RUF012
+    EXPECTED = {  # noqa: RUF012
+        "train": [
+            (20 * number, 12, number, -3, BOX, f"{subset}/{subset}_{number}_0.jpg")
+            for number, subset in enumerate(SUBSETS)
+        ]
+    }
 
     @staticmethod
     def make(raw, root):
-        for number, subset in enumerate(
-            f"{n}{flip}" for n in TRAINING_SETS for flip in ("", "_Flip")
-        ):
+        for number, subset in enumerate(SUBSETS):
             posed(
                 raw / "300W_LP" / subset / f"{subset}_{number}_0.jpg",
                 20 * number,
-                (1, 2, 3),
+                (number, 12, -3),
             )
 
 
-class Aflw2000Test(Layout, testing.DatasetBuilderTestCase):
+class Aflw2000Test(PosedLayout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.FacecycleAflw2000
     SPLITS = {"test": 3}  # noqa: RUF012
+    EXPECTED = {  # noqa: RUF012
+        "test": [
+            (20 * number, 12, number, -3, BOX, f"AFLW2000/image0000{number + 2}.jpg")
+            for number in range(3)
+        ]
+    }
 
     @staticmethod
     def make(raw, root):
@@ -199,13 +262,28 @@ class Aflw2000Test(Layout, testing.DatasetBuilderTestCase):
             posed(
                 raw / "AFLW2000" / f"image0000{number + 2}.jpg",
                 20 * number,
-                (number, 2, 3),
+                (number, 12, -3),
             )
 
 
 class CplfwTest(Layout, testing.DatasetBuilderTestCase):
     DATASET_CLASS = labelled.FacecycleCplfw
     SPLITS = {"test": 4}  # noqa: RUF012
+    # Two pairs of either answer lie in ten folds, in the list's order.
+    EXPECTED = {  # noqa: RUF012
+        "test": [
+            (0, 50, b"A", b"A", True, 0),
+            (0, 150, b"A", b"B", False, 0),
+            (100, 50, b"B", b"A", False, 5),
+            (100, 150, b"B", b"B", True, 5),
+        ]
+    }
+
+    @staticmethod
+    def describe(example):
+        levels = [level(example[name]) for name in ("image_1", "image_2")]
+        people = [example[name] for name in ("person_1", "person_2")]
+        return *levels, *people, bool(example["same"]), int(example["fold"])
 
     @staticmethod
     def make(raw, root):

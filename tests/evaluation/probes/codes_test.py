@@ -75,6 +75,8 @@ def test_statistics_see_no_image_of_their_own_fold(tmp_path):
     from facecycle_jax.data.labelled.images import load_images
 
     values = flat(load_images(shared.files, size=4))
+    # Statistics are computed once for each fold.
+    assert len(seen) == len(np.unique(shared.fold))
     for k, given in enumerate(seen):
         own = shared.fold == k
         used = np.unique(np.concatenate([shared.left[own], shared.right[own]]))
