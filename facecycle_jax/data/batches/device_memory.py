@@ -112,7 +112,7 @@ def resident_batches(
         on_device, mesh=mesh, in_specs=(whole, whole, shares), out_specs=(whole, split)
     )
 
-    # It moves images and computes little, so optimising it on a CPU costs more time
-    # than it saves.
+    # On a CPU it is as fast at level 1 as at 2, and compiles in two thirds of the time;
+    # at level 0 it is slower by 2 ms.
     platform = mesh.devices.flat[0].platform
-    return jax.jit(placed, compiler_options=cpu_compiler_options(platform, level=0))
+    return jax.jit(placed, compiler_options=cpu_compiler_options(platform, level=1))
