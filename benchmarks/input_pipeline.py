@@ -130,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> dict[str, Setting]:
     """Builds the settings of the chosen programs, or of all that can run here."""
-    for name in ("batch", "size", "images", "repeats"):
-        check_least({f"--{name}": getattr(options, name)})
+    counts = ("batch", "size", "images", "repeats")
+    check_least({f"--{name}": getattr(options, name) for name in counts})
     check_least({"--workers": options.workers}, least=0)
     for name in ("data", "records"):
         path = getattr(options, name)

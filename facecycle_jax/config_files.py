@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -175,6 +175,52 @@ def as_command_line(argv: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = own
+
+
+def parse_flags(
+    argv: Sequence[str],
+    config: flags.FlagHolder[Any],
+    *,
+    example: str,
+    missing: Callable[[], str],
+    fail: Callable[[Exception], int],
+) -> list[str]:
+    """Reads the flags and the config of a program, or ends it with a sentence.
+
+    Args:
+      argv: the command line, with the program's name.
+      config: the program's config flag.
+      example: flags that would do, for the sentence on a missing one.
+      missing: called once the flags are read; returns the name of another flag that is
+        needed and missing, or ''.
+      fail: reports a mistake in the command or the config and returns the exit status.
+
+    Returns:
+      The arguments that are not flags, with the program's name.
+
+    Raises:
+      SystemExit: With the status of `fail` for a mistake, with status 0 after help was
+        printed.
+    """
+    try:
+        # Reading the flags loads the config, so an empty name is refused before.
+        absent = "config" if "--config=" in argv else ""
+        if not absent:
+            rest = list(flags.FLAGS(list(argv)))
+            absent = missing() if flags.FLAGS["config"].present else "config"
+        if absent:
+            raise UserError(f"--{absent} is missing, as in {example}.")
+
+        checked(config.value, argv)
+    except SystemExit:
+        # Help was printed.
+        raise SystemExit(0) from None
+    except Exception as error:
+        # Only the command line and the config are read here, so the mistake is in one
+        # of them.
+        raise SystemExit(fail(command_mistake(error, argv))) from None
+
+    return rest
 
 
 def checked(config: Any, argv: Sequence[str]) -> ml_collections.ConfigDict:

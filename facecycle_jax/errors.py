@@ -8,6 +8,8 @@ package and keeps its stack trace.
 # Exit status of a command that met a defect of this package (EX_SOFTWARE of
 # sysexits.h).
 DEFECT_EXIT = 70
+# Of one that met a mistake in the command, the configuration or the data.
+MISTAKE_EXIT = 2
 
 
 class UserError(ValueError):

@@ -4,6 +4,7 @@ They are local or in the cloud, wherever `epath` can write.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -71,6 +72,25 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     """
     with named_in_errors(path), under_another_name(path) as partial:
         partial.write_bytes(content)
+
+
+def write_if_name_fits(path: epath.PathLike, content: bytes) -> bool:
+    """Writes a file as `write_whole` does, unless the file system refuses its name.
+
+    Args:
+      path: where to.
+      content: the bytes.
+
+    Returns:
+      Whether it was written; False if its name is too long.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+    return True
 
 
 def write_json(path: epath.PathLike, content: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from facecycle_jax import compilation_cache, config_files, training
 from facecycle_jax.devices import split_cpu
-from facecycle_jax.errors import DEFECT_EXIT, UserError
+from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError
 from facecycle_jax.evaluation import (
     check_probe,
     probe_while_training,
@@ -28,8 +28,6 @@ from facecycle_jax.evaluation import (
 )
 from facecycle_jax.training import loop, processes
 
-# A mistake in the command, the configuration or the data.
-MISTAKE_EXIT = 2
 INTERRUPTED_EXIT = 130
 # Time for the writes of a failed checkpoint that are still in progress; nothing tells
 # when they have ended.
@@ -125,34 +123,13 @@ def parse(argv: Sequence[str]) -> list[str]:
       SystemExit: With status 2 for a mistake in the command or the config, with status
         0 after help was printed.
     """
-    try:
-        # Reading the flags loads the config, so an empty name is refused before.
-        if "--config=" in argv:
-            raise _missing("config")
-        rest = list(flags.FLAGS(list(argv)))
-        if not flags.FLAGS["config"].present:
-            raise _missing("config")
+    return config_files.parse_flags(
+        argv,
+        _CONFIG,
+        example="--config=configs/debug.py --workdir=DIR",
         # An empty workdir would be the current folder.
-        if not _WORKDIR.value:
-            raise _missing("workdir")
-
-        config_files.checked(_CONFIG.value, argv)
-    except SystemExit:
-        # Help was printed.
-        raise SystemExit(0) from None
-    except Exception as error:
-        # Only the command line and the config are read here, so the mistake is in one
-        # of them.
-        mistake = config_files.command_mistake(error, argv)
-        raise SystemExit(_fail(MISTAKE_EXIT, mistake)) from None
-
-    return rest
-
-
-def _missing(name: str) -> UserError:
-    """Describes a required flag that is missing or empty."""
-    return UserError(
-        f"--{name} is missing, as in --config=configs/debug.py --workdir=DIR."
+        missing=lambda: "" if _WORKDIR.value else "workdir",
+        fail=lambda mistake: _fail(MISTAKE_EXIT, mistake),
     )
 
 

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import dataclasses
-import errno
 import hashlib
 import io
 import os
@@ -23,7 +22,7 @@ from facecycle_jax.data.images.landmarks import has_landmarks
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.data.prepare.workers import killed_reason, run_all
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.files import read_json, write_json, write_whole
+from facecycle_jax.files import read_json, write_if_name_fits, write_json, write_whole
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -98,12 +97,8 @@ class Job:
         buffer = io.BytesIO()
         small = square(framed.image, size=self.size)
         Image.fromarray(small).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-        try:
-            write_whole(target, buffer.getvalue())
-        except OSError as error:
-            # The target can have a longer name than the source.
-            if error.errno != errno.ENAMETOOLONG:
-                raise
+        # The target can have a longer name than the source.
+        if not write_if_name_fits(target, buffer.getvalue()):
             reason = f"{source}: the name of its output is too long."
             return Outcome("left out", reason)
 

@@ -19,7 +19,7 @@ from facecycle_jax.data.images.framing import FRAMING, Framing, Square
 from facecycle_jax.data.images.media_files import is_image_name, is_video_name
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.errors import UserError
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_if_name_fits
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.loading import DEFAULT_MODEL
 from facecycle_jax.viz.images import encode_png
@@ -418,16 +418,13 @@ def save_drawn(
     Returns:
       Whether the image was written.
     """
-    try:
-        write_whole(file, encode_png(panel, icc_profile=icc_profile))
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        problems.lines.append(
-            f"{file}: the name of this output is too long for the file system."
-        )
-        return False
-    return True
+    if write_if_name_fits(file, encode_png(panel, icc_profile=icc_profile)):
+        return True
+
+    problems.lines.append(
+        f"{file}: the name of this output is too long for the file system."
+    )
+    return False
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:

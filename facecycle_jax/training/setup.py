@@ -34,7 +34,7 @@ from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
 from facecycle_jax.training.run_config import check_config, check_data
-from facecycle_jax.training.sharding import check_batch, describe, put_batch
+from facecycle_jax.training.sharding import describe, put_batch
 from facecycle_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -163,11 +163,10 @@ def prepare(
       UserError: If the configuration, the data or the checkpoints cannot be used.
       FileNotFoundError: If data, weights or `init_from` are missing.
     """
-    # 1. Where: devices, and whether the batch fits them.
+    # 1. Where. Whether the batch fits the devices is checked before any stage starts.
     mesh = make_mesh()
     batch_size = config["batch_size"]
     accumulate = config["optimiser"]["accumulate"]
-    check_batch(batch_size, accumulate=accumulate, mesh=mesh)
     table = describe(mesh, batch_size=batch_size, accumulate=accumulate)
     if jax.process_count() > 1:
         log.info("%s\n%s", config["method"], table)

@@ -26,12 +26,9 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from facecycle_jax import config_files
-from facecycle_jax.errors import DEFECT_EXIT, UserError
+from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError
 from facecycle_jax.files import write_whole
 from launch import compile_check
-
-# A mistake in the command or the configuration.
-_MISTAKE_EXIT = 2
 
 # On a machine that has TPUs or GPUs they stay free: everything here happens on the CPU.
 # JAX has read its environment by now, as the package is imported before this module.
@@ -82,32 +79,12 @@ def parse(argv: Sequence[str]) -> list[str]:
       SystemExit: With status 2 for a mistake in the command or the config, because 1
         means that the step does not fit; with status 0 after help was printed.
     """
-    try:
-        # Reading the flags loads the config, so an empty name is refused before.
-        if "--config=" in argv:
-            raise _missing("config")
-        rest = list(flags.FLAGS(list(argv)))
-        for name in ("config", "topology"):
-            if not flags.FLAGS[name].present:
-                raise _missing(name)
-
-        config_files.checked(_CONFIG.value, argv)
-    except SystemExit:
-        # Help was printed.
-        raise SystemExit(0) from None
-    except Exception as error:
-        # Only the command line and the config are read here.
-        mistake = config_files.command_mistake(error, argv)
-        raise SystemExit(_fail(mistake)) from None
-
-    return rest
-
-
-def _missing(name: str) -> UserError:
-    """Describes a required flag that is missing or empty."""
-    return UserError(
-        f"--{name} is missing, as in --config=configs/motion_cycle.py "
-        "--topology=v5e:16x16."
+    return config_files.parse_flags(
+        argv,
+        _CONFIG,
+        example="--config=configs/motion_cycle.py --topology=v5e:16x16",
+        missing=lambda: "" if flags.FLAGS["topology"].present else "topology",
+        fail=_fail,
     )
 
 
@@ -116,7 +93,7 @@ def _fail(error: Exception) -> int:
     if os.environ.get("FACECYCLE_TRACEBACK"):
         traceback.print_exc()
     print(f"compile_check: {error}", file=sys.stderr)
-    return _MISTAKE_EXIT
+    return MISTAKE_EXIT
 
 
 def _json_file() -> pathlib.Path | None:
