@@ -215,6 +215,9 @@ class LossOptions(NamedTuple):
         batch (identity cycle). No other term makes mean faces alike. Not in the paper.
       mean_detail_weight: weight of the detail of a pixel or two in the batch's mean
         face (identity cycle), see `losses.fine_detail`. Not in the paper.
+      align_mean: whether neutral faces are warped smoothly onto the batch's mean face
+        before the margin compares them with it (identity cycle), see
+        `mean_alignment.align`. The mean face is then sharp. Not in the paper.
       contrast_weight: weight of the contrast between identity codes (identity cycle),
         which pulls the codes of two images of one track together and pushes all others
         of the batch away. Items are then pairs of one track. Not in the paper.
@@ -283,6 +286,7 @@ class LossOptions(NamedTuple):
     margin_weight: float = 1.0
     consensus_weight: float = 0.0
     mean_detail_weight: float = 0.0
+    align_mean: bool = False
     contrast_weight: float = 0.0
     contrast_temperature: float = 0.1
     folding_weight: float = 0.0

@@ -35,6 +35,7 @@ from facecycle_jax.methods.base import (
     exchange,
     weighted_total,
 )
+from facecycle_jax.methods.mean_alignment import align
 from facecycle_jax.methods.perceptual_terms import perceptual_terms, stack_sets
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import (
@@ -161,9 +162,12 @@ def identity_cycle(
         def dissimilarity(name: str) -> jax.Array:
             return ssim_loss(x, outputs[name], value_range=options.ssim_range)
 
+        neutral = outputs["neutral"]
+        if options.align_mean:
+            neutral = align(neutral, outputs["batch_mean"])
         to_margin = margin(
             outputs["batch_mean"],
-            outputs["neutral"],
+            neutral,
             width=options.margin,
             hinge=options.margin_hinge,
         )

@@ -16,6 +16,7 @@ from PIL import Image
 
 from facecycle_jax import losses, methods, ops
 from facecycle_jax.errors import UserError
+from facecycle_jax.methods import mean_alignment
 from facecycle_jax.methods.base import exchange, weighted_total
 from facecycle_jax.networks.face_networks import FaceFeatures, make_face_networks
 from facecycle_jax.ops import normalise
@@ -415,6 +416,23 @@ def test_stripes_of_the_mean_face_cost_on_request():
     *_, aux = identity_loss(mean_detail_weight=10.0)
     detail = losses.fine_detail(aux.images["batch_mean"])
     np.testing.assert_allclose(aux.terms["detail/mean_face"], detail[0], rtol=1e-5)
+
+
+def test_the_mean_face_is_compared_with_aligned_faces_on_request():
+    *_, plain = identity_loss()
+    *_, aligned = identity_loss(align_mean=True)
+    # Everything but the margin is as it was.
+    changed = [
+        name
+        for name in plain.terms
+        if not np.allclose(plain.terms[name], aligned.terms[name], rtol=1e-5)
+    ]
+    assert changed == ["margin", "total"]
+
+    images = aligned.images
+    faces = mean_alignment.align(images["neutral"], images["batch_mean"])
+    to_margin = losses.margin(images["batch_mean"], faces)
+    np.testing.assert_allclose(aligned.terms["margin"], jnp.mean(to_margin), rtol=1e-3)
 
 
 @pytest.mark.slow
