@@ -55,7 +55,8 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
         unlike = jnp.mean(jnp.abs(moved - of_template), axis=(1, 2, 3))
         length = jnp.mean(jnp.square(shifts), axis=(1, 2, 3))
 
-        return jnp.sum(unlike + BENDING_WEIGHT * bending(shifts) + SHIFT_WEIGHT * length)
+        warped = BENDING_WEIGHT * bending(shifts) + SHIFT_WEIGHT * length
+        return jnp.sum(unlike + warped)
 
     optimiser = optax.adam(RATE)
 
