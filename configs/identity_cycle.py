@@ -29,7 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.consensus_weight = 0.0
     # above 0 keeps stripes out of the mean face; not in the paper
     config.loss.mean_detail_weight = 0.0
-    config.loss.align_mean = False  # warp neutral faces onto the mean face before
+    # True compares the mean face with neutral faces that are warped onto it, which
+    # makes it sharp; not in the paper
+    config.loss.align_mean = False
     # above 0 pulls the codes of two images of one track together and pushes those of
     # others away; items are then pairs of one track; not in the paper
     config.loss.contrast_weight = 0.0

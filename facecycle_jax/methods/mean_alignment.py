@@ -40,8 +40,8 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
       template: [1, H, W, 3], normalised.
 
     Returns:
-      float32 [N, H, W, 3], without a gradient. The mean of all shifts is 0 at every
-      place, so that an average of the results keeps the mean shape of the faces.
+      float32 [N, H, W, 3], without a gradient. The shifts at a place have a mean of 0
+      over the (global) batch, so that an average keeps the mean shape of the faces.
     """
     images, template = jax.lax.stop_gradient((images, template))
     images = images.astype(jnp.float32)
@@ -70,6 +70,7 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
     start = jnp.zeros((len(images), PLACES, PLACES, 2))
     shifts, _ = jax.lax.fori_loop(0, STEPS, step, (start, optimiser.init(start)))
 
+    # The template is one of many that fit as well; keep to the mean shape.
     shifts = shifts - jnp.mean(shifts, axis=0)
     return warp(images, _inside(shifts, side=images.shape[1]))
 
