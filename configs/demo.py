@@ -14,6 +14,8 @@ What differs from the paper:
     trunk in place of VGG-19; no perceptual loss, no noise, SSIM for whole flows alone;
   - losses that keep flows smooth and two neutral faces of a person alike, and other
     weights of the paper's;
+  - stage 2 compares the mean face with neutral faces that are warped onto it, and
+    restored faces with the neutral faces alone;
   - higher learning rates, clipped gradients, averaged weights;
   - synthetic faces whose heads turn by 31 degrees at most, in one scene each, with
     light and background that differ little; no changes of colour, no crops.
@@ -74,6 +76,8 @@ def get_config() -> ml_collections.ConfigDict:
     # draws the mean face towards everyone's neutral face
     config.identity.loss.margin_weight = 6.0
     config.identity.loss.consensus_weight = 3.0  # keeps mean faces alike
+    config.identity.loss.align_mean = True  # gives the mean face eyes and a mouth
+    config.identity.loss.restore_motion = False  # takes half of the stage's time
     config.identity.num_steps = 300  # steps
     # decay of the weight average; the stage is short
     config.identity.optimiser.ema_decay = 0.95

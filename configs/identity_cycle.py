@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.generator = True  # False: train the encoder alone, by contrast
     config.loss.margin = 0.1  # between mean face and neutral faces, normalised units
     config.loss.margin_hinge = False  # cut the margin at 0, as the paper describes
+    # False compares restored faces with the neutral faces alone, at a lower cost
+    config.loss.restore_motion = True
     # pairs of one track, each image restored from the other's code; not in the paper
     config.loss.exchange_identity = False
 

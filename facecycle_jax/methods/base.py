@@ -265,6 +265,9 @@ class LossOptions(NamedTuple):
         restored on the other image's neutral face, as in the paper. Without it, on its
         own: the generator then learns to bring an image back, which needs flows that
         are kept from training, or they would learn to stand still.
+      restore_motion: (identity cycle) whether restored faces also get their motion back
+        and are compared with the inputs, as in the paper. Without it they are compared
+        with the neutral faces alone, which needs no gradient of the generator.
       keep_features: (motion cycle without generator) whether the motion encoder's
         convolutions stay as they are, so that only its two dense layers are trained.
       flow_side: (motion cycle without generator) side in pixels of the images that are
@@ -305,6 +308,7 @@ class LossOptions(NamedTuple):
     autoencoding: bool = True
     generator: bool = True
     exchange_motion: bool = True
+    restore_motion: bool = True
     keep_features: bool = False
     flow_side: int = 0
     exchange_identity: bool = False

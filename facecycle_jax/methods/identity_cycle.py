@@ -125,7 +125,8 @@ def identity_cycle(
       networks of stage 1 at random; training replaces them by those of a stage 1 run.
 
     Raises:
-      UserError: If nothing would be trained: no generator and no contrast.
+      UserError: If nothing would be trained: no generator and no contrast. Or if there
+        is a perceptual loss, and no image for it.
 
     References:
       FaceCycle (ICCV 2021), section 3.2.
@@ -137,6 +138,11 @@ def identity_cycle(
                 "set loss.contrast_weight above 0, or leave loss.generator out."
             )
         return _identity_contrast(forward, options)
+    if not options.restore_motion and options.perceptual != "none":
+        raise UserError(
+            "loss.restore_motion=False leaves no image for the perceptual loss: set "
+            "loss.perceptual=none, or leave loss.restore_motion out."
+        )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         keys = jax.random.split(key)
@@ -174,23 +180,26 @@ def identity_cycle(
 
         # Weight and value of each term.
         terms: WeightedTerms = {
-            "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
-            "l1/restored_warped_back": (
-                0.8 * pixel,
-                l1(outputs["restored_warped_back"], x),
-            ),
             "l1/restored": (pixel, l1(outputs["restored"], outputs["neutral"])),
-            "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
-            "ssim/restored_warped_back": (
-                0.8 * ssim,
-                dissimilarity("restored_warped_back"),
-            ),
             "symmetry/restored": (
                 options.symmetry_weight,
                 symmetry(outputs["restored"]),
             ),
             "margin": (options.margin_weight, to_margin),
         }
+        if options.restore_motion:
+            terms |= {
+                "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
+                "l1/restored_warped_back": (
+                    0.8 * pixel,
+                    l1(outputs["restored_warped_back"], x),
+                ),
+                "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
+                "ssim/restored_warped_back": (
+                    0.8 * ssim,
+                    dissimilarity("restored_warped_back"),
+                ),
+            }
         if options.consensus_weight:
             distance = l1(outputs["mean_face"], outputs["batch_mean"])
             terms["l1/consensus"] = (options.consensus_weight, distance)

@@ -418,6 +418,31 @@ def test_stripes_of_the_mean_face_cost_on_request():
     np.testing.assert_allclose(aux.terms["detail/mean_face"], detail[0], rtol=1e-5)
 
 
+def test_restored_faces_can_be_compared_with_neutral_faces_alone():
+    params, frozen, whole = identity_loss()
+    *_, part = identity_loss(restore_motion=False)
+    without = {"reconstruction", "restored_warped_back"}
+    assert {name.split("/")[-1] for name in whole.terms if name not in part.terms} == (
+        without
+    )
+    for name in set(part.terms) - {"total"}:
+        np.testing.assert_allclose(part.terms[name], whole.terms[name], rtol=1e-5)
+
+    # All of the normaliser is trained still.
+    loss = {"perceptual": "none", "restore_motion": False}
+    method = methods.make(config("identity_cycle", loss=loss))
+    gradients, _ = jax.jit(jax.grad(method.loss, has_aux=True))(
+        params, frozen, batch(), None
+    )
+    for gradient in jax.tree.leaves(gradients["normaliser"]["decoder"]):
+        assert np.any(gradient != 0)
+
+
+def test_a_perceptual_loss_needs_faces_with_their_motion():
+    with pytest.raises(UserError, match=r"set\s+loss.perceptual=none"):
+        methods.make(config("identity_cycle", loss={"restore_motion": False}))
+
+
 def test_the_mean_face_is_compared_with_aligned_faces_on_request():
     *_, plain = identity_loss()
     *_, aligned = identity_loss(align_mean=True)
