@@ -624,7 +624,8 @@ def test_a_mistake_in_a_later_stage_is_reported_before_the_first_one_starts(
     monkeypatch.setattr(loop, "_train", start)
     config = importlib.import_module("configs.demo").get_config()
     place = value.format(tmp_path) if isinstance(value, str) else value
-    changed = {"loss.perceptual": "gram", field: place}
+    # A perceptual loss, so that a VGG-19 is looked for.
+    changed = {"loss.perceptual": "gram", "loss.restore_motion": True, field: place}
     with config.unlocked():
         # The other stages fit the tests' devices.
         for name in config.stages:
