@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.identity.loss.margin_weight = 6.0
     config.identity.loss.consensus_weight = 3.0  # keeps mean faces alike
     config.identity.loss.align_mean = True  # gives the mean face eyes and a mouth
-    config.identity.loss.restore_motion = False  # takes half of the stage's time
+    config.identity.loss.restore_motion = False  # half the time of a step
     config.identity.num_steps = 300  # steps
     # decay of the weight average; the stage is short
     config.identity.optimiser.ema_decay = 0.95

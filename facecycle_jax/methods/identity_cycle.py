@@ -162,25 +162,20 @@ def identity_cycle(
             forward, trees, x, noise_key, exchanged=options.exchange_identity
         )
 
-        pixel = options.pixel_weight
-        ssim = options.ssim_weight
-
-        def dissimilarity(name: str) -> jax.Array:
-            return ssim_loss(x, outputs[name], value_range=options.ssim_range)
-
-        neutral = outputs["neutral"]
+        to_restored = l1(outputs["restored"], outputs["neutral"])
+        compared = outputs["neutral"]
         if options.align_mean:
-            neutral = align(neutral, outputs["batch_mean"])
+            compared = align(compared, outputs["batch_mean"])
         to_margin = margin(
             outputs["batch_mean"],
-            neutral,
+            compared,
             width=options.margin,
             hinge=options.margin_hinge,
         )
 
         # Weight and value of each term.
         terms: WeightedTerms = {
-            "l1/restored": (pixel, l1(outputs["restored"], outputs["neutral"])),
+            "l1/restored": (options.pixel_weight, to_restored),
             "symmetry/restored": (
                 options.symmetry_weight,
                 symmetry(outputs["restored"]),
@@ -188,18 +183,7 @@ def identity_cycle(
             "margin": (options.margin_weight, to_margin),
         }
         if options.restore_motion:
-            terms |= {
-                "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
-                "l1/restored_warped_back": (
-                    0.8 * pixel,
-                    l1(outputs["restored_warped_back"], x),
-                ),
-                "ssim/reconstruction": (ssim, dissimilarity("reconstruction")),
-                "ssim/restored_warped_back": (
-                    0.8 * ssim,
-                    dissimilarity("restored_warped_back"),
-                ),
-            }
+            terms |= _motion_terms(x, outputs, options)
         if options.consensus_weight:
             distance = l1(outputs["mean_face"], outputs["batch_mean"])
             terms["l1/consensus"] = (options.consensus_weight, distance)
@@ -217,6 +201,19 @@ def identity_cycle(
         return total, Aux(reported, outputs)
 
     return Method(init, loss)
+
+
+def _motion_terms(
+    x: jax.Array, outputs: Mapping[str, jax.Array], options: LossOptions
+) -> WeightedTerms:
+    """Compares restored faces that have their motion back with the inputs."""
+    terms: WeightedTerms = {}
+    for name, factor in (("reconstruction", 1.0), ("restored_warped_back", 0.8)):
+        image = outputs[name]
+        unlike = ssim_loss(x, image, value_range=options.ssim_range)
+        terms[f"l1/{name}"] = (factor * options.pixel_weight, l1(image, x))
+        terms[f"ssim/{name}"] = (factor * options.ssim_weight, unlike)
+    return terms
 
 
 def _identity_contrast(forward: FaceNetworks, options: LossOptions) -> Method:

@@ -14,22 +14,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from facecycle_jax.losses import bending
+from facecycle_jax.losses import bending, l1
 from facecycle_jax.ops import identity_grid, warp
 from facecycle_jax.ops.smoothing import smooth_neighbours
 
 # Pixels of the images that are compared.
-SIDE = 32
+_SIDE = 32
 # Places along each side at which a warp is free; it is interpolated between them.
-PLACES = 8
+_PLACES = 8
 # Updates of the warps, which start at none.
-STEPS = 20
+_STEPS = 20
 # Adam's rate: the largest shift of a step, in units where 2 is the whole image.
-RATE = 0.015
+_RATE = 0.015
 # Weights of `losses.bending` and of the mean square of the shifts. The difference of
 # images is in units of their local standard deviation.
-BENDING_WEIGHT = 0.33
-SHIFT_WEIGHT = 0.3
+_BENDING_WEIGHT = 0.33
+_SHIFT_WEIGHT = 0.3
 
 
 def align(images: jax.Array, template: jax.Array) -> jax.Array:
@@ -51,14 +51,13 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
 
     def difference(shifts: jax.Array) -> jax.Array:
         """Computes the sum over images of what is minimised; shifts [N, p, p, 2]."""
-        moved = warp(details, _inside(shifts, side=SIDE))
-        unlike = jnp.mean(jnp.abs(moved - of_template), axis=(1, 2, 3))
+        unlike = l1(_moved(details, shifts), of_template)
         length = jnp.mean(jnp.square(shifts), axis=(1, 2, 3))
 
-        warped = BENDING_WEIGHT * bending(shifts) + SHIFT_WEIGHT * length
-        return jnp.sum(unlike + warped)
+        penalty = _BENDING_WEIGHT * bending(shifts) + _SHIFT_WEIGHT * length
+        return jnp.sum(unlike + penalty)
 
-    optimiser = optax.adam(RATE)
+    optimiser = optax.adam(_RATE)
 
     def step(
         _: int, state: tuple[jax.Array, optax.OptState]
@@ -67,18 +66,18 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
         updates, moments = optimiser.update(jax.grad(difference)(shifts), moments)
         return shifts + updates, moments
 
-    start = jnp.zeros((len(images), PLACES, PLACES, 2))
-    shifts, _ = jax.lax.fori_loop(0, STEPS, step, (start, optimiser.init(start)))
+    start = jnp.zeros((len(images), _PLACES, _PLACES, 2))
+    shifts, _ = jax.lax.fori_loop(0, _STEPS, step, (start, optimiser.init(start)))
 
     # The template is one of many that fit as well; keep to the mean shape.
     shifts = shifts - jnp.mean(shifts, axis=0)
-    return warp(images, _inside(shifts, side=images.shape[1]))
+    return _moved(images, shifts)
 
 
 def _small_grey(images: jax.Array) -> jax.Array:
-    """Makes grey images [N, SIDE, SIDE, 1]."""
+    """Makes grey images [N, S, S, 1]."""
     grey = jnp.mean(images, axis=-1, keepdims=True)
-    return jax.image.resize(grey, (len(images), SIDE, SIDE, 1), "linear")
+    return jax.image.resize(grey, (len(images), _SIDE, _SIDE, 1), "linear")
 
 
 def _local_contrast(grey: jax.Array) -> jax.Array:
@@ -95,8 +94,9 @@ def _local_contrast(grey: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(blur(jnp.square(centred)) + 0.02)
 
 
-def _inside(shifts: jax.Array, *, side: int) -> jax.Array:
-    """Interpolates shifts to flows [N, S, S, 2] that point into the image."""
-    flow = jax.image.resize(shifts, (len(shifts), side, side, 2), "cubic")
+def _moved(images: jax.Array, shifts: jax.Array) -> jax.Array:
+    """Warps images [N, S, S, C] by shifts [N, p, p, 2], cut at the images' edges."""
+    number, side = images.shape[:2]
+    flow = jax.image.resize(shifts, (number, side, side, 2), "cubic")
     grid = identity_grid(height=side, width=side)
-    return jnp.clip(grid + flow, -1.0, 1.0) - grid
+    return warp(images, jnp.clip(grid + flow, -1.0, 1.0) - grid)
