@@ -23,6 +23,8 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 # Modules that configs share, and that describe no run by themselves.
 _SHARED = ("__init__", "base", "peer_base")
 
+_CONFIG_FLAGS = ("--config", "-config")
+
 # What a field needs, by the words in which Python refuses a value for it.
 _NEEDED_TYPES = {
     "invalid literal for int()": "a whole number",
@@ -145,6 +147,7 @@ def resolve(argv: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: If the config cannot be read, or a field is wrong.
     """
+    argv = _with_config_paths(argv)
     own = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
         "config", None, "A config.", flag_values=own, lock_config=True
@@ -152,7 +155,7 @@ def resolve(argv: Sequence[str]) -> dict[str, Any]:
 
     try:
         with as_command_line(argv):
-            own(list(argv))
+            own(argv)
             resolved: dict[str, Any] = checked(holder.value, argv).to_dict()
     except Exception as error:
         # Only the command line and the config are read here.
@@ -188,7 +191,8 @@ def parse_flags(
     """Reads the flags and the config of a program, or ends it with a sentence.
 
     Args:
-      argv: the command line, with the program's name.
+      argv: the command line, with the program's name. --config takes the path of a
+        file or, as `find_config`, the name of a bundled config.
       config: the program's config flag.
       example: flags that would do, for the sentence on a missing one.
       missing: called once the flags are read; returns the name of another flag that is
@@ -203,10 +207,11 @@ def parse_flags(
         printed.
     """
     try:
+        argv = _with_config_paths(argv)
         # Reading the flags loads the config, so an empty name is refused before.
         absent = "config" if "--config=" in argv else ""
         if not absent:
-            rest = list(flags.FLAGS(list(argv)))
+            rest = list(flags.FLAGS(argv))
             absent = missing() if flags.FLAGS["config"].present else "config"
         if absent:
             raise UserError(f"--{absent} is missing, as in {example}.")
@@ -221,6 +226,26 @@ def parse_flags(
         raise SystemExit(fail(command_mistake(error, argv))) from None
 
     return rest
+
+
+def _with_config_paths(argv: Sequence[str]) -> list[str]:
+    """Replaces the name of a config in a command line by the path of its file."""
+    argv = list(argv)
+    for place, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag not in _CONFIG_FLAGS:
+            continue
+
+        # The value follows an equals sign, or is the next argument.
+        if not equals:
+            place, flag = place + 1, ""
+            value = "".join(argv[place : place + 1])
+
+        # What looks like a path is left to the library, which says what is wrong.
+        path = value.partition(":")[0]
+        if path and not path.endswith(".py") and "/" not in path:
+            argv[place] = f"{flag}{equals}{find_config(value)}"
+    return argv
 
 
 def checked(config: Any, argv: Sequence[str]) -> ml_collections.ConfigDict:
@@ -319,6 +344,6 @@ def _config_name(argv: Sequence[str]) -> str:
     """Finds the value of --config in a command line."""
     for place, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        if name in _CONFIG_FLAGS:
             return value if equals else " ".join(argv[place + 1 : place + 2])
     return ""

@@ -33,6 +33,9 @@ INTERRUPTED_EXIT = 130
 # when they have ended.
 _LAST_WRITES_S = 0.5
 
+# How XLA's errors begin where a device has too little memory.
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+
 # Files that are missing, or that are in the place of a folder. The cause is a wrong
 # path in the command.
 _WRONG_PLACE = (
@@ -43,7 +46,7 @@ _WRONG_PLACE = (
 )
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config of configs/.", lock_config=True
+    "config", None, "A config of configs/, by path or name.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -208,7 +211,10 @@ def _status(error: BaseException) -> int:
         return _fail(training.STORAGE_EXIT, _without_cause(error))
 
     if isinstance(error, KeyboardInterrupt):
-        sentence = "interrupted; the same command continues from the last checkpoint."
+        # The training loop says which step it has saved.
+        sentence = str(error) or (
+            "interrupted; the same command continues from the last checkpoint."
+        )
         return _fail(INTERRUPTED_EXIT, KeyboardInterrupt(sentence))
     if isinstance(error, _WRONG_PLACE):
         return _fail(MISTAKE_EXIT, error)
@@ -220,6 +226,16 @@ def _status(error: BaseException) -> int:
             "room or repair the storage, then the same command continues."
         )
         return _fail(training.STORAGE_EXIT, OSError(sentence))
+
+    if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY in str(error):
+        # The first line names the bytes; a table of buffers may follow.
+        reason = str(error).partition("\n")[0]
+        sentence = (
+            f"the memory of a device is too small ({reason}). Lower batch_size, raise "
+            "optimiser.accumulate, or set remat=True; `python -m launch.compile_check` "
+            "computes what fits (docs/scale.md)."
+        )
+        return _fail(MISTAKE_EXIT, UserError(sentence))
 
     several = " or of a lost process" if _DISTRIBUTED.value else ""
     print(

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import unittest.mock
 
+import jax
 import ml_collections
 import pytest
 from absl import flags
 from several import ROOT, environment
 
-from facecycle_jax import main, training
+from facecycle_jax import config_files, main, training
 from facecycle_jax.errors import DEFECT_EXIT, MissingExtraError, UserError
 
 # ml_collections reads a config in a way that Python 3.12 drops; newer versions of it do
@@ -75,6 +76,7 @@ def config_file(tmp_path, text):
             [f"--config={ROOT}/configs/demo.py", "--workdir=w", "--config.no.seed=1"],
             "has no field config.no.seed",
         ),
+        (["--config=motion", "--workdir=w"], "there is no config 'motion': name"),
         (["--workdir=w"], "--config is missing"),
         (["--config=", "--workdir=w"], "--config is missing"),
         (["--config=", "--workdir=w", "--config.seed=1"], "--config is missing"),
@@ -122,6 +124,17 @@ def test_an_error_in_a_config_is_a_sentence_and_status_2(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert path in line
     assert sentence in line
+
+
+@pytest.mark.parametrize(
+    "config", [["--config=simclr:small"], ["--config", "simclr:small"]]
+)
+def test_a_config_can_be_named_instead_of_its_path(config, monkeypatch):
+    rest = parse(monkeypatch, *config, "--workdir=w", "more")
+    assert rest == ["main", "more"]
+
+    resolved = config_files.resolve(["main", *config, "--config.seed=7"])
+    assert (resolved["method"], resolved["seed"]) == ("simclr", 7)
 
 
 def test_the_workdir_is_needed_and_help_is_no_error(monkeypatch, capsys):
@@ -181,6 +194,11 @@ def test_a_stage_that_does_not_exist_is_no_defect(monkeypatch, capsys, tmp_path)
         (training.StorageError("no room"), 74),
         (training.PreemptedError("stopped"), 75),
         (KeyboardInterrupt(), 130),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating"),
+            2,
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: something else"), DEFECT_EXIT),
         # A plain ValueError is that of a library, and so a defect of this program.
         (ValueError("operands could not be broadcast together"), DEFECT_EXIT),
         (TypeError("missing argument"), DEFECT_EXIT),
