@@ -35,6 +35,7 @@ from facecycle_jax.training.ranges import check_ranges
 from facecycle_jax.training.run_config import (
     check_config,
     flatten,
+    keep_run,
     read_config,
     shared_fields,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "flatten",
     "hide_accelerators_from_tensorflow",
     "init_state",
+    "keep_run",
     "load_trees",
     "locked",
     "make_eval_step",

@@ -1,9 +1,10 @@
 """The training loop of every method, on one device or many, from a configuration.
 
-A workdir holds config.json, fingerprint.json (of the data), checkpoints/, losses.json,
-metrics.jsonl, goodput.json, panels/<step>.png, truth.png (synthetic faces only),
-unreadable.txt (only if images could not be read), profile/ (only if requested) and,
-with TensorFlow installed, tensorboard/.
+A workdir holds config.json, fingerprint.json (of the data), parameters.txt,
+checkpoints/, losses.json, metrics.jsonl, goodput.json, panels/<step>.png, truth.png
+(synthetic faces only), unreadable.txt (only if images could not be read), profile/
+(only if requested), finished.json (of a stage before the last) and, with TensorFlow
+installed, tensorboard/.
 """
 
 import functools
@@ -23,7 +24,8 @@ from facecycle_jax.networks import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
 from facecycle_jax.training.early_checks import check_stage
-from facecycle_jax.training.processes import agree
+from facecycle_jax.training.finished import is_finished, record_finished
+from facecycle_jax.training.processes import agree, wait_for_all
 from facecycle_jax.viz import save_png, training_panel
 
 log = logging.getLogger(__name__)
@@ -105,19 +107,23 @@ def train_and_evaluate(
     before: list[str] = []
     for number, (name, stage) in enumerate(stages.items(), start=1):
         place = workdir / name
-        log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
+        own = training.start_places(stage["init_from"])
+        stage = {**stage, "init_from": [*own, *before]}
 
         # The last stage has the networks of all, so it alone is reported on.
         is_last = number == len(stages)
-        own = training.start_places(stage["init_from"])
-        state = train_stage(
-            {**stage, "init_from": [*own, *before]},
-            place,
-            report=report if is_last else None,
-            name=name,
-            stages_before=before,
-            is_last=is_last,
-        )
+        if not is_last and is_finished(stage, place):
+            log.info("Stage %d of %d, %s, is finished", number, len(stages), name)
+        else:
+            log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
+            state = train_stage(
+                stage,
+                place,
+                report=report if is_last else None,
+                name=name,
+                stages_before=before,
+                is_last=is_last,
+            )
         before = [*before, str(place)]
 
     return state
@@ -171,10 +177,18 @@ def _train(
             start_anew=start_anew,
             method=method,
             loader=loader,
+            probe=probe,
         )
-        run.probe = probe
 
         start = int(state.step)
+        if start > run.total_steps:
+            log.info(
+                "%d steps are done and the configuration asks for %d: nothing is left",
+                start,
+                run.total_steps,
+            )
+            run.total_steps = start
+
         goodput.continue_at(start)
         writer = training.MetricWriter(
             workdir,
@@ -208,9 +222,10 @@ def _train(
 
                 # A request to stop that came during the last evaluation or save.
                 if not is_last and stop.reached():
-                    raise training.PreemptedError(
-                        f"stopped by SIGTERM after the last step of {workdir}; the "
-                        "same command continues with the next stage."
+                    raise _stopped(
+                        stop,
+                        f"after the last step of {workdir}; the same command "
+                        "continues with the next stage.",
                     )
 
             if (
@@ -221,10 +236,15 @@ def _train(
                 with goodput.spent("evaluation"):
                     figures = report(config, workdir)
                 writer.scalars(run.total_steps, _prefixed("truth", figures))
+            # The others would leave the job, which waits for process 0 only minutes.
+            wait_for_all("reported")
         except BaseException as error:
             _finish(run, writer, error)
             raise
         _finish(run, writer, None)
+
+        if not is_last:
+            record_finished(workdir, run.total_steps)
 
     log.info(
         "Done: %d steps. Checkpoints, metrics and panels are in %s",
@@ -358,9 +378,10 @@ def _loop(
             _check_finite(run, state, between=(logged, step))
             _save(run, step, state)
             _wait_for_checkpoint(run)
-            raise training.PreemptedError(
-                f"stopped by SIGTERM after step {step}, which is saved in "
-                f"{run.workdir}; the same command continues it."
+            raise _stopped(
+                stop,
+                f"after step {step}, which is saved in {run.workdir}; the same command "
+                "continues it.",
             )
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
@@ -380,6 +401,13 @@ def _loop(
 
     _wait_for_checkpoint(run)
     return state
+
+
+def _stopped(stop: training.StopSignal, when: str) -> BaseException:
+    """Returns what a run ends with once it was asked to stop."""
+    if stop.interrupted:
+        return KeyboardInterrupt(f"interrupted {when}")
+    return training.PreemptedError(f"stopped by SIGTERM {when}")
 
 
 def _is_out_of_time(run: training.Run) -> bool:

@@ -110,14 +110,18 @@ def hide_accelerators_from_tensorflow() -> str:
 
 def _summary_writer(directory: epath.Path) -> tuple[Any, str]:
     """Opens TensorBoard event files, or returns None and the reason why not."""
-    reason = hide_accelerators_from_tensorflow()
-    if reason:
-        return None, reason
-
     try:
+        reason = hide_accelerators_from_tensorflow()
+        if reason:
+            return None, reason
+
         from clu import metric_writers
     except ImportError as error:
         return None, f"{error} (pip install 'facecycle_jax[tf]')"
+    except Exception as error:
+        # The files are optional, and a TensorFlow that does not fit the packages
+        # installed with it fails in many ways.
+        return None, f"TensorFlow cannot be used ({type(error).__name__}: {error})"
 
     return metric_writers.SummaryWriter(str(directory)), ""
 
@@ -136,8 +140,8 @@ class MetricWriter:
 
     Args:
       workdir: directory of the run.
-      step: step the run continues from. Lines of later steps are removed, so that no
-        step is written twice.
+      step: step the run continues from. Lines of later steps are removed from
+        metrics.jsonl, so that no step is written there twice; event files keep them.
       tensorboard: whether to write event files too, if TensorFlow and TensorBoard are
         installed.
       on_metrics: called with the step and the scalars of each line, once it is written.

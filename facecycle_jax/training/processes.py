@@ -36,8 +36,6 @@ _TOGETHER = (0, DIVERGED_EXIT, PREEMPTED_EXIT)
 _MAX_DIFFERENCES = 4
 # Process 0 runs the service that the others talk to, so it leaves last.
 _LINGER_SECONDS = 5.0
-# Length that host names are cut to, so that all processes send equally many bytes.
-_HOST_BYTES = 64
 
 # The sentence and exit code of this process if the runtime aborts it.
 _sentence = ""
@@ -160,13 +158,7 @@ def host_names() -> list[str]:
     """Collects the host name of every process, in the order of processes."""
     if jax.process_count() == 1:
         return [socket.gethostname()]
-
-    # Arrays of one size are gathered: [processes, _HOST_BYTES], padded with zeros.
-    mine = np.zeros(_HOST_BYTES, np.uint8)
-    encoded = socket.gethostname().encode()[:_HOST_BYTES]
-    mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(mine)).astype(np.uint8)
-    return [bytes(row[row > 0]).decode(errors="replace") for row in everyone]
+    return _gather(socket.gethostname())
 
 
 def agree(value: int) -> int:

@@ -80,7 +80,7 @@ def check_config(
     resuming: bool,
     follows_evaluations: bool = False,
 ) -> None:
-    """Compares a configuration with the one the run was started with, then stores it.
+    """Compares a configuration with the one the run was started with.
 
     Args:
       config: the configuration of this start.
@@ -93,23 +93,18 @@ def check_config(
       UserError: If fields have changed, naming each of them with both values.
     """
     path = workdir / FILE_NAME
-    now = flatten(config)
     if resuming and path.exists():
+        now = flatten(config)
         free = FREE - _lengths_that_count(now)
         if follows_evaluations:
             free -= {"eval_every", "eval_batches"}
         _compare(_read_flat(path), now, workdir, free=free)
 
-    # All processes compare before one of them replaces the file.
-    wait_for_all("config_compared")
-    if jax.process_index() == 0:
-        write_json(path, dict(sorted(now.items())))
-
 
 def check_data(
     described: Mapping[str, str], workdir: epath.Path, *, resuming: bool
 ) -> None:
-    """Compares the data with those the run was started with, then stores what they are.
+    """Compares the data with those the run was started with.
 
     With other data, people who were held out could be trained on.
 
@@ -136,10 +131,24 @@ def check_data(
                 f"--set init_from={workdir}."
             )
 
-    # All processes compare before one of them replaces the file.
-    wait_for_all("data_compared")
-    if jax.process_index() == 0:
-        write_json(path, dict(sorted(described.items())))
+
+def keep_run(
+    config: Mapping[str, Any], described: Mapping[str, str], workdir: epath.Path
+) -> None:
+    """Writes what later starts are compared with, once this one was compared.
+
+    Args:
+      config: the configuration of this start.
+      described: what describes its data, by name.
+      workdir: directory of the run.
+    """
+    # All processes compare before one of them replaces the files.
+    wait_for_all("run_compared")
+    if jax.process_index():
+        return
+
+    write_json(workdir / FILE_NAME, dict(sorted(flatten(config).items())))
+    write_json(workdir / DATA_NAME, dict(sorted(described.items())))
 
 
 def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

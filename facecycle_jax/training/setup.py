@@ -33,7 +33,7 @@ from facecycle_jax.training.optimiser import schedule_epoch
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.profiling import Profiler
 from facecycle_jax.training.program import Program, build_program
-from facecycle_jax.training.run_config import check_config, check_data
+from facecycle_jax.training.run_config import check_config, check_data, keep_run
 from facecycle_jax.training.sharding import describe, put_batch
 from facecycle_jax.training.state import TrainState
 
@@ -143,8 +143,12 @@ def prepare(
     start_anew: bool = False,
     method: MakeMethod | None = None,
     loader: MakeLoader | None = None,
+    probe: Probe | None = None,
 ) -> tuple[Run, TrainState]:
     """Builds mesh, data, program (shapes, shardings, steps) and state, in this order.
+
+    The workdir gets config.json, fingerprint.json and parameters.txt. Checkpoints in it
+    that are damaged are set aside.
 
     Args:
       config: configuration of the run.
@@ -155,6 +159,7 @@ def prepare(
         damaged.
       method: builds the method of a configuration; None: `methods.make`.
       loader: builds the source of batches; None: `data.make_loader`.
+      probe: further figures to compute at every evaluation.
 
     Returns:
       What the loop works with, and the state to begin with.
@@ -165,19 +170,21 @@ def prepare(
     """
     # 1. Where. Whether the batch fits the devices is checked before any stage starts.
     mesh = make_mesh()
-    batch_size = config["batch_size"]
-    accumulate = config["optimiser"]["accumulate"]
-    table = describe(mesh, batch_size=batch_size, accumulate=accumulate)
+    devices = describe(
+        mesh,
+        batch_size=config["batch_size"],
+        accumulate=config["optimiser"]["accumulate"],
+    )
     if jax.process_count() > 1:
-        log.info("%s\n%s", config["method"], table)
+        log.info("%s\n%s", config["method"], devices)
 
     # 2. Data, which determine the length of an epoch.
     make_loader = data.make_loader if loader is None else loader
     train_data = make_loader(config, split="train")
     eval_data = make_loader(config, split="eval")
-    steps_per_epoch = max(1, train_data.num_tracks // batch_size)
-    steps_of_epochs = max(1, round(config["num_epochs"] * steps_per_epoch))
-    total_steps = config["num_steps"] or steps_of_epochs
+    described = _describe_data(train_data, eval_data)
+
+    steps_per_epoch, total_steps = _lengths(config, tracks=train_data.num_tracks)
     log.info(
         "%d tracks to train on, %d held out; %d steps in an epoch, %d in all",
         train_data.num_tracks,
@@ -185,20 +192,12 @@ def prepare(
         steps_per_epoch,
         total_steps,
     )
-
     _warn_of_random_vgg(config)
-    described = _describe_data(train_data, eval_data)
 
     # Processes that see different data would train different weights without an error.
     if jax.process_count() > 1:
-        check_same(
-            {
-                **described,
-                "steps in an epoch": str(steps_per_epoch),
-                "steps in all": str(total_steps),
-                **_digests_of_weights(config),
-            }
-        )
+        lengths = f"{steps_per_epoch} in an epoch, {total_steps} in all"
+        check_same({**described, "steps": lengths, **_digests_of_weights(config)})
 
     # 3. What is computed: method, optimiser, shapes, shardings, steps; nothing is
     # compiled yet.
@@ -212,31 +211,24 @@ def prepare(
         ),
         method=None if method is None else method(config),
     )
+
+    # 4. Whether the workdir holds a run of this configuration and these data.
     checkpointer = Checkpointer(
         workdir, keep_last=config["keep_last"], start_anew=start_anew
     )
-    check_config(
-        config,
-        workdir,
-        resuming=checkpointer.has_history,
-        follows_evaluations=program.evaluated is not None,
-    )
-    check_data(described, workdir, resuming=checkpointer.has_history)
+    resuming = checkpointer.has_history
+    follows = program.evaluated is not None
+    check_config(config, workdir, resuming=resuming, follows_evaluations=follows)
+    check_data(described, workdir, resuming=resuming)
+    keep_run(config, described, workdir)
 
-    # 4. The state: the workdir's, else init_from's, else a fresh one.
+    # 5. The state: the workdir's, else init_from's, else a fresh one.
     state = checkpointer.restore(program.abstract)
     if state is None:
-        source = _read_source(config)
-        state = _start_from(
-            config,
-            _fresh_state(config, program, known=source),
-            source,
-            program.shardings,
-            stages_before=stages_before,
-        )
+        state = _first_state(config, program, stages_before=stages_before)
     else:
         log.info("Continuing at step %d of %d", int(state.step), total_steps)
-    _write_tables(config, workdir, state, devices=table)
+    _write_tables(config, workdir, state, devices=devices)
 
     run = Run(
         config=config,
@@ -253,9 +245,17 @@ def prepare(
         goodput=goodput,
         # Models of earlier versions have no such field.
         profiler=Profiler(workdir, config.get("profile_steps", ())),
+        probe=probe,
         after_evaluation=program.evaluated,
     )
     return run, state
+
+
+def _lengths(config: Mapping[str, Any], *, tracks: int) -> tuple[int, int]:
+    """Computes the steps in an epoch, which shows every track once, and in all."""
+    in_epoch = max(1, tracks // config["batch_size"])
+    of_epochs = max(1, round(config["num_epochs"] * in_epoch))
+    return in_epoch, config["num_steps"] or of_epochs
 
 
 def _warn_of_random_vgg(config: Mapping[str, Any]) -> None:
@@ -266,6 +266,17 @@ def _warn_of_random_vgg(config: Mapping[str, Any]) -> None:
             "loss.vgg is 'random', which is for tests: a VGG-19 with random weights "
             "knows nothing of faces. Name the file that `facecycle import-vgg` makes."
         )
+
+
+def _first_state(
+    config: Mapping[str, Any], program: Program, *, stages_before: Collection[str]
+) -> TrainState:
+    """Draws a state and copies into it the networks that `init_from` names."""
+    source = _read_source(config)
+    fresh = _fresh_state(config, program, known=source)
+    return _start_from(
+        config, fresh, source, program.shardings, stages_before=stages_before
+    )
 
 
 def _fresh_state(

@@ -1,6 +1,7 @@
 """The ways a run ends early, each with its exit code."""
 
 import itertools
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -8,6 +9,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
 
 # os.EX_TEMPFAIL, "try again later": launchers then start the same command again.
 PREEMPTED_EXIT = 75
@@ -38,22 +41,34 @@ class DivergedError(Exception):
 
 
 class StopSignal:
-    """Records SIGTERM instead of exiting, for as long as the context is active.
+    """Records SIGTERM and Ctrl-C instead of exiting, while the context is active.
 
-    With several processes, JAX's own preemption service listens to the signal in all of
-    them, and agrees on the step after which all stop.
+    A second Ctrl-C interrupts at once. With several processes, JAX's own preemption
+    service listens to SIGTERM in all of them, and agrees on the step after which all
+    stop; Ctrl-C interrupts them at once.
+
+    Attributes:
+      received: whether one of the signals has come.
+      interrupted: whether it was Ctrl-C.
     """
 
     def __init__(self) -> None:
         self.received = False
+        self.interrupted = False
+        self._previous: dict[int, Any] = {}
         self._own = (
             jax.process_count() == 1
             and threading.current_thread() is threading.main_thread()
         )
 
     def __enter__(self) -> "StopSignal":
-        if self._own:
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+        if not self._own:
+            return self
+
+        self._record(signal.SIGTERM)
+        # A process in the background ignores Ctrl-C, and goes on to.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._record(signal.SIGINT)
         return self
 
     def __exit__(
@@ -62,8 +77,8 @@ class StopSignal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._own:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def reached(self) -> bool:
         """Returns whether to stop after this step.
@@ -79,6 +94,14 @@ class StopSignal:
             return False
         return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
+    def _record(self, number: int) -> None:
+        """Starts to record a signal."""
+        self._previous[number] = signal.signal(number, self._note)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self.received = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            signal.signal(number, self._previous[number])
+            log.info("Interrupted: the step is saved first. Ctrl-C again ends at once.")

@@ -148,7 +148,7 @@ def test_copying_networks_by_name():
 
 def test_configurations_are_compared_field_by_field(tmp_path):
     config = {"seed": 1, "num_steps": 3, "model": {"width": 0.5, "sizes": (1, 2)}}
-    training.check_config(config, tmp_path, resuming=False)
+    training.keep_run(config, {}, tmp_path)
     training.check_config({**config, "num_steps": 9}, tmp_path, resuming=True)
     assert training.read_config(tmp_path)["model"] == {"width": 0.5, "sizes": [1, 2]}
     with pytest.raises(ValueError, match=r"config.model.width was 0.5 and is 1.0"):

@@ -1,8 +1,17 @@
 """Steps of a comparison: equal images or equal time for every method."""
 
-import pytest
+import json
 
-from facecycle_jax.training.comparison_plan import images_in, make_entry, steps_for
+import pytest
+from etils import epath
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.training.comparison_plan import (
+    images_in,
+    make_entry,
+    plan_steps,
+    steps_for,
+)
 
 # ml_collections loads configs in this way.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -55,3 +64,43 @@ def test_a_time_becomes_images_by_the_speed_of_the_stages():
 def test_fields_that_a_config_cannot_have_are_refused(config, field, words):
     with pytest.raises(ValueError, match=words):
         entry(config, [field])
+
+
+def test_stages_with_lengths_in_steps_and_in_epochs_are_refused(tmp_path):
+    file = tmp_path / "mixed.py"
+    file.write_text(
+        "from facecycle_jax.configs import face_cycle\n"
+        "def get_config():\n"
+        "    config = face_cycle.get_config()\n"
+        "    config.motion.num_steps = 1000\n"
+        "    config.motion.num_epochs = 0.0\n"
+        "    return config\n"
+    )
+    words = "the length of motion is in num_steps and that of identity in num_epochs"
+    with pytest.raises(UserError, match=words):
+        entry(str(file))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steps": None}, "it has no 'steps'"),
+        ({"fields": None}, "it has no 'fields'"),
+        ({"budget": None}, "it has no 'budget'"),
+        ({"steps": {"fab_net_small": 100}}, "'steps' of fab_net_small is 100"),
+        ({"steps": {"fab_net_small": {"": "x"}}}, "'steps' of fab_net_small is a dict"),
+        ({"fields": {"fab_net_small": [1]}}, "'fields' of fab_net_small is a list"),
+    ],
+)
+def test_a_broken_plan_is_named(tmp_path, changed, words):
+    workdir = epath.Path(tmp_path)
+    options = {"budget": {"images": 1600}, "measure": None}
+    assert plan_steps([entry()], workdir, **options) == {"fab_net_small": {"": 100}}
+    assert plan_steps([entry()], workdir, **options) == {"fab_net_small": {"": 100}}
+
+    path = tmp_path / "plan.json"
+    content = {**json.loads(path.read_text()), **changed}
+    content = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"plan\.json is broken \(.*{words}"):
+        plan_steps([entry()], workdir, **options)

@@ -1,6 +1,9 @@
 """Training runs of a comparison: their commands, their ends, their seconds."""
 
 import json
+import os
+import signal
+import subprocess
 
 import pytest
 from etils import epath
@@ -80,6 +83,33 @@ def test_the_planned_steps_are_made_however_long_they_take():
 def test_processes_end_with_their_status():
     assert start_process(["sh", "-c", "exit 74"]) == 74
     assert start_process(["sh", "-c", "kill -9 $$"]) == 128 + 9
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("exit 0", training.PREEMPTED_EXIT),
+        ("exit 3", training.PREEMPTED_EXIT),
+        ("exit 74", 74),
+        ("exit 75", training.PREEMPTED_EXIT),
+    ],
+)
+def test_after_sigterm_no_other_run_follows(ending, status):
+    # The child asks its parent to stop, which passes it on, and ends as it likes.
+    script = f"trap '{ending}' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"
+    before = signal.getsignal(signal.SIGTERM)
+    assert start_process(["sh", "-c", script]) == status
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_before_the_child_is_there_is_passed_on(monkeypatch):
+    class Late(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Late)
+    assert start_process(["sleep", "60"]) == 128 + signal.SIGTERM
 
 
 def test_seconds_of_training_leave_out_what_was_not_measured(tmp_path):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,34 @@ def test_sigterm_saves_and_exits_with_its_code(unbroken, tmp_path):
     assert_same_networks(unbroken, tmp_path)
 
 
+def test_ctrl_c_saves_the_step_and_a_second_one_interrupts_at_once(
+    tmp_path, monkeypatch
+):
+    def step_with_signals(count, number=4):
+        """Presses Ctrl-C while a step is drawn."""
+        batches = toy_training.ToyLoader.batches
+
+        def interrupted(self, start):
+            for step, batch in enumerate(batches(self, start), start=start + 1):
+                for _ in range(count if step == number and self._seed == 0 else 0):
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+        monkeypatch.setattr(toy_training.ToyLoader, "batches", interrupted)
+
+    step_with_signals(1)
+    with pytest.raises(KeyboardInterrupt, match="after step 4, which is saved"):
+        toy_training.train(tmp_path, num_steps=6)
+    assert training.find_checkpoint(tmp_path).name == "4"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    monkeypatch.undo()
+    step_with_signals(2, number=6)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        toy_training.train(tmp_path, num_steps=8)
+    assert training.find_checkpoint(tmp_path).name == "4"
+
+
 def test_a_diverging_run_stops_and_its_checkpoint_stays(tmp_path):
     result = program(tmp_path, "num_steps=20", TOY_NAN="3,4,9,10,11,12,13,14,15")
     assert result.returncode == training.DIVERGED_EXIT == 3, result.stderr
@@ -150,6 +179,16 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
         np.testing.assert_array_equal(panel, np.asarray(image))
 
 
+def test_a_broken_tensorflow_costs_the_event_files_alone(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))
+    with caplog.at_level("INFO", logger="facecycle_jax"):
+        writer = training.MetricWriter(tmp_path, tensorboard=True)
+    writer.scalars(1, {"train/total": 0.5})
+    writer.close()
+    assert "TensorFlow cannot be used (AttributeError: " in caplog.text
+    assert training.read_metrics(tmp_path) == [{"step": 1, "train/total": 0.5}]
+
+
 def test_a_changed_configuration_is_named(unbroken, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(unbroken, workdir)
@@ -176,6 +215,17 @@ def test_a_finished_run_goes_on_with_more_steps(unbroken, tmp_path):
     assert int(state.step) == 11
     assert steps_of(tmp_path, "train/total")[-2:] == [10, 11]
     assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 11
+
+
+def test_a_run_beyond_the_steps_asked_for_is_not_reported_as_shorter(
+    unbroken, tmp_path, caplog
+):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    with caplog.at_level("INFO", logger="facecycle_jax"):
+        state = toy_training.train(tmp_path, num_steps=5, optimiser__ema_decay=0.9)
+    assert int(state.step) == 9
+    assert "9 steps are done and the configuration asks for 5" in caplog.text
+    assert steps_of(tmp_path, "eval/total")[-1] == 9
 
 
 def test_a_finished_run_is_left_as_it_is(unbroken, tmp_path):
@@ -347,6 +397,41 @@ def test_stages_run_one_after_the_other(tmp_path):
     # The second starts from the first, and its learning rate is 0; the average of equal
     # weights rounds.
     assert_same_networks(tmp_path / "first", tmp_path / "second", rtol=1e-6)
+
+
+def test_a_finished_stage_is_not_prepared_again(tmp_path, caplog):
+    config = ml_collections.ConfigDict()
+    config.stages = ("first", "second")
+    config.first = toy_training.toy_config(num_steps=2)
+    config.second = toy_training.toy_config(num_steps=2)
+    opened = []
+
+    def loader(config, *, split):
+        opened.append((config["num_steps"], split))
+        return toy_training.make_loader(config, split=split)
+
+    seams = {**toy_training.seams(), "loader": loader}
+    loop.train_and_evaluate(config, tmp_path, **seams)
+
+    # More steps of the second stage leave the first one as it is.
+    opened.clear()
+    config.second.num_steps = 4
+    with caplog.at_level("INFO", logger="facecycle_jax"):
+        loop.train_and_evaluate(config, tmp_path, **seams)
+    assert opened == [(4, "train"), (4, "eval")]
+    assert "Stage 1 of 2, first, is finished" in caplog.text
+
+    # More steps of the first stage are made.
+    opened.clear()
+    config.first.num_steps = 3
+    loop.train_and_evaluate(config, tmp_path, **seams)
+    assert training.find_checkpoint(tmp_path / "first").name == "3"
+    assert len(opened) == 4
+
+    # A stage that has lost its checkpoint is trained again.
+    shutil.rmtree(tmp_path / "first" / "checkpoints")
+    loop.train_and_evaluate(config, tmp_path, **seams)
+    assert training.find_checkpoint(tmp_path / "first").name == "3"
 
 
 def test_a_stage_starts_from_its_own_networks_then_from_those_of_the_stages_before(
@@ -546,6 +631,8 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
     changed = r"people held out were 40 and are 41; people to train on were 40"
     with pytest.raises(UserError, match=changed):
         train(6)
+    # What is refused leaves no trace.
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 4
     # Without a checkpoint there is nothing to continue.
     shutil.rmtree(tmp_path / "checkpoints")
     train(2)

@@ -90,11 +90,39 @@ def test_a_run_without_a_length_and_a_range_upside_down_are_refused():
         )
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("batch_size", 16.0, "got 16.0; write it without a decimal point"),
+        ("num_steps", 1e5, "a whole number of at least 0, got 100000.0"),
+        ("batch_size", (16,), "must be one number, got [16]"),
+        ("augment.scale", 1.0, "must be several numbers, got 1.0"),
+        ("augment.scale", (1.0,), "two numbers, the smaller one first, got [1.0]"),
+        ("optimiser.schedule_rates", 1e-3, "must be several numbers, got 0.001"),
+        ("profile_steps", 5, "the first and the last step to trace"),
+        ("profile_steps", (2, 5.0), "counted from 1, or empty, got [2, 5.0]"),
+    ],
+)
+def test_values_of_another_kind_are_refused_in_dicts_too(field, value, words):
+    # A config of ml_collections checks types by itself, a dict does not.
+    config = toy_training.toy_config().to_dict()
+    block = config
+    *parents, name = field.split(".")
+    for parent in parents:
+        block = block[parent]
+    block[name] = value
+    with pytest.raises(UserError) as raised:
+        training.check_ranges(config)
+    assert str(raised.value).startswith(f"config.{field} must ")
+    assert words in str(raised.value)
+
+
 def test_booleans_texts_and_infinities_are_no_numbers_of_a_range():
     for value in (True, "1", math.inf, math.nan, None):
         assert value not in Range(0)
     assert 2.5 in Range(0)
     assert 2.5 not in Range(0, whole=True)
+    assert 2.0 not in Range(0, whole=True)
 
 
 def test_every_field_of_the_table_is_a_field_of_a_config():
