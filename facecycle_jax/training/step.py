@@ -7,7 +7,7 @@ the batch.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from facecycle_jax.devices import (
     replicated,
 )
 from facecycle_jax.methods import Aux, Method
-from facecycle_jax.methods.base import CARRIED, Loss
+from facecycle_jax.methods.base import CARRIED, Loss, Objective
 from facecycle_jax.networks import Tree
 from facecycle_jax.training.metrics import Averages
 from facecycle_jax.training.optimiser import average_weights
@@ -93,82 +93,33 @@ def make_train_step(
         augment_key, noise_key = jax.random.split(step_key)
         images = augment(augment_key, batch)
 
-        params = state.params
-        frozen = state.frozen
-        opt_state = state.opt_state
-        terms: dict[str, jax.Array] = {}
-        norms = []
-        finite = []
-        rates = []
-
         # One gradient step for each objective, from where the one before it ended.
+        updated = state
+        made = []
         for number, objective in enumerate(method.steps):
             key = jax.random.fold_in(noise_key, number) if number else noise_key
             found, gradients = _gradients(
-                objective.loss, params, frozen, images, key, options.accumulate, mesh
+                objective.loss,
+                updated.params,
+                updated.frozen,
+                images,
+                key,
+                options.accumulate,
+                mesh,
             )
-
-            # One NaN or infinity anywhere makes the norm so.
-            norm = optax.tree.norm(gradients)
-            usable = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
-            norms.append(norm)
-            finite.append(usable)
-
-            # The result of a skipped update is dropped below. Its input need only be
-            # finite.
-            gradients = jax.tree.map(
-                lambda g, usable=usable: jnp.where(usable, g, jnp.zeros_like(g)),
-                gradients,
+            updated, report = _gradient_step(
+                updated, gradients, found, optimiser, objective
             )
-            updates, opt_state = optimiser.update(
-                gradients, opt_state, params, networks=objective.networks
+            made.append(report)
+
+        if updated.ema is not None:
+            average = average_weights(
+                updated.ema, updated.params, decay=options.ema_decay, step=state.step
             )
-            if found.rate is not None:
-                updates = jax.tree.map(lambda u, rate=found.rate: rate * u, updates)
-                rates.append(found.rate)
+            updated = dataclasses.replace(updated, ema=average)
 
-            params = optax.apply_updates(params, updates)
-            frozen = {**frozen, **found.carried}
-            terms = _joined(terms, objective.name, found.terms)
-
-        # The norm over the gradients of all objectives together.
-        norm = norms[0]
-        if len(norms) > 1:
-            norm = jnp.sqrt(sum(jnp.square(n) for n in norms))
-
-        all_finite = functools.reduce(jnp.logical_and, finite)
-        ema = state.ema
-        if ema is not None:
-            ema = average_weights(ema, params, decay=options.ema_decay, step=state.step)
-
-        # Everything that changed, and what it was, which a skipped update keeps.
-        carried = {name: frozen[name] for name in CARRIED if name in frozen}
-        carried_before = {name: state.frozen[name] for name in carried}
-        params, opt_state, ema, carried = jax.tree.map(
-            lambda new, old: jnp.where(all_finite, new, old),
-            (params, opt_state, ema, carried),
-            (state.params, state.opt_state, state.ema, carried_before),
-        )
-
-        skipped = (~all_finite).astype(jnp.int32)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            frozen={**state.frozen, **carried},
-            opt_state=opt_state,
-            ema=ema,
-            nonfinite_total=state.nonfinite_total + skipped,
-            nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
-        )
-
-        # The terms are averaged over updates that were made, 'skipped' over all.
-        terms["gradient_norm"] = norm
-        if rates:
-            terms["rate"] = jnp.mean(jnp.stack(rates))
-        of_terms = Averages.of(terms, mask=all_finite)
-        of_skipped = Averages.of({"skipped": skipped})
-        return state, Averages({**of_terms.values, **of_skipped.values})
+        finite = functools.reduce(jnp.logical_and, [report.finite for report in made])
+        return _next_state(state, updated, finite=finite), _averages(made, finite)
 
     platform = mesh.devices.flat[0].platform
     level_1 = cpu_compiler_options(platform, level=1)
@@ -226,6 +177,117 @@ def make_eval_step(
     )
 
 
+class _Found(NamedTuple):
+    """What a loss reports in addition to gradients; see `Aux`."""
+
+    terms: dict[str, jax.Array]
+    carried: Tree
+    rate: jax.Array | None
+
+
+class _Report(NamedTuple):
+    """What is known of one objective's gradient step.
+
+    Attributes:
+      name: the objective's name, '' if it is the only one.
+      terms: terms of its loss by name, 'total' among them.
+      norm: norm of its gradients.
+      finite: whether its loss and gradients are finite.
+      rate: its own factor of the learning rate, or None.
+    """
+
+    name: str
+    terms: dict[str, jax.Array]
+    norm: jax.Array
+    finite: jax.Array
+    rate: jax.Array | None
+
+
+def _gradient_step(
+    state: TrainState,
+    gradients: Tree,
+    found: _Found,
+    optimiser: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+) -> tuple[TrainState, _Report]:
+    """Updates parameters, what the loss carries, and the optimiser's state."""
+    # One NaN or infinity anywhere makes the norm so.
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
+
+    # `_next_state` drops the result of an update that is not finite. Its input need
+    # only be finite.
+    gradients = jax.tree.map(
+        lambda g: jnp.where(finite, g, jnp.zeros_like(g)), gradients
+    )
+    updates, opt_state = optimiser.update(
+        gradients, state.opt_state, state.params, networks=objective.networks
+    )
+    if found.rate is not None:
+        updates = jax.tree.map(lambda u: found.rate * u, updates)
+
+    state = dataclasses.replace(
+        state,
+        params=optax.apply_updates(state.params, updates),
+        frozen={**state.frozen, **found.carried},
+        opt_state=opt_state,
+    )
+    return state, _Report(objective.name, found.terms, norm, finite, found.rate)
+
+
+def _next_state(
+    before: TrainState, updated: TrainState, *, finite: jax.Array
+) -> TrainState:
+    """Returns the updated state, or the one before it if the update is skipped.
+
+    The step counts in both cases.
+    """
+    carried = [name for name in CARRIED if name in before.frozen]
+
+    def changing(state: TrainState) -> Any:
+        """What an update changes of a state."""
+        kept = {name: state.frozen[name] for name in carried}
+        return state.params, state.opt_state, state.ema, kept
+
+    params, opt_state, ema, kept = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        changing(updated),
+        changing(before),
+    )
+    skipped = (~finite).astype(jnp.int32)
+    return TrainState(
+        step=before.step + 1,
+        params=params,
+        frozen={**before.frozen, **kept},
+        opt_state=opt_state,
+        ema=ema,
+        nonfinite_total=before.nonfinite_total + skipped,
+        nonfinite_in_row=(before.nonfinite_in_row + 1) * skipped,
+    )
+
+
+def _averages(made: Sequence[_Report], finite: jax.Array) -> Averages:
+    """Returns the terms of all objectives, as averages of one observation each."""
+    terms: dict[str, jax.Array] = {}
+    for report in made:
+        terms = _joined(terms, report.name, report.terms)
+
+    # The norm over the gradients of all objectives together.
+    norms = [report.norm for report in made]
+    terms["gradient_norm"] = norms[0]
+    if len(norms) > 1:
+        terms["gradient_norm"] = jnp.sqrt(sum(jnp.square(norm) for norm in norms))
+
+    rates = [report.rate for report in made if report.rate is not None]
+    if rates:
+        terms["rate"] = jnp.mean(jnp.stack(rates))
+
+    # The terms are averaged over updates that were made, 'skipped' over all.
+    of_terms = Averages.of(terms, mask=finite)
+    of_skipped = Averages.of({"skipped": (~finite).astype(jnp.int32)})
+    return Averages({**of_terms.values, **of_skipped.values})
+
+
 def _joined(
     terms: dict[str, jax.Array], name: str, new: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
@@ -236,14 +298,6 @@ def _joined(
     total = terms["total"] + new["total"] if terms else new["total"]
     named = {f"{name}/{term}": value for term, value in new.items()}
     return {**terms, **named, "total": total}
-
-
-class _Found(NamedTuple):
-    """What a loss reports in addition to gradients; see `Aux`."""
-
-    terms: dict[str, jax.Array]
-    carried: Tree
-    rate: jax.Array | None
 
 
 def _gradients(
