@@ -9,7 +9,7 @@ installed, tensorboard/.
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,9 @@ from facecycle_jax.training.processes import agree, wait_for_all
 from facecycle_jax.viz import save_png, training_panel
 
 log = logging.getLogger(__name__)
+
+# One program, where adding up term by term would start one for each.
+_merge = jax.jit(Averages.merge)
 
 
 def train_and_evaluate(
@@ -313,61 +316,39 @@ def _loop(
     The order within a step is fixed, so that runs can be compared.
     """
     config = run.config
-    goodput = run.goodput
     start = int(state.step)
 
     # A run that has used its time is not trained further.
     if 0 < start < run.total_steps and _is_out_of_time(run):
         run.total_steps = start
+    state = _evaluate_if_left(run, state, start, writer)
 
-    # A run that was stopped at a step to evaluate has saved that step first, and
-    # evaluates it now.
-    due = 0 < start <= run.total_steps and _evaluates(run, start)
-    if due and not agree(int(run.checkpointer.has_loss(start))):
-        with goodput.spent("evaluation"):
-            state = _evaluate(run, state, start, writer)
-        # Where the evaluation changes the state, which is not saved again, the next
-        # start has to repeat it.
-        if run.after_evaluation is None:
-            run.checkpointer.record_loss(start, run.evaluated[1])
-
-    merge = jax.jit(Averages.merge)
     averages: Averages | None = None
     logged = start
     batches = run.train_batches(start)
 
     for step in range(start + 1, run.total_steps + 1):
-        first = step == start + 1
-        run.profiler.before(step)
+        # 1. The update.
+        state, averages = _update(
+            run,
+            state,
+            averages,
+            batches,
+            progress,
+            step=step,
+            is_first=step == start + 1,
+        )
 
-        # 1. The update. Nothing may move between host and device unseen.
-        with goodput.spent("data"):
-            batch = next(batches)
-        with goodput.spent("compilation" if first else "steps"):
-            with jax.transfer_guard("disallow"):
-                state, new = run.train_step(state, batch)
-                averages = new if averages is None else merge(averages, new)
-
-            # The first step compiles, so speed is measured from the second one on.
-            if first:
-                jax.block_until_ready(state)
-
-        progress.tick()
-        run.profiler.after(step, state)
-        if first:
-            progress.restart(step)
-        else:
-            goodput.stepped(step, new)
-
-        # Where the time is used, this step is the last one.
-        asked = jax.process_count() == 1 or step % config["log_every"] == 0
-        if asked and step < run.total_steps and _is_out_of_time(run):
+        # Where the time is used, this step is the last one. Several processes have to
+        # agree, so they ask only where they log.
+        may_ask = jax.process_count() == 1 or step % config["log_every"] == 0
+        if may_ask and step < run.total_steps and _is_out_of_time(run):
             run.total_steps = step
-        last = step == run.total_steps
+        is_last = step == run.total_steps
 
         # 2. Averages since the last log. Only here does the host wait for the device
         # every time.
-        if step % config["log_every"] == 0 or last:
+        if step % config["log_every"] == 0 or is_last:
             _log(run, state, averages, writer, progress, between=(logged, step))
             averages = None
             logged = step
@@ -385,22 +366,76 @@ def _loop(
             )
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
-        if _evaluates(run, step):
-            with goodput.spent("evaluation"):
+        if _is_to_evaluate(run, step):
+            with run.goodput.spent("evaluation"):
                 state = _evaluate(run, state, step, writer)
             progress.restart(step)
 
         # 5. The checkpoint, with the held-out loss if it is of this very step.
-        if step % config["checkpoint_every"] == 0 or last:
+        if step % config["checkpoint_every"] == 0 or is_last:
             _check_finite(run, state, between=(logged, step))
             evaluated, loss = run.evaluated
             _save(run, step, state, loss=loss if evaluated == step else None)
 
-        if last:
+        if is_last:
             break
 
     _wait_for_checkpoint(run)
     return state
+
+
+def _evaluate_if_left(
+    run: training.Run, state: TrainState, step: int, writer: training.MetricWriter
+) -> TrainState:
+    """Makes the evaluation that an earlier start has left, and returns the state.
+
+    A run that was stopped at a step to evaluate has saved that step first.
+    """
+    due = 0 < step <= run.total_steps and _is_to_evaluate(run, step)
+    if not due or agree(int(run.checkpointer.has_loss(step))):
+        return state
+
+    with run.goodput.spent("evaluation"):
+        state = _evaluate(run, state, step, writer)
+    # Where the evaluation changes the state, which is not saved again, the next start
+    # has to repeat it.
+    if run.after_evaluation is None:
+        run.checkpointer.record_loss(step, run.evaluated[1])
+    return state
+
+
+def _update(
+    run: training.Run,
+    state: TrainState,
+    averages: Averages | None,
+    batches: Iterator[dict[str, jax.Array]],
+    progress: training.Progress,
+    *,
+    step: int,
+    is_first: bool,
+) -> tuple[TrainState, Averages]:
+    """Makes one update; returns the state and the averages with those of this step."""
+    run.profiler.before(step)
+    with run.goodput.spent("data"):
+        batch = next(batches)
+
+    with run.goodput.spent("compilation" if is_first else "steps"):
+        # Nothing may move between host and device unseen.
+        with jax.transfer_guard("disallow"):
+            state, new = run.train_step(state, batch)
+            averages = new if averages is None else _merge(averages, new)
+
+        # The first step compiles, so speed is measured from the second one on.
+        if is_first:
+            jax.block_until_ready(state)
+
+    progress.tick()
+    run.profiler.after(step, state)
+    if is_first:
+        progress.restart(step)
+    else:
+        run.goodput.stepped(step, new)
+    return state, averages
 
 
 def _stopped(stop: training.StopSignal, when: str) -> BaseException:
@@ -441,7 +476,7 @@ def _wait_for_checkpoint(run: training.Run) -> None:
         run.checkpointer.wait()
 
 
-def _evaluates(run: training.Run, step: int) -> bool:
+def _is_to_evaluate(run: training.Run, step: int) -> bool:
     """Whether held-out people are evaluated at a step.
 
     A panel needs an evaluation too.

@@ -1,7 +1,7 @@
 """Runs that are killed, stopped, damaged, misused, or without tensorflow."""
 
 import dataclasses
-import importlib
+import importlib.machinery
 import io
 import itertools
 import json
@@ -180,7 +180,9 @@ def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
 
 
 def test_a_broken_tensorflow_costs_the_event_files_alone(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))
+    broken = types.ModuleType("tensorflow")
+    broken.__spec__ = importlib.machinery.ModuleSpec("tensorflow", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", broken)
     with caplog.at_level("INFO", logger="facecycle_jax"):
         writer = training.MetricWriter(tmp_path, tensorboard=True)
     writer.scalars(1, {"train/total": 0.5})
