@@ -4,6 +4,8 @@ The file format of checkpoints verifies few of its bytes. A checksum is a sum ov
 array's words, so it does not depend on how the array is sharded.
 """
 
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -90,6 +92,19 @@ def host_digests(tree: Any) -> dict[str, int]:
         values[name] = total % 2**32
 
     return values
+
+
+def tree_digest(tree: Any) -> str:
+    """Computes one short digest of the arrays of a tree and their names.
+
+    Args:
+      tree: numpy arrays of at most 4 bytes per element.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    checksums = json.dumps(host_digests(tree), sort_keys=True)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:16]
 
 
 def compare_digests(found: dict[str, int], expected: dict[str, int]) -> None:

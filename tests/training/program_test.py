@@ -12,7 +12,7 @@ import toy_training
 from facecycle_jax import data, methods, training
 from facecycle_jax.configs import debug
 from facecycle_jax.devices import make_mesh
-from facecycle_jax.training import setup
+from facecycle_jax.training import first_state
 
 
 def config(**fields):
@@ -57,9 +57,9 @@ def test_networks_that_are_known_are_not_drawn():
     program = training.build_program(
         made, make_mesh(), steps_per_epoch=10, method=toy_training.toy_method()
     )
-    drawn = setup._fresh_state(made, program, known=())
+    drawn = first_state._fresh_state(made, program, known=())
     name = sorted(drawn.params)[0]
-    state = setup._fresh_state(made, program, known=(name, "another"))
+    state = first_state._fresh_state(made, program, known=(name, "another"))
 
     def blank(trees):
         return {**trees, name: jax.tree.map(np.zeros_like, trees[name])}
@@ -72,5 +72,5 @@ def test_networks_that_are_known_are_not_drawn():
 
     # Widened networks keep some of what is drawn.
     wider = {**made, "init_widen": True}
-    kept = setup._fresh_state(wider, program, known=(name,))
+    kept = first_state._fresh_state(wider, program, known=(name,))
     jax.tree.map(np.testing.assert_array_equal, kept.params, drawn.params)

@@ -22,7 +22,7 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.storage import write_model
 from facecycle_jax.training import setup
-from facecycle_jax.training.setup import _read_source, _start_from
+from facecycle_jax.training.first_state import _read_source, _start_from
 
 TRAINED = ("identity_encoder", "normaliser")
 
