@@ -2,12 +2,12 @@
 # shellcheck shell=bash
 set -euo pipefail
 
-# Where the repository is, from wherever a launcher is called.
+# The root of the repository, whatever folder a launcher is called from.
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 DRY_RUN=0
 
-# A cron job or a container may have no HOME; the shell then finds the home directory of
-# the user itself.
+# A cron job or a container may have no HOME. Without it, the shell looks up the user's
+# home directory for ~.
 if [[ -z "${HOME:-}" ]]; then
   unset HOME
   HOME=~
@@ -19,20 +19,20 @@ if [[ -z "${PYTHON:-}" ]]; then
   [[ ! -x "$ROOT/.venv/bin/python" ]] || PYTHON="$ROOT/.venv/bin/python"
 fi
 
-# Launchers stay in the caller's folder, so that --config, --workdir and data paths mean
-# what they mean there. PYTHONPATH finds the package and its configurations; -P keeps what
-# lies in the caller's folder from being imported in their place.
+# Launchers stay in the caller's folder, so that the relative paths of --config,
+# --workdir and data keep their meaning. PYTHONPATH finds the package and its configs.
+# With -P, modules in the caller's folder are not imported in their place.
 # shellcheck disable=SC2034  # used by the launchers
 IMPORTS="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 # shellcheck disable=SC2034  # used by the launchers
 TRAINING=("$PYTHON" -P -m facecycle_jax.main)
 
-# Compiled programs are kept here, so that a restart does not compile again; empty: they
-# are not kept.
+# Folder for compiled programs, so that a restart does not compile again. If it is
+# empty, they are not kept.
 # shellcheck disable=SC2034  # used by the launchers
 CACHE="${JAX_COMPILATION_CACHE_DIR-${XDG_CACHE_HOME:-$HOME/.cache}/facecycle_jax/xla}"
 
-# Says something about the launch itself; stdout belongs to the training.
+# Prints a sentence about the launch itself to stderr; stdout is for the training.
 say() {
   echo "${0##*/}: $*" >&2
 }
@@ -43,7 +43,7 @@ die() {
   exit 2
 }
 
-# Prints the comment at the head of the launcher.
+# Prints the comment at the head of the launcher and ends the launcher.
 help() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
   exit 0
@@ -65,8 +65,8 @@ run() {
   fi
 }
 
-# Runs a launcher's last command in its own place, so that SIGTERM reaches the training;
-# with --dry-run only prints it.
+# Replaces the launcher by its last command, so that SIGTERM reaches the training; with
+# --dry-run only prints the command.
 run_in_place() {
   if ((DRY_RUN)); then
     quoted "$@"
@@ -80,15 +80,16 @@ value() {
   echo "${1#*=}"
 }
 
-# Takes an argument that is no option of the launcher: appends it to `flags`, and notes
-# the value of --workdir in `workdir`. Dies if the training has no such flag, because on
-# a cluster the mistake would only be found after a machine was paid for.
+# Appends an argument that is not an option of the launcher to `flags`, which go to the
+# training, and sets `workdir` to the value of --workdir. Ends the launcher if the
+# training has no such flag, because on a cluster the mistake would only be found after
+# a machine was paid for.
 # shellcheck disable=SC2034  # used by the launchers
 take_flag() {
   case "$1" in
     --workdir=*) workdir="$(value "$1")" ;;
     --config=* | --config.?* | --noconfig.?*) ;;
-    # The other flags that facecycle_jax/main.py defines.
+    # The remaining flags of facecycle_jax/main.py.
     --distributed | --nodistributed | --distributed=*) ;;
     --start_anew | --nostart_anew | --start_anew=*) ;;
     --peer_timeout=* | --start_timeout=* | --compilation_cache=*) ;;
@@ -97,8 +98,8 @@ take_flag() {
   flags+=("$1")
 }
 
-# Dies because of an argument that is neither an option of the launcher nor a flag of the
-# training.
+# Ends the launcher because of an argument that is neither an option of it nor a flag of
+# the training. The options are read from the help.
 refuse_argument() {
   local name="${1%%=*}" usage
   usage="$(help) [--peer_timeout=S] [--start_timeout=S] [--compilation_cache=DIR]"
@@ -111,7 +112,7 @@ refuse_argument() {
     "--peer_timeout, --start_timeout, --start_anew or --compilation_cache."
 }
 
-# Prints the value of --NAME=VALUE among flags, the last one if there are several; fails
+# Prints the value of --NAME=VALUE among flags. Of several, the last one counts. Fails
 # if there is none.
 #
 #   flag_value NAME FLAG...
@@ -128,7 +129,7 @@ flag_value() {
   return "$missing"
 }
 
-# Dies unless the training flags name a configuration and a workdir.
+# Ends the launcher unless the training flags name a config and a workdir.
 check_flags() {
   local config directory bucket='^gs://[^/]+(/.*)?$'
   config="$(flag_value config "$@")" || die "--config=FILE is missing, e.g. --config=configs/debug.py."
@@ -140,8 +141,9 @@ check_flags() {
     die "--workdir must be gs://BUCKET/DIR for a bucket, got '$directory'."
 }
 
-# Finds the file of --config=FILE.py[:NAME]: sets `config_file`, empty if a configuration is
-# named in another way. Dies if the caller's folder has no such file.
+# Sets `config_file` to the file of --config=FILE.py[:ARGUMENT], or to nothing if the
+# value is the name of a config, e.g. motion_cycle. Ends the launcher if there is no
+# such file.
 find_config() {
   local config
   config="$(flag_value config "$@")" || true
@@ -155,13 +157,13 @@ find_config() {
   fi
 }
 
-# Whether a word is a whole number above 0.
+# Succeeds if a word is a whole number above 0.
 is_number() {
   [[ "$1" =~ ^[1-9][0-9]*$ ]]
 }
 
-# Takes --mount=gs://BUCKET[/PREFIX]:/DIR apart: sets `bucket`, `prefix` (may be empty)
-# and `directory`.
+# Parses the value of --mount=gs://BUCKET[/PREFIX]:/DIR: sets `bucket`, `prefix` (may be
+# empty) and `directory`.
 # shellcheck disable=SC2034  # used by the launchers
 parse_mount() {
   local form='^gs://([a-z0-9][a-z0-9._-]+)(/([^:,"\\]*))?:(/[^:,"\\]+)$'
@@ -172,7 +174,7 @@ parse_mount() {
   directory="${BASH_REMATCH[4]%/}"
 }
 
-# Dies if a --mount is mistaken, or if two have the same directory.
+# Ends the launcher if a --mount is malformed, or two have the same directory.
 check_mounts() {
   local mount seen=$'\n'
   for mount in "$@"; do

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of this machine, driven by one process: JAX needs no more for one
-# machine.
+# Trains on the GPUs of this machine, all of them in one process, because JAX needs no
+# more for one machine.
 #
-#   launch/gpu_host.sh [--gpus=0,1,2] [--memory=0.9] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+#   launch/gpu_host.sh [--gpus=0,1,2] [--memory=0.9] [--dry-run]
+#       --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
-# --gpus    numbers of the GPUs to use (all); config.batch_size must be a multiple of how many they are
-# --memory  part of their memory that JAX takes at the start (0.9)
+# --gpus    numbers of the GPUs to use (all); config.batch_size must be a multiple of
+#           how many these are
+# --memory  fraction of their memory that JAX allocates at the start (0.9)
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -24,6 +26,7 @@ for argument in "$@"; do
 done
 check_flags "${flags[@]}"
 find_config "${flags[@]}"
+
 if [[ -n "$gpus" ]]; then
   [[ "$gpus" =~ ^(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*$ ]] || die "--gpus must be numbers with commas, got '$gpus'."
   repeated="$(tr ',' '\n' <<< "$gpus" | sort | uniq -d)"
@@ -33,6 +36,7 @@ fi
 if ! ((DRY_RUN)) && ! command -v nvidia-smi > /dev/null; then
   die "no nvidia-smi here: this machine has no NVIDIA GPU, or no driver for it; launch/local.sh runs anywhere."
 fi
+
 settings=(
   PYTHONPATH="$IMPORTS"
   JAX_PLATFORMS=cuda

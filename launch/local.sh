@@ -3,20 +3,24 @@
 #
 #   launch/local.sh [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
-# PYTHON names the interpreter (else .venv's, else python3), JAX_COMPILATION_CACHE_DIR
-# where compiled programs are kept (else ~/.cache/facecycle_jax/xla; empty: nowhere),
-# FACECYCLE_ALLOCATOR the library that hands out memory (else tcmalloc where it is
-# installed, which makes steps on a CPU faster, see docs/performance.md; empty: the C
-# library). LD_PRELOAD, where it is set, is left as it is. The exit status is that of
-# the training.
+# It reads these environment variables:
+#
+# PYTHON                     the interpreter; else that of .venv, else python3
+# JAX_COMPILATION_CACHE_DIR  folder for compiled programs; else
+#                            ~/.cache/facecycle_jax/xla; if it is empty, none are kept
+# FACECYCLE_ALLOCATOR        library that allocates memory; else tcmalloc, if it is
+#                            installed, which makes steps on a CPU faster (see
+#                            docs/performance.md); if it is empty, the C library
+#
+# LD_PRELOAD is left as it is if it is set. The exit status is that of the training.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 TCMALLOC=libtcmalloc_minimal.so.4
 
-# Whether programs start with this library in place of the C library's functions: else
-# the loader says why not.
+# Succeeds if programs can start with this library preloaded. If not, the loader prints
+# the reason.
 can_preload() {
   [[ "$(uname)" == Linux ]] && [[ -z "$(LD_PRELOAD="$1" env true 2>&1)" ]]
 }
@@ -31,6 +35,7 @@ for argument in "$@"; do
 done
 check_flags "${flags[@]}"
 find_config "${flags[@]}"
+
 settings=(PYTHONPATH="$IMPORTS" JAX_COMPILATION_CACHE_DIR="$CACHE")
 allocator="${FACECYCLE_ALLOCATOR-$TCMALLOC}"
 if [[ -n "$allocator" && -z "${LD_PRELOAD:-}" ]]; then
@@ -40,4 +45,5 @@ if [[ -n "$allocator" && -z "${LD_PRELOAD:-}" ]]; then
     die "FACECYCLE_ALLOCATOR=$allocator cannot be loaded; give a library's name or path, or leave it empty."
   fi
 fi
+
 run_in_place env "${settings[@]}" "${TRAINING[@]}" "${flags[@]}"

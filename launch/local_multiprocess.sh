@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Trains in several processes on this machine, each with simulated CPU devices, joined
-# over loopback: what a cluster does, without one.
+# Trains in several processes on this machine, each with simulated CPU devices. They
+# communicate over the loopback network, as the processes of a cluster do over theirs.
 #
-#   launch/local_multiprocess.sh [--processes=2] [--devices=4] [--port=PORT] [--logs=DIR] [--dry-run]
+#   launch/local_multiprocess.sh [--processes=2] [--devices=4] [--port=PORT]
+#       [--logs=DIR] [--dry-run]
 #       --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
-# --processes  how many (2)
-# --devices    simulated devices of each (4); config.batch_size must be a multiple of processes x devices
-# --port       of process 0 on loopback (a free one)
+# --processes  number of processes (2)
+# --devices    simulated devices of each (4); config.batch_size must be a multiple of
+#              processes x devices
+# --port       port of process 0 on the loopback network (a free one)
 # --logs       directory for process-<i>.log (WORKDIR/logs)
 #
-# SIGTERM and SIGINT go on to every process as SIGTERM. The exit status is that of the
-# process with a mistake or a defect, if there is one; else 75 if a process ended with
-# that; else that of a lost process, or 0.
+# SIGTERM and SIGINT are passed on to every process as SIGTERM. The exit status is that
+# of a process that ended with a mistake or a defect, if there is one. Otherwise it is
+# 75 if a process ended with 75, else that of a lost process, else 0.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -38,10 +40,12 @@ for argument in "$@"; do
 done
 check_flags "${flags[@]}"
 find_config "${flags[@]}"
+
 is_number "$processes" || die "--processes must be a whole number above 0, got '$processes'."
 is_number "$devices" || die "--devices must be a whole number above 0, got '$devices'."
 [[ -n "$logs" || "$workdir" != *://* ]] || die "--logs=DIR is needed, as $workdir is no local directory."
 logs="${logs:-$workdir/logs}"
+
 free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 [[ -n "$port" ]] || port="$("$PYTHON" -c "$free_port")"
 if ! is_number "$port" || ((${#port} > 5 || port > 65535)); then
@@ -66,13 +70,14 @@ for ((i = 0; i < processes; i++)); do
   fi
 done
 if ((DRY_RUN)); then exit 0; fi
+
 trap 'kill -TERM "${children[@]}" 2> /dev/null || true' TERM INT
 echo "$processes processes with $devices devices each; their logs are $logs/process-*.log"
 
 statuses=()
 for ((i = 0; i < processes; i++)); do
-  # A signal to this script interrupts the wait while the process still ends itself, so
-  # it is waited for again until it is gone. The last wait has its exit status.
+  # A signal to this script interrupts `wait` although the process is still running, so
+  # repeat it until the process is gone. The last `wait` has its exit status.
   while true; do
     status=0
     wait "${children[i]}" || status=$?

@@ -1,13 +1,17 @@
 #!/bin/sh
-# Measures everything that docs/performance.md says of a GPU, in under 8 minutes, on the first GPU of this machine:
-# train steps of both stages in bfloat16, TF32 and float32 with 16 to 256 pairs, sampling, inference and start-up,
-# this program beside plain PyTorch (eager, channels-last, torch.compile).
+# Measures the first GPU of this machine in under 8 minutes, for docs/performance.md:
+# train steps of both stages in bfloat16, TF32 and float32 with 16 to 256 pairs,
+# sampling, inference and start-up. It compares this package with plain PyTorch (eager,
+# channels-last, torch.compile).
 #
-# Needs:  pip install 'facecycle_jax[cuda12,torch]'   (no tensorflow)
 # Usage:  sh launch/measure_gpu.sh [FILE.json] [more options of python -m benchmarks]
-# FILE.json (gpu.json) is relative to the current folder. --budget SECONDS (440) is the time to measure in; a
-# measurement that has begun may take up to 38 s more, then everything is stopped.
-# What there was no time for has rows that say so. Each figure is in the file as soon as it is measured.
+#
+# It needs `pip install 'facecycle_jax[cuda12,torch]'`, but no tensorflow. The figures
+# are written to FILE.json (gpu.json), each as soon as it is measured.
+#
+# --budget SECONDS (440) is the time for measurements. One that has begun may take up to
+# 38 s longer, then everything is stopped. What there was no time for has a row that
+# says so.
 
 set -eu
 
@@ -41,12 +45,13 @@ case "${budget%%.*}" in
   "" | *[!0-9]*) die "--budget must be a number of seconds, got '$budget'." ;;
 esac
 
-# As the launchers do, this stays in the caller's folder, so that paths mean what they mean there. PYTHONPATH finds the
-# benchmark in the repository's root; -P keeps what lies in the caller's folder from being imported in its place.
+# Like the launchers, this stays in the caller's folder, so that relative paths keep
+# their meaning. PYTHONPATH finds the benchmark in the root of the repository. With -P,
+# modules in the caller's folder are not imported in its place.
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
-# PyTorch needs room beside JAX.
+# By default JAX allocates most of a GPU's memory, but PyTorch needs some of it.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 export TF_CPP_MIN_LOG_LEVEL=3
 exec timeout $((${budget%%.*} + 38)) "${PYTHON:-python}" -P -m benchmarks --suite gpu --device gpu --batch 16 \

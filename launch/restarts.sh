@@ -1,25 +1,28 @@
-# When a training is started again; the launchers source it, it is not run by itself.
+# Decides when a training is started again. The launchers source it; it is not run by
+# itself.
 # shellcheck shell=bash
 
-# A process of the job is lost, or there is no answer from it.
+# Exit statuses of a training, see docs/multi_process.md.
+# A process of the job is lost or does not answer.
 LOST_EXIT=69
-# After SIGTERM, with the state saved.
+# Ended by SIGTERM, with the state saved.
 PREEMPTED_EXIT=75
-# After SIGINT: somebody has ended it from the keyboard.
+# Ended by SIGINT: somebody has stopped it from the keyboard.
 INTERRUPTED_EXIT=130
-# So many restarts in a row may end without a new checkpoint.
+
+# The number of restarts in a row that may end without a new checkpoint.
 # shellcheck disable=SC2034  # used by the launchers
 MAX_FRUITLESS=3
 
-# Whether the same command may be started again after this exit status: a process was
-# lost, SIGTERM, or death by another signal than SIGINT, 128 + its number (134: the
-# runtime's abort). Everything else would come again, or is the end.
+# Succeeds if a training may be started again after this exit status: a process was
+# lost, SIGTERM ended it, or it was killed by a signal other than SIGINT, which is 128 +
+# the number of the signal. Any other failure would happen again, and 0 is the end.
 can_restart() {
   (($1 != INTERRUPTED_EXIT)) || return 1
   (($1 == LOST_EXIT || $1 == PREEMPTED_EXIT || ($1 > 128 && $1 <= 192)))
 }
 
-# Prints all such exit statuses, with commas.
+# Prints all exit statuses for which `can_restart` succeeds, separated by commas.
 restart_statuses() {
   local status list=""
   for ((status = 1; status < 256; status++)); do
@@ -32,9 +35,9 @@ restart_statuses() {
 #
 #   worst_status PROCESSES STATUS...
 #
-# A mistake or a defect of one process is final, although the others then end with 69 or
-# 75, so it goes before these; of several the smallest number. Fewer statuses than
-# processes: the others are lost.
+# A mistake or a defect of one process is final. The others then end with 69 or 75, so
+# its status has precedence over these; of several such statuses, the smallest counts.
+# If there are fewer statuses than processes, the other processes are lost.
 worst_status() {
   local processes="$1" status final=0 again=0
   shift
@@ -57,19 +60,22 @@ worst_status() {
   fi
 }
 
-# Says how a process of the job ended, in the form that `reported_statuses` reads.
+# Prints how a process of the job ended, in the form that `reported_statuses` reads.
+#
+#   report_status NAME STATUS
 report_status() {
   echo "FACECYCLE_EXIT of=$1 status=$2"
 }
 
-# Prints the statuses that a file of output reports, one line for each process.
+# Prints the statuses that a file with the output of a job contains, one line for each
+# process.
 reported_statuses() {
   sed -n 's/.*FACECYCLE_EXIT of=\([^ ]*\) status=\([0-9][0-9]*\).*/\1 \2/p' "$1" |
     sort -u | cut -d ' ' -f 2
 }
 
-# Lists the checkpoints of a workdir in a bucket, those of its stages included; fails if
-# that cannot be read.
+# Lists the checkpoints of a workdir in a bucket, those of its stages included. Fails if
+# the bucket cannot be read.
 list_bucket() {
   local errors listing known=1
   errors="$(mktemp)"
@@ -83,7 +89,7 @@ list_bucket() {
 }
 
 # Prints a number that grows with every new checkpoint in a workdir, whichever stage it
-# is of; nothing if the workdir cannot be read.
+# belongs to. Prints nothing if the workdir cannot be read.
 checkpoint_progress() {
   local workdir="${1%/}" listing
   if [[ "$workdir" == gs://* ]]; then
@@ -92,8 +98,8 @@ checkpoint_progress() {
     listing="$(find "$workdir" -maxdepth 3 -path '*/checkpoints/*' 2> /dev/null)" || true
   fi
 
-  # Lines FOLDER/STEP become FOLDER STEP. Of every folder the newest step counts, and 1,
-  # so that step 0 is more than no checkpoint.
+  # Lines FOLDER/STEP become FOLDER STEP. The number is the sum over folders of the
+  # newest step plus 1, so that a checkpoint of step 0 is more than none.
   sed -n 's#/*$##; s#/\([0-9][0-9]*\)$# \1#p' <<< "$listing" | awk '
     {
       step = $NF + 0
@@ -106,8 +112,11 @@ checkpoint_progress() {
     }'
 }
 
-# Whether there is a new checkpoint, by two numbers of `checkpoint_progress`. Yes where
-# that is not known: it must not stop a training that goes well.
+# Succeeds if there is a new checkpoint, by the numbers of `checkpoint_progress` before
+# and after. Also succeeds if one is not known, so as not to stop a training that goes
+# well.
+#
+#   reached_checkpoint BEFORE AFTER
 reached_checkpoint() {
   [[ -z "$1" || -z "$2" ]] || (($2 > $1))
 }

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Starts a training run; the first argument says where, the others stay the same.
+# Starts a training run. The first argument says where; the others are the same
+# everywhere.
 #
-#   launch/run.sh WHERE [OPTIONS OF THE PLACE] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+#   launch/run.sh WHERE [OPTIONS OF THE PLACE] [--dry-run]
+#       --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
 # WHERE   local         this machine, all its devices
 #         multiprocess  this machine, several processes on simulated devices
@@ -10,8 +12,9 @@
 #         tpu           a Cloud TPU VM, a pod slice or several slices
 #         gke           TPUs of a GKE cluster (JobSet, Kueue)
 #
-# Options of a place: launch/run.sh WHERE --help. With --dry-run nothing is done, only
-# printed.
+# FILE is the file of a config, or the name of one, e.g. motion_cycle. The options of a
+# place are explained by launch/run.sh WHERE --help. With --dry-run, commands are printed
+# and not run.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh runs on every host of a TPU, where the repository is
-# ~/facecycle_jax.
+# Runs on every host of a TPU, started by launch/tpu_vm.sh. The repository is
+# ~/facecycle_jax there.
 #
 #   launch/tpu_host.sh mount BUCKET PREFIX DIR
 #   launch/tpu_host.sh train RUN CACHE FLAG...
 #
-# mount  makes a bucket, or what lies under PREFIX in it, readable at DIR; installs
-#        gcsfuse where it is missing
-# train  starts the training of this name unless it has been started, shows its log until
-#        it ends, and says how it ended; compiled programs are kept in CACHE
+# mount  makes a bucket, or what is under PREFIX in it, readable at DIR; installs
+#        gcsfuse if it is missing
+# train  starts the training named RUN unless it has been started, prints its log until
+#        it ends, and prints how it ended; compiled programs are kept in CACHE
 #
-# The training does not hang on the ssh session that starts it: after a dropped session
-# the same `train` finds it again. What is known of it lies in ~/facecycle_run: its
-# name, flags and log, the process that waits for it, and, when it has ended, its exit
-# status. The training before it lies in ~/facecycle_run.before.
+# The training does not depend on the ssh session that starts it. After a dropped
+# session the same `train` finds it again. Its name, flags and log, the number of the
+# process that waits for it, and later its exit status are kept in ~/facecycle_run.
+# Those of the previous training are in ~/facecycle_run.before.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,14 +22,15 @@ source launch/restarts.sh
 
 RUN="$HOME/facecycle_run"
 HOST="$(hostname)"
-# What has been mounted: lines of a directory, a tab and the bucket with its prefix.
+# File that records what has been mounted: lines of a directory, a tab and the bucket
+# with its prefix.
 MOUNTS="$HOME/facecycle_mounts"
-# Killed with the process that should have noted its exit status, or the host was
-# started anew: 128 + SIGKILL.
+# The exit status of a training whose status was not recorded, because the process that
+# waits for it was killed too, or the host has rebooted: 128 + SIGKILL.
 KILLED_EXIT=137
 
-# Installs gcsfuse from Google's package archive; waits while the first boot holds apt's
-# lock.
+# Installs gcsfuse from Google's package archive. Waits if another process, at the first
+# boot, holds the lock of apt.
 install_gcsfuse() {
   local archive=https://packages.cloud.google.com/apt
   local key=/usr/share/keyrings/cloud.google.asc
@@ -41,14 +42,16 @@ install_gcsfuse() {
   sudo apt-get -o DPkg::Lock::Timeout=300 -qq install gcsfuse
 }
 
-# Mounts a bucket for reading, unless that has been done; fails if something else is
+# Mounts a bucket for reading unless that has been done. Fails if something else is
 # mounted there.
+#
+#   mount_bucket BUCKET PREFIX DIR
 mount_bucket() {
   local bucket="$1" prefix="$2" directory="$3"
   local source="gs://$bucket${prefix:+/$prefix}" mounted=""
   local options=(--implicit-dirs -o ro)
   if mountpoint -q "$directory"; then
-    # The system does not know the prefix, so what was mounted is kept in a file.
+    # The system's list of mounts does not have the prefix, so read it from the file.
     if [[ -e "$MOUNTS" ]]; then
       mounted="$(awk -F '\t' -v directory="$directory" '$1 == directory { last = $2 } END { print last }' "$MOUNTS")"
     fi
@@ -67,20 +70,23 @@ mount_bucket() {
   printf '%s\t%s\n' "$directory" "$source" >> "$MOUNTS"
 }
 
-# Whether the process that waits for the training is there. Its number alone does not
-# prove that: after a restart of the host it may be that of another program.
+# Succeeds if the process that waits for the training is running. Its number alone does
+# not prove that, because after a reboot another program may have it.
 is_training() {
   local pid
   pid="$(cat "$RUN/pid" 2> /dev/null)" || return 1
   grep -qs tpu_host.sh "/proc/$pid/cmdline"
 }
 
-# Trains, and notes the exit status, in a process of its own.
+# Trains and records the exit status. It is a process of its own, started by `start`.
+#
+#   attend CACHE FLAG...
 attend() {
   local cache="$1" status=0
   shift
   echo $$ > "$RUN/pid"
-  # When the host shuts down, everything gets SIGTERM; the training saves first.
+  # When the host shuts down, every process gets SIGTERM. This one must wait until the
+  # training has saved its state.
   trap 'echo "tpu_host.sh: asked to stop, the training saves first"' TERM
 
   FACECYCLE_DISTRIBUTED=1 JAX_COMPILATION_CACHE_DIR="$cache" \
@@ -90,7 +96,10 @@ attend() {
   mv "$RUN/exit_status.part" "$RUN/exit_status"
 }
 
-# Starts the training in the background, without a terminal or a session.
+# Starts the training in the background, without a terminal or a session. Fails if it
+# does not start within 10 seconds.
+#
+#   start RUN CACHE FLAG...
 start() {
   local name="$1" cache="$2" i
   shift 2
@@ -109,12 +118,15 @@ start() {
   return 1
 }
 
-# Finds or starts the training, and follows it to its end.
+# Finds or starts the training and follows it to its end.
+#
+#   train RUN CACHE FLAG...
 train() {
   local name="$1" cache="$2" lines="+1"
   shift 2
   if is_training; then
-    # Also one that another call of the launcher has started.
+    # A training with these flags is followed even if another call of the launcher has
+    # started it.
     if [[ "$(cat "$RUN/flags")" != "$(printf '%s\n' "$@")" ]]; then
       echo "tpu_host.sh: another training runs on this host already," \
         "with $(tr '\n' ' ' < "$RUN/flags")"
@@ -128,8 +140,10 @@ train() {
     start "$name" "$cache" "$@"
   fi
 
-  # From here on the host answers. `tail` ends with the process whose number it is given.
+  # This line proves to the launcher that the host answers.
   echo "FACECYCLE_CONTACT of=$HOST"
+
+  # With --pid, `tail -f` ends when that process does.
   if is_training; then
     tail --lines="$lines" --pid="$(cat "$RUN/pid")" -f "$RUN/log" || true
   else

@@ -1,60 +1,63 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, a pod slice or several: makes them, installs the package on
-# all hosts, trains, starts again after preemption, deletes them.
+# Trains on a Cloud TPU VM, a pod slice or several slices. Creates them, installs the
+# package on all hosts, trains, starts again after preemption, and deletes them.
 #
 #   launch/tpu_vm.sh [--action=all] [--name=facecycle] [--zone=us-central1-a]
 #       [--project=P] [--type=v5litepod-16] [--slices=1] [--version=V] [--spot]
 #       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=20] [--dry-run]
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
-# --action    create, install, train, delete, or all: the first three, again after each
-#             preemption, then delete
+# --action    create, install, train, delete, or all, which does the first three, again
+#             after each preemption, and then deletes
 # --type      accelerator type, e.g. v4-32, v5litepod-16, v5p-32, v6e-16
 # --slices    number of slices of this type, joined by the data-centre network; several
-#             are one queued resource, and the launcher waits until it is served
-# --version   software of the hosts (else the one that belongs to the type)
+#             are one queued resource, and the launcher waits until Google provides it
+# --version   software version of the hosts (else the one that belongs to the type)
 # --spot      a cheaper machine that may be taken away
 # --mount     makes a bucket readable at /DIR on all hosts, for data and weights; may be
 #             repeated
-# --restarts  how often to go on after a preemption, a lost host, or a machine that could
-#             not be made (20); after 3 restarts in a row without a new checkpoint it ends
+# --restarts  how often to go on after a preemption, a lost host, or a machine that
+#             could not be created (20); after 3 restarts in a row without a new
+#             checkpoint it ends
 #
-# Needs gcloud, logged in. What is committed is what is installed, and the file of
-# --config is copied to the hosts; all other paths are those of the hosts. Compiled
-# programs are kept in WORKDIR/xla_cache.
+# This needs gcloud, logged in. The hosts get the committed state of the repository and
+# the file of --config; all other paths are those of the hosts. Compiled programs are
+# kept in WORKDIR/xla_cache.
 #
-# A machine of this name that is there already is not touched: the launcher refuses.
-# `create` leaves a machine that costs money until `delete`; `all` deletes the one it
-# made, whatever the end, also after Ctrl-C, which cannot interrupt the deletion. If an
-# ssh-agent runs, it must hold gcloud's key before a machine of several hosts is used:
-# ssh-add ~/.ssh/google_compute_engine. The training outlives a dropped ssh session, and
-# `--action=train` with the same flags finds it again. The exit status is that of the
-# training.
+# `create` makes a machine that costs money until `delete`. `all` always deletes the
+# machine it has made, also after an error or Ctrl-C, and Ctrl-C cannot interrupt the
+# deletion. If a machine of this name exists already, the launcher refuses to start and
+# leaves it alone.
+#
+# If an ssh-agent runs here, it must hold gcloud's key before a machine of several hosts
+# is used: ssh-add ~/.ssh/google_compute_engine. The training outlives a dropped ssh
+# session, and `--action=train` with the same flags finds it again. The exit status is
+# that of the training.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=launch/restarts.sh
 source "$ROOT/launch/restarts.sh"
 
-# Seconds between attempts: the first pause, doubled each time up to the longest.
+# Seconds between attempts. Each pause is twice the one before, up to the longest.
 FIRST_PAUSE=30
 LONGEST_PAUSE=600
-# So many attempts to install in a row: ssh needs some minutes on a new machine, but it
-# costs money.
+# The number of attempts to install in a row. ssh needs some minutes on a new machine,
+# but the machine costs money.
 MAX_INSTALLS=5
-# So many sessions in a row in which a host of a machine that is said to be ready does
-# not answer.
+# The number of sessions in a row in which a host does not answer, although Google
+# reports the machine as ready.
 MAX_SILENT=5
-# So many attempts to delete the machine, FIRST_PAUSE seconds apart: Google may refuse as
-# long as it is still making it.
+# The number of attempts to delete the machine, FIRST_PAUSE seconds apart. Google may
+# refuse as long as it is still creating the machine.
 MAX_DELETES=6
-# So often is a machine looked for whose `create` was stopped, and so many seconds apart:
-# Google may show it only after a moment.
+# How often a machine is looked for whose `create` was stopped, and the seconds in
+# between. Google may show it only after a moment.
 MAX_LOOKS=3
 LOOK_PAUSE=10
-# What Google says when it has no machine to give, or cannot serve the request now.
+# Google's words when it has no machine to give, or cannot serve the request now.
 NO_CAPACITY='RESOURCE_EXHAUSTED|no more capacity|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED'
-# Where the file of --config lies on the hosts, seen from ~/facecycle_jax.
+# Name of the copy of the --config file on the hosts, in the home folder.
 HOST_CONFIG=facecycle_config.py
 
 action=all
@@ -111,8 +114,9 @@ case "$action" in
 esac
 ((DRY_RUN)) || command -v gcloud > /dev/null || die "no gcloud here: install the Google Cloud CLI and log in."
 
-# The hosts get the file of --config as it is now, and the flag its path there. What is no
-# file, e.g. the name of a configuration, is passed on.
+# The hosts get a copy of the --config file as it is now, and the flag gets the path of
+# that copy, seen from ~/facecycle_jax. The name of a config, which is no file, is
+# passed on.
 find_config "${flags[@]}"
 host_flags=()
 for flag in "${flags[@]}"; do
@@ -135,7 +139,7 @@ else
   tpu=(gcloud compute tpus queued-resources)
   what=(--runtime-version="$version" --node-count="$slices" --node-prefix="$name")
   everywhere=(--node=all --worker=all)
-  # With its nodes, also while they are there.
+  # --force deletes the nodes too.
   deleting=(--quiet --force)
   state_field=state.state
   label_field="tpu.nodeSpec[0].node.labels.facecycle_launch"
@@ -143,18 +147,20 @@ fi
 place=(--zone="$zone")
 [[ -z "$project" ]] || place+=(--project="$project")
 delete_command=("${tpu[@]}" delete "$name" "${place[@]}" "${deleting[@]}")
-# A label by which the launcher knows its own machine.
+# A label by which the launcher recognises its own machine.
 launch="$(date +%Y%m%d-%H%M%S)-$$-$RANDOM"
 # What this call knows of its machine: none; tried, after a `create` that may have made
-# it; made.
+# it; or made.
 machine=none
-# Whether Google has made a machine for this very command before.
+# 1 once Google has made a machine for this command, which proves that it is right.
 proven=0
-# The process group of a command that must not end with the launcher, while it runs.
+# The process group of a command that runs apart from the launcher, while it runs.
 apart=""
+# The exit status of the training.
 status=0
 
-# Makes a folder that only this user can write to, for what is copied to the hosts.
+# Makes a folder that only this user can write to, for files that are copied to the
+# hosts. Sets `scratch`.
 make_scratch() {
   if ((DRY_RUN)); then
     scratch="$(mktemp -u -d)"
@@ -164,14 +170,14 @@ make_scratch() {
   fi
 }
 
-# Deletes the machine, if this call made it, and the folder; runs at the end, whatever
-# the end.
+# Deletes the machine, if this call made it, and the folder. It runs at every exit.
 clean_up() {
   local looks=1
-  # A second Ctrl-C would leave the machine behind.
+  # Otherwise a second Ctrl-C would leave the machine behind.
   trap '' INT TERM HUP
 
-  # A `create` that goes on would make a machine after it was looked for.
+  # Stop a `create` that is still running, which could make a machine later. The machine
+  # may then appear with a delay, so it is looked for several times.
   if [[ -n "$apart" ]]; then
     kill -TERM -- "-$apart" 2> /dev/null || true
     wait "$apart" || true
@@ -181,8 +187,10 @@ clean_up() {
   rm -rf "$scratch"
 }
 
-# Deletes the machine, if this call made it. Where Google says that there is none, it is
-# looked for so many times in all.
+# Deletes the machine, if this call made it. If Google reports that there is none, looks
+# for it again until it has looked LOOKS times.
+#
+#   delete_own LOOKS
 delete_own() {
   local looks="$1" look=1 attempt=1 owner
   while ((attempt <= MAX_DELETES)); do
@@ -209,9 +217,9 @@ delete_own() {
   done
 }
 
-# Prints whose the machine of this name is: ours, other, nobody (there is none), or
-# unknown if there is no answer. The label tells ours from the machine of somebody else
-# who took the name.
+# Prints who owns the machine of this name: ours, other, nobody (there is none), or
+# unknown (there is no answer). The label distinguishes our machine from one of the same
+# name that somebody else has made.
 machine_owner() {
   local label
   if label="$(describe "$label_field" 2> "$scratch/describe")"; then
@@ -223,19 +231,19 @@ machine_owner() {
   fi
 }
 
-# Whether the last description has failed because there is no such machine.
+# Succeeds if the last `describe` has failed because there is no such machine.
 is_missing() {
   grep -qi "NOT_FOUND\|not found" "$scratch/describe"
 }
 
-# Prints the line that says why the last description has failed.
+# Prints the line that states why the last `describe` has failed.
 first_error() {
   grep -m 1 ERROR "$scratch/describe" || tail -n 1 "$scratch/describe"
 }
 
-# Runs a command in a process group of its own: Ctrl-C in the terminal does not reach it,
-# and it can be stopped as a whole, which gcloud, a script that starts a program, cannot
-# else. Its group is in `apart` while it runs.
+# Runs a command in a process group of its own, which is in `apart` while it runs.
+# Ctrl-C in the terminal does not reach the group, and it can be stopped as a whole.
+# That matters because gcloud is a script that starts a program.
 run_apart() {
   local code=0
   set -m
@@ -247,16 +255,16 @@ run_apart() {
   return "$code"
 }
 
-# Runs a shell line on every host. A connection that is dead but not closed ends after 3
+# Runs a shell line on every host. ssh gives up a connection that has been dead for 3
 # minutes.
 on_all_hosts() {
   run "${tpu[@]}" ssh "$name" "${place[@]}" --quiet "${everywhere[@]}" \
     --ssh-flag=-oServerAliveInterval=60 --command="$1"
 }
 
-# Runs a shell line on every host, on all of them at the same time. Of a queued resource
-# gcloud serves 64 hosts, and the next ones only when these have ended; so each slice has
-# a gcloud of its own.
+# Runs a shell line on every host, on all of them at the same time. For a queued
+# resource, gcloud runs the line on 64 hosts, and on the next ones only when these have
+# ended. Therefore each slice gets a gcloud of its own.
 on_all_hosts_at_once() {
   local i command session sessions=() code=0
   if ((slices == 1)); then
@@ -285,12 +293,12 @@ copy_to_hosts() {
   run "${tpu[@]}" scp "$scratch/$1" "$name:" "${place[@]}" --quiet "${everywhere[@]}"
 }
 
-# Prints one property of the machine.
+# Prints one property of the machine, by the name of its field.
 describe() {
   run "${tpu[@]}" describe "$name" "${place[@]}" --format="value($1)"
 }
 
-# Prints how many hosts there are; nothing if there is no answer.
+# Prints the number of hosts of all slices; nothing if there is no answer.
 count_hosts() {
   local hosts node=()
   if ((slices == 1)); then
@@ -302,12 +310,12 @@ count_hosts() {
   if is_number "$hosts"; then echo "$((slices * hosts))"; fi
 }
 
-# Prints the state of the machine: READY, another word of Google's, MISSING, or UNKNOWN
-# if there is no answer.
+# Prints the state of the machine: READY or another of Google's states, MISSING if there
+# is no machine, or UNKNOWN if there is no answer.
 machine_state() {
   local state
   if state="$(describe "$state_field" 2> "$scratch/describe")"; then
-    # A queued resource that is served.
+    # A queued resource that Google has provided is ACTIVE.
     echo "${state/#ACTIVE/READY}"
   elif is_missing; then
     echo MISSING
@@ -318,7 +326,8 @@ machine_state() {
   fi
 }
 
-# Dies if there is a machine of this name: it may be that of another training.
+# Ends the launcher if there is a machine of this name, because it may be in use by
+# another training.
 refuse_taken_name() {
   if ((DRY_RUN)); then
     describe "$state_field"
@@ -326,7 +335,7 @@ refuse_taken_name() {
     return
   fi
 
-  # Without an answer `create` is tried, which refuses a name that is taken, too.
+  # Without an answer, go on: `create` also refuses a name that is taken.
   case "$(machine_state)" in
     MISSING | UNKNOWN) ;;
     *)
@@ -336,7 +345,8 @@ refuse_taken_name() {
   esac
 }
 
-# Makes the machine. Returns 1 if it may be made later; dies if the command is mistaken.
+# Makes the machine. Returns 1 if a later attempt may succeed. Ends the launcher if the
+# command is mistaken.
 create() {
   local command=(
     "${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" "${what[@]}"
@@ -366,21 +376,24 @@ create() {
   proven=1
 }
 
-# Runs a command, and keeps a copy of its output in a file.
+# Runs a command and keeps a copy of its output in a file.
+#
+#   keep_output FILE COMMAND...
 keep_output() {
   local file="$1"
   shift
-  # Whoever stops the command waits for this to end, which must not be before it.
+  # SIGTERM to the process group must not end this function before the command has
+  # ended, because `clean_up` waits for it.
   trap : TERM
   "$@" 2>&1 | tee "$file"
 }
 
-# Warns if an ssh-agent runs without gcloud's key: gcloud then refuses, or stalls, when
-# it is to reach several hosts, and the machine costs money by then.
+# Warns if an ssh-agent runs without gcloud's key. gcloud would then fail or hang when
+# it connects to several hosts, and by then the machine costs money.
 warn_of_agent() {
   local key=~/.ssh/google_compute_engine keys fingerprint answer=0
   keys="$(ssh-add -l 2> /dev/null)" || answer=$?
-  # 1 is an agent without keys; else there is no agent.
+  # 0 and 1 mean that there is an agent, with or without keys; 2 that there is none.
   ((answer <= 1)) || return 0
 
   fingerprint="$(ssh-keygen -lf "$key" 2> /dev/null | cut -d ' ' -f 2)" || true
@@ -390,8 +403,8 @@ warn_of_agent() {
   fi
 }
 
-# Waits until a queued resource is served, for as long as it stands in the queue; fails
-# if it never will be. One slice is there as soon as it is made.
+# Waits until Google has provided a queued resource. Fails if it never will. A single
+# slice is there as soon as it is created.
 wait_for_slices() {
   local state
   ((slices > 1)) || return 0
@@ -416,20 +429,20 @@ delete() {
   machine=none
 }
 
-# Packs what is committed now: a restart installs the same, whatever is committed
-# meanwhile.
+# Packs the state of the repository that is committed now. A restart installs the same,
+# even if more has been committed by then.
 pack() {
   run git -C "$ROOT" archive --format=tar.gz --prefix=facecycle_jax/ \
     --output="$scratch/facecycle_jax.tar.gz" HEAD
 }
 
-# Copies the configuration as it is now; a restart uses the same.
+# Keeps a copy of the config file as it is now, so that a restart uses the same.
 keep_config() {
   [[ -z "$config_file" ]] || run cp "$config_file" "$scratch/$HOST_CONFIG"
 }
 
-# Installs the package on all hosts and mounts the buckets; fails if a host does not
-# take ssh yet.
+# Installs the package on all hosts and mounts the buckets. Fails if a host does not
+# accept ssh yet.
 install() {
   copy_to_hosts facecycle_jax.tar.gz || return 1
   # The hosts' own Python may be older than the package needs; uv brings one.
@@ -440,7 +453,7 @@ install() {
   mount_buckets
 }
 
-# Mounts the buckets on all hosts, where they are not mounted yet.
+# Mounts the buckets on all hosts that have not mounted them yet.
 mount_buckets() {
   local mount words
   for mount in "${mounts[@]}"; do
@@ -450,17 +463,17 @@ mount_buckets() {
   done
 }
 
-# Copies the configuration to all hosts.
+# Copies the config file to all hosts.
 send_config() {
   [[ -z "$config_file" ]] || copy_to_hosts "$HOST_CONFIG"
 }
 
-# Trains, through dropped ssh sessions; sets `status` to how it ended.
+# Trains and sets `status` to the exit status. Dropped ssh sessions do not end it.
 #
 #   train RUN
 #
-# gcloud does not pass on how a command ended on the hosts: each host prints that. As
-# long as answers are missing and the machine is there, the hosts are asked again.
+# gcloud does not return the exit statuses of the hosts, so each host prints its own. As
+# long as statuses are missing and the machine exists, connects to the hosts again.
 train() {
   local command hosts="" contacts expected silent=0 answers=()
   command="facecycle_jax/launch/tpu_host.sh train"
@@ -477,8 +490,9 @@ train() {
     sed -n '/FACECYCLE_EXIT/p' "$scratch/session" >> "$scratch/answers"
     contacts="$(sed -n 's/.*FACECYCLE_CONTACT of=//p' "$scratch/session" | sort -u | wc -l)"
 
-    # One host's mistake or defect is final; the others need not be waited for. As long as
-    # Google does not say how many hosts there are, one more than answer is expected.
+    # A mistake or a defect of one host is final, so do not wait for the others. If
+    # Google has not answered how many hosts there are, expect one more than have
+    # answered.
     mapfile -t answers < <(reported_statuses "$scratch/answers")
     expected="${hosts:-$(((${#answers[@]} > contacts ? ${#answers[@]} : contacts) + 1))}"
     status="$(worst_status "$expected" "${answers[@]}")"
@@ -491,7 +505,7 @@ train() {
         silent=$((contacts >= expected ? 0 : silent + 1))
         ((silent < MAX_SILENT)) || return 0
         ;;
-      # Google does not answer either: nothing can be said of the machine, nor done.
+      # Google does not answer either, so try again.
       UNKNOWN) ;;
       # Taken away, or stopped.
       *) return ;;
@@ -501,14 +515,16 @@ train() {
   done
 }
 
-# Sleeps, the longer the more attempts have failed in a row (0, 1, ...).
+# Sleeps for a time that grows with the number of attempts that have failed in a row.
+#
+#   wait_longer FAILED
 wait_longer() {
   local pause=$FIRST_PAUSE i
   for ((i = 0; i < $1 && pause < LONGEST_PAUSE; i++)); do pause=$((pause * 2)); done
   sleep "$((pause < LONGEST_PAUSE ? pause : LONGEST_PAUSE))"
 }
 
-# Trains to the end, on a new machine after each loss; sets `status`.
+# Trains to the end, on a new machine after each loss. Sets `status`.
 train_through_losses() {
   local start no_machine=0 no_install=0 fruitless=0 trained=0 before after
   for ((start = 0; start <= restarts; start++)); do
@@ -518,8 +534,7 @@ train_through_losses() {
     fi
     status=$LOST_EXIT
 
-    # No capacity, or ssh not ready: that counts as a start, too, so that it comes to an
-    # end.
+    # An attempt without capacity or ssh counts as a start too, so that there is an end.
     if ! { [[ "$machine" == made ]] || create; }; then
       say "there is no machine yet"
       no_machine=$((no_machine + 1))
@@ -540,8 +555,8 @@ train_through_losses() {
       return
     fi
 
-    # The first start may fail before any checkpoint. Restarts that bring none would go
-    # on like that.
+    # The first start may fail before it has reached a checkpoint; it is not counted.
+    # Restarts that reach none are likely to go on like that.
     after="$(checkpoint_progress "$workdir")"
     if reached_checkpoint "$before" "$after"; then
       fruitless=0
@@ -555,13 +570,13 @@ train_through_losses() {
       return
     fi
     say "the training ended with $status; machine and training are started again"
-    # What was taken away may be there still, or not: the next `create` or the end sees
-    # to it.
+    # If that fails, a machine that was taken away may still exist. The next `create`,
+    # or `clean_up`, deletes it.
     delete || machine=tried
   done
 }
 
-# Prints what `all` does.
+# Prints the commands of `all`.
 print_all() {
   create
   install
@@ -581,7 +596,7 @@ case "$action" in
   create)
     refuse_taken_name
     create || exit "$LOST_EXIT"
-    # It stays.
+    # So that `clean_up` does not delete it.
     machine=none
     ;;
   install)

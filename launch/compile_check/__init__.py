@@ -1,21 +1,20 @@
-"""Compiles the train step for a TPU topology you do not have.
+"""Compiles the training step for a TPU slice, or for GPUs, that you do not have.
 
-Reports whether it fits in memory and what it costs.
+Reports whether the step fits in memory and what it costs.
 """
 
 from launch.compile_check.batch_search import largest_batch
 from launch.compile_check.chips import CHIPS, Chip, chip_of
-from launch.compile_check.compiling import check, xla_estimate
-from launch.compile_check.gpu_kernels import Kernels, count_kernels
-from launch.compile_check.hlo import (
+from launch.compile_check.collectives import (
     Collective,
     count_between_slices,
     count_collectives,
-    estimated_cycles,
-    memory_bytes,
 )
+from launch.compile_check.compiling import check, xla_estimate
+from launch.compile_check.gpu_kernels import Kernels, count_kernels
 from launch.compile_check.report import Report, describe
 from launch.compile_check.topology import Topology, abstract_devices, parse_topology
+from launch.compile_check.tpu_costs import estimated_cycles, memory_bytes
 
 __all__ = [
     "CHIPS",

@@ -1,14 +1,15 @@
-"""Compiles a train step for a TPU pod slice, or for GPUs, that you do not have.
+"""Compiles the training step for a TPU slice, or for GPUs, that you do not have.
 
-Reports whether it fits in memory and what it costs.
+Reports whether the step fits in memory and what it costs.
 
   python -m launch.compile_check --config=configs/motion_cycle.py --topology=v5e:16x16
 
-Needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux) and no TPU; for GPUs,
---topology=h100:2x8 of two hosts, `pip install 'facecycle_jax[cuda12]'`. Fields of
-the configuration are set as in training, e.g. --config.batch_size=4096. --slices=N
-stands for N such slices joined by a data-centre network. Exit status: 0 it fits, 1 it
-does not, 2 a mistake in the command or configuration, 70 a defect of this program.
+For TPUs this needs `pip install 'facecycle_jax[compile-check]'` (libtpu, Linux), but no
+TPU. For GPUs, e.g. two hosts of eight with --topology=h100:2x8, it needs `pip install
+'facecycle_jax[cuda12]'`, but no GPU. Fields of the config are set as in training, e.g.
+--config.batch_size=4096. --slices=N stands for N such slices joined by a data-centre
+network. Exit status: 0 if the step fits, 1 if it does not, 2 after a mistake in the
+command or the config, 70 after a defect of this program.
 """
 
 import json
@@ -17,8 +18,10 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
-# The root of the repository, where `python -m facecycle_jax.main` finds modules, too.
+# The root of the repository, so that configs import the same modules as under `python
+# -m facecycle_jax.main`.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import jax
@@ -29,13 +32,17 @@ from facecycle_jax import config_files
 from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError
 from facecycle_jax.files import write_whole
 from launch import compile_check
+from launch.compile_check.chips import GIB
 
-# On a machine that has TPUs or GPUs they stay free: everything here happens on the CPU.
-# JAX has read its environment by now, as the package is imported before this module.
+# Everything here runs on the CPU, so TPUs or GPUs of this machine stay free. An
+# environment variable would come too late: JAX has been imported with the package.
 jax.config.update("jax_platforms", "cpu")
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A page of configs/.", lock_config=True
+    "config",
+    None,
+    "A config: the path of its file, or its name, e.g. motion_cycle.",
+    lock_config=True,
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
@@ -47,14 +54,14 @@ _SLICES = flags.DEFINE_integer(
     "slices", 1, "Number of such slices, joined by a data-centre network."
 )
 _STAGE = flags.DEFINE_string(
-    "stage", None, "Which of a configuration's stages, where it has several."
+    "stage", None, "Which stage of the config, if it has several."
 )
 _EFFORT = flags.DEFINE_enum(
     "effort",
     "full",
     ["full", "quick"],
-    "'full' compiles as a run does, for minutes; 'quick' takes a fraction of that, "
-    "its times are rougher.",
+    "'full' compiles as a run does, for minutes; 'quick' takes a fraction of that, but "
+    "its times are less exact.",
 )
 _LARGEST = flags.DEFINE_bool(
     "largest_batch",
@@ -62,7 +69,9 @@ _LARGEST = flags.DEFINE_bool(
     "Search for the largest batch that fits, from config.batch_size on.",
 )
 _JSON = flags.DEFINE_string(
-    "json", None, "File to write the report to, too; '-' prints it instead of the text."
+    "json",
+    None,
+    "File that also gets the report, as JSON; '-' prints the JSON instead of the text.",
 )
 
 
@@ -77,7 +86,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
     Raises:
       SystemExit: With status 2 for a mistake in the command or the config, because 1
-        means that the step does not fit; with status 0 after help was printed.
+        means that the step does not fit. With status 0 after help was printed.
     """
     return config_files.parse_flags(
         argv,
@@ -97,7 +106,13 @@ def _fail(error: Exception) -> int:
 
 
 def _json_file() -> pathlib.Path | None:
-    """Returns the file of --json; checked early, as compiling takes minutes."""
+    """Returns the file of --json, if there is one.
+
+    It is checked before the compilation, which takes minutes.
+
+    Raises:
+      UserError: If the file cannot be written.
+    """
     if _JSON.value in (None, "-"):
         return None
 
@@ -113,39 +128,53 @@ def _json_file() -> pathlib.Path | None:
     return path
 
 
-def _chosen(config: ConfigDict) -> dict:
-    """Picks the configuration to compile: the page itself, or one of its stages."""
+def _chosen(config: ConfigDict) -> dict[str, Any]:
+    """Returns what --stage names: a stage, or the config itself if it has none."""
     stages = list(config.get("stages", ()))
-    if (_STAGE.value or None) not in (stages or [None]):
-        known = (
-            f"one of {', '.join(stages)}"
-            if stages
-            else "left out, as the configuration has none"
+    stage = _STAGE.value or None
+
+    if stages and stage not in stages:
+        raise UserError(
+            f"--stage must be one of {', '.join(stages)}, got {_STAGE.value!r}."
         )
-        raise UserError(f"--stage must be {known}, got {_STAGE.value!r}.")
-    return (config[_STAGE.value] if stages else config).to_dict()
+    if stage and not stages:
+        raise UserError(
+            "--stage must be left out, as the configuration has none, got "
+            f"{_STAGE.value!r}."
+        )
+
+    chosen = config[stage] if stage else config
+    return chosen.to_dict()
 
 
-def _search(config: dict, topology: compile_check.Topology) -> compile_check.Report:
-    """Finds the largest batch; says each trial as it goes, as each may take minutes.
+def _search(
+    config: dict[str, Any], topology: compile_check.Topology
+) -> compile_check.Report:
+    """Finds the largest batch that fits, and prints each trial when it is done.
 
-    Returns its report, or that of the smallest batch where not even that fits.
+    Args:
+      config: the config of a run as nested dicts. Its batch is the first one tried.
+      topology: what to compile for.
+
+    Returns:
+      The report of the largest batch, or of the smallest if not even that fits.
     """
-    # Micro-batches below 1 are refused by the first trial.
+    # The smallest batch: a pair for each chip and micro-batch. If the number of
+    # micro-batches is below 1, the first trial raises an error.
     unit = topology.size * max(1, config["optimiser"]["accumulate"])
-    reports = {}
+    reports: dict[int, compile_check.Report] = {}
 
-    def trial(number: int) -> tuple[bool, int]:
+    def trial(units: int) -> tuple[bool, int]:
+        batch_size = units * unit
         report = compile_check.check(
-            {**config, "batch_size": number * unit}, topology, effort=_EFFORT.value
+            {**config, "batch_size": batch_size}, topology, effort=_EFFORT.value
         )
-        reports[number] = report
-        found = f"{report.memory / 2**30:.2f} GiB" if report.memory else report.refused
-        print(
-            f"{number * unit} pairs: {'fits' if report.fits else 'does not fit'}, "
-            f"{found}",
-            file=sys.stderr,
-        )
+        reports[units] = report
+
+        # A trial may take minutes. stdout is for the report.
+        verdict = "fits" if report.fits else "does not fit"
+        found = f"{report.memory / GIB:.2f} GiB" if report.memory else report.refused
+        print(f"{batch_size} pairs: {verdict}, {found}", file=sys.stderr)
         return report.fits, report.memory
 
     start = max(1, config["batch_size"] // unit)
@@ -154,10 +183,10 @@ def _search(config: dict, topology: compile_check.Topology) -> compile_check.Rep
 
 
 def main(argv: list[str]) -> int:
-    """Runs the check of the flags.
+    """Runs the check that the flags describe.
 
     Args:
-      argv: the command line after flags are taken out.
+      argv: the command line without its flags.
 
     Returns:
       The exit status.
@@ -167,7 +196,7 @@ def main(argv: list[str]) -> int:
     except (UserError, OSError) as error:
         return _fail(error)
     except Exception:
-        # Status 1 means that the step does not fit, so a defect needs its own.
+        # Python's own status would be 1, which means that the step does not fit.
         traceback.print_exc()
         return DEFECT_EXIT
 
@@ -176,6 +205,7 @@ def _run(argv: list[str]) -> int:
     """Compiles, prints the report and returns the exit status."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --.")
+
     topology = compile_check.parse_topology(_TOPOLOGY.value or "", slices=_SLICES.value)
     config = _chosen(_CONFIG.value)
     file = _json_file()
@@ -189,11 +219,14 @@ def _run(argv: list[str]) -> int:
     if _JSON.value == "-":
         print(text)
     elif _LARGEST.value and not report.fits:
-        print("DOES NOT FIT: not even one pair per chip does.")
+        is_split = config["optimiser"]["accumulate"] > 1
+        place = "chip and micro-batch" if is_split else "chip"
+        print(f"DOES NOT FIT: not even one pair per {place} does.")
     else:
         print(compile_check.describe(report))
     if file:
         write_whole(file, f"{text}\n".encode())
+
     return 0 if report.fits else 1
 
 

@@ -4,41 +4,45 @@ from collections.abc import Callable
 
 from facecycle_jax.errors import UserError
 
+# Whether a batch of this size fits, and the bytes that it needs (0 if not known).
 Trial = Callable[[int], tuple[bool, int]]
 
 
 def largest_batch(
     trial: Trial, *, start: int, limit: int, precision: float = 0.05
 ) -> int:
-    """Finds the largest number that fits.
+    """Finds the largest batch that fits.
 
-    Memory grows about in proportion, which gives the second trial; from there it goes
-    on in steps of `precision`, and where that leads out of what is known, the interval
-    is halved.
+    Memory grows roughly in proportion to the batch, which gives the second trial. From
+    there the search goes on in steps of `precision`. A step that would leave the range
+    of sizes not yet decided halves that range instead.
 
     Args:
-      trial: `trial(n) -> (whether n fits, bytes needed or 0 where that is not known)`.
-      start: the first trial, at least 1.
-      limit: bytes there are.
-      precision: width of the last interval, parts of its lower end; 0: to the unit.
+      trial: tries a batch, see `Trial`.
+      start: the first batch to try, at least 1.
+      limit: bytes of memory.
+      precision: how far below the smallest batch that does not fit the result may be,
+        as a fraction of the result. 0 finds the largest batch exactly.
 
     Returns:
-      A number that fits, within `precision` of one that does not; 0 if 1 does not fit.
+      A batch that fits; 0 if not even 1 does.
 
     Raises:
-      ValueError: if `start` is below 1.
+      UserError: If `start` is below 1.
     """
     if start < 1:
         raise UserError(f"the first batch to try must be at least 1, got {start}.")
     fits, size = trial(start)
-    # The largest batch known to fit, and the smallest known not to; 0: none yet.
+
+    # The largest batch known to fit, and the smallest known not to; 0 means none yet.
     low = start if fits else 0
     high = 0 if fits else start
 
-    # Memory grows about in proportion.
+    # In proportion to memory, if that is known.
     guess = max(1, start * limit // size) if size else start // 2
+
     while not high or high - low > max(1, precision * low):
-        # A step from the last trial may lead out of what is still open.
+        # The guess must lie between what is known to fit and what is known not to.
         if high and not low < guess < high:
             guess = (low + high) // 2
         elif guess <= low:

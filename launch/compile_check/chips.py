@@ -1,4 +1,4 @@
-"""Specifications of one chip of each TPU generation, from the vendor's pages."""
+"""Specifications of one chip of each TPU generation, as the vendor publishes them."""
 
 import dataclasses
 
@@ -13,16 +13,16 @@ class Chip:
       name: its name in a topology, e.g. 'v5e'.
       kind: its name in JAX, `Device.device_kind`.
       memory: bytes of high-bandwidth memory.
-      flops: peak multiply-adds of bfloat16 a second, times two. Products of float32 run
-        on the same units, rounded to bfloat16 by default.
+      flops: peak operations a second in bfloat16, two for each multiply-add. Products
+        of float32 run on the same units, rounded to bfloat16 by default.
       bandwidth: bytes a second between chip and memory.
-      clock: cycles a second, as peak and matrix units have it (v5e: 4 units of 128 x
-        128).
-      link_bandwidth: bytes a second that all links to other chips carry out of the chip
-        together.
-      dimensions: numbers in a topology.
-      host: chips of one host along each dimension of the topology.
-      options: what libtpu needs in addition to the topology.
+      clock: cycles a second. It follows from the peak and the matrix units, of which a
+        v5e has 4 of 128 x 128.
+      link_bandwidth: bytes a second that the chip sends over all its links to other
+        chips together.
+      dimensions: number of dimensions of a topology: 2 for '4x4', 3 for '2x2x4'.
+      host: chips of one host along three dimensions.
+      options: options of libtpu that this chip needs, as (name, value).
     """
 
     name: str
@@ -37,7 +37,7 @@ class Chip:
     options: tuple[tuple[str, str], ...] = ()
 
 
-# v4 and v5p have two cores in a chip that work as one device, as they do on real ones.
+# A chip of v4 or v5p has two cores, which JAX uses as one device (a megacore).
 _MEGACORE = (("chip_config_name", "megacore"),)
 
 CHIPS = {
@@ -92,6 +92,13 @@ CHIPS = {
 def chip_of(kind: str) -> Chip | None:
     """Finds a chip by the name that JAX has for it.
 
-    Returns None for a processor that is not a TPU of `CHIPS`.
+    Args:
+      kind: `Device.device_kind`.
+
+    Returns:
+      The chip; None if the device is not a TPU of `CHIPS`.
     """
-    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
+    for chip in CHIPS.values():
+        if chip.kind == kind:
+            return chip
+    return None

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from launch.compile_check.hlo import (
     CONTROL,
-    NAME,
-    OPCODE,
-    called_runs,
+    count_runs,
     instructions,
     shape_bytes,
 )
 
+# The function that a library call calls.
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
+# The mark of a fusion that XLA compiles with Triton.
 _TRITON = re.compile(r'"kind":"__triton[^"]*"')
-# Scratch memory of a library call is an array of bytes at the end of its results.
+# The scratch memory of a library call, an array of bytes at the end of its results.
 _SCRATCH = re.compile(r",\s*[us]8\[\d+\](?:\{[^}]*\})?\s*\)\s*$")
 # Operations that start no kernel.
 _NO_KERNEL = frozenset(
@@ -40,12 +40,14 @@ class Kernels(NamedTuple):
     """What a GPU starts in one run of a program.
 
     Attributes:
-      fusions: number of fusions that XLA compiled itself.
-      triton: those of them that are products by Triton.
-      libraries: number of calls by name, such as 'cudnn$convForward', most first.
-      others: number of other operations, such as copies and collectives, by name.
-      bytes: bytes that all of them read and write, each operand and result once; in
-        loops as often as they run.
+      fusions: number of fusions, kernels that XLA compiled itself.
+      triton: number of those fusions that are matrix products compiled with Triton.
+      libraries: (name, number of calls) of library functions such as
+        'cudnn$convForward', most calls first.
+      others: (name, number) of other operations, such as copies and collectives, most
+        first.
+      bytes: bytes that all of them read and write. Each operand and each result counts
+        once, in a loop once for each iteration.
     """
 
     fusions: int = 0
@@ -68,37 +70,38 @@ def count_kernels(text: str) -> Kernels:
     Raises:
       UserError: If the text is no HLO module.
     """
-    runs = called_runs(text, through=CONTROL | {"async-start"})
+    runs = count_runs(text, through=CONTROL | {"async-start"})
     fusions = 0
     triton = 0
     moved = 0
     libraries: collections.Counter[str] = collections.Counter()
     others: collections.Counter[str] = collections.Counter()
-    shapes: dict[tuple[str, str], str] = {}
+    shapes: dict[str, str] = {}
 
-    for here, name, definition in instructions(text):
-        opcode = OPCODE.search(definition)
-        times = runs[here]
-        if not times or not opcode:
+    for instruction in instructions(text):
+        times = runs[instruction.computation]
+        if not times:
             continue
 
-        kind = opcode[1]
-        result = definition[: opcode.start()]
-        shapes[here, name] = result
-        if kind in _NO_KERNEL or kind in CONTROL or kind.endswith("-done"):
+        opcode = instruction.opcode
+        result = instruction.result
+        shapes[instruction.name] = result
+        # An asynchronous operation counts where it starts.
+        if opcode in _NO_KERNEL or opcode in CONTROL or opcode.endswith("-done"):
             continue
 
-        if kind == "fusion":
+        if opcode == "fusion":
             fusions += times
-            triton += times if _TRITON.search(definition) else 0
-        elif kind == "custom-call":
-            target = _TARGET.search(definition)
+            if _TRITON.search(instruction.definition):
+                triton += times
+        elif opcode == "custom-call":
+            target = _TARGET.search(instruction.definition)
             libraries[target[1].strip("_") if target else "unknown"] += times
             result = _SCRATCH.sub(")", result)
         else:
-            others[kind.removesuffix("-start")] += times
+            others[opcode.removesuffix("-start")] += times
 
-        operands = [shapes.get((here, other), "") for other in NAME.findall(opcode[2])]
+        operands = [shapes.get(name, "") for name in instruction.operands]
         moved += times * shape_bytes(" ".join([result, *operands]))
 
     return Kernels(

@@ -1,10 +1,10 @@
-"""Specifications of GPUs, and their form that XLA compiles for without the device."""
+"""Specifications of GPUs, from which XLA compiles for a GPU that is not there."""
 
 import dataclasses
 
 from launch.compile_check.chips import Chip
 
-# What all of these GPUs have in common, by XLA's names.
+# Limits that all of these GPUs have in common, by XLA's names.
 _COMMON = {
     "threads_per_block_limit": 1024,
     "threads_per_warp": 32,
@@ -19,7 +19,8 @@ _COMMON = {
     "thread_dim_limit_y": 1024,
     "thread_dim_limit_z": 64,
 }
-# Versions of cuDNN and CUDA that are compiled for. XLA chooses operations by them.
+# Versions of cuDNN and CUDA to compile for, (major, minor). XLA's choice of operations
+# depends on them.
 _CUDNN = (9, 10)
 _CUDA = (12, 9)
 
@@ -28,11 +29,14 @@ _CUDA = (12, 9)
 class Gpu(Chip):
     """One GPU.
 
+    It has the attributes of a Chip. The two dimensions of its topology are the number
+    of hosts and the GPUs of each, its `link_bandwidth` is that of NVLink.
+
     Attributes:
-      major: first number of its compute capability, the second of which is 0.
-      cores: streaming multiprocessors.
-      units: float32 units of a core.
-      shared_memory: bytes of shared memory of a core.
+      major: its compute capability is `major`.0.
+      cores: number of streaming multiprocessors.
+      units: float32 units of a multiprocessor.
+      shared_memory: bytes of shared memory of a multiprocessor.
       cache: bytes of the second-level cache.
     """
 
@@ -44,22 +48,23 @@ class Gpu(Chip):
 
     @property
     def target(self) -> str:
-        """XLA's target configuration, a text of a protocol buffer."""
+        """XLA's description of the GPU, a protocol buffer as text."""
         info = {
             **_COMMON,
             "core_count": self.cores,
             "fpus_per_core": self.units,
             "shared_memory_per_core": self.shared_memory,
-            # A block may have all but 1 KiB of it.
+            # The driver keeps 1 KiB of it; a block may have the rest.
             "shared_memory_per_block_optin": self.shared_memory - 2**10,
             "memory_bandwidth": round(self.bandwidth),
             "l2_cache_size": self.cache,
             "clock_rate_ghz": self.clock / 1e9,
             "device_memory_size": self.memory,
         }
-        lines = [f"{name}: {value}" for name, value in info.items()]
+        fields = " ".join(f"{name}: {value}" for name, value in info.items())
+
         return (
-            f"gpu_device_info {{ {' '.join(lines)} "
+            f"gpu_device_info {{ {fields} "
             f"cuda_compute_capability {{ major: {self.major} }} }} "
             'platform_name: "CUDA" '
             f"dnn_version_info {{ major: {_CUDNN[0]} minor: {_CUDNN[1]} }} "
@@ -68,7 +73,7 @@ class Gpu(Chip):
         )
 
 
-# Memory is what the driver reports. Links are those of NVLink, within a host.
+# Memory is what the driver reports, not the round number of the data sheet.
 _A100 = Gpu(
     name="a100",
     kind="NVIDIA A100-SXM4-80GB",
@@ -99,8 +104,10 @@ _H100 = Gpu(
     shared_memory=228 * 2**10,
     cache=50 * 2**20,
 )
+
 # The H100's processor with more and faster memory.
 _H200 = dataclasses.replace(
     _H100, name="h200", kind="NVIDIA H200", memory=150_754_820_096, bandwidth=4800e9
 )
+
 GPUS = {gpu.name: gpu for gpu in (_A100, _H100, _H200)}

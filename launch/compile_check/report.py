@@ -1,37 +1,45 @@
 """What a compile check found, as numbers and as text."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from launch.compile_check.chips import GIB
+from launch.compile_check.collectives import Collective
 from launch.compile_check.gpu_kernels import Kernels
-from launch.compile_check.hlo import Collective
 from launch.compile_check.topology import Topology
+
+# The names of `Report.bounds` in a sentence.
+_BOUNDS = {
+    "compute": "peak arithmetic",
+    "memory": "memory bandwidth",
+    "links": "links between chips",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One compiled train step; every number is of one chip and one step.
+    """One compiled training step. Every number is that of one chip and one step.
 
     Attributes:
       topology: what was compiled for.
       settings: what tells this program from others: method, width, dtype, image_size,
         batch_size, accumulate, fsdp, effort.
-      arguments: bytes of state and batch.
-      outputs: bytes of the new state and the averages.
+      arguments: bytes of the state and the batch.
+      outputs: bytes of the new state and the metrics.
       donated: bytes of the outputs that take the place of arguments.
-      temporaries: bytes of everything between.
+      temporaries: bytes of all intermediate results.
       code: bytes of the program.
       flops: floating-point operations, by XLA's count.
-      bytes: bytes between chip and memory, see `memory_bytes`, of GPUs
-        `count_kernels`; 0 where not known.
-      kernels: what a GPU starts; None of TPUs.
-      xla_seconds: XLA's own estimate of the time, None where it gives none.
-      xla_left_out: operations of which it has no estimate.
+      bytes: bytes moved between chip and memory. Those of TPUs are counted by
+        `memory_bytes`, those of GPUs by `count_kernels`; 0 if not known.
+      kernels: what a GPU starts; None for TPUs.
+      xla_seconds: XLA's own estimate of the time; None if it gives none.
+      xla_left_out: number of operations that the estimate leaves out.
       collectives: what chips send each other.
-      between_slices: what of it goes to other slices, over the data-centre network.
-      compile_seconds: wall time the compilation took on this machine.
-      refused: XLA's reason where it found that the program does not fit, else ''; the
+      between_slices: what chips send to other slices, over the data-centre network.
+      compile_seconds: wall time of the compilation on this machine.
+      refused: XLA's reason if it found that the program does not fit, else ''. The
         other numbers are 0 then.
     """
 
@@ -54,68 +62,142 @@ class Report:
 
     @property
     def memory(self) -> int:
-        """Bytes in use at once, at most."""
+        """The most bytes that are in use at the same time."""
         return (
             self.arguments + self.outputs - self.donated + self.temporaries + self.code
         )
 
     @property
     def fits(self) -> bool:
-        """Whether a chip has the memory."""
+        """Whether the program fits into the memory of a chip."""
         return not self.refused and self.memory <= self.topology.chip.memory
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what bounds it."""
+        """The least seconds that a step takes, by what limits it."""
         chip = self.topology.chip
-        # An all-reduce sends what it adds up twice, whatever the way; the others once.
-        sent = sum(
-            c.bytes * (2 if c.kind == "all-reduce" else 1) for c in self.collectives
-        )
-        return {
-            "compute": self.flops / chip.flops,
-            **({"memory": self.bytes / chip.bandwidth} if self.bytes else {}),
-            "links": sent / chip.link_bandwidth
-            if self.topology.chips_per_slice > 1
-            else 0.0,
-        }
+        bounds = {"compute": self.flops / chip.flops}
+        if self.bytes:
+            bounds["memory"] = self.bytes / chip.bandwidth
+
+        # Whatever its algorithm, an all-reduce sends its array twice: once to add up
+        # and once to distribute the sum. The other kinds send theirs once.
+        sent = 0
+        for collective in self.collectives:
+            times = 2 if collective.kind == "all-reduce" else 1
+            sent += times * collective.bytes
+
+        # A single chip has no other to send to.
+        has_links = self.topology.chips_per_slice > 1
+        bounds["links"] = sent / chip.link_bandwidth if has_links else 0.0
+        return bounds
 
     def as_json(self) -> dict[str, Any]:
-        """Returns everything, the derived numbers too, as JSON knows it."""
-        chip = self.topology.chip
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """Returns all attributes and derived numbers, in types that JSON has."""
+        fields = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
         return {
             **fields,
             "topology": str(self.topology),
             "slices": self.topology.slices,
             "chips": self.topology.size,
-            "collectives": [c._asdict() for c in self.collectives],
-            "between_slices": [c._asdict() for c in self.between_slices],
+            "collectives": [found._asdict() for found in self.collectives],
+            "between_slices": [found._asdict() for found in self.between_slices],
             "kernels": self.kernels._asdict() if self.kernels else None,
             "memory": self.memory,
-            "memory_of_chip": chip.memory,
+            "memory_of_chip": self.topology.chip.memory,
             "fits": self.fits,
             "bounds_seconds": self.bounds,
         }
 
 
-def _between_slices(report: Report) -> list[str]:
-    """Writes what crosses the network between slices, one kind a line."""
-    nothing = "" if report.between_slices else " nothing"
-    lines = [f"over the data-centre network, between slices:{nothing}"]
-    chips = report.topology.chips_per_slice
-    for c in report.between_slices:
-        lines.append(
-            f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB of a chip, "
-            f"{chips * c.bytes / 1e6:.3f} MB of a slice"
-        )
+def describe(report: Report) -> str:
+    """Formats a report as text.
+
+    Args:
+      report: that of `check`.
+
+    Returns:
+      Several lines. The last one says whether the step fits.
+    """
+    lines = [_heading(report)]
+    if report.refused:
+        lines.append(f"DOES NOT FIT: {report.refused}")
+        return "\n".join(lines)
+
+    lines += _memory(report)
+    lines.append(_work(report))
+    if report.kernels is not None:
+        lines += _kernels(report.kernels)
+
+    lines += _collectives(report.collectives)
+    if report.topology.slices > 1:
+        lines += _between_slices(report)
+
+    lines += _times(report)
+    lines.append(f"compiled in {report.compile_seconds:.0f} s")
+    lines.append("FITS" if report.fits else "DOES NOT FIT")
+    return "\n".join(lines)
+
+
+def _heading(report: Report) -> str:
+    """Names the topology and the settings."""
+    chips = report.topology.size
+    settings = report.settings
+    batch_size = settings["batch_size"]
+
+    parts = [
+        settings["method"],
+        f"width {settings['width']}",
+        settings["dtype"],
+        f"{settings['image_size']} pixels",
+        f"{batch_size} pairs in all",
+        f"{batch_size / chips:g} per chip",
+    ]
+    if settings["accumulate"] > 1:
+        parts.append(f"{settings['accumulate']} micro-batches")
+    if settings["fsdp"]:
+        parts.append("parameters sharded")
+    return f"{report.topology}: {chips} chips; {', '.join(parts)}"
+
+
+def _memory(report: Report) -> list[str]:
+    """Lists what the memory of a chip holds."""
+    capacity = report.topology.chip.memory
+    held = {
+        "arguments": report.arguments,
+        "outputs": report.outputs,
+        "of them donated": -report.donated,
+        "temporaries": report.temporaries,
+        "program": report.code,
+    }
+
+    lines = [f"memory of a chip ({capacity / GIB:.0f} GiB):"]
+    for name, value in held.items():
+        lines.append(f"  {name:<18}{value / GIB:10.3f} GiB")
+
+    fraction = report.memory / capacity
+    lines.append(
+        f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {fraction:.1%} of what it "
+        "has"
+    )
     return lines
 
 
+def _work(report: Report) -> str:
+    """States the arithmetic and the memory traffic of a step."""
+    work = f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP"
+    if report.bytes:
+        work += f", {report.bytes / 1e9:.4g} GB to and from memory"
+    return work
+
+
 def _kernels(kernels: Kernels) -> list[str]:
-    """Writes what a GPU starts, one kind a line."""
+    """Lists what a GPU starts, one kind a line."""
     calls = sum(number for _, number in kernels.libraries)
     others = sum(number for _, number in kernels.others)
+
     lines = [
         f"kernels in a step: {kernels.fusions} fusions ({kernels.triton} by Triton), "
         f"{calls} library calls, {others} others"
@@ -125,74 +207,52 @@ def _kernels(kernels: Kernels) -> list[str]:
     return lines
 
 
-def describe(report: Report) -> str:
-    """Writes a report for people.
+def _collectives(collectives: Sequence[Collective]) -> list[str]:
+    """Lists what chips send each other, one kind a line."""
+    none = "" if collectives else " none"
+    lines = [f"collectives in a step:{none}"]
+    for collective in collectives:
+        lines.append(_collective(collective))
+    return lines
 
-    Args:
-      report: of `check`.
 
-    Returns:
-      A few lines.
-    """
-    chip, s = report.topology.chip, report.settings
-    lines = [
-        f"{report.topology}: {report.topology.size} chips; {s['method']}, width "
-        f"{s['width']}, {s['dtype']}, {s['image_size']} pixels, {s['batch_size']} "
-        f"pairs in all, {s['batch_size'] / report.topology.size:g} per chip"
-        + (f", {s['accumulate']} micro-batches" if s["accumulate"] > 1 else "")
-        + (", parameters sharded" if s["fsdp"] else ""),
-    ]
-    if report.refused:
-        return "\n".join([*lines, f"DOES NOT FIT: {report.refused}"])
-    lines.append(f"memory of a chip ({chip.memory / GIB:.0f} GiB):")
-    for name, value in (
-        ("arguments", report.arguments),
-        ("outputs", report.outputs),
-        ("of them donated", -report.donated),
-        ("temporaries", report.temporaries),
-        ("program", report.code),
-    ):
-        lines.append(f"  {name:<18}{value / GIB:10.3f} GiB")
-    share = report.memory / chip.memory
-    lines.append(
-        f"  {'together':<18}{report.memory / GIB:10.3f} GiB, {share:.1%} of what it has"
-    )
-    work = f"work of a chip in a step: {report.flops / 1e9:.4g} GFLOP"
-    if report.bytes:
-        work += f", {report.bytes / 1e9:.4g} GB to and from memory"
-    lines.append(work)
+def _between_slices(report: Report) -> list[str]:
+    """Lists what crosses the network between slices, one kind a line."""
+    chips = report.topology.chips_per_slice
+    nothing = "" if report.between_slices else " nothing"
 
-    if report.kernels is not None:
-        lines += _kernels(report.kernels)
-    lines.append("collectives in a step:" + ("" if report.collectives else " none"))
-    for c in report.collectives:
-        lines.append(f"  {c.kind:<20}{c.number:5}  {c.bytes / 1e6:10.3f} MB")
-    if report.topology.slices > 1:
-        lines += _between_slices(report)
-    names = {
-        "compute": "peak arithmetic",
-        "memory": "memory bandwidth",
-        "links": "links between chips",
-    }
+    lines = [f"over the data-centre network, between slices:{nothing}"]
+    for collective in report.between_slices:
+        of_slice = chips * collective.bytes / 1e6
+        lines.append(
+            f"{_collective(collective)} of a chip, {of_slice:.3f} MB of a slice"
+        )
+    return lines
+
+
+def _collective(collective: Collective) -> str:
+    """States the kind, the number and the size of collectives."""
+    megabytes = collective.bytes / 1e6
+    return f"  {collective.kind:<20}{collective.number:5}  {megabytes:10.3f} MB"
+
+
+def _times(report: Report) -> list[str]:
+    """States the least time of a step and XLA's estimate."""
     bounds = ", ".join(
-        f"{1e3 * value:.3g} ms by {names[name]}"
-        for name, value in report.bounds.items()
+        f"{1e3 * seconds:.3g} ms by {_BOUNDS[name]}"
+        for name, seconds in report.bounds.items()
     )
-    lines.append(f"a step takes at least: {bounds}")
+    lines = [f"a step takes at least: {bounds}"]
+
     if report.xla_seconds is not None:
-        left_out = (
-            f", {report.xla_left_out} operations left out"
-            if report.xla_left_out
-            else ""
-        )
+        estimate = f"XLA's estimate of a step: {1e3 * report.xla_seconds:.3g} ms"
+        if report.xla_left_out:
+            estimate += f", {report.xla_left_out} operations left out"
+        lines.append(estimate)
+
+    if report.settings["accumulate"] > 1:
         lines.append(
-            f"XLA's estimate of a step: {1e3 * report.xla_seconds:.3g} ms{left_out}"
+            "XLA counts the body of a loop once: GFLOP and XLA's estimate are those of "
+            "the body times the micro-batches."
         )
-    if s["accumulate"] > 1:
-        lines.append(
-            "XLA counts a loop's body once: GFLOP and its estimate are those of it "
-            "times the micro-batches."
-        )
-    lines.append(f"compiled in {report.compile_seconds:.0f} s")
-    lines.append("FITS" if report.fits else "DOES NOT FIT")
-    return "\n".join(lines)
+    return lines

@@ -1,6 +1,7 @@
-"""From 'v5e:16x16' to the devices of a pod slice that is not there, through libtpu.
+"""Devices to compile for that are not there.
 
-And from 'h100:2x8' to those of hosts with GPUs, through JAX's plugin for CUDA.
+'v5e:16x16' stands for a TPU slice, whose devices libtpu makes. 'h100:2x8' stands for
+two hosts of eight GPUs each, which JAX's plugin for CUDA makes.
 """
 
 import importlib.util
@@ -17,8 +18,9 @@ from launch.compile_check.gpus import GPUS, Gpu
 
 _KNOWN: dict[str, Chip] = {**CHIPS, **GPUS}
 
-# libtpu looks for the machine it is on: it is told that there is none, and that no chip
-# is opened, so another process may be using libtpu at the same time.
+# libtpu looks for the TPU of the machine that it runs on. With these variables it does
+# not query Google's metadata server, takes the machine for a host of a small slice, and
+# runs although another process may be using libtpu.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -29,12 +31,13 @@ _ENVIRONMENT = {
 
 
 class Topology(NamedTuple):
-    """A slice of a pod, several that a data-centre network joins, or hosts with GPUs.
+    """A TPU slice, several that a data-centre network joins, or hosts with GPUs.
 
     Attributes:
-      chip: its chips.
-      shape: chips of a slice along each dimension; of GPUs, hosts and GPUs of each.
-      slices: number of slices.
+      chip: the kind of its chips. A GPU counts as a chip here.
+      shape: chips of a slice along each dimension. For GPUs, the number of hosts and
+        the GPUs of each.
+      slices: number of slices; 1 for GPUs.
     """
 
     chip: Chip
@@ -48,7 +51,7 @@ class Topology(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of chips."""
+        """Number of chips in all slices."""
         return self.slices * self.chips_per_slice
 
     @property
@@ -66,7 +69,7 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
     """Reads the name of a topology.
 
     Args:
-      text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'; of
+      text: 'GENERATION:AxB' or 'GENERATION:AxBxC', e.g. 'v5e:16x16' or 'v4:4x4x4'. For
         GPUs 'GENERATION:HOSTSxGPUS', e.g. 'h100:2x8'.
       slices: number of slices of this topology.
 
@@ -74,11 +77,12 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
       The topology.
 
     Raises:
-      ValueError: if there is no such generation, if it has another number of
-        dimensions, or if `slices` is below 1, or above 1 for GPUs.
+      UserError: If the name is malformed, the generation is unknown or has another
+        number of dimensions, or `slices` is below 1, or above 1 for GPUs.
     """
     if slices < 1:
         raise UserError(f"slices must be at least 1, got {slices}.")
+
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
     if not match or match[1] not in _KNOWN:
         raise UserError(
@@ -86,7 +90,9 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
             "each dimension, e.g. v5e:4x4, v4:2x2x4 or, of GPUs, hosts and GPUs of "
             f"each, h100:2x8; got {text!r}."
         )
-    chip, shape = _KNOWN[match[1]], tuple(int(n) for n in match[2].split("x"))
+
+    chip = _KNOWN[match[1]]
+    shape = tuple(int(number) for number in match[2].split("x"))
     if len(shape) != chip.dimensions:
         example = f"{chip.name}:{'x'.join(['4'] * chip.dimensions)}"
         raise UserError(
@@ -95,11 +101,12 @@ def parse_topology(text: str, *, slices: int = 1) -> Topology:
         )
     if isinstance(chip, Gpu) and slices > 1:
         raise UserError("slices are those of TPUs: of GPUs name the hosts, h100:2x8.")
-    return Topology(chip, shape, slices)
+
+    return Topology(chip=chip, shape=shape, slices=slices)
 
 
 def abstract_devices(topology: Topology) -> list[Any]:
-    """Makes devices to compile for; nothing can be run or stored on them.
+    """Makes devices to compile for. They cannot run or store anything.
 
     Args:
       topology: what to compile for.
@@ -108,23 +115,29 @@ def abstract_devices(topology: Topology) -> list[Any]:
       One device for each chip.
 
     Raises:
-      ValueError: if libtpu, or for GPUs the CUDA plugin, is not installed or knows no
-        such topology.
+      UserError: If libtpu, or the CUDA plugin for GPUs, is not installed, or libtpu
+        refuses the topology.
     """
     if isinstance(topology.chip, Gpu):
         return _abstract_gpus(topology, topology.chip)
+    return _abstract_tpus(topology)
+
+
+def _abstract_tpus(topology: Topology) -> list[Any]:
+    """Makes chips of TPUs to compile for."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "compiling for TPU needs libtpu, which runs without one: pip install "
+            "compiling for TPU needs libtpu, which works without a TPU: pip install "
             "'facecycle_jax[compile-check]' (Linux)."
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # A host holds 2x2 chips; smaller topologies are smaller hosts.
+
+    # A host holds 2x2 chips. A slice with fewer has a smaller host.
     shape = (*topology.shape, 1)[:3]
     host = tuple(
-        min(ours, theirs)
-        for ours, theirs in zip(shape, topology.chip.host, strict=True)
+        min(in_slice, in_host)
+        for in_slice, in_host in zip(shape, topology.chip.host, strict=True)
     )
     options: dict[str, Any] = dict(topology.chip.options)
     if topology.slices > 1:
@@ -138,8 +151,7 @@ def abstract_devices(topology: Topology) -> list[Any]:
             **options,
         )
     except Exception as error:
-        # What libtpu raises is of no one class; its first line says what it does not
-        # like.
+        # libtpu raises errors of several classes. The first line has the reason.
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"libtpu does not compile for {topology}: {reason}") from error
     return list(description.devices)
@@ -154,9 +166,11 @@ def _abstract_gpus(topology: Topology, gpu: Gpu) -> list[Any]:
             "GPU: pip install 'facecycle_jax[cuda12]' (Linux)."
         )
 
-    # One NVLink domain, its hosts, the GPUs of each.
-    hosts, each = topology.shape
+    # The plugin's form: NVLink domains x hosts of each x GPUs of each host.
+    hosts, gpus_per_host = topology.shape
     description = topologies.get_topology_desc(
-        platform="cuda", target_config=gpu.target, topology=f"1x{hosts}x{each}"
+        platform="cuda",
+        target_config=gpu.target,
+        topology=f"1x{hosts}x{gpus_per_host}",
     )
     return list(description.devices)

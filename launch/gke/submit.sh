@@ -1,33 +1,35 @@
 #!/usr/bin/env bash
-# Runs training on the TPUs of a GKE cluster: a JobSet, queued by Kueue, started again
-# after preemption.
+# Trains on the TPUs of a GKE cluster. Makes a JobSet, which Kueue queues and which is
+# started again after preemption.
 #
-#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--slices=1] [--machine=TYPE]
-#       [--queue=multislice-queue] [--name=facecycle] [--service-account=default]
+#   launch/gke/submit.sh --image=IMAGE [--topology=v5e:4x4] [--slices=1]
+#       [--machine=TYPE] [--queue=multislice-queue] [--name=facecycle]
+#       [--service-account=default]
 #       [--mount=gs://BUCKET[/PREFIX]:/DIR ...] [--restarts=100] [--dry-run]
 #       --config=FILE --workdir=gs://BUCKET/DIR [--config.FIELD=VALUE ...]
 #
 # --image            container image with the package, see launch/gke/Dockerfile
-# --topology         slice, as launch/compile_check names it: v4, v5e, v5p or v6e and
-#                    the chips along each side
+# --topology         the slice: v4, v5e, v5p or v6e and the chips along each side, as in
+#                    launch/compile_check
 # --slices           number of slices of this topology, each a node pool of its own,
 #                    joined by the data-centre network
-# --machine          machine type of the nodes. Only a 2x4 slice leaves a choice: one host
-#                    of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of 4
-#                    (ct5lp-hightpu-4t, ct6e-standard-4t)
-# --queue            Kueue's LocalQueue
-# --name             of the JobSet; there must be none of this name, running or ended
+# --machine          machine type of the nodes. Only a 2x4 slice leaves a choice: one
+#                    host of 8 chips (ct5lp-hightpu-8t, ct6e-standard-8t) or two hosts of
+#                    4 (ct5lp-hightpu-4t, ct6e-standard-4t)
+# --queue            name of Kueue's LocalQueue
+# --name             name of the JobSet; there must be none of this name, running or
+#                    ended
 # --service-account  Kubernetes service account that may use the buckets
-# --mount            makes a bucket readable at /DIR in all pods, for data and weights; may
-#                    be repeated
-# --restarts         how often to start again after a lost host, preemption or death by a
-#                    signal other than SIGINT; an exit code that would come again, such as
-#                    2 for a mistake, ends the JobSet
+# --mount            makes a bucket readable at /DIR in all pods, for data and weights;
+#                    may be repeated
+# --restarts         how often to start again after a lost host, preemption or death by
+#                    a signal other than SIGINT; after any other exit code, such as 2 for
+#                    a mistake, the JobSet ends
 #
-# --config is a file of the image, e.g. configs/motion_cycle.py, and so are all other
-# paths. Needs kubectl, and in the cluster JobSet and Kueue, and for --mount the Cloud
-# Storage FUSE CSI driver. Compiled programs are kept in WORKDIR/xla_cache. With --dry-run
-# the manifest is printed.
+# --config is a file of the image, e.g. configs/motion_cycle.py, or the name of a config.
+# All other paths are those of the image too. This needs kubectl here and, in the
+# cluster, JobSet, Kueue and, for --mount, the Cloud Storage FUSE CSI driver. Compiled
+# programs are kept in WORKDIR/xla_cache. With --dry-run the manifest is printed.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -62,6 +64,7 @@ for argument in "$@"; do
   esac
 done
 check_flags "${flags[@]}"
+
 [[ -n "$image" ]] || die "--image=IMAGE is missing; launch/gke/Dockerfile makes one."
 [[ "$workdir" == gs://* ]] || die "--workdir must be gs://BUCKET/DIR, which all pods see, got '$workdir'."
 is_number "$restarts" || die "--restarts must be a whole number above 0, got '$restarts'."
@@ -72,7 +75,7 @@ label='^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'
 [[ "$queue" =~ $label ]] || die "--queue must be small letters, digits and dashes, at most 40, got '$queue'."
 [[ "$account" =~ $label ]] || die "--service-account must be small letters, digits and dashes, got '$account'."
 
-# The chips of the slice, and the family of its machines.
+# The number of chips of the slice, and the family of its machines.
 [[ "$topology" =~ ^(v4|v5p):([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)$ ]] ||
   [[ "$topology" =~ ^(v5e|v6e):(1)x(1)$ ]] ||
   [[ "$topology" =~ ^(v5e|v6e):(2|4)x(4)$ ]] ||
@@ -90,9 +93,9 @@ case "$generation" in
   v6e) accelerator=tpu-v6e-slice family=ct6e-standard ;;
 esac
 
-# A host has four chips, but for 1x1, which is one chip of a host, and 2x4, where hosts
-# of 8 and of 4 carry the same topology label: there the machine type says which nodes
-# are meant.
+# A host has four chips, with two exceptions. 1x1 is one chip of a host. For 2x4 there
+# are hosts of 8 and of 4 chips with the same topology label, so a label with the
+# machine type selects the nodes.
 machine_label=""
 case "$generation:$total" in
   v5e:1 | v6e:1) fitting=("$family-1t") ;;
@@ -116,7 +119,9 @@ yaml() {
   printf '"%s"' "${word//\"/\\\"}"
 }
 
-# Puts a text in the place of @NAME@ in the manifest.
+# Replaces @NAME@ in the manifest by a text.
+#
+#   fill NAME TEXT
 fill() {
   manifest="${manifest//@$1@/"$2"}"
 }
@@ -124,8 +129,8 @@ fill() {
 arguments=""
 for flag in "${flags[@]}"; do arguments+="                    - $(yaml "$flag")"$'\n'; done
 
-# Each bucket is a volume of the pod, mounted in the container of the training; lists
-# are empty without any.
+# Each bucket is a volume of the pod, mounted in the container of the training. Without
+# buckets, the lists in the manifest are empty.
 has_mounts=false
 volumes=""
 volume_mounts=""
@@ -174,8 +179,8 @@ if ((DRY_RUN)); then
 fi
 command -v kubectl > /dev/null || die "no kubectl here, or not on the PATH."
 
-# `create`, because `apply` leaves a JobSet that has ended as it is, and calls that a
-# success.
+# Not `kubectl apply`, which would report success and leave a JobSet that has ended as
+# it is.
 if ! answer="$(kubectl create -f - <<< "$manifest" 2>&1)"; then
   [[ "$answer" != *AlreadyExists* ]] ||
     die "there is a JobSet '$name' already, which may have ended: choose another --name, or" \

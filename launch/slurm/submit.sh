@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Submits a training run to SLURM: one process for each GPU, on one or several nodes,
-# queued again after preemption and at the time limit.
+# Submits a training run to SLURM, with one process for each GPU, on one or several
+# nodes. The job is queued again after preemption and at the time limit.
 #
-#   launch/slurm/submit.sh [--nodes=1] [--gpus-per-node=8] [--time=12:00:00] [--partition=P] [--account=A]
-#       [--sbatch=OPTION ...] [--dry-run] --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
+#   launch/slurm/submit.sh [--nodes=1] [--gpus-per-node=8] [--time=12:00:00]
+#       [--partition=P] [--account=A] [--sbatch=OPTION ...] [--dry-run]
+#       --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #
-# --nodes          nodes (1)
-# --gpus-per-node  GPUs, and so processes, of each (8); 0: one process per node on CPUs
-# --time           limit of one start; the job goes on after it until it is done (12:00:00)
+# --nodes          number of nodes (1)
+# --gpus-per-node  GPUs, and so processes, of each node (8); 0 starts one process per
+#                  node on CPUs
+# --time           time limit of one start (12:00:00); a job that reaches it is queued
+#                  again until it is done
 # --partition, --account  as for sbatch
-# --sbatch         any other option of sbatch, e.g. --sbatch=--constraint=a100; may be repeated
+# --sbatch         any other option of sbatch, e.g. --sbatch=--constraint=a100; may be
+#                  repeated
 #
-# The job runs in the folder where this is called. That folder, WORKDIR, the repository
-# and the Python environment must be the same on all nodes. config.batch_size must be a
-# multiple of all GPUs. The log is facecycle-<job>.log there. `scancel JOB` ends the run.
+# The job runs in the folder where this is called, and its log is facecycle-<job>.log
+# there. All nodes must see that folder, WORKDIR, the repository and the Python
+# environment under the same paths. config.batch_size must be a multiple of the number
+# of all GPUs. `scancel JOB` ends the run.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -37,8 +42,10 @@ for argument in "$@"; do
 done
 check_flags "${flags[@]}"
 find_config "${flags[@]}"
+
 is_number "$nodes" || die "--nodes must be a whole number above 0, got '$nodes'."
 [[ "$gpus" == 0 ]] || is_number "$gpus" || die "--gpus-per-node must be a whole number, got '$gpus'."
+
 if ((gpus)); then
   options+=(--ntasks-per-node="$gpus" --gpus-per-node="$gpus")
   platform=cuda
@@ -47,12 +54,13 @@ else
   platform=cpu
 fi
 command -v sbatch > /dev/null || ((DRY_RUN)) || die "no sbatch here: call this on a login node of a SLURM cluster."
+
 settings=(
   FACECYCLE_PYTHON="$PYTHON"
   FACECYCLE_ROOT="$ROOT"
   PYTHONPATH="$IMPORTS"
   JAX_COMPILATION_CACHE_DIR="$CACHE"
-  # Of the job; what the login node has does not matter.
+  # The platform of the job, whatever the login node has.
   JAX_PLATFORMS="$platform"
 )
 export "${settings[@]}"

@@ -1,4 +1,5 @@
-"""Ten minutes of one GPU: a packed upload, one command there, small files back.
+"""Trains and measures on a GPU that is lent for ten minutes.
 
+A packed folder is uploaded, one command runs there, and small files come back.
 docs/scale.md describes the commands.
 """

@@ -1,4 +1,4 @@
-"""Cuts a folder into compressed files below a size, and joins them again."""
+"""Cuts a folder into compressed files of a limited size, and joins them again."""
 
 import concurrent.futures
 import io
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import check_new, named_in_errors, write_whole
 
-# Weights of half precision: the bytes of a number take turns, so positions are told
-# apart by their last bit. Nothing repeats, so a small dictionary is enough.
+# Options of LZMA for weights in half precision. The first and the second byte of a
+# number have different statistics, which one bit of the position tells apart (lp, pb).
+# Weights do not repeat, so a small dictionary is enough.
 _FILTERS = [
     {
         "id": lzma.FILTER_LZMA2,
@@ -25,22 +26,23 @@ _FILTERS = [
         "dict_size": 2**20,
     }
 ]
-# What compression may add to data that it cannot compress, with much to spare.
+# Bytes that compression may add to data that it cannot compress, generously.
 _SPARE = 2**16
 
 
 def cut(folder: pathlib.Path, out: pathlib.Path, *, limit: int) -> list[pathlib.Path]:
     """Writes a folder as files OUT/NAME.00-of-05.xz, OUT/NAME.01-of-05.xz and so on.
 
-    Joined, they are a tar file. Each names their number, so that a lost one is missed.
+    Decompressed and joined, they are a tar file. The name of each states how many there
+    are, so that `join` notices a missing one.
 
     Args:
       folder: the folder, whose name is NAME.
       out: folder to write to.
-      limit: bytes that a file may have at most.
+      limit: the most bytes that a file may have.
 
     Returns:
-      The files.
+      The files, in order.
 
     Raises:
       UserError: If the limit is too small.
@@ -52,10 +54,12 @@ def cut(folder: pathlib.Path, out: pathlib.Path, *, limit: int) -> list[pathlib.
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as file:
         file.add(folder, arcname=folder.name)
-    data = whole.getbuffer()
-    pieces = [bytes(data[at : at + length]) for at in range(0, len(data), length)]
 
-    # Compression frees the interpreter's lock.
+    data = whole.getbuffer()
+    starts = range(0, len(data), length)
+    pieces = [bytes(data[start : start + length]) for start in starts]
+
+    # Threads are enough, because compression releases the interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         compressed = list(pool.map(_compressed, pieces))
 
@@ -68,26 +72,27 @@ def cut(folder: pathlib.Path, out: pathlib.Path, *, limit: int) -> list[pathlib.
 
 
 def join(files: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Restores the folder of `cut`, whole or not at all.
+    """Restores the folder that `cut` has written, whole or not at all.
 
     Args:
-      files: its files, in any order.
+      files: the files of `cut`, in any order.
       out: folder to restore it in; made if it is missing.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: If a file is missing or damaged, or is of another folder.
+      UserError: If a file is missing or damaged, or belongs to another folder.
       FileExistsError: If the folder exists.
     """
     if not files:
         raise UserError("there is no part of a model (model.*.xz): no model came back.")
+
     name, ordered = _in_order(files)
     folder = out / name
     check_new(folder)
 
-    # Under another name: a folder that is there is whole.
+    # Under another name first, so that a folder of this name is always whole.
     out.mkdir(parents=True, exist_ok=True)
     with (
         named_in_errors(folder),
@@ -107,35 +112,42 @@ def join(files: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
 
 
 def _part_name(name: str, number: int, count: int) -> str:
-    """Names a part."""
+    """Returns the name of a file of `cut`, by the folder's name."""
     return f"{name}.{number:02}-of-{count:02}.xz"
 
 
 def _in_order(files: Sequence[pathlib.Path]) -> tuple[str, list[pathlib.Path]]:
-    """Returns the folder's name and its parts in order, if all are there."""
+    """Returns the folder's name and the files of its parts, in order.
+
+    Raises:
+      UserError: If one is missing, or a file belongs to something else.
+    """
     by_name = {path.name: path for path in files}
-    wholes = set()
+
+    # (name of the folder, number of its parts), by every part.
+    folders = set()
     for path in files:
         match = re.fullmatch(r"(.+)\.\d+-of-(\d+)\.xz", path.name)
         if not match:
             raise UserError(f"{path} has not the name of a part; remove it.")
-        wholes.add((match[1], int(match[2])))
-    if len(wholes) > 1:
+        folders.add((match[1], int(match[2])))
+    if len(folders) > 1:
         raise UserError(
             f"{', '.join(sorted(by_name))} are parts of different models; remove those "
             "of all but one."
         )
 
-    name, count = wholes.pop()
+    name, count = folders.pop()
     expected = [_part_name(name, number, count) for number in range(count)]
     missing = [part for part in expected if part not in by_name]
     if missing:
         raise UserError(
             f"parts are missing: {', '.join(missing)}; fetch them from the machine."
         )
+
     return name, [by_name[part] for part in expected]
 
 
 def _compressed(piece: bytes) -> bytes:
-    """Compresses a piece."""
+    """Compresses a piece of the tar file."""
     return lzma.compress(piece, format=lzma.FORMAT_XZ, filters=_FILTERS)

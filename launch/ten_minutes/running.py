@@ -1,7 +1,7 @@
 """Trains, exports and measures on one accelerator, within a number of minutes.
 
-Nothing but the standard library is imported before the packages that the machine lacks
-are installed.
+Only the standard library is imported until the packages that the machine lacks are
+installed.
 """
 
 import contextlib
@@ -22,28 +22,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Stages of facecycle_base:paper, each with its part of the minutes of training.
+# The stages of facecycle_base:paper, and the fraction of the training time of each.
 STAGES = {"motion": 0.5, "contrast": 0.1, "identity": 0.4}
-# Parts of all minutes: those of training, those after which it is stopped, and those
-# that are left for the report.
+
+# Fractions of all minutes. The stages of training share the first one, as their
+# `max_minutes`. Training that has not ended by the second one is stopped. The third one
+# is kept for gathering and the report.
 _TRAINING = 0.6
 _TRAINING_ENDS = 0.78
 _REPORT = 0.05
-# Seconds between the request to stop and the end by force: of training, which saves a
-# checkpoint, and of everything else.
+
+# Seconds from SIGTERM to SIGKILL. Training saves a checkpoint in this time.
 _GRACE = 15.0
 _SHORT_GRACE = 2.0
-# Seconds between two looks at a program and at the signals of this process.
+# The most seconds for the installation, the export and the report.
+_INSTALL_SECONDS = 60.0
+_EXPORT_SECONDS = 90.0
+_REPORT_SECONDS = 60.0
+# Seconds that measuring may take beyond the benchmark's budget, because a measurement
+# that has begun is finished.
+_LAST_MEASUREMENT = 30.0
+# Seconds after which a process, and the signals of this one, are looked at again.
 _POLL = 0.2
-# Bytes of a log that come back, those at its end.
+
+# Bytes at the end of a log that come back.
 _LOG_BYTES = 2**20
+# Panels of a stage that come back, the last ones.
+_PANELS = 2
 
 
 class UploadError(ValueError):
     """The upload cannot be used; the message is one sentence.
 
-    Not a UserError, which cannot be imported before what the machine lacks is
-    installed.
+    It is not a UserError. That can only be imported once the packages that the machine
+    lacks are installed.
     """
 
 
@@ -52,10 +64,10 @@ class Plan(NamedTuple):
 
     Attributes:
       upload: folder with frames.zip, perhaps vgg.npz and wheels/.
-      out: folder for what comes back.
-      work: folder for everything else.
-      minutes: wall time of all together.
-      part_bytes: size of a returned file at most.
+      out: folder for the files that come back.
+      work: folder for everything else. What an earlier start has left there is used.
+      minutes: wall time of all steps together.
+      part_bytes: the most bytes of a file that comes back.
       training: further flags of `python -m facecycle_jax.main`.
       measuring: further options of launch/measure_gpu.sh.
     """
@@ -70,11 +82,14 @@ class Plan(NamedTuple):
 
 
 class Clock:
-    """The time since the start, what is left of it, and whether to stop at once.
+    """The time that is left, and whether to stop at once.
+
+    Args:
+      minutes: wall time of all steps together, which begins now.
 
     Attributes:
-      whole: seconds of all together.
-      signal: name of the signal that asked this process to stop; '' if none did.
+      whole: the same in seconds.
+      signal: name of the signal that has requested this process to stop, else ''.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -82,24 +97,29 @@ class Clock:
         self.whole = 60 * minutes
         self.signal = ""
 
-    def left(self, part: float = 1.0) -> float:
-        """Returns the seconds until a part of the whole time is over."""
-        return self._start + part * self.whole - time.monotonic()
+    def left(self, fraction: float = 1.0) -> float:
+        """Returns the seconds until a fraction of the whole time is over."""
+        return self._start + fraction * self.whole - time.monotonic()
 
     def refusal(self, seconds: float) -> str:
-        """Says why a step of at most so many seconds is not started, or ''."""
+        """Returns why a step must not start, or ''.
+
+        Args:
+          seconds: the time that the step would have; there is none if it is not
+            above 0.
+        """
         if self.signal:
             return f"not started because of {self.signal}"
         return "" if seconds > 0 else "not started, no time was left"
 
 
 def check_upload(upload: pathlib.Path, work: pathlib.Path | None) -> None:
-    """Checks the images, before anything takes time.
+    """Checks the images before anything takes time.
 
     Args:
       upload: folder with frames.zip.
-      work: folder of the run, where an earlier start may have unpacked the images; None
-        for a new one.
+      work: folder of the run; None for a new one. If an earlier start has unpacked the
+        images there, nothing is checked.
 
     Raises:
       UploadError: If there are no images, or they are damaged.
@@ -113,12 +133,14 @@ def check_upload(upload: pathlib.Path, work: pathlib.Path | None) -> None:
             f"{path} is missing; name the folder that `python -m launch.ten_minutes "
             "pack` made."
         )
+
     try:
         with zipfile.ZipFile(path) as packed:
             names = packed.namelist()
             reason = packed.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         reason = str(error)
+
     if reason:
         raise UploadError(f"{path} is damaged ({reason}); pack it again.")
     if not names:
@@ -128,9 +150,9 @@ def check_upload(upload: pathlib.Path, work: pathlib.Path | None) -> None:
 def run(plan: Plan) -> int:
     """Trains, exports, measures and reports.
 
-    Every step is tried, whatever became of those before it, so that something comes
-    back of whatever can. After SIGTERM, SIGINT or SIGHUP the step in progress is
-    stopped, and only what there is by then is gathered.
+    Every step is tried even if earlier ones have failed, so that as much as possible
+    comes back. After SIGTERM, SIGINT or SIGHUP the step in progress is stopped, and
+    only what exists by then is gathered.
 
     Args:
       plan: what to run.
@@ -148,7 +170,7 @@ def run(plan: Plan) -> int:
     logs = plan.work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
 
-    with _stopped_by_signals(clock):
+    with _recorded_signals(clock):
         outcomes = _steps(plan, logs, clock)
 
     for name, outcome in outcomes.items():
@@ -157,76 +179,102 @@ def run(plan: Plan) -> int:
 
 
 def _steps(plan: Plan, logs: pathlib.Path, clock: Clock) -> dict[str, str]:
-    """Runs all steps; returns what went wrong, or '', by step."""
+    """Runs all steps.
+
+    Args:
+      plan: what to run.
+      logs: folder for the logs.
+      clock: the time that is left.
+
+    Returns:
+      What went wrong, or '', by step.
+    """
     environment = _environment(plan)
+    # For programs that must leave the accelerator free.
+    on_cpu = {**environment, "JAX_PLATFORMS": "cpu"}
+
     outcomes = {
         "installing": _tried(lambda: _install(plan, logs, clock)),
         "unpacking": _tried(lambda: _unpack(plan)),
+        "training": _tried(lambda: _train(plan, logs, clock, environment=environment)),
+        "export": _tried(lambda: _export(plan, logs, clock, environment=on_cpu)),
     }
-
-    # 1. Training, with a limit of minutes for each stage.
-    outcomes["training"] = _tried(
-        lambda: _train(plan, logs, clock, environment=environment)
+    outcomes |= _count_and_measure(
+        plan, logs, clock, environment=environment, on_cpu=on_cpu
     )
 
-    # 2. The model as files small enough to come back. The accelerator stays free.
-    on_cpu = {**environment, "JAX_PLATFORMS": "cpu"}
-    outcomes["export"] = _tried(lambda: _export(plan, logs, clock, environment=on_cpu))
-
-    # 3. Operations of each step, counted by the CPU while the accelerator is measured.
-    python = [sys.executable, "-m", "launch.ten_minutes"]
-    count = [*python, "count", "--work", str(plan.work)]
-    counted: list[subprocess.Popen[Any]] = []
-
-    def start_counting() -> str:
-        refusal = clock.refusal(clock.left(1 - _REPORT))
-        if not refusal:
-            counted.append(_start(count, logs / "counting.log", environment=on_cpu))
-        return refusal
-
-    outcomes["counting"] = _tried(start_counting)
-    outcomes["measuring"] = _tried(
-        lambda: _measure(plan, logs, clock, environment=environment)
-    )
-    if counted:
-        outcomes["counting"] = _finish(
-            counted[0], clock, seconds=clock.left(1 - _REPORT / 2)
-        )
-
-    # 4. Everything that is worth a look later, as one file, and tables. The tables come
-    # last, as all else is worth more if the time is over.
+    # The report comes last: if time runs out, it is the least loss.
     outcomes["gathering"] = _tried(lambda: _gather(plan, outcomes))
-    report = [*python, "report", "--work", str(plan.work), "--out", str(plan.out)]
-    outcomes["report"] = _tried(
-        lambda: _call(
-            report,
-            logs / "report.log",
-            clock,
-            environment=on_cpu,
-            seconds=min(60.0, clock.left() - _SHORT_GRACE),
-        )
-    )
+    outcomes["report"] = _tried(lambda: _report(plan, logs, clock, environment=on_cpu))
+
+    # If the report has failed, gather again, with its log.
     if outcomes["report"] and not clock.refusal(clock.left()):
-        # The report's log says why.
         outcomes["gathering"] = _tried(lambda: _gather(plan, outcomes))
     return outcomes
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(clock: Clock) -> Iterator[None]:
-    """Notes a signal to stop on the clock instead of dying of it.
+def _count_and_measure(
+    plan: Plan,
+    logs: pathlib.Path,
+    clock: Clock,
+    *,
+    environment: Mapping[str, str],
+    on_cpu: Mapping[str, str],
+) -> dict[str, str]:
+    """Measures the accelerator while the CPU counts the operations of each stage.
 
-    Whoever waits for a program passes it on, so that none is left behind.
+    Args:
+      plan: what to run.
+      logs: folder for the logs.
+      clock: the time that is left.
+      environment: that of programs on the accelerator.
+      on_cpu: that of programs on the CPU.
+
+    Returns:
+      What went wrong, or '', by step.
+    """
+    command = _this_program("count", "--work", str(plan.work))
+    counting: list[subprocess.Popen[Any]] = []
+
+    def start_counting() -> str:
+        refusal = clock.refusal(clock.left(1 - _REPORT))
+        if not refusal:
+            log = logs / "counting.log"
+            counting.append(_start(command, log, environment=on_cpu))
+        return refusal
+
+    outcomes = {
+        "counting": _tried(start_counting),
+        "measuring": _tried(
+            lambda: _measure(plan, logs, clock, environment=environment)
+        ),
+    }
+    if counting:
+        seconds = clock.left(1 - _REPORT / 2)
+        outcomes["counting"] = _finish(counting[0], clock, seconds=seconds)
+    return outcomes
+
+
+@contextlib.contextmanager
+def _recorded_signals(clock: Clock) -> Iterator[None]:
+    """Records a signal to stop on the clock instead of exiting.
+
+    The function that waits for a program passes the signal on to it, so no program is
+    left behind.
+
+    Args:
+      clock: gets the name of the signal.
     """
 
-    def note(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         clock.signal = signal.Signals(number).name
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # What is ignored, as by nohup, stays so.
+        # A signal that is ignored, e.g. by nohup, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, record)
+
     try:
         yield
     finally:
@@ -235,14 +283,14 @@ def _stopped_by_signals(clock: Clock) -> Iterator[None]:
 
 
 def _tried(step: Callable[[], str]) -> str:
-    """Runs a step; returns what went wrong, an exception as well, or ''."""
+    """Runs a step; returns what went wrong, also if it raised an error, or ''."""
     try:
         return step()
     except OSError as error:
-        # As of a full disk.
+        # For example a full disk.
         return str(error)
     except Exception as error:
-        # A defect keeps its stack trace, but not the other steps from running.
+        # A defect prints its stack trace, but the other steps still run.
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
 
@@ -266,16 +314,20 @@ def training_command(plan: Plan, frames: Sequence[str]) -> list[str]:
     ]
 
     vgg = plan.upload / "vgg.npz"
-    for name, part in STAGES.items():
-        minutes = part * _TRAINING * plan.minutes
+    for stage, fraction in STAGES.items():
+        minutes = fraction * _TRAINING * plan.minutes
         fields = {"data.path": ",".join(frames), "max_minutes": f"{minutes:.4f}"}
-        if name != "contrast":
-            # Without the VGG-19 the loss has no perceptual term.
-            if vgg.exists():
-                fields["loss.vgg"] = str(vgg)
-            else:
-                fields["loss.perceptual"] = "none"
-        command += [f"--config.{name}.{key}={value}" for key, value in fields.items()]
+
+        # The stage 'contrast' has no perceptual loss. The others do without it if there
+        # is no VGG-19.
+        if stage != "contrast" and vgg.exists():
+            fields["loss.vgg"] = str(vgg)
+        elif stage != "contrast":
+            fields["loss.perceptual"] = "none"
+
+        command += [
+            f"--config.{stage}.{name}={value}" for name, value in fields.items()
+        ]
 
     return [*command, *plan.training]
 
@@ -289,38 +341,51 @@ def newest_stage(run: pathlib.Path) -> pathlib.Path | None:
     Returns:
       Its workdir; None if neither has a checkpoint.
     """
-    for name in ("identity", "motion"):
-        checkpoints = run / name / "checkpoints"
-        if checkpoints.is_dir() and any(
-            entry.name.isdecimal() for entry in checkpoints.iterdir()
-        ):
-            return run / name
+    for stage in ("identity", "motion"):
+        checkpoints = run / stage / "checkpoints"
+        if not checkpoints.is_dir():
+            continue
+        # A checkpoint is named by its step. Other names are unfinished ones.
+        if any(entry.name.isdecimal() for entry in checkpoints.iterdir()):
+            return run / stage
     return None
 
 
 def _environment(plan: Plan) -> dict[str, str]:
-    """Returns the environment of all commands."""
+    """Returns the environment of the programs that are started."""
     paths = [str(ROOT), str(plan.work / "site"), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHON": sys.executable,
         "PYTHONUNBUFFERED": "1",
-        # Programs compiled by one start serve the next one.
+        # A later start with the same folder uses the programs compiled by this one.
         "FACECYCLE_COMPILATION_CACHE": str(plan.work / "programs"),
     }
+
+
+def _this_program(*words: str) -> list[str]:
+    """Builds a command line of `python -m launch.ten_minutes`."""
+    return [sys.executable, "-m", "launch.ten_minutes", *words]
 
 
 def _install(plan: Plan, logs: pathlib.Path, clock: Clock) -> str:
     """Installs the wheels of modules that the machine lacks.
 
-    Returns what went wrong, or ''.
+    Args:
+      plan: what to run.
+      logs: folder for the log.
+      clock: the time that is left.
+
+    Returns:
+      What went wrong, or ''.
     """
     missing = []
     for wheel in sorted((plan.upload / "wheels").glob("*.whl")):
         module = wheel.name.split("-")[0]
         if importlib.util.find_spec(module) is None:
             missing.append(str(wheel))
+
     if not missing:
         return ""
 
@@ -331,19 +396,22 @@ def _install(plan: Plan, logs: pathlib.Path, clock: Clock) -> str:
         logs / "installing.log",
         clock,
         environment=os.environ,
-        seconds=min(60.0, clock.left(_TRAINING_ENDS)),
+        seconds=min(_INSTALL_SECONDS, clock.left(_TRAINING_ENDS)),
     )
 
 
 def _unpack(plan: Plan) -> str:
     """Unpacks the images unless an earlier start did it; always returns ''."""
     folder = plan.work / "frames"
-    if not folder.exists():
-        partial = plan.work / "frames.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        with zipfile.ZipFile(plan.upload / "frames.zip") as packed:
-            packed.extractall(partial)
-        partial.rename(folder)
+    if folder.exists():
+        return ""
+
+    # Under another name first, so that a folder of this name is always whole.
+    partial = plan.work / "frames.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(plan.upload / "frames.zip") as packed:
+        packed.extractall(partial)
+    partial.rename(folder)
     return ""
 
 
@@ -354,6 +422,7 @@ def _train(
     folder = plan.work / "frames"
     if not folder.exists():
         return "not started, there are no images"
+
     frames = sorted(str(root) for root in folder.iterdir())
     return _call(
         training_command(plan, frames),
@@ -374,9 +443,22 @@ def _call(
     seconds: float,
     grace: float = _SHORT_GRACE,
 ) -> str:
-    """Runs a command; returns what went wrong, or ''."""
+    """Runs a command until it ends or is stopped.
+
+    Args:
+      command: the command.
+      log: file that its output is appended to.
+      clock: the time that is left.
+      environment: its environment.
+      seconds: time for it, after which it is stopped.
+      grace: seconds between SIGTERM and SIGKILL.
+
+    Returns:
+      What went wrong, or ''.
+    """
     if refusal := clock.refusal(seconds):
         return refusal
+
     process = _start(command, log, environment=environment)
     return _finish(process, clock, seconds=seconds, grace=grace)
 
@@ -384,7 +466,7 @@ def _call(
 def _start(
     command: Sequence[str], log: pathlib.Path, *, environment: Mapping[str, str]
 ) -> "subprocess.Popen[Any]":
-    """Starts a command in a process group of its own, which can be ended as a whole."""
+    """Starts a command in its own process group, which can be killed as a whole."""
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
@@ -403,9 +485,18 @@ def _finish(
     seconds: float,
     grace: float = _SHORT_GRACE,
 ) -> str:
-    """Waits for a process and stops it after some seconds, or when this one is to stop.
+    """Waits for a process. Stops it if it takes too long, or after a signal.
 
-    It first sends SIGTERM, which leaves the process time to save what it has.
+    It first sends SIGTERM, which leaves the process time to save its state.
+
+    Args:
+      process: the process, the first of its group.
+      clock: records the signal.
+      seconds: time for it from now on.
+      grace: seconds between SIGTERM and SIGKILL.
+
+    Returns:
+      What went wrong, or ''.
     """
     end = time.monotonic() + seconds
     status = process.poll()
@@ -413,6 +504,7 @@ def _finish(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL)
         status = process.poll()
+
     if status is not None:
         return "" if status == 0 else f"ended with status {status}"
 
@@ -422,7 +514,7 @@ def _finish(
         status = process.wait(grace)
         return f"stopped by {by}, status {status}"
     except subprocess.TimeoutExpired:
-        # With what it has started: measure_gpu.sh is `timeout` with a benchmark.
+        # Also what it has started: measure_gpu.sh starts a benchmark through `timeout`.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -432,7 +524,17 @@ def _finish(
 def _export(
     plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
 ) -> str:
-    """Exports the newest model and cuts it into parts; returns what went wrong."""
+    """Exports the newest model and cuts it into parts.
+
+    Args:
+      plan: what to run.
+      logs: folder for the log.
+      clock: the time that is left.
+      environment: that of the export.
+
+    Returns:
+      What went wrong, or ''.
+    """
     stage = newest_stage(plan.work / "run")
     if stage is None:
         return "there is no checkpoint"
@@ -446,14 +548,15 @@ def _export(
         logs / "export.log",
         clock,
         environment=environment,
-        seconds=min(90.0, clock.left(1 - _REPORT)),
+        seconds=min(_EXPORT_SECONDS, clock.left(1 - _REPORT)),
     )
     if failed:
         return failed
 
-    # Imported here, because it needs what may have to be installed first.
+    # Imported here, because it needs packages that may have been missing.
     from launch.ten_minutes import parts
 
+    # An earlier start may have cut its model into another number of parts.
     for old in plan.out.glob("model.*.xz"):
         old.unlink()
     files = parts.cut(model, plan.out, limit=plan.part_bytes)
@@ -464,12 +567,22 @@ def _export(
 def _measure(
     plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
 ) -> str:
-    """Runs launch/measure_gpu.sh in the time that is left; returns what went wrong."""
+    """Runs launch/measure_gpu.sh in the time that is left.
+
+    Args:
+      plan: what to run.
+      logs: folder for the log.
+      clock: the time that is left.
+      environment: that of the script.
+
+    Returns:
+      What went wrong, or ''.
+    """
     seconds = clock.left(1 - _REPORT)
+    budget = max(0.0, seconds - _LAST_MEASUREMENT)
     figures = plan.out / "gpu.json"
     figures.unlink(missing_ok=True)
-    # A measurement that has begun is finished, which the budget does not know.
-    budget = max(0.0, seconds - 30)
+
     command = ["sh", str(ROOT / "launch" / "measure_gpu.sh"), str(figures)]
     return _call(
         [*command, "--budget", f"{budget:.0f}", *plan.measuring],
@@ -480,23 +593,44 @@ def _measure(
     )
 
 
+def _report(
+    plan: Plan, logs: pathlib.Path, clock: Clock, *, environment: Mapping[str, str]
+) -> str:
+    """Writes the tables as OUT/report.md; returns what went wrong, or ''."""
+    return _call(
+        _this_program("report", "--work", str(plan.work), "--out", str(plan.out)),
+        logs / "report.log",
+        clock,
+        environment=environment,
+        seconds=min(_REPORT_SECONDS, clock.left() - _SHORT_GRACE),
+    )
+
+
 def _gather(plan: Plan, outcomes: Mapping[str, str]) -> str:
     """Writes logs, metrics and panels of the run as OUT/run.tar.gz.
 
-    What would make it larger than a returned file may be is left out, the largest file
-    first. Returns what was left out, or ''.
+    If the file would become too large to come back, the largest of its contents are
+    left out.
+
+    Args:
+      plan: what was run.
+      outcomes: what went wrong, or '', by step, for a file among the logs.
+
+    Returns:
+      What was left out, or ''.
     """
     logs = plan.work / "logs"
-    (logs / "outcomes.txt").write_text(
-        "".join(f"{name}: {text or 'done'}\n" for name, text in outcomes.items())
-    )
+    lines = [f"{step}: {outcome or 'done'}\n" for step, outcome in outcomes.items()]
+    (logs / "outcomes.txt").write_text("".join(lines))
+
     wanted = sorted(logs.iterdir())
     for stage in STAGES:
         folder = plan.work / "run" / stage
         for name in ("config.json", "metrics.jsonl", "goodput.json", "parameters.txt"):
             wanted.append(folder / name)
-        wanted += sorted(folder.glob("panels/*.png"))[-2:]
+        wanted += sorted(folder.glob("panels/*.png"))[-_PANELS:]
 
+    # A stage that has not begun has no files.
     contents = {}
     for path in wanted:
         with contextlib.suppress(FileNotFoundError):
@@ -511,7 +645,7 @@ def _gather(plan: Plan, outcomes: Mapping[str, str]) -> str:
         del contents[largest]
         archive = _archive(contents)
 
-    # Under another name first: a file that is there is whole.
+    # Under another name first, so that a file of this name is always whole.
     partial = plan.out / "run.tar.gz.part"
     try:
         partial.write_bytes(archive)
@@ -519,11 +653,12 @@ def _gather(plan: Plan, outcomes: Mapping[str, str]) -> str:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
     return f"left out, as too large: {', '.join(left_out)}" if left_out else ""
 
 
 def _end_of(path: pathlib.Path) -> bytes:
-    """Reads a log, of a long one only its end, which says how it ended."""
+    """Reads a log. Of a long one it reads the end, where errors are."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_BYTES))

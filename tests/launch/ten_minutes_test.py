@@ -103,6 +103,18 @@ def test_a_limit_leaves_every_track_as_many_images(roots, tmp_path):
     assert few.frames in (2 * few.tracks - 1, 2 * few.tracks)
 
 
+def test_images_that_differ_in_their_suffix_only_are_all_packed(tmp_path):
+    write_images(tmp_path / "faces", ["ann"], frames=2)
+    original = tmp_path / "faces" / "ann" / "000.jpg"
+    Image.open(original).save(original.with_suffix(".png"))
+
+    out = tmp_path / "frames.zip"
+    packed = packing.pack([str(tmp_path / "faces")], out, limit=10**6, side=16)
+    names = names_in(out)
+    assert packed.frames == len(set(names)) == 3
+    assert {"0/ann/000.jpg", "0/ann/001.jpg"} <= set(names)
+
+
 def test_a_limit_for_no_image_is_one_sentence(roots, tmp_path):
     with pytest.raises(UserError, match=r"no image of .* fits into 100 bytes"):
         packing.pack(roots, tmp_path / "frames.zip", limit=100)
@@ -316,6 +328,26 @@ def test_without_time_or_after_a_signal_nothing_is_started(tmp_path):
 )
 def test_values_out_of_range_are_refused_first(tmp_path, capsys, option, sentence):
     command = ["run", "--upload", str(tmp_path), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, option])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--limit=nan", "--limit: must be above 0, got nan."),
+        ("--limit=inf", "--limit: must be above 0, got inf."),
+        ("--side=0", "--side: must be above 0, got 0."),
+        ("--side=7.5", "--side: must be a whole number, got 7.5."),
+    ],
+)
+def test_a_pack_out_of_range_is_refused_first(
+    roots, tmp_path, capsys, option, sentence
+):
+    command = ["pack", "--data", ",".join(roots), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
         main([*command, option])
     assert ended.value.code == 2

@@ -385,6 +385,15 @@ def test_the_configuration_is_that_of_the_caller_s_folder(tmp_path):
     assert cloud.calls == []
 
 
+def test_the_name_of_a_config_is_passed_on(tmp_path):
+    Cloud(tmp_path)
+    flags = ["--config=motion_cycle", "--workdir=gs://bucket/run"]
+    result = launch("tpu", "--dry-run", *flags, path=tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--config=motion_cycle" in result.stdout
+    assert "facecycle_config.py" not in result.stdout
+
+
 def test_a_dry_run_shows_every_command_and_runs_none(tmp_path):
     cloud = Cloud(tmp_path)
     mounts = ["--mount=gs://faces/frames/small:/frames", "--mount=gs://weights:/vgg"]

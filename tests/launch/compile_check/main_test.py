@@ -84,6 +84,13 @@ def test_a_search_without_a_fit_writes_the_report_of_the_smallest_batch(tmp_path
     assert report["settings"] == {"batch_size": 4}
 
 
+def test_a_search_with_micro_batches_names_them_if_nothing_fits():
+    flags = ["--largest_batch", "--config.optimiser.accumulate=2"]
+    result = run("--config=debug", TOPOLOGY, *flags, body=REFUSES)
+    assert result.returncode == 1, result.stderr
+    assert "not even one pair per chip and micro-batch does." in result.stdout
+
+
 def test_help_is_no_error():
     result = run("--help")
     assert result.returncode == 0, result.stderr
