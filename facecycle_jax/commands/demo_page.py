@@ -202,45 +202,8 @@ def build(
     _private(folder)
     import gradio as gr
 
-    def image_input(label: str, name: str, file: str) -> Any:
-        sources: Any = ["upload", "webcam", "clipboard"]
-        made: Any = gr.Image(
-            file,
-            label=label,
-            sources=sources,
-            elem_id=name,
-            type="filepath",
-            height=190,
-            min_width=130,
-            buttons=[],
-        )
-
-        # `compare` gets the file itself, because it has better words for a file that is
-        # no image. A subclass would make Gradio write a stub file into this package.
-        made.preprocess = lambda payload: None if payload is None else payload.path
-        return made
-
-    def answer(first: str | None, second: str | None, crop: bool = False) -> list[Any]:
-        try:
-            first = only_uploaded(first, folder=folder, name="The first image")
-            second = only_uploaded(second, folder=folder, name="The second image")
-            result = compare(first, second, crop)
-        except ValueError as error:
-            # The message takes the place of the text, and earlier images disappear.
-            return [f"**{error}**", *[None] * (2 * len(shown) + 1)]
-
-        # The row of the first face, then that of the second.
-        pairs_shown = list(result.images.values())
-        of_first = [pair[0] for pair in pairs_shown]
-        of_second = [pair[1] for pair in pairs_shown]
-        return [result.words(), *of_first, *of_second, result.faces]
-
-    def move(faces: Any, strength: float, yaw: float, pitch: float) -> list[Any]:
-        # Before the first exchange, and after one that failed.
-        if faces is None:
-            return [None, None]
-        first, second = adjust(faces, strength, yaw, pitch)
-        return [first, second]
+    answer = _answering(compare, images=len(shown), folder=folder)
+    move = _moving(adjust)
 
     with gr.Blocks(
         title="FaceCycle",
@@ -249,66 +212,139 @@ def build(
     ) as page:
         gr.Markdown(_TEXT, elem_id="title")
         with gr.Row():
-            # What the user gives.
+            # What the user gives, and what the model gives.
             with gr.Column(scale=1, min_width=290, elem_id="given"):
-                with gr.Row():
-                    inputs = [
-                        image_input("First face", "first", pairs[0][0]),
-                        image_input("Second face", "second", pairs[0][1]),
-                    ]
-                if importlib.util.find_spec("dlib"):
-                    inputs.append(
-                        gr.Checkbox(
-                            label="Find the face in the image first",
-                            elem_id="crop",
-                            container=False,
-                        )
-                    )
-                button = gr.Button("Exchange", variant="primary", elem_id="exchange")
-                gr.Examples(pairs, inputs[:2], label="Examples", cache_examples=False)
-
-            # What the model gives: a column for each kind, with both faces.
+                inputs, button = _inputs(pairs)
             with gr.Column(scale=3, min_width=320):
                 similarity: Any = gr.Markdown(elem_id="similarity")
-                images: dict[str, list[Any]] = {}
-                with gr.Row(elem_id="results"):
-                    for name, (caption, explanation) in shown.items():
-                        with gr.Column(min_width=100, elem_classes="kind"):
-                            gr.Markdown(
-                                f"{caption}\n\n{explanation}", elem_classes="caption"
-                            )
-                            images[name] = [
-                                _image(f"{caption}, {place} face", f"{place}_{name}")
-                                for place in ("first", "second")
-                            ]
+                images = _results(shown)
                 sliders = _sliders()
 
         # The faces stay in memory for as long as their images stay on disk.
         state = gr.State(None, time_to_live=_KEEP_FOR)
         of_first = [pair[0] for pair in images.values()]
         of_second = [pair[1] for pair in images.values()]
-        given: dict[str, Any] = {
+        exchange: dict[str, Any] = {
             "fn": answer,
             "inputs": inputs,
             "outputs": [similarity, *of_first, *of_second, state],
             "api_visibility": "private",
             "show_progress_on": [similarity, *of_first, *of_second],
         }
-        drawn: dict[str, Any] = {
+        redraw: dict[str, Any] = {
             "fn": move,
             "inputs": [state, *sliders],
             "outputs": images[moved],
             "api_visibility": "private",
             "show_progress": "hidden",
         }
-        button.click(**given).then(**drawn)
-        page.load(**given).then(**drawn)
+        button.click(**exchange).then(**redraw)
+        page.load(**exchange).then(**redraw)
         for slider in sliders:
             # While a slider moves, only its newest value is drawn.
-            slider.input(**drawn, trigger_mode="always_last")
+            slider.input(**redraw, trigger_mode="always_last")
         gr.Markdown(privacy)
 
     return page
+
+
+def _answering(
+    compare: Compare, *, images: int, folder: str
+) -> Callable[..., list[Any]]:
+    """Builds what turns two uploads into a line of text, images of both and `faces`."""
+
+    def answer(first: str | None, second: str | None, crop: bool = False) -> list[Any]:
+        try:
+            first = only_uploaded(first, folder=folder, name="The first image")
+            second = only_uploaded(second, folder=folder, name="The second image")
+            result = compare(first, second, crop)
+        except ValueError as error:
+            # The message takes the place of the text, and earlier images disappear.
+            return [f"**{error}**", *[None] * (2 * images + 1)]
+
+        # The row of the first face, then that of the second.
+        pairs = list(result.images.values())
+        of_first = [pair[0] for pair in pairs]
+        of_second = [pair[1] for pair in pairs]
+        return [result.words(), *of_first, *of_second, result.faces]
+
+    return answer
+
+
+def _moving(adjust: Adjust) -> Callable[..., list[Any]]:
+    """Builds what draws both faces anew for the sliders."""
+
+    def move(faces: Any, strength: float, yaw: float, pitch: float) -> list[Any]:
+        # Before the first exchange, and after one that failed.
+        if faces is None:
+            return [None, None]
+        first, second = adjust(faces, strength, yaw, pitch)
+        return [first, second]
+
+    return move
+
+
+def _inputs(pairs: list[list[str]]) -> tuple[list[Any], Any]:
+    """Makes the inputs of `answer`, the button and the examples.
+
+    Returns the inputs and the button.
+    """
+    import gradio as gr
+
+    with gr.Row():
+        inputs = [
+            _image_input("First face", "first", pairs[0][0]),
+            _image_input("Second face", "second", pairs[0][1]),
+        ]
+    if importlib.util.find_spec("dlib"):
+        inputs.append(
+            gr.Checkbox(
+                label="Find the face in the image first",
+                elem_id="crop",
+                container=False,
+            )
+        )
+    button = gr.Button("Exchange", variant="primary", elem_id="exchange")
+    gr.Examples(pairs, inputs[:2], label="Examples", cache_examples=False)
+    return inputs, button
+
+
+def _image_input(label: str, name: str, file: str) -> Any:
+    """Makes the place of an image that the user gives."""
+    import gradio as gr
+
+    sources: Any = ["upload", "webcam", "clipboard"]
+    made: Any = gr.Image(
+        file,
+        label=label,
+        sources=sources,
+        elem_id=name,
+        type="filepath",
+        height=190,
+        min_width=130,
+        buttons=[],
+    )
+
+    # `compare` gets the file itself, because it has better words for a file that is no
+    # image. A subclass would make Gradio write a stub file into this package.
+    made.preprocess = lambda payload: None if payload is None else payload.path
+    return made
+
+
+def _results(shown: Mapping[str, tuple[str, str]]) -> dict[str, list[Any]]:
+    """Makes a column for each kind of image; returns the places of both faces."""
+    import gradio as gr
+
+    images = {}
+    with gr.Row(elem_id="results"):
+        for name, (caption, explanation) in shown.items():
+            with gr.Column(min_width=100, elem_classes="kind"):
+                gr.Markdown(f"{caption}\n\n{explanation}", elem_classes="caption")
+                images[name] = [
+                    _image(f"{caption}, {place} face", f"{place}_{name}")
+                    for place in ("first", "second")
+                ]
+    return images
 
 
 def _image(text: str, name: str) -> Any:

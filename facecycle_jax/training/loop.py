@@ -199,48 +199,12 @@ def _train(
             tensorboard=config["tensorboard"],
             on_metrics=on_metrics,
         )
-
-        # An item of a batch is a pair of images unless its method needs more frames.
-        images_per_item = config["data"].get("item_frames", 0) or 2
-        progress = training.Progress(
-            step=start,
-            total=run.total_steps,
-            images=config["batch_size"] * images_per_item,
-            name=name or config["method"],
-        )
-        if start < run.total_steps:
-            log.info(
-                "Compiling, which a machine does once for a configuration; "
-                "the first step follows"
-            )
+        progress = _progress(run, start, name=name)
 
         try:
-            with (
-                training.StopSignal() as stop,
-                progress.showing(),
-                run.profiler,
-                goodput.spent("steps"),
-            ):
-                state = _loop(run, state, writer, progress, stop)
-
-                # A request to stop that came during the last evaluation or save.
-                if not is_last and stop.reached():
-                    raise _stopped(
-                        stop,
-                        f"after the last step of {workdir}; the same command "
-                        "continues with the next stage.",
-                    )
-
-            if (
-                report is not None
-                and jax.process_index() == 0
-                and not _has_report(workdir, run.total_steps)
-            ):
-                with goodput.spent("evaluation"):
-                    figures = report(config, workdir)
-                writer.scalars(run.total_steps, _prefixed("truth", figures))
-            # The others would leave the job, which waits for process 0 only minutes.
-            wait_for_all("reported")
+            state = _step_to_the_end(run, state, writer, progress, is_last=is_last)
+            if report is not None:
+                _report_once(run, writer, report)
         except BaseException as error:
             _finish(run, writer, error)
             raise
@@ -255,6 +219,67 @@ def _train(
         workdir,
     )
     return state
+
+
+def _progress(run: training.Run, start: int, *, name: str) -> training.Progress:
+    """Builds what shows the progress of a stage."""
+    config = run.config
+
+    # An item of a batch is a pair of images unless its method needs more frames.
+    images_per_item = config["data"].get("item_frames", 0) or 2
+    return training.Progress(
+        step=start,
+        total=run.total_steps,
+        images=config["batch_size"] * images_per_item,
+        name=name or config["method"],
+    )
+
+
+def _step_to_the_end(
+    run: training.Run,
+    state: TrainState,
+    writer: training.MetricWriter,
+    progress: training.Progress,
+    *,
+    is_last: bool,
+) -> TrainState:
+    """Makes the steps of a stage that are left, unless it is asked to stop."""
+    if int(state.step) < run.total_steps:
+        log.info(
+            "Compiling, which a machine does once for a configuration; the first step "
+            "follows"
+        )
+
+    with (
+        training.StopSignal() as stop,
+        progress.showing(),
+        run.profiler,
+        run.goodput.spent("steps"),
+    ):
+        state = _loop(run, state, writer, progress, stop)
+
+        # A request to stop that came during the last evaluation or save.
+        if not is_last and stop.reached():
+            raise _stopped(
+                stop,
+                f"after the last step of {run.workdir}; the same command continues "
+                "with the next stage.",
+            )
+    return state
+
+
+def _report_once(
+    run: training.Run, writer: training.MetricWriter, report: training.Report
+) -> None:
+    """Has process 0 write the figures of `report`, unless an earlier start has."""
+    step = run.total_steps
+    if jax.process_index() == 0 and not _has_report(run.workdir, step):
+        with run.goodput.spent("evaluation"):
+            figures = report(run.config, run.workdir)
+        writer.scalars(step, _prefixed("truth", figures))
+
+    # The others would leave the job, which waits for process 0 only minutes.
+    wait_for_all("reported")
 
 
 def _has_report(workdir: epath.Path, step: int) -> bool:

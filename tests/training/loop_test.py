@@ -101,6 +101,15 @@ def test_sigterm_saves_and_exits_with_its_code(unbroken, tmp_path):
     assert_same_networks(unbroken, tmp_path)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Lets Ctrl-C interrupt, which a process in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_the_step_and_a_second_one_interrupts_at_once(
     tmp_path, monkeypatch
 ):
