@@ -150,6 +150,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Frames every image of a folder; returns 1 if some were left out, 2 if all."""
     root = epath.Path(arguments.data)
     out = epath.Path(arguments.out)
+    _check_folders(root, out)
+    job = _job_of(arguments)
+
+    pairs = _targets(root, [path for _, path in list_images(root)], out)
+    by = ("landmarks" if has_landmarks() else "detector") if job.crop else "cut"
+    _begin(out, job, pairs, by=by)
+
+    outcomes = _frame_all(job, pairs, workers=arguments.workers)
+    left_out = [outcome.reason for outcome in outcomes if outcome.reason]
+    counts = Counter(outcome.kind for outcome in outcomes)
+    _finish(out, job, pairs, outcomes, by=by)
+
+    print(
+        f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
+        f"{counts['cut']} by the cut, {counts['left out']} left out."
+    )
+    if not left_out:
+        return 0
+    return 1 if len(left_out) < len(pairs) else 2
+
+
+def _check_folders(root: epath.Path, out: epath.Path) -> None:
+    """Raises an error unless there are images and a place for the framed ones."""
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
 
@@ -160,6 +183,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{out} exists already; remove it or choose another --out."
         )
 
+
+def _job_of(arguments: argparse.Namespace) -> Job:
+    """Reads how images are framed from the options."""
     if arguments.size < 1 or arguments.workers < 1:
         raise UserError(
             f"--size and --workers must be at least 1, got {arguments.size}, "
@@ -171,66 +197,68 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             "give --crop, --cut, or both: how images are to be brought to the framing."
         )
-
-    paths = [path for _, path in list_images(root)]
-    pairs = _targets(root, paths, out)
-    job = Job(
+    return Job(
         size=arguments.size,
         crop=arguments.crop,
         cut=cut,
         most_beyond=arguments.most_beyond,
     )
 
-    by = ("landmarks" if has_landmarks() else "detector") if arguments.crop else "cut"
-    _begin(out, job, pairs, by=by)
+
+def _frame_all(
+    job: Job, pairs: Sequence[tuple[str, str]], *, workers: int
+) -> list[Outcome]:
+    """Frames images in several processes; returns their outcomes in order."""
 
     def named(files: tuple[str, str]) -> str:
         return f"the image {files[0]}"
 
-    counts = {"face": 0, "cut": 0, "left out": 0}
-    lines = []
-    rows: list[tuple[str, str, str]] = []
+    outcomes = []
     with tqdm(total=len(pairs), unit="image", disable=not sys.stderr.isatty()) as bar:
-        done = run_all(job, pairs, workers=arguments.workers, name=named)
-        for (source, target), finished in done:
-            outcome = finished or _killed(source)
-            counts[outcome.kind] += 1
-            if outcome.reason:
-                lines.append(" ".join(outcome.reason.split()))
-            else:
-                name = os.path.relpath(target, os.fspath(out))
-                rows.append((name, outcome.kind, f"{outcome.beyond:.3f}"))
+        for (source, _), outcome in run_all(job, pairs, workers=workers, name=named):
+            outcomes.append(outcome or _killed(source))
             bar.update()
+    return outcomes
 
-    summary = {
-        "framing": FRAMING.to_dict(),
-        "size": arguments.size,
-        "by": by,
-        "cut": cut,
-        "most_beyond": arguments.most_beyond,
-        "counts": counts,
-    }
+
+def _finish(
+    out: epath.Path,
+    job: Job,
+    pairs: Sequence[tuple[str, str]],
+    outcomes: Sequence[Outcome],
+    *,
+    by: str,
+) -> None:
+    """Writes the lists of what was framed and what was left out, and the summary."""
+    rows = [("file", "by", "beyond")]
+    reasons = []
+    for (_, target), outcome in zip(pairs, outcomes, strict=True):
+        if outcome.reason:
+            reasons.append(" ".join(outcome.reason.split()))
+        else:
+            name = os.path.relpath(target, os.fspath(out))
+            rows.append((name, outcome.kind, f"{outcome.beyond:.3f}"))
 
     # Names of files may hold bytes that are not UTF-8.
     listed = io.StringIO()
-    csv.writer(listed, lineterminator="\n").writerows([("file", "by", "beyond"), *rows])
+    csv.writer(listed, lineterminator="\n").writerows(rows)
     write_whole(out / LIST, listed.getvalue().encode(errors="backslashreplace"))
-    if lines:
-        text = "\n".join(lines) + "\n"
+    if reasons:
+        text = "\n".join(reasons) + "\n"
         write_whole(out / LEFT_OUT, text.encode(errors="backslashreplace"))
 
     # Written last: its presence shows that the folder is complete.
+    counts = Counter(outcome.kind for outcome in outcomes)
+    summary = {
+        "framing": FRAMING.to_dict(),
+        "size": job.size,
+        "by": by,
+        "cut": job.cut,
+        "most_beyond": job.most_beyond,
+        "counts": {kind: counts[kind] for kind in ("face", "cut", "left out")},
+    }
     write_json(out / SUMMARY, summary)
     (out / STARTED).unlink()
-
-    print(
-        f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
-        f"{counts['cut']} by the cut, {counts['left out']} left out."
-    )
-    if not lines:
-        return 0
-
-    return 1 if len(lines) < len(pairs) else 2
 
 
 def _targets(
