@@ -17,6 +17,7 @@ LAYERS = {
     "jax_names": 0,
     "file_lock": 1,
     "files": 1,
+    "paths": 1,
     "compilation_cache": 1,
     "configs": 1,
     "config_files": 2,
