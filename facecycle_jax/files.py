@@ -8,8 +8,10 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -20,6 +22,10 @@ from facecycle_jax.errors import UserError
 
 # Bytes read at once to find out whether a file can be read.
 _READ_BYTES = 2**20
+# Name of a file that is being written, see `under_another_name`.
+_PARTIAL = re.compile(r"\.[0-9a-f]{12}\.part")
+# Seconds after its last change from which an unfinished file counts as a leftover.
+_LEFT_AFTER = 3600.0
 
 
 @contextlib.contextmanager
@@ -45,6 +51,33 @@ def under_another_name(path: epath.PathLike) -> Iterator[epath.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: epath.PathLike) -> None:
+    """Removes what killed processes have left of files that they were writing.
+
+    It is called while the lock of the folder is held. No process that needs the lock
+    for writing there can then be alive. Others may write there without it, such as an
+    evaluation of a run, but they change their file all the time. A file that has
+    changed within the last hour therefore stays until a later call.
+
+    Args:
+      folder: the folder, without those in it. In a bucket, where nothing can be locked,
+        nothing is removed. A leftover that cannot be removed stays.
+    """
+    if "://" in os.fspath(folder):
+        return
+
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            # Only files: `new_folder` makes folders of this form.
+            if not _PARTIAL.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                is_file = entry.is_file(follow_symlinks=False)
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if is_file and age > _LEFT_AFTER:
+                    os.unlink(entry.path)
 
 
 @contextlib.contextmanager

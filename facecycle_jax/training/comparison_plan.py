@@ -14,7 +14,7 @@ from etils import epath
 
 from facecycle_jax import config_files
 from facecycle_jax.data import batch_shapes
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
 from facecycle_jax.files import read_json, write_json
 from facecycle_jax.training.ranges import check_ranges
 from facecycle_jax.training.run_config import FREE, changed_names, flatten
@@ -81,7 +81,8 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
       The method of the comparison.
 
     Raises:
-      UserError: If the config or a field cannot be used.
+      UserError: If the config or a field cannot be used, or only some of the stages
+        have a length in steps.
     """
     for field in fields:
         name = field.partition("=")[0]
@@ -114,7 +115,7 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
         name=_folder_name(config),
         config=config,
         fields=changed,
-        stages=_stages(configs),
+        stages=_stages(config, configs),
     )
 
 
@@ -139,11 +140,24 @@ def _folder_name(config: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def _stages(configs: Mapping[str, Mapping[str, Any]]) -> tuple[Stage, ...]:
+def _stages(
+    config_name: str, configs: Mapping[str, Mapping[str, Any]]
+) -> tuple[Stage, ...]:
     """Counts the images of an update of each stage, and their shares of all images."""
     images = {}
     weights = {}
-    in_steps = all(config["num_steps"] > 0 for config in configs.values())
+
+    # Steps and epochs cannot be compared before the number of tracks is known.
+    of_steps = [name for name, config in configs.items() if config["num_steps"] > 0]
+    of_epochs = [name for name in configs if name not in of_steps]
+    if of_steps and of_epochs:
+        raise UserError(
+            f"{config_name}: the length of {', '.join(of_steps)} is in num_steps and "
+            f"that of {', '.join(of_epochs)} in num_epochs; to be compared, a config "
+            "must have the lengths of all stages in the same field."
+        )
+
+    in_steps = bool(of_steps)
     for name, config in configs.items():
         # [items, frames of an item, S, S, 3].
         items, frames = batch_shapes(config)["frames"].shape[:2]
@@ -213,19 +227,18 @@ def plan_steps(
       Steps by stage, by name of the method.
 
     Raises:
-      UserError: If the workdir holds a comparison of another budget, or runs of another
-        configuration.
+      UserError: If the workdir holds a comparison of another budget, runs of another
+        configuration, or a broken plan.
     """
     path = workdir / PLAN
     plan: dict[str, dict[str, int]] = {}
     fields: dict[str, dict[str, Any]] = {}
     if path.exists():
-        kept = read_json(path)
-        if kept.get("budget") != dict(budget):
+        kept = _read_plan(path)
+        if kept["budget"] != dict(budget):
             raise UserError(
-                f"{workdir} holds a comparison of another budget, "
-                f"{kept.get('budget')}: use that one to continue it, or another "
-                "workdir."
+                f"{workdir} holds a comparison of another budget, {kept['budget']}: "
+                "use that one to continue it, or another workdir."
             )
         plan = kept["steps"]
         fields = kept["fields"]
@@ -254,6 +267,32 @@ def plan_steps(
         write_json(path, {"budget": dict(budget), "steps": plan, "fields": fields})
 
     return plan
+
+
+def _read_plan(path: epath.Path) -> dict[str, Any]:
+    """Reads what `plan_steps` has written.
+
+    Raises UserError if it is something else.
+    """
+    kept = read_json(path)
+
+    for part in ("budget", "steps", "fields"):
+        if not isinstance(kept.get(part), dict):
+            raise UserError(f"{path} is broken (it has no {part!r}): remove it.")
+
+    # Of `steps` and `fields`, every method has values by name.
+    for part in ("steps", "fields"):
+        for name, values in kept[part].items():
+            is_sound = isinstance(values, dict)
+            if part == "steps" and is_sound:
+                is_sound = all(type(count) is int for count in values.values())
+            if not is_sound:
+                raise UserError(
+                    f"{path} is broken ({part!r} of {name} is "
+                    f"{shorten(values)}): remove it."
+                )
+
+    return kept
 
 
 def _fixed_fields(entry: Entry) -> dict[str, Any]:

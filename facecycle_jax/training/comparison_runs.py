@@ -17,7 +17,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.training.comparison_plan import Entry, of_stage
 from facecycle_jax.training.metrics import training_seconds
 from facecycle_jax.training.network_loading import FOLDER, find_checkpoint
-from facecycle_jax.training.stopping import DIVERGED_EXIT
+from facecycle_jax.training.stopping import DIVERGED_EXIT, PREEMPTED_EXIT
 
 # Program that trains.
 _PROGRAM = [sys.executable, "-m", "facecycle_jax.main"]
@@ -203,23 +203,37 @@ def start_process(command: Sequence[str]) -> int:
       command: the command line.
 
     Returns:
-      The exit status, 128 + N after death by signal N.
+      The exit status, 128 + N after death by signal N. It is `PREEMPTED_EXIT` if
+      SIGTERM was received and the next run would follow otherwise.
     """
-    child = subprocess.Popen(list(command))
+    child: subprocess.Popen[bytes] | None = None
+    received = False
 
     def pass_on(number: int, frame: Any) -> None:
+        nonlocal received
         del number, frame
-        child.terminate()
+        received = True
+        if child is not None:
+            child.terminate()
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
+        child = subprocess.Popen(list(command))
+        # The signal may have come before there was a child to pass it on to.
+        if received:
+            child.terminate()
         status = child.wait()
     except BaseException:
         # An interrupt from the keyboard has reached the child too.
-        child.wait()
+        if child is not None:
+            child.wait()
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+    # A run that was at its end when the signal came ends as it would have anyway.
+    if received and status in (0, DIVERGED_EXIT):
+        return PREEMPTED_EXIT
     return status if status >= 0 else 128 - status
 
 

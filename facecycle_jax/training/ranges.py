@@ -22,7 +22,8 @@ class Range:
       high: upper end.
       above: whether `low` itself is outside.
       below: whether `high` itself is outside.
-      whole: whether only whole numbers are inside.
+      whole: whether only whole numbers are inside, and no floats such as 16.0, which
+        shapes and counters cannot have.
     """
 
     low: float
@@ -36,7 +37,7 @@ class Range:
         # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if not math.isfinite(value) or (self.whole and value != int(value)):
+        if not math.isfinite(value) or (self.whole and not isinstance(value, int)):
             return False
 
         over = value > self.low if self.above else value >= self.low
@@ -60,7 +61,7 @@ _POSITIVE = Range(0, above=True)
 _FRACTION = Range(0, 1)
 _BELOW_ONE = Range(0, 1, below=True)
 
-# If a field holds several numbers, each of them must be in range.
+# Of fields that hold several numbers, each number must be in range.
 RANGES: Mapping[str, Range] = {
     "seed": Range(0, 2**32 - 1, whole=True),
     "batch_size": _FROM_ONE,
@@ -158,6 +159,9 @@ RANGES: Mapping[str, Range] = {
 
 # Pairs of numbers, the smaller one first.
 _RISING = ("augment.scale", "augment.ratio")
+# Fields that hold several numbers, and those that may. All others hold one.
+_SEVERAL = (*_RISING, "optimiser.schedule_epochs", "optimiser.schedule_rates")
+_ONE_OR_SEVERAL = ("data.mirror_pair_probability",)
 
 
 def check_ranges(config: Mapping[str, Any]) -> None:
@@ -196,10 +200,20 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
         if name not in fields:
             continue
         value = fields[name]
-        numbers = value if isinstance(value, list) else [value]
+        is_list = isinstance(value, list)
+        if is_list != (name in _SEVERAL) and name not in _ONE_OR_SEVERAL:
+            count = "several numbers" if name in _SEVERAL else "one number"
+            raise UserError(f"{prefix}.{name} must be {count}, got {value!r}.")
+
+        numbers = value if is_list else [value]
         if not numbers or not all(number in allowed for number in numbers):
-            verb = "each be" if isinstance(value, list) else "be"
-            raise UserError(f"{prefix}.{name} must {verb} {allowed}, got {value!r}.")
+            verb = "each be" if is_list else "be"
+            hint = ""
+            if allowed.whole and any(_is_whole_float(number) for number in numbers):
+                hint = "; write it without a decimal point or exponent"
+            raise UserError(
+                f"{prefix}.{name} must {verb} {allowed}, got {value!r}{hint}."
+            )
 
     for name in _RISING:
         pair = fields.get(name)
@@ -210,8 +224,13 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
             )
 
     traced = fields.get("profile_steps", [])
-    counted = all(step in _FROM_ONE for step in traced)
-    if len(traced) not in (0, 2) or not counted or sorted(traced) != traced:
+    is_range = (
+        isinstance(traced, list)
+        and len(traced) in (0, 2)
+        and all(step in _FROM_ONE for step in traced)
+        and sorted(traced) == traced
+    )
+    if not is_range:
         raise UserError(
             f"{prefix}.profile_steps must be the first and the last step to trace, "
             f"counted from 1, or empty, got {traced!r}."
@@ -221,3 +240,8 @@ def _check_stage(config: Mapping[str, Any], prefix: str) -> None:
         raise UserError(
             f"{prefix}.num_steps and {prefix}.num_epochs are both 0: set one of them."
         )
+
+
+def _is_whole_float(value: object) -> bool:
+    """Whether a value is a whole number that is written as a float, such as 1e5."""
+    return isinstance(value, float) and value.is_integer()

@@ -169,9 +169,7 @@ def prepare(
         log.info("%s\n%s", config["method"], devices)
 
     # 2. Data, which determine the length of an epoch.
-    make_loader = data.make_loader if loader is None else loader
-    train_data = make_loader(config, split="train")
-    eval_data = make_loader(config, split="eval")
+    train_data, eval_data = _make_loaders(config, loader)
     described = _describe_data(train_data, eval_data)
 
     steps_per_epoch, total_steps = _lengths(config, tracks=train_data.num_tracks)
@@ -239,6 +237,15 @@ def prepare(
         after_evaluation=program.evaluated,
     )
     return run, state
+
+
+def _make_loaders(
+    config: Mapping[str, Any], loader: MakeLoader | None
+) -> tuple[Loader, Loader]:
+    """Builds the sources of batches to train on and of held-out people."""
+    if loader is None:
+        return data.make_loaders(config)
+    return loader(config, split="train"), loader(config, split="eval")
 
 
 def _lengths(config: Mapping[str, Any], *, tracks: int) -> tuple[int, int]:

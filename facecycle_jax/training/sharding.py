@@ -126,8 +126,8 @@ def describe(mesh: Mesh, *, batch_size: int, accumulate: int = 1) -> str:
         "hosts": f"{len(hosts)} ({hosts_shown})",
         "devices": f"{mesh.size} ({kinds_shown}), {jax.local_device_count()} here",
         "mesh": axes,
-        "batch": f"{batch_size} pairs in all, {per_process} per process, "
+        "batch": f"{batch_size} items in all, {per_process} per process, "
         f"{per_device} per device",
-        "micro-batches": f"{accumulate} of {batch_size // accumulate} pairs",
+        "micro-batches": f"{accumulate} of {batch_size // accumulate} items",
     }
     return "\n".join(f"  {name:<14}{value}" for name, value in rows.items())

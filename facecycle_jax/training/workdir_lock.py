@@ -9,12 +9,15 @@ from etils import epath
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.file_lock import take_lock
+from facecycle_jax.files import remove_leftovers
 from facecycle_jax.training.processes import agree
 
 
 @contextlib.contextmanager
 def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of a workdir for as long as the context is active.
+
+    What a killed run has left of files that it was writing is removed.
 
     Process 0 holds the lock for all processes of its job, which all have to call this.
     Buckets and file systems without locks are not locked; the log reports it.
@@ -33,6 +36,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     holder = ""
     if jax.process_index() == 0:
         file, holder = take_lock(workdir)
+        if file is not None:
+            remove_leftovers(workdir)
 
     try:
         if agree(int(bool(holder))):

@@ -5,6 +5,7 @@ import os
 import sys
 import unittest.mock
 
+import fake_bucket
 import numpy as np
 import pytest
 from PIL import Image
@@ -379,6 +380,21 @@ def test_wrong_arguments_are_one_sentence_and_leave_nothing(
     assert run(*filled, "--out", tmp_path / "out") == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.tfrecord*"))
+
+
+@pytest.mark.parametrize("name", ["synthetic", "fer2013"])
+def test_records_in_a_bucket_are_refused_before_any_work(
+    raw, tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    data = () if name == "synthetic" else ("--data", raw)
+    with fake_bucket.bucket(tmp_path / "cloud"):
+        assert run(name, *data, "--out", "gs://bucket/out") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "Records cannot be prepared in gs://bucket/out" in error
+    assert "in a local --out, then copy that folder there." in error
+    assert not (tmp_path / "gs:").exists()
+    assert not list((tmp_path / "cloud").rglob("*.tfrecord*"))
 
 
 def test_beam_that_is_not_installed_is_named(raw, tmp_path, capsys, monkeypatch):

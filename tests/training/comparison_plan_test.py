@@ -73,7 +73,7 @@ def test_stages_with_lengths_in_steps_and_in_epochs_are_refused(tmp_path):
         "def get_config():\n"
         "    config = face_cycle.get_config()\n"
         "    config.motion.num_steps = 1000\n"
-        "    config.motion.num_epochs = 0.0\n"
+        "    config.motion.num_epochs = 0\n"
         "    return config\n"
     )
     words = "the length of motion is in num_steps and that of identity in num_epochs"

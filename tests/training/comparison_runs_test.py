@@ -85,6 +85,14 @@ def test_processes_end_with_their_status():
     assert start_process(["sh", "-c", "kill -9 $$"]) == 128 + 9
 
 
+@pytest.fixture
+def surviving():
+    """SIGTERM that reaches no handler of the program ends no tests."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     ("ending", "status"),
     [
@@ -94,22 +102,23 @@ def test_processes_end_with_their_status():
         ("exit 75", training.PREEMPTED_EXIT),
     ],
 )
-def test_after_sigterm_no_other_run_follows(ending, status):
+def test_after_sigterm_no_other_run_follows(ending, status, surviving):
     # The child asks its parent to stop, which passes it on, and ends as it likes.
-    script = f"trap '{ending}' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"
+    wait = "for i in $(seq 100); do sleep 0.05; done; exit 1"
+    script = f"trap '{ending}' TERM; kill -TERM $PPID; {wait}"
     before = signal.getsignal(signal.SIGTERM)
     assert start_process(["sh", "-c", script]) == status
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_sigterm_before_the_child_is_there_is_passed_on(monkeypatch):
+def test_sigterm_before_the_child_is_there_is_passed_on(monkeypatch, surviving):
     class Late(subprocess.Popen):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(subprocess, "Popen", Late)
-    assert start_process(["sleep", "60"]) == 128 + signal.SIGTERM
+    assert start_process(["sleep", "5"]) == 128 + signal.SIGTERM
 
 
 def test_seconds_of_training_leave_out_what_was_not_measured(tmp_path):

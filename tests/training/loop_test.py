@@ -740,6 +740,14 @@ def test_the_default_backend_needs_no_extra(name):
     assert config.data.backend == "threads"
 
 
+def test_a_start_removes_what_a_killed_run_was_writing(tmp_path):
+    left = tmp_path / ".0123456789ab.part"
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    toy_training.train(tmp_path, num_steps=1)
+    assert not left.exists()
+
+
 def test_a_workdir_that_is_a_file_is_a_mistake(tmp_path):
     (tmp_path / "file").write_text("mine")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -109,7 +109,7 @@ def test_lines_say_whose_they_are_and_a_table_what_runs_where(two):
         assert table["hosts"].startswith("1 (")
         assert table["devices"].startswith("4 (cpu cpu), 2 here")
         assert table["mesh"] == "data=4"
-        assert table["batch"] == "8 pairs in all, 4 per process, 2 per device"
+        assert table["batch"] == "8 items in all, 4 per process, 2 per device"
 
 
 @pytest.mark.parametrize("who", ["1", pytest.param("0", marks=pytest.mark.slow)])

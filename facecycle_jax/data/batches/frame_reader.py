@@ -1,27 +1,35 @@
-"""Readers of frames, and a report of those that cannot be read.
+"""Readers of frames, and the list of those that cannot be read.
 
 A frame is uint8 [S, S, 3], RGB.
 """
 
 import logging
+import os
+import stat
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 
 from facecycle_jax.data.images.decoding import make_decoder
-from facecycle_jax.data.images.media_files import open_image_file
+from facecycle_jax.data.images.media_files import MAX_FILE_BYTES, open_image_file
 from facecycle_jax.data.images.reading import read_image, square
 from facecycle_jax.data.sources.records import DamagedSetError, RecordFrames
 from facecycle_jax.data.sources.tracks import Frame, Tracks
 from facecycle_jax.errors import UserError
+from facecycle_jax.files import read_through
 
 log = logging.getLogger(__name__)
 # Frame -> uint8 [S, S, 3]; raises UserError for an image that cannot be read.
 ReadFrame = Callable[[Frame], np.ndarray]
+# Seconds to wait before a file that the storage does not deliver is tried again. The
+# sum stays well below the 30 seconds that platforms grant between SIGTERM and SIGKILL,
+# because a run that waits for its batch cannot save its state.
+_PAUSES = (0.1, 0.5, 2.0, 8.0)
 
 
-class Report:
+class UnreadableFrames:
     """The unreadable frames of a run; each is logged once and counted."""
 
     def __init__(self) -> None:
@@ -128,10 +136,84 @@ def record_reader(records: RecordFrames, decoder: str, *, size: int) -> ReadFram
     return read
 
 
+def read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
+    """Reads a frame, with further attempts after an error of the storage.
+
+    Args:
+      frame: the frame.
+      read: reads a frame.
+
+    Returns:
+      uint8 [S, S, 3].
+
+    Raises:
+      DamagedSetError: If a prepared set is damaged.
+      UserError: If the image cannot be decoded although its file can be read.
+      FileNotFoundError: If its file is gone from its folder.
+      OSError: If the storage does not deliver its file.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return read(frame)
+        except DamagedSetError:
+            raise
+        except (ValueError, OSError) as error:
+            # The image is damaged if the file's bytes can be read, else the storage is.
+            of_storage = _storage_error(frame, error)
+            if of_storage is None:
+                break
+            # Waiting does not bring back a file that was removed.
+            if pause is None or isinstance(of_storage, FileNotFoundError):
+                raise of_storage from None
+        time.sleep(pause)
+
+    # The storage may have recovered in between.
+    return read(frame)
+
+
+def _storage_error(frame: Frame, error: Exception) -> OSError | None:
+    """Returns why the storage does not deliver a frame's bytes, or None if it does.
+
+    A frame of a prepared set is a number. Its reader checks the bytes itself and raises
+    OSError for the storage. What is no file of an image counts as delivered: a pipe, a
+    device, or a file that is too large.
+
+    Args:
+      frame: the frame.
+      error: raised when it was read.
+    """
+    if not isinstance(frame, str):
+        return error if isinstance(error, OSError) else None
+
+    try:
+        with open(frame, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE_BYTES:
+                read_through(file)
+    except FileNotFoundError as missing:
+        # A removed file leaves its folder behind. A drive that is no longer mounted
+        # takes the folder along.
+        folder = os.path.dirname(frame)
+        if os.path.isdir(folder or "."):
+            return missing
+        return OSError(f"the folder {folder} is gone; is its drive still mounted?")
+    except OSError as failed:
+        return failed
+    return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; `open` alone would wait until somebody writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_or_replace(
-    tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: Report
+    tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: UnreadableFrames
 ) -> np.ndarray:
     """Reads a frame of a track, or the track's next readable one in its place.
+
+    Only a damaged or removed image is replaced. An error of the storage says nothing
+    about the image, so after some more attempts it ends the run.
 
     Args:
       tracks: all tracks.
@@ -146,6 +228,7 @@ def read_or_replace(
     Raises:
       DamagedSetError: If a prepared set is damaged. No other frame replaces it.
       UserError: If no frame of the track can be read.
+      OSError: If the storage does not deliver a frame.
     """
     frames = tracks.frames[track]
     for offset in range(len(frames)):
@@ -153,9 +236,11 @@ def read_or_replace(
         if frame in report:
             continue
         try:
-            return read(frame)
+            return read_patiently(frame, read)
         except DamagedSetError:
             raise
+        except FileNotFoundError:
+            report.add(frame, f"There is no file {frame}.")
         except UserError as error:
             report.add(frame, str(error))
 
@@ -172,7 +257,7 @@ def read_rows(
     place: np.ndarray,
     *,
     read: ReadFrame,
-    report: Report,
+    report: UnreadableFrames,
 ) -> None:
     """Fills rows with frames and reads a repeated frame only once.
 
@@ -187,6 +272,7 @@ def read_rows(
     Raises:
       DamagedSetError: If a prepared set is damaged.
       UserError: If no frame of a track can be read.
+      OSError: If the storage does not deliver a frame.
     """
     # The two frames of a mirrored pair are equal and stand in neighbouring rows.
     before = None

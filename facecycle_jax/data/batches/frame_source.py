@@ -46,8 +46,11 @@ class FrameSource:
         else:
             self._read = record_reader(records, decoder, size=size)
 
-        # Number of frames up to the end of each track, and each track's person.
-        self._ends = np.cumsum([len(frames) for frames in tracks.frames])
+        # Numbers of the first frame of each track and of the one after its last frame,
+        # and each track's person.
+        counts = np.array([len(frames) for frames in tracks.frames])
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
         _, self._people = np.unique(tracks.identities, return_inverse=True)
 
     def __len__(self) -> int:
@@ -74,7 +77,7 @@ class FrameSource:
         # The first track that ends behind the frame.
         track = int(np.searchsorted(self._ends, index, side="right"))
         frames = self._tracks.frames[track]
-        frame = frames[index - int(self._ends[track])]
+        frame = frames[index - int(self._starts[track])]
         return {
             "image": self._read(frame),
             "track": np.int64(track),

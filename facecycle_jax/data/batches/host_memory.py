@@ -7,22 +7,19 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-import stat
 import threading
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from facecycle_jax.data.batches.frame_reader import ReadFrame, Report
-from facecycle_jax.data.images.media_files import MAX_FILE_BYTES
+from facecycle_jax.data.batches.frame_reader import (
+    ReadFrame,
+    UnreadableFrames,
+    read_patiently,
+)
 from facecycle_jax.data.sources.records import DamagedSetError
-from facecycle_jax.data.sources.tracks import Frame, Tracks, make_tracks
+from facecycle_jax.data.sources.tracks import Tracks, make_tracks
 from facecycle_jax.errors import UserError
-from facecycle_jax.files import read_through
-
-# Seconds to wait before a file that could not be read is tried again.
-_PAUSES = (0.1, 0.5, 2.0)
 
 
 def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
@@ -44,7 +41,7 @@ def check_memory(tracks: Tracks, *, size: int, limit_gb: float) -> None:
 
 
 def decode_all(
-    tracks: Tracks, *, read: ReadFrame, report: Report, min_frames: int = 1
+    tracks: Tracks, *, read: ReadFrame, report: UnreadableFrames, min_frames: int = 1
 ) -> tuple[Tracks, np.ndarray]:
     """Decodes every frame, leaves out images that cannot be decoded and reports them.
 
@@ -74,7 +71,7 @@ def decode_all(
 
     def attempt(place: int) -> bool:
         try:
-            frame = _read_patiently(paths[place], read)
+            frame = read_patiently(paths[place], read)
         except DamagedSetError:
             raise
         except ValueError as error:
@@ -132,52 +129,3 @@ def _keep_rows(array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         if place != row:
             array[place] = array[row]
     return array[: len(rows)]
-
-
-def _read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
-    """Reads a frame, with further attempts after an error of the storage.
-
-    Raises:
-      UserError: If the image cannot be decoded although its file can be read.
-      OSError: If its file cannot be read.
-    """
-    for pause in (*_PAUSES, None):
-        try:
-            return read(frame)
-        except DamagedSetError:
-            raise
-        except (ValueError, OSError):
-            # The image is damaged if the file's bytes can be read, else the storage is.
-            of_storage = _storage_error(frame)
-            if of_storage is None:
-                break
-            if pause is None:
-                raise of_storage from None
-        time.sleep(pause)
-
-    # The storage may have recovered in between.
-    return read(frame)
-
-
-def _storage_error(frame: Frame) -> OSError | None:
-    """Returns why the storage does not deliver a frame's bytes, or None if it does.
-
-    It is None for prepared sets, whose reader checks the bytes itself, and for what is
-    no file of an image: a pipe, a device, or a file that is too large.
-    """
-    if not isinstance(frame, str):
-        return None
-
-    try:
-        with open(frame, "rb", opener=_open_at_once) as file:
-            found = os.fstat(file.fileno())
-            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_FILE_BYTES:
-                read_through(file)
-    except OSError as error:
-        return error
-    return None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file; `open` alone would wait until somebody writes into a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from facecycle_jax.data.batches.device_memory import place_frames, resident_batches
 from facecycle_jax.data.batches.frame_reader import (
     ReadFrame,
-    Report,
+    UnreadableFrames,
     file_reader,
     record_reader,
 )
@@ -73,7 +73,7 @@ class Loader:
     pairing: str
     seed: int
     decode_size: int
-    report: Report
+    report: UnreadableFrames
     mirrored: np.ndarray | float = 0.0
     backend: str = "memory"
     read: ReadFrame | None = None
@@ -230,8 +230,53 @@ def _digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+class _Source(NamedTuple):
+    """A source of tracks that was listed once.
+
+    Attributes:
+      train: tracks of the people to train on.
+      held_out: tracks of the other people; the same object as `train` if none are held
+        out.
+      read: reads a frame; None if all frames are in memory.
+      frames: all frames, uint8 [F, S, S, 3], if they are in memory; tracks hold their
+        indices.
+    """
+
+    train: Tracks
+    held_out: Tracks
+    read: ReadFrame | None
+    frames: np.ndarray | None
+
+
+def make_loaders(config: Mapping[str, Any]) -> tuple[Loader, Loader]:
+    """Builds the loaders of a run's training and held-out people.
+
+    The data are listed once, so that nobody is in both splits even if the data change
+    meanwhile. If no people are held out, both loaders share their frames in host
+    memory.
+
+    Args:
+      config: a run's configuration: method, batch_size, seed and data.
+
+    Returns:
+      The loader of the people to train on, and that of the held-out people.
+
+    Raises:
+      UserError: If a value is out of range, or no part of the data can be used.
+      FileNotFoundError: If the data are missing.
+      OSError: If the storage does not deliver a file.
+    """
+    source = _open_source(config)
+    train = _loader(config, source, source.train)
+    if source.held_out is source.train:
+        return train, _held_out(train)
+    return train, _held_out(_loader(config, source, source.held_out))
+
+
 def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     """Builds the loader of a run's training or held-out people.
+
+    A run that needs both calls `make_loaders`.
 
     Args:
       config: a run's configuration: method, batch_size, seed and data.
@@ -243,20 +288,28 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     Raises:
       UserError: If a value is out of range, or no part of the data can be used.
       FileNotFoundError: If the data are missing.
+      OSError: If the storage does not deliver a file.
     """
+    source = _open_source(config)
+    tracks = {"train": source.train, "eval": source.held_out}[split]
+    loader = _loader(config, source, tracks)
+    return _held_out(loader) if split == "eval" else loader
+
+
+def _open_source(config: Mapping[str, Any]) -> _Source:
+    """Lists the tracks of a configuration and splits them by people."""
     options = config["data"]
     backend = options["backend"]
     if backend not in BACKENDS:
         raise UserError(f"data.backend must be one of {BACKENDS}, got {backend!r}.")
 
-    pairing = _pairing(config)
     size = options["decode_size"]
-    report = Report()
+    read: ReadFrame | None = None
+    frames: np.ndarray | None = None
 
     # Synthetic faces come as arrays; frames of all other sources are read.
-    frames, read = None, None
     if options["source"] == "synthetic":
-        tracks, all_frames = _synthetic(options, seed=config["seed"], size=size)
+        tracks, frames = _synthetic(options, seed=config["seed"], size=size)
     else:
         tracks, read = _stored(options, size=size)
         # Both splits lie in memory at the same time.
@@ -264,13 +317,23 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
             check_memory(tracks, size=size, limit_gb=options["memory_gb"])
 
     train, held_out = split_people(tracks, eval_fraction=options["eval_fraction"])
-    tracks = {"train": train, "eval": held_out}[split]
 
-    if read is None:
+    return _Source(train=train, held_out=held_out, read=read, frames=frames)
+
+
+def _loader(config: Mapping[str, Any], source: _Source, tracks: Tracks) -> Loader:
+    """Builds the loader of some of a source's tracks, to train on."""
+    options = config["data"]
+    backend = options["backend"]
+    pairing = _pairing(config)
+    report = UnreadableFrames()
+
+    frames: np.ndarray | None = None
+    if source.frames is not None:
         chosen = [int(frame) for track in tracks.frames for frame in track]
-        frames = all_frames[chosen]
-    elif backend not in PIPELINES:
-        tracks, frames = decode_all(tracks, read=read, report=report)
+        frames = source.frames[chosen]
+    elif source.read is not None and backend not in PIPELINES:
+        tracks, frames = decode_all(tracks, read=source.read, report=report)
 
     items = items_of(options)
     if items is None:
@@ -278,25 +341,28 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
     else:
         check_items(tracks, items)
 
-    mirrored = _mirrored(tracks, options)
-    if split == "eval":
-        # A held-out pair has two different frames wherever training ever pairs two:
-        # only a probability of 1 stays.
-        mirrored = np.floor(mirrored)
-
     return Loader(
         tracks=tracks,
         frames=frames,
         batch_size=config["batch_size"],
         pairing=pairing,
         seed=config["seed"],
-        decode_size=size,
+        decode_size=options["decode_size"],
         report=report,
-        mirrored=mirrored,
+        mirrored=_mirrored(tracks, options),
         backend=backend,
-        read=read,
+        read=source.read,
         items=items,
     )
+
+
+def _held_out(loader: Loader) -> Loader:
+    """Returns a loader of held-out people with the pairs that evaluations use.
+
+    A held-out pair has two different frames wherever training ever pairs two: only a
+    probability of 1 stays.
+    """
+    return dataclasses.replace(loader, mirrored=np.floor(loader.mirrored))
 
 
 def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:

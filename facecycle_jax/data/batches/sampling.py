@@ -7,7 +7,7 @@ restart.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ from facecycle_jax.errors import UserError
 
 PAIRINGS = ("same", "different")
 ORDERS = ("unordered", "ordered")
+# Step -> arrays of the items of one process, by name.
+Draw = Callable[[int], dict[str, np.ndarray]]
 
 
 class Items(NamedTuple):

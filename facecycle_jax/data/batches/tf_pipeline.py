@@ -4,16 +4,19 @@ The draws are those of `sampling`, so the pipeline can start at any step. The co
 decodes images is that of the memory backend, so the batches are equal bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from facecycle_jax.data.batches.frame_reader import ReadFrame, Report, read_rows
+from facecycle_jax.data.batches.frame_reader import (
+    ReadFrame,
+    UnreadableFrames,
+    read_rows,
+)
+from facecycle_jax.data.batches.sampling import Draw
 from facecycle_jax.data.sources.tracks import Tracks
 from facecycle_jax.errors import UserError
-
-Draw = Callable[[int], dict[str, np.ndarray]]
 
 
 def tf_batches(
@@ -23,7 +26,7 @@ def tf_batches(
     start: int,
     size: int,
     read: ReadFrame,
-    report: Report,
+    report: UnreadableFrames,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of steps start, start + 1, ... without end.
 
@@ -40,7 +43,9 @@ def tf_batches(
       {frames uint8 [B, 2, size, size, 3], mirror, track, identity}.
 
     Raises:
-      UserError: If tensorflow is not installed, or a whole track cannot be read.
+      UserError: If tensorflow is not installed, a whole track cannot be read, or a
+        prepared set is damaged.
+      OSError: If the storage does not deliver a frame.
     """
     try:
         import tensorflow as tf
@@ -59,7 +64,7 @@ def tf_batches(
             yield draw(step)
             step += 1
 
-    failures: list[ValueError] = []
+    failures: list[ValueError | OSError] = []
     example = draw(start)
     shape = (*example["place"].shape, size, size, 3)
 
@@ -70,7 +75,7 @@ def tf_batches(
             read_rows(
                 rows, tracks, track.ravel(), place.ravel(), read=read, report=report
             )
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             # Raised below, when this batch is due. An exception raised here would reach
             # the user as an error of tensorflow with its own stack trace.
             failures.append(error)

@@ -9,14 +9,18 @@ import functools
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from facecycle_jax.data.batches.frame_reader import ReadFrame, Report, read_rows
+from facecycle_jax.data.batches.frame_reader import (
+    ReadFrame,
+    UnreadableFrames,
+    read_rows,
+)
+from facecycle_jax.data.batches.sampling import Draw
 from facecycle_jax.data.sources.tracks import Tracks
 
-Draw = Callable[[int], dict[str, np.ndarray]]
 # Images of one task: enough to be worth its overhead, few enough that several threads
 # share a batch.
 _CHUNK = 16
@@ -29,7 +33,7 @@ def thread_batches(
     start: int,
     size: int,
     read: ReadFrame,
-    report: Report,
+    report: UnreadableFrames,
     threads: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of steps start, start + 1, ... without end.
@@ -49,6 +53,7 @@ def thread_batches(
 
     Raises:
       UserError: If a whole track cannot be read, or a prepared set is damaged.
+      OSError: If the storage does not deliver a frame.
     """
     fill = functools.partial(read_rows, read=read, report=report)
     threads = threads or os.cpu_count() or 1

@@ -94,7 +94,7 @@ def make_decoder(name: str, *, size: int) -> Decoder:
 
 
 def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
-    """Decodes an image as `reading.read_frame` does a file.
+    """Decodes an image as `frame_reader.read_frame` does a file.
 
     Args:
       content: bytes of an image file.

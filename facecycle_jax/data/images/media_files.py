@@ -75,6 +75,7 @@ def open_image_file(path: epath.PathLike) -> BinaryIO:
             raise FileNotFoundError(f"There is no file {path}.")
         if remote.is_dir():
             raise UserError(f"{path} is a folder, not an image.")
+        _check_size(path, remote.stat().length)
         opened: BinaryIO = remote.open("rb")
         return opened
 
@@ -93,16 +94,26 @@ def open_image_file(path: epath.PathLike) -> BinaryIO:
         reason = "is a folder, not an image."
     elif not stat.S_ISREG(found.st_mode):
         reason = "is a pipe, a socket or a device; images must be regular files."
-    elif found.st_size > MAX_FILE_BYTES:
-        reason = (
-            f"has {found.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that an "
-            "image may have."
-        )
     else:
-        return os.fdopen(descriptor, "rb")
+        file = os.fdopen(descriptor, "rb")
+        try:
+            _check_size(path, found.st_size)
+        except UserError:
+            file.close()
+            raise
+        return file
 
     os.close(descriptor)
     raise UserError(f"{path} {reason}")
+
+
+def _check_size(path: epath.PathLike, size: int) -> None:
+    """Refuses a file with more bytes than an image may have."""
+    if size > MAX_FILE_BYTES:
+        raise UserError(
+            f"{path} has {size:,} bytes, more than the {MAX_FILE_BYTES:,} that an "
+            "image may have."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

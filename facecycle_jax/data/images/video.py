@@ -19,7 +19,7 @@ from facecycle_jax.data.images.reading import MAX_PIXELS
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import under_another_name
 
-# No video has a higher rate.
+# No video has a higher rate, and the frames taken of one must not grow without bound.
 MAX_FPS = 1000.0
 # Least rate of a video that is written; players show no fewer frames reliably.
 MIN_FPS = 0.1

@@ -9,7 +9,7 @@ import numpy as np
 
 from facecycle_jax.data.images.media_files import is_image_name
 from facecycle_jax.data.labelled.images import LabelledImages
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
@@ -63,7 +63,7 @@ def _read_csv(path: str, split: str) -> LabelledImages:
     if sorted(header) != ["Usage", "emotion", "pixels"]:
         raise UserError(
             f"{path}, row 1: expected the columns emotion, pixels and Usage, got "
-            f"{_shorten(header)}."
+            f"{shorten(', '.join(header))}."
         )
 
     places = [header.index(name) for name in ("emotion", "pixels", "Usage")]
@@ -83,7 +83,7 @@ def _read_csv(path: str, split: str) -> LabelledImages:
         if usage not in OFFICIAL:
             raise UserError(
                 f"{path}, row {number}: Usage must be one of {tuple(OFFICIAL)}, got "
-                f"{_shorten(usage)}."
+                f"{shorten(usage)}."
             )
 
         if usage != split:
@@ -91,8 +91,7 @@ def _read_csv(path: str, split: str) -> LabelledImages:
 
         if emotion not in ("0", "1", "2", "3", "4", "5", "6"):
             raise UserError(
-                f"{path}, row {number}: emotion must be 0 to 6, got "
-                f"{_shorten(emotion)}."
+                f"{path}, row {number}: emotion must be 0 to 6, got {shorten(emotion)}."
             )
 
         images.append(_pixels(pixels, f"{path}, row {number}"))
@@ -129,12 +128,6 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
                     "it a csv?"
                 )
             yield number, [column.strip() for column in row]
-
-
-def _shorten(value: object) -> str:
-    """Quotes a value and cuts it to at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _pixels(text: str, where: str) -> np.ndarray:

@@ -91,10 +91,14 @@ class Pairs:
         return _pairs(rows, self.origin)
 
     def limited(self, limit: int, *, seed: int = 0) -> "Pairs":
-        """Draws at most `limit` pairs, the same fraction of every fold and answer.
+        """Draws about `limit` pairs, the same fraction of every fold and answer.
+
+        There is at least one pair of each answer in every fold, because a fold cannot
+        be evaluated otherwise. View 2 of LFW therefore keeps 20 pairs or more. Apart
+        from that, there are at most `limit` pairs.
 
         Args:
-          limit: largest number of pairs; 0: all.
+          limit: number of pairs; 0: all.
           seed: seed of the draw.
 
         Returns:
@@ -165,7 +169,8 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
 
     Args:
       root: folder of the list. The images lie in `<person>/<person>_NNNN.jpg` there
-        or in `lfw`, `lfw-deepfunneled` or `lfw_funneled` below it.
+        or in one of these folders below it: `lfw`, `lfw-deepfunneled`, `lfw_funneled`,
+        `lfw-funneled`, `images` or `aligned images`.
       name: the list's name.
 
     Returns:
@@ -236,8 +241,8 @@ def read_cplfw_pairs(
     cut into `folds` equal parts, in the list's order.
 
     Args:
-      root: folder of the list. The images lie in it, or in `images` or `aligned images`
-        below it.
+      root: folder of the list. The images lie in it, or in one of the folders that
+        `read_lfw_pairs` names, usually `images` or `aligned images`.
       name: the list's name.
       folds: number of folds.
 

@@ -28,12 +28,11 @@ from facecycle_jax.data.images.reading import (
     square,
     to_rgb,
 )
+from facecycle_jax.data.images.video import MAX_FPS
 from facecycle_jax.data.sources.folder import find_tracks
 from facecycle_jax.errors import MissingExtraError, UserError
 
 _QUALITY = 95
-# No video has a higher rate, and a track must not grow without bound.
-MAX_FPS = 1000.0
 # Frames beyond this size of a track are left out. A track is one record, which
 # TensorFlow limits to 2 GB.
 MAX_TRACK_BYTES = 1 << 30
@@ -56,6 +55,12 @@ class Source:
     path: str
     left_out: tuple[str, ...] = ()
     is_single: bool = False
+
+    @property
+    def is_video(self) -> bool:
+        """Whether `path` is a video; a folder may have the name of one."""
+        name = os.path.basename(self.path)
+        return is_video_name(name) and not os.path.isdir(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +204,7 @@ def prepare_track(source: Source, options: FrameOptions) -> Prepared:
       Its frames. Files that cannot be read are left out, with a line that names each
       and its reason.
     """
-    if is_video_name(os.path.basename(source.path)) and not os.path.isdir(source.path):
+    if source.is_video:
         return _video(source, options)
     return _images(source, options)
 

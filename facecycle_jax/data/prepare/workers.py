@@ -79,8 +79,8 @@ class Work:
     def _place(self, source: Source) -> pathlib.Path | None:
         """Names the file of a finished track after everything that it depends on."""
         # Images whose bytes are copied are as quickly read again.
-        is_video = os.path.isfile(source.path) and not self.options.reencodes
-        if not self.finished or not (self.options.reencodes or is_video):
+        is_decoded = self.options.reencodes or source.is_video
+        if not self.finished or not is_decoded:
             return None
 
         try:

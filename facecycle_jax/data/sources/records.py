@@ -9,7 +9,6 @@ import errno
 import itertools
 import os
 import pathlib
-import resource
 import threading
 import weakref
 import zlib
@@ -21,6 +20,11 @@ from facecycle_jax.data.images.media_files import is_image_name
 from facecycle_jax.data.sources.record_index import FRAMES, TRACKS, read_index
 from facecycle_jax.data.sources.tracks import Tracks, in_root, long_tracks
 from facecycle_jax.errors import UserError
+
+try:
+    import resource
+except ImportError:  # outside POSIX systems
+    resource = None  # type: ignore[assignment]
 
 # Folders below data.path in which a set is looked for: <name>/<config>/<version>.
 _DEPTH = 3
@@ -75,8 +79,11 @@ class RecordFrames:
         self._shards = {file for _, file, _, _ in self._where}
         _allow_open_files(len(self._shards))
         self._open: dict[str, int] = {}
+        # Descriptors given up after an error of the storage. Other threads may be
+        # reading through them, so they are closed at the end only.
+        self._given_up: list[int] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _close, self._open)
+        weakref.finalize(self, _close, self._open, self._given_up)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the folders alone; another process opens the files itself."""
@@ -94,6 +101,8 @@ class RecordFrames:
         Raises:
           DamagedSetError: If the shard is missing, cut off or holds other bytes there,
             or the index is damaged.
+          OSError: If the storage does not deliver the bytes. A later call opens the
+            shard again.
         """
         # The last track that begins at or before the frame.
         track = bisect.bisect_right(self._first, frame) - 1
@@ -108,6 +117,10 @@ class RecordFrames:
 
         try:
             content = os.pread(self._descriptor(file), length, offset)
+        except FileNotFoundError:
+            raise DamagedSetError(
+                f"The shard {file} is gone; bring it back and continue the run."
+            ) from None
         except OSError as error:
             if error.errno == errno.EMFILE:
                 raise UserError(
@@ -115,10 +128,8 @@ class RecordFrames:
                     "many files as data.path has shards. Raise the limit: ulimit -n "
                     f"{2 * len(self._shards) + _OTHER_FILES}."
                 ) from None
-            raise DamagedSetError(
-                f"The shard {file} cannot be read ({error.strerror}); bring it back "
-                "and continue the run."
-            ) from None
+            self._give_up(file)
+            raise OSError(error.errno, error.strerror, file) from error
 
         if len(content) != length:
             raise DamagedSetError(
@@ -147,6 +158,13 @@ class RecordFrames:
                     descriptor = self._open[file] = os.open(file, os.O_RDONLY)
         return descriptor
 
+    def _give_up(self, file: str) -> None:
+        """Has the next read open a file again; a stale handle never recovers."""
+        with self._lock:
+            descriptor = self._open.pop(file, None)
+            if descriptor is not None:
+                self._given_up.append(descriptor)
+
     def describe(self, frame: int) -> str:
         """Names a frame in messages."""
         track = bisect.bisect_right(self._first, frame) - 1
@@ -156,8 +174,11 @@ class RecordFrames:
 
 def _allow_open_files(count: int) -> None:
     """Raises the limit of open files, as far as the system allows, for so many more."""
+    if resource is None:
+        return
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Training and held-out people have a reader each.
+    # Two readers of the same sets may be in use at once.
     needed = 2 * count + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:
         needed = min(needed, hard)
@@ -170,10 +191,12 @@ def _reopen(folders: list[pathlib.Path]) -> RecordFrames:
     return RecordFrames([(folder, *read_index(folder)) for folder in folders])
 
 
-def _close(files: dict[str, int]) -> None:
+def _close(files: dict[str, int], given_up: list[int]) -> None:
     """Closes all files."""
     while files:
         os.close(files.popitem()[1])
+    while given_up:
+        os.close(given_up.pop())
 
 
 def open_records(

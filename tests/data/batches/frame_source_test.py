@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facecycle_jax.data import FrameSource, open_records, scan_folder
+from facecycle_jax.data import FrameSource, Tracks, open_records, scan_folder
 from facecycle_jax.errors import UserError
 
 # Colours of the frames of each track.
@@ -61,6 +61,26 @@ def test_every_frame_has_its_number_track_and_person(source):
     assert len(list(source)) == 6
     with pytest.raises(IndexError, match="no frame -1 of 6"):
         source[-1]
+
+
+class FromFront(list):
+    """A list of frames that counts from its front only."""
+
+    def __getitem__(self, place):
+        assert place >= 0
+        return super().__getitem__(place)
+
+
+def test_frames_of_a_track_are_counted_from_its_front(folder):
+    found = folder._tracks
+    tracks = Tracks(
+        frames=[FromFront(frames) for frames in found.frames],
+        identities=found.identities,
+        names=found.names,
+        origin=found.origin,
+    )
+    frames = [FrameSource(tracks, size=SIZE)[number] for number in range(6)]
+    assert [frame["image"][0, 0, 0] for frame in frames] == [10, 20, 30, 40, 50, 60]
 
 
 def test_a_pickled_source_reads_the_same(source):

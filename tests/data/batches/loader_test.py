@@ -16,14 +16,15 @@ import pytest
 from loader_batches import assert_same, first
 from PIL import Image
 
-from facecycle_jax.data import make_loader
+from facecycle_jax.data import make_loader, make_loaders
 from facecycle_jax.data.batches.frame_reader import (
-    Report,
+    UnreadableFrames,
     file_reader,
     read_frame,
     read_or_replace,
 )
 from facecycle_jax.data.batches.host_memory import check_memory, decode_all
+from facecycle_jax.data.batches.loader import FILE_SOURCES
 from facecycle_jax.data.images.decoding import decode_pillow
 from facecycle_jax.data.sources.folder import scan_folder
 from facecycle_jax.data.sources.tracks import make_tracks, split_people
@@ -230,7 +231,7 @@ def test_the_next_readable_frame_stands_in(tree):
     (tree / "p0" / "track" / "0.png").write_bytes(b"")
     paths = sorted(str(p) for p in (tree / "p0" / "track").iterdir())
     tracks = make_tracks([("p0", "p0/track", paths)], origin="the test")
-    report = Report()
+    report = UnreadableFrames()
     read = read_or_replace(
         tracks, 0, 4, read=file_reader("pillow", size=SIZE), report=report
     )
@@ -273,7 +274,7 @@ def test_frames_above_the_memory_limit_are_refused(tree):
             make_loader(limited, split=split)
 
     kept, frames = decode_all(
-        tracks, read=file_reader("pillow", size=SIZE), report=Report()
+        tracks, read=file_reader("pillow", size=SIZE), report=UnreadableFrames()
     )
     assert frames.shape == (30, SIZE, SIZE, 3)
     assert len(kept) == 6
@@ -322,7 +323,7 @@ def test_synthetic_people_are_held_out_too():
 def impatient(monkeypatch):
     """Attempts follow each other at once."""
     monkeypatch.setattr(
-        "facecycle_jax.data.batches.host_memory._PAUSES", (0.0, 0.0, 0.0)
+        "facecycle_jax.data.batches.frame_reader._PAUSES", (0.0, 0.0, 0.0)
     )
 
 
@@ -339,7 +340,7 @@ def test_a_read_error_that_passes_drops_no_frame(tree, impatient, monkeypatch):
 
     # Reading through OpenCV's reader opens a file by name.
     monkeypatch.setattr("builtins.open", flaky)
-    report = Report()
+    report = UnreadableFrames()
 
     def read(frame):
         try:
@@ -359,7 +360,7 @@ def test_a_pipe_in_the_place_of_an_image_is_left_out(tree, impatient):
     pipe.unlink()
     os.mkfifo(pipe)
 
-    report = Report()
+    report = UnreadableFrames()
     read = file_reader("pillow", size=SIZE)
     kept, frames = decode_all(tracks, read=read, report=report)
     assert "is a pipe" in report.unreadable[str(pipe)]
@@ -378,10 +379,116 @@ def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(
     tracks = scan_folder(str(tree))
     gone = pathlib.Path(tracks.frames[1][0])
     gone.unlink()
-    report = Report()
+    report = UnreadableFrames()
     with pytest.raises(FileNotFoundError, match=gone.name):
         decode_all(tracks, read=file_reader("pillow", size=SIZE), report=report)
     assert not report.unreadable
+
+
+PIPELINES = ("threads", "tf")
+
+
+def fail_to_open(monkeypatch, target, *, times, number=errno.EIO):
+    """Has the storage refuse a file `times` times; returns the attempts so far."""
+    attempts = []
+    opening = os.open
+
+    def failing(path, *arguments, **options):
+        if path == target and len(attempts) < times:
+            attempts.append(path)
+            raise OSError(number, os.strerror(number), path)
+        return opening(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", failing)
+    return attempts
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "opencv"])
+@pytest.mark.parametrize("backend", PIPELINES)
+def test_a_storage_error_that_passes_replaces_no_frame_of_a_pipeline(
+    tree, backend, decoder, impatient, monkeypatch
+):
+    pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
+    pytest.importorskip({"opencv": "cv2", "pillow": "PIL"}[decoder])
+    expected = first(make_loader(config(tree), split="train"), 30)
+
+    target = str(tree / "p2" / "track" / "3.png")
+    attempts = fail_to_open(monkeypatch, target, times=3)
+    loader = make_loader(config(tree, backend, decoder=decoder), split="train")
+    assert_same(first(loader, 30), expected)
+    assert len(attempts) == 3
+    assert not loader.unreadable
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("backend", PIPELINES)
+def test_a_storage_error_that_stays_ends_a_pipeline_as_one_of_the_storage(
+    tree, backend, number, impatient, monkeypatch
+):
+    pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
+    target = str(tree / "p2" / "track" / "3.png")
+    fail_to_open(monkeypatch, target, times=10**6, number=number)
+    loader = make_loader(config(tree, backend), split="train")
+    with pytest.raises(OSError, match=r"p2/track/3\.png") as raised:
+        first(loader, 40)
+    assert raised.value.errno == number
+    assert not loader.unreadable
+
+
+@pytest.mark.parametrize("backend", PIPELINES)
+def test_a_drive_that_is_gone_is_no_damage(tree, backend, impatient):
+    pytest.importorskip({"tf": "tensorflow", "threads": "numpy"}[backend])
+    loader = make_loader(config(tree, backend), split="train")
+    tree.rename(f"{tree}-away")
+    with pytest.raises(OSError, match=r"is gone; is its drive still mounted\?"):
+        first(loader, 1)
+    assert not loader.unreadable
+
+
+@pytest.mark.parametrize("backend", ["memory", "device", *PIPELINES])
+def test_both_splits_come_from_one_listing_and_no_frame_is_decoded_twice(
+    tree, backend, monkeypatch
+):
+    pytest.importorskip({"tf": "tensorflow"}.get(backend, "numpy"))
+    listed = []
+    decoded = []
+
+    def scan(*arguments, **options):
+        # The tree changes between two listings.
+        listed.append(arguments)
+        found = scan_folder(*arguments, **options)
+        shutil.copytree(tree / "p0", tree / f"q{len(listed)}")
+        return found
+
+    def read(path, *, size):
+        decoded.append(path)
+        return read_frame(path, size=size)
+
+    monkeypatch.setitem(FILE_SOURCES, "folder", scan)
+    monkeypatch.setattr("facecycle_jax.data.batches.frame_reader.read_frame", read)
+    train, held = make_loaders(config(tree, backend, eval_fraction=0.4))
+
+    assert len(listed) == 1
+    assert (train.num_tracks, held.num_tracks) == (4, 2)
+    assert not set(train.tracks.identities) & set(held.tracks.identities)
+    in_memory = backend not in PIPELINES
+    assert len(decoded) == len(set(decoded)) == (30 if in_memory else 0)
+
+    # They are the loaders that are built one by one.
+    monkeypatch.undo()
+    shutil.rmtree(tree / "q1")
+    for loader, split in ((train, "train"), (held, "eval")):
+        alone = make_loader(config(tree, "memory", eval_fraction=0.4), split=split)
+        assert_same(first(loader, 5), first(alone, 5))
+
+
+def test_without_held_out_people_both_loaders_share_their_frames(tree):
+    train, held = make_loaders(config(tree))
+    assert held.frames is train.frames
+    for loader, split in ((train, "train"), (held, "eval")):
+        assert_same(
+            first(loader, 20), first(make_loader(config(tree), split=split), 20)
+        )
 
 
 def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 
+import fake_bucket
 import loader_batches
 import numpy as np
 import pytest
@@ -183,6 +184,19 @@ def test_a_file_larger_than_any_image_is_refused_unread(tmp_path):
         UserError, match=r"x\.png has 1,099,511,627,776 bytes, more than"
     ):
         read_image(tmp_path / "x.png")
+
+
+def test_a_file_in_a_bucket_is_refused_unread_too(tmp_path):
+    (tmp_path / "bucket").mkdir()
+    with open(tmp_path / "bucket" / "x.png", "wb") as file:
+        file.truncate(1 << 40)
+    write_image(tmp_path / "bucket" / "y.png")
+    with fake_bucket.bucket(tmp_path):
+        assert read_image("gs://bucket/y.png").shape == (8, 8, 3)
+        with pytest.raises(
+            UserError, match=r"gs://bucket/x\.png has 1,099,511,627,776 bytes, more"
+        ):
+            read_image("gs://bucket/x.png")
 
 
 def test_all_commands_and_sources_know_the_same_endings(tmp_path):

@@ -206,6 +206,22 @@ def test_a_changed_image_or_new_landmarks_undo_a_finished_track(
     assert places[0][1] != places[1][1]
 
 
+def test_only_tracks_that_are_decoded_are_kept_for_a_second_start(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "single.jpg")
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
+    image = Source(
+        identity="a", name="a", path=str(tmp_path / "single.jpg"), is_single=True
+    )
+    video = Source(identity="b", name="b", path=str(tmp_path / "clip.mp4"))
+
+    copied = Work(FrameOptions(), "", str(tmp_path / "finished"))
+    assert copied._place(image) is None
+    assert copied._place(video)
+    encoded = dataclasses.replace(copied, options=FrameOptions(size=16))
+    assert encoded._place(image)
+    assert encoded._place(video)
+
+
 @pytest.mark.slow
 def test_several_processes_do_the_same(tracks, tmp_path):
     make_voxceleb1(tmp_path / "raw", tracks)

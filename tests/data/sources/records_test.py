@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import pathlib
 import shutil
 import unittest.mock
 
@@ -12,6 +13,7 @@ import jax
 import loader_batches
 import numpy as np
 import pytest
+from blocked_imports import run_without
 from loader_batches import assert_same, first
 from PIL import Image
 from record_files import png, write_set, write_shard
@@ -194,10 +196,51 @@ def test_damage_while_training_ends_the_run_with_its_name(folder, backend, damag
     words = {
         "cut": "is cut off",
         "foreign": "does not hold at byte",
-        "gone": "cannot be read",
+        "gone": "is gone; bring it back",
     }[damage]
     with pytest.raises(DamagedSetError, match=words):
         first(loader, 30)
+
+
+@pytest.mark.parametrize("backend", ["threads", "tf"])
+@pytest.mark.parametrize("times", [2, 10**6])
+def test_an_error_of_the_storage_is_no_damage_of_the_set(
+    folder, backend, times, monkeypatch
+):
+    expected = first(make_loader(config(folder), split="train"), 5)
+    monkeypatch.setattr(
+        "facecycle_jax.data.batches.frame_reader._PAUSES", (0.0, 0.0, 0.0)
+    )
+    failed = []
+    used = set()
+    pread = os.pread
+
+    def failing(descriptor, *arguments):
+        used.add(descriptor)
+        if len(failed) < times:
+            failed.append(descriptor)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return pread(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    loader = make_loader(config(folder, backend=backend), split="train")
+    if times == 2:
+        assert_same(first(loader, 5), expected)
+        # A stale descriptor is not used again.
+        assert used - set(failed)
+    else:
+        with pytest.raises(OSError, match=r"Stale file handle: '.*tfrecord") as raised:
+            first(loader, 5)
+        assert raised.value.errno == errno.ESTALE
+
+
+def test_the_package_is_imported_where_open_files_have_no_limit(tmp_path):
+    ended = run_without(
+        ("resource",),
+        "from facecycle_jax.data.sources import records; records._allow_open_files(9)",
+        cwd=pathlib.Path(__file__).parents[3],
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_foreign_record_never_passes_for_the_right_one(tmp_path):

@@ -42,7 +42,8 @@ class _LabelledBuilder(tfds.core.GeneratorBasedBuilder):
           **options: options of TFDS.
 
         Raises:
-          UserError: If an image cannot be read, or another run prepares the set.
+          UserError: If the set would be written to a bucket, an image cannot be read,
+            or another run prepares the set.
         """
         with locked(os.path.dirname(os.fspath(self.data_path))):
             super().download_and_prepare(**options)

@@ -145,8 +145,8 @@ class TrackBuilder(tfds.core.GeneratorBasedBuilder):
           **options: options of TFDS.
 
         Raises:
-          UserError: If an option is out of range, no track is left, or another run
-            prepares the same configuration.
+          UserError: If an option is out of range, the set would be written to a bucket,
+            no track is left, or another run prepares the same configuration.
         """
         self.builder_config.check()
         with locked(os.path.dirname(os.fspath(self.data_path))) as is_locked:
