@@ -12,12 +12,18 @@ import numpy as np
 
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, plain
-from facecycle_jax.evaluation.probes.codes import reduced
+from facecycle_jax.evaluation.probes.codes import (
+    NEEDED_BY_PCA,
+    reduced,
+    require_sklearn,
+)
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 from facecycle_jax.networks.build import build_networks
 from facecycle_jax.ops import normalise
 from facecycle_jax.ops.normalisation import LUMA
 
+# The fields of a model's configuration that describe its encoder.
+ENCODER_FIELDS = ("width", "image_size", "code_dim", "dtype", "encoder_width")
 _NEEDS = (
     "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
 )
@@ -160,7 +166,11 @@ def random_encoder(
     features: str = "map",
     layer: str = LAYERS[-1],
     side: int = 0,
-    **options: Any,
+    width: float = 1.0,
+    image_size: int = 64,
+    code_dim: int = 256,
+    dtype: str = "float32",
+    encoder_width: float = 0.0,
 ) -> FeatureSet:
     """Builds the code encoder with random weights.
 
@@ -170,7 +180,11 @@ def random_encoder(
       features: 'map' (below the dense layers) or 'code'.
       layer: of the map, one of `facecycle_jax.networks.LAYERS`.
       side: if above 0, the map is averaged to side x side areas.
-      **options: of `build_networks`: width, code_dim, ...
+      width: multiplier on all channel counts; 1 is the paper's.
+      image_size: side of the images that the encoder is built for, see `CodeEncoder`.
+      code_dim: length of the code.
+      dtype: computation dtype, see `build_networks`.
+      encoder_width: multiplier on the encoder's channels; 0 means `width`.
 
     Returns:
       The features.
@@ -181,7 +195,13 @@ def random_encoder(
     if features not in ("map", "code"):
         raise UserError(f"features must be 'map' or 'code', got {features!r}.")
 
-    encoder = build_networks(**options).encoder
+    encoder = build_networks(
+        width=width,
+        image_size=image_size,
+        code_dim=code_dim,
+        dtype=dtype,
+        encoder_width=encoder_width,
+    ).encoder
     start = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
     parameters = encoder.init(jax.random.key(seed), start)
 
@@ -202,12 +222,19 @@ def random_encoder(
     )
 
 
+def _pca() -> FeatureSet:
+    """Builds Eigenfaces."""
+    # Before the features of the model, which come first, are computed.
+    require_sklearn(NEEDED_BY_PCA)
+    return FeatureSet(name="pca", fit=fit_pca, size=64, needs_fit=True)
+
+
 # Functions of the encoder's options, which only random weights use.
 BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
     "lbp": lambda _: plain("lbp", lbp_features, size=100),
     "hog": lambda _: plain("hog", hog_features, size=64),
     "pixels": lambda _: plain("pixels", pixel_features, size=32),
-    "pca": lambda _: FeatureSet(name="pca", fit=fit_pca, size=64, needs_fit=True),
+    "pca": lambda _: _pca(),
     "random": lambda options: random_encoder(
         **{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE
     ),

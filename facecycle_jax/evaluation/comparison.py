@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -26,18 +26,23 @@ from facecycle_jax.evaluation.features import (
     plain,
 )
 from facecycle_jax.evaluation.options import FEATURES, PROBES, EvaluationOptions
+from facecycle_jax.evaluation.probes.classification import Classification
 from facecycle_jax.evaluation.probes.code_probes import (
     FEWEST_PEOPLE,
     POSE,
     ProbeSet,
-    evaluate_code,
     last_frames,
     last_people,
+    measure_expression,
+    measure_identity,
+    measure_pose,
     probe_set,
 )
 from facecycle_jax.evaluation.probes.codes import reduced
 from facecycle_jax.evaluation.probes.linear import DivergedProbeError, LinearOptions
 from facecycle_jax.evaluation.probes.neighbours import NEIGHBOURS
+from facecycle_jax.evaluation.probes.pose import PoseErrors
+from facecycle_jax.evaluation.probes.verification import Verification
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.synthetic import (
     FRAMES,
@@ -303,7 +308,7 @@ def curve_of(
         kind = method_features(model, task="synthetic")[AUTHORS]
         faces = _faces(options, model.size)
         values = _computed(kind, faces)
-        points.append((checkpoint.images, _measure(values, faces, options)[_POSE]))
+        points.append((checkpoint.images, _pose_error(values, faces, options)))
     return points
 
 
@@ -369,7 +374,8 @@ def _emotion(
     def accuracies(probe: str, sets: Mapping[str, FeatureSet]) -> dict[str, float]:
         result = evaluate_features(options.of_task(task, probe=probe), sets)
         _note(notes, result)
-        return {name: 100 * row.accuracy for name, row in result.rows.items()}
+        rows = cast(Mapping[str, Classification], result.rows)
+        return {name: 100 * row.accuracy for name, row in rows.items()}
 
     if "linear" in options.probes:
         for name, kind in kinds.items():
@@ -402,10 +408,11 @@ def _verification(
     result = evaluate_features(options, _with_reduced(shared))
     _note(notes, result)
 
+    rows = cast(Mapping[str, Verification], result.rows)
     figures: Figures = {}
     for name in kinds:
-        row = result.rows[name]
-        other = result.rows[_REDUCED + name]
+        row = rows[name]
+        other = rows[_REDUCED + name]
         figures[name] = {
             "cosine %": 100 * row.accuracy,
             "AUC": row.auc,
@@ -423,10 +430,11 @@ def _pose(
     result = evaluate_features(options, _with_reduced(remembered))
     _note(notes, result)
 
+    rows = cast(Mapping[str, PoseErrors], result.rows)
     figures: Figures = {}
     for name in kinds:
-        errors = result.rows[name].errors
-        other = result.rows[_REDUCED + name].errors
+        errors = rows[name].errors
+        other = rows[_REDUCED + name].errors
         figures[name] = {
             f"{angle} °": error for angle, error in zip(POSE, errors, strict=True)
         }
@@ -463,45 +471,44 @@ def _synthetic(
     # Frames and people that no probe is tested on.
     seen = ~(last_frames(faces.identity) | last_people(faces.identity))
 
-    measure = functools.partial(_measure, faces=faces, options=options)
     found: Figures = {}
     for name, kind in kinds.items():
         values = _computed(kind, faces)
         project = reduced(values[seen], components=COMPONENTS)
+        projected = project(values)
 
-        figures = measure(values)
-        others = {
-            _REDUCED: measure(project(values)),
-            _NEAREST: measure(values, neighbours=True),
+        found[name] = {
+            _POSE: _pose_error(values, faces, options),
+            _IDENTITY: _identity(values, faces, options),
+            "expression R2": measure_expression(values, faces, seed=options.seed).value,
+            _REDUCED + _POSE: _pose_error(projected, faces, options),
+            _REDUCED + _IDENTITY: _identity(projected, faces, options),
+            _NEAREST + _POSE: _pose_error(values, faces, options, neighbours=True),
+            _NEAREST + _IDENTITY: _identity(values, faces, options, neighbours=True),
         }
-        for prefix, measured in others.items():
-            for column in (_POSE, _IDENTITY):
-                figures[prefix + column] = measured[column]
-        found[name] = figures
     return found
 
 
-def _measure(
+def _pose_error(
     values: np.ndarray,
     faces: ProbeSet,
     options: ComparisonOptions,
     *,
     neighbours: bool = False,
-) -> dict[str, float]:
-    """Measures features [F, D] of synthetic faces, by column.
+) -> float:
+    """Averages the errors of yaw, pitch and roll read from features [F, D]."""
+    figures = measure_pose(values, faces, seed=options.seed, neighbours=neighbours)
+    return float(np.mean([figures[angle].value for angle in POSE]))
 
-    The error of head pose is the mean of those of yaw, pitch and roll.
-    """
-    figures = evaluate_code(
-        "feature",
-        lambda _: values,
-        faces,
-        seed=options.seed,
-        neighbours=neighbours,
-    )
-    errors = [figures[f"{angle} from feature"].value for angle in POSE]
-    return {
-        _POSE: float(np.mean(errors)),
-        _IDENTITY: figures["identity from feature"].value,
-        "expression R2": figures["expression from feature"].value,
-    }
+
+def _identity(
+    values: np.ndarray,
+    faces: ProbeSet,
+    options: ComparisonOptions,
+    *,
+    neighbours: bool = False,
+) -> float:
+    """Computes the accuracy of people read from features [F, D], percent."""
+    return measure_identity(
+        values, faces, seed=options.seed, neighbours=neighbours
+    ).value

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
+import facecycle_jax._version
 from facecycle_jax.evaluation.comparison import (
     Checkpoint,
     ComparisonOptions,
@@ -97,8 +98,8 @@ def evaluate_run(
     Raises:
       UserError: If data or a checkpoint cannot be used.
     """
-    settings = {**options.settings(), "steps": dict(steps)}
-    kept = _kept_evaluation(place, settings)
+    settings = {**_settings(options), "steps": dict(steps)}
+    kept = _read_evaluation(place, settings)
     if kept is not None:
         return kept
 
@@ -129,7 +130,7 @@ def evaluate_run(
         result=evaluate_method(model, options),
         curve=curve_of(points, options),
     )
-    _keep_evaluation(place, settings, compared)
+    _write_evaluation(place, settings, compared)
     return compared
 
 
@@ -137,8 +138,8 @@ def _evaluate_untrained(
     entry: Entry, place: epath.Path, options: ComparisonOptions
 ) -> ComparedRun:
     """Evaluates random weights, or reads the evaluation of an earlier start."""
-    settings = options.settings()
-    kept = _kept_evaluation(place, settings)
+    settings = _settings(options)
+    kept = _read_evaluation(place, settings)
     if kept is not None:
         return kept
 
@@ -151,11 +152,19 @@ def _evaluate_untrained(
         seconds=0.0,
         result=evaluate_method(model, options),
     )
-    _keep_evaluation(place, settings, compared)
+    _write_evaluation(place, settings, compared)
     return compared
 
 
-def _kept_evaluation(
+def _settings(options: ComparisonOptions) -> dict[str, Any]:
+    """Returns what figures depend on, as JSON values.
+
+    The version is among it, so that one table does not mix the figures of two.
+    """
+    return {"version": facecycle_jax._version.__version__, **options.settings()}
+
+
+def _read_evaluation(
     place: epath.Path, settings: Mapping[str, Any]
 ) -> ComparedRun | None:
     """Reads the evaluation in a run's folder if it has the same settings."""
@@ -168,7 +177,7 @@ def _kept_evaluation(
     return run_from_json(content["run"])
 
 
-def _keep_evaluation(
+def _write_evaluation(
     place: epath.Path, settings: Mapping[str, Any], compared: ComparedRun
 ) -> None:
     """Writes an evaluation into a run's folder."""

@@ -1,7 +1,7 @@
 """Evaluation of generated images of new people by independent networks."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,13 @@ from facecycle_jax.evaluation.judges.networks import (
     Judgement,
     dlib_judge,
 )
+from facecycle_jax.evaluation.options import unknown_names_warning
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.viz import grid
 
+# Smallest number of people, whose faces are exchanged and told apart.
+FEWEST_FACES = 3
 # Most rows of the panel.
 _SHOWN = 8
 
@@ -39,25 +42,30 @@ def first_images(
     Args:
       path: folder of `<person>/*.jpg`.
       without: people to leave out.
-      limit: most people, the first by name. 0 means all.
+      limit: most people, the first by name. 0 means all, else three or more.
 
     Returns:
       One or two files by person.
 
     Raises:
       FileNotFoundError: If there is no such folder.
-      UserError: If there are fewer than three people.
+      UserError: If there are fewer than three people, or the limit is.
     """
+    if limit and limit < FEWEST_FACES:
+        raise UserError(
+            "task faces needs at least three people: limit must be 0 (all) or "
+            f"{FEWEST_FACES} and more, got {limit}."
+        )
     if not os.path.isdir(path):
         raise FileNotFoundError(f"there is no folder {path}.")
 
     left_out = set(without)
     people: dict[str, list[str]] = {}
     for person in sorted(os.listdir(path)):
-        folder = os.path.join(path, person)
-        if person in left_out or person.startswith(".") or not os.path.isdir(folder):
+        if person in left_out or not _is_person(path, person):
             continue
 
+        folder = os.path.join(path, person)
         names = [name for name in os.listdir(folder) if is_image_name(name)]
         names = sorted(name for name in names if not name.startswith("."))
         if names:
@@ -65,12 +73,17 @@ def first_images(
         if limit and len(people) == limit:
             break
 
-    if len(people) < 3:
+    if len(people) < FEWEST_FACES:
         raise UserError(
             f"{path} must hold <person>/*.jpg of three people or more, "
             f"has {len(people)}."
         )
     return people
+
+
+def _is_person(path: str, name: str) -> bool:
+    """Whether a name is that of a person's folder."""
+    return not name.startswith(".") and os.path.isdir(os.path.join(path, name))
 
 
 def evaluate_faces(
@@ -89,7 +102,7 @@ def evaluate_faces(
       path: folder of `<person>/*.jpg`. The first image of each person by name is used.
       without: people to leave out, because the model was trained on them.
       crop: central fraction of the images that is kept, above 0 to 1.
-      limit: most people, the first by name. 0 means all.
+      limit: most people, the first by name. 0 means all, else three or more.
       judge: measures images. None means dlib's judge.
 
     Returns:
@@ -106,63 +119,97 @@ def evaluate_faces(
     inputs = load_images(files, size=model.size, crop=crop)
 
     generated = _generate(model, inputs)
-    seen = {"input": judge(inputs)}
-    seen |= {name: judge(images) for name, images in generated.items()}
-    angles = {
-        name: head_angles(judgement.landmarks) for name, judgement in seen.items()
-    }
+    images = {"input": inputs, **generated}
+    judged = {name: judge(kind) for name, kind in images.items()}
+    angles = {name: head_angles(found.landmarks) for name, found in judged.items()}
 
-    # Inputs are the gallery, and decide which heads count as turned.
+    # Inputs decide which heads count as turned, and are the gallery.
     input_yaw = angles["input"][:, 0]
     is_turned = np.abs(input_yaw) > TURNED
-    gallery = seen["input"].codes
-
-    rows = {}
-    for name, judgement in seen.items():
-        row = _measure_pose(judgement, angles[name], is_turned)
-        if name != "input":
-            images = generated[name]
-            own = np.arange(len(files))
-            identity = compare_identity(
-                judgement.codes, gallery, own, threshold=SAME_PERSON
-            )
-            sharpness = relative_sharpness(images, inputs)
-            row = row._replace(identity=identity, sharpness=sharpness)
-        if name == "reconstruction":
-            difference, similarity = likeness(images, inputs)
-            row = row._replace(difference=difference, similarity=similarity)
-        rows[name] = row
-
+    gallery = judged["input"].codes
+    rows = {
+        name: _row(name, images, judged[name], angles[name], is_turned, gallery)
+        for name in images
+    }
     other = _another_image(people, model.size, crop, gallery, judge)
     if other is not None:
         rows["another image of the person"] = other
 
-    details: dict[str, Any] = {
-        "people": list(people),
-        "yaw": input_yaw.round(1).tolist(),
-    }
-    # The driver of each face is the next person.
-    driver_yaw = np.roll(input_yaw, -1)
-    if "motion exchange" in angles:
-        gap = np.abs(angles["motion exchange"][:, 0] - driver_yaw)
-        details["motion exchange"] = {
-            "mean yaw difference to the driver": float(gap.mean())
-        }
-    counts = {"people": len(files), "turned heads": int(is_turned.sum())}
+    unknown = [name for name in sorted(set(without)) if not _is_person(path, name)]
     return Evaluation(
         task="faces",
-        protocol=_PROTOCOL,
+        protocol=_protocol(left_out=len(set(without)) - len(unknown)),
         rows=rows,
-        details=details,
+        details=_details(people, angles),
         classes=(),
-        counts=counts,
-        warnings=(),
+        counts={"people": len(files), "turned heads": int(is_turned.sum())},
+        warnings=tuple(unknown_names_warning(unknown, where="In no folder")),
         panels={"faces": _panel(inputs, generated, input_yaw)},
     )
 
 
+def _row(
+    name: str,
+    images: Mapping[str, np.ndarray],
+    judgement: Judgement,
+    angles: np.ndarray,
+    is_turned: np.ndarray,
+    gallery: np.ndarray,
+) -> FaceFigures:
+    """Computes the figures of one kind of images that have a meaning for it.
+
+    Args:
+      name: of the kind.
+      images: all kinds, uint8 [N, S, S, 3] by name.
+      judgement: of the kind.
+      angles: of the kind, [N, 3], degrees.
+      is_turned: bool [N], whether the head of the input is turned.
+      gallery: codes of the inputs, [N, D].
+
+    Returns:
+      The row.
+    """
+    row = _measure_pose(judgement, angles, is_turned)
+    if name == "input":
+        return row
+
+    inputs = images["input"]
+    own = np.arange(len(inputs))
+    row = row._replace(
+        identity=compare_identity(judgement.codes, gallery, own, threshold=SAME_PERSON),
+        sharpness=relative_sharpness(images[name], inputs),
+    )
+    if name == "reconstruction":
+        difference, similarity = likeness(images[name], inputs)
+        row = row._replace(difference=difference, similarity=similarity)
+    return row
+
+
+def _details(
+    people: Mapping[str, object], angles: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns the names of the people, the yaw of their inputs and how it was moved."""
+    input_yaw = angles["input"][:, 0]
+    # The driver of each face is the next person.
+    driver_yaw = np.roll(input_yaw, -1)
+    gap = np.abs(angles["motion exchange"][:, 0] - driver_yaw)
+    return {
+        "people": list(people),
+        "yaw": input_yaw.round(1).tolist(),
+        "motion exchange": {"mean yaw difference to the driver": float(gap.mean())},
+    }
+
+
+def _protocol(*, left_out: int) -> str:
+    """Describes the protocol; `left_out` is the number of people left out."""
+    who = "people whom the model may have been trained on"
+    if left_out:
+        who = f"people, without {left_out} left out as trained on"
+    return f"Faces of {who}, {_PROTOCOL}"
+
+
 _PROTOCOL = (
-    "Faces of people not trained on, one image a person, evaluated at the model's size "
+    "one image a person, evaluated at the model's size "
     "by dlib's detector, landmarks and ResNet face network, none of which took part in "
     "training. Rank-1: the nearest of all inputs is the right person's. Same person: "
     f"within the network's threshold of {SAME_PERSON} of the right input. AUC: right "

@@ -43,15 +43,6 @@ class FaceModel(Protocol):
         The maps are averaged to side x side areas.
         """
 
-    def neutral(self, images: Any) -> Any:
-        """Generates neutral faces [N, S, S, 3]."""
-
-    def mean_face(self, images: Any) -> Any:
-        """Generates mean faces [N, S, S, 3]."""
-
-    def reexpress(self, source: Any, driver: Any) -> Any:
-        """Generates the source's faces with the driver's motion [N, S, S, 3]."""
-
 
 class FeatureSet(NamedTuple):
     """A kind of features.

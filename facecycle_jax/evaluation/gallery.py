@@ -9,17 +9,18 @@ import numpy as np
 
 from facecycle_jax.data.images.reading import (
     array_to_rgb,
-    as_images,
     list_inputs,
     read_image,
 )
-from facecycle_jax.data.labelled.images import choose, load_images
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS, nearest, project
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.viz import grid, thumbnail_map, translation_panel
 
+# Smallest number of images, which maps of codes need.
+_FEWEST = 3
 # Faces in a panel.
 ROWS = 8
 # Translated pairs.
@@ -44,7 +45,7 @@ def draw_gallery(
       images: files, folders or arrays, see `FaceCycle`; three or more.
       projection: of the maps, 'pca' or 'tsne'.
       crop: central fraction of the images that is kept, above 0 to 1.
-      limit: most images, sampled at random. 0 means all.
+      limit: most images, sampled at random. 0 means all, else three or more.
       seed: of the random choices.
 
     Returns:
@@ -53,8 +54,8 @@ def draw_gallery(
       code. Its details are the files, and the positions in each map.
 
     Raises:
-      UserError: If the projection is unknown, or there are fewer than three images.
-      FileNotFoundError: If an image does not exist.
+      UserError: If an option is out of range, or fewer than three images can be read.
+      FileNotFoundError: If the one image given does not exist.
 
     References:
       FaceCycle (ICCV 2021), sections 4.4 and 4.5.
@@ -66,12 +67,20 @@ def draw_gallery(
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
 
-    faces, names, problems = _read(images, size=model.size, crop=crop)
-    if len(faces) < 3:
-        raise UserError(f"a gallery needs at least three images, got {len(faces)}.")
-    kept = choose(len(faces), limit=max(limit, 3) if limit else 0, seed=seed)
-    faces = faces[kept]
-    names = [names[i] for i in kept]
+    if limit and limit < _FEWEST:
+        raise UserError(
+            "a gallery needs at least three images: limit must be 0 (all) or "
+            f"{_FEWEST} and more, got {limit}."
+        )
+
+    faces, names, problems = _read(
+        images, size=model.size, crop=crop, limit=limit, seed=seed
+    )
+    if len(faces) < _FEWEST:
+        reason = f" {problems[0]}" if problems else ""
+        raise UserError(
+            f"a gallery needs at least three images, got {len(faces)}.{reason}"
+        )
 
     # The first panels show the same few faces, the second ones in pairs.
     shown = np.random.default_rng(seed).permutation(len(faces))[:ROWS]
@@ -111,10 +120,11 @@ def draw_gallery(
 
 
 def _read(
-    images: Any, *, size: int, crop: float
+    images: Any, *, size: int, crop: float, limit: int = 0, seed: int = 0
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Reads the centre of images.
+    """Reads the centre of images drawn at random.
 
+    Only the images drawn are read. Another one is drawn for each that cannot be read.
     The centre is cut out before it is resized, so that the required memory does not
     depend on `crop`.
 
@@ -122,31 +132,44 @@ def _read(
       images: files, folders or arrays.
       size: side of the result, in pixels.
       crop: central fraction of the images that is kept.
+      limit: most images. 0 means all.
+      seed: of the draw.
 
     Returns:
-      uint8 [N, size, size, 3], the names of these images, and a sentence for each image
-      that cannot be read.
+      uint8 [N, size, size, 3] and the names of these images, in the order of the
+      inputs, and a sentence for each drawn image that cannot be read.
     """
-    if crop == 1:
-        return as_images(images, size=size)
+    inputs = list(list_inputs(images))
+    order = np.arange(len(inputs))
+    if limit and limit < len(inputs):
+        order = np.random.default_rng(seed).permutation(len(inputs))
 
-    faces = []
-    names = []
+    found: dict[int, np.ndarray] = {}
     problems = []
-    for name, item in list_inputs(images):
+    for place in order.tolist():
+        if limit and len(found) == limit:
+            break
+
+        # Decoding may reduce a large image, unless its centre is cut out.
+        name, item = inputs[place]
+        needed = size if crop == 1 else 0
+        is_array = isinstance(item, np.ndarray)
         try:
-            image = item if isinstance(item, np.ndarray) else read_image(item)
+            image = item if is_array else read_image(item, at_least=needed)
         except (ValueError, FileNotFoundError) as error:
+            if len(inputs) == 1:
+                raise
             problems.append(str(error) if name in str(error) else f"{name}: {error}")
             continue
 
         # Several images may differ in size, so each is a batch of its own.
-        face = load_images(array_to_rgb(image)[None], size=size, crop=crop)[0]
-        faces.append(face)
-        names.append(name)
+        centre = load_images(array_to_rgb(image)[None], size=size, crop=crop)
+        found[place] = centre[0]
 
-    stacked = np.stack(faces) if faces else np.zeros((0, size, size, 3), np.uint8)
-    return stacked, names, problems
+    places = sorted(found)
+    blank = np.zeros((0, size, size, 3), np.uint8)
+    stacked = np.stack([found[place] for place in places]) if places else blank
+    return stacked, [inputs[place][0] for place in places], problems
 
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:
@@ -187,7 +210,11 @@ def _neighbours(
     codes: np.ndarray, faces: np.ndarray, shown: np.ndarray, title: str
 ) -> np.ndarray:
     """Draws some faces, each followed by the faces with the nearest codes."""
-    order, cosines = nearest(codes, count=NEIGHBOURS)
-    rows = [[faces[i], *(faces[j] for j in order[i])] for i in shown]
-    captions = [["query", *(f"{cosine:.3f}" for cosine in cosines[i])] for i in shown]
+    order, cosines = nearest(codes, shown, count=NEIGHBOURS)
+
+    # Row i of both results belongs to the face number shown[i].
+    rows = [
+        [faces[query], *faces[found]] for query, found in zip(shown, order, strict=True)
+    ]
+    captions = [["query", *(f"{cosine:.3f}" for cosine in row)] for row in cosines]
     return grid(rows, captions=captions, title=f"nearest by {title}, cosine", side=96)

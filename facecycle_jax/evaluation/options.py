@@ -36,10 +36,14 @@ FEATURES = {
 _OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
 # Tasks whose labels are invariant to mirroring and lighting.
 _OF_LABELS = ("lfw", "cplfw", "lights", "fer2013", "raf-db")
+# Most names of people to leave out that a warning lists when they are unknown.
+_NAMED = 5
 # Sides in pixels. On smaller images the last layer's map is a single location, and a
 # batch of larger ones does not fit into common memories.
 SMALLEST_SIZE = 32
 LARGEST_SIZE = 512
+# scikit-learn accepts seeds of 32 bits.
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class EvaluationOptions:
     """What is evaluated and how, from the command line to the report.
 
     The constructor refuses values out of range and options that the task would ignore.
+    It accepts `path` and `seed` for every task, even where they change nothing.
 
     Attributes:
       task: one of `TASKS`. 'lfw' is view 2 if there is pairs.txt, else view 1.
@@ -57,12 +62,14 @@ class EvaluationOptions:
         paper's) or 'neighbours' (the vote of the nearest training images).
       epochs: of the probe 'linear'; 300 is the paper's. The learning rate falls at the
         same fractions of them.
-      without: people to leave out of verification, because a model was trained on them.
+      without: people to leave out of verification and of 'faces', because a model was
+        trained on them.
       crop: central fraction of the images that is kept, above 0 to 1; None means 0.6
         for LFW and 1 elsewhere.
       test_split: for FER-2013, 'PublicTest' (the default), 'PrivateTest' or 'both'.
-      limit: most images or pairs of each split, sampled at random; for 'synthetic' most
-        people. 0 means all.
+      limit: most images or pairs of each split, sampled at random. 0 means all. For
+        'lights', images under frontal light come in addition. For 'faces' it is most
+        people, the first by name. For 'synthetic' it is the number of people, 64 for 0.
       projection: for the maps of 'gallery', 'pca' or 'tsne'.
       layer: for emotion and head pose, the layer of the motion encoder whose map is
         evaluated, one of `facecycle_jax.networks.LAYERS`, averaged to 7 x 7. The last
@@ -145,6 +152,8 @@ class EvaluationOptions:
             raise UserError(f"epochs must be at least 1, got {self.epochs}.")
         if self.limit < 0:
             raise UserError(f"a limit must be 0 (all) or more, got {self.limit}.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {self.seed}.")
 
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
@@ -178,13 +187,31 @@ class EvaluationOptions:
     def settings(self) -> dict[str, Any]:
         """Returns the options as JSON values for the report.
 
-        Names of people stay out of the report, which states only their number.
+        Names of people left out are no part of them, only their number is.
         """
         values = dataclasses.asdict(self)
         del values["task"]
         del values["without"]
         values["baselines"] = list(self.baselines)
         return values | {"people_left_out": len(set(self.without))}
+
+
+def unknown_names_warning(names: Sequence[str], *, where: str) -> list[str]:
+    """Returns a sentence on names of people to leave out that nothing shows, if any.
+
+    Args:
+      names: those that were not found.
+      where: what was searched, as the beginning of the sentence: 'In no pair'.
+
+    Returns:
+      One sentence, or none.
+    """
+    if not names:
+        return []
+    listed = ", ".join(map(repr, names[:_NAMED]))
+    left = len(names) - _NAMED
+    more = f" and {left} more" if left > 0 else ""
+    return [f"{where}, of the names to be left out: {listed}{more}."]
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -113,7 +113,7 @@ def _confusion(row: Classification, classes: tuple[str, ...], title: str) -> Any
 
 
 def _yaw_curves(rows: Mapping[str, Any]) -> Any:
-    """Draws the yaw error of all test images over the true yaw."""
+    """Draws the yaw error over the true yaw, of test images within 105 degrees."""
     figure = _figure(7, 4.5)
     axes = figure.add_subplot()
 

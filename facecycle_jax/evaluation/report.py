@@ -41,17 +41,20 @@ class Evaluation(NamedTuple):
         the official ones.
       settings: seed, crop and all else that the figures depend on, as JSON values.
       panels: images uint8 [H, W, 3] by file name without its ending.
+      model_rows: names of the rows that are features of the model, and neither
+        baselines nor references. Empty for tasks without features.
     """
 
     task: str
     protocol: str
-    rows: Mapping[str, Any]
+    rows: Mapping[str, Row]
     details: Mapping[str, Any]
     classes: tuple[str, ...]
     counts: Mapping[str, int]
     warnings: tuple[str, ...]
     settings: Mapping[str, Any] = {}
     panels: Mapping[str, np.ndarray] = {}
+    model_rows: tuple[str, ...] = ()
 
 
 def check_new(folder: epath.PathLike) -> None:

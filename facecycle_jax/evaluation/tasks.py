@@ -26,7 +26,7 @@ from facecycle_jax.data.labelled.raf_db import OFFICIAL as RAF_COUNTS
 from facecycle_jax.data.labelled.raf_db import read_raf_db
 from facecycle_jax.data.labelled.yale_b import read_yale_b
 from facecycle_jax.errors import UserError
-from facecycle_jax.evaluation.baselines import BASELINES
+from facecycle_jax.evaluation.baselines import BASELINES, ENCODER_FIELDS
 from facecycle_jax.evaluation.faces import evaluate_faces
 from facecycle_jax.evaluation.features import (
     FeatureSet,
@@ -36,9 +36,13 @@ from facecycle_jax.evaluation.features import (
     with_normalised_light,
 )
 from facecycle_jax.evaluation.gallery import draw_gallery
-from facecycle_jax.evaluation.options import FEATURES, EvaluationOptions
+from facecycle_jax.evaluation.options import (
+    FEATURES,
+    EvaluationOptions,
+    unknown_names_warning,
+)
 from facecycle_jax.evaluation.probes.codes import with_adapted
-from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
+from facecycle_jax.evaluation.probes.emotion import evaluate_emotion, split_row
 from facecycle_jax.evaluation.probes.lights import evaluate_lights
 from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
@@ -49,8 +53,6 @@ from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
 
-# Most names of people to leave out that a warning lists when no pair shows them.
-_NAMED = 5
 # The middle three fifths of a deep-funneled image show the face, as training images do.
 LFW_CROP = 0.6
 
@@ -78,7 +80,7 @@ def feature_sets(
         raise UserError(
             f"task must be one of {', '.join(FEATURES)}, got {options.task!r}."
         )
-    # Random weights get the model's architecture. An encoder has no trunk.
+    # Random weights get the architecture of the model's encoder.
     found: dict[str, FeatureSet] = {}
     config: dict[str, Any] = {}
     if isinstance(model, PeerModel):
@@ -86,8 +88,9 @@ def feature_sets(
         config = {"width": model.model["width"]}
     elif model is not None:
         found = _model_sets(options, model)
-        config = dict(model.model)
-        config.pop("trunk", None)
+        config = {
+            name: value for name, value in model.model.items() if name in ENCODER_FIELDS
+        }
     config |= {"layer": options.layer, "size": options.size}
     found |= {name: BASELINES[name](config) for name in options.baselines}
     if not found:
@@ -243,7 +246,10 @@ def run_evaluation(
             limit=options.limit,
         )
     else:
-        result = evaluate_features(options, feature_sets(options, model))
+        features = feature_sets(options, model)
+        result = evaluate_features(options, features)
+        own = [name for name in features if name not in options.baselines]
+        result = result._replace(model_rows=_rows_of(own, result))
 
     # Everything needed to repeat the evaluation goes into the report.
     settings = {
@@ -255,6 +261,14 @@ def run_evaluation(
         info = {name: str(value) for name, value in model.info.items()}
         settings["model"] = {"config": model.model, "info": info}
     return result._replace(settings=settings)
+
+
+def _rows_of(names: Sequence[str], result: Evaluation) -> tuple[str, ...]:
+    """Lists the rows of some features, those of further test splits included."""
+    rows = set(names)
+    for name in names:
+        rows |= {split_row(name, split) for split in result.counts}
+    return tuple(row for row in result.rows if row in rows)
 
 
 def evaluate_features(
@@ -353,7 +367,7 @@ def _verification(
     strangers = test.strangers(sorted(without))
     if train is not None:
         strangers = train.strangers(strangers)
-    warnings = _stranger_warnings(strangers)
+    warnings = unknown_names_warning(strangers, where="In no pair")
 
     if train is not None:
         train = train.limited(options.limit, seed=options.seed)
@@ -372,16 +386,6 @@ def _verification(
     return evaluate_pairs(
         features, train, test, task=options.task, crop=crop, warnings=tuple(warnings)
     )
-
-
-def _stranger_warnings(strangers: Sequence[str]) -> list[str]:
-    """Returns a sentence on the names to leave out that no pair shows, if any."""
-    if not strangers:
-        return []
-    names = ", ".join(map(repr, strangers[:_NAMED]))
-    left = len(strangers) - _NAMED
-    more = f" and {left} more" if left > 0 else ""
-    return [f"In no pair, of the names to be left out: {names}{more}."]
 
 
 def _count_warnings(pairs: Pairs) -> list[str]:

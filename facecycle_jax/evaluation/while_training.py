@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from facecycle_jax.errors import UserError
+from facecycle_jax.evaluation.faces import FEWEST_FACES
 from facecycle_jax.evaluation.judges.face_figures import FaceFigures
 from facecycle_jax.evaluation.judges.networks import dlib_judge
-from facecycle_jax.evaluation.options import FEATURES, TASKS
+from facecycle_jax.evaluation.options import FEATURES, TASKS, EvaluationOptions
 from facecycle_jax.evaluation.probes.classification import Classification
 from facecycle_jax.evaluation.probes.code_probes import FEWEST_PEOPLE
 from facecycle_jax.evaluation.probes.lights import LightFigures
@@ -96,11 +97,14 @@ def check_probe(config: Mapping[str, Any]) -> None:
         )
     _check_networks(config, task)
     limit = block.get("limit", 0)
-    if task == "synthetic" and 0 < limit < FEWEST_PEOPLE:
+    fewest = {"synthetic": FEWEST_PEOPLE, "faces": FEWEST_FACES}.get(task, 0)
+    if 0 < limit < fewest:
         raise UserError(
-            f"probe.limit must be 0 or at least {FEWEST_PEOPLE} people for "
-            f"probe.task=synthetic, got {limit}."
+            f"probe.limit must be 0 or at least {fewest} people for "
+            f"probe.task={task}, got {limit}."
         )
+    # The options check the other values.
+    EvaluationOptions(task=task, limit=limit, seed=config.get("seed", 0))
     if task == "faces":
         dlib_judge()
 

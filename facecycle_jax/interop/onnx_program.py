@@ -16,6 +16,8 @@ from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.ops.portable import portable_forms
 
 Program = Callable[..., Mapping[str, jax.Array]]
+# Those that convert a program, and the one that runs it.
+_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 # The operations of this version are in onnxruntime from 1.18 (2024) on.
 OPSET = 21
 # What reads the weights of networks. All other constants stay float32, such as the
@@ -24,9 +26,13 @@ OPSET = 21
 _READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Slice", "Transpose"})
 
 
-def require_onnx() -> None:
-    """Raises MissingExtraError if a package of the extra `onnx` is not installed."""
-    for name in ("jax2onnx", "onnx", "onnxruntime"):
+def require_onnx(packages: Sequence[str] = _PACKAGES) -> None:
+    """Raises MissingExtraError if a package of the extra `onnx` is not installed.
+
+    Args:
+      packages: those that are needed. By default they are all of the extra.
+    """
+    for name in packages:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(
                 f"ONNX programs need {name}: pip install 'facecycle_jax[onnx]'."
@@ -140,7 +146,7 @@ def run_onnx(data: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     Raises:
       MissingExtraError: If onnxruntime is not installed.
     """
-    require_onnx()
+    require_onnx(["onnxruntime"])
     import onnxruntime
 
     # Errors alone: it warns of constants that nothing reads.

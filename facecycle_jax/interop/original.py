@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.errors import ConversionError, shorten
+from facecycle_jax.errors import ConversionError, UserError, shorten
 from facecycle_jax.interop.original_names import MODULES, from_torch, to_torch
 from facecycle_jax.interop.torch_file import read_torch
 from facecycle_jax.networks import Tree
@@ -52,14 +52,21 @@ def read_original(
       conv1_1 .. conv3_1, if the file has it.
 
     Raises:
+      UserError: If the configuration is out of range or has another trunk.
       ConversionError: If the file cannot be read, or a name is missing, unknown or of a
         wrong shape; the sentence names the file and the first such name.
     """
+    checked_model = check_model(model)
+    if checked_model["trunk"] != "vgg":
+        raise UserError(
+            "checkpoints of the original program have the trunk 'vgg', and model.trunk "
+            f"is {checked_model['trunk']!r}."
+        )
     state = read_torch(path, wanted=lambda name: name.split("/")[0] in MODULES)
 
     try:
         found = _modules(state)
-        expected = _torch_shapes(tuple(check_model(model).items()))
+        expected = _torch_shapes(tuple(checked_model.items()))
         arrays = {}
         for module, values in found.items():
             arrays[module] = _checked(values, expected[module], module)

@@ -247,11 +247,11 @@ def write_vgg(tree: Vgg, path: epath.PathLike) -> None:
     """
     check_new(path)
 
-    named = {}
+    named: dict[str, Any] = {}
     for layer, parts in tree.items():
         for kind, array in parts.items():
             named[f"{layer}/{kind}"] = array
 
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **named)
+    np.savez(buffer, **named)
     write_whole(path, buffer.getvalue())

@@ -16,7 +16,10 @@ def bundled_models() -> list[str]:
     if not _BUNDLED.is_dir():
         return []
 
-    return sorted(path.name for path in _BUNDLED.iterdir())
+    # A file manager may leave files of its own in the folder.
+    return sorted(
+        path.name for path in _BUNDLED.iterdir() if (path / WEIGHTS).is_file()
+    )
 
 
 def find_model_folder(path_or_name: epath.PathLike) -> epath.Path | None:

@@ -146,7 +146,8 @@ def _check_config(config: Mapping[str, Any]) -> Built:
     weights = config.get("weights")
     if type(weights) is not dict or weights.get("file") != WEIGHTS:
         raise ConversionError(f"weights.file is not {WEIGHTS!r}")
-    if weights.get("dtype") not in DTYPES:
+    dtype = weights.get("dtype")
+    if type(dtype) is not str or dtype not in DTYPES:
         raise ConversionError(f"weights.dtype is not one of {sorted(DTYPES)}")
 
     texts = {

@@ -21,6 +21,10 @@ from facecycle_jax.storage.model_card import card_head
 from facecycle_jax.storage.model_folder import CARD, read_model
 
 _PREFIXES = ("hf://", "hf-hub:")
+# Statuses of HTTP after which the same request may succeed later: this one, and those
+# of errors of the server, which are the largest.
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERRORS = 500
 _FILES = (CONFIG, WEIGHTS, CARD)
 _LIBRARY = {"library_name": "facecycle_jax", "library_version": __version__}
 
@@ -287,7 +291,10 @@ def _explain(
                 f"{address}: the Hub refuses the token ({status}); {login}. It must "
                 "be valid and have the right to read, or to write where you push."
             )
-        return f"{address}: the Hub answers with status {status}; try again later."
+        if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERRORS:
+            return f"{address}: the Hub answers with status {status}; try again later."
+        reason = shorten(cause.server_message or str(cause).split("\n")[0], 200)
+        return f"{address}: the Hub refuses this with status {status}: {reason}."
 
     if cache_only or isinstance(cause, errors.OfflineModeIsEnabled):
         return (

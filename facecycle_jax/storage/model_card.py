@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facecycle_jax.errors import UserError, shorten
+from facecycle_jax.storage.card_results import dataset_labels
 
 _CARD = """# A FaceCycle model
 
@@ -117,9 +118,10 @@ def card_head(config: Mapping[str, Any], *, name: str) -> str:
         lines.append("datasets:")
         lines += [f"- {json.dumps(dataset)}" for dataset in config["datasets"]]
 
-    if config.get("results"):
+    results = config.get("results", [])
+    if results:
         lines += ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
-    for record in config.get("results", ()):
+    for record, label in zip(results, dataset_labels(results), strict=True):
         value = {key: json.dumps(text) for key, text in record.items()}
         metric = json.dumps(f"{record['metric']} of {record['features']}")
         lines += [
@@ -128,7 +130,7 @@ def card_head(config: Mapping[str, Any], *, name: str) -> str:
             f"      name: {value['task']}",
             "    dataset:",
             f"      type: {value['task']}",
-            f"      name: {value['dataset']}",
+            f"      name: {json.dumps(label)}",
             "    metrics:",
             f"    - type: {value['metric']}",
             f"      name: {metric}",
@@ -203,14 +205,17 @@ def _results(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
 
+    labels = dataset_labels(records)
     rows = []
-    for record in records:
-        cells = [record["dataset"], record["features"], record["metric"]]
+    for record, label in zip(records, labels, strict=True):
+        cells = [label, record["features"], record["metric"]]
         cells = [*map(_cell, cells), f"{record['value']:.4g}"]
         rows.append(f"| {' | '.join(cells)} |")
 
-    # Each protocol once, in the order of the data sets.
-    protocols = {record["dataset"]: record["protocol"] for record in records}
+    # Each protocol once, in the order of the rows.
+    protocols = {
+        label: record["protocol"] for record, label in zip(records, labels, strict=True)
+    }
     sentences = [
         f"{name}: {' '.join(text.split())}" for name, text in protocols.items()
     ]

@@ -22,7 +22,7 @@ from facecycle_jax.errors import ConversionError, UserError, shorten
 from facecycle_jax.files import check_new, new_folder
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceNetworks
-from facecycle_jax.storage.card_results import check_results
+from facecycle_jax.storage.card_results import check_distinct, check_results
 from facecycle_jax.storage.folder_config import (
     CONFIG,
     DTYPES,
@@ -96,7 +96,8 @@ def write_model(
     Raises:
       FileExistsError: If the folder exists.
       UserError: If the configuration is out of range, or a weight is missing, unknown,
-        of a wrong shape, not finite or too large for float16.
+        of a wrong shape, not finite or too large for float16; also if two results
+        cannot be told apart.
     """
     check_new(folder)
 
@@ -132,12 +133,14 @@ def write_model(
         "licence": licence.strip(),
         "source": source.strip(),
     }
-    # Only what there is, so that other folders stay as they were.
+    # Fields for the card are left out where there is nothing to show.
     if datasets:
         config["datasets"] = check_datasets(list(datasets))
     if results:
-        config["results"] = [dict(record) for record in results]
-        check_results(config["results"])
+        records = [dict(record) for record in results]
+        check_results(records)
+        check_distinct(records)
+        config["results"] = records
 
     # config.json comes last, because a folder without it is no model folder.
     files = {

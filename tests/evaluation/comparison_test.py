@@ -3,22 +3,26 @@
 import functools
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 import tiny_model
 from drawn import drawn_state, unit_gain
+from etils import epath
 from PIL import Image
 
 from facecycle_jax import methods
 from facecycle_jax.configs import fab_net
 from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.sources.synthetic import MOTION
-from facecycle_jax.evaluation import comparison, tasks
+from facecycle_jax.evaluation import comparison, comparison_results, tasks
 from facecycle_jax.evaluation.comparison import (
     AUTHORS,
     COMMON,
+    Checkpoint,
     ComparisonOptions,
+    curve_of,
     evaluate_method,
     method_features,
 )
@@ -31,6 +35,7 @@ from facecycle_jax.evaluation.comparison_report import (
     summarise,
     write_comparison,
 )
+from facecycle_jax.evaluation.probes import code_probes
 from facecycle_jax.evaluation.probes.code_probes import ProbeSet
 from facecycle_jax.evaluation.probes.linear import DivergedProbeError, LinearOptions
 from facecycle_jax.evaluation.synthetic import random_peer
@@ -120,6 +125,60 @@ def test_a_method_has_figures_of_both_features_by_every_probe(small_sets, monkey
         "20 nearest: identity %",
     }
     assert np.isfinite(list(synthetic.values())).all()
+
+
+def test_a_curve_fits_the_probe_of_head_pose_alone(small_sets, monkeypatch):
+    pytest.importorskip("sklearn")
+    model = peer()
+    monkeypatch.setattr(comparison, "load", lambda _: model)
+    monkeypatch.setattr(comparison, "COMPONENTS", 8)
+    options = ComparisonOptions(people=8)
+    expected = evaluate_method(model, options)["tasks"]["synthetic"][AUTHORS]
+
+    fitted = []
+    fit = code_probes.fit_ridge
+
+    def counted(codes, values, **others):
+        fitted.append(values.shape[1])
+        return fit(codes, values, **others)
+
+    monkeypatch.setattr(code_probes, "fit_ridge", counted)
+    monkeypatch.setattr(code_probes, "fit_logistic", None)
+    points = curve_of([Checkpoint("a", 10), Checkpoint("b", 20)], options)
+    assert points == [(10, expected["head pose °"]), (20, expected["head pose °"])]
+    assert fitted == [3, 3]
+
+
+def test_evaluations_of_another_version_are_made_anew(tmp_path, monkeypatch):
+    evaluated = []
+    result = run_of("a", 0, 40.0).result
+
+    def evaluate(model, options):
+        evaluated.append(options)
+        return result
+
+    monkeypatch.setattr(comparison_results, "evaluate_method", evaluate)
+    monkeypatch.setattr(comparison_results, "random_weights", lambda *_, **__: None)
+    stage = types.SimpleNamespace(config={})
+    entry = types.SimpleNamespace(name="a", stages=[stage])
+
+    def start(options):
+        found = comparison_results.evaluate_all(
+            [entry],
+            epath.Path(tmp_path),
+            seeds=(),
+            plan={},
+            options=options,
+            untrained=True,
+        )
+        assert [run.result for run in found] == [result]
+        return len(evaluated)
+
+    options = ComparisonOptions(people=8)
+    assert start(options) == start(options) == 1
+    assert start(ComparisonOptions(people=9)) == 2
+    monkeypatch.setattr("facecycle_jax._version.__version__", "0.0.1")
+    assert start(ComparisonOptions(people=9)) == 3
 
 
 def test_the_linear_protocol_learns_from_both_features_of_a_method(

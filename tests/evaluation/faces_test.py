@@ -63,6 +63,23 @@ def test_people_are_the_first_by_name_but_those_trained_on(people):
         first_images(str(people / "nowhere"), without=(), limit=0)
 
 
+def test_fewer_than_three_people_by_limit_are_no_fault_of_the_folder(people):
+    with pytest.raises(ValueError, match=r"limit must be 0 .all. or 3 and more, got 2"):
+        first_images(str(people), without=(), limit=2)
+
+
+def test_the_protocol_says_whether_people_trained_on_are_left_out(people):
+    everybody = evaluate_faces(Unchanged(), str(people), judge=stand_in)
+    assert "whom the model may have been trained on" in everybody.protocol
+    assert "not trained on" not in everybody.protocol
+    assert not everybody.warnings
+
+    without = ["person_4", "Nobody"]
+    some = evaluate_faces(Unchanged(), str(people), without=without, judge=stand_in)
+    assert "without 1 left out as trained on" in some.protocol
+    assert some.warnings == ("In no folder, of the names to be left out: 'Nobody'.",)
+
+
 def test_rows_of_all_that_a_model_makes(people, model, tmp_path):
     result = evaluate_faces(model, str(people), judge=stand_in)
     assert list(result.rows) == [

@@ -5,6 +5,7 @@ They cover rows of its codes, galleries, synthetic faces and probes while it tra
 
 import dataclasses
 import json
+import pathlib
 import tracemalloc
 
 import numpy as np
@@ -29,7 +30,9 @@ from facecycle_jax.evaluation import (
 from facecycle_jax.evaluation import synthetic as synthetic_module
 from facecycle_jax.evaluation.features import FeatureSet, with_normalised_light
 from facecycle_jax.evaluation.report import markdown, write_report
+from facecycle_jax.inference import FaceCycle
 from facecycle_jax.ops import normalise, normalise_lighting
+from facecycle_jax.storage.model_spec import nest, weight_shapes
 
 TINY = {
     "width": 0.0625,
@@ -70,7 +73,21 @@ def test_codes_are_evaluated_as_they_are_and_centred(tmp_path, model):
     json.dumps(result.settings)
 
 
-def test_random_weights_have_the_width_of_the_model(model):
+@pytest.fixture(scope="module")
+def vgg_model():
+    """A model whose configuration has the fields of a frozen trunk."""
+    config = {**TINY, "trunk": "vgg", "vgg_width": 0.0625, "image_skip": True}
+    rng = np.random.default_rng(0)
+    weights = {
+        name: 0.1 * rng.standard_normal(shape, np.float32)
+        for name, shape in weight_shapes(config).items()
+    }
+    return FaceCycle(nest(weights), model=config)
+
+
+@pytest.mark.parametrize("trunk", ["learned", "vgg"])
+def test_random_weights_have_the_width_of_the_model(request, trunk):
+    model = request.getfixturevalue({"learned": "model", "vgg": "vgg_model"}[trunk])
     of_model = sets(model, ["random"], task="fer2013")
     alone = sets(None, ["random"], task="fer2013")
     image = np.zeros((1, 100, 100, 3), np.uint8)
@@ -280,6 +297,45 @@ def test_a_gallery_crops_images_before_it_resizes_them(tmp_path):
     assert "letter.png" in problems[0]
 
 
+def test_a_gallery_reads_only_the_images_it_draws(tmp_path, monkeypatch):
+    for number in range(12):
+        colour = (20 * number, 100, 100)
+        Image.new("RGB", (70, 70), colour).save(tmp_path / f"{number:02}.png")
+
+    tried = []
+    read = gallery.read_image
+
+    def counted(path, **options):
+        tried.append(str(path))
+        return read(path, **options)
+
+    monkeypatch.setattr(gallery, "read_image", counted)
+    kept, names, problems = gallery._read(tmp_path, size=64, crop=1.0, limit=4, seed=3)
+    assert sorted(tried) == names
+    assert kept.shape == (4, 64, 64, 3)
+    assert not problems
+
+    # Another image is drawn for one that cannot be read.
+    pathlib.Path(names[1]).write_text("no image")
+    tried.clear()
+    _, others, problems = gallery._read(tmp_path, size=64, crop=0.5, limit=4, seed=3)
+    assert len(tried) == 5
+    assert len(others) == 4
+    assert set(names) - set(others) == {names[1]}
+    assert [names[1] in problem for problem in problems] == [True]
+
+
+def test_a_gallery_of_too_few_images_says_why(tmp_path, model):
+    with pytest.raises(ValueError, match=r"limit must be 0 .all. or 3 and more, got 2"):
+        draw_gallery(model, tmp_path, limit=2)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no image")
+    with pytest.raises(ValueError, match=r"three images, got 0\. .*a\.png cannot be"):
+        draw_gallery(model, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        draw_gallery(model, tmp_path / "none.png")
+
+
 def test_probes_while_training_give_the_figures_of_the_evaluation(tmp_path, model):
     config = {
         "fsdp": False,
@@ -321,10 +377,13 @@ def test_probes_that_cannot_run_are_refused_before_training(tmp_path):
         match=r"probe\.path: there is no '/none', which probe\.task=lfw",
     ):
         check_probe(config("lfw", "/none"))
-    few = config("synthetic")
-    few["probe"]["limit"] = 4
-    with pytest.raises(ValueError, match=r"probe\.limit must be 0 or at least 8"):
-        check_probe(few)
+    for task, limit, fewest in (("synthetic", 4, 8), ("faces", 2, 3)):
+        few = config(task, str(tmp_path))
+        few["probe"]["limit"] = limit
+        with pytest.raises(ValueError, match=f"must be 0 or at least {fewest}"):
+            check_probe(few)
+    with pytest.raises(ValueError, match="seed must be 0 to 4294967295"):
+        check_probe({**config("synthetic"), "seed": -1})
 
 
 @pytest.mark.parametrize(
@@ -395,6 +454,8 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
         ({"task": "lfw", "projection": "tsne"}, "map is of gallery, not of lfw"),
         ({"task": "gallery", "projection": "no"}, "map must be one of pca, tsne"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
+        ({"task": "lfw", "seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"task": "lfw", "seed": 2**32}, "seed must be 0 to 4294967295, got"),
         (
             {"task": "mnist"},
             "task must be one of lfw, cplfw, fer2013, raf-db, pose, lights, faces, ",

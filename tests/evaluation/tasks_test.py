@@ -4,6 +4,7 @@ import json
 
 import fake_bucket
 import numpy as np
+import pose_files
 import pytest
 from lfw_files import lfw
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from facecycle_jax import cli
 from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.labelled.lfw_pairs import read_lfw_pairs
-from facecycle_jax.evaluation import evaluate
+from facecycle_jax.evaluation import evaluate, tasks
 from facecycle_jax.evaluation.features import FeatureSet, plain
 from facecycle_jax.evaluation.probes.emotion import evaluate_emotion
 from facecycle_jax.evaluation.probes.pairs import evaluate_pairs
@@ -107,6 +108,38 @@ def test_fitted_features_never_see_their_own_fold(tmp_path):
     # No image of a fold is in the fit for it, so here the two fits share none.
     assert len(seen[0]) == len(seen[1]) == 8
     assert not seen[0] & seen[1]
+
+
+def test_a_list_of_one_fold_is_refused_before_features_are_computed(tmp_path):
+    path = lfw(tmp_path)
+    lines = (tmp_path / "pairs.txt").read_text().splitlines()
+    folds, count = lines[0].split()
+    assert int(folds) == 2
+    first = [f"1\t{count}", *lines[1 : 1 + 2 * int(count)]]
+    (tmp_path / "pairs.txt").write_text("\n".join(first))
+    with pytest.raises(ValueError, match=r"pairs\.txt has one fold: the threshold"):
+        evaluate("lfw", path, baselines=["pixels"])
+
+
+@pytest.mark.parametrize("task", ["fer2013", "pose"])
+def test_a_report_says_which_rows_are_of_the_model(tmp_path, monkeypatch, task):
+    """The others are those of baselines and of constant predictions."""
+
+    def read(path, *, split):
+        return emotions(40, len(split))
+
+    names = ("motion_code", "pixels")
+    kinds = {name: plain(name, corners, size=8) for name in names}
+    monkeypatch.setattr(tasks, "read_fer2013", read)
+    monkeypatch.setattr(tasks, "feature_sets", lambda *_: kinds)
+    options = {"test_split": "both"} if task == "fer2013" else {}
+    path = pose_files.write_npz(tmp_path) if task == "pose" else "somewhere"
+    result = evaluate(task, str(path), baselines=["pixels"], **options)
+
+    further = "pixels (PrivateTest)" if task == "fer2013" else "mean training angles"
+    assert {*names, further} <= set(result.rows)
+    expected = ["motion_code", "motion_code (PrivateTest)"]
+    assert list(result.model_rows) == expected[: 2 if task == "fer2013" else 1]
 
 
 def test_view_1_replaces_a_missing_view_2(tmp_path):

@@ -33,6 +33,7 @@ class Hub:
       private: repositories that only the right token may see.
       damage: maps the bytes of a file to those sent, for the next downloads of weights;
         one is used up by each.
+      refusal: status and words with which every repository is refused, or None.
       requests: method and path of each request.
     """
 
@@ -42,6 +43,7 @@ class Hub:
         self.commits = {}
         self.private = set()
         self.damage = []
+        self.refusal = None
         self.requests = []
 
     def commit(self, repo, files, *, branch="main"):
@@ -89,6 +91,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _refused(self, repo):
         """Answers a request that may not go on, and says whether it was one."""
+        if self.hub.refusal is not None:
+            status, words = self.hub.refusal
+            self._answer(status, {"error": words}, X_Error_Message=words)
+            return True
+
         token = self.headers.get("Authorization")
         if token not in (None, f"Bearer {TOKEN}"):
             words = "Invalid credentials in Authorization header"

@@ -1,6 +1,9 @@
 """ONNX programs, run by onnxruntime, compute what JAX does."""
 
 import importlib.util
+import sys
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +88,24 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     message = r"ONNX programs need jax2onnx: pip install 'facecycle_jax\[onnx\]'"
     with pytest.raises(MissingExtraError, match=message):
         to_onnx(program, {}, outputs=())
+
+
+def test_running_a_program_needs_the_runtime_alone(monkeypatch):
+    installed = {"onnxruntime": True, "jax2onnx": False, "onnx": False}
+    monkeypatch.setattr(
+        onnx_program.importlib.util,
+        "find_spec",
+        lambda name: object() if installed[name] else None,
+    )
+    runtime = types.ModuleType("onnxruntime")
+    runtime.SessionOptions = types.SimpleNamespace
+    session = mock.Mock()
+    session.get_outputs.return_value = [types.SimpleNamespace(name="twice")]
+    session.run.side_effect = lambda names, inputs: [2 * inputs["x"]]
+    runtime.InferenceSession = mock.Mock(return_value=session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    assert run_onnx(b"", {"x": np.float32(3)}) == {"twice": 6}
+
+    installed["onnxruntime"] = False
+    with pytest.raises(MissingExtraError, match="ONNX programs need onnxruntime:"):
+        run_onnx(b"", {})

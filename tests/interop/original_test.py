@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch_files
 
-from facecycle_jax.errors import ConversionError
+from facecycle_jax.errors import ConversionError, UserError
 from facecycle_jax.interop import read_original, safe_pickle
 from facecycle_jax.interop.original_names import from_torch, to_torch
 from facecycle_jax.interop.torch_file import read_torch
@@ -115,6 +115,12 @@ def test_checkpoints_of_the_paper_s_width_are_read(tmp_path, legacy):
     assert_same(read_original(tmp_path / "full.tar"), expected)
     vgg = reference.vgg()
     assert_same(expected["vgg"], {layer: vgg[layer] for layer in TRUNK_LAYERS})
+
+
+def test_a_learned_trunk_is_refused_before_the_file_is_read(tmp_path):
+    model = {**SMALL, "trunk": "learned"}
+    with pytest.raises(UserError, match=r"model\.trunk is 'learned'"):
+        read_original(tmp_path / "none.tar", model=model)
 
 
 def test_double_and_half_precision_become_float32(tmp_path):

@@ -30,6 +30,14 @@ def write_keras(path, tree, *, nested):
             group["bias:0" if nested else f"{name}_b_1:0"] = parts["bias"]
 
 
+def test_a_written_file_has_weights_alone(tmp_path, monkeypatch):
+    """Up to NumPy 2.1 every keyword of `savez` is an array."""
+    kept = []
+    monkeypatch.setattr(np, "savez", lambda _, **arrays: kept.extend(arrays))
+    write_vgg({"conv1_1": {"kernel": np.zeros(1), "bias": np.zeros(1)}}, tmp_path / "a")
+    assert kept == ["conv1_1/kernel", "conv1_1/bias"]
+
+
 def test_files_of_torchvision_keep_every_bit(tmp_path):
     torch = pytest.importorskip(
         "torch", reason="writes the file with PyTorch, which is no dependency"

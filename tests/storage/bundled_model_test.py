@@ -12,6 +12,7 @@ import facecycle_jax
 from facecycle_jax.data import synthetic_tracks
 from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference.loading import DEFAULT_MODEL
+from facecycle_jax.storage import bundled
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "facecycle_jax" / "weights" / "facecycle-base"
@@ -45,6 +46,15 @@ def test_it_is_small_and_installed_with_the_package():
     for pattern in patterns:
         installed.update((ROOT / "facecycle_jax").glob(pattern))
     assert set(files) <= installed
+
+
+def test_other_files_of_the_folder_are_no_models(tmp_path, monkeypatch):
+    (tmp_path / ".DS_Store").write_text("of a file manager")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights.safetensors").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(bundled, "_BUNDLED", tmp_path)
+    assert bundled.bundled_models() == ["mine"]
 
 
 def test_its_configuration_agrees_with_the_model_card(model):

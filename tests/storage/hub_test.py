@@ -137,6 +137,21 @@ def test_weights_damaged_again_and_again_are_one_sentence(hub, load):
     assert_is_the_tiny_model(load("hf://user/name"))
 
 
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "refuses this with status 400: 'the name is taken by a space'"),
+        (429, "answers with status 429; try again later"),
+        (500, "answers with status 500; try again later"),
+    ],
+)
+def test_a_refusal_has_the_reason_of_the_hub(hub, folder, status, message):
+    hub.refusal = (status, "the name is taken by a space")
+    with pytest.raises(UserError, match=message) as raised:
+        push_model(folder, "user/mine")
+    assert ("try again" in str(raised.value)) == (status != 400)
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'facecycle_jax\[hub\]'"):

@@ -30,8 +30,10 @@ def write(folder, **options):
     write_model(folder, tiny_model.trees(), model=tiny_model.MODEL, **given)
 
 
-def report(folder, *, task="lfw", source=SOURCE, rows=None):
-    """Writes a report as `facecycle evaluate` does."""
+def report(
+    folder, *, task="lfw", source=SOURCE, rows=None, protocol="View 1.", **fields
+):
+    """Writes a report as `facecycle evaluate` does; the first row is the model's."""
     figures = Verification(
         accuracy=0.705,
         standard_error=0.015,
@@ -46,15 +48,21 @@ def report(folder, *, task="lfw", source=SOURCE, rows=None):
         different=500,
     )
     model = {"config": tiny_model.MODEL, "info": {"source": source}}
+    rows = rows or {
+        "identity_code": figures,
+        "lbp": figures,
+        "lbp (PrivateTest)": figures,
+    }
     evaluation = Evaluation(
         task=task,
-        protocol="View 1.",
-        rows=rows or {"identity_code": figures, "lbp": figures},
+        protocol=protocol,
+        rows=rows,
         details={},
         classes=("a", "b"),
         counts={"test pairs": 1000},
         warnings=(),
-        settings={"model": model, "baselines": ["lbp"]},
+        settings={"model": model, "limit": 0, "people_left_out": 0, **fields},
+        model_rows=tuple(rows)[:1],
     )
     write_report(evaluation, folder)
     return folder
@@ -104,6 +112,71 @@ def test_results_of_reports_are_in_the_card_without_baselines(tmp_path):
     assert "lbp" not in text
 
 
+def test_two_protocols_of_one_set_are_told_apart(tmp_path):
+    view_1 = report(tmp_path / "view_1")
+    view_2 = report(tmp_path / "view_2", protocol="View 2.", people_left_out=7)
+    results = [
+        *read_report(view_1, source=SOURCE),
+        *read_report(view_2, source=SOURCE),
+    ]
+    write(tmp_path / "model", results=results)
+
+    text = (tmp_path / "model" / "README.md").read_text()
+    for number in (1, 2):
+        assert f"| LFW ({number}) | identity_code | accuracy | 0.705 |" in text
+    assert "LFW (1): View 1.\n" in text
+    assert "LFW (2): View 2. Without pairs that show one of 7 people trained" in text
+    [entry] = head(tmp_path / "model")["model-index"]
+    sets = [result["dataset"]["name"] for result in entry["results"]]
+    assert sets == ["LFW (1)"] * 3 + ["LFW (2)"] * 3
+
+    with pytest.raises(UserError, match="two figures accuracy of identity_code on LFW"):
+        write(tmp_path / "other", results=results[:3] * 2)
+
+
+def test_the_card_states_a_limit(tmp_path):
+    results = read_report(report(tmp_path / "report", limit=600), source=SOURCE)
+    write(tmp_path / "model", results=results)
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "LFW: View 1. Limited to 600 images or pairs of each split." in text
+
+
+def _without_rows_of_the_model(content):
+    content["model_rows"] = []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content.pop("model_rows"), "does not say which rows are of t"),
+        (_without_rows_of_the_model, "has no figures of the model"),
+        (lambda content: content["rows"].update(identity_code=3), "evaluate again"),
+        (lambda content: content.update(rows={"a": 3}), "evaluate again"),
+        (lambda content: content.update(task=["x"]), "is of the task a list"),
+        (lambda content: content.update(protocol=3), "evaluate again"),
+        (
+            lambda content: content["rows"]["identity_code"].update(auc=10**400),
+            "results.json is damaged: a result's value is 1000",
+        ),
+    ],
+)
+def test_damaged_and_earlier_reports_are_one_sentence(tmp_path, spoil, message):
+    folder = report(tmp_path / "report")
+    path = folder / "results.json"
+    content = json.loads(path.read_text())
+    spoil(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as raised:
+        read_report(folder, source=SOURCE)
+    assert str(folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def _result(value):
+    texts = dict.fromkeys(("task", "dataset", "features", "metric", "protocol"), "a")
+    return [texts | {"value": value}]
+
+
 def test_the_hubs_own_reader_understands_the_results(tmp_path):
     hub = pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
     rows = {
@@ -142,6 +215,13 @@ def test_a_report_of_another_model_is_refused(tmp_path):
         ("datasets", "lfw", "datasets is not a list"),
         ("results", [{"task": "lfw"}], "a result's fields are not"),
         ("results", {}, "results is not a list"),
+        ("results", _result(10**400), "a result's value is 1000"),
+        ("results", _result(float("nan")), "a result's value is nan"),
+        (
+            "weights",
+            {"file": "weights.safetensors", "dtype": ["float32"]},
+            r"weights\.d",
+        ),
     ],
 )
 def test_wrong_fields_of_a_folder_are_one_sentence(tmp_path, field, value, message):

@@ -5,8 +5,7 @@ is. Angles are in degrees. No probe and no choice of a penalty sees the labels o
 frames or people that it is tested on.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +22,9 @@ from facecycle_jax.evaluation.quantity import Figure
 
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = tuple(name for name in MOTION if name not in POSE)
-# One in three frames of a person is a test frame, and one in four people.
 # Smallest number of people that is enough for training and test.
 FEWEST_PEOPLE = 8
+# One in three frames of a person is a test frame, and one in four people.
 _TEST_FRAMES = 3
 _TEST_PEOPLE = 4
 
@@ -71,102 +70,129 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
 
 
 def evaluate_code(
-    name: str,
-    function: FeatureFunction,
-    data: ProbeSet,
-    *,
-    seed: int = 0,
-    neighbours: bool = False,
+    name: str, function: FeatureFunction, data: ProbeSet, *, seed: int = 0
 ) -> dict[str, Figure]:
     """Measures identity, pose and expression in a code by linear probes.
 
-    Identity is predicted by logistic regression over people, trained on some frames of
-    each person and tested on others. Pose and expression are predicted by ridge
-    regression, tested on other people. Penalties come from cross-validation on the
-    training parts.
+    Penalties come from cross-validation on the training parts.
 
     Args:
       name: of the code, for the rows.
       function: from images to codes.
       data: labelled faces.
       seed: of the folds.
-      neighbours: whether the nearest training codes predict all three instead of
-        fitted probes; see `predict_values`.
 
     Returns:
       Figures by name.
     """
-    classify: Callable[..., np.ndarray] = _nearest_people
-    regress: Callable[..., np.ndarray] = _nearest_motion
-    if not neighbours:
-        classify = functools.partial(predict_people, seed=seed)
-        regress = functools.partial(predict_motion, seed=seed)
-
     codes = np.asarray(function(data.frames), np.float32)
 
-    # Identity: accuracy on the last frames of each person.
-    people = int(data.identity.max()) + 1
-    last = last_frames(data.identity)
-    hits = classify(codes, data.identity, last) == data.identity[last]
-    figures = {
-        f"identity from {name}": Figure(
-            value=100 * float(np.mean(hits)),
-            reference=100 / people,
-            meaning="chance",
-            unit="%",
-        )
-    }
+    figures = {f"identity from {name}": measure_identity(codes, data, seed=seed)}
+    for angle, figure in measure_pose(codes, data, seed=seed).items():
+        figures[f"{angle} from {name}"] = figure
+    figures[f"expression from {name}"] = measure_expression(codes, data, seed=seed)
+    return figures
 
-    # Pose: mean absolute error of each angle, on the frames of the last people.
-    others = last_people(data.identity)
+
+def measure_identity(
+    codes: np.ndarray, data: ProbeSet, *, seed: int = 0, neighbours: bool = False
+) -> Figure:
+    """Measures how well people are told apart, on the last frames of each.
+
+    Args:
+      codes: float32 [F, D], of the frames.
+      data: labelled faces.
+      seed: of the folds.
+      neighbours: whether the nearest training codes predict people instead of logistic
+        regression; see `predict_classes`.
+
+    Returns:
+      The accuracy.
+    """
+    people = int(data.identity.max()) + 1
+    is_test = last_frames(data.identity)
+    if neighbours:
+        known = data.identity[~is_test]
+        predicted = predict_classes(
+            codes[~is_test], known, codes[is_test], classes=people
+        )
+    else:
+        predicted = predict_people(codes, data.identity, is_test, seed=seed)
+
+    hits = predicted == data.identity[is_test]
+    return Figure(
+        value=100 * float(np.mean(hits)),
+        reference=100 / people,
+        meaning="chance",
+        unit="%",
+    )
+
+
+def measure_pose(
+    codes: np.ndarray, data: ProbeSet, *, seed: int = 0, neighbours: bool = False
+) -> dict[str, Figure]:
+    """Measures how well head pose is predicted, on the frames of the last people.
+
+    Args:
+      codes: float32 [F, D], of the frames.
+      data: labelled faces.
+      seed: of the folds.
+      neighbours: whether the nearest training codes predict angles instead of ridge
+        regression; see `predict_values`.
+
+    Returns:
+      Mean absolute errors by angle.
+    """
+    is_test = last_people(data.identity)
     angles = np.stack([data.motion[angle] for angle in POSE], axis=1)
-    true = angles[others]
-    constant = angles[~others].mean(0)
-    predicted = regress(codes, angles, data.identity, others)
+    if neighbours:
+        predicted = predict_values(codes[~is_test], angles[~is_test], codes[is_test])
+    else:
+        predicted = predict_motion(codes, angles, data.identity, is_test, seed=seed)
+
+    true = angles[is_test]
+    constant = angles[~is_test].mean(0)
     errors = np.abs(predicted - true).mean(0)
     references = np.abs(constant - true).mean(0)
-    for error, reference, angle in zip(errors, references, POSE, strict=True):
-        figures[f"{angle} from {name}"] = Figure(
+    return {
+        angle: Figure(
             value=float(error),
             reference=float(reference),
             meaning="always the mean",
             unit="degrees",
         )
+        for error, reference, angle in zip(errors, references, POSE, strict=True)
+    }
 
-    # Expression: mean R2 over its parameters, each in units of its standard deviation.
+
+def measure_expression(codes: np.ndarray, data: ProbeSet, *, seed: int = 0) -> Figure:
+    """Measures how well expression is predicted, on the frames of the last people.
+
+    Args:
+      codes: float32 [F, D], of the frames.
+      data: labelled faces.
+      seed: of the folds.
+
+    Returns:
+      The mean R2 over the parameters of expression, by ridge regression.
+    """
+    # In units of the standard deviation of each parameter, [F, K].
+    is_test = last_people(data.identity)
     scaled = np.stack(
         [data.motion[part] / MOTION[part][1] for part in EXPRESSION], axis=1
     )
-    true = scaled[others]
-    constant = scaled[~others].mean(0)
-    predicted = regress(codes, scaled, data.identity, others)
+    predicted = predict_motion(codes, scaled, data.identity, is_test, seed=seed)
+
+    true = scaled[is_test]
+    constant = scaled[~is_test].mean(0)
     residual = np.square(predicted - true).sum(0)
     total = np.square(constant - true).sum(0)
-    figures[f"expression from {name}"] = Figure(
+    return Figure(
         value=float((1 - residual / total).mean()),
         reference=0.0,
         meaning="always the mean",
         unit="R2",
     )
-    return figures
-
-
-def _nearest_people(
-    codes: np.ndarray, identity: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Predicts people as `predict_people` does, by the nearest codes."""
-    known = identity[~test]
-    return predict_classes(
-        codes[~test], known, codes[test], classes=int(known.max()) + 1
-    )
-
-
-def _nearest_motion(
-    codes: np.ndarray, values: np.ndarray, identity: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Predicts motion as `predict_motion` does, by the nearest codes."""
-    del identity
-    return predict_values(codes[~test], values[~test], codes[test])
 
 
 def last_frames(identity: np.ndarray) -> np.ndarray:

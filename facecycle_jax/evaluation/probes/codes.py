@@ -5,10 +5,23 @@ protocol uses codes as they are, so adapted codes have rows of their own. Codes 
 float32 [N, D].
 """
 
+import importlib.util
+
 import numpy as np
 
 from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet
+
+NEEDED_BY_PCA = "PCA needs scikit-learn: pip install 'facecycle_jax[eval]'."
+_NEEDED_TO_WHITEN = (
+    "Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'."
+)
+
+
+def require_sklearn(message: str) -> None:
+    """Raises MissingExtraError with a message if scikit-learn is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingExtraError(message)
 
 
 def centred(codes: np.ndarray) -> FeatureFunction:
@@ -39,12 +52,8 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
     Raises:
       MissingExtraError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.covariance import LedoitWolf
-    except ImportError as error:
-        raise MissingExtraError(
-            "Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'."
-        ) from error
+    require_sklearn(_NEEDED_TO_WHITEN)
+    from sklearn.covariance import LedoitWolf
 
     fitted = LedoitWolf().fit(codes.astype(np.float64))
     variances, directions = np.linalg.eigh(fitted.covariance_)
@@ -72,12 +81,8 @@ def reduced(
     Raises:
       MissingExtraError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.decomposition import PCA
-    except ImportError as error:
-        raise MissingExtraError(
-            "PCA needs scikit-learn: pip install 'facecycle_jax[eval]'."
-        ) from error
+    require_sklearn(NEEDED_BY_PCA)
+    from sklearn.decomposition import PCA
 
     # Centred, N codes span N - 1 directions at most.
     count = min(components, len(codes) - 1, codes.shape[1])
@@ -99,7 +104,12 @@ def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:
 
     Returns:
       The three kinds by name: NAME, 'NAME centred' and 'NAME whitened'.
+
+    Raises:
+      MissingExtraError: If scikit-learn is not installed.
     """
+    # Before codes of a whole data set are computed.
+    require_sklearn(_NEEDED_TO_WHITEN)
     shared = kind._replace(shared=name)
     return {
         name: shared,

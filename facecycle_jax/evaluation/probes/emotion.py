@@ -89,7 +89,7 @@ def evaluate_emotion(
 
         # The first split has the name of the features, further ones also their own.
         for (split, content), predicted in zip(splits.items(), every, strict=True):
-            row = name if split == names[1] else f"{name} ({split})"
+            row = name if split == names[1] else split_row(name, split)
             rows[row] = classification(
                 predicted, content.labels, classes=len(test.classes)
             )
@@ -124,6 +124,11 @@ def evaluate_emotion(
         counts=found,
         warnings=tuple(warnings),
     )
+
+
+def split_row(name: str, split: str) -> str:
+    """Names the row of features on a further test split."""
+    return f"{name} ({split})"
 
 
 def _augmentable(kind: FeatureSet) -> Encode | None:

@@ -8,7 +8,7 @@ import numpy as np
 from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.yale_b import OFFICIAL, LitFaces
 from facecycle_jax.evaluation.features import FeatureSet, extract
-from facecycle_jax.evaluation.probes.verification import roc
+from facecycle_jax.evaluation.probes.verification import identification
 from facecycle_jax.evaluation.report import Evaluation
 from facecycle_jax.evaluation.scaling import unit_length
 
@@ -135,24 +135,12 @@ def _figures(
         inside = subset == number
         start = SUBSETS[number - 1] if number else 0
         name = f"{start:g}-{SUBSETS[number]:g}°"
-        by_rank[name] = _rank_1(cosines[inside], person[inside])
-        by_auc[name] = _auc(cosines[inside], person[inside])
+        by_rank[name], by_auc[name] = identification(cosines[inside], person[inside])
+
+    rank_1, auc = identification(cosines, person)
     return LightFigures(
-        rank_1=_rank_1(cosines, person),
-        auc=_auc(cosines, person),
+        rank_1=rank_1,
+        auc=auc,
         rank_1_by_light=by_rank,
         auc_by_light=by_auc,
     )
-
-
-def _rank_1(cosines: np.ndarray, person: np.ndarray) -> float:
-    """Computes the fraction of probes nearest to the right person."""
-    return float(np.mean(cosines.argmax(axis=1) == person))
-
-
-def _auc(cosines: np.ndarray, person: np.ndarray) -> float:
-    """Computes the area under the ROC curve of right against other people."""
-    # A probe has one pair with its own person: [probes, gallery].
-    is_own = np.arange(cosines.shape[1])[None] == person[:, None]
-    false_rate, true_rate = roc(cosines.ravel(), is_own.ravel())
-    return float(np.trapezoid(true_rate, false_rate))

@@ -17,7 +17,7 @@ import optax
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
-from facecycle_jax.evaluation.scaling import standardising
+from facecycle_jax.evaluation.scaling import second_moments, standardising
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _preconditioner(
     # Imported here because it takes 0.2 s, and no command but a probe needs it.
     import scipy.linalg
 
-    curvature = covariance.astype(np.float64) / classes
+    curvature = covariance / classes
     curvature[np.diag_indices_from(curvature)] += strength
 
     # With the Cholesky factor L of the curvature, A is the transposed inverse of L.
@@ -176,7 +176,8 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int = 0) -> np.ndarray
     """
     if not 2 <= folds <= len(labels):
         raise UserError(
-            f"cross-validation needs 2 to {len(labels)} folds, got {folds}."
+            f"cross-validation in {folds} folds needs at least {max(folds, 2)} "
+            f"examples and 2 folds, got {len(labels)} examples."
         )
 
     # Examples sorted by class, at random within a class, go to the folds one by one.
@@ -291,9 +292,8 @@ def _fit_each(
     mean, scale = standardising(features[chosen])
     standard = (features - mean) * scale
 
-    # The product of an array with itself takes half the time of that of two copies.
     inside = standard[chosen]
-    covariance = inside.T @ inside / len(inside)
+    covariance = second_moments(inside) / len(inside)
 
     # Left-out examples stay in place with weight 0, so that all folds have one shape
     # and share one compilation.

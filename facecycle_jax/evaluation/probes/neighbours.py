@@ -17,15 +17,18 @@ TEMPERATURE = 0.07
 _CHUNK = 1024
 
 
-def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest other codes of every code.
+def nearest(
+    codes: np.ndarray, queries: np.ndarray, *, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the nearest other codes of some codes.
 
     Args:
       codes: [N, D] floating point.
+      queries: int [Q], indices of the codes whose neighbours are sought.
       count: number of neighbours. At most N - 1 are returned.
 
     Returns:
-      int64 [N, count] indices, nearest first, and float64 [N, count] their cosines.
+      int64 [Q, count] indices, nearest first, and float64 [Q, count] their cosines.
 
     Raises:
       UserError: If there are fewer than two codes, or one is not finite.
@@ -39,9 +42,9 @@ def nearest(codes: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
     unit = codes / np.maximum(lengths, np.finfo(np.float64).tiny)
 
-    # A code is not its own neighbour: on the diagonal it comes last, and is cut off.
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -np.inf)
+    # A code is not its own neighbour: it comes last, and is cut off. [Q, N].
+    cosines = unit[queries] @ unit.T
+    cosines[np.arange(len(queries)), queries] = -np.inf
     order = np.argsort(-cosines, axis=1, kind="stable")
     order = order[:, : min(count, len(codes) - 1)]
     return order, np.take_along_axis(cosines, order, axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.data.labelled.lfw_pairs import Pairs
+from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, extract
 from facecycle_jax.evaluation.probes.verification import (
     Verification,
@@ -45,7 +46,17 @@ def evaluate_pairs(
 
     Returns:
       The evaluation.
+
+    Raises:
+      UserError: If `test` has to be evaluated fold by fold and has one fold.
     """
+    folds = len(np.unique(test.fold))
+    if train is None and folds < 2:
+        raise UserError(
+            f"{test.origin} has one fold: the threshold of a fold is chosen on the "
+            "others, so at least two are needed."
+        )
+
     computed = _Computed(crop)
     rows = {}
     for name, kind in features.items():
@@ -62,7 +73,6 @@ def evaluate_pairs(
 
     counts = {"test pairs": len(test), "test images": len(test.files)}
     if train is None:
-        folds = len(np.unique(test.fold))
         how = f"{folds} folds, each with the threshold of the others."
     else:
         how = (

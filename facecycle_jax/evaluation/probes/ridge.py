@@ -13,14 +13,14 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.probes.penalties import choose_penalty
-from facecycle_jax.evaluation.scaling import standardising
+from facecycle_jax.evaluation.scaling import second_moments, standardising
 
 log = logging.getLogger(__name__)
 
 # The objective is the mean squared error plus strength |W|^2. The grid grows as long as
 # its best value is at an end.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
-# Examples that are summed up at a time.
+# Examples whose products with the targets are summed up at a time.
 _CHUNK = 8192
 
 
@@ -84,24 +84,18 @@ class _Sums(NamedTuple):
 
 
 def _sums(values: np.ndarray, targets: np.ndarray) -> _Sums:
-    """Sums values [N, D] and targets [N, K] over examples.
-
-    Products have the precision of the values, and are summed up in float64.
-    """
-    dimensions = values.shape[1]
-    xx = np.zeros((dimensions, dimensions))
-    xy = np.zeros((dimensions, targets.shape[1]))
+    """Sums values [N, D] and targets [N, K] over examples, in float64."""
+    # In chunks, because a copy of all values in float64 may not fit into memory.
+    xy = np.zeros((values.shape[1], targets.shape[1]))
     for start in range(0, len(values), _CHUNK):
-        x = values[start : start + _CHUNK]
-        y = targets[start : start + _CHUNK]
-        xx += x.T @ x
-        xy += x.T @ y
+        part = slice(start, start + _CHUNK)
+        xy += values[part].T @ targets[part]
 
     return _Sums(
         number=len(values),
         x=values.sum(0, dtype=np.float64),
         y=targets.sum(0),
-        xx=xx,
+        xx=second_moments(values),
         xy=xy,
     )
 

@@ -167,6 +167,30 @@ def roc(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return false_accept, true_accept
 
 
+def area_under_roc(false_accept: np.ndarray, true_accept: np.ndarray) -> float:
+    """Computes the area under a ROC curve (AUC) as returned by `roc`."""
+    return float(np.trapezoid(true_accept, false_accept))
+
+
+def identification(scores: np.ndarray, own: np.ndarray) -> tuple[float, float]:
+    """Computes how well a gallery of people is told apart.
+
+    Args:
+      scores: [N, G] of every image with every gallery image, higher for more similar
+        ones.
+      own: int [N], index in the gallery of each image's person.
+
+    Returns:
+      Rank-1, the fraction of images whose best score is that of the right person, and
+      the AUC of right against other people.
+    """
+    rank_1 = float(np.mean(scores.argmax(axis=1) == own))
+
+    # An image has one pair with its own person, [N, G].
+    is_own = np.arange(scores.shape[1])[None] == own[:, None]
+    return rank_1, area_under_roc(*roc(scores.ravel(), is_own.ravel()))
+
+
 def equal_error_rate(false_accept: np.ndarray, true_accept: np.ndarray) -> float:
     """Computes the rate at which false accepts and false rejects are equally frequent.
 
@@ -210,8 +234,8 @@ def verify_folds(
     folds = np.unique(fold)
     if len(folds) < 2:
         raise UserError(
-            f"fold by fold needs at least two folds, got {len(folds)}; "
-            "use verify_split."
+            "the threshold of a fold is chosen on the others, so at least two folds "
+            f"are needed, got {len(folds)}."
         )
     rows = np.asarray(scores, np.float64)
     if rows.ndim == 1:
@@ -279,7 +303,7 @@ def _verification(
         standard_error=error,
         fold_accuracies=tuple(accuracies),
         thresholds=tuple(thresholds),
-        auc=float(np.trapezoid(true, false)),
+        auc=area_under_roc(false, true),
         eer=equal_error_rate(false, true),
         tar_at_far=tar_at_far,
         false_accept=false,

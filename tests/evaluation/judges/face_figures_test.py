@@ -1,6 +1,7 @@
 """Figures of generated images: identity against a gallery, sharpness and likeness."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,6 +36,17 @@ def test_the_gallery_may_hold_more_people_than_there_are_images():
     gallery = np.eye(5)
     found = compare_identity(gallery[[3, 1]], gallery, np.array([3, 0]), threshold=0.6)
     assert found.rank_1 == 0.5
+
+
+def test_identities_of_many_people_are_compared_in_little_memory():
+    codes = RNG.normal(size=(400, 128))
+    tracemalloc.start()
+    found = compare_identity(codes, codes, np.arange(400), threshold=0.6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All differences at once would be 164 MB.
+    assert peak < 90e6
+    assert found == (1.0, 1.0, 0.0, 1.0)
 
 
 def test_blur_is_less_sharp_and_the_border_does_not_count():

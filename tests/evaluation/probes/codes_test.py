@@ -1,10 +1,14 @@
 """Centred and whitened codes, whose statistics see no image of a test pair."""
 
+import sys
+
 import numpy as np
 import pytest
 from lfw_files import lfw
 
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_lfw_pairs
+from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.features import FeatureSet, plain
 from facecycle_jax.evaluation.probes.codes import (
     centred,
@@ -30,6 +34,16 @@ def test_whitened_codes_have_unit_variance_in_all_directions():
     np.testing.assert_allclose(covariance, np.eye(6), atol=0.2)
     # Two codes determine no covariance, but the result stays bounded.
     assert np.abs(whitened(codes(2))(codes())).max() < 1e4
+
+
+def test_without_scikit_learn_no_code_is_computed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    kind = plain("code", flat, size=16)
+    message = r"Whitened codes need scikit-learn: pip install 'facecycle_jax\[eval\]'"
+    with pytest.raises(MissingExtraError, match=message):
+        with_adapted("code", kind)
+    with pytest.raises(MissingExtraError, match="PCA needs scikit-learn"):
+        BASELINES["pca"]({})
 
 
 def flat(images):

@@ -61,6 +61,20 @@ def test_correlated_features_converge_in_few_iterations():
     assert np.abs(slope).max() < 2e-3
 
 
+def test_features_of_low_rank_are_fitted_by_the_weakest_penalty():
+    """Three hundred features of six directions, as of a collapsed encoder."""
+    rng = np.random.default_rng(0)
+    latent, labels = blobs(400, dimensions=6, spread=0.5)
+    features = latent @ rng.normal(size=(6, 300)).astype(np.float32)
+    fitted = fit_logistic(features, labels, classes=4, strengths=(1e-6,))
+    accuracy = np.mean(fitted.predict(features) == labels)
+
+    of_latent = fit_logistic(latent, labels, classes=4, strengths=(1e-6,))
+    assert accuracy == pytest.approx(
+        np.mean(of_latent.predict(latent) == labels), abs=0.01
+    )
+
+
 def test_noise_leads_to_a_stronger_penalty():
     rng = np.random.default_rng(0)
     features, labels = blobs(120, dimensions=4)
@@ -89,6 +103,10 @@ def test_folds_hold_every_class():
     numbers = fold_numbers(labels, folds=3)
     for k in range(3):
         np.testing.assert_array_equal(np.bincount(labels[numbers == k]), [10, 3, 2])
+    with pytest.raises(
+        ValueError, match=r"in 3 folds needs at least 3 examples .*got 2"
+    ):
+        fold_numbers(labels[:2], folds=3)
 
 
 def test_features_not_finite_and_labels_out_of_range_are_refused():

@@ -13,12 +13,16 @@ from facecycle_jax.evaluation.probes.neighbours import (
 
 def test_neighbours_are_by_cosine_and_never_the_code_itself():
     codes = np.array([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
-    order, cosines = nearest(codes, count=2)
+    order, cosines = nearest(codes, np.arange(4), count=2)
     assert order.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
     assert cosines[0, 0] == pytest.approx(1.0, abs=1e-3)
-    assert nearest(codes, count=9)[0].shape == (4, 3)
+    assert nearest(codes, np.arange(4), count=9)[0].shape == (4, 3)
     with pytest.raises(ValueError, match="at least two finite codes"):
-        nearest(codes[:1], count=1)
+        nearest(codes[:1], np.arange(1), count=1)
+
+    some, of_some = nearest(codes, np.array([2, 0]), count=2)
+    np.testing.assert_array_equal(some, order[[2, 0]])
+    np.testing.assert_allclose(of_some, cosines[[2, 0]])
 
 
 def test_maps_keep_the_main_direction_and_the_neighbours():

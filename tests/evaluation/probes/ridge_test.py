@@ -75,6 +75,16 @@ def test_grouped_copies_do_not_hide_that_a_fit_does_not_generalise():
     assert together.validation[together.strength] > 2 * alone.validation[alone.strength]
 
 
+def test_features_of_low_rank_are_fitted_by_the_weakest_penalty():
+    """Three hundred features of six directions, as of a collapsed encoder."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(400, 6))
+    features = latent @ rng.normal(size=(6, 300))
+    targets = latent @ rng.normal(size=(6, 2))
+    fitted = fit_ridge(features, targets)
+    np.testing.assert_allclose(fitted.predict(features), targets, atol=1e-3)
+
+
 def test_groups_stay_within_one_fold():
     group = np.repeat(np.arange(7), 4)
     fold = group_folds(group, folds=3)
