@@ -84,13 +84,17 @@ def remove_leftovers(folder: epath.PathLike) -> None:
 def named_in_errors(path: epath.PathLike) -> Iterator[None]:
     """Adds the file's name to an OSError that has none, as that of a full disk has.
 
+    It replaces the name under which `under_another_name` writes.
+
     Args:
       path: the file that is being written.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        named = error.filename is not None
+        partial = named and _PARTIAL.fullmatch(os.path.basename(str(error.filename)))
+        if error.errno is None or (named and not partial):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

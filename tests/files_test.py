@@ -3,6 +3,9 @@
 import os
 import time
 
+import pytest
+
+from facecycle_jax import files
 from facecycle_jax.files import remove_leftovers, under_another_name
 
 HOURS = 3600
@@ -44,3 +47,17 @@ def test_nothing_is_removed_where_there_is_no_folder_to_lock(tmp_path, monkeypat
     remove_leftovers("gs://bucket/run")
     remove_leftovers(tmp_path / "none")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_names_the_file_and_not_the_one_it_is_written_to(tmp_path):
+    path = tmp_path / "codes.npz"
+    partial = tmp_path / ".0123456789ab.part"
+    with (
+        pytest.raises(PermissionError, match=r"codes\.npz'$"),
+        files.named_in_errors(path),
+    ):
+        raise PermissionError(13, "Permission denied", str(partial))
+
+    # Any other file keeps its name.
+    with pytest.raises(PermissionError, match=r"other'$"), files.named_in_errors(path):
+        raise PermissionError(13, "Permission denied", "other")

@@ -288,7 +288,10 @@ def evaluate_features(
       FileNotFoundError: If data are missing.
     """
     if not options.path:
-        raise UserError(f"task {options.task} needs the data set's path.")
+        raise UserError(
+            f"task {options.task} needs the folder of its data: --data, or `path` in "
+            "Python."
+        )
     result = _LABELLED[options.task](options, features)
     return result._replace(protocol=result.protocol + options.departures())
 

@@ -84,7 +84,10 @@ def read_config(folder: epath.Path) -> FolderConfig:
         )
 
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}, so it is no model folder.")
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}, so it is no model folder: name one that "
+            "`facecycle export` made, the workdir of a run, or a bundled model."
+        )
 
     # RecursionError: json of deeply nested lists.
     try:

@@ -23,6 +23,7 @@ from facecycle_jax.data.images.media_files import (
     walk,
 )
 from facecycle_jax.errors import UserError
+from facecycle_jax.paths import given_path
 
 # Images of more pixels are refused unread. Cameras of telephones reach 50 megapixels.
 # Decoding takes up to 4 bytes a pixel and the result 3, so 450 MB at most.
@@ -217,6 +218,8 @@ def one_sentence(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known image format"
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"more than {MAX_PIXELS:,} pixels; shrink it first"
         raise UnreadableError(
             f"{name} cannot be read as an image: {reason.rstrip('.')}."
         ) from error
@@ -401,9 +404,16 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
       UserError: If the array has another type or shape, or is empty.
     """
     if array.dtype != np.uint8:
+        hint = "convert them first."
+        if np.issubdtype(array.dtype, np.floating):
+            hint = (
+                "convert them first, e.g. (x * 255).round().astype('uint8') for values "
+                "in 0..1, or x.round().astype('uint8') for values in 0..255."
+            )
+        elif array.dtype.kind in "OU":
+            hint = "give file names as a list."
         raise UserError(
-            f"Images as arrays must be uint8 0..255, got {array.dtype}: convert them "
-            "first, e.g. (x * 255).round().astype('uint8') for values in 0..1."
+            f"Images as arrays must be uint8 0..255, got {array.dtype}: {hint}"
         )
 
     if array.ndim == 2:
@@ -453,7 +463,7 @@ def square(image: np.ndarray, *, size: int, fit: str = "crop") -> np.ndarray:
 def _is_single(inputs: Any) -> bool:
     """Whether `inputs` is one image rather than a folder or several."""
     if isinstance(inputs, str | os.PathLike):
-        return not epath.Path(inputs).is_dir()
+        return not given_path(inputs, name=_GIVEN).is_dir()
     return isinstance(inputs, Image.Image) or (
         isinstance(inputs, np.ndarray) and inputs.ndim < 4
     )
@@ -462,7 +472,7 @@ def _is_single(inputs: Any) -> bool:
 def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     """Lists (name, path, PIL image or array) of everything in `inputs`."""
     if isinstance(inputs, str | os.PathLike):
-        yield from list_images(epath.Path(inputs))
+        yield from list_images(given_path(inputs, name=_GIVEN))
     elif isinstance(inputs, Image.Image) or (
         isinstance(inputs, np.ndarray) and inputs.ndim < 4
     ):
@@ -479,7 +489,7 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(inputs, Sequence) and not isinstance(inputs, bytes):
         for index, item in enumerate(inputs):
             if isinstance(item, str | os.PathLike):
-                yield from list_images(epath.Path(item))
+                yield from list_images(given_path(item, name=_GIVEN))
             elif isinstance(item, Image.Image):
                 yield f"image {index}", item
             elif hasattr(item, "__array__"):
@@ -509,6 +519,8 @@ def list_inputs(inputs: Any) -> Iterator[tuple[str, Any]]:
     yield from _items(inputs)
 
 
+# What a path of images is called in messages.
+_GIVEN = "the path of images"
 _WANTED = "Images are paths, PIL images, uint8 arrays or a list of these, got {}."
 
 
@@ -538,6 +550,8 @@ def list_images(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
             if is_image_name(name)
         )
 
+    if not found and not is_remote(path) and not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"The folder {path} may not be read; change its permissions.")
     if not found:
         raise UserError(
             f"The folder {path} has no image file ({', '.join(IMAGE_SUFFIXES)})."

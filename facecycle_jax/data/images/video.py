@@ -17,7 +17,7 @@ from etils import epath
 from facecycle_jax.data.images.media_files import VIDEO_FORMATS
 from facecycle_jax.data.images.reading import MAX_PIXELS
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.files import under_another_name
+from facecycle_jax.files import named_in_errors, under_another_name
 
 # No video has a higher rate, and the frames taken of one must not grow without bound.
 MAX_FPS = 1000.0
@@ -155,6 +155,7 @@ def write_video(
     _check_frame(first, 0, np.shape(first))
     form = FORMATS[path.suffix.lower()]
     with (
+        named_in_errors(path),
         under_another_name(path) as partial,
         av.open(str(partial), "w", format=form) as container,
     ):
@@ -236,6 +237,7 @@ def edit_video(
     listened, _ = _open(av, source)
     with (
         listened,
+        named_in_errors(target),
         under_another_name(target) as partial,
         av.open(str(partial), "w", format=form) as written,
     ):

@@ -86,9 +86,16 @@ def load_images(images: Images, *, size: int, crop: float = 1.0) -> np.ndarray:
       uint8 [N, size, size, 3], RGB.
 
     Raises:
-      UserError: If a file is no image or `crop` is out of range.
+      UserError: If `images` is one name instead of a list, a file is no image, or
+        `crop` is out of range.
       FileNotFoundError: If a file is missing.
     """
+    # The letters of a name would be taken for files.
+    if isinstance(images, str | os.PathLike):
+        raise UserError(
+            f"load_images takes a list of files, got {os.fspath(images)!r}: write "
+            f"[{os.fspath(images)!r}]."
+        )
     if not 0 < crop <= 1:
         raise UserError(f"crop must be above 0 and at most 1, got {crop}.")
 

@@ -181,8 +181,11 @@ def read_lfw_pairs(root: str, *, name: str = "pairs.txt") -> Pairs:
       UserError: If a line has another form, with its number, or the number of pairs is
         not the declared one.
     """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"There is no folder {root}.")
     path = require_file(
-        os.path.join(root, name), what="the list of pairs is part of LFW"
+        os.path.join(root, name),
+        what="LFW's lists are pairs.txt, or pairsDevTrain.txt and pairsDevTest.txt",
     )
     lines = read_lines(path)
     while lines and not lines[-1].strip():

@@ -273,7 +273,7 @@ def find_set(path: str) -> pathlib.Path:
     """
     root = pathlib.Path(path)
     if not path or not root.is_dir():
-        raise FileNotFoundError(f"data.path: there is no folder {path!r}.")
+        raise FileNotFoundError(f"there is no folder {path!r} of prepared records.")
 
     for depth in range(_DEPTH + 1):
         found = sorted(root.glob("/".join(["*"] * depth + [TRACKS])))

@@ -60,8 +60,8 @@ def probe_set(seed: int, *, people: int, frames: int, size: int) -> ProbeSet:
     """
     if people < FEWEST_PEOPLE or frames < 6:
         raise UserError(
-            f"the probes need at least {FEWEST_PEOPLE} people with 6 frames each, "
-            f"got {people} with {frames}."
+            f"the probes need at least {FEWEST_PEOPLE} people (the limit of the task "
+            f"synthetic) with 6 frames each, got {people} with {frames}."
         )
     faces = synthetic_labelled(
         seed + UNSEEN + 3, people=people, frames=frames, size=size

@@ -1,4 +1,5 @@
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageCms
 
 from facecycle_jax.data.images import reading as module
 from facecycle_jax.data.images.reading import as_images, read_image, read_whole_image
+from facecycle_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
 RAMP = np.broadcast_to(np.linspace(0, 255, 40).astype(np.uint8)[:, None], (40, 40))
@@ -174,6 +176,8 @@ def test_a_single_unreadable_image_raises(tmp_path):
         (np.zeros((8, 8, 5), np.uint8), r"\[8, 8, 5\]"),
         (np.zeros((0, 8, 3), np.uint8), r"\[0, 8, 3\]"),
         (np.zeros((1, 2, 8, 8, 3), np.uint8), r"\[1, 2, 8, 8, 3\]"),
+        (np.array(["a.jpg"]), "give file names as a list"),
+        (np.zeros((8, 8, 3), np.int64), "got int64: convert them first"),
         (3, "got int"),
         (b"bytes", "got bytes"),
         ([None], "NoneType at place 0"),
@@ -204,6 +208,29 @@ def test_huge_images_are_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="cannot be read as an image"):
         read_image(tmp_path / "x.png")
+
+
+def test_images_beyond_the_limit_of_pillow_get_the_same_sentence(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"64,000,000 pixels; shrink it first\.$"):
+        read_image(tmp_path / "big.png")
+
+
+def test_the_home_folder_is_found_and_addresses_are_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "ann.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_images("~/ann.png", size=8)[0].shape == (1, 8, 8, 3)
+    assert as_images(["~/ann.png"], size=8)[0].shape == (1, 8, 8, 3)
+    for wrong in ("", [""], "http://a.org/ann.png", ["http://a.org/ann.png"]):
+        with pytest.raises(UserError, match="the path of images"):
+            as_images(wrong, size=8)
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="may not be read; change its permissions"):
+        as_images(tmp_path, size=8)
 
 
 def test_images_that_pillow_warns_about_are_read(tmp_path, monkeypatch):

@@ -244,3 +244,8 @@ def test_cropping_keeps_the_middle():
     assert load_images(image, size=6, crop=0.6).min() == 255
     with pytest.raises(ValueError, match="crop must be above 0 and at most 1"):
         load_images(image, size=6, crop=1.2)
+
+
+def test_one_name_is_not_taken_for_a_list_of_letters():
+    with pytest.raises(UserError, match=r"takes a list of files, got 'ann\.jpg'"):
+        load_images("ann.jpg", size=8)
