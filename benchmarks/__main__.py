@@ -5,6 +5,7 @@ Exit status 0, or 2 for a wrong argument, in one sentence.
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import platform
@@ -21,17 +22,20 @@ from facecycle_jax.errors import UserError
 
 CASES = "train-motion,train-identity,inference"
 MODES = "eager,channels_last"
-# Options that have no effect in a mode of the benchmark. Their defaults are None, which
-# tells them from a value that was given.
+# Options that have no effect in a mode of the benchmark. Their default is None, so that
+# a given value can be told from it.
 NO_EFFECT = {
     "--profile": ("suite", "torch", "budget", "json"),
     "--suite gpu": ("cases", "precision"),
     "--suite growth": ("cases", "torch", "budget"),
     "--cases": ("budget",),
 }
+# Seconds that --suite gpu may take by default.
+_BUDGET = 440.0
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Builds the parser."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Times this program and, where torch is installed, a plain "
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=float,
-        help="seconds that --suite gpu may take (default: 440)",
+        help=f"seconds that --suite gpu may take (default: {_BUDGET:g})",
     )
     parser.add_argument("--json", help="file for the figures; must not exist")
     parser.add_argument(
@@ -108,40 +112,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _check_together(options)
-        chosen = split(
-            CASES if options.cases is None else options.cases, cases.CASES, "--cases"
-        )
-        modes = _torch_modes(options.torch)
-        check_least({"--batch": options.batch, "--repeats": options.repeats})
-        check_width(options.width)
-        json = pathlib.Path(options.json) if options.json else None
-        if json:
-            timing.check_json_path(json)
-        _split_cpu(options.batch)
-        device = options.device or jax.default_backend()
-        setting = ours.Setting(
-            options.batch,
-            options.width,
-            options.precision or "float32",
-            device,
-            options.size,
-            options.remat,
-        )
-        ours.device_of(setting.device)
-        if options.profile:
-            stage = next(
-                (cases.STAGES[case] for case in chosen if case in cases.STAGES), None
-            )
-            if stage is None:
-                raise UserError(
-                    "--profile takes a train step: --cases train-motion or "
-                    "train-identity."
-                )
-            print(
-                breakdown.profile(
-                    stage, setting, pathlib.Path(options.profile), steps=options.repeats
-                )
-            )
+        names = CASES if options.cases is None else options.cases
+        chosen = split(names, cases.CASES, "--cases")
+        modes: list[str] = []
+        if options.profile is None and options.suite != "growth":
+            modes = _torch_modes(options.torch)
+        json_path = pathlib.Path(options.json) if options.json else None
+        if json_path:
+            timing.check_json_path(json_path)
+
+        setting = _setting(options)
+        if options.profile is not None:
+            print(_profile(options, setting, chosen))
             return 0
         plan = suites.plan(
             options.suite, setting, chosen, modes, repeats=options.repeats
@@ -152,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     budget = float("inf")
     if options.suite == "gpu":
-        budget = 440.0 if options.budget is None else options.budget
-    _run(plan, setting, json, budget=budget, ahead=options.suite == "gpu")
+        budget = _BUDGET if options.budget is None else options.budget
+    _run(plan, setting, json_path, budget=budget, ahead=options.suite == "gpu")
     return 0
 
 
@@ -181,59 +163,115 @@ def _torch_modes(text: str | None) -> list[str]:
     A missing PyTorch is reported if it was named. It does not end the run, which still
     measures our side.
     """
-    modes = split(
-        MODES if text is None else text, cases.MODES, "--torch", may_be_empty=True
-    )
+    names = MODES if text is None else text
+    modes = split(names, cases.MODES, "--torch", may_be_empty=True)
     if not modes or has_torch():
         return modes
+
     if text is not None:
         print(f"--torch {text} is left out. {INSTALL_TORCH}", file=sys.stderr)
     return []
 
 
+def _setting(options: argparse.Namespace) -> ours.Setting:
+    """Reads the setting, and splits the CPU for it before JAX is first used."""
+    check_least({"--batch": options.batch, "--repeats": options.repeats})
+    check_width(options.width)
+
+    _split_cpu(suites.largest_batch(options.suite, options.batch))
+    setting = ours.Setting(
+        batch=options.batch,
+        width=options.width,
+        precision=options.precision or "float32",
+        device=options.device or jax.default_backend(),
+        size=options.size,
+        remat=options.remat,
+    )
+
+    # Fails here, in one sentence, if there is no such device.
+    ours.device_of(setting.device)
+    return setting
+
+
+def _profile(
+    options: argparse.Namespace, setting: ours.Setting, chosen: list[str]
+) -> str:
+    """Traces the first train step of the chosen cases and returns its summary."""
+    stages = [cases.STAGES[case] for case in chosen if case in cases.STAGES]
+    if not stages:
+        raise UserError(
+            "--profile takes a train step: --cases train-motion or train-identity."
+        )
+    folder = pathlib.Path(options.profile)
+    return breakdown.profile(stages[0], setting, folder, steps=options.repeats)
+
+
 def _run(
     plan: list[suites.Entry],
     setting: ours.Setting,
-    json: pathlib.Path | None,
+    json_path: pathlib.Path | None,
     *,
     budget: float,
     ahead: bool,
 ) -> None:
-    """Measures entry by entry; each is written as soon as it is there."""
-    started, rows, machine = time.perf_counter(), [], _machine(setting)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    workers = (os.cpu_count() or 1) // 4
-    if ahead and workers:
-        # On a machine of many cores compilers side by side save most of their time; on
-        # few cores they would spend all of it before anything is measured.
-        def prepare(entry: suites.Entry) -> None:
-            if time.perf_counter() - started < budget / 4:
-                entry.prepare()
+    """Measures entry by entry; each is printed and written as soon as it is measured.
 
-        with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, workers)) as pool:
-            list(pool.map(prepare, plan))
+    Args:
+      plan: what to measure.
+      setting: that of the command line, which tells the device.
+      json_path: file for the figures, if any.
+      budget: seconds that all entries together may take.
+      ahead: whether to compile train steps in advance, several at once.
+    """
+    started = time.perf_counter()
+    machine = _machine(setting)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+
+    if ahead:
+        _compile_ahead(plan, until=started + budget / 4)
+
+    rows: list[timing.Row] = []
     for entry in plan:
         left = budget - (time.perf_counter() - started)
-        new = (
-            entry.measure()
-            if left > entry.seconds
-            else entry.skipped("the time was spent")
-        )
-        rows += new
-        print("\n" + timing.table(new), flush=True)
-        if json:
-            timing.write_json(rows, machine, json)
+        if left > entry.seconds:
+            measured = entry.measure()
+        else:
+            measured = entry.skipped("the time was spent")
+
+        rows += measured
+        print("\n" + timing.table(measured), flush=True)
+        if json_path:
+            timing.write_json(rows, machine, json_path)
+
+
+def _compile_ahead(plan: list[suites.Entry], *, until: float) -> None:
+    """Compiles train steps in several threads, if the machine has enough cores.
+
+    Args:
+      plan: what is to be measured.
+      until: time of `time.perf_counter` after which no compilation is started.
+    """
+    # Compilers that run at the same time save most of their time on many cores. On few
+    # cores they would spend the whole budget before anything is measured.
+    workers = min(4, (os.cpu_count() or 1) // 4)
+    if not workers:
+        return
+
+    def prepare(entry: suites.Entry) -> None:
+        if time.perf_counter() < until:
+            entry.prepare()
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+        # The list raises the exceptions of the threads.
+        list(pool.map(prepare, plan))
 
 
 def _split_cpu(batch: int) -> None:
-    """Splits the CPU as training does.
-
-    Where JAX is in use already, what it has stands.
-    """
-    try:
+    """Splits the CPU as training does, unless JAX is in use already."""
+    # JAX refuses the new number once it is in use. Its devices are then measured as
+    # they are.
+    with contextlib.suppress(RuntimeError):
         split_cpu({"batch_size": batch})
-    except RuntimeError:
-        return
 
 
 def _machine(setting: ours.Setting) -> dict[str, str]:
@@ -247,8 +285,12 @@ def _machine(setting: ours.Setting) -> dict[str, str]:
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
+
+    # It was imported if it is to be measured.
     torch = sys.modules.get("torch")
-    return described | ({"torch": torch.__version__} if torch else {})
+    if torch is not None:
+        described["torch"] = torch.__version__
+    return described
 
 
 if __name__ == "__main__":

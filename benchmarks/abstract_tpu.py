@@ -1,9 +1,11 @@
-"""Estimates by XLA's TPU compiler of our programs, without a TPU.
+"""Estimates the time of our programs by XLA's TPU compiler, without a TPU.
 
-Command: python -m benchmarks.abstract_tpu. Needs libtpu (`pip install
-'facecycle_jax[compile-check]'`); nothing runs. XLA's estimate is the sum of what it
-takes for each operation from operations and bytes; of custom kernels and loops it has
-no figure, and they count as nothing in it.
+Command: python -m benchmarks.abstract_tpu; see --help. Exit status 0, or 2 for a wrong
+argument, in one sentence. It needs libtpu (`pip install
+'facecycle_jax[compile-check]'`), and nothing runs.
+
+XLA's estimate is a sum over all operations, each estimated from its arithmetic and its
+bytes. XLA has no estimate for custom kernels and loops, which count as 0 in the sum.
 """
 
 import argparse
@@ -14,24 +16,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases, hardware, ours
+from benchmarks import cases, hardware, ours, sampling
+from benchmarks.options import check_least, check_width
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import UserError
 from launch import compile_check
 
+_COLUMNS = (
+    "program",
+    "XLA's estimate, ms",
+    "code generator's, ms",
+    "roofline, ms",
+    "GFLOP",
+    "GB moved",
+    "GB temporary",
+)
+# The implementations of grid sampling that are estimated.
+_IMPLEMENTATIONS = ("gather", "dense", "separable")
+
 
 class Estimate(NamedTuple):
-    """What the compiler says of one program on one chip.
+    """What the compiler reports of one program on one chip.
 
     Attributes:
-      seconds: its estimate, or None where it has none.
-      left_out: operations that it has no figure for.
+      seconds: XLA's estimate; None if it has none.
+      left_out: number of operations without an estimate.
       generated: seconds by the code generator's estimate of cycles, see
         `compile_check.estimated_cycles`.
       flops: floating-point operations.
       bytes: bytes to and from memory, see `compile_check.memory_bytes`.
       temporary: bytes of memory in addition to arguments and results.
-      roofline: seconds at least, from operations and bytes and the data sheet.
+      roofline: least seconds, from operations, bytes and the data sheet.
     """
 
     seconds: float | None
@@ -47,13 +62,13 @@ def chip(topology: str) -> jax.Device:
     """Finds the first chip of an abstract topology.
 
     Args:
-      topology: as 'v5e:2x2'.
+      topology: such as 'v5e:2x2'.
 
     Returns:
       A device that can be compiled for.
 
     Raises:
-      ValueError: if libtpu is not installed or does not know the topology.
+      UserError: If libtpu is not installed or does not know the topology.
     """
     return compile_check.abstract_devices(compile_check.parse_topology(topology))[0]
 
@@ -61,56 +76,69 @@ def chip(topology: str) -> jax.Device:
 def estimate(
     lowered: jax.stages.Lowered, device: jax.Device, precision: str
 ) -> Estimate:
-    """Compiles a lowered program and reads what the compiler says of it.
+    """Compiles a lowered program and reads the compiler's estimates.
 
     Args:
-      lowered: for the device.
-      device: from `chip`.
-      precision: gives the data sheet's peak.
+      lowered: the program, lowered for the device.
+      device: that of `chip`.
+      precision: one of `PRECISIONS`, for the data sheet's peak.
 
     Returns:
       The estimate.
 
     Raises:
-      ValueError: if the chip is not in the table of data sheets.
+      UserError: If the chip is not in the table of TPUs.
     """
-    sheet, tpu = (
-        hardware.sheet(device.device_kind, precision),
-        compile_check.chip_of(device.device_kind),
-    )
+    sheet = hardware.sheet(device.device_kind, precision)
+    tpu = compile_check.chip_of(device.device_kind)
     if sheet is None or tpu is None:
         raise UserError(
-            f"no data sheet of {device.device_kind} in compile_check/chips.py."
+            f"{device.device_kind} is no TPU of compile_check/chips.py; choose another "
+            "--topology."
         )
+
     compiled: Any = lowered.compile()
     cost = compiled.cost_analysis()
     text = compiled.as_text()
-    flops, moved = cost["flops"], compile_check.memory_bytes(text)
-    # XLA takes every product for one pass of bfloat16.
+    flops = cost["flops"]
+    moved = compile_check.memory_bytes(text)
+
+    # XLA estimates every product as one pass of bfloat16, in any precision.
     least = flops / tpu.flops
-    seconds, left_out = compile_check.xla_estimate(cost, least=least) or (None, 0)
-    roofline = max(flops / sheet.flops, moved / sheet.memory)
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    generated = compile_check.estimated_cycles(text) / tpu.clock
-    return Estimate(seconds, left_out, generated, flops, moved, temporary, roofline)
+    estimated = compile_check.xla_estimate(cost, least=least)
+    seconds, left_out = (None, 0) if estimated is None else estimated
+    return Estimate(
+        seconds=seconds,
+        left_out=left_out,
+        generated=compile_check.estimated_cycles(text) / tpu.clock,
+        flops=flops,
+        bytes=moved,
+        temporary=compiled.memory_analysis().temp_size_in_bytes,
+        roofline=max(flops / sheet.flops, moved / sheet.memory),
+    )
 
 
-def train_step(stage: str, setting: ours.Setting, device: jax.Device) -> Estimate:
+def estimate_train_step(
+    stage: str, setting: ours.Setting, device: jax.Device
+) -> Estimate:
     """Estimates the training loop's own step.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
-      setting: what is compiled; its device is not looked at.
-      device: from `chip`.
+      setting: what is compiled; its device is not used.
+      device: that of `chip`.
 
     Returns:
       The estimate.
+
+    Raises:
+      UserError: If the chip is not in the table of TPUs.
     """
     lowered = ours.lower_step(stage, setting, make_mesh([device]))
     return estimate(lowered, device, setting.precision)
 
 
-def sampling(
+def estimate_sampling(
     side: int,
     channels: int,
     *,
@@ -120,33 +148,42 @@ def sampling(
     precision: str,
     device: jax.Device,
 ) -> Estimate:
-    """Estimates grid sampling of square maps, forward or with both gradients."""
-    place = jax.sharding.SingleDeviceSharding(device)
+    """Estimates grid sampling of square maps.
+
+    Args:
+      side: rows and columns of a map.
+      channels: channels of a map.
+      maps: number of maps.
+      implementation: one of `sampling.IMPLEMENTATIONS`.
+      backward: whether the gradients of maps and grid are computed too.
+      precision: one of `PRECISIONS`.
+      device: that of `chip`.
+
+    Returns:
+      The estimate.
+
+    Raises:
+      UserError: If the chip is not in the table of TPUs.
+    """
     dtype, products = ours.PRECISIONS[precision]
-    program = ours.sampling_function(implementation, backward=backward)
+    image = jax.ShapeDtypeStruct((maps, side, side, channels), jnp.dtype(dtype))
+    grid = jax.ShapeDtypeStruct((maps, side, side, 2), jnp.float32)
+
+    function = sampling.sampling_function(implementation, backward=backward)
+    here = jax.sharding.SingleDeviceSharding(device)
+    program = jax.jit(function, in_shardings=(here, here), out_shardings=here)
     with jax.default_matmul_precision(products):
-        lowered = jax.jit(
-            program, in_shardings=(place, place), out_shardings=place
-        ).lower(
-            jax.ShapeDtypeStruct((maps, side, side, channels), jnp.dtype(dtype)),
-            jax.ShapeDtypeStruct((maps, side, side, 2), jnp.float32),
-        )
+        lowered = program.lower(image, grid)
     return estimate(lowered, device, precision)
 
 
-def _row(name: str, found: Estimate) -> str:
-    estimated = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
-    if found.left_out:
-        estimated += f" without {found.left_out} operations"
-    return (
-        f"| {name} | {estimated} | {1e3 * found.generated:.3f} | "
-        f"{1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
-        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.abstract_tpu")
+    """Builds the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.abstract_tpu",
+        description="Compiles grid sampling or a train step for one TPU chip, without "
+        "a TPU, and prints a table of the compiler's estimates.",
+    )
     parser.add_argument(
         "--topology",
         default="v5e:2x2",
@@ -168,59 +205,81 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table of estimates; exit status 0, or 2 for a wrong argument."""
+    """Prints a table of estimates.
+
+    Args:
+      arguments: command line without the program's name; None takes that of the
+        process.
+
+    Returns:
+      The exit status.
+    """
     options = _parser().parse_args(arguments)
     try:
+        check_least({"--batch": options.batch})
+        check_width(options.width)
         device = chip(options.topology)
+
         print(
             f"one chip of {options.topology} ({device.device_kind}), nothing run, jax "
             f"{jax.__version__}\n"
         )
-        columns = (
-            "XLA's estimate, ms",
-            "code generator's, ms",
-            "roofline, ms",
-            "GFLOP",
-            "GB moved",
-            "GB temporary",
-        )
-        print(f"| program | {' | '.join(columns)} |")
-        print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+        print(f"| {' | '.join(_COLUMNS)} |")
+        print("|---|" + "---:|" * (len(_COLUMNS) - 1), flush=True)
         if options.what in cases.STAGES:
-            setting = ours.Setting(
-                options.batch,
-                options.width,
-                options.precision,
-                "tpu",
-                options.size,
-                options.remat,
-            )
-            found = train_step(cases.STAGES[options.what], setting, device)
-            print(
-                _row(
-                    f"{options.what}, batch {options.batch}, {options.precision}", found
-                )
-            )
-            return 0
-        for name, (side, channels) in cases.SAMPLED.items():
-            for backward in (False, True):
-                for implementation in ("gather", "dense", "separable"):
-                    found = sampling(
-                        side,
-                        channels,
-                        maps=2 * options.batch,
-                        implementation=implementation,
-                        backward=backward,
-                        precision=options.precision,
-                        device=device,
-                    )
-                    gradients = " with gradients" if backward else ""
-                    what = f"{name}x{channels}{gradients}, {implementation}"
-                    print(_row(what, found), flush=True)
-    except ValueError as error:
+            _print_train_step(options, device)
+        else:
+            _print_sampling(options, device)
+    except UserError as error:
         print(f"abstract_tpu: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _print_train_step(options: argparse.Namespace, device: jax.Device) -> None:
+    """Prints the row of a train step."""
+    setting = ours.Setting(
+        batch=options.batch,
+        width=options.width,
+        precision=options.precision,
+        device="tpu",
+        size=options.size,
+        remat=options.remat,
+    )
+    found = estimate_train_step(cases.STAGES[options.what], setting, device)
+    name = f"{options.what}, batch {options.batch}, {options.precision}"
+    print(_row(name, found))
+
+
+def _print_sampling(options: argparse.Namespace, device: jax.Device) -> None:
+    """Prints a row for every kind of map and implementation."""
+    for side, channels in sampling.MAPS:
+        for backward in (False, True):
+            for implementation in _IMPLEMENTATIONS:
+                found = estimate_sampling(
+                    side,
+                    channels,
+                    maps=2 * options.batch,
+                    implementation=implementation,
+                    backward=backward,
+                    precision=options.precision,
+                    device=device,
+                )
+                name = sampling.describe(side, channels, backward=backward)
+                print(_row(f"{name}, {implementation}", found), flush=True)
+
+
+def _row(name: str, found: Estimate) -> str:
+    """Formats an estimate as a row of the table."""
+    estimated = "none" if found.seconds is None else f"{1e3 * found.seconds:.3f}"
+    if found.left_out:
+        estimated += f" without {found.left_out} operations"
+
+    return (
+        f"| {name} | {estimated} | {1e3 * found.generated:.3f} | "
+        f"{1e3 * found.roofline:.3f} | {found.flops / 1e9:.1f} | "
+        f"{found.bytes / 1e9:.3f} | {found.temporary / 1e9:.2f} |"
+    )
 
 
 if __name__ == "__main__":

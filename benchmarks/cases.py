@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import flops, hardware, layers, ours, timing
+from benchmarks import (
+    feeding,
+    flops,
+    hardware,
+    layers,
+    ours,
+    sampling,
+    starting,
+    timing,
+)
 
 CASES = (
     "train-motion",
@@ -23,16 +32,19 @@ CASES = (
     "input",
     "start",
 )
+# The stages of FaceCycle, by the cases of their train steps.
+STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
 # Ways of running PyTorch.
 MODES = ("eager", "channels_last", "compile")
-SAMPLED = {"16x16": (16, 256), "32x32": (32, 128), "64x64": (64, 3)}
-IMPLEMENTATIONS = ("auto", "gather", "dense", "separable", "autodiff")
-# Pairs of images up to which both sides' losses are compared; larger batches compute
-# the same.
-_CHECKED = 16
+
+# Both sides' losses are compared up to this number of pairs. Larger batches compute the
+# same.
+_MOST_COMPARED = 16
+# Reasons why PyTorch is not measured.
 _ONE_SIZE = "the PyTorch implementation supports 64-pixel images only"
 _NO_WEIGHTS = "ours, whose weights it takes, could not be built"
-STAGES = {"train-motion": "motion_cycle", "train-identity": "identity_cycle"}
+
+Programs = dict[str, timing.Program | str]
 
 
 def measure(
@@ -44,13 +56,17 @@ def measure(
       case: one of `CASES`.
       setting: what is measured.
       modes: ways of running PyTorch, of `MODES`; none leaves it out.
-      repeats: timed calls of each program.
+      repeats: number of timed calls of each program.
 
     Returns:
       The rows.
+
+    Raises:
+      RuntimeError: If the two sides compute different results, because their times
+        could not be compared then.
     """
     if case == "grid-sample":
-        return _grid_sample(setting, modes, repeats)
+        return sampling.measure(setting, torch=bool(modes), repeats=repeats)
     if case == "layers":
         peak = _peak(setting.precision, setting.device)
         return layers.measure(setting, torch=bool(modes), repeats=repeats, peak=peak)
@@ -58,38 +74,45 @@ def measure(
         return _start(setting, modes, repeats)
     if case == "input":
         return _input(setting, repeats)
+
     if case == "inference":
-        return [
-            row
-            for call in ours.CALLS
-            for row in _inference(call, setting, modes, repeats)
-        ]
+        rows = []
+        for call in ours.CALLS:
+            rows += _inference(call, setting, modes, repeats)
+        return rows
+
     return _train(case, setting, modes, repeats)
 
 
 def prepare(case: str, setting: ours.Setting) -> None:
-    """Compiles our train step of a case, if it is one, so that measuring it need not.
+    """Compiles the train step of a case; does nothing for other cases.
 
-    Safe in threads. A step that does not fit is left to `measure`, which reports it:
-    alone it may fit.
+    Several threads may call this. A step that does not fit into memory is left to
+    `measure`, because it may fit when it is alone.
+
+    Args:
+      case: one of `CASES`.
+      setting: what is compiled.
     """
     if case in STAGES:
         timing.built(lambda: ours.compile_step(STAGES[case], setting))
 
 
 def describe(setting: ours.Setting) -> dict[str, Any]:
-    """Describes a setting for a row, leaving out what is not out of the ordinary."""
-    return {
-        name: value
-        for name, value in setting._asdict().items()
-        if value not in (False, 64)
-    }
+    """Describes a setting for a row; image size and remat only if not the default."""
+    defaults = ours.Setting._field_defaults
+    described = {}
+    for name, value in setting._asdict().items():
+        if name not in defaults or value != defaults[name]:
+            described[name] = value
+    return described
 
 
 @functools.cache
 def _peak(precision: str, device: str) -> float:
-    """Speed of a large matrix product, measured once in a run."""
-    return hardware.product_speed(ours.Setting(1, 1.0, precision, device))
+    """Measures the speed of a large matrix product, once in a run."""
+    setting = ours.Setting(batch=1, width=1.0, precision=precision, device=device)
+    return hardware.product_speed(setting)
 
 
 def _inference(
@@ -100,31 +123,22 @@ def _inference(
     Its first call compiles, the others are warm.
     """
     mine = timing.built(lambda: ours.Inference(call, setting))
-    programs: dict[str, timing.Program | str] = {"ours": mine}
+    programs: Programs = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_inference(call, setting, mine, mode)
 
     count = flops.inference(
         call, batch=setting.batch, width=setting.width, size=setting.size
     )
-    work = timing.Work(
-        2 * setting.batch, count.flops, _peak(setting.precision, setting.device)
-    )
     rows = timing.measure(
         f"inference {call}",
         programs,
         settings=describe(setting),
         repeats=repeats,
-        work=work,
+        work=_work(count, setting),
     )
 
-    # Compared afterwards, so that the first call measured is the first one made. What
-    # did not run, for want of memory for example, is not called again.
-    ran = [programs[row.program] for row in rows if row.median_ms is not None]
-    if mine in ran and not isinstance(mine, str):
-        for program in ran:
-            if program is not mine and not isinstance(program, str):
-                _check_same_output(mine(), program(), setting)
+    _compare_outputs(programs, rows, setting)
     _release_torch(programs)
     return rows
 
@@ -134,40 +148,47 @@ def _train(
 ) -> list[timing.Row]:
     """Measures a train step."""
     mine = timing.built(lambda: ours.TrainStep(STAGES[case], setting))
-    programs: dict[str, timing.Program | str] = {"ours": mine}
+    programs: Programs = {"ours": mine}
     for mode in modes:
         programs[f"torch {mode}"] = _torch_train_step(case, setting, mine, mode)
 
-    shape: dict[str, Any] = {
-        "batch": setting.batch,
-        "width": setting.width,
-        "size": setting.size,
-    }
-    count = flops.train_step(STAGES[case], **shape)
-    work = timing.Work(
-        2 * setting.batch, count.flops, _peak(setting.precision, setting.device)
+    count = flops.train_step(
+        STAGES[case], batch=setting.batch, width=setting.width, size=setting.size
     )
     rows = timing.measure(
         case,
         programs,
         settings=describe(setting),
         repeats=repeats,
-        work=work,
+        work=_work(count, setting),
         ahead={} if isinstance(mine, str) else {"ours": mine.ahead_s},
     )
 
-    # The note of a row without figures says why there are none.
+    _compare_losses(programs, rows, setting)
+
+    # The note of a row without figures states why there are none.
     if not isinstance(mine, str) and rows[0].median_ms is not None:
         memory = mine.compiled().memory_analysis()
         if memory:
-            note = f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside the state"
+            gigabytes = memory.temp_size_in_bytes / 1e9
+            note = f"{gigabytes:.2f} GB in addition to the state"
             rows[0] = dataclasses.replace(rows[0], note=note)
+
     _release_torch(programs)
     return rows
 
 
-def _release_torch(programs: dict[str, timing.Program | str]) -> None:
-    """Lets PyTorch's programs go, and gives their memory back."""
+def _work(count: flops.Count, setting: ours.Setting) -> timing.Work:
+    """Returns the work of one call on the images of all pairs."""
+    return timing.Work(
+        images=2 * setting.batch,
+        flops=count.flops,
+        peak=_peak(setting.precision, setting.device),
+    )
+
+
+def _release_torch(programs: Programs) -> None:
+    """Drops PyTorch's programs and returns their memory to the device."""
     has_torch = len(programs) > 1
     programs.clear()
     if has_torch:
@@ -179,7 +200,7 @@ def _release_torch(programs: dict[str, timing.Program | str]) -> None:
 def _torch_inference(
     call: str, setting: ours.Setting, mine: ours.Inference | str, mode: str
 ) -> timing.Program | str:
-    """Builds PyTorch's program of the same call, or says why there is none."""
+    """Builds PyTorch's program of the same call, or states why there is none."""
     if setting.size != 64:
         return _ONE_SIZE
     if isinstance(mine, str):
@@ -194,26 +215,10 @@ def _torch_inference(
     )
 
 
-def _check_same_output(
-    mine: np.ndarray, other: np.ndarray, setting: ours.Setting
-) -> None:
-    """Raises RuntimeError if the sides compute different outputs.
-
-    Then their times mean nothing.
-    """
-    mine, other = mine.astype(np.float64), other.astype(np.float64)
-    tolerance = 1e-2 if setting.precision == "float32" else 1e-1
-    difference = np.abs(mine - other).mean()
-    if mine.shape != other.shape or difference > tolerance * max(
-        np.abs(other).mean(), 1e-3
-    ):
-        raise RuntimeError(f"the two programs differ by {difference} on average.")
-
-
 def _torch_train_step(
     case: str, setting: ours.Setting, mine: ours.TrainStep | str, mode: str
 ) -> timing.Program | str:
-    """Builds PyTorch's program of the same step, or says why there is none."""
+    """Builds PyTorch's program of the same step, or states why there is none."""
     if setting.size != 64:
         return _ONE_SIZE
     if isinstance(mine, str):
@@ -221,91 +226,107 @@ def _torch_train_step(
 
     from benchmarks import torch_programs
 
-    def build() -> timing.Program:
-        images = ours.random_images(setting.batch)
-        other = torch_programs.TorchTrainStep(
+    images = ours.random_images(setting.batch)
+    return timing.built(
+        lambda: torch_programs.TorchTrainStep(
             STAGES[case], setting, mine.trees, images, mode=mode
         )
-        if setting.batch <= _CHECKED:
-            _check_same(mine.total(), other.total(), setting)
-        return other
-
-    return timing.built(build)
+    )
 
 
-def _check_same(mine: float, other: float, setting: ours.Setting) -> None:
-    """Raises RuntimeError if the sides compute different losses.
+def _those_that_ran(programs: Programs, rows: list[timing.Row]) -> dict[str, Any]:
+    """Returns the programs that have times.
 
-    Then their times mean nothing.
+    The others are not called again. They had too little memory, for example.
     """
-    tolerance = 1e-3 if setting.precision == "float32" else 5e-2
-    if abs(mine - other) > tolerance * abs(other):
+    ran = {}
+    for row in rows:
+        if row.median_ms is not None:
+            ran[row.program] = programs[row.program]
+    return ran
+
+
+def _compare_outputs(
+    programs: Programs, rows: list[timing.Row], setting: ours.Setting
+) -> None:
+    """Compares the outputs of both sides.
+
+    This follows the timing, so that the first call that is timed is the first one made.
+
+    Raises:
+      RuntimeError: If they differ.
+    """
+    others = _those_that_ran(programs, rows)
+    mine = others.pop("ours", None)
+    if mine is None or not others:
+        return
+
+    output = mine()
+    for other in others.values():
+        _check_same_output(output, other(), setting)
+
+
+def _check_same_output(
+    mine: np.ndarray, other: np.ndarray, setting: ours.Setting
+) -> None:
+    """Raises RuntimeError if two outputs differ in shape or by more than rounding."""
+    if mine.shape != other.shape:
         raise RuntimeError(
-            f"the two programs differ: loss {mine} here, {other} in PyTorch."
+            f"the two programs differ: {mine.shape} here, {other.shape} in PyTorch."
         )
 
+    tolerance = 1e-2 if setting.precision == "float32" else 1e-1
+    expected = other.astype(np.float64)
+    difference = np.abs(mine.astype(np.float64) - expected).mean()
+    size = max(np.abs(expected).mean(), 1e-3)
+    # Written so that NaN counts as a difference.
+    if not difference <= tolerance * size:
+        raise RuntimeError(f"the two programs differ by {difference} on average.")
 
-def _grid_sample(
-    setting: ours.Setting, modes: list[str], repeats: int
-) -> list[timing.Row]:
-    """Measures sampling, each implementation, forward and with gradients."""
-    rows = []
-    for name, (side, channels) in SAMPLED.items():
-        image, grid = ours.sampling_arrays((2 * setting.batch, side, side, channels))
-        for backward in (False, True):
-            programs: dict[str, timing.Program | str] = {
-                implementation: timing.built(
-                    functools.partial(
-                        ours.grid_sample_program,
-                        image,
-                        grid,
-                        implementation=implementation,
-                        backward=backward,
-                        setting=setting,
-                    )
-                )
-                for implementation in IMPLEMENTATIONS
-            }
-            if modes:
-                programs["torch"] = layers.torch_program(
-                    "grid_sample_program",
-                    image,
-                    grid,
-                    setting=setting,
-                    backward=backward,
-                )
-            case = f"grid-sample {name}x{channels}" + (
-                " with gradients" if backward else ""
+
+def _compare_losses(
+    programs: Programs, rows: list[timing.Row], setting: ours.Setting
+) -> None:
+    """Compares the losses of both sides at the initial parameters, without noise.
+
+    This follows the timing, so that the first call that is timed is the first one made.
+
+    Raises:
+      RuntimeError: If they differ.
+    """
+    others = _those_that_ran(programs, rows)
+    mine = others.pop("ours", None)
+    if mine is None or not others or setting.batch > _MOST_COMPARED:
+        return
+
+    tolerance = 1e-3 if setting.precision == "float32" else 5e-2
+    total = mine.total()
+    for program in others.values():
+        other = program.total()
+        # Written so that NaN counts as a difference.
+        if not abs(total - other) <= tolerance * abs(other):
+            raise RuntimeError(
+                f"the two programs differ: loss {total} here, {other} in PyTorch."
             )
-            settings = {
-                "maps": 2 * setting.batch,
-                "precision": setting.precision,
-                "device": setting.device,
-            }
-            rows += timing.measure(case, programs, settings=settings, repeats=repeats)
-    return rows
 
 
 def _input(setting: ours.Setting, repeats: int) -> list[timing.Row]:
     """Measures batches of pairs from image files, and augmentation on the device."""
-    from benchmarks import feeding
-
     settings = {"batch": setting.batch, "device": setting.device}
     # The loaders end before the folder that they read ahead from.
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         feeding.write_tracks(pathlib.Path(folder))
-        programs = feeding.programs(folder, setting, stack)
-        return timing.measure("input", programs, settings=settings, repeats=repeats)
+        programs, ahead = feeding.programs(folder, setting, stack)
+        return timing.measure(
+            "input", programs, settings=settings, repeats=repeats, ahead=ahead
+        )
 
 
 def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing.Row]:
-    """Measures fresh processes, each of which encodes one image in float32."""
-    from benchmarks import starting
-
+    """Measures new processes, each of which encodes one image in float32."""
     settings = {"images": 1, "width": setting.width, "device": setting.device}
     if setting.size != 64:
         settings["size"] = setting.size
-    programs: dict[str, timing.Program | str]
 
     reason = ""
     if setting.precision != "float32":
@@ -313,15 +334,15 @@ def _start(setting: ours.Setting, modes: list[str], repeats: int) -> list[timing
     elif setting.device == "tpu":
         reason = "a TPU serves one process, and the benchmark's own has it"
     if reason:
-        programs = {"ours": reason}
+        refused: Programs = {"ours": reason}
         if modes:
-            programs["torch eager"] = reason
-        return timing.measure("start", programs, settings=settings, repeats=repeats)
+            refused["torch eager"] = reason
+        return timing.measure("start", refused, settings=settings, repeats=repeats)
 
     _, trees = ours.initial_trees("motion_cycle", setting)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
-        programs = dict(starting.our_starts(path, trees, setting))
+        programs: Programs = dict(starting.our_starts(path, trees, setting))
         if modes and setting.size != 64:
             programs["torch eager"] = _ONE_SIZE
         elif modes:

@@ -1,19 +1,24 @@
 """Floating-point operations and bytes of a train step, computed from layer shapes.
 
-Counted are convolutions, dense layers, the channel attention's products and the Gram
-matrices, a multiply-add as two operations; taps that fall on the zero padding do not
-count (nor do they in XLA's own count). Bytes are those that cannot be avoided when
-everything between two products is fused into them: each product reads its input and
-weights and writes its output once.
+Operations are those of convolutions, dense layers, the channel attention's products and
+the Gram matrices. A multiply-add counts as two. Taps that fall on the zero padding do
+not count, as in XLA's own count.
+
+Bytes are those that remain if everything between two products is fused into them. Then
+each product reads its input and its weights once, and writes its output once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from facecycle_jax.losses.cycle import few_pixels
 from facecycle_jax.networks.blocks import scaled
 from facecycle_jax.networks.generator import MEAN_SIDE
 from facecycle_jax.networks.vgg import LAYERS
+
+# How often an update computes a product: once without a gradient, twice with the
+# gradient of its input, three times with that of its weights too.
+FORWARD, FROZEN, TRAINED = 1, 2, 3
 
 
 class Layer(NamedTuple):
@@ -35,29 +40,35 @@ class Count(NamedTuple):
 
     Attributes:
       flops: floating-point operations.
-      bytes: bytes to and from memory at least.
+      bytes: least number of bytes to and from memory.
     """
 
     flops: float
     bytes: float
 
 
-def _taps(size: int, kernel: int, stride: int, pad: int) -> int:
-    """Pairs of an output and a tap inside the input, along one axis."""
-    outputs = (size + 2 * pad - kernel) // stride + 1
-    return sum(
-        0 <= o * stride - pad + k < size for o in range(outputs) for k in range(kernel)
-    )
+class Part(NamedTuple):
+    """Layers of one network that an update computes equally often.
+
+    Attributes:
+      network: label of the network.
+      layers: its layers, for one image.
+      passes: FORWARD, FROZEN or TRAINED.
+    """
+
+    network: str
+    layers: list[Layer]
+    passes: int
 
 
 def conv(
     size: int, incoming: int, outgoing: int, *, kernel: int = 3, stride: int = 1
 ) -> Layer:
-    """Counts a convolution of a square map, padded by (kernel - 1) / 2.
+    """Counts a convolution of a square map, padded by (kernel - 1) // 2.
 
     Args:
       size: rows and columns of the input.
-      incoming: its channels.
+      incoming: channels of the input.
       outgoing: channels of the output.
       kernel: taps along one axis.
       stride: step along one axis.
@@ -66,73 +77,135 @@ def conv(
       The layer.
     """
     pad = (kernel - 1) // 2
-    flops = 2 * _taps(size, kernel, stride, pad) ** 2 * incoming * outgoing
-    after = (size + 2 * pad - kernel) // stride + 1
+    size_after = (size + 2 * pad - kernel) // stride + 1
     return Layer(
-        flops, size**2 * incoming + after**2 * outgoing, kernel**2 * incoming * outgoing
+        flops=2 * _taps(size, kernel, stride, pad) ** 2 * incoming * outgoing,
+        moved=size**2 * incoming + size_after**2 * outgoing,
+        weights=kernel**2 * incoming * outgoing,
     )
+
+
+def _taps(size: int, kernel: int, stride: int, pad: int) -> int:
+    """Counts the pairs of an output and a tap inside the input, along one axis."""
+    outputs = (size + 2 * pad - kernel) // stride + 1
+    inside = 0
+    for output in range(outputs):
+        for tap in range(kernel):
+            inside += 0 <= output * stride - pad + tap < size
+    return inside
 
 
 def _upconv(size: int, incoming: int, outgoing: int) -> Layer:
     """Counts a transposed convolution of kernel 4, stride 2 and padding 1.
 
-    It is the adjoint of a strided convolution.
+    It has the operations of its adjoint, a strided convolution of the larger map.
     """
-    flops = 2 * _taps(2 * size, 4, 2, 1) ** 2 * incoming * outgoing
-    return Layer(flops, size**2 * (incoming + 4 * outgoing), 16 * incoming * outgoing)
+    return Layer(
+        flops=2 * _taps(2 * size, 4, 2, 1) ** 2 * incoming * outgoing,
+        moved=size**2 * (incoming + 4 * outgoing),
+        weights=16 * incoming * outgoing,
+    )
+
+
+def _dense(incoming: int, outgoing: int) -> Layer:
+    """Counts a dense layer, which is a convolution of a single pixel."""
+    return conv(1, incoming, outgoing, kernel=1)
 
 
 def _attention(size: int, channels: int) -> list[Layer]:
+    """Lists the layers of a channel attention: three projections and two products."""
     pixels = size**2
-    product = Layer(2 * pixels * channels**2, 2 * pixels * channels + channels**2, 0)
+    product = Layer(
+        flops=2 * pixels * channels**2,
+        moved=2 * pixels * channels + channels**2,
+        weights=0,
+    )
     return [conv(size, channels, channels, kernel=1)] * 3 + [product] * 2
 
 
 def _residuals(size: int, channels: int, count: int) -> list[Layer]:
+    """Lists the layers of residual blocks, two convolutions each."""
     return [conv(size, channels, channels)] * (2 * count)
 
 
 def encoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
-    """Lists the layers of a code encoder for images of 64, 128 or 256 pixels."""
+    """Lists the layers of a code encoder.
+
+    Args:
+      size: side of the images: 64, 128 or 256 pixels.
+      width: multiplier on all channels.
+      code_dim: length of the code.
+
+    Returns:
+      The layers.
+    """
     c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
-    large = size >= 128
-    layers = [conv(size, 3, c64, kernel=7, stride=2), conv(size // 2, c64, c64)]
-    s = size // 2
+
+    # Images of 256 pixels are halved once more at the start.
+    side = size // 2
     stride = 2 if size == 256 else 1
-    layers += [conv(s, c64, c64, stride=stride)]
-    s //= stride
-    layers += [*_attention(s, c64), conv(s, c64, c64), conv(s, c64, c128, stride=2)]
-    s //= 2
-    layers += [*_attention(s, c128), conv(s, c128, c128), *_residuals(s, c128, 2)]
-    layers += [conv(s, c128, c128, stride=2), conv(s // 2, c128, c128)]
-    layers += [conv(s // 2, c128, c256, stride=2), conv(s // 4, c256, c256)]
-    layers += [conv(s // 4, c256, c256, stride=2 if large else 1), conv(4, c256, c128)]
-    return [
-        *layers,
-        conv(1, 16 * c128, c512, kernel=1),
-        conv(1, c512, code_dim, kernel=1),
+    layers = [
+        conv(size, 3, c64, kernel=7, stride=2),
+        conv(side, c64, c64),
+        conv(side, c64, c64, stride=stride),
     ]
+
+    side //= stride
+    layers += [
+        *_attention(side, c64),
+        conv(side, c64, c64),
+        conv(side, c64, c128, stride=2),
+    ]
+
+    side //= 2
+    layers += [
+        *_attention(side, c128),
+        conv(side, c128, c128),
+        *_residuals(side, c128, 2),
+        conv(side, c128, c128, stride=2),
+        conv(side // 2, c128, c128),
+        conv(side // 2, c128, c256, stride=2),
+        conv(side // 4, c256, c256),
+    ]
+
+    # The last map has 4 x 4 pixels at every size.
+    stride = 2 if size >= 128 else 1
+    layers += [
+        conv(side // 4, c256, c256, stride=stride),
+        conv(4, c256, c128),
+        _dense(16 * c128, c512),
+        _dense(c512, code_dim),
+    ]
+    return layers
 
 
 def flow_decoder(size: int, width: float, code_dim: int = 256) -> list[Layer]:
-    """Lists the layers of the flow decoder."""
+    """Lists the layers of the flow decoder.
+
+    Args:
+      size: side of the images in pixels; that of the flow is a quarter of it.
+      width: multiplier on all channels.
+      code_dim: length of the code.
+
+    Returns:
+      The layers.
+    """
     c64, c128, c256 = (scaled(c, width) for c in (64, 128, 256))
     layers = [
-        conv(1, code_dim, 16 * c256, kernel=1),
+        _dense(code_dim, 16 * c256),
         *_attention(4, c256),
         conv(4, c256, c256),
-    ]
-    layers += [
         conv(8, c256, c128),
         *_attention(8, c128),
         conv(8, c128, c128),
         *_residuals(8, c128, 2),
     ]
-    s = 16
-    while s < size // 4:
-        layers.append(conv(s, c128, c128))
-        s *= 2
-    return [*layers, conv(s, c128, c64), conv(s, c64, 2, kernel=1)]
+
+    side = 16
+    while side < size // 4:
+        layers.append(conv(side, c128, c128))
+        side *= 2
+    return [*layers, conv(side, c128, c64), conv(side, c64, 2, kernel=1)]
 
 
 def generator(
@@ -140,123 +213,184 @@ def generator(
 ) -> list[Layer]:
     """Lists the layers of one pass of the generator, without its trunk.
 
-    Noise is added only where there is a flow.
+    Args:
+      size: side of the images in pixels.
+      width: multiplier on all channels.
+      flow: whether its maps are warped.
+      noise: whether noise is added where a warp uncovers areas; only with a flow.
+
+    Returns:
+      The layers.
     """
-    half, full, s = scaled(128, width), scaled(256, width), size // 4
+    half = scaled(128, width)
+    full = scaled(256, width)
+    side = size // 4
     layers = [
-        conv(s, full, full),
-        *_residuals(s, full, 8),
-        _upconv(s, full, half),
-        conv(2 * s, half, half),
-    ]
-    layers += [
-        _upconv(2 * s, 2 * half, half),
+        conv(side, full, full),
+        *_residuals(side, full, 8),
+        _upconv(side, full, half),
+        conv(2 * side, half, half),
+        _upconv(2 * side, 2 * half, half),
         conv(size, half, half),
         conv(size, half, 3),
     ]
-    if flow:
-        # Without noise a small map stands for what is the same everywhere but at the
-        # edges.
-        coarse, fine = (
-            (s, 2 * s) if noise else (min(s, MEAN_SIDE), min(2 * s, MEAN_SIDE))
-        )
-        layers += [conv(coarse, full, full)] * 2 + [conv(fine, half, half)] * 2
-    return layers
+    if not flow:
+        return layers
+
+    # Without noise, the content of uncovered areas is constant except at the edges, and
+    # is computed on a small map.
+    coarse = side
+    fine = 2 * side
+    if not noise:
+        coarse = min(coarse, MEAN_SIDE)
+        fine = min(fine, MEAN_SIDE)
+    return layers + [conv(coarse, full, full)] * 2 + [conv(fine, half, half)] * 2
 
 
 def normaliser(size: int, width: float, code_dim: int = 256) -> list[Layer]:
-    """Lists the layers of one direction of the normaliser, without its trunk."""
-    half, full, s = scaled(128, width), scaled(256, width), size // 4
-    layers = [conv(1, code_dim, full, kernel=1)] * 2 + _residuals(s, full, 7)
-    layers += [
-        _upconv(s, full, half),
-        conv(2 * s, half, half),
-        _upconv(2 * s, half, half),
+    """Lists the layers of one direction of the normaliser, without its trunk.
+
+    Args:
+      size: side of the images in pixels.
+      width: multiplier on all channels.
+      code_dim: length of the code.
+
+    Returns:
+      The layers.
+    """
+    half = scaled(128, width)
+    full = scaled(256, width)
+    side = size // 4
+    return [
+        _dense(code_dim, full),
+        _dense(code_dim, full),
+        *_residuals(side, full, 7),
+        _upconv(side, full, half),
+        conv(2 * side, half, half),
+        _upconv(2 * side, half, half),
+        conv(size, half, 3, kernel=1),
     ]
-    return [*layers, conv(size, half, 3, kernel=1)]
 
 
 def vgg(size: int, width: float, last: str) -> list[Layer]:
-    """Lists the layers of VGG-19 up to `last`."""
-    layers, incoming = [], 3
+    """Lists the layers of VGG-19.
+
+    Args:
+      size: side of the images in pixels.
+      width: multiplier on all channels.
+      last: name of the last layer, e.g. 'conv4_1'.
+
+    Returns:
+      The layers.
+    """
+    layers = []
+    incoming = 3
     for name, channels, pool in LAYERS:
-        size //= 2 if pool else 1
-        layers.append(conv(size, incoming, scaled(channels, width)))
-        incoming = scaled(channels, width)
+        if pool:
+            size //= 2
+        outgoing = scaled(channels, width)
+        layers.append(conv(size, incoming, outgoing))
+        incoming = outgoing
         if name == last:
             break
     return layers
 
 
 def gram(size: int, width: float) -> list[Layer]:
-    """Lists the Gram matrices of the perceptual loss, or what replaces them."""
-    shapes = (
-        (size // 2, scaled(128, width)),
-        (size // 4, scaled(256, width)),
-        (size // 8, scaled(512, width)),
-    )
+    """Lists the Gram matrices of the perceptual loss, or what replaces them.
+
+    Args:
+      size: side of the images in pixels.
+      width: multiplier on all channels.
+
+    Returns:
+      One product for each of three maps of VGG-19.
+    """
     layers = []
-    for pixels, channels in ((side**2, channels) for side, channels in shapes):
-        if few_pixels(pixels=pixels, channels=channels):  # three products over pixels
-            layers.append(
-                Layer(
-                    6 * pixels**2 * channels, 2 * pixels * channels + 3 * pixels**2, 0
-                )
+    for divisor, channels in ((2, 128), (4, 256), (8, 512)):
+        pixels = (size // divisor) ** 2
+        channels = scaled(channels, width)
+        if few_pixels(pixels=pixels, channels=channels):
+            # Three products over pixels in place of one over channels.
+            layer = Layer(
+                flops=6 * pixels**2 * channels,
+                moved=2 * pixels * channels + 3 * pixels**2,
+                weights=0,
             )
         else:
-            layers.append(
-                Layer(2 * pixels * channels**2, pixels * channels + channels**2, 0)
+            layer = Layer(
+                flops=2 * pixels * channels**2,
+                moved=pixels * channels + channels**2,
+                weights=0,
             )
+        layers.append(layer)
     return layers
 
 
-# How often a product is computed: forward; and with the gradient of its input, of its
-# weights, or both.
-FORWARD, FROZEN, TRAINED = 1, 2, 3
-
-
-def _passes(
-    stage: str, *, size: int, width: float, shared: bool
-) -> Iterable[tuple[str, list[Layer], int]]:
-    """Yields (what, layers per image, passes) of one update.
-
-    With `shared`, the maps of an image are computed once for the networks and the
-    loss, as in this program. Without, every network call starts from images, as in the
-    original program.
-    """
-    deep, shallow = vgg(size, width, "conv4_1"), vgg(size, width, "conv3_1")
-    moved, still = (
-        generator(size, width, flow=True, noise=True),
-        generator(size, width, flow=False),
-    )
-    motion = [
-        ("encoder", encoder(size, width)),
-        ("flow decoder", flow_decoder(size, width)),
-    ]
+def _parts(stage: str, *, size: int, width: float, shared: bool) -> Iterator[Part]:
+    """Yields the parts of one update of a stage; see `parts` for `shared`."""
     if stage == "motion_cycle":
-        yield from ((name, layers, TRAINED) for name, layers in motion)
-        yield "generator", 2 * moved + still, TRAINED
-        if shared:
-            yield "VGG-19 of X", deep, FORWARD
-        else:
-            yield "VGG-19 of X", 2 * shallow + 4 * deep, FORWARD
-            yield "VGG-19 of drawn faces", shallow, FROZEN
-        yield "VGG-19 of drawn faces", 4 * deep, FROZEN
-        yield "Gram matrices", 4 * gram(size, width), FROZEN
-        yield "Gram matrices", (1 if shared else 4) * gram(size, width), FORWARD
-        return
-    yield from ((f"{name}, frozen", layers, FORWARD) for name, layers in motion)
-    yield "generator, frozen", moved, FORWARD
-    yield "generator, frozen", moved, FROZEN
-    yield "encoder", encoder(size, width), TRAINED
-    yield "normaliser", 2 * normaliser(size, width), TRAINED
-    # The mean face is one image for the whole batch; where nothing is shared it is
-    # computed for each.
-    yield "VGG-19 of X", deep if shared else shallow + 2 * deep, FORWARD
-    yield "VGG-19 of drawn faces", shallow, FORWARD
-    yield "VGG-19 of drawn faces", (1 if shared else 2) * shallow + 2 * deep, FROZEN
-    yield "Gram matrices", 2 * gram(size, width), FROZEN
-    yield "Gram matrices", (1 if shared else 2) * gram(size, width), FORWARD
+        return _motion_parts(size, width, shared)
+    return _identity_parts(size, width, shared)
+
+
+def _motion_parts(size: int, width: float, shared: bool) -> Iterator[Part]:
+    """Yields the parts of one update of stage 1."""
+    shallow = vgg(size, width, "conv3_1")
+    deep = vgg(size, width, "conv4_1")
+    warped = generator(size, width, flow=True, noise=True)
+    plain = generator(size, width, flow=False)
+
+    yield Part("encoder", encoder(size, width), TRAINED)
+    yield Part("flow decoder", flow_decoder(size, width), TRAINED)
+    # Neutral face, reconstruction and autoencoded image.
+    yield Part("generator", 2 * warped + plain, TRAINED)
+
+    # The generator starts from the maps of `shallow`, the loss compares those of
+    # `deep`: four images with X.
+    if shared:
+        yield Part("VGG-19 of X", deep, FORWARD)
+    else:
+        yield Part("VGG-19 of X", 2 * shallow + 4 * deep, FORWARD)
+        yield Part("VGG-19 of generated faces", shallow, FROZEN)
+    yield Part("VGG-19 of generated faces", 4 * deep, FROZEN)
+
+    targets = 1 if shared else 4
+    yield Part("Gram matrices", 4 * gram(size, width), FROZEN)
+    yield Part("Gram matrices", targets * gram(size, width), FORWARD)
+
+
+def _identity_parts(size: int, width: float, shared: bool) -> Iterator[Part]:
+    """Yields the parts of one update of stage 2."""
+    shallow = vgg(size, width, "conv3_1")
+    deep = vgg(size, width, "conv4_1")
+    warped = generator(size, width, flow=True, noise=True)
+
+    # The networks of stage 1 are frozen. They draw the neutral face and the
+    # reconstruction.
+    yield Part("encoder, frozen", encoder(size, width), FORWARD)
+    yield Part("flow decoder, frozen", flow_decoder(size, width), FORWARD)
+    yield Part("generator, frozen", warped, FORWARD)
+    yield Part("generator, frozen", warped, FROZEN)
+
+    yield Part("encoder", encoder(size, width), TRAINED)
+    yield Part("normaliser", 2 * normaliser(size, width), TRAINED)
+
+    # The loss compares two images with X.
+    if shared:
+        yield Part("VGG-19 of X", deep, FORWARD)
+    else:
+        yield Part("VGG-19 of X", shallow + 2 * deep, FORWARD)
+
+    # Maps of the neutral face, of the restored one and, where nothing is shared, of the
+    # mean face, which is otherwise one image for the whole batch.
+    differentiated = 1 if shared else 2
+    yield Part("VGG-19 of generated faces", shallow, FORWARD)
+    yield Part("VGG-19 of generated faces", differentiated * shallow + 2 * deep, FROZEN)
+
+    targets = 1 if shared else 2
+    yield Part("Gram matrices", 2 * gram(size, width), FROZEN)
+    yield Part("Gram matrices", targets * gram(size, width), FORWARD)
 
 
 def parts(
@@ -268,17 +402,19 @@ def parts(
       stage: 'motion_cycle' or 'identity_cycle'.
       batch: pairs of images.
       width: multiplier on all channels, the VGG-19's included.
-      size: side of the images, pixels.
-      shared: as this program computes, each image's maps once; False: as the original
-        program does.
+      size: side of the images in pixels.
+      shared: whether the maps of an image are computed once for all networks and the
+        loss, as in this program. Otherwise every call of a network starts from images,
+        as in the original program.
 
     Returns:
       {network: floating-point operations}.
     """
     counted: dict[str, float] = {}
-    for name, layers, passes in _passes(stage, size=size, width=width, shared=shared):
-        flops = 2 * batch * passes * sum(layer.flops for layer in layers)
-        counted[name] = counted.get(name, 0.0) + flops
+    for part in _parts(stage, size=size, width=width, shared=shared):
+        of_image = part.passes * sum(layer.flops for layer in part.layers)
+        flops = 2 * batch * of_image
+        counted[part.network] = counted.get(part.network, 0.0) + flops
     return counted
 
 
@@ -297,7 +433,7 @@ def train_step(
       stage: 'motion_cycle' or 'identity_cycle'.
       batch: pairs of images.
       width: multiplier on all channels.
-      size: side of the images, pixels.
+      size: side of the images in pixels.
       shared: see `parts`.
       item_bytes: bytes of an activation; weights and Adam's moments are float32.
 
@@ -305,24 +441,22 @@ def train_step(
       Operations, and bytes of every product's activations and weights and of Adam's
       seven passes over the weights.
     """
-    flops = sum(
-        parts(stage, batch=batch, width=width, size=size, shared=shared).values()
-    )
+    counted = parts(stage, batch=batch, width=width, size=size, shared=shared)
+
     moved = 0.0
-    for _, layers, passes in _passes(stage, size=size, width=width, shared=shared):
-        moved += passes * sum(
-            2 * batch * item_bytes * layer.moved + 4 * layer.weights for layer in layers
-        )
-    trained = {
-        "motion_cycle": [
-            *encoder(size, width),
-            *flow_decoder(size, width),
-            *generator(size, width, flow=True),
-        ],
-        "identity_cycle": [*encoder(size, width), *normaliser(size, width)],
-    }[stage]
-    updated = 4 * 7 * sum(layer.weights for layer in trained)
-    return Count(flops, moved + updated)
+    for part in _parts(stage, size=size, width=width, shared=shared):
+        for layer in part.layers:
+            activations = 2 * batch * item_bytes * layer.moved
+            moved += part.passes * (activations + 4 * layer.weights)
+
+    trained = encoder(size, width)
+    if stage == "motion_cycle":
+        trained += flow_decoder(size, width) + generator(size, width, flow=True)
+    else:
+        trained += normaliser(size, width)
+    # Adam reads gradient, weight and both moments, and writes the last three.
+    updated = 7 * 4 * sum(layer.weights for layer in trained)
+    return Count(flops=sum(counted.values()), bytes=moved + updated)
 
 
 def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> Count:
@@ -332,19 +466,21 @@ def inference(call: str, *, batch: int, width: float = 1.0, size: int = 64) -> C
       call: 'motion_code', 'flow', 'neutral' or 'reconstruct'.
       batch: pairs of images.
       width: multiplier on all channels.
-      size: side of the images, pixels.
+      size: side of the images in pixels.
 
     Returns:
-      Operations, and bytes of every product's activations and weights.
+      Operations, and bytes of every product's activations and weights in float32.
     """
-    layers = [*encoder(size, width)]
+    layers = encoder(size, width)
     if call != "motion_code":
         layers += flow_decoder(size, width)
+
+    # A reconstruction is drawn from the neutral face.
     drawn = {"neutral": 1, "reconstruct": 2}.get(call, 0)
-    draw = [*vgg(size, width, "conv3_1"), *generator(size, width, flow=True)]
-    layers += drawn * draw
+    for _ in range(drawn):
+        layers += vgg(size, width, "conv3_1")
+        layers += generator(size, width, flow=True)
 
     flops = 2 * batch * sum(layer.flops for layer in layers)
-    return Count(
-        flops, sum(4 * (2 * batch * layer.moved + layer.weights) for layer in layers)
-    )
+    moved = sum(4 * (2 * batch * layer.moved + layer.weights) for layer in layers)
+    return Count(flops=flops, bytes=moved)

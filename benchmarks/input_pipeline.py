@@ -1,8 +1,7 @@
 """Times reading against PyTorch's DataLoader.
 
-Run `python -m benchmarks.input_pipeline --help`.
-
-Exit status 0, or 2 for a wrong argument, in one sentence. Linux only.
+Command: python -m benchmarks.input_pipeline; see --help. Linux only. Exit status 0, or
+2 for a wrong argument, in one sentence.
 """
 
 import argparse
@@ -14,14 +13,19 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.input_programs import OURS, TORCH, Setting
+from benchmarks.input_programs import MIN_FRAMES, OURS, TORCH, Setting
 from benchmarks.options import INSTALL_TORCH, check_least, has_torch, split
 from benchmarks.timing import check_json_path
+from facecycle_jax.data import scan_folder
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_json
+
+# Figures of a program by name, see `input_programs.measure`.
+Figures = Mapping[str, Any]
 
 
 class Target(NamedTuple):
@@ -29,9 +33,9 @@ class Target(NamedTuple):
 
     Attributes:
       name: of the host.
-      cores: that read.
-      steps_per_s: the rate of its train step without waiting for data.
-      images: read for one step.
+      cores: number of cores that read.
+      steps_per_s: rate of its train step without waiting for data.
+      images: number of images that are read for one step.
     """
 
     name: str
@@ -40,12 +44,13 @@ class Target(NamedTuple):
     images: int
 
 
-# Rates are stated targets, not measurements; cores are those such hosts are rented
-# with.
+# Rates are stated targets, not measurements. The cores are those with which such hosts
+# are rented.
 TARGETS = ("one H200:16:40:32", "v5e host, 8 chips:112:20:256")
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Builds the parser."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.input_pipeline",
         description="Reads the same images with this program and with PyTorch's "
@@ -61,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the same, prepared: facecycle prepare tracks --data DATA",
     )
     parser.add_argument(
-        "--programs", default="", help=f"some of {', '.join([*OURS, *TORCH])!r}, with ;"
+        "--programs",
+        default="",
+        help=f"some of {'; '.join([*OURS, *TORCH])} (default: all that can run)",
     )
     parser.add_argument(
         "--batch", type=int, default=16, help="pairs (default: %(default)s)"
@@ -105,16 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        settings, targets = _settings(options), _targets(options.targets)
+        _check_options(options)
+        names = _program_names(options)
+        targets = _targets(options.targets)
         if options.json:
             check_json_path(pathlib.Path(options.json))
-        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
-        for _ in range(options.repeats):
-            for name, setting in settings.items():
-                rounds[name].append(_run(setting))
+        rounds = _run_all(names, options)
     except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
+
     medians = {name: _median(results) for name, results in rounds.items()}
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python "
@@ -128,65 +135,121 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Setting]:
-    """Builds the settings of the chosen programs, or of all that can run here."""
+def _check_options(options: argparse.Namespace) -> None:
+    """Checks numbers and folders."""
     counts = ("batch", "size", "images", "repeats")
     check_least({f"--{name}": getattr(options, name) for name in counts})
     check_least({"--workers": options.workers}, least=0)
+
     for name in ("data", "records"):
         path = getattr(options, name)
         if path and not os.path.isdir(path):
             raise UserError(f"--{name}: there is no folder {path}.")
+
+
+def _program_names(options: argparse.Namespace) -> list[str]:
+    """Returns the chosen programs, or all that can run here."""
+    known = [*OURS, *TORCH]
     chosen = split(
-        options.programs, [*OURS, *TORCH], "--programs", by=";", may_be_empty=True
+        options.programs, known, "--programs", separator=";", may_be_empty=True
     )
 
     names = []
-    for name in chosen or (*OURS, *TORCH):
+    for name in chosen or known:
         reason = ""
         if name.startswith("records") and not options.records:
             reason = "it needs --records FOLDER"
         elif name in TORCH and not has_torch():
             reason = INSTALL_TORCH
 
-        # Only a program that was named is missed.
+        # A program that was not named is left out without a word.
         if reason and chosen:
             raise UserError(f"--programs {name!r} cannot run: {reason}.")
         if not reason:
             names.append(name)
-
-    fixed = (
-        options.data,
-        options.records,
-        options.batch,
-        options.size,
-        options.images,
-        options.workers,
-    )
-    return {name: Setting(name, *fixed) for name in names}
+    return names
 
 
 def _targets(text: str) -> list[Target]:
-    """Reads name:cores:steps/s:images; ..."""
+    """Reads hosts from 'name:cores:steps/s:images; ...'."""
     found = []
-    for part in (part.strip() for part in text.split(";") if part.strip()):
+    for part in text.split(";"):
+        part = part.strip()
+        if not part:
+            continue
         try:
             name, cores, steps, images = part.split(":")
-            found.append(Target(name, int(cores), float(steps), int(images)))
+            target = Target(name, int(cores), float(steps), int(images))
         except ValueError:
             raise UserError(
                 f"--targets takes name:cores:steps/s:images, got {part!r}."
             ) from None
+        if min(target[1:]) <= 0:
+            raise UserError(f"--targets takes numbers above 0, got {part!r}.")
+        found.append(target)
     return found
 
 
+def _run_all(
+    names: Sequence[str], options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs the programs interleaved; returns the figures of every round by program."""
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        tracks = ""
+        if any(name in TORCH for name in names):
+            found = torch_tracks(options.data, batch=options.batch)
+            tracks = os.path.join(folder, "tracks.json")
+            pathlib.Path(tracks).write_text(json.dumps(found))
+
+        for _ in range(options.repeats):
+            for name in names:
+                setting = Setting(
+                    program=name,
+                    folder=options.data,
+                    records=options.records,
+                    tracks=tracks,
+                    batch=options.batch,
+                    size=options.size,
+                    images=options.images,
+                    workers=options.workers,
+                )
+                rounds[name].append(_run(setting))
+    return rounds
+
+
+def torch_tracks(folder: str, *, batch: int) -> list[list[str]]:
+    """Finds the tracks that PyTorch's loader reads, the same as ours.
+
+    Args:
+      folder: folder of images.
+      batch: pairs of a batch.
+
+    Returns:
+      The image files of each track.
+
+    Raises:
+      UserError: If there are fewer tracks than a batch has pairs, or no images.
+    """
+    tracks = scan_folder(folder, min_frames=MIN_FRAMES).frames
+    # Without one whole batch, the loader would begin epoch after epoch for ever.
+    if len(tracks) < batch:
+        raise UserError(
+            f"{folder} has {len(tracks)} tracks of at least {MIN_FRAMES} images and "
+            f"--batch {batch} needs {batch} of them; choose a smaller --batch."
+        )
+    return [[str(frame) for frame in frames] for frames in tracks]
+
+
 def _run(setting: Setting) -> dict[str, Any]:
-    """Measures a program in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.input_programs"]
+    """Measures a program in a new process."""
+    fields = json.dumps(dataclasses.asdict(setting))
     result = subprocess.run(
-        [*command, json.dumps(dataclasses.asdict(setting))],
-        capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.input_programs", fields],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
     if result.returncode == 2:
         lines = result.stderr.strip().splitlines()
         raise UserError(f"the program {setting.program!r} failed: {lines[-1]}")
@@ -196,18 +259,26 @@ def _run(setting: Setting) -> dict[str, Any]:
 
 
 def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Takes the median of each figure over the rounds."""
+    """Computes the median of each figure over the rounds."""
     median: dict[str, Any] = {}
     for name, value in results[0].items():
-        if isinstance(value, dict):
-            median[name] = _median([result[name] for result in results])
-        else:
-            median[name] = statistics.median(result[name] for result in results)
+        values = [result[name] for result in results]
+        median[name] = (
+            _median(values) if isinstance(value, dict) else statistics.median(values)
+        )
     return median
 
 
-def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lays the figures out as a Markdown table, PyTorch with Pillow being 1."""
+def table(medians: Mapping[str, Figures]) -> str:
+    """Formats the figures as a Markdown table.
+
+    Args:
+      medians: figures by program. Ratios are to PyTorch with Pillow, where that is one
+        of them.
+
+    Returns:
+      The table.
+    """
     base = medians.get(TORCH[0], {}).get("images_per_core_s")
     lines = [
         "| program | images per core-second | times torch | images/s | first "
@@ -216,28 +287,27 @@ def table(medians: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, row in medians.items():
         ratio = f"{row['images_per_core_s'] / base:.2f}" if base else ""
-        resume = " / ".join(
-            f"{value:.1f}" for value in row.get("resume_ms", {}).values()
-        )
+        resume = [f"{value:.1f}" for value in row.get("resume_ms", {}).values()]
         own = f"{row['interpreter_us']:.0f}" if "interpreter_us" in row else ""
         lines.append(
             f"| {name} | {row['images_per_core_s']:.0f} | {ratio} | "
             f"{row['images_per_s']:.0f} | {row['first_batch_s']:.2f} | "
-            f"{row['memory_mb']:.0f} | {resume} | {own} |"
+            f"{row['memory_mb']:.0f} | {' / '.join(resume)} | {own} |"
         )
     return "\n".join(lines)
 
 
-def highest_rate(row: Mapping[str, Any], target: Target) -> float:
+def highest_rate(row: Figures, target: Target) -> float:
     """Computes the steps a second up to which reading keeps up on a host.
+
+    Cores are assumed to add up, until the interpreter's lock is always held.
 
     Args:
       row: figures of a program: images_per_core_s and, of ours, interpreter_us.
       target: the host.
 
     Returns:
-      Steps a second. Cores are taken to add up, until the interpreter's lock is always
-      held.
+      Steps a second.
     """
     supply = row["images_per_core_s"] * target.cores
     if row.get("interpreter_us"):
@@ -245,33 +315,43 @@ def highest_rate(row: Mapping[str, Any], target: Target) -> float:
     return supply / target.images
 
 
-def waiting(row: Mapping[str, Any], target: Target) -> float:
+def waiting(row: Figures, target: Target) -> float:
     """Computes the fraction of a train step that waits for data.
 
-    It is 0 where reading keeps up, and always below 1.
+    Args:
+      row: as for `highest_rate`.
+      target: the host.
+
+    Returns:
+      0 where reading keeps up; always below 1.
     """
     return max(0.0, 1 - highest_rate(row, target) / target.steps_per_s)
 
 
-def waiting_table(
-    medians: Mapping[str, Mapping[str, Any]], targets: Sequence[Target]
-) -> str:
-    """Formats the shares of waiting, computed from measured rates and the targets."""
-    lines = [
-        "| share of a step that waits for data (computed) | "
-        + " | ".join(
-            f"{t.name}: {t.cores} cores, {t.steps_per_s:g} x {t.images} images/s"
-            for t in targets
+def waiting_table(medians: Mapping[str, Figures], targets: Sequence[Target]) -> str:
+    """Formats the shares of waiting, computed from measured rates and the targets.
+
+    Args:
+      medians: figures by program.
+      targets: the hosts.
+
+    Returns:
+      A Markdown table.
+    """
+    headings = ["share of a step that waits for data (computed)"]
+    for target in targets:
+        headings.append(
+            f"{target.name}: {target.cores} cores, {target.steps_per_s:g} x "
+            f"{target.images} images/s"
         )
-        + " |",
-        "|---|" + "---:|" * len(targets),
-    ]
+
+    lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(targets)]
     for name, row in medians.items():
-        cells = [
-            f"{waiting(row, t):.0%} (from {highest_rate(row, t):.0f} steps/s on)"
-            for t in targets
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [name]
+        for target in targets:
+            rate = highest_rate(row, target)
+            cells.append(f"{waiting(row, target):.0%} (from {rate:.0f} steps/s on)")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

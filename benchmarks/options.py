@@ -12,30 +12,32 @@ def split(
     known: Sequence[str],
     option: str,
     *,
-    by: str = ",",
+    separator: str = ",",
     may_be_empty: bool = False,
 ) -> list[str]:
     """Splits the value of an option that lists names.
 
     Args:
       text: the value.
-      known: the names there are.
-      option: its name, for the message.
-      by: what separates the names.
-      may_be_empty: whether no name is a value too.
+      known: the names that exist.
+      option: the option's name, for the message.
+      separator: what stands between the names.
+      may_be_empty: whether a value without names is allowed.
 
     Returns:
       The names in their order, without empty ones.
 
     Raises:
-      UserError: If a name is unknown or there is none.
+      UserError: If a name is unknown, or there is none where one is needed.
     """
-    chosen = [part.strip() for part in text.split(by) if part.strip()]
-    for part in chosen:
-        if part not in known:
+    stripped = [part.strip() for part in text.split(separator)]
+    chosen = [part for part in stripped if part]
+
+    for name in chosen:
+        if name not in known:
+            names = f"{separator} ".join(known)
             raise UserError(
-                f"{option} takes {f'{by} '.join(known)}, separated by {by!r}, got "
-                f"{part!r}."
+                f"{option} takes {names}, separated by {separator!r}, got {name!r}."
             )
     if not chosen and not may_be_empty:
         raise UserError(f"{option} names nothing; choose of {', '.join(known)}.")
@@ -64,14 +66,14 @@ def check_width(width: float) -> None:
       width: multiplier on all channels.
 
     Raises:
-      UserError: If it is no positive number.
+      UserError: If it is not a positive, finite number.
     """
     if not 0 < width < float("inf"):
         raise UserError(f"--width must be above 0, got {width:g}.")
 
 
 def has_torch() -> bool:
-    """Whether PyTorch is installed; imports it if so."""
+    """Checks whether PyTorch is installed, and imports it if it is."""
     try:
         import torch  # noqa: F401
     except ImportError:

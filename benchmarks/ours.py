@@ -1,4 +1,4 @@
-"""Our side of the comparison: train step, inference and sampling, ready to call.
+"""Our side of the comparison: train steps and inference, ready to call.
 
 The train step is the training loop's own.
 """
@@ -22,7 +22,8 @@ from facecycle_jax.networks import random_vgg
 from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 from facecycle_jax.training.state import TrainState, init_state
 
-# What a precision means to us: (computation dtype, precision of float32 products).
+# The computation dtype and the precision of float32 products, by the precision of a
+# setting.
 PRECISIONS = {
     "float32": ("float32", "highest"),
     "tf32": ("float32", "tensorfloat32"),
@@ -30,8 +31,7 @@ PRECISIONS = {
 }
 # Methods of `FaceCycle` that are timed.
 CALLS = ("neutral", "reconstruct", "flow", "motion_code")
-# Learning rate and decays of both stages, as everywhere in the paper's schedule in
-# size.
+# Adam's learning rate and decays of its moments, by stage.
 ADAM = {"motion_cycle": (5e-5, 0.5, 0.999), "identity_cycle": (1e-4, 0.5, 0.9)}
 
 
@@ -66,7 +66,7 @@ def device_of(kind: str) -> jax.Device:
       The device.
 
     Raises:
-      ValueError: if this machine or this build of JAX has none.
+      UserError: If this machine or this build of JAX has none.
     """
     try:
         return jax.devices(kind)[0]
@@ -78,25 +78,54 @@ def devices_of(setting: Setting) -> list[jax.Device]:
     """Returns the devices of a train step.
 
     It is one device, except on a CPU, which is split as training splits it.
+
+    Args:
+      setting: gives the kind of the device and the batch.
+
+    Returns:
+      At least one device.
+
+    Raises:
+      UserError: If this machine or this build of JAX has none of the kind.
     """
     if setting.device != "cpu":
         return [device_of(setting.device)]
+
     devices = jax.devices("cpu")
-    return devices[: cpu_devices_for({"batch_size": setting.batch}, len(devices))]
+    count = cpu_devices_for({"batch_size": setting.batch}, len(devices))
+    return devices[:count]
 
 
 def random_images(batch: int, *, size: int = 64, seed: int = 0) -> np.ndarray:
-    """Draws smooth normalised images [batch, 2, size, size, 3].
+    """Draws smooth images. Their content does not influence the time.
 
-    Their content does not influence the time.
+    Args:
+      batch: number of pairs.
+      size: side of the images in pixels.
+      seed: of the random numbers.
+
+    Returns:
+      float32 [batch, 2, size, size, 3], normalised.
     """
-    coarse = np.random.default_rng(seed).random((batch, 2, 8, 8, 3)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((batch, 2, 8, 8, 3)).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
-        return np.asarray(
-            ops.normalise(
-                ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)
-            )
-        )
+        images = ops.resize_bilinear(jnp.asarray(coarse), height=size, width=size)
+        return np.asarray(ops.normalise(images))
+
+
+def to_bytes(pairs: np.ndarray) -> np.ndarray:
+    """Converts pairs of normalised images to uint8 images.
+
+    Args:
+      pairs: float32 [B, 2, size, size, 3].
+
+    Returns:
+      uint8 [2B, size, size, 3]: all first images, then all second ones.
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        images = np.asarray(ops.denormalise(jnp.asarray(pairs)))
+    return np.concatenate([images[:, 0], images[:, 1]])
 
 
 def model_of(setting: Setting) -> dict[str, Any]:
@@ -121,12 +150,22 @@ def forward_of(setting: Setting) -> FaceNetworks:
 def initial_trees(
     stage: str, setting: Setting
 ) -> tuple[methods.Method, dict[str, Any]]:
-    """Builds a stage's method and draws its parameters, VGG-19 included, in numpy."""
+    """Builds a stage's method and draws its parameters on the CPU.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      setting: gives width, image size, precision and remat.
+
+    Returns:
+      The method, and NumPy arrays by network name, the VGG-19's included. They are
+      those of the random key 0.
+    """
     with jax.default_device(jax.devices("cpu")[0]):
         vgg = random_vgg(width=setting.width)
         make = methods.METHODS[stage]
         method = make(forward_of(setting), vgg, methods.LossOptions())
-        # Compiling what draws the parameters takes far longer than drawing them.
+
+        # With full optimisation this program compiles far longer than it runs.
         quick = cpu_compiler_options("cpu", level=0)
         init = jax.jit(method.init, compiler_options=quick)
         params, frozen = init(jax.random.key(0))
@@ -139,7 +178,7 @@ class TrainStep:
     One call is one finished update.
 
     Attributes:
-      trees: the parameters at the start, by network name.
+      trees: the initial parameters by network name.
       ahead_s: seconds that compiling the step took if it was compiled before; 0 if the
         first call compiles it.
     """
@@ -153,17 +192,17 @@ class TrainStep:
         """
         self._stage = stage
         self._setting = setting
-        mesh = make_mesh(devices_of(setting))
-        self._precision = PRECISIONS[setting.precision][1]
         before = _COMPILED.get((stage, setting))
         self.ahead_s = before.seconds if before else 0.0
 
         method, self.trees = initial_trees(stage, setting)
-        _, init = build_step(stage, method, mesh)
-        self._state = init(jax.random.key(0))
+        self._loss = jax.jit(method.loss)
+
+        mesh = make_mesh(devices_of(setting))
+        self._draw = plan_state(stage, method, mesh).draw
+        self._state = self._draw(jax.random.key(0))
         batch = {"images": random_images(setting.batch, size=setting.size)}
         self._batch = training.put_batch(batch, mesh)
-        self._loss = jax.jit(method.loss)
 
     def __call__(self) -> None:
         """Makes one update."""
@@ -171,12 +210,17 @@ class TrainStep:
         jax.block_until_ready((self._state, averages))
 
     def total(self) -> float:
-        """Computes the loss without noise before any update, to compare both sides."""
-        with jax.default_matmul_precision(self._precision):
-            state = self._state
-            return float(
-                self._loss(state.params, state.frozen, self._batch["images"], None)[0]
+        """Computes the loss of the initial parameters without noise.
+
+        Both sides are compared by it.
+        """
+        # The updates have donated the first state, so it is drawn again.
+        initial = self._draw(jax.random.key(0))
+        with jax.default_matmul_precision(PRECISIONS[self._setting.precision][1]):
+            total, _ = self._loss(
+                initial.params, initial.frozen, self._batch["images"], None
             )
+        return float(total)
 
     def compiled(self) -> jax.stages.Compiled:
         """Returns the compiled step, with its costs, memory and program."""
@@ -188,14 +232,14 @@ class CompiledStep(NamedTuple):
 
     Attributes:
       program: the step, of a state and a batch.
-      seconds: that tracing and compiling it took, next to whatever else ran then.
+      seconds: time of tracing and compiling it, with whatever else ran then.
     """
 
     program: jax.stages.Compiled
     seconds: float
 
 
-# Programs alone are kept: a state for every setting would fill the memory of a GPU.
+# Only programs are kept: a state for every setting would fill the memory of a GPU.
 _COMPILED: dict[tuple[str, Setting], CompiledStep] = {}
 _COMPILING: dict[tuple[str, Setting], threading.Lock] = {}
 
@@ -203,7 +247,7 @@ _COMPILING: dict[tuple[str, Setting], threading.Lock] = {}
 def compile_step(stage: str, setting: Setting) -> CompiledStep:
     """Compiles a train step for its devices, once in a process.
 
-    Safe in threads, which compile different steps at the same time.
+    Several threads may call this, and compile different steps at the same time.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
@@ -223,37 +267,66 @@ def compile_step(stage: str, setting: Setting) -> CompiledStep:
         return _COMPILED[key]
 
 
-def build_step(
+class StatePlan(NamedTuple):
+    """A train step's state before it is drawn.
+
+    Attributes:
+      optimiser: Adam, with the stage's rate and decays.
+      shardings: a sharding for every array of the state.
+      draw: the jitted function that draws the state from a random key.
+    """
+
+    optimiser: optax.GradientTransformation
+    shardings: Any
+    draw: Callable[[jax.Array], TrainState]
+
+
+def plan_state(
     stage: str, method: methods.Method, mesh: jax.sharding.Mesh, *, fsdp: bool = False
-) -> tuple[Any, Callable[[jax.Array], TrainState]]:
-    """Builds the training loop's step on images that need no augmentation.
+) -> StatePlan:
+    """Plans the state of a train step, without arrays.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
       method: its method.
-      mesh: where it runs.
+      mesh: where the state is to lie, real or abstract.
       fsdp: whether to shard parameters and optimiser state.
 
     Returns:
-      The jitted step, and the jitted `init(key)` of its state.
+      The plan.
     """
     rate, b1, b2 = ADAM[stage]
     optimiser = optax.adam(rate, b1=b1, b2=b2)
     init = functools.partial(init_state, method=method, optimiser=optimiser)
-    shardings = training.state_shardings(
-        mesh, jax.eval_shape(init, jax.random.key(0)), fsdp=fsdp
-    )
-    step = training.make_train_step(
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = training.state_shardings(mesh, shapes, fsdp=fsdp)
+    quick = cpu_compiler_options(mesh.devices.flat[0].platform, level=0)
+    draw = jax.jit(init, out_shardings=shardings, compiler_options=quick)
+    return StatePlan(optimiser=optimiser, shardings=shardings, draw=draw)
+
+
+def build_step(
+    method: methods.Method, state: StatePlan, mesh: jax.sharding.Mesh
+) -> Any:
+    """Builds the training loop's step on images that need no augmentation.
+
+    Args:
+      method: what is trained.
+      state: that of `plan_state` for the same method and mesh.
+      mesh: where it runs.
+
+    Returns:
+      The jitted `step(state, {'images': ...}) -> (state, averages)`.
+    """
+    return training.make_train_step(
         method,
-        optimiser,
+        state.optimiser,
         augment=lambda key, batch: batch["images"],
         options=training.StepOptions(),
         mesh=mesh,
-        shardings=shardings,
+        shardings=state.shardings,
     )
-    quick = cpu_compiler_options(mesh.devices.flat[0].platform, level=0)
-    draw = jax.jit(init, out_shardings=shardings, compiler_options=quick)
-    return step, draw
 
 
 def lower_step(
@@ -263,18 +336,20 @@ def lower_step(
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
-      setting: what is lowered; its device is not looked at.
+      setting: what is lowered; its device is not used.
       mesh: where it is to run.
 
     Returns:
-      The lowered step; its cost analysis is of the program as written.
+      The lowered step. Its cost analysis is that of the program as written.
     """
-    # Only its shapes matter: its values are arguments of the step.
+    # The step has the VGG-19 as an argument, so that zeros of its shapes are enough.
     shapes = jax.eval_shape(lambda: random_vgg(width=setting.width))
     vgg = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     method = methods.METHODS[stage](forward_of(setting), vgg, methods.LossOptions())
-    step, init = build_step(stage, method, mesh)
-    state = jax.eval_shape(init, jax.random.key(0))
+
+    planned = plan_state(stage, method, mesh)
+    step = build_step(method, planned, mesh)
+    state = jax.eval_shape(planned.draw, jax.random.key(0))
     shape = (setting.batch, 2, setting.size, setting.size, 3)
     batch = {"images": jax.ShapeDtypeStruct(shape, jnp.float32)}
     with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
@@ -285,7 +360,7 @@ class Inference:
     """One call of a loaded model, which maps uint8 arrays to arrays.
 
     Attributes:
-      trees: the parameters, by network name.
+      trees: the parameters by network name.
       images: uint8 [2B, size, size, 3], what it is called with.
     """
 
@@ -300,12 +375,11 @@ class Inference:
         _, self.trees = initial_trees("motion_cycle", setting)
         self.images = to_bytes(random_images(setting.batch, size=setting.size))
 
-        # A CPU's devices are all given: the model splits them as it does for a user.
-        devices = (
-            jax.devices("cpu")
-            if setting.device == "cpu"
-            else [device_of(setting.device)]
-        )
+        # Of a CPU, the model gets all devices, and chooses among them as for a user.
+        if setting.device == "cpu":
+            devices = jax.devices("cpu")
+        else:
+            devices = [device_of(setting.device)]
         model = FaceCycle(
             self.trees,
             model=model_of(setting),
@@ -320,64 +394,24 @@ class Inference:
             return self._call(self.images)
 
 
-def to_bytes(pairs: np.ndarray) -> np.ndarray:
-    """Turns normalised pairs [B, 2, size, size, 3] into uint8 images.
-
-    The result [2B, size, size, 3] holds all first images, then all second ones.
-    """
-    with jax.default_device(jax.devices("cpu")[0]):
-        images = np.asarray(ops.denormalise(jnp.asarray(pairs)))
-    return np.concatenate([images[:, 0], images[:, 1]])
-
-
-def sampling_arrays(
-    shape: tuple[int, int, int, int], *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws maps and a smooth grid that mostly stays inside, like learned flows."""
-    rng = np.random.default_rng(seed)
-    n, height, width, _ = shape
-    coarse = rng.normal(0, 0.15, (n, 4, 4, 2)).astype(np.float32)
-    flow = ops.resize_bilinear(jnp.asarray(coarse), height=height, width=width)
-    grid = ops.identity_grid(height=height, width=width) + flow
-    return rng.standard_normal(shape).astype(np.float32), np.asarray(grid)
-
-
-def sampling_function(implementation: str, *, backward: bool) -> Callable[..., Any]:
-    """Returns the sampling of (image, grid), alone or with both gradients."""
-    sample = functools.partial(
-        ops.grid_sample, align_corners=True, implementation=implementation
-    )
-
-    def both(image: jax.Array, grid: jax.Array) -> Any:
-        out, pull = jax.vjp(sample, image, grid)
-        return out, pull(out)
-
-    return both if backward else sample
-
-
-def grid_sample_program(
-    image: np.ndarray,
-    grid: np.ndarray,
-    *,
-    implementation: str,
-    backward: bool,
-    setting: Setting,
-) -> Callable[[], Any]:
-    """Builds a program that samples and, if asked, differentiates by image and grid."""
-    sample = sampling_function(implementation, backward=backward)
-    arguments = jnp.asarray(image, PRECISIONS[setting.precision][0]), grid
-    return compiled_program(sample, arguments, setting)
-
-
 def compiled_program(
     function: Callable[..., Any], arguments: Any, setting: Setting
 ) -> Callable[[], Any]:
-    """Builds a program that calls a compiled function on arguments on the device."""
+    """Builds a program that calls a jitted function.
+
+    Args:
+      function: what is jitted. The first call compiles it.
+      arguments: its arguments, which are put on the device once.
+      setting: gives device and precision.
+
+    Returns:
+      The program; its calls return when the results are computed.
+    """
     placed = jax.device_put(arguments, device_of(setting.device))
-    compiled = jax.jit(function)
+    jitted = jax.jit(function)
 
     def program() -> Any:
         with jax.default_matmul_precision(PRECISIONS[setting.precision][1]):
-            return jax.block_until_ready(compiled(*placed))
+            return jax.block_until_ready(jitted(*placed))
 
     return program

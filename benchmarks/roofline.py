@@ -1,14 +1,16 @@
 """Operations and bytes of a train step, and the least time that they take.
 
-Command: python -m benchmarks.roofline. Nothing is run.
+Command: python -m benchmarks.roofline; see --help. Nothing is run. Exit status 0, or 2
+for a wrong argument, in one sentence.
 
-The schedule is the paper's on VoxCeleb1 and 2: one item an epoch for each track, tracks
-being utterances.
+The schedule is the paper's on VoxCeleb1 and 2. A track is an utterance, and an epoch
+has one item of each track.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks import flops, hardware
 from benchmarks.cases import STAGES
@@ -17,13 +19,31 @@ from facecycle_jax.errors import UserError
 # Utterances of VoxCeleb1 (153,516) and VoxCeleb2 (1,128,246), by their authors' tables.
 TRACKS = 153_516 + 1_128_246
 EPOCHS = {"motion_cycle": 40, "identity_cycle": 20}
+# At width 1.
 TRAINED_PARAMETERS = {"motion_cycle": 20.1e6, "identity_cycle": 13.7e6}
-# (name, data sheet, chips, pairs over all chips). 256 chips need as many pairs, 16
-# times the paper's batch.
+
+
+class Machine(NamedTuple):
+    """What the least times are computed for.
+
+    Attributes:
+      name: in the table.
+      kind: of its chips, as in `hardware.sheet`.
+      chips: number of chips.
+      batch: pairs over all chips.
+    """
+
+    name: str
+    kind: str
+    chips: int
+    batch: int
+
+
+# 256 chips need as many pairs, 16 times the paper's batch.
 MACHINES = (
-    ("one H200", "H200", 1, 16),
-    ("v5e-8", "TPU v5 lite", 8, 16),
-    ("v5e-256, 256 pairs", "TPU v5 lite", 256, 256),
+    Machine(name="one H200", kind="H200", chips=1, batch=16),
+    Machine(name="v5e-8", kind="TPU v5 lite", chips=8, batch=16),
+    Machine(name="v5e-256, 256 pairs", kind="TPU v5 lite", chips=256, batch=256),
 )
 
 
@@ -38,40 +58,61 @@ def step_seconds(
 ) -> float:
     """Computes the least time of an update.
 
-    It is the larger of arithmetic and memory on each chip, plus the gradients' sum.
+    It is the larger one of arithmetic and memory traffic on each chip, plus the sum of
+    the gradients over the chips.
 
     Args:
       stage: 'motion_cycle' or 'identity_cycle'.
-      kind: of the chip, as in the table of data sheets.
-      chips: how many.
+      kind: kind of the chip, as in `hardware.sheet`.
+      chips: number of chips.
       batch: pairs over all chips, a multiple of `chips`.
       precision: one of `PRECISIONS`.
-      slowdown: time a chip takes for its part, over the least that arithmetic and
+      slowdown: time that a chip takes for its part, over the least that arithmetic and
         memory allow.
 
     Returns:
       Seconds.
 
     Raises:
-      ValueError: for a chip without a data sheet.
+      UserError: If the chip has no data sheet.
     """
     sheet = hardware.sheet(kind, precision)
     if sheet is None:
         raise UserError(f"no data sheet of {kind} in benchmarks/hardware.py.")
+
     item_bytes = 2 if precision == "bfloat16" else 4
     count = flops.train_step(stage, batch=batch // chips, item_bytes=item_bytes)
-    sums = 2 * 4 * TRAINED_PARAMETERS[stage] * (chips - 1) / chips
     least = max(count.flops / sheet.flops, count.bytes / sheet.memory)
-    return slowdown * least + sums / sheet.links
+
+    # In an all-reduce of float32 gradients, a chip sends its part of the others' sums
+    # twice: once to add up, once to distribute the result.
+    gradient_bytes = 4 * TRAINED_PARAMETERS[stage]
+    sent = 2 * gradient_bytes * (chips - 1) / chips
+    return slowdown * least + sent / sheet.links
 
 
 def schedule_hours(stage: str, seconds: float, *, batch: int) -> float:
-    """Computes the hours of a stage's epochs from the seconds of an update."""
-    return EPOCHS[stage] * (TRACKS // batch) * seconds / 3600
+    """Computes the time of all epochs of a stage.
+
+    Args:
+      stage: 'motion_cycle' or 'identity_cycle'.
+      seconds: time of an update.
+      batch: pairs of an update.
+
+    Returns:
+      Hours.
+    """
+    updates = EPOCHS[stage] * (TRACKS // batch)
+    return updates * seconds / 3600
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline")
+    """Builds the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.roofline",
+        description="Prints operations and bytes of a train step, and the least times "
+        "of an update and of the paper's schedule. Nothing is run.",
+    )
     parser.add_argument(
         "--slowdown",
         type=float,
@@ -83,55 +124,89 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables; exit status 0."""
+    """Prints the tables.
+
+    Args:
+      arguments: command line without the program's name; None takes that of the
+        process.
+
+    Returns:
+      The exit status.
+    """
     options = _parser().parse_args(arguments)
-    print(
+    if not 0 < options.slowdown < float("inf"):
+        message = f"--slowdown must be above 0, got {options.slowdown:g}."
+        print(f"roofline: {message}", file=sys.stderr)
+        return 2
+
+    print(_stages_table())
+    print("\n" + _networks_table())
+    print("\n" + _machines_table(options.slowdown))
+    return 0
+
+
+def _stages_table() -> str:
+    """Formats operations and bytes of a train step of each stage."""
+    lines = [
         "| stage, 16 pairs, width 1 | TFLOP | without sharing | GB, float32 | GB, "
-        "bfloat16 | FLOP a byte |"
-    )
-    print("|---|---:|---:|---:|---:|---:|")
+        "bfloat16 | FLOP a byte |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for case, stage in STAGES.items():
         full = flops.train_step(stage, batch=16)
         half = flops.train_step(stage, batch=16, item_bytes=2)
         plain = flops.train_step(stage, batch=16, shared=False)
-        print(
+        lines.append(
             f"| {case} | {full.flops / 1e12:.2f} | {plain.flops / 1e12:.2f} | "
             f"{full.bytes / 1e9:.1f} | {half.bytes / 1e9:.1f} | "
             f"{half.flops / half.bytes:.0f} |"
         )
-    print(
-        "\n| network, 16 pairs | TFLOP of train-motion | of train-identity "
-        "|\n|---|---:|---:|"
-    )
-    parts = {stage: flops.parts(stage, batch=16) for stage in STAGES.values()}
-    for name in dict.fromkeys(name for counted in parts.values() for name in counted):
-        cells = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts.values()]
-        print("| " + " | ".join([name, *cells]) + " |")
-    columns = (
-        "ms an update, stage 1 | stage 2 | hours of stage 1 | of stage 2 | of both |"
-    )
-    print(
-        f"\n| machine, bfloat16, {options.slowdown:g} times the least time | {columns}"
-    )
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, kind, chips, batch in MACHINES:
-        seconds = {
-            stage: step_seconds(
-                stage, kind, chips=chips, batch=batch, slowdown=options.slowdown
+    return "\n".join(lines)
+
+
+def _networks_table() -> str:
+    """Formats the operations of a train step by network."""
+    parts = [flops.parts(stage, batch=16) for stage in STAGES.values()]
+    names: dict[str, None] = {}
+    for counted in parts:
+        names |= dict.fromkeys(counted)
+
+    headings = " | ".join(f"TFLOP of {case}" for case in STAGES)
+    lines = [
+        f"| network, 16 pairs | {headings} |",
+        "|---|---:|---:|",
+    ]
+    for name in names:
+        cells = [f"{counted.get(name, 0) / 1e12:.3f}" for counted in parts]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
+
+
+def _machines_table(slowdown: float) -> str:
+    """Formats the time of an update and of the schedule on each machine."""
+    lines = [
+        f"| machine, bfloat16, {slowdown:g} times the least time | ms an update, stage "
+        "1 | stage 2 | hours of stage 1 | of stage 2 | of both |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for machine in MACHINES:
+        milliseconds = []
+        hours = []
+        for stage in EPOCHS:
+            seconds = step_seconds(
+                stage,
+                machine.kind,
+                chips=machine.chips,
+                batch=machine.batch,
+                slowdown=slowdown,
             )
-            for stage in EPOCHS
-        }
-        hours = [
-            schedule_hours(stage, taken, batch=batch)
-            for stage, taken in seconds.items()
-        ]
-        cells = [f"{1e3 * taken:.2f}" for taken in seconds.values()]
-        print(
-            f"| {name} | "
-            + " | ".join(cells + [f"{h:.2f}" for h in (*hours, sum(hours))])
-            + " |"
-        )
-    return 0
+            milliseconds.append(1e3 * seconds)
+            hours.append(schedule_hours(stage, seconds, batch=machine.batch))
+
+        figures = [*milliseconds, *hours, sum(hours)]
+        cells = [f"{figure:.2f}" for figure in figures]
+        lines.append(f"| {' | '.join([machine.name, *cells])} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Cost of sharding, and growth of a step's cost with the image size.
 
-Command: python -m benchmarks.scaling; see --help.
+Command: python -m benchmarks.scaling; see --help. Exit status 0, or 2 for a wrong
+argument, in one sentence.
 
 The devices are fake: one CPU that JAX divides. Their number changes the program (its
-collectives and its copies), not what the machine can do. So a mesh of n devices is held
-against one device with the same batch, which is the same work on the same cores: the
-ratio is the overhead of sharding. It says nothing about how fast n real devices would
-be. Exit status 0, or 2 for a wrong argument, in one sentence.
+collectives and its copies), but not what the machine can do. So a mesh of n devices is
+compared with one device and the same batch, which is the same work on the same cores.
+The ratio is the overhead of sharding. It does not tell how fast n real devices would
+be.
 """
 
 import argparse
@@ -26,11 +27,14 @@ from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import UserError
 
 PARTS = ("weak", "size")
+# Numbers of devices of the part 'weak'.
 DEVICES = (1, 2, 4, 8)
+# Sides of images in pixels that the part 'size' accepts.
 SIZES = ("64", "128", "256")
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Builds the parser."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling",
         description="Times the training loop's own step on meshes of 1, 2, 4 and 8 "
@@ -83,39 +87,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         parts = split(options.parts, PARTS, "--parts")
-        sizes = [int(part) for part in split(options.sizes, SIZES, "--sizes")]
+        sizes = [int(size) for size in split(options.sizes, SIZES, "--sizes")]
         check_least({"--per-device": options.per_device, "--repeats": options.repeats})
         check_width(options.width)
-        if options.json:
-            timing.check_json_path(pathlib.Path(options.json))
+        json_path = pathlib.Path(options.json) if options.json else None
+        if json_path:
+            timing.check_json_path(json_path)
         _make_devices(max(DEVICES) if "weak" in parts else 1)
     except UserError as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
-    make = functools.partial(
-        ScaledStep, options.method, width=options.width, fsdp=options.fsdp
-    )
+
     rows: list[timing.Row] = []
     for part in parts:
-        if part == "weak":
-            rows += _weak(make, options)
-        else:
-            named: dict[str, timing.Program | str] = {
-                f"{n} pixels": make(batch=options.per_device, size=n) for n in sizes
-            }
-            settings = _settings(options) | {"batch": options.per_device}
-            rows += timing.measure(
-                "image size", named, settings=settings, repeats=options.repeats
-            )
+        rows += _weak(options) if part == "weak" else _sizes(options, sizes)
+
     machine = {
         "device": "cpu, divided into fake devices",
         "cores": str(os.cpu_count()),
         "jax": jax.__version__,
     }
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
-    print(timing.table(rows).replace("times ours", "times the first"))
-    if options.json:
-        timing.write_json(rows, machine, pathlib.Path(options.json))
+    print(timing.table(rows, reference="the first"))
+    if json_path:
+        timing.write_json(rows, machine, json_path)
     return 0
 
 
@@ -140,31 +135,31 @@ class ScaledStep:
         Args:
           method: 'motion_cycle' or 'identity_cycle'.
           batch: pairs of images over all devices.
-          width: of the networks.
+          width: multiplier on all channels.
           size: side of the images in pixels.
-          devices: how many.
+          devices: number of devices.
           fsdp: whether to shard parameters and optimiser state.
         """
-        mesh = make_mesh(jax.devices("cpu")[:devices])
-        model = {
-            "width": width,
-            "image_size": size,
-            "code_dim": 256,
-            "trunk": "learned",
-            "dtype": "float32",
+        # A learned trunk and no perceptual loss: the step needs no VGG-19.
+        config = {
+            "method": method,
+            "model": {
+                "width": width,
+                "image_size": size,
+                "code_dim": 256,
+                "trunk": "learned",
+                "dtype": "float32",
+            },
+            "loss": {"vgg": "random", "perceptual": "none"},
         }
-        made = methods.make(
-            {
-                "method": method,
-                "model": model,
-                "loss": {"vgg": "random", "perceptual": "none"},
-            }
-        )
-        self._step, init = ours.build_step(method, made, mesh, fsdp=fsdp)
-        self._state = init(jax.random.key(0))
-        self._batch = training.put_batch(
-            {"images": ours.random_images(batch, size=size)}, mesh
-        )
+        made = methods.make(config)
+
+        mesh = make_mesh(jax.devices("cpu")[:devices])
+        state = ours.plan_state(method, made, mesh, fsdp=fsdp)
+        self._step = ours.build_step(made, state, mesh)
+        self._state = state.draw(jax.random.key(0))
+        batch_of_images = {"images": ours.random_images(batch, size=size)}
+        self._batch = training.put_batch(batch_of_images, mesh)
 
     def __call__(self) -> None:
         """Makes one update."""
@@ -172,29 +167,67 @@ class ScaledStep:
         jax.block_until_ready((self._state, averages))
 
 
-def _weak(make: Any, options: argparse.Namespace) -> list[timing.Row]:
+def _weak(options: argparse.Namespace) -> list[timing.Row]:
     """Measures each mesh alongside one device with the same batch."""
     rows = []
     for devices in DEVICES:
         batch = options.per_device * devices
-        programs: dict[str, timing.Program | str] = {"1 device": make(batch=batch)}
+        make = functools.partial(
+            ScaledStep,
+            options.method,
+            batch=batch,
+            width=options.width,
+            fsdp=options.fsdp,
+        )
+        programs: dict[str, timing.Program | str] = {"1 device": make()}
         if devices > 1:
-            programs[f"{devices} devices"] = make(batch=batch, devices=devices)
-        settings = _settings(options) | {"batch": batch}
+            programs[f"{devices} devices"] = make(devices=devices)
+
         rows += timing.measure(
-            "weak scaling", programs, settings=settings, repeats=options.repeats
+            "weak scaling",
+            programs,
+            settings=_settings(options, batch=batch),
+            repeats=options.repeats,
         )
     return rows
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {"method": options.method, "width": options.width} | (
-        {"fsdp": True} if options.fsdp else {}
+def _sizes(options: argparse.Namespace, sizes: Sequence[int]) -> list[timing.Row]:
+    """Measures images of several sizes on one device."""
+    batch = options.per_device
+    programs: dict[str, timing.Program | str] = {}
+    for size in sizes:
+        programs[f"{size} pixels"] = ScaledStep(
+            options.method,
+            batch=batch,
+            width=options.width,
+            size=size,
+            fsdp=options.fsdp,
+        )
+
+    return timing.measure(
+        "image size",
+        programs,
+        settings=_settings(options, batch=batch),
+        repeats=options.repeats,
     )
 
 
+def _settings(options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
+    """Describes what all programs of a comparison share."""
+    settings = {"method": options.method, "width": options.width}
+    if options.fsdp:
+        settings["fsdp"] = True
+    settings["batch"] = batch
+    return settings
+
+
 def _make_devices(count: int) -> None:
-    """Divides the CPU; only possible before anything uses JAX."""
+    """Divides the CPU, which is only possible before anything uses JAX.
+
+    Raises:
+      UserError: If JAX is in use already, with fewer devices.
+    """
     try:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)

@@ -1,4 +1,8 @@
-"""Time from a fresh process to the first motion code, the weights on disk."""
+"""Time from a new process to its first motion code, with the weights on disk.
+
+Our process loads a whole model folder, as a user's does. PyTorch's loads the traced
+encoder alone.
+"""
 
 import os
 import pathlib
@@ -11,14 +15,14 @@ from typing import Any
 from benchmarks.ours import Setting, model_of
 from facecycle_jax.storage import write_model
 
-_OURS = """
+_OUR_CODE = """
 import sys, jax, numpy as np, facecycle_jax
 folder, kind, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = facecycle_jax.load(folder, devices=jax.devices(kind))
 model.motion_code(np.zeros((1, side, side, 3), np.uint8))
 """
-# A traced network needs no source: PyTorch's side does not pay for importing JAX.
-_TORCH = """
+# A traced network needs no source: PyTorch's process does not import JAX.
+_TORCH_CODE = """
 import sys, torch
 path, device = sys.argv[1:]
 encoder = torch.jit.load(path, map_location=device)
@@ -30,9 +34,9 @@ with torch.inference_mode():
 def our_starts(
     folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 ) -> dict[str, Callable[[], None]]:
-    """Builds programs that start Python, load a model folder and encode an image.
+    """Writes a model folder, and builds programs that start Python and use it.
 
-    The model folder is written first.
+    Each of them loads the folder and encodes one image.
 
     Args:
       folder: an empty folder.
@@ -40,40 +44,43 @@ def our_starts(
       setting: gives width, image size, precision and device.
 
     Returns:
-      The program as it is, and with compiled programs kept on disk.
+      The program that compiles, and the one that keeps its compiled programs on disk.
     """
+    model_folder = folder / "model"
     names = ("motion_encoder", "flow_decoder", "generator", "vgg")
     write_model(
-        folder / "model",
+        model_folder,
         {name: trees[name] for name in names},
         model=model_of(setting),
         licence="CC0",
         source="random numbers",
     )
+
+    # This process holds the GPU too, so the memory that JAX allocates in advance may
+    # not be free.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if setting.device == "cpu":
+        # Otherwise JAX would also start an accelerator of this machine.
+        shared["JAX_PLATFORMS"] = "cpu"
+    compiling = {**shared, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     kept = {
+        **shared,
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    # This process holds the GPU too: what JAX takes at once may not be free.
-    there = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if setting.device == "cpu":
-        # Otherwise JAX would start an accelerator that is there as well.
-        there["JAX_PLATFORMS"] = "cpu"
 
-    arguments = (str(folder / "model"), setting.device, str(setting.size))
-    fresh = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+    arguments = (str(model_folder), setting.device, str(setting.size))
     return {
-        "ours": lambda: _run(_OURS, *arguments, **there, **fresh),
-        "ours, compiled programs kept": lambda: _run(
-            _OURS, *arguments, **there, **kept
-        ),
+        "ours": lambda: _run(_OUR_CODE, *arguments, **compiling),
+        "ours, compiled programs kept": lambda: _run(_OUR_CODE, *arguments, **kept),
     }
 
 
 def torch_start(
     folder: pathlib.Path, trees: Mapping[str, Any], setting: Setting
 ) -> Callable[[], None]:
-    """Saves the encoder with torch and builds the program that loads and calls it.
+    """Saves PyTorch's encoder, and builds the program that loads and calls it.
 
     Args:
       folder: for the file.
@@ -89,29 +96,38 @@ def torch_start(
     import torch
 
     from benchmarks.torch_programs import torch_device
-    from tests.reference_torch import networks as torch_networks
     from tests.reference_torch.training import Reference, load_trees
 
     device = torch_device(setting.device)
     reference = Reference("motion_cycle", width=setting.width)
     load_trees(reference, trees)
-    encoder = next(
-        m for m in reference.modules() if isinstance(m, torch_networks.CodeEncoder)
-    )
+    encoder = reference.codegeneration.to(device)
+
+    path = folder / "encoder.pt"
     with warnings.catch_warnings():
-        # TorchScript is old; nothing newer starts as fast.
+        # PyTorch advises against TorchScript, but nothing newer starts as fast.
         warnings.simplefilter("ignore")
         image = torch.zeros(1, 3, 64, 64, device=device)
-        traced = torch.jit.trace(encoder.to(device), image)
-        traced.save(str(folder / "encoder.pt"))
-    return lambda: _run(_TORCH, str(folder / "encoder.pt"), str(device))
+        torch.jit.trace(encoder, image).save(str(path))
+    return lambda: _run(_TORCH_CODE, str(path), str(device))
 
 
 def _run(code: str, *arguments: str, **variables: str) -> None:
-    command, environment = (
+    """Runs Python code in a new process.
+
+    Args:
+      code: the program.
+      *arguments: of its command line.
+      **variables: of its environment, in addition to those of this process.
+
+    Raises:
+      RuntimeError: If the process fails; the message has its stack trace.
+    """
+    result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        {**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
     )
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise RuntimeError(f"a started process failed: {result.stderr.strip()}")

@@ -1,8 +1,9 @@
-"""Timing programs against each other, and what comes out as rows, tables and JSON."""
+"""Times programs against each other and reports rows, tables and JSON."""
 
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import statistics
 import time
@@ -12,17 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 
+# A call returns when its work is done.
 Program = Callable[[], Any]
 Built = TypeVar("Built")
+
+# Parts of the messages in which JAX, Python and PyTorch report a lack of memory.
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemory", "MemoryError", "out of memory")
 
 
 class Work(NamedTuple):
     """The work of one call of a case, whichever program does it.
 
     Attributes:
-      images: how many images.
+      images: number of images.
       flops: floating-point operations that the method needs at least.
-      peak: operations a second of the processor, or None where unknown.
+      peak: operations a second of the processor; None if unknown.
     """
 
     images: int
@@ -38,20 +43,20 @@ class Row:
       case: what was measured, e.g. 'train-motion'.
       program: who computed it, e.g. 'ours' or 'torch eager'.
       settings: batch, width, precision, device and the like.
-      median_ms: median time of one call in milliseconds; None: not run.
-      fastest_ms: the fastest call.
-      slowest_ms: the slowest call.
-      ratio: median over that of the first program of the case; above 1 is slower than
-        it. None where that one did not run.
+      median_ms: median time of one call in milliseconds; None if it was not run.
+      fastest_ms: time of the fastest call.
+      slowest_ms: time of the slowest call.
+      ratio: `median_ms` over that of the first program of the case; above 1 is slower
+        than that one. None where that one did not run.
       first_call_s: seconds of the first call, compilation included, also where that was
         done beforehand. Compiling next to other programs takes longer than alone.
-      first_ratio: that over the first program's.
-      cpu_ms: median processor time of one call, all threads of this process together:
-        on a CPU it says what was computed even where other programs take turns with
-        this one.
+      cpu_ms: median processor time of one call: all threads of this process, and the
+        processes that the call started. On a CPU it measures the computation even where
+        other programs share the cores.
       images_per_s: images a second at the median.
-      share_of_peak: operations the method needs, over what a large matrix product gets
-        done in that time.
+      share_of_peak: operations that the method needs, over those that a large matrix
+        product does in the same time.
+      first_ratio: `first_call_s` over that of the first program.
       note: why it was not run, or what else is worth knowing.
     """
 
@@ -70,6 +75,56 @@ class Row:
     note: str = ""
 
 
+class _Call(NamedTuple):
+    """Seconds of one call: wall time, and processor time of all threads."""
+
+    wall: float
+    cpu: float
+
+
+@dataclasses.dataclass
+class _Timed:
+    """A program and the times of its calls.
+
+    Attributes:
+      program: what is called; None if it could not be built.
+      reason: why it is not run, or no longer run; '' while it is.
+      first_call: seconds of the first call, with the compilation before it.
+      calls: the timed calls.
+    """
+
+    program: Program | None
+    reason: str = ""
+    first_call: float = 0.0
+    calls: list[_Call] = dataclasses.field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Median wall time of the timed calls in seconds."""
+        return statistics.median(call.wall for call in self.calls)
+
+    def call(self) -> _Call | None:
+        """Calls the program once, unless there is a reason not to.
+
+        Returns:
+          The times; None if the program did not run. A lack of memory becomes the
+          reason.
+        """
+        if self.program is None or self.reason:
+            return None
+
+        start = time.perf_counter()
+        worked = _processor_seconds()
+        try:
+            self.program()
+        except (RuntimeError, MemoryError) as error:
+            self.reason = _memory_reason(error)
+            return None
+        return _Call(
+            wall=time.perf_counter() - start, cpu=_processor_seconds() - worked
+        )
+
+
 def measure(
     case: str,
     programs: Mapping[str, Program | str],
@@ -84,98 +139,113 @@ def measure(
 
     Args:
       case: name of the comparison.
-      programs: what to call, by name; each call returns when its work is done. A string
-        says why a program is not run. The others are held against the first one; where
-        that one does not run there are no ratios.
+      programs: what to call, by name. A string states why a program is not run. The
+        others are compared with the first one; where that one does not run, there are
+        no ratios.
       settings: stated in every row.
-      repeats: timed calls of each program, at least 1.
-      work: what one call gets done, where rates are wanted.
-      ahead: seconds that a program was compiled for before its first call, by name.
+      repeats: number of timed calls of each program, at least 1.
+      work: the work of one call, for the rates.
+      ahead: seconds of work that a program's first call would have done, but that was
+        done before, such as compilation; by name.
       pause: seconds of rest before each call, so that one library's threads do not spin
         into the next.
 
     Returns:
       One row for each program.
     """
-    first: dict[str, float] = {}
-    times: dict[str, list[float]] = {}
-    busy: dict[str, list[float]] = {}
-    reasons = {
-        name: program for name, program in programs.items() if isinstance(program, str)
-    }
-    running: dict[str, Program] = {
-        name: program
-        for name, program in programs.items()
-        if not isinstance(program, str)
-    }
+    timed: dict[str, _Timed] = {}
+    for name, program in programs.items():
+        if isinstance(program, str):
+            timed[name] = _Timed(program=None, reason=program)
+        else:
+            timed[name] = _Timed(program=program)
 
-    for name, program in list(running.items()):
-        start = time.perf_counter()
-        try:
-            program()
-            first[name] = time.perf_counter() - start + (ahead or {}).get(name, 0.0)
-            program()
-        except (RuntimeError, MemoryError) as error:
-            reasons[name] = _memory_reason(error)
-            del running[name]
-            continue
-        times[name], busy[name] = [], []
+    # The first call compiles. The second one warms up and is not timed.
+    for name, one in timed.items():
+        first = one.call()
+        if first is not None:
+            one.first_call = first.wall + (ahead or {}).get(name, 0.0)
+            one.call()
 
     gc.collect()
     for _ in range(repeats):
-        for name, program in list(running.items()):
-            time.sleep(pause)
-            start, worked = time.perf_counter(), time.process_time()
-            try:
-                program()
-            except (RuntimeError, MemoryError) as error:
-                # It fitted alone, but not with what the others keep.
-                reasons[name] = _memory_reason(error)
-                del running[name]
+        for one in timed.values():
+            if one.reason:
                 continue
-            times[name].append(1e3 * (time.perf_counter() - start))
-            busy[name].append(1e3 * (time.process_time() - worked))
+            time.sleep(pause)
+            # A program that fitted alone may not fit with what the others keep.
+            call = one.call()
+            if call is not None:
+                one.calls.append(call)
 
-    medians = {name: statistics.median(times[name]) for name in running}
-    reference = next(iter(programs), None)
-    rows = []
-    for name in programs:
-        if name in reasons:
-            rows.append(Row(case, name, settings, note=f"not run: {reasons[name]}"))
-            continue
+    # Ratios are to the first program, and left out where that one did not run.
+    reference = next(iter(timed.values()), None)
+    if reference is not None and reference.reason:
+        reference = None
+    return [
+        _row(case, name, settings, one, reference=reference, work=work)
+        for name, one in timed.items()
+    ]
 
-        # Ratios are to the first program, and left out where that one did not run.
-        ratio, first_ratio = None, None
-        if reference in medians:
-            ratio = medians[name] / medians[reference]
-            first_ratio = first[name] / first[reference]
-        images_per_s, share_of_peak = _rates(work, medians[name])
-        row = Row(
-            case,
-            name,
-            settings,
-            median_ms=medians[name],
-            fastest_ms=min(times[name]),
-            slowest_ms=max(times[name]),
-            ratio=ratio,
-            first_call_s=first[name],
-            cpu_ms=statistics.median(busy[name]),
-            images_per_s=images_per_s,
-            share_of_peak=share_of_peak,
-            first_ratio=first_ratio,
+
+def _row(
+    case: str,
+    name: str,
+    settings: Mapping[str, Any],
+    timed: _Timed,
+    *,
+    reference: _Timed | None,
+    work: Work | None,
+) -> Row:
+    """Makes the row of one program."""
+    if timed.reason:
+        return Row(
+            case=case,
+            program=name,
+            settings=settings,
+            note=f"not run: {timed.reason}",
         )
-        rows.append(row)
-    return rows
+
+    median = timed.median
+    walls = [call.wall for call in timed.calls]
+
+    ratio = None
+    first_ratio = None
+    if reference is not None:
+        ratio = median / reference.median
+        first_ratio = timed.first_call / reference.first_call
+
+    images_per_s = None
+    share_of_peak = None
+    if work is not None:
+        images_per_s = work.images / median
+        if work.peak:
+            share_of_peak = work.flops / median / work.peak
+
+    return Row(
+        case=case,
+        program=name,
+        settings=settings,
+        median_ms=1e3 * median,
+        fastest_ms=1e3 * min(walls),
+        slowest_ms=1e3 * max(walls),
+        ratio=ratio,
+        first_call_s=timed.first_call,
+        cpu_ms=1e3 * statistics.median(call.cpu for call in timed.calls),
+        images_per_s=images_per_s,
+        share_of_peak=share_of_peak,
+        first_ratio=first_ratio,
+    )
 
 
 def built(make: Callable[[], Built]) -> Built | str:
-    """Builds a program, or says why it cannot be run here.
+    """Builds a program, or states why it cannot be run here.
 
     Args:
       make: builds it.
 
     Returns:
-      The program, or the reason: a user's mistake or too little memory.
+      The program, or the reason: a user's mistake or a lack of memory.
     """
     try:
         return make()
@@ -188,52 +258,56 @@ def built(make: Callable[[], Built]) -> Built | str:
 def _memory_reason(error: Exception) -> str:
     """Returns the reason of a program without enough memory; raises other errors."""
     text = f"{type(error).__name__} {error}"
-
-    # In the words of JAX, Python and PyTorch.
-    for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "MemoryError", "out of memory"):
-        if word in text:
-            return "not enough memory"
+    if any(words in text for words in _NO_MEMORY):
+        return "not enough memory"
     raise error
 
 
-def _rates(work: Work | None, median_ms: float) -> tuple[float | None, float | None]:
-    """Images a second and share of the peak."""
-    if work is None:
-        return None, None
-    seconds = median_ms / 1e3
-    return (
-        work.images / seconds,
-        work.flops / seconds / work.peak if work.peak else None,
-    )
+def _processor_seconds() -> float:
+    """Returns the processor time of this process and of its ended child processes."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
-def table(rows: list[Row]) -> str:
-    """Lays rows out as a Markdown table."""
+def table(rows: list[Row], *, reference: str = "ours") -> str:
+    """Formats rows as a Markdown table.
+
+    Args:
+      rows: those of `measure`.
+      reference: what the ratios are to, for the heading.
+
+    Returns:
+      The table, without a line break at its end.
+    """
     lines = [
-        "| case | settings | program | median ms | fastest - slowest | times ours | "
-        "CPU ms | images/s | share of peak | first call s | times ours |",
+        "| case | settings | program | median ms | fastest - slowest | "
+        f"times {reference} | CPU ms | images/s | share of peak | first call s | "
+        f"times {reference} |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
-        if row.median_ms is None:
-            empty = 7 * " |"
-            lines.append(
-                f"| {row.case} | {settings} | {row.program} | {row.note} |{empty}"
-            )
-            continue
-        images = "" if row.images_per_s is None else f"{row.images_per_s:.4g}"
-        share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        first_ratio = "" if row.first_ratio is None else f"{row.first_ratio:.2f}"
-        program = f"{row.program} ({row.note})" if row.note else row.program
-        lines.append(
-            f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
-            f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {ratio} | "
-            f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} | "
-            f"{first_ratio} |"
-        )
+    lines += [_table_line(row) for row in rows]
     return "\n".join(lines)
+
+
+def _table_line(row: Row) -> str:
+    """Formats one row."""
+    settings = ", ".join(f"{name} {value}" for name, value in row.settings.items())
+    if row.median_ms is None:
+        # The note takes the place of the median; the other seven cells are empty.
+        empty = 7 * " |"
+        return f"| {row.case} | {settings} | {row.program} | {row.note} |{empty}"
+
+    program = f"{row.program} ({row.note})" if row.note else row.program
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    images = "" if row.images_per_s is None else f"{row.images_per_s:.4g}"
+    share = "" if row.share_of_peak is None else f"{100 * row.share_of_peak:.0f} %"
+    first_ratio = "" if row.first_ratio is None else f"{row.first_ratio:.2f}"
+    return (
+        f"| {row.case} | {settings} | {program} | {row.median_ms:.2f} | "
+        f"{row.fastest_ms:.2f} - {row.slowest_ms:.2f} | {ratio} | "
+        f"{row.cpu_ms:.0f} | {images} | {share} | {row.first_call_s:.1f} | "
+        f"{first_ratio} |"
+    )
 
 
 def check_json_path(path: pathlib.Path) -> None:
@@ -243,7 +317,7 @@ def check_json_path(path: pathlib.Path) -> None:
       path: the file.
 
     Raises:
-      ValueError: if it exists, or its folder does not.
+      UserError: If it exists, or its folder does not.
     """
     if path.exists():
         raise UserError(f"{path} exists; choose another name for --json.")
@@ -254,7 +328,13 @@ def check_json_path(path: pathlib.Path) -> None:
 
 
 def write_json(rows: list[Row], machine: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Writes rows and the machine's description, whole or not at all."""
+    """Writes rows and the machine's description, whole or not at all.
+
+    Args:
+      rows: those of `measure`.
+      machine: what was measured on, as JSON types.
+      path: the file.
+    """
     content = {
         "machine": dict(machine),
         "rows": [dataclasses.asdict(row) for row in rows],

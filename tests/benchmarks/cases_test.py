@@ -3,6 +3,9 @@
 Programs are stubs; no time is asserted.
 """
 
+import functools
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -79,7 +82,7 @@ def measured(case, modes=("eager",)):
 def test_a_train_step_that_runs_reports_its_memory(torch_side, monkeypatch):
     monkeypatch.setattr(ours, "TrainStep", Step)
     mine, other = measured("train-motion")
-    assert mine.note == "2.00 GB beside the state"
+    assert mine.note == "2.00 GB in addition to the state"
     assert other.ratio > 0
 
 
@@ -124,6 +127,31 @@ def test_different_losses_end_the_run(torch_side, monkeypatch):
         measured("train-motion")
 
 
+def test_a_loss_that_is_no_number_ends_the_run(torch_side, monkeypatch):
+    monkeypatch.setattr(ours, "TrainStep", Step)
+    monkeypatch.setattr(Step, "total", lambda self: float("nan"))
+    with pytest.raises(RuntimeError, match="the two programs differ"):
+        measured("train-motion")
+
+
+def test_losses_are_compared_after_the_first_calls(torch_side, monkeypatch):
+    """Otherwise the first call of PyTorch would be its second one."""
+    done = []
+
+    class Recorded(Step):
+        def __call__(self):
+            done.append("call")
+
+        def total(self):
+            done.append("total")
+            return 1.0
+
+    monkeypatch.setattr(ours, "TrainStep", Recorded)
+    torch_side.TorchTrainStep = lambda *_, **__: Recorded()
+    measured("train-motion")
+    assert done == ["call"] * 6 + ["total"] * 2
+
+
 @pytest.mark.parametrize("starved", ["ours", "torch"])
 def test_a_call_without_memory_is_not_called_again(torch_side, monkeypatch, starved):
     made = []
@@ -145,15 +173,37 @@ def test_a_call_without_memory_is_not_called_again(torch_side, monkeypatch, star
     assert [program.calls for program in made] == [1] * len(ours.CALLS)
 
 
-def test_different_outputs_end_the_run(torch_side, monkeypatch):
+@pytest.mark.parametrize("output", [np.zeros(3), np.full(3, np.nan), np.ones((2, 2))])
+def test_different_outputs_end_the_run(torch_side, monkeypatch, output):
     class Other(Call):
         def __call__(self):
-            return np.zeros(3)
+            return output
 
     monkeypatch.setattr(ours, "Inference", Call)
     torch_side.TorchInference = lambda *_, **__: Other()
     with pytest.raises(RuntimeError, match="the two programs differ"):
         measured("inference")
+
+
+@pytest.mark.parametrize("batch", [16, 64])
+def test_every_row_states_its_batch(batch):
+    described = cases.describe(SETTING._replace(batch=batch))
+    assert described == {
+        "batch": batch,
+        "width": 0.0625,
+        "precision": "float32",
+        "device": "cpu",
+    }
+    large = cases.describe(SETTING._replace(size=128, remat=True))
+    assert large["size"] == 128
+    assert large["remat"] is True
+
+
+def test_processor_time_includes_that_of_started_processes():
+    code = "import time\nwhile time.process_time() < 0.2: pass"
+    program = functools.partial(subprocess.run, [sys.executable, "-c", code])
+    [row] = timing.measure("a case", {"a": program}, settings={}, repeats=1)
+    assert row.cpu_ms >= 200
 
 
 def test_memory_that_ends_among_the_others_leaves_a_row():
@@ -190,7 +240,7 @@ def test_memory_that_ends_while_compiling_ahead_does_not_end_the_suite(
     monkeypatch.setattr(cases, "_peak", lambda precision, device: 1e12)
     # Of few cores nothing is compiled ahead.
     monkeypatch.setattr(command.os, "cpu_count", lambda: 16)
-    plan = [suites.Entry("train-motion", SETTING, [], 1)]
+    plan = [suites.Entry("train-motion", SETTING, modes=[], repeats=1)]
     command._run(plan, SETTING, None, budget=float("inf"), ahead=True)
     assert "not run: not enough memory" in capsys.readouterr().out
 

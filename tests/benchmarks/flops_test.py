@@ -15,7 +15,10 @@ WIDTH = 0.25
 
 def networks(size):
     """(network, its layers by formula, function, abstract arguments)."""
-    forward = ours.forward_of(ours.Setting(2, WIDTH, "float32", "cpu", size))
+    setting = ours.Setting(
+        batch=2, width=WIDTH, precision="float32", device="cpu", size=size
+    )
+    forward = ours.forward_of(setting)
 
     def draw(key):
         return {**init_with_vgg(forward, key), **init_identity(forward, key)}
@@ -61,10 +64,8 @@ def test_formula_agrees_with_xla(size):
 
 def test_train_step_agrees_with_xla():
     """The whole update: passes of the backward too."""
-    setting, mesh = (
-        ours.Setting(1, WIDTH, "float32", "cpu"),
-        make_mesh(jax.devices()[:1]),
-    )
+    setting = ours.Setting(batch=1, width=WIDTH, precision="float32", device="cpu")
+    mesh = make_mesh(jax.devices()[:1])
     counted = ours.lower_step("motion_cycle", setting, mesh).cost_analysis()["flops"]
     formula = flops.train_step("motion_cycle", batch=1, width=WIDTH).flops
     assert formula == pytest.approx(counted, rel=0.1)
@@ -72,7 +73,7 @@ def test_train_step_agrees_with_xla():
 
 @pytest.mark.parametrize("call", ours.CALLS)
 def test_inference_agrees_with_xla(call):
-    setting = ours.Setting(1, WIDTH, "float32", "cpu")
+    setting = ours.Setting(batch=1, width=WIDTH, precision="float32", device="cpu")
     trees = drawn_with_vgg(ours.forward_of(setting))
     model = FaceCycle(trees, model=ours.model_of(setting))
 
@@ -90,8 +91,6 @@ def test_operations_grow_with_width_and_size():
         4 * one.flops, rel=0.1
     )
     for stage in ("motion_cycle", "identity_cycle"):
-        shared, plain = (
-            sum(flops.parts(stage, batch=16, shared=shared).values())
-            for shared in (True, False)
-        )
+        shared = sum(flops.parts(stage, batch=16).values())
+        plain = sum(flops.parts(stage, batch=16, shared=False).values())
         assert 0.85 * plain < shared < plain

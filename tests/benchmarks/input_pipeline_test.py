@@ -5,14 +5,19 @@ No time is asserted.
 
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from benchmarks import input_pipeline, input_programs
-from benchmarks.input_pipeline import Target, main, waiting
-from benchmarks.input_programs import Setting, _loader, measure, torch_tracks
+from benchmarks.input_pipeline import Target, main, torch_tracks, waiting
+from benchmarks.input_programs import Setting, _loader, measure
 from facecycle_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 pytest.importorskip("cv2", reason="needs the extra `fast`")
 needs_proc = pytest.mark.skipif(
@@ -32,9 +37,22 @@ def tree(tmp_path):
     return tmp_path / "tree"
 
 
+def setting_of(tree):
+    return Setting(
+        program="folder",
+        folder=str(tree),
+        records="",
+        tracks="",
+        batch=2,
+        size=16,
+        images=40,
+        workers=0,
+    )
+
+
 @needs_proc
 def test_every_figure_of_our_program_is_measured(tree):
-    figures = measure(Setting("folder", str(tree), "", 2, 16, 40, 0))
+    figures = measure(setting_of(tree))
     assert set(figures) == {
         "first_batch_s",
         "images_per_s",
@@ -52,19 +70,9 @@ def test_every_figure_of_our_program_is_measured(tree):
 def test_the_table_and_the_json_have_the_same_rows(tree, tmp_path, capsys):
     pytest.importorskip("torch")
     file = tmp_path / "figures.json"
-    options = (
-        "--batch",
-        "2",
-        "--images",
-        "40",
-        "--repeats",
-        "1",
-        "--workers",
-        "1",
-        "--json",
-        str(file),
-    )
-    assert main(["--data", str(tree), "--programs", "folder;torch", *options]) == 0
+    options = ["--batch", "2", "--images", "40", "--repeats", "1", "--workers", "1"]
+    options += ["--data", str(tree), "--json", str(file)]
+    assert main([*options, "--programs", "folder;torch"]) == 0
     out = capsys.readouterr().out
     assert "| torch | " in out
     assert "(computed)" in out
@@ -76,21 +84,31 @@ def test_both_sides_decode_two_images_a_pair(tree):
     alone.mkdir()
     Image.new("RGB", (24, 24)).save(alone / "0.jpg")
 
-    setting = Setting("folder", str(tree), "", 2, 16, 40, 0)
-    loader = _loader(setting)
+    loader = _loader(setting_of(tree))
     # A track of one image would be paired with its mirror image, and read once.
     assert all(len(frames) > 1 for frames in loader.tracks.frames)
     batches = loader.batches(0)
     assert not any(next(batches)["mirror"].any() for _ in range(10))
     batches.close()
 
-    assert len(torch_tracks(setting)) == loader.num_tracks == 3
+    assert len(torch_tracks(str(tree), batch=2)) == loader.num_tracks == 3
 
 
 def test_fewer_tracks_than_a_batch_are_a_sentence(tree):
-    setting = Setting("torch", str(tree), "", 4, 16, 40, 0)
     with pytest.raises(UserError, match=r"has 3 tracks .* --batch 4 needs 4"):
-        torch_tracks(setting)
+        torch_tracks(str(tree), batch=4)
+
+
+def test_pytorch_s_process_imports_neither_jax_nor_this_package():
+    """They would count in its time to the first batch and in its memory."""
+    code = (
+        "import sys, benchmarks.input_programs as programs\n"
+        "programs.measure = lambda setting: {}\n"
+        "fields = dict.fromkeys(programs.Setting.__dataclass_fields__, '')\n"
+        "programs.main(programs.Setting(**{**fields, 'program': 'torch'}))\n"
+        "sys.exit(bool({'jax', 'facecycle_jax'} & set(sys.modules)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_program_s_own_sentence_is_passed_on(tree, monkeypatch, capsys):
@@ -98,8 +116,7 @@ def test_a_program_s_own_sentence_is_passed_on(tree, monkeypatch, capsys):
         raise UserError(f"{setting.folder} is no good.")
 
     monkeypatch.setattr(input_programs, "measure", measure)
-    setting = Setting("folder", str(tree), "", 2, 16, 40, 0)
-    assert input_programs.main(setting) == 2
+    assert input_programs.main(setting_of(tree)) == 2
     assert capsys.readouterr().err == f"{tree} is no good.\n"
 
 
@@ -155,6 +172,7 @@ def test_waiting_is_what_reading_falls_short_of():
         (["--data", "{tree}", "--workers", "-1"], "--workers must be at least 0"),
         (["--data", "{tree}", "--programs", "records"], "it needs --records FOLDER"),
         (["--data", "{tree}", "--targets", "a:b"], "--targets takes"),
+        (["--data", "{tree}", "--targets", "a:1:0:1"], "numbers above 0"),
         (["--data", "{tree}", "--json", "/nowhere/x.json"], "is no folder"),
     ],
 )

@@ -5,16 +5,23 @@ No time is asserted.
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from drawn import drawn_with_vgg
 
 from benchmarks import __main__ as command
-from benchmarks import ours, timing
+from benchmarks import ours, suites, timing
 from benchmarks.__main__ import main
 from facecycle_jax.inference import face_cycle as model
 
 TINY = ("--batch", "1", "--width", "0.0625", "--repeats", "1", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def jax_in_use():
+    """Otherwise `main` would split the CPU for itself and all later tests."""
+    jax.devices()
 
 
 @pytest.mark.slow
@@ -115,6 +122,14 @@ def test_the_growth_suite_varies_one_thing_at_a_time(monkeypatch, size):
     monkeypatch.setattr(command, "_run", lambda plan, *_, **__: entries.extend(plan))
     assert main([*TINY, "--suite", "growth", "--size", size]) == 0
     assert max(entry.setting.size for entry in entries) == 2 * int(size)
+
+
+@pytest.mark.parametrize("suite", [None, *suites.NAMES])
+def test_the_cpu_is_split_for_the_largest_batch(suite):
+    setting = ours.Setting(batch=3, width=1.0, precision="float32", device="cpu")
+    plan = suites.plan(suite, setting, ["train-motion"], [], repeats=1)
+    largest = max(entry.setting.batch for entry in plan)
+    assert suites.largest_batch(suite, 3) == largest
 
 
 def test_a_missing_pytorch_is_reported_if_it_was_named(monkeypatch, capsys):
