@@ -3,19 +3,30 @@
 
 Exit status:
   0: done.
-  1: done except for some images, each named.
-  2: a wrong argument or file, reported in one sentence.
+  1: done except for some images, each named or listed in a named file; of `prepare`
+    also if a split is empty.
+  2: a wrong argument or file, reported in one sentence; none of the images could be
+    used; of `verify`, records differ from their checksums.
   70: a defect of the package, with its stack trace.
   130: interrupted.
+  143: ended by SIGTERM.
+
+`train` has the statuses of `facecycle_jax.main`, and `compare` those of a run that
+ended early (docs/multi_process.md).
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from facecycle_jax import compilation_cache
+from facecycle_jax._version import __version__
 from facecycle_jax.commands import (
     compare,
     demo,
@@ -30,12 +41,23 @@ from facecycle_jax.commands import (
     weights,
 )
 from facecycle_jax.devices import split_cpu
-from facecycle_jax.errors import DEFECT_EXIT, UserError
+from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError, shorten
 from facecycle_jax.inference.runner import BATCH_SIZE
+
+_INTERRUPTED_EXIT = 130
+_TERMINATED_EXIT = 128 + signal.SIGTERM
+# Name of the base of TensorFlow's errors, which some storage in the cloud raises.
+# TensorFlow itself may not be installed.
+_STORAGE_ERROR = "OpError"
+# Characters of such an error that are printed.
+_LONGEST_REASON = 200
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="facecycle", description="FaceCycle in JAX.")
+    parser.add_argument(
+        "--version", action="version", version=f"facecycle {__version__}"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for family in (
         train,
@@ -67,6 +89,31 @@ def complete(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM was received. What is being done ends as after an interrupt."""
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Turns SIGTERM into an exception, so that no half-written file is left."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def unwind(number: int, frame: Any) -> None:
+        del frame
+        # A second one ends the process at once.
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -81,27 +128,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete(parser)
     parsed = parser.parse_args(arguments)
 
-    # With arguments of the process, the process is this command's own, so the CPU may
-    # be split and programs be kept. Training does both in its own way.
-    if arguments is None and parsed.command != "train":
+    # With arguments of the process, the process is this command's own. Training does
+    # in its own way what follows from that.
+    is_own = arguments is None and parsed.command != "train"
+    try:
+        if not is_own:
+            return parsed.run(parsed) or 0
+
+        # The CPU may be split and programs be kept.
         split_cpu({"batch_size": BATCH_SIZE})
         compilation_cache.enable(compilation_cache.default_directory())
+        with _sigterm_unwinds():
+            return parsed.run(parsed) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        return _status(error)
 
-    try:
-        return parsed.run(parsed) or 0
-    except (UserError, OSError) as error:
-        if os.environ.get("FACECYCLE_TRACEBACK"):
-            traceback.print_exc()
-        print(f"facecycle: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+
+def _status(error: BaseException) -> int:
+    """Reports the error that ends a command, and returns its exit status."""
+    if isinstance(error, _Terminated):
+        print("facecycle: terminated; what is written is whole.", file=sys.stderr)
+        return _TERMINATED_EXIT
+    if isinstance(error, KeyboardInterrupt):
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
-        return 130
-    except Exception:
-        # A defect. Status 1 means "done except for some images", so a defect needs a
-        # status of its own.
-        traceback.print_exc()
-        return DEFECT_EXIT
+        return _INTERRUPTED_EXIT
+
+    is_of_storage = any(kind.__name__ == _STORAGE_ERROR for kind in type(error).__mro__)
+    if isinstance(error, UserError | OSError) or is_of_storage:
+        if os.environ.get("FACECYCLE_TRACEBACK"):
+            traceback.print_exception(error)
+        sentence = str(error)
+        if is_of_storage:
+            # TensorFlow adds lines about its own code.
+            reason = shorten(" ".join(sentence.split()), _LONGEST_REASON)
+            sentence = f"a file in the cloud cannot be read or written: {reason}."
+        print(f"facecycle: {sentence}", file=sys.stderr)
+        return MISTAKE_EXIT
+
+    # A defect. Status 1 means "done except for some images", so a defect needs a status
+    # of its own.
+    traceback.print_exception(error)
+    return DEFECT_EXIT
 
 
 if __name__ == "__main__":

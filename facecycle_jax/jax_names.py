@@ -51,13 +51,14 @@ def bilinear_primitive(
     """Makes an operation from a function that is linear in each of two arrays.
 
     JAX keeps the operation whole in a traced program. Its implementation is chosen when
-    the program is compiled for a platform. `gradients` define how it is transposed.
+    the program is compiled for a platform, so a call outside `jax.jit` never takes the
+    form for CPUs. `gradients` define how the operation is transposed.
 
     Args:
       name: name of the operation in printed programs.
-      library: the function of (x, y, **options). It defines shapes and `jax.vmap`, and
-        values on all platforms but CPUs.
-      on_cpu: the same function in the form for CPUs.
+      library: the function of (x, y, **options). It defines shapes and `jax.vmap`. It
+        defines the values on all platforms but CPUs, and outside `jax.jit` on CPUs too.
+      on_cpu: the same function in the form for programs that are compiled for CPUs.
       gradients: functions of (cotangent, shape of x, y, **options) and (cotangent, x,
         shape of y, **options) that return the cotangents of x and of y; a shape is a
         `jax.ShapeDtypeStruct`.

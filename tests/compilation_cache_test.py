@@ -68,6 +68,29 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path, caplog):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_an_unknown_home_folder_is_a_warning_and_no_error(monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not compilation_cache.enable("~nobody_of_that_name/x")
+    assert "~nobody_of_that_name/x cannot be written" in caplog.text
+
+    def home(kind):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (
+        compilation_cache.VARIABLE,
+        "JAX_COMPILATION_CACHE_DIR",
+        "XDG_CACHE_HOME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", classmethod(home))
+    monkeypatch.setattr(pathlib.Path, "expanduser", home)
+    assert compilation_cache.user_cache() is None
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert not compilation_cache.enable(compilation_cache.default_directory())
+    assert "~/.cache/facecycle_jax/xla cannot be written" in caplog.text
+
+
 def test_the_environment_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compilation_cache.VARIABLE, raising=False)

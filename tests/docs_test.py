@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import docs_commands
-import numpy as np
 import pytest
 import tiny_model
 import yaml
@@ -23,10 +22,10 @@ from facecycle_jax import cli
 # Run below, in this order, in a folder with the images, folders and models that pages
 # speak of.
 RUN = (
-    "facecycle translate ann.jpg --driver bob.jpg --out panels",
-    "facecycle frontalize photos/ --out frontal",
-    "facecycle reconstruct photos/ --out reconstructed",
-    "facecycle encode photos/ --model MODEL --out my_codes.npz",
+    "facecycle translate ann.jpg --driver bob.jpg --crop --out panels",
+    "facecycle frontalize photos/ --crop --out frontal",
+    "facecycle reconstruct photos/ --crop --out reconstructed",
+    "facecycle encode photos/ --crop --model MODEL --out my_codes.npz",
     "facecycle interpolate ann.jpg bob.jpg --model MODEL --out strip.png",
 )
 # Commands that are not run here, by how they begin, and why. Options and fields of all
@@ -69,8 +68,6 @@ NOT_RUN = {
     "facecycle frontalize group.jpg": "needs dlib; see commands/",
     "facecycle encode photos/ --out cropped.npz --crop": "needs dlib",
     "facecycle encode photos/ --crop": "needs dlib; see commands/",
-    "facecycle frontalize photos/ --crop": "needs dlib; see commands/",
-    "facecycle translate ann.jpg --driver bob.jpg --crop": "needs dlib; see commands/",
 }
 # Options of other programs that pages speak of.
 FOREIGN = {
@@ -96,12 +93,15 @@ def reason(command):
 def place(tmp_path_factory):
     """A folder with what the pages speak of."""
     folder = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
-    for name in ("ann.jpg", "bob.jpg", "bob.png", "photos/1.jpg", "photos/2.png"):
-        Image.fromarray(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(
-            folder / name
-        )
+    portraits = {
+        "collins": ("ann.jpg", "photos/1.jpg"),
+        "obama": ("bob.jpg", "bob.png", "photos/2.png"),
+    }
+    for person, names in portraits.items():
+        image = Image.open(ROOT / f"docs/images/portraits/{person}.jpg")
+        for name in names:
+            image.save(folder / name)
     tiny_model.write(folder / "MODEL")
     return folder
 

@@ -4,9 +4,8 @@ A file holds `path` [N], `motion_code` float32 [N, D], for models of both stages
 `identity_code` float32 [N, D], and `motion_encoder`, which identifies the encoder.
 """
 
+import contextlib
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from etils import epath
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
+from facecycle_jax.inference.arrays_file import read_arrays
 from facecycle_jax.inference.face_cycle import FaceCycle
 
 SUFFIX = ".npz"
@@ -42,14 +42,13 @@ def write_codes(
       paths: names of the images.
       codes: motion_code and perhaps identity_code, float32 [N, D].
     """
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        allow_pickle=False,
-        path=np.array(paths),
-        motion_encoder=np.array(model.motion_key),
+    arrays: dict[str, Any] = {
+        "path": np.array(paths),
+        "motion_encoder": np.array(model.motion_key),
         **codes,
-    )
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
     write_whole(file, buffer.getvalue())
 
 
@@ -75,10 +74,9 @@ def read_motion_codes(
     arrays = _read_arrays(file)
     codes = arrays.get(_CODES)
     paths = arrays.get("path")
-    # A member of another name than NAME.npy is read as bytes.
     if (
-        not isinstance(codes, np.ndarray)
-        or not isinstance(paths, np.ndarray)
+        codes is None
+        or paths is None
         or (codes.ndim, paths.ndim) != (2, 1)
         or len(paths) != len(codes)
     ):
@@ -119,33 +117,28 @@ def check_replaceable(file: epath.Path) -> None:
     if not file.exists():
         return
 
-    if not file.is_file() or _CODES not in _read_arrays(file):
+    # What cannot be read as codes is something else.
+    held: dict[str, np.ndarray] = {}
+    if file.is_file():
+        with contextlib.suppress(UserError):
+            held = read_arrays(file)
+    if _CODES not in held:
         raise UserError(
             f"{file} holds no motion codes, so it is not replaced: choose another "
             "--out."
         )
 
 
-def _read_arrays(file: epath.Path) -> dict[str, Any]:
+def _read_arrays(file: epath.Path) -> dict[str, np.ndarray]:
     """Reads all arrays of a .npz.
 
     Raises:
-      UserError: If it is no such file.
+      UserError: If it is no such file, or is damaged.
     """
     try:
-        content = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-        # A single array, .npy, is read whatever the ending.
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise UserError(f"{file} holds one array, and is no file of codes.")
-        with content:
-            return dict(content)
+        return read_arrays(file)
     except UserError:
-        raise
-    except (
-        ValueError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(f"{file} is no file of codes ({error}).") from None
+        raise UserError(
+            f"{file} is no .npz of codes, or is damaged: write it with `facecycle "
+            "encode`."
+        ) from None

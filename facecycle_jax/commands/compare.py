@@ -22,6 +22,7 @@ from facecycle_jax.evaluation.comparison_results import evaluate_all
 from facecycle_jax.evaluation.options import PROBES
 from facecycle_jax.evaluation.plots import figure_class
 from facecycle_jax.evaluation.synthetic import PEOPLE
+from facecycle_jax.paths import given_path
 from facecycle_jax.training.comparison_plan import Entry, make_entry, plan_steps
 from facecycle_jax.training.comparison_runs import (
     EndedEarlyError,
@@ -75,14 +76,10 @@ def add(commands: "Subcommands") -> None:
     )
 
     # What they are evaluated on.
-    command.add_argument("--fer2013", default="", metavar="DIR", help="FER-2013")
-    command.add_argument(
-        "--raf-db", "--raf_db", default="", metavar="DIR", help="RAF-DB"
-    )
-    command.add_argument("--lfw", default="", metavar="DIR", help="LFW")
-    command.add_argument(
-        "--pose", default="", metavar="DIR", help="300W-LP and AFLW2000-3D"
-    )
+    command.add_argument("--fer2013", metavar="DIR", help="FER-2013")
+    command.add_argument("--raf-db", "--raf_db", metavar="DIR", help="RAF-DB")
+    command.add_argument("--lfw", metavar="DIR", help="LFW")
+    command.add_argument("--pose", metavar="DIR", help="300W-LP and AFLW2000-3D")
     command.add_argument(
         "--probes",
         default=",".join(PROBES),
@@ -133,12 +130,13 @@ def run(arguments: argparse.Namespace) -> int:
       MissingExtraError: If matplotlib or scikit-learn is not installed.
     """
     # Before hours of training.
+    workdir = given_path(arguments.workdir, name="--workdir")
     options = _options(arguments)
     seeds = _seeds(arguments.seeds)
     budget = _budget(arguments)
+    data = _given(arguments.data, name="--data")
     entries = [
-        make_entry(config, arguments.set, data=arguments.data)
-        for config in arguments.configs
+        make_entry(config, arguments.set, data=data) for config in arguments.configs
     ]
     _check_names(entries)
     if arguments.checkpoints < 1:
@@ -146,7 +144,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"--checkpoints must be at least 1, got {arguments.checkpoints}."
         )
 
-    workdir = epath.Path(arguments.workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -175,18 +172,21 @@ def _options(arguments: argparse.Namespace) -> ComparisonOptions:
             "A comparison needs scikit-learn: pip install 'facecycle_jax[eval]'."
         ) from error
 
+    sets: dict[str, str] = {}
     for field in DATA_SETS:
-        path = getattr(arguments, field)
-        if path and not os.path.exists(path):
-            option = field.replace("_", "-")
-            raise FileNotFoundError(f"--{option}: there is no {path}.")
+        option = f"--{field.replace('_', '-')}"
+        path = _given(getattr(arguments, field), name=option)
+        if path is not None and not os.path.exists(path):
+            raise FileNotFoundError(f"{option}: there is no {path}.")
+        sets[field] = path or ""
 
+    probes = [part.strip() for part in arguments.probes.split(",")]
     return ComparisonOptions(
-        fer2013=arguments.fer2013,
-        raf_db=arguments.raf_db,
-        lfw=arguments.lfw,
-        pose=arguments.pose,
-        probes=tuple(part for part in arguments.probes.split(",") if part),
+        fer2013=sets["fer2013"],
+        raf_db=sets["raf_db"],
+        lfw=sets["lfw"],
+        pose=sets["pose"],
+        probes=tuple(filter(None, probes)),
         epochs=arguments.epochs,
         test_split=arguments.test_split,
         without=inputs.read_names(arguments.without),
@@ -195,15 +195,21 @@ def _options(arguments: argparse.Namespace) -> ComparisonOptions:
     )
 
 
+def _given(path: str | None, *, name: str) -> str | None:
+    """Checks the path of an option, and finds the home folder; None stays."""
+    return None if path is None else os.fspath(given_path(path, name=name))
+
+
 def _seeds(text: str) -> list[int]:
     """Reads the list of seeds."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = [int(part) for part in parts if part.isdecimal()]
+    if len(set(seeds)) < len(parts):
         raise UserError(
             f"--seeds must be different whole numbers from 0, such as 0,1,2, "
             f"got {text!r}."
         )
-    return [int(part) for part in parts]
+    return seeds
 
 
 def _budget(arguments: argparse.Namespace) -> dict[str, float]:

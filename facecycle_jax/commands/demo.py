@@ -17,7 +17,7 @@ from facecycle_jax.data import read_image
 from facecycle_jax.data.images.framing import Framing
 from facecycle_jax.data.images.reading import square
 from facecycle_jax.devices import split_cpu
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.probes.verification import cosine_scores
 from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces
@@ -135,7 +135,7 @@ def _serve(
 
     model = load(place)
     demo_page.serve(
-        lambda first, second, crop: compare(model, first, second, crop=crop),
+        lambda first, second, crop: exchange(model, first, second, crop=crop),
         adjust=lambda faces, strength, yaw, pitch: adjust(
             model, faces, strength=strength, yaw=yaw, pitch=pitch
         ),
@@ -156,7 +156,7 @@ def _shown(model: FaceCycle) -> dict[str, tuple[str, str]]:
     return {name: text for name, text in SHOWN.items() if name not in IDENTITY_OUTPUTS}
 
 
-def compare(
+def exchange(
     model: FaceCycle,
     first: str | os.PathLike[str] | None,
     second: str | os.PathLike[str] | None,
@@ -177,6 +177,7 @@ def compare(
     Raises:
       UserError: If a file is missing, is no image or shows no face, in one sentence
         without the file's path.
+      MissingExtraError: If a face is to be found and dlib is not installed.
     """
     faces = [
         _read(path, name=name, size=model.size, crop=crop, framing=model.framing)
@@ -272,7 +273,10 @@ def _read(
             from facecycle_jax.data.images.face_crop import crop_face
 
             image = crop_face(image, framing=framing).crop
-    except (ValueError, FileNotFoundError) as error:
+    except MissingExtraError:
+        # The image is not at fault.
+        raise
+    except (UserError, FileNotFoundError) as error:
         text = str(error).replace(str(path), name)
         raise UserError(text if name in text else f"{name}: {text}") from None
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploaded
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import MissingExtraError, UserError
 
 _ADDRESS = "127.0.0.1"
 _ALL_ADDRESSES = "0.0.0.0"
@@ -109,7 +109,7 @@ def serve(
 
     Args:
       compare: `compare(first, second, crop)`, from two image files to what is shown.
-        The page shows the message of a ValueError.
+        The page shows the message of a UserError.
       adjust: `adjust(faces, strength, yaw, pitch)`, from `faces` of a result and the
         sliders to both faces uint8 [2, S, S, 3].
       shown: caption and explanation of each image, by the names of the result and in
@@ -258,7 +258,7 @@ def _answering(
             first = only_uploaded(first, folder=folder, name="The first image")
             second = only_uploaded(second, folder=folder, name="The second image")
             result = compare(first, second, crop)
-        except ValueError as error:
+        except (UserError, FileNotFoundError) as error:
             # The message takes the place of the text, and earlier images disappear.
             return [f"**{error}**", *[None] * (2 * images + 1)]
 

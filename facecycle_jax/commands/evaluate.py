@@ -1,15 +1,18 @@
 """`facecycle evaluate`: a report of a model, baselines or both on a data set."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from facecycle_jax import evaluation
 from facecycle_jax.commands import inputs, shared_options
+from facecycle_jax.commands.outputs import check_new_output
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.evaluation.report import check_new, markdown, write_report
 from facecycle_jax.inference.loading import load
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS
+from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -24,7 +27,7 @@ def add(commands: "Subcommands") -> None:
     # What is evaluated, on what.
     command.add_argument("--task", required=True, choices=evaluation.TASKS)
     command.add_argument(
-        "--data", default="", help="the data set as published; see docs/evaluate.md"
+        "--data", help="the data set as published; see docs/evaluate.md"
     )
     command.add_argument(
         "--out", required=True, help="the report folder to make; must not exist"
@@ -98,7 +101,11 @@ def run(arguments: argparse.Namespace) -> None:
       FileExistsError: If the report folder exists.
     """
     # Before an hour of evaluation.
-    check_new(arguments.out)
+    out = check_new_output(arguments.out)
+    check_new(out)
+    data = ""
+    if arguments.data is not None:
+        data = os.fspath(given_path(arguments.data, name="--data"))
 
     baselines = _split(arguments.baselines)
     if arguments.baselines == "all":
@@ -106,7 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = evaluation.EvaluationOptions(
         task=arguments.task,
-        path=arguments.data,
+        path=data,
         baselines=baselines,
         probe=arguments.probe,
         epochs=arguments.epochs,
@@ -121,12 +128,12 @@ def run(arguments: argparse.Namespace) -> None:
         light=arguments.light,
         seed=arguments.seed,
     )
-    model = load(arguments.model) if arguments.model else None
+    model = None if arguments.model is None else load(arguments.model)
     result = evaluation.run_evaluation(options, model)
 
-    write_report(result, arguments.out)
+    write_report(result, out)
     print(markdown(result))
-    print(f"Wrote {arguments.out}")
+    print(f"Wrote {out}")
 
 
 def _split(text: str) -> list[str]:

@@ -10,16 +10,17 @@ import jax
 import numpy as np
 from etils import epath
 
-from facecycle_jax.commands import space, web
+from facecycle_jax.commands import outputs, space, web
 from facecycle_jax.errors import UserError
-from facecycle_jax.files import check_new, new_folder
+from facecycle_jax.files import new_folder
 from facecycle_jax.inference import functions
 from facecycle_jax.inference.face_cycle import FaceCycle
-from facecycle_jax.inference.loading import load
+from facecycle_jax.inference.loading import load, model_path
 from facecycle_jax.inference.peer_model import PeerModel
 from facecycle_jax.interop.onnx_program import require_onnx, run_onnx, to_onnx
 from facecycle_jax.interop.stablehlo import run_stablehlo, to_stablehlo
 from facecycle_jax.ops.normalisation import MEAN, STD
+from facecycle_jax.paths import given_path
 from facecycle_jax.storage.bundled import find_model_folder
 from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
 from facecycle_jax.storage.model_folder import CARD
@@ -92,7 +93,7 @@ def check_options(arguments: argparse.Namespace) -> None:
       arguments: of `facecycle export`.
 
     Raises:
-      UserError: If options contradict each other.
+      UserError: If options contradict each other, or a folder cannot be made.
       FileExistsError: If a folder exists.
     """
     if arguments.out is None and arguments.space is None:
@@ -122,16 +123,17 @@ def check_options(arguments: argparse.Namespace) -> None:
             f"{given[0]} is of model folders: make one of the run with --out DIR first."
         )
 
-    model = arguments.run_or_checkpoint
+    model = model_path(arguments.run_or_checkpoint)
     if makes_one and find_model_folder(model) is not None:
         raise UserError(
             f"{model} is a model already, and a model folder is made of a run: copy "
             "it, or choose another --format (stablehlo, onnx, web)."
         )
 
-    for folder in (arguments.out, arguments.space):
-        if folder is not None:
-            check_new(folder)
+    if arguments.out is not None:
+        outputs.check_new_output(arguments.out)
+    if arguments.space is not None:
+        outputs.check_new_output(arguments.space, name="--space")
 
 
 def write_space_of(
@@ -190,40 +192,41 @@ def write_program(arguments: argparse.Namespace) -> None:
         require_onnx()
 
     model = _load(arguments.run_or_checkpoint)
-    outputs = _outputs(model, arguments.outputs)
+    names = _outputs(model, arguments.outputs)
     about = _about(model)
 
     if is_onnx:
         # onnxruntime has no convolution in bfloat16 on CPUs.
-        program = _program(web.in_float32(model), outputs)
+        program = _program(web.in_float32(model), names)
         data = to_onnx(
             program.function,
             _specifications(program, model.size),
-            outputs=outputs,
+            outputs=names,
             weights=arguments.dtype,
             metadata={"facecycle": json.dumps(about)},
         )
     else:
-        program = _program(model, outputs)
+        program = _program(model, names)
         data = to_stablehlo(
             program.function, size=model.size, arguments=len(program.inputs)
         )
 
-    name = _FILES[arguments.format]
-    with new_folder(arguments.out, last=_INTERFACE) as partial:
-        (partial / name).write_bytes(data)
-        written = (partial / name).read_bytes()
+    file_name = _FILES[arguments.format]
+    out = given_path(arguments.out, name="--out")
+    with new_folder(out, last=_INTERFACE) as partial:
+        (partial / file_name).write_bytes(data)
+        written = (partial / file_name).read_bytes()
 
         def run(*images: np.ndarray) -> Any:
             if not is_onnx:
                 return run_stablehlo(written, *images)
             return run_onnx(written, dict(zip(program.inputs, images, strict=True)))
 
-        described = compare(model, program, run, weights=arguments.dtype)
+        described = check_program(model, program, run, weights=arguments.dtype)
 
         shape = ["n", model.size, model.size, 3]
         interface = {
-            "program": name,
+            "program": file_name,
             "format": arguments.format,
             "inputs": {
                 given: {"shape": shape, "dtype": "uint8"} for given in program.inputs
@@ -234,7 +237,7 @@ def write_program(arguments: argparse.Namespace) -> None:
         text = json.dumps(interface, indent=2) + "\n"
         (partial / _INTERFACE).write_text(text, encoding="utf-8")
 
-    print(f"Wrote {arguments.out}, a program of {', '.join(outputs)}")
+    print(f"Wrote {out}, a program of {', '.join(names)}")
 
 
 def write_web_page(arguments: argparse.Namespace) -> None:
@@ -253,10 +256,11 @@ def write_web_page(arguments: argparse.Namespace) -> None:
     runtime = web.find_runtime(arguments.with_runtime)
 
     model = _load(arguments.run_or_checkpoint)
-    web.write_page(model, arguments.out, runtime=runtime, about=_about(model))
+    out = given_path(arguments.out, name="--out")
+    web.write_page(model, out, runtime=runtime, about=_about(model))
     print(
-        f"Wrote {arguments.out}, a page; serve it, for instance with: python -m "
-        f"http.server --bind 127.0.0.1 --directory {arguments.out}"
+        f"Wrote {out}, a page; serve it, for instance with: python -m http.server "
+        f"--bind 127.0.0.1 --directory {out}"
     )
 
 
@@ -320,14 +324,14 @@ def _specifications(program: _Program, size: int) -> dict[str, jax.ShapeDtypeStr
     return dict.fromkeys(program.inputs, images)
 
 
-def compare(
+def check_program(
     model: FaceCycle,
     program: _Program,
     run: Callable[..., Any],
     *,
     weights: str = "float32",
 ) -> dict[str, dict[str, Any]]:
-    """Compares an exported program with the model, on random images.
+    """Checks that an exported program computes what the model does, on random images.
 
     Args:
       model: the model.

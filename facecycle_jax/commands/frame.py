@@ -15,7 +15,8 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from facecycle_jax.commands.inputs import add_cut, counted, unique
+from facecycle_jax.commands.inputs import add_cut, counted
+from facecycle_jax.commands.outputs import check_folder, unique
 from facecycle_jax.data.images.face_crop import frame_image
 from facecycle_jax.data.images.framing import FRAMING, Cut, read_cut
 from facecycle_jax.data.images.landmarks import has_landmarks
@@ -23,6 +24,7 @@ from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.data.prepare.workers import killed_reason, run_all
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.files import read_json, write_if_name_fits, write_json, write_whole
+from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -124,7 +126,8 @@ def add(commands: "Subcommands") -> None:
     command.add_argument(
         "--crop",
         action="store_true",
-        help="find faces and cut them out (extra `landmarks`)",
+        help="find faces and cut them out (extra `face`; with the extra `landmarks` "
+        "more exactly)",
     )
     add_cut(command)
     command.add_argument(
@@ -148,8 +151,8 @@ def add(commands: "Subcommands") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Frames every image of a folder; returns 1 if some were left out, 2 if all."""
-    root = epath.Path(arguments.data)
-    out = epath.Path(arguments.out)
+    root = given_path(arguments.data, name="DATA")
+    out = given_path(arguments.out, name="--out")
     _check_folders(root, out)
     job = _job_of(arguments)
 
@@ -162,9 +165,10 @@ def run(arguments: argparse.Namespace) -> int:
     counts = Counter(outcome.kind for outcome in outcomes)
     _finish(out, job, pairs, outcomes, by=by)
 
+    listed = f" (see {out / LEFT_OUT})" if left_out else ""
     print(
         f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
-        f"{counts['cut']} by the cut, {counts['left out']} left out."
+        f"{counts['cut']} by the cut, {counts['left out']} left out{listed}."
     )
     if not left_out:
         return 0
@@ -176,12 +180,19 @@ def _check_folders(root: epath.Path, out: epath.Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.")
 
+    # A stopped run would find its own outputs among the images.
+    inside = os.path.realpath(out)
+    outside = os.path.realpath(root)
+    if os.path.commonpath([inside, outside]) == outside and inside != outside:
+        raise UserError(f"--out {out} lies inside {root}: choose a folder outside it.")
+
     # Only a folder that this command has begun and not finished may exist.
     is_begun = (out / STARTED).exists() and not (out / SUMMARY).exists()
     if out.exists() and not is_begun:
         raise FileExistsError(
             f"{out} exists already; remove it or choose another --out."
         )
+    check_folder(out)
 
 
 def _job_of(arguments: argparse.Namespace) -> Job:
@@ -190,6 +201,12 @@ def _job_of(arguments: argparse.Namespace) -> Job:
         raise UserError(
             f"--size and --workers must be at least 1, got {arguments.size}, "
             f"{arguments.workers}."
+        )
+
+    # NaN is refused too.
+    if not arguments.most_beyond >= 0:
+        raise UserError(
+            f"--most-beyond must be 0 or more, got {arguments.most_beyond:g}."
         )
 
     cut = read_cut(arguments.cut) if arguments.cut is not None else None

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
-from facecycle_jax.commands import codes_file, inputs, pasting
+from facecycle_jax.commands import codes_file, inputs, outputs, pasting
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.loading import load
+from facecycle_jax.paths import given_path
 from facecycle_jax.viz import grid
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _frontalize_photographs(arguments: argparse.Namespace) -> int:
     done = 0
     for path, photograph in pasting.photographs(arguments, paths, problems, model):
         drawn = model.neutral(photograph.faces)
-        done += inputs.save_drawn(
+        done += outputs.save_drawn(
             files[path],
             photograph.paste(drawn),
             problems,
@@ -137,7 +138,7 @@ def _each(
         for row, path in enumerate(kept):
             cells = [value[row] for value in drawn.values()]
             panel = grid([cells], captions=list(drawn))
-            done += inputs.save_drawn(files[path], panel, problems)
+            done += outputs.save_drawn(files[path], panel, problems)
 
     if done:
         print(f"Wrote {inputs.counted(done, 'panel')} to {arguments.out}")
@@ -148,11 +149,10 @@ def _named_after(
     paths: list[epath.Path], arguments: argparse.Namespace
 ) -> dict[epath.Path, epath.Path]:
     """Names a PNG in --out for each image, and checks that it may be written."""
-    inputs.check_folder_name(arguments.out)
-    out = epath.Path(arguments.out)
-    names = inputs.output_names(paths)
+    out = outputs.check_folder_name(arguments.out)
+    names = outputs.output_names(paths)
     files = {path: out / f"{name}.png" for path, name in zip(paths, names, strict=True)}
-    inputs.check_free(
+    outputs.check_free(
         list(files.values()), overwrite=arguments.overwrite, sources=paths
     )
     return files
@@ -171,13 +171,13 @@ def run_encode(arguments: argparse.Namespace) -> int:
       UserError: If --out is no .npz, or one of something else than codes, or there is
         no image.
     """
-    out = epath.Path(arguments.out)
+    out = given_path(arguments.out, name="--out")
     if out.suffix != ".npz":
         raise UserError(f"--out must end in .npz, got {out}.")
     inputs.check_which(arguments)
 
     paths = inputs.find(arguments.images)
-    inputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
+    outputs.check_free([out], overwrite=arguments.overwrite, sources=paths)
     codes_file.check_replaceable(out)
 
     model = load(arguments.model)

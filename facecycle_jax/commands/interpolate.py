@@ -4,13 +4,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils import epath
 from PIL import Image
 
-from facecycle_jax.commands import inputs
+from facecycle_jax.commands import inputs, outputs
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import motion_control
 from facecycle_jax.inference.loading import load
+from facecycle_jax.paths import given_path
 from facecycle_jax.viz import grid, save_png
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def add(commands: "Subcommands") -> None:
         "--frames",
         type=int,
         default=8,
-        help="number of faces, both ends included (default: %(default)s)",
+        help="number of faces, both ends included, at most "
+        f"{motion_control.FRAMES[1]} (default: %(default)s)",
     )
     command.add_argument(
         "--of",
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from facecycle_jax.data.images.video import FORMATS, check_fps, write_video
 
-    out = epath.Path(arguments.out)
+    out = given_path(arguments.out, name="--out")
     is_clip = out.suffix.lower() in FORMATS
     if not is_clip and out.suffix.lower() != ".png":
         raise UserError(
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         if len(found) != 1:
             raise UserError(f"one image is needed on each side, {name} has several.")
         ends += found
-    inputs.check_free([out], overwrite=arguments.overwrite, sources=ends)
+    outputs.check_free([out], overwrite=arguments.overwrite, sources=ends)
 
     model = load(arguments.model)
     first, second = (

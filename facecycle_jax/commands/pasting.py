@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,15 +11,17 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from facecycle_jax.commands import inputs
+from facecycle_jax.commands import following, inputs, outputs
+from facecycle_jax.commands.following import Followed
 from facecycle_jax.data.images.framing import FRAMING, Framing, Square, cut_square
 from facecycle_jax.data.images.media_files import is_video_name
 from facecycle_jax.data.images.paste_back import Colours, match_colours, paste_face
 from facecycle_jax.data.images.reading import WholeImage, read_whole_image
 from facecycle_jax.data.images.reading import square as shrunk
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.loading import load
+from facecycle_jax.paths import given_path
 
 # Frames of a video that are drawn together. They are held at full size.
 _CHUNK = 8
@@ -108,7 +111,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def is_video(path: str) -> bool:
     """Whether a path names a video by its ending."""
-    return is_video_name(epath.Path(path).name)
+    return is_video_name(os.path.basename(path))
 
 
 def needs_paste(video: str) -> UserError:
@@ -136,12 +139,13 @@ def check_video_output(out: str) -> epath.Path:
       The path.
 
     Raises:
-      UserError: If the ending is not one of those that can be written.
+      UserError: If the path is empty or an address, or its ending is not one of those
+        that can be written.
       MissingExtraError: If PyAV is not installed.
     """
     from facecycle_jax.data.images.video import FORMATS
 
-    path = epath.Path(out)
+    path = given_path(out, name="--out")
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out must end in {', '.join(FORMATS)} here, got {out}.")
     return path
@@ -199,14 +203,25 @@ def photographs(
 
     Yields:
       The path and the photograph.
+
+    Raises:
+      MissingExtraError: If dlib is not installed.
+      UserError: If the model draws no faces.
     """
+    # A model that draws no faces says so here, and not for every photograph.
+    size = model.size
+    framing = model.framing
+
     hidden = not sys.stderr.isatty()
     for path in tqdm(paths, unit="image", disable=hidden):
         try:
             photograph = read_photograph(
-                path, size=model.size, which=arguments.which, framing=model.framing
+                path, size=size, which=arguments.which, framing=framing
             )
-        except (ValueError, OSError) as error:
+        except MissingExtraError:
+            # Every photograph would lack it.
+            raise
+        except (UserError, OSError) as error:
             problems.add(path, error)
         else:
             yield path, photograph
@@ -237,7 +252,8 @@ def paste_video(
     from facecycle_jax.data.images.video import edit_video
 
     out = check_video_output(arguments.out)
-    inputs.check_free([out], overwrite=arguments.overwrite, sources=[epath.Path(video)])
+    source = given_path(video, name="the video")
+    outputs.check_free([out], overwrite=arguments.overwrite, sources=[source])
     if arguments.which == inputs.ALL:
         raise UserError("--face all works on photographs; in a video choose one face.")
 
@@ -245,7 +261,7 @@ def paste_video(
     draw = drawing(model)
 
     def change(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        followed = inputs.follow_square(
+        followed = following.follow_square(
             frames, which=arguments.which, framing=model.framing
         )
         smooth = SmoothColours()
@@ -254,17 +270,20 @@ def paste_video(
         for held in _chunked(progress(followed)):
             faces = [
                 shrunk(cut_square(frame, square), size=model.size)
-                for frame, square in held
+                for frame, square, _ in held
                 if square is not None
             ]
             any_face = any_face or bool(faces)
             redrawn: Iterable[np.ndarray] = draw(np.stack(faces)) if faces else ()
             drawn = iter(redrawn)
 
-            for frame, square in held:
+            for frame, square, starts in held:
                 if square is None:
                     yield frame
                     continue
+                if starts:
+                    # Colours of another scene would be those of another light.
+                    smooth.forget(0)
                 face = next(drawn)
                 colours = smooth(0, frame, face, square)
                 yield paste_face(frame, face, square, colours=colours)
@@ -272,7 +291,7 @@ def paste_video(
         if not any_face:
             raise UserError(f"{video}: no face was found in any frame.")
 
-    count = edit_video(video, out, change, max_frames=arguments.max_frames)
+    count = edit_video(source, out, change, max_frames=arguments.max_frames)
     print(f"Wrote {out}, {inputs.counted(count, 'frame')}")
     return 0
 
@@ -303,17 +322,17 @@ class SmoothColours:
         self._before[place] = found
         return found
 
+    def forget(self, place: int) -> None:
+        """Starts anew at a face, as in another scene."""
+        self._before.pop(place, None)
 
-def progress(
-    frames: Iterable[tuple[np.ndarray, Square | None]],
-) -> Iterator[tuple[np.ndarray, Square | None]]:
+
+def progress(frames: Iterable[Followed]) -> Iterator[Followed]:
     """Counts frames on a terminal while they pass."""
     yield from tqdm(frames, unit="frame", disable=not sys.stderr.isatty())
 
 
-def _chunked(
-    frames: Iterator[tuple[np.ndarray, Square | None]],
-) -> Iterator[list[tuple[np.ndarray, Square | None]]]:
+def _chunked(frames: Iterator[Followed]) -> Iterator[list[Followed]]:
     """Collects frames that are drawn together."""
     while held := list(itertools.islice(frames, _CHUNK)):
         yield held

@@ -7,7 +7,8 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from facecycle_jax.commands.inputs import add_cut, check_folder
+from facecycle_jax.commands.inputs import add_cut
+from facecycle_jax.commands.outputs import check_folder
 from facecycle_jax.data.images.framing import read_cut
 from facecycle_jax.data.sources.record_index import (
     FRAMES,
@@ -18,6 +19,7 @@ from facecycle_jax.data.sources.record_index import (
 )
 from facecycle_jax.data.sources.records import find_set
 from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -63,6 +65,14 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
     "frames_per_track": (int, "of synthetic: images of each (default: 16)", "frames"),
     "seed": (int, "of synthetic (default: 0)", "seed"),
 }
+# Options that count something, of which there must be one at least.
+_COUNTS = (
+    "workers",
+    "min_frames",
+    "identity_depth",
+    "identities",
+    "frames_per_track",
+)
 # Options of every set whose frames are read from files.
 _OF_FRAMES = (
     "data",
@@ -135,17 +145,20 @@ def add(commands: "Subcommands") -> None:
     check.set_defaults(run=run_verify)
 
 
-def _check_data(folder: str | None, name: str) -> None:
-    """Refuses raw data that are not there."""
+def _find_data(folder: str | None, name: str) -> str:
+    """Returns the folder of the raw data; refuses one that is not there."""
     layout = f"docs/data.md has the layout of {name}"
-    if not folder:
+    if folder is None:
         raise UserError(
             f"--data is missing: name the folder of the raw data; {layout}."
         )
-    if not os.path.isdir(folder):
+
+    found = os.fspath(given_path(folder, name="--data"))
+    if not os.path.isdir(found):
         raise FileNotFoundError(f"--data: there is no folder {folder!r}.")
-    if not os.listdir(folder):
+    if not os.listdir(found):
         raise UserError(f"--data: the folder {folder} is empty; {layout}.")
+    return found
 
 
 def _option(name: str) -> str:
@@ -166,16 +179,24 @@ def _check_applicable(arguments: argparse.Namespace) -> None:
             )
 
 
+def _check_counts(arguments: argparse.Namespace) -> None:
+    """Refuses numbers below 1, before TensorFlow is imported."""
+    for name in _COUNTS:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"{_option(name)} must be at least 1, got {value}.")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Prepares a set; returns 1 if something was left out or a split is empty."""
     _check_applicable(arguments)
+    _check_counts(arguments)
+    data = None
     if arguments.set != "synthetic":
-        _check_data(arguments.data, arguments.set)
-    check_folder(arguments.out)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {arguments.workers}.")
+        data = _find_data(arguments.data, arguments.set)
+    out = os.fspath(check_folder(arguments.out))
 
-    builder = _builder(arguments)
+    builder = _builder(arguments, out)
     folder = pathlib.Path(builder.data_path)
     if _is_complete(folder, arguments.set):
         raise FileExistsError(
@@ -184,13 +205,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     options = importlib.import_module("facecycle_jax.data.prepare.builders.options")
-    config = options.download_config(arguments.data, beam=arguments.beam)
+    config = options.download_config(data, beam=arguments.beam)
     builder.download_and_prepare(download_config=config)
 
     # TFDS makes these folders although nothing is downloaded.
     for empty in ("downloads/extracted", "downloads"):
         with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(arguments.out, empty))
+            os.rmdir(os.path.join(out, empty))
 
     if arguments.set not in TRACK_SETS:
         counts = [
@@ -224,7 +245,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Compares shards and index with their checksums; returns 2 if one differs."""
-    folder = find_set(arguments.data)
+    folder = find_set(os.fspath(given_path(arguments.data, name="DATA")))
     problems = verify(folder)
     for problem in problems:
         print(problem)
@@ -246,8 +267,11 @@ def _is_complete(folder: pathlib.Path, name: str) -> bool:
     return all((folder / file).exists() for file in last)
 
 
-def _builder(arguments: argparse.Namespace) -> Any:
-    """Builds the set's builder, with a configuration named after its own options."""
+def _builder(arguments: argparse.Namespace, out: str) -> Any:
+    """Builds the set's builder, which writes into `out`.
+
+    Its configuration is named after its own options.
+    """
     # TensorFlow prints its build at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -264,7 +288,7 @@ def _builder(arguments: argparse.Namespace) -> Any:
 
     builder = getattr(module, class_name)
     if arguments.set not in TRACK_SETS:
-        return builder(data_dir=arguments.out)
+        return builder(data_dir=out)
 
     # Options that were given, and their words in the name of the set's folder.
     given = {name: getattr(arguments, name) for name in _OPTIONS}
@@ -283,7 +307,7 @@ def _builder(arguments: argparse.Namespace) -> Any:
     # Raises an error for options out of range before anything is prepared.
     config.check()
 
-    built = builder(data_dir=arguments.out, config=config if words else None)
+    built = builder(data_dir=out, config=config if words else None)
     built.workers = arguments.workers or os.cpu_count() or 1
 
     return built

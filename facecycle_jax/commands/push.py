@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from facecycle_jax.inference.loading import model_path
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.storage.hub import push_model
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
       MissingExtraError: If huggingface_hub is not installed.
       UserError: If the model cannot be read or the Hub refuses it.
     """
-    folder = find_model_folder(arguments.folder)
+    folder = find_model_folder(model_path(arguments.folder))
     if folder is None:
         raise FileNotFoundError(
             f"{arguments.folder} is no model folder: make one with `facecycle export`, "

@@ -1,6 +1,7 @@
 """`facecycle train`: a config, by name or path, with fields set as options."""
 
 import argparse
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from facecycle_jax.config_files import (
     resolve,
 )
 from facecycle_jax.errors import UserError
+from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,9 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
       An exit status of `python -m facecycle_jax.main` (docs/multi_process.md).
 
     Raises:
-      UserError: If the config, a field or --workdir is wrong or missing.
+      UserError: If --workdir is missing, empty or an address, there is no such config,
+        or a field is none of it.
+      SystemExit: With status 2 if the config cannot be read or refuses the value of a
+        field, after the sentence that says why.
     """
-    if arguments.workdir is None and not arguments.dry_run:
+    if arguments.workdir is not None:
+        workdir = os.fspath(given_path(arguments.workdir, name="--workdir"))
+    elif arguments.dry_run:
+        # The launchers' entry needs one, and makes nothing of it.
+        workdir = "unused"
+    else:
         raise UserError(
             "--workdir is missing: name the folder of the run, which will be made."
         )
@@ -75,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     command_line = launcher_arguments(
         arguments.config,
         fields,
-        workdir=arguments.workdir or "unused",
+        workdir=workdir,
         start_anew=arguments.start_anew,
         distributed=arguments.distributed,
     )

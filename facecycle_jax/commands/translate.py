@@ -15,6 +15,7 @@ from facecycle_jax.commands import (
     codes_file,
     inputs,
     motion_options,
+    outputs,
     pasting,
     translate_video,
 )
@@ -22,6 +23,7 @@ from facecycle_jax.commands.motion_options import Motion
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.loading import load
+from facecycle_jax.paths import given_path
 from facecycle_jax.viz import grid, translation_panel
 
 if TYPE_CHECKING:
@@ -114,72 +116,116 @@ _PairFiles = dict[tuple[epath.Path, int], epath.Path]
 
 def _translate_images(arguments: argparse.Namespace, motion: Motion) -> int:
     """Writes a panel or photograph for each pair of source and driver."""
-    inputs.check_folder_name(arguments.out)
-    sources = inputs.find([arguments.source])
-    codes_of = epath.Path(arguments.driver)
-    model = None
-
-    # Only the model can say whether codes are its own.
-    if codes_file.is_codes(arguments.driver):
-        model = load(arguments.model)
-        names, codes = codes_file.read_motion_codes(codes_of, model)
-        drivers = [epath.Path(name) for name in names]
-        read = [codes_of]
-    else:
-        codes = None
-        drivers = inputs.find([arguments.driver])
-        read = drivers
-    motion.check_drivers(len(drivers))
+    out = outputs.check_folder_name(arguments.out)
+    sources = inputs.find([arguments.source], name="the source")
+    found = _find_drivers(arguments)
+    motion.check_drivers(len(found.paths))
 
     # Before any work.
-    files = _pair_files(sources, drivers, epath.Path(arguments.out))
-    inputs.check_free(
+    files = _pair_files(sources, found.paths, out)
+    outputs.check_free(
         list(files.values()),
         overwrite=arguments.overwrite,
-        sources=[*sources, *read],
+        sources=[*sources, *found.read],
     )
 
-    model = model or load(arguments.model)
+    model = found.model or load(arguments.model)
     problems = inputs.Problems()
-    is_exchange = motion.is_plain and codes is None and not arguments.paste
+    is_exchange = motion.is_plain and found.codes is None and not arguments.paste
 
     # Drivers are read once and kept, because every source meets all of them.
-    if codes is not None:
-        kept = [_Drivers(list(range(len(codes))), None, codes)]
+    if found.codes is not None:
+        kept = [_Drivers(list(range(len(found.codes))), None, found.codes)]
     else:
         kept = _read_drivers(
-            arguments, drivers, problems, model, with_codes=not is_exchange
+            arguments, found.paths, problems, model, with_codes=not is_exchange
         )
+        if arguments.relative:
+            _check_first(kept, problems)
 
-    done = 0
-    for pair in _pair_images(
+    pairs = _pair_images(
         arguments, motion, sources, kept, problems, model, is_exchange=is_exchange
-    ):
-        done += inputs.save_drawn(
-            files[pair.source, pair.place],
-            pair.image,
-            problems,
-            icc_profile=pair.icc_profile,
-        )
-
+    )
+    done = _write_pairs(pairs, files, problems)
     if done:
         noun = "photograph" if arguments.paste else "panel"
         print(f"Wrote {inputs.counted(done, noun)} to {arguments.out}")
     return problems.status(done)
 
 
+class _Found(NamedTuple):
+    """The drivers that --driver names.
+
+    Attributes:
+      paths: their images; of a file of codes, the images that these were computed of.
+      read: the files to read.
+      codes: float32 [N, D] of a file of codes, else None.
+      model: the model, if the drivers needed it, else None.
+    """
+
+    paths: list[epath.Path]
+    read: list[epath.Path]
+    codes: np.ndarray | None = None
+    model: FaceCycle | None = None
+
+
+def _find_drivers(arguments: argparse.Namespace) -> _Found:
+    """Finds the drivers, and reads them if they are codes."""
+    if not codes_file.is_codes(arguments.driver):
+        paths = inputs.find([arguments.driver], name="--driver")
+        return _Found(paths=paths, read=paths)
+
+    # Only the model can say whether codes are its own.
+    file = given_path(arguments.driver, name="--driver")
+    model = load(arguments.model)
+    names, codes = codes_file.read_motion_codes(file, model)
+    return _Found(
+        paths=[epath.Path(name) for name in names],
+        read=[file],
+        codes=codes,
+        model=model,
+    )
+
+
+def _check_first(drivers: list[_Drivers], problems: inputs.Problems) -> None:
+    """Raises UserError if the first driver was left out, from which motion counts."""
+    if drivers and drivers[0].places[0] == 0:
+        return
+
+    # Drivers are read in order, so the first problem is that of the first driver.
+    raise UserError(
+        "--relative counts motion from the first driver, and that cannot be used: "
+        f"{problems.lines[0]}"
+    )
+
+
+def _write_pairs(
+    pairs: Iterator[_Pair], files: _PairFiles, problems: inputs.Problems
+) -> int:
+    """Writes the images of pairs, and returns how many were written."""
+    done = 0
+    for pair in pairs:
+        done += outputs.save_drawn(
+            files[pair.source, pair.place],
+            pair.image,
+            problems,
+            icc_profile=pair.icc_profile,
+        )
+    return done
+
+
 def _pair_files(
     sources: list[epath.Path], drivers: list[epath.Path], out: epath.Path
 ) -> _PairFiles:
     """Names a PNG for each pair of source and driver."""
-    of_source = dict(zip(sources, inputs.output_names(sources), strict=True))
+    of_source = dict(zip(sources, outputs.output_names(sources), strict=True))
     # By place, because a file of codes may name one path twice.
-    of_driver = inputs.output_names(drivers)
+    of_driver = outputs.output_names(drivers)
 
     # Two pairs may join to one name: a + b_c and a_b + c.
     places = range(len(drivers))
     pairs = [(source, place) for source in sources for place in places]
-    joined = inputs.unique(
+    joined = outputs.unique(
         [f"{of_source[source]}_{of_driver[place]}" for source, place in pairs]
     )
     return {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}

@@ -10,12 +10,13 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from facecycle_jax.commands import codes_file, inputs, pasting
+from facecycle_jax.commands import codes_file, following, inputs, outputs, pasting
 from facecycle_jax.commands.motion_options import Motion
 from facecycle_jax.data.images.reading import square
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle
+from facecycle_jax.inference.face_cycle import FaceCycle, PreparedFaces
 from facecycle_jax.inference.loading import load
+from facecycle_jax.paths import given_path
 
 # Longer side, in pixels, of the frames of a driving video in which faces are followed.
 _FOLLOWED_SIDE = 1920
@@ -37,9 +38,9 @@ def move(arguments: argparse.Namespace, motion: Motion) -> int:
     if arguments.relative:
         raise UserError("--relative needs a driving video, not a source video.")
 
-    driver = epath.Path(arguments.driver)
+    driver = given_path(arguments.driver, name="--driver")
     from_codes = codes_file.is_codes(arguments.driver)
-    if not from_codes and len(inputs.find([arguments.driver])) != 1:
+    if not from_codes and len(_find_driver(arguments)) != 1:
         raise UserError(f"one driver moves a video, {driver} has several images.")
 
     def drawing(model: FaceCycle) -> pasting.Draw:
@@ -59,10 +60,15 @@ def move(arguments: argparse.Namespace, motion: Motion) -> int:
     return pasting.paste_video(arguments, arguments.source, drawing)
 
 
+def _find_driver(arguments: argparse.Namespace) -> list[epath.Path]:
+    """Lists the images that drive."""
+    return inputs.find([arguments.driver], name="--driver")
+
+
 def _driver_face(arguments: argparse.Namespace, model: FaceCycle) -> np.ndarray:
     """Reads the one image that drives; its face is looked for only with --crop."""
     return inputs.read_face(
-        inputs.find([arguments.driver])[0],
+        _find_driver(arguments)[0],
         size=model.size,
         crop=arguments.crop,
         which=inputs.which_of_driver(arguments),
@@ -95,12 +101,9 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
     )
 
     out = pasting.check_video_output(arguments.out)
-    sources = inputs.find([arguments.source])
-    inputs.check_free(
-        [out],
-        overwrite=arguments.overwrite,
-        sources=[*sources, epath.Path(arguments.driver)],
-    )
+    driver = given_path(arguments.driver, name="--driver")
+    sources = inputs.find([arguments.source], name="the source")
+    outputs.check_free([out], overwrite=arguments.overwrite, sources=[*sources, driver])
     if len(sources) != 1:
         raise UserError(
             f"a driving video moves one source, {arguments.source} has {len(sources)} "
@@ -118,15 +121,17 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
         which=arguments.which,
         framing=model.framing,
     )
-    video = read_video(arguments.driver, max_frames=arguments.max_frames)
+    video = read_video(driver, max_frames=arguments.max_frames)
     drivers = _driving_faces(arguments, model, video.frames)
     count = 0
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal count
+        # Once for all frames.
+        faces = model.prepare(source)
         with tqdm(unit="frame", disable=not sys.stderr.isatty()) as bar:
             while held := list(itertools.islice(drivers, inputs.CHUNK)):
-                yield from _side_by_side(model, motion, source, held)
+                yield from _side_by_side(model, motion, source, faces, held)
                 count += len(held)
                 bar.update(len(held))
 
@@ -165,7 +170,7 @@ def _reenact_pasted(
                 yield photograph.paste_frame(drawn, colours)
 
     count = edit_video(
-        arguments.driver,
+        given_path(arguments.driver, name="--driver"),
         out,
         change,
         max_frames=arguments.max_frames,
@@ -184,7 +189,7 @@ def _driving_faces(
     if arguments.crop:
         # Frames are held until a face is found, and detection needs no more pixels.
         frames = (_within(frame, _FOLLOWED_SIDE) for frame in frames)
-        frames = inputs.follow_face(
+        frames = following.follow_face(
             frames,
             which=inputs.which_of_driver(arguments),
             name=arguments.driver,
@@ -206,16 +211,18 @@ def _within(frame: np.ndarray, side: int) -> np.ndarray:
 
 
 def _side_by_side(
-    model: FaceCycle, motion: Motion, source: np.ndarray, frames: list[np.ndarray]
+    model: FaceCycle,
+    motion: Motion,
+    source: np.ndarray,
+    faces: PreparedFaces,
+    frames: list[np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Yields one frame uint8 [4 S, 12 S, 3] for each driving frame [S, S, 3]."""
     drivers = model.read(frames)
-    if motion.is_plain:
-        results = model.reexpress(source, drivers)
-    else:
-        faces = model.prepare(source)
-        codes = motion.codes(model, faces.motion_code, model.motion_code(drivers))
-        results = model.express(faces, codes)
+    codes = model.motion_code(drivers)
+    if not motion.is_plain:
+        codes = motion.codes(model, faces.motion_code, codes)
+    results = model.express(faces, codes)
 
     for driver, result in zip(drivers, results, strict=True):
         joined = Image.fromarray(np.concatenate([source, driver, result], axis=1))

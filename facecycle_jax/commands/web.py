@@ -25,6 +25,7 @@ from facecycle_jax.files import new_folder
 from facecycle_jax.inference import functions
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.interop.onnx_program import run_onnx, to_onnx
+from facecycle_jax.paths import given_path
 
 _INDEX = "index.html"
 _STATIC = (_INDEX, "page.css", "page.js")
@@ -79,12 +80,12 @@ def find_runtime(folder: str | None) -> Runtime:
       The runtime.
 
     Raises:
-      UserError: If the folder does not hold it.
+      UserError: If the path is empty or an address, or the folder does not hold it.
     """
     if folder is None:
         return Runtime(address=_ADDRESS, files=_SENT, folder=None)
 
-    given = pathlib.Path(folder)
+    given = pathlib.Path(given_path(folder, name="--with-runtime"))
     below = ("", "dist", "onnxruntime-web/dist", "node_modules/onnxruntime-web/dist")
     for name in below:
         found = given / name

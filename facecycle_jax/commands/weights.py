@@ -2,16 +2,14 @@
 
 import argparse
 import hashlib
-import pathlib
 from typing import TYPE_CHECKING
 
 from etils import epath
 
-from facecycle_jax.commands import exported, space
+from facecycle_jax.commands import exported, outputs, space
 from facecycle_jax.data.images.framing import FRAMING, Framing, read_framing
 from facecycle_jax.errors import ConversionError
-from facecycle_jax.files import check_new
-from facecycle_jax.inference.loading import model_from_run
+from facecycle_jax.inference.loading import model_from_run, model_path
 from facecycle_jax.interop.original import read_original
 from facecycle_jax.interop.vgg_weights import (
     vgg_from_keras,
@@ -19,6 +17,7 @@ from facecycle_jax.interop.vgg_weights import (
     write_vgg,
 )
 from facecycle_jax.networks.vgg import read_vgg_npz
+from facecycle_jax.paths import given_path
 from facecycle_jax.storage.card_results import read_report
 from facecycle_jax.storage.model_folder import DTYPES, write_model
 from facecycle_jax.storage.model_spec import ORIGINAL_MODEL
@@ -125,33 +124,34 @@ def import_torch(arguments: argparse.Namespace) -> None:
       FileExistsError: If the folder exists.
     """
     # Before seconds of reading.
-    check_new(arguments.out)
+    out = outputs.check_new_output(arguments.out)
+    file = given_path(arguments.file, name="FILE")
 
-    trees = read_original(arguments.file)
+    trees = read_original(file)
     if "vgg" not in trees:
-        if not arguments.vgg:
+        if arguments.vgg is None:
             raise ConversionError(
-                f"{arguments.file} does not hold the VGG-19 layers that its generator "
+                f"{file} does not hold the VGG-19 layers that its generator "
                 f"needs; give them with --vgg FILE.npz, as `facecycle import-vgg` "
                 f"writes it."
             )
-        trees["vgg"] = read_vgg_npz(arguments.vgg)
+        trees["vgg"] = read_vgg_npz(given_path(arguments.vgg, name="--vgg"))
 
     # The model's source names the file beyond doubt.
-    with open(arguments.file, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = pathlib.Path(arguments.file).name
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
 
     write_model(
-        arguments.out,
+        out,
         trees,
         model=ORIGINAL_MODEL,
         licence=arguments.licence,
-        source=f"checkpoint {name} of the original PyTorch program, sha256 {digest}",
+        source=f"checkpoint {file.name} of the original PyTorch program, sha256 "
+        f"{digest}",
         dtype=arguments.dtype,
         framing=_framing(arguments),
     )
-    print(f"Wrote {arguments.out} with the networks {', '.join(trees)}")
+    print(f"Wrote {out} with the networks {', '.join(trees)}")
 
 
 def export_run(arguments: argparse.Namespace) -> None:
@@ -175,16 +175,17 @@ def export_run(arguments: argparse.Namespace) -> None:
         exported.write_program(arguments)
         return
 
-    model = arguments.run_or_checkpoint
+    model = model_path(arguments.run_or_checkpoint)
     if arguments.out is not None:
-        networks = _write_run(arguments, arguments.out)
-        print(f"Wrote {arguments.out} with the networks {', '.join(networks)}")
-        model = arguments.out
+        out = given_path(arguments.out, name="--out")
+        networks = _write_run(arguments, out)
+        print(f"Wrote {out} with the networks {', '.join(networks)}")
+        model = out
 
     if arguments.space is not None:
         exported.write_space_of(
             model,
-            arguments.space,
+            given_path(arguments.space, name="--space"),
             write_run=lambda folder: _write_run(arguments, folder),
             package=arguments.package or space.PACKAGE,
         )
@@ -195,7 +196,7 @@ def _write_run(arguments: argparse.Namespace, folder: epath.PathLike) -> list[st
     trees, model, source = model_from_run(arguments.run_or_checkpoint)
     results = []
     for report in arguments.results:
-        results += read_report(report, source=source)
+        results += read_report(given_path(report, name="--results"), source=source)
 
     write_model(
         folder,
@@ -222,10 +223,11 @@ def import_vgg(arguments: argparse.Namespace) -> None:
       FileExistsError: If the .npz exists.
     """
     # Before minutes of reading.
-    check_new(arguments.out)
+    out = outputs.check_new_output(arguments.out)
+    file = given_path(arguments.file, name="FILE")
 
-    is_keras = pathlib.Path(arguments.file).suffix.lower() in (".h5", ".hdf5")
+    is_keras = file.suffix.lower() in (".h5", ".hdf5")
     read = vgg_from_keras if is_keras else vgg_from_torchvision
-    write_vgg(read(arguments.file), arguments.out)
+    write_vgg(read(file), out)
 
-    print(f"Wrote {arguments.out}; train with --set loss.vgg={arguments.out}")
+    print(f"Wrote {out}; train with --set loss.vgg={out}")

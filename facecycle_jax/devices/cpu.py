@@ -57,6 +57,9 @@ def split_cpu(config: Mapping[str, Any]) -> None:
 
     Args:
       config: a configuration, or one with `stages`.
+
+    Raises:
+      RuntimeError: If JAX has been used already, so that the number is fixed.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if (

@@ -15,9 +15,10 @@ import numpy as np
 
 from facecycle_jax.data.images.framing import FRAMING, Framing
 from facecycle_jax.data.images.reading import as_images
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
 from facecycle_jax.inference import functions as inference
 from facecycle_jax.inference import motion_control
+from facecycle_jax.inference.arguments import check_whole_number
 from facecycle_jax.inference.functions import FACE_OUTPUTS, PAIR_OUTPUTS
 from facecycle_jax.inference.motion_control import PoseDirections
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
@@ -60,7 +61,10 @@ class PreparedFaces(NamedTuple):
 
 
 class FaceCycle:
-    """A trained model; every method is a pure function of its images.
+    """A trained model.
+
+    Results depend on the images and options alone. `pose_directions`, and what needs
+    it, keeps what it has found in a file of the user's cache directory.
 
     Args:
       trees: parameters by network name: motion_encoder, flow_decoder, generator, the
@@ -160,19 +164,20 @@ class FaceCycle:
 
         Args:
           names: as for `outputs`, without input.
-          count: images in the batch.
+          count: images in the batch, 1 to the model's `batch_size`.
 
         Returns:
-          The program of (trees, images uint8 [n, S, S, 3]), n the next power of two,
-          before optimisation.
+          The program of (trees, images uint8 [n, S, S, 3]) before optimisation. n is
+          the next power of two from `count` on, at most `batch_size`.
 
         Raises:
-          UserError: If a name is unknown or needs stage 2.
+          UserError: If a name is unknown or needs stage 2, or `count` is out of range.
         """
         wanted = inference.check_outputs(
             names, FACE_OUTPUTS, has_identity=self.has_identity
         )
-        blank = np.zeros((count, self.size, self.size, 3), np.uint8)
+        check_whole_number(count, name="count")
+        blank = np.zeros((max(0, count), self.size, self.size, 3), np.uint8)
         return self._batches.lower(inference.face_outputs, blank, outputs=wanted)
 
     def motion_code(self, images: Images) -> np.ndarray:
@@ -231,8 +236,8 @@ class FaceCycle:
           for 'residual2' and a side of 7 the same.
 
         Raises:
-          UserError: If `layer` is unknown, `size` is below 1, `side` is negative, an
-            image cannot be read, or a file of a list is not there.
+          UserError: If `layer` is unknown, `size` is no whole number from 1 or `side`
+            none from 0, an image cannot be read, or a file of a list is not there.
           FileNotFoundError: If the one file given is not there.
         """
         check_side(side)
@@ -261,24 +266,65 @@ class FaceCycle:
         return maps.reshape(len(images), -1)
 
     def flow(self, images: Images) -> np.ndarray:
-        """Computes flows float32 [N, S/4, S/4, 2] that remove the motion of faces."""
+        """Computes flows that remove the motion of faces.
+
+        Args:
+          images: one image or several, see the top of this module.
+
+        Returns:
+          float32 [N, S/4, S/4, 2], (x, y) in units of half an image.
+
+        Raises:
+          UserError: If an image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
+        """
         return self._one("flow", images)
 
     def neutral(self, images: Images) -> np.ndarray:
-        """Draws neutral faces uint8 [N, S, S, 3].
+        """Draws neutral faces: the same people without expression, from the front.
 
-        They show the same people without expression, from the front.
+        Args:
+          images: one image or several, see the top of this module.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If an image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._one("neutral", images)
 
     def mean_face(self, images: Images) -> np.ndarray:
-        """Draws mean faces uint8 [N, S, S, 3]: neutral faces without identity."""
+        """Draws mean faces: neutral faces without identity.
+
+        Args:
+          images: one image or several, see the top of this module.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If an image cannot be read, a file of a list is not there, or the
+            model has stage 1 alone.
+          FileNotFoundError: If the one file given is not there.
+        """
         return self._one("mean_face", images)
 
     def reconstruct(self, images: Images) -> np.ndarray:
-        """Draws faces uint8 [N, S, S, 3] from their own neutral faces and motion.
+        """Draws faces from their own neutral faces and motion.
 
         This closes the motion cycle.
+
+        Args:
+          images: one image or several, see the top of this module.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If an image cannot be read, or a file of a list is not there.
+          FileNotFoundError: If the one file given is not there.
         """
         return self._one("reconstruction", images)
 
@@ -377,8 +423,14 @@ class FaceCycle:
             codes have another length or are not within -1 and 1, or an image cannot be
             read.
         """
-        codes = np.asarray(motion_codes, np.float32)
         dimension = int(self.model["code_dim"])
+        try:
+            codes = np.asarray(motion_codes, np.float32)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"motion_codes must be an array of numbers [N, {dimension}], got "
+                f"{shorten(motion_codes)}."
+            ) from None
         if codes.ndim != 2 or codes.shape[1] != dimension:
             raise UserError(
                 f"motion_codes of this model are [N, {dimension}], got "
@@ -415,8 +467,11 @@ class FaceCycle:
           uint8 [N, S, S, 3].
 
         Raises:
-          UserError: If an angle is not finite, or an image cannot be read.
+          UserError: If an angle is not one finite number, or an image cannot be read.
         """
+        # Before the images.
+        motion_control.check_angles(yaw=yaw, pitch=pitch, roll=roll)
+
         faces = self.prepare(source)
         codes = motion_control.turn(
             faces.motion_code,
@@ -435,7 +490,7 @@ class FaceCycle:
         Args:
           first: one image.
           second: one image.
-          frames: number of faces, at least 2.
+          frames: number of faces, 2 to 1000.
           of: what changes: 'motion' (the first person, with more and more of the
             second's motion), 'identity' or 'both'. None: both, or motion for a model of
             stage 1 alone.
@@ -486,7 +541,11 @@ class FaceCycle:
         return found["morphed"]
 
     def pose_directions(self) -> PoseDirections:
-        """Finds head pose in the motion codes; see `motion_control.pose_directions`."""
+        """Finds head pose in the motion codes; see `motion_control.pose_directions`.
+
+        Returns:
+          The directions, which are kept in a file of the user's cache directory.
+        """
         return motion_control.pose_directions(self)
 
     @functools.cached_property
@@ -495,9 +554,18 @@ class FaceCycle:
         return motion_control.motion_key(self.trees)
 
     def reidentify(self, source: Images, driver: Images) -> np.ndarray:
-        """Draws neutral faces uint8 [N, S, S, 3].
+        """Draws neutral faces with the source's identity, on the driver's mean face.
 
-        They have the source's identity, on the driver's mean face.
+        Args:
+          source: one image or N.
+          driver: one image or N.
+
+        Returns:
+          uint8 [N, S, S, 3].
+
+        Raises:
+          UserError: If the numbers of images differ and neither is one, an image cannot
+            be read, or the model has stage 1 alone.
         """
         found = self.translate(source, driver, outputs=("reidentified",))
 
@@ -562,17 +630,11 @@ class FaceCycle:
           uint8 [N, size, size, 3].
 
         Raises:
-          UserError: If `size` is below 1, an image cannot be read, or a file of a list
-            is not there; it names the first and counts the rest.
+          UserError: If `size` is no whole number from 1, an image cannot be read, or a
+            file of a list is not there; it names the first and counts the rest.
           FileNotFoundError: If the one file given is not there.
         """
-        side = self.size if size is None else size
-        array, _, problems = as_images(images, size=side)
-
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise UserError(f"{problems[0]}{more}")
-        return array
+        return read_images(images, size=self.size if size is None else size)
 
     def _one(self, name: str, images: Images) -> np.ndarray:
         """Computes one output."""
@@ -592,6 +654,29 @@ class FaceCycle:
         return sources, drivers
 
 
+def read_images(images: Images, *, size: int) -> np.ndarray:
+    """Reads images; none may be left out.
+
+    Args:
+      images: one image or several, see the top of this module.
+      size: side that they are resized to, in pixels.
+
+    Returns:
+      uint8 [N, size, size, 3].
+
+    Raises:
+      UserError: See `FaceCycle.read`.
+      FileNotFoundError: If the one file given is not there.
+    """
+    check_whole_number(size, name="size")
+    array, _, problems = as_images(images, size=size)
+
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}")
+    return array
+
+
 def check_side(side: int) -> None:
     """Checks the side of an averaged map.
 
@@ -599,8 +684,9 @@ def check_side(side: int) -> None:
       side: areas along a side; 0 averages none.
 
     Raises:
-      UserError: If it is negative.
+      UserError: If it is no whole number, or negative.
     """
+    check_whole_number(side, name="side")
     if side < 0:
         raise UserError(f"side must be 0, to keep the map, or above, got {side}.")
 

@@ -176,7 +176,11 @@ def prepare(
     needed = _needed(("neutral", *outputs), FACE_OUTPUTS)
     found = _cycle(forward, trees, images, needed)
 
-    maps = forward.features(trees, found["neutral"]).trunk
+    features = forward.features(trees, found["neutral"])
+    if "reconstruction" in needed:
+        found["reconstruction"] = forward.draw(trees, features, found["backward_flow"])
+
+    maps = features.trunk
     kept = {name: value.astype(jnp.float32) for name, value in maps.items()}
     drawn = _select(found, outputs)
     return {"motion_code": found["motion_code"], **kept, **drawn}

@@ -1,19 +1,22 @@
 """Models out of folders, training runs, the Hugging Face Hub and states in memory."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 from etils import epath
 
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
 from facecycle_jax.inference.face_cycle import FaceCycle
 from facecycle_jax.inference.peer_model import PeerModel
-from facecycle_jax.inference.runner import BATCH_SIZE
+from facecycle_jax.inference.runner import BATCH_SIZE, check_batch
 from facecycle_jax.methods import PEERS, vgg_width
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.vgg import TRUNK_LAYERS
+from facecycle_jax.paths import given_path
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
@@ -21,6 +24,36 @@ from facecycle_jax.storage.hub import download_model, is_hub_address
 
 # The bundled model that commands use where none is named.
 DEFAULT_MODEL = "facecycle-base"
+# The address of a model's page on the Hub.
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+
+
+def model_path(path_or_name: epath.PathLike) -> epath.PathLike:
+    """Checks what a user has given as a model; '~' becomes the home folder.
+
+    Args:
+      path_or_name: as for `load`.
+
+    Returns:
+      An address on the Hub as it is, else a path.
+
+    Raises:
+      UserError: If it is no path, is empty, or is the address of a web page.
+    """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise UserError(
+            "a model is named by a path, a name or hf://USER/NAME, got "
+            f"{shorten(path_or_name)}."
+        )
+    if is_hub_address(path_or_name):
+        return path_or_name
+
+    text = os.fspath(path_or_name)
+    if _HUB_PAGE.match(text):
+        raise UserError(
+            f"the model {text} is a web page: write hf://USER/NAME instead."
+        )
+    return given_path(path_or_name, name="the model")
 
 
 def load(
@@ -55,8 +88,12 @@ def load(
 
     Raises:
       FileNotFoundError: If there is nothing of that name.
-      UserError: If it cannot be read, in one sentence that says why.
+      UserError: If it cannot be read, or an argument is of a wrong type; in one
+        sentence that says why.
     """
+    path_or_name = model_path(path_or_name)
+    check_batch(batch_size, devices)
+
     from_hub: dict[str, Any] = {
         "revision": revision,
         "token": token,
@@ -71,30 +108,18 @@ def load(
             f"{given} is for models on the Hub, 'hf://user/name', and the model is "
             f"{str(path_or_name)!r}."
         )
-    path = epath.Path(path_or_name).expanduser()
+    path = epath.Path(path_or_name)
 
     if _is_run(path):
         run = _read_run(path)
-        if run.config["method"] in PEERS:
-            step = f"{run.config['method']}, step {run.checkpoint.name}"
-            peer = PeerModel(
+        with _fields_of(run):
+            return model_from_state(
+                run.config,
                 run.trees,
-                config=run.config,
-                info={"source": f"training run {run.workdir.name}, {step}"},
+                info={"source": _source_of(run)},
                 batch_size=batch_size,
                 devices=devices,
             )
-            # Typed as what nearly everybody loads; a PeerModel says what it cannot do.
-            return cast(FaceCycle, peer)
-
-        trees, model, source = _model_of_run(run)
-        return FaceCycle(
-            trees,
-            model=model,
-            info={"source": source},
-            batch_size=batch_size,
-            devices=devices,
-        )
 
     found = path if path.exists() else find_model_folder(path_or_name)
     if found is None:
@@ -147,7 +172,7 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       UserError: If it cannot be read, its config.json lacks a field, or it is a run of
         a method that FaceCycle is compared with.
     """
-    return _model_of_run(_read_run(path))
+    return _model_of_run(_read_run(model_path(path)))
 
 
 def _read_run(path: epath.PathLike) -> _Run:
@@ -183,19 +208,34 @@ def _model_of_run(run: _Run) -> tuple[dict[str, Any], dict[str, Any], str]:
             f"models: use the run itself, facecycle_jax.load('{run.workdir}')."
         )
 
-    # config.json is a file of the user's, so a field may be missing or of another type.
-    try:
+    with _fields_of(run):
         trees, model = _networks_of_state(run.config, run.trees)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{run.workdir / 'config.json'} is no configuration of a run ({error})."
-        ) from None
+    return trees, model, _source_of(run)
 
-    source = (
-        f"training run {run.workdir.name} of facecycle_jax, {run.config['method']}, "
-        f"step {run.checkpoint.name}"
-    )
-    return trees, model, source
+
+def _source_of(run: _Run) -> str:
+    """Says in words what a model of a run was made of."""
+    method = run.config["method"]
+    package = "" if method in PEERS else " of facecycle_jax"
+    step = f"step {run.checkpoint.name}"
+    return f"training run {run.workdir.name}{package}, {method}, {step}"
+
+
+@contextlib.contextmanager
+def _fields_of(run: _Run) -> Iterator[None]:
+    """Names the run's configuration in errors of its fields.
+
+    It is a file of the user's, so a field may be missing or of another type.
+    """
+    file = run.workdir / "config.json"
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(
+            f"{file} is no configuration of a run: it lacks the field {error}."
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no configuration of a run ({error}).") from error
 
 
 def model_from_state(

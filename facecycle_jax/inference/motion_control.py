@@ -17,7 +17,6 @@ import math
 import os
 import pathlib
 import threading
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +29,8 @@ from facecycle_jax.data.images.framing import Framing, cut_square, square_of_eye
 from facecycle_jax.data.sources.synthetic import synthetic_tracks
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
+from facecycle_jax.inference.arguments import check_number, check_whole_number
+from facecycle_jax.inference.arrays_file import read_arrays
 from facecycle_jax.ops import head_rotation
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Least and largest strength of a driver's motion.
 STRENGTHS = (0.0, 1.5)
+# Fewest and most faces of an interpolation, which are in memory together.
+FRAMES = (2, 1000)
 # Parts of the motion that can be taken alone.
 PARTS = ("pose", "expression")
 # What head pose consists of: degrees of the first three, per cent of the image's side
@@ -165,7 +168,7 @@ def turn(
       float32 [N, D] in (-1, 1).
 
     Raises:
-      UserError: If an angle is not finite.
+      UserError: If an angle is not one finite number.
     """
     check_angles(yaw=yaw, pitch=pitch, roll=roll)
     angles = np.array([yaw, pitch, roll], np.float64)
@@ -196,13 +199,13 @@ def interpolate(first: np.ndarray, second: np.ndarray, frames: int) -> np.ndarra
     Args:
       first: [D].
       second: [D].
-      frames: number of codes, at least 2; the first and the last are the given ones.
+      frames: number of codes, 2 to 1000; the first and the last are the given ones.
 
     Returns:
       float32 [frames, D] in (-1, 1).
 
     Raises:
-      UserError: If `frames` is below 2, or the codes have different lengths.
+      UserError: If `frames` is out of range, or the codes have different lengths.
     """
     check_frames(frames)
     _check_lengths(first, second)
@@ -213,7 +216,8 @@ def interpolate(first: np.ndarray, second: np.ndarray, frames: int) -> np.ndarra
 
 
 def check_strength(strength: float) -> None:
-    """Raises UserError unless a strength is within `STRENGTHS`."""
+    """Raises UserError unless a strength is a number within `STRENGTHS`."""
+    check_number(strength, name="strength")
     least, largest = STRENGTHS
     # NaN is refused too.
     if not least <= strength <= largest:
@@ -221,8 +225,9 @@ def check_strength(strength: float) -> None:
 
 
 def check_angles(**angles: float) -> None:
-    """Raises UserError unless angles, by name, are finite."""
+    """Raises UserError unless angles, by name, are finite numbers."""
     for name, degrees in angles.items():
+        check_number(degrees, name=name)
         if not math.isfinite(degrees):
             raise UserError(
                 f"{name} must be a finite number of degrees, got {degrees}."
@@ -236,9 +241,13 @@ def check_part(only: str | None) -> None:
 
 
 def check_frames(frames: int) -> None:
-    """Raises UserError if a number of frames is below 2."""
-    if frames < 2:
-        raise UserError(f"frames must be at least 2, got {frames}.")
+    """Raises UserError unless a number of frames is whole and within `FRAMES`."""
+    check_whole_number(frames, name="frames")
+    least, most = FRAMES
+    if frames < least:
+        raise UserError(f"frames must be at least {least}, got {frames}.")
+    if frames > most:
+        raise UserError(f"frames must be at most {most}, got {frames}.")
 
 
 def _check_lengths(*codes: np.ndarray | None) -> None:
@@ -449,7 +458,7 @@ def _compute(model: "FaceCycle", key: str) -> PoseDirections:
     file = _file(key)
     if file is not None:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **found._asdict())
+        np.savez(buffer, **found._asdict())
         try:
             write_whole(file, buffer.getvalue())
         except OSError as error:
@@ -460,18 +469,47 @@ def _compute(model: "FaceCycle", key: str) -> PoseDirections:
 def _read(key: str) -> PoseDirections | None:
     """Reads the file of a model's directions; None if there is none that is whole."""
     file = _file(key)
-    if file is None or not file.is_file():
+    if file is None:
         return None
 
     try:
-        # From memory, because numpy leaves a file open that it cannot read.
-        stored = io.BytesIO(file.read_bytes())
-        with np.load(stored, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in PoseDirections._fields}
-            return PoseDirections(**arrays)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if not file.is_file():
+            return None
+        arrays = read_arrays(file)
+    except OSError as error:
+        log.warning(
+            "Directions of head pose are computed anew, because their file cannot be "
+            "read: %s",
+            error,
+        )
+        return None
+    except UserError as error:
         log.warning("%s is computed anew, because it is damaged: %s", file, error)
         return None
+
+    found = _directions_of(arrays)
+    if found is None:
+        log.warning("%s is computed anew, because it holds other arrays", file)
+    return found
+
+
+def _directions_of(arrays: Mapping[str, np.ndarray]) -> PoseDirections | None:
+    """Returns the directions that a file holds; None if it holds something else."""
+    if not set(PoseDirections._fields) <= set(arrays):
+        return None
+    found = PoseDirections(**{name: arrays[name] for name in PoseDirections._fields})
+
+    # All are of one number D of numbers in a code.
+    pose = len(POSE)
+    dimension = found.directions.shape[-1] if found.directions.ndim else 0
+    shapes = [(pose, dimension), (dimension, pose), (pose,)]
+    if [array.shape for array in found] != shapes:
+        return None
+
+    are_numbers = all(
+        array.dtype == np.float32 and np.isfinite(array).all() for array in found
+    )
+    return found if are_numbers else None
 
 
 def _file(key: str) -> pathlib.Path | None:
@@ -479,5 +517,7 @@ def _file(key: str) -> pathlib.Path | None:
     if os.environ.get(compilation_cache.VARIABLE) == "":
         return None
 
-    name = f"pose_{_FORMAT}_{key[:32]}.npz"
-    return compilation_cache.user_cache() / "motion" / name
+    cache = compilation_cache.user_cache()
+    if cache is None:
+        return None
+    return cache / "motion" / f"pose_{_FORMAT}_{key[:32]}.npz"

@@ -1,7 +1,7 @@
 """A trained model of a method that FaceCycle is compared with: features and maps.
 
 Input images are paths, PIL images, uint8 arrays or lists of these, of any size and
-mode. They are centre-cropped to a square.
+mode. They are centre-cropped to a square and resized.
 """
 
 import functools
@@ -13,9 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facecycle_jax.data.images.reading import as_images
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference.face_cycle import FaceCycle, Images, check_side
+from facecycle_jax.inference.face_cycle import (
+    FaceCycle,
+    Images,
+    check_side,
+    read_images,
+)
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches
 from facecycle_jax.methods.peers import PeerFeatures, peer_features
 from facecycle_jax.networks import Tree
@@ -109,8 +113,7 @@ class PeerModel:
         See `methods.peers.peer_features`.
 
         Args:
-          images: one image or several, see the top of this module. They are not cropped
-            further.
+          images: one image or several, see the top of this module.
           size: side they are resized to, in pixels; None: the one trained on. FAb-Net
             and TCAE accept no other.
 
@@ -119,7 +122,7 @@ class PeerModel:
 
         Raises:
           UserError: If an image cannot be read, a file of a list is not there, `size`
-            is below 1, or the method has another size.
+            is no whole number from 1, or the method has another size.
           FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=False, side=0)
@@ -140,7 +143,7 @@ class PeerModel:
           float32 [N, h * w * c].
 
         Raises:
-          UserError: See `features`, and if `side` is negative.
+          UserError: See `features`, and if `side` is no whole number from 0.
           FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=True, side=side)
@@ -175,9 +178,6 @@ class PeerModel:
                 f"got {size}."
             )
 
-        array, _, problems = as_images(images, size=size)
-        if problems:
-            raise UserError(problems[0])
-
+        array = read_images(images, size=size)
         found = self._batches.run(_features, array, maps=maps, side=side)
         return found["features"]

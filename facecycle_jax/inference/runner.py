@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 
 from facecycle_jax.devices.cpu import cpu_devices_for
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
+from facecycle_jax.inference.arguments import check_whole_number
 from facecycle_jax.jax_names import default_device, default_matmul_precision
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.face_networks import FaceNetworks
@@ -23,6 +24,33 @@ from facecycle_jax.networks.face_networks import FaceNetworks
 Outputs = dict[str, np.ndarray]
 # Images computed at once by default.
 BATCH_SIZE = 64
+
+
+def check_batch(batch_size: int, devices: Sequence[jax.Device] | None) -> None:
+    """Checks what images are computed with.
+
+    Args:
+      batch_size: images computed at once.
+      devices: devices to split batches over, or None.
+
+    Raises:
+      UserError: If `batch_size` is no whole number of at least 1, or `devices` no
+        sequence of at least one device.
+    """
+    check_whole_number(batch_size, name="batch_size")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    if devices is None:
+        return
+
+    is_sequence = isinstance(devices, Sequence) and not isinstance(devices, str)
+    if not is_sequence or not all(isinstance(item, jax.Device) for item in devices):
+        raise UserError(
+            "devices must be a list of JAX's devices, such as jax.devices(), got "
+            f"{shorten(devices)}."
+        )
+    if not devices:
+        raise UserError("devices must name one at least.")
 
 
 class Batches:
@@ -36,7 +64,7 @@ class Batches:
         all of the default kind, or `jax_default_device` alone where that is set.
 
     Raises:
-      UserError: If `batch_size` is below 1 or there is no device.
+      UserError: See `check_batch`.
     """
 
     def __init__(
@@ -51,8 +79,7 @@ class Batches:
 
         Other devices get them when a batch is large enough to need them.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+        check_batch(batch_size, devices)
 
         found = jax.device_get(dict(trees))
         if devices is None:
@@ -62,11 +89,9 @@ class Batches:
             if default_device() is not None:
                 # A new array lies on the default device, however that was named.
                 self._devices = list(jnp.zeros(()).devices())
-        elif devices:
+        else:
             first = jax.device_put(found, devices[0])
             self._devices = list(devices)
-        else:
-            raise UserError("devices must name one at least.")
 
         self._forward = forward
         self._batch_size = batch_size
@@ -132,19 +157,28 @@ class Batches:
 
         Args:
           function: as for `run`.
-          *images: as for `run`, no more than `batch_size`.
+          *images: as for `run`, at least one and no more than `batch_size`.
           **options: as for `run`.
 
         Returns:
           The program before XLA's optimisation.
+
+        Raises:
+          UserError: If there is no image, or more than fit in a batch.
         """
+        count = len(images[0])
+        if not 1 <= count <= self._batch_size:
+            raise UserError(
+                f"one batch has 1 to {self._batch_size} images, got {count}."
+            )
         trees, padded = self._arguments(list(images))
         program = _program(function, self._forward, **options)
         return program.jitted.lower(trees, *padded)
 
     def _arguments(self, chunk: list[np.ndarray]) -> tuple[dict[str, Tree], Any]:
         """Returns the parameters and a padded batch, on the devices it needs."""
-        # The batch is filled with copies of its last image, up to a power of two.
+        # The batch is filled with copies of its last image, up to a power of two or a
+        # full batch.
         used = len(chunk[0])
         bucket = min(self._batch_size, 1 << (used - 1).bit_length())
         padded = chunk

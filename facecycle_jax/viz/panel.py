@@ -5,7 +5,7 @@ drawn in the colours of `flow_to_rgb`. A panel is uint8 [H, W, 3] on white.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -154,63 +154,140 @@ def grid(
             f"got {side}, {scale}, {padding}."
         )
 
+    cells: list[list[Image.Image | None]] = []
+    for row in rows:
+        cells.append([None if c is None else _enlarged(c, side, scale) for c in row])
+
+    layout = _lay_out(
+        cells,
+        texts,
+        names=row_captions or [],
+        title=title,
+        side=side,
+        padding=padding,
+        font_size=font_size,
+    )
+    return _draw(cells, layout)
+
+
+class _Layout(NamedTuple):
+    """Where everything of a panel stands, in pixels.
+
+    Attributes:
+      size: width and height of the panel.
+      xs: left edges of the columns.
+      ys: top edges of the images of the rows.
+      heights: of the rows.
+      captions: lines of the caption of each cell, by row; [] for a row without any.
+      names: lines of the caption of each row, or [].
+      title: the line above everything, or None.
+      padding: space at the edges.
+      font: of all text.
+      line: distance of lines.
+    """
+
+    size: tuple[int, int]
+    xs: list[int]
+    ys: list[int]
+    heights: list[int]
+    captions: list[list[list[str]]]
+    names: list[list[str]]
+    title: str | None
+    padding: int
+    font: Any
+    line: int
+
+
+def _lay_out(
+    cells: list[list[Image.Image | None]],
+    texts: list[list[str]],
+    *,
+    names: Sequence[str],
+    title: str | None,
+    side: int,
+    padding: int,
+    font_size: int,
+) -> _Layout:
+    """Computes the layout of enlarged cells, of their captions and of the title."""
     font = ImageFont.load_default(size=font_size)
     line = round(font_size * 1.3)
 
     # Every column is as wide, and every row as high, as its largest image.
-    cells: list[list[Image.Image | None]] = []
-    for row in rows:
-        cells.append([None if c is None else _enlarged(c, side, scale) for c in row])
     columns = max(len(row) for row in cells)
     places = [[row[i] for row in cells if i < len(row)] for i in range(columns)]
     widths = [max((c.width for c in column if c), default=side) for column in places]
     heights = [max((c.height for c in row if c), default=side) for row in cells]
 
     # Captions, in lines as wide as their columns.
-    wrapped: list[list[list[str]]] = []
+    captions: list[list[list[str]]] = []
     for row_texts in texts:
         lines_of_row = []
         if any(row_texts):
             for i, text in enumerate(row_texts):
                 lines_of_row.append(_wrap(text, font, widths[i]))
-        wrapped.append(lines_of_row)
-    headers = [max((len(t) for t in row), default=0) * line for row in wrapped]
+        captions.append(lines_of_row)
+    headers = [max((len(t) for t in row), default=0) * line for row in captions]
 
     # Captions of rows, in a margin on the left.
-    names = [_wrap(name, font, side) for name in row_captions or []]
-    name_widths = [round(font.getlength(text)) for name in names for text in name]
+    wrapped = [_wrap(name, font, side) for name in names]
+    name_widths = [round(font.getlength(text)) for name in wrapped for text in name]
     margin = max(name_widths, default=0)
     left = padding + (margin + padding if margin else 0)
     top = padding + (line + padding if title else 0)
 
-    width = left + sum(w + padding for w in widths)
-    if title:
-        width = max(width, round(font.getlength(title)) + 2 * padding)
-    height = top + sum(headers) + sum(heights) + padding * len(heights)
-
-    panel = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(panel)
-    _write(draw, padding, padding, [title] if title else [], font, line)
-
+    # Columns from left to right, then rows from top to bottom, each below its captions.
+    xs = []
+    x = left
+    for width in widths:
+        xs.append(x)
+        x += width + padding
+    ys = []
     y = top
-    for index, cell_row in enumerate(cells):
-        y += headers[index]
-        if names:
-            middle = y + (heights[index] - line * len(names[index])) // 2
-            _write(draw, padding, middle, names[index], font, line)
+    for header, height in zip(headers, heights, strict=True):
+        ys.append(y + header)
+        y += header + height + padding
 
-        x = left
-        for i, cell in enumerate(cell_row):
-            if wrapped[index]:
-                # A caption ends just above its image, however many lines the others
-                # have.
-                lines = wrapped[index][i]
-                _write(draw, x, y - line * len(lines), lines, font, line)
+    title_width = round(font.getlength(title)) + 2 * padding if title else 0
+    return _Layout(
+        size=(max(x, title_width), y),
+        xs=xs,
+        ys=ys,
+        heights=heights,
+        captions=captions,
+        names=wrapped,
+        title=title,
+        padding=padding,
+        font=font,
+        line=line,
+    )
+
+
+def _draw(cells: list[list[Image.Image | None]], layout: _Layout) -> np.ndarray:
+    """Draws enlarged cells and all text; returns uint8 [H, W, 3]."""
+    panel = Image.new("RGB", layout.size, "white")
+    draw = ImageDraw.Draw(panel)
+
+    def write(x: int, y: int, lines: list[str]) -> None:
+        _write(draw, x, y, lines, layout.font, layout.line)
+
+    if layout.title:
+        write(layout.padding, layout.padding, [layout.title])
+
+    for place, (row, y) in enumerate(zip(cells, layout.ys, strict=True)):
+        if layout.names:
+            # In the middle of the row.
+            name = layout.names[place]
+            above = (layout.heights[place] - layout.line * len(name)) // 2
+            write(layout.padding, y + above, name)
+
+        # A caption ends just above its image, however many lines the others have.
+        for lines, x in zip(layout.captions[place], layout.xs, strict=False):
+            write(x, y - layout.line * len(lines), lines)
+
+        for cell, x in zip(row, layout.xs, strict=False):
             if cell is not None:
                 panel.paste(cell, (x, y))
-            x += widths[i] + padding
 
-        y += heights[index] + padding
     return np.asarray(panel)
 
 

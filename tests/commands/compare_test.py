@@ -27,9 +27,16 @@ def entry(config="fab_net:small", fields=(), data=None):
         (["--images", "0"], "--images must be above 0"),
         (["--minutes", "nan"], "--minutes must be above 0"),
         (["--images", "9", "--seeds", "0,0"], "--seeds must be different"),
+        (["--images", "9", "--seeds", "0,00"], "--seeds must be different"),
+        (["--images", "9", "--seeds", "0,x"], "--seeds must be different"),
+        (["--images", "9", "--pose", ""], "--pose is empty"),
         (["--images", "9", "--lfw", "/nowhere"], "--lfw: there is no /nowhere"),
         (["--images", "9", "--probes", "svm"], "probes are some of"),
         (["--images", "9", "--checkpoints", "0"], "--checkpoints must be at least 1"),
+        (
+            ["--images", "9", "--probes", "linear, logistic", "--checkpoints", "0"],
+            "--checkpoints must be at least 1",
+        ),
         (["fab_net:small", "--images", "9"], "two configs have the name fab_net_small"),
     ],
 )

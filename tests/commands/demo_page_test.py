@@ -347,3 +347,18 @@ def test_gradio_leaves_no_stub_files_in_the_package(server):
     # It writes them next to subclasses of its components, where they are defined.
     assert request(server, "GET", "/config")[0] == 200
     assert not list(pathlib.Path(demo_page.__file__).parent.glob("*.pyi"))
+
+
+def test_a_mistake_is_shown_and_a_defect_is_not(tmp_path):
+    def fail(error):
+        def exchange(first, second, crop):
+            raise error
+
+        return demo_page._answering(exchange, images=1, folder=str(tmp_path))
+
+    image = tmp_path / "a.png"
+    image.touch()
+    shown = fail(UserError("no face"))(str(image), str(image))
+    assert shown == ["**no face**", None, None, None]
+    with pytest.raises(ValueError, match="a defect"):
+        fail(ValueError("a defect"))(str(image), str(image))

@@ -34,7 +34,7 @@ def test_examples_show_two_portraits_and_the_same_and_other_synthetic_people(pai
 
 
 def test_two_images_are_exchanged(model, pairs):
-    result = demo.compare(model, *pairs[1])
+    result = demo.exchange(model, *pairs[1])
     assert list(result.images) == list(demo.SHOWN)
     for pair in result.images.values():
         assert pair.shape == (2, 256, 256, 3)
@@ -53,7 +53,7 @@ def test_two_images_are_exchanged(model, pairs):
 
 
 def test_an_image_is_as_similar_to_itself_as_can_be(model, pairs):
-    same = demo.compare(model, pairs[0][0], pairs[0][0])
+    same = demo.exchange(model, pairs[0][0], pairs[0][0])
     assert same.motion == pytest.approx(1, abs=1e-5)
     assert same.identity == pytest.approx(1, abs=1e-5)
 
@@ -63,7 +63,7 @@ def test_a_model_of_stage_1_shows_what_it_has(model, pairs):
     del trees["normaliser"]
     half = FaceCycle(trees, model=tiny_model.MODEL)
 
-    result = demo.compare(half, *pairs[0])
+    result = demo.exchange(half, *pairs[0])
     assert list(result.images) == ["input", "flow", "neutral", "reexpressed"]
     assert result.identity is None
     assert "identity" not in result.words()
@@ -73,9 +73,9 @@ def test_unusable_images_are_named_by_their_place(model, pairs, tmp_path):
     text = tmp_path / "letter.png"
     text.write_text("no image")
     with pytest.raises(ValueError, match=r"^The second image cannot be read as .*: no"):
-        demo.compare(model, pairs[0][0], text)
+        demo.exchange(model, pairs[0][0], text)
     with pytest.raises(ValueError, match=r"^The first image is missing: upload one"):
-        demo.compare(model, None, pairs[0][0])
+        demo.exchange(model, None, pairs[0][0])
 
 
 def test_a_missing_model_is_one_sentence(capsys, monkeypatch):

@@ -63,7 +63,8 @@ def test_folders_are_kept_and_what_cannot_be_read_is_listed(images, tmp_path, ca
     assert summary["counts"] == {"face": 0, "cut": 4, "left out": 1}
     assert summary["framing"] == FRAMING.to_dict()
     assert summary["by"] == "cut"
-    assert "4 by the cut, 1 left out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"4 by the cut, 1 left out (see {out / frame.LEFT_OUT})." in printed
 
 
 def test_images_without_a_face_are_left_out_or_cut(images, tmp_path, monkeypatch):
@@ -107,6 +108,8 @@ def test_several_processes_write_the_same(images, tmp_path):
         ((), "--crop, --cut, or both"),
         (("--cut", "1,2"), "a cut is"),
         (("--cut", "0,0,1", "--size", "0"), "--size"),
+        (("--cut", "0,0,1", "--most-beyond", "nan"), "--most-beyond must be 0 or more"),
+        (("--cut", "0,0,1", "--most-beyond=-1"), "--most-beyond must be 0 or more"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(images, tmp_path, capsys, arguments, message):
@@ -116,6 +119,13 @@ def test_wrong_arguments_are_one_sentence(images, tmp_path, capsys, arguments, m
     assert error.count("\n") == 1
     assert run(tmp_path / "nowhere", "--out", tmp_path / "out", "--cut", "0,0,1") == 2
     assert run(images, "--out", images, "--cut", "0,0,1") == 2
+
+
+def test_outputs_do_not_lie_among_the_images(images, tmp_path, capsys):
+    assert run(images, "--out", images / "framed", "--cut", "0,0,1") == 2
+    assert "lies inside" in capsys.readouterr().err
+    # The name alone has the same beginning.
+    assert run(images, "--out", f"{images}_framed", "--cut", "0,0,1") == 1
 
 
 def test_every_image_gets_a_name_of_its_own(tmp_path):

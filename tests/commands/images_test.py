@@ -8,14 +8,13 @@ import types
 import numpy as np
 import pytest
 import tiny_model
-from etils import epath
 from PIL import Image
 
 from facecycle_jax import cli, load
 from facecycle_jax.commands import inputs, translate_video
 from facecycle_jax.data.images import face_crop
 from facecycle_jax.data.images.framing import FRAMING
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.inference import FaceCycle
 from facecycle_jax.viz import flow_to_rgb
 
@@ -141,29 +140,6 @@ def test_pairs_that_join_to_one_name_have_panels_of_their_own(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a", "a", "a"], ["a", "a_2", "a_3"]),
-        (["a", "a", "a_2"], ["a", "a_3", "a_2"]),
-        (["a_2", "a", "a"], ["a_2", "a", "a_3"]),
-        (["Ann", "ann"], ["Ann", "ann_2"]),
-    ],
-)
-def test_repeated_names_are_numbered(names, expected):
-    assert inputs.unique(names) == expected
-
-
-def test_outputs_are_named_after_their_inputs_apart_by_folder_or_number():
-    def names(*paths):
-        return inputs.output_names([epath.Path(path) for path in paths])
-
-    assert names("/x/a.png", "/x/b.png") == ["a", "b"]
-    assert names("/x/a.png", "/y/a.png") == ["x_a", "y_a"]
-    # No folder distinguishes these.
-    assert names("/x/a.png", "/x/a.jpg") == ["a", "a_2"]
-
-
-@pytest.mark.parametrize(
     "arguments",
     [
         ["frontalize", "{faces}", "--out", "{faces}"],
@@ -231,7 +207,7 @@ def test_unreadable_images_are_reported_at_the_end(model, faces, tmp_path, capsy
         ),
         (
             ["encode", "{faces}", "--out", "{faces}/a.png/x.npz"],
-            "a.png is a file, or lies below one: name a folder",
+            "/a.png is a file: choose another --out",
         ),
         (
             ["frontalize", "{faces}", "--out", "{tmp}/x", "--which", "1"],
@@ -330,11 +306,13 @@ def test_codes_replace_no_other_npz(model, faces, tmp_path, capsys):
     np.savez(weights, conv1_1=np.zeros(3))
     before = weights.read_bytes()
     options = ("--model", model, "--out", weights, "--overwrite")
-    assert run("encode", faces, *options) == 2
-    error = capsys.readouterr().err
-    assert "holds no motion codes, so it is not replaced" in error
-    assert error.count("\n") == 1
-    assert weights.read_bytes() == before
+    for content in (before, b"no archive"):
+        weights.write_bytes(content)
+        assert run("encode", faces, *options) == 2
+        error = capsys.readouterr().err
+        assert "holds no motion codes, so it is not replaced" in error
+        assert error.count("\n") == 1
+        assert weights.read_bytes() == content
 
 
 def test_names_that_are_no_text_are_one_sentence(tmp_path):
@@ -342,6 +320,76 @@ def test_names_that_are_no_text_are_one_sentence(tmp_path):
     path.write_bytes(b"Jos\xe9\n")
     with pytest.raises(UserError, match=r"names\.txt is no text in UTF-8"):
         inputs.read_names(str(path))
+
+
+def test_names_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufeffAnn\nBob\n".encode())
+    assert inputs.read_names(str(path)) == ["Ann", "Bob"]
+    assert inputs.read_names(None) == []
+    with pytest.raises(FileNotFoundError, match=r"^--people: there is no file"):
+        inputs.read_names(str(tmp_path / "none"), name="--people")
+    with pytest.raises(UserError, match=r"^--without is empty"):
+        inputs.read_names("")
+
+
+def test_paths_are_as_users_write_them(model, faces, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = ("--out", "~/x.npz")
+    assert run("encode", "~/faces/a.png", "--model", model, *out) == 0
+    assert (tmp_path / "x.npz").is_file()
+
+    for arguments, words in (
+        (["encode", "", *out, "--overwrite"], "an input is empty"),
+        (["encode", "http://a.org/a.jpg", "--out", "y.npz"], "Download the file first"),
+        (["encode", "file:///a.jpg", "--out", "y.npz"], "Download the file first"),
+        (["encode", faces, "--out", ""], "--out is empty"),
+        (["frontalize", faces, "--out", " "], "--out is empty"),
+        (["translate", faces, "--driver", "", "--out", "y"], "--driver is empty"),
+        (["translate", "", "--driver", faces, "--out", "y"], "the source is empty"),
+        (["encode", faces, "--out", "y.npz", "--model", ""], "the model is empty"),
+        (
+            ["encode", faces, "--out", "y.npz", "--model", "https://hf.co/a/b"],
+            "write hf://USER/NAME",
+        ),
+        (["frontalize", "", "--paste", "--out", "y.mp4"], "an input is empty"),
+        (["verify", ""], "DATA is empty"),
+        (["frame", "", "--out", "y"], "DATA is empty"),
+        (["import-vgg", "", "--out", "y.npz"], "FILE is empty"),
+        (["export", "", "--out", "y"], "the model is empty"),
+        (["push", "", "user/name"], "the model is empty"),
+        (["evaluate", "--task", "lfw", "--out", "y", "--data", ""], "--data is empty"),
+        (["compare", "simclr", "--images", "1", "--workdir", ""], "--workdir is empty"),
+    ):
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+
+def test_an_extra_that_is_missing_is_one_sentence(
+    model, faces, tmp_path, capsys, monkeypatch
+):
+    def find_faces(image):
+        raise MissingExtraError("Finding faces needs dlib.")
+
+    monkeypatch.setattr(face_crop, "find_faces", find_faces)
+    options = ("--model", model, "--out", tmp_path / "out")
+    for option in ("--crop", "--paste"):
+        assert run("frontalize", faces, option, *options) == 2
+        assert capsys.readouterr().err == "facecycle: Finding faces needs dlib.\n"
+
+
+def test_a_defect_is_no_problem_of_an_image(
+    model, faces, tmp_path, capsys, monkeypatch
+):
+    def broken(image, size):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(inputs, "square", broken)
+    options = ("--model", model, "--out", tmp_path / "x.npz")
+    assert run("encode", faces, *options) == 70
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
@@ -354,8 +402,13 @@ def test_wrong_and_missing_models_are_one_sentence(faces, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--crop", "--which", "smallest"], "centre, or a number from 0 .*'smallest'"),
-        (["--crop", "--which=-1"], "--which/--face: it is largest, centre"),
+        (
+            ["--crop", "--which", "smallest"],
+            "a number from 0, not 'smallest'",
+        ),
+        (["--crop", "--which=-1"], "--face/--which: it is largest, centre"),
+        # This command has no --paste.
+        (["--crop", "--face=all"], "a number from 0, not 'all'"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
@@ -418,36 +471,6 @@ def test_damaged_images_are_encoded_or_named_on_one_line(model, tmp_path, capsys
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codes.npz", "damaged"]
 
 
-def test_a_face_is_followed_through_a_video(monkeypatch):
-    finds = iter(
-        [
-            [],
-            [((10, 10, 30, 30), 1.0)],
-            [((20, 10, 40, 30), 1.0)],
-            [],
-            [((20, 10, 40, 30), 1.0)],
-            [((70, 10, 90, 30), 1.0)],
-        ]
-    )
-    monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
-    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
-    ramp = np.broadcast_to(np.arange(120, dtype=np.uint8)[None, :, None], (50, 120, 3))
-    crops = list(inputs.follow_face([ramp] * 6, which="largest", name="clip.mp4"))
-    lefts = [int(crop[20, 0, 0]) for crop in crops]
-
-    # Before the first detection the square is where that will be. Then it follows the
-    # face, and stays while none is detected.
-    assert lefts[:5] == [lefts[0], lefts[0], lefts[0] + 6, lefts[0] + 6, lefts[0] + 8]
-    # A jump is another scene.
-    assert lefts[5] == lefts[0] + 60
-    assert len({crop.shape for crop in crops}) == 1
-
-    monkeypatch.setattr(face_crop, "find_faces", lambda image: [])
-    for count in (3, 100):
-        with pytest.raises(ValueError, match=r"clip\.mp4.*without --crop"):
-            list(inputs.follow_face([ramp] * count, which="largest", name="clip.mp4"))
-
-
 @pytest.mark.parametrize("crop", [False, True])
 def test_large_frames_are_shrunk_before_they_are_collected(
     faces, tmp_path, monkeypatch, crop
@@ -459,7 +482,9 @@ def test_large_frames_are_shrunk_before_they_are_collected(
     monkeypatch.setattr(
         translate_video,
         "load",
-        lambda name: types.SimpleNamespace(size=16, framing=FRAMING),
+        lambda name: types.SimpleNamespace(
+            size=16, framing=FRAMING, prepare=lambda source: None
+        ),
     )
     monkeypatch.setattr(translate_video, "_FOLLOWED_SIDE", 320)
     detected = []
@@ -469,7 +494,7 @@ def test_large_frames_are_shrunk_before_they_are_collected(
         detected.append(max(image.shape))
         return [((10, 10, 30, 30), 1.0)]
 
-    def side_by_side(model, motion, source, frames):
+    def side_by_side(model, motion, source, faces, frames):
         held.extend(frame.shape for frame in frames)
         yield from frames
 
@@ -494,13 +519,22 @@ def test_a_video_drives_an_image(model, faces, tmp_path, monkeypatch):
 
     # Random weights draw nearly one face for all drivers, so these are compared, too.
     drivers = []
-    reexpress = FaceCycle.reexpress
+    prepared = []
+    motion_code = FaceCycle.motion_code
+    prepare = FaceCycle.prepare
 
-    def noted(self, source, driver):
+    def noted(self, driver):
         drivers.extend(driver)
-        return reexpress(self, source, driver)
+        return motion_code(self, driver)
 
-    monkeypatch.setattr(FaceCycle, "reexpress", noted)
+    def counted(self, source):
+        prepared.append(source)
+        return prepare(self, source)
+
+    monkeypatch.setattr(FaceCycle, "motion_code", noted)
+    monkeypatch.setattr(FaceCycle, "prepare", counted)
+    # The source is prepared once, however many chunks there are.
+    monkeypatch.setattr(inputs, "CHUNK", 4)
     out = tmp_path / "moved.mp4"
     arguments = (
         "translate",
@@ -526,6 +560,7 @@ def test_a_video_drives_an_image(model, faces, tmp_path, monkeypatch):
     assert np.abs(left - source).mean() < 40
     driving = list(read_video(tmp_path / "clip.mp4").frames)
     np.testing.assert_array_equal(drivers, driving)
+    assert len(prepared) == 1
     assert np.abs(middle - driving[3]).mean() < 15
     moved = loaded.reexpress(source, np.stack(driving))[3]
     assert np.abs(right - moved).mean() < 5

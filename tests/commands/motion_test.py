@@ -13,7 +13,6 @@ from facecycle_jax import cli, load
 from facecycle_jax.commands import (
     demo,
     images,
-    inputs,
     interpolate,
     motion_options,
     pasting,
@@ -181,13 +180,16 @@ def test_codes_of_another_model_are_refused(model, codes, tmp_path, capsys):
     bad.write_bytes(buffer.getvalue())
     options = ("--model", model, "--out", tmp_path / "out")
     assert run("translate", source, "--driver", bad, *options) == 2
-    assert "array.npz holds one array" in capsys.readouterr().err
+    assert "array.npz is no .npz of codes" in capsys.readouterr().err
 
     bad = tmp_path / "text.npz"
     bad.write_text("no archive")
     options = ("--model", model, "--out", tmp_path / "out")
     assert run("translate", source, "--driver", bad, *options) == 2
-    assert "is no file of codes" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "text.npz is no .npz of codes, or is damaged: write it with" in error
+    # numpy's advice is to run what is in the file.
+    assert "pickle" not in error
     assert run("translate", source, "--driver", tmp_path / "no.npz", *options) == 2
     assert "there is no file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -211,6 +213,37 @@ def test_options_out_of_range_are_one_sentence(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_relative_motion_needs_the_first_driver(model, driver, tmp_path, capsys):
+    drivers = tmp_path / "drivers"
+    drivers.mkdir()
+    (drivers / "a.jpg").write_bytes(b"no image")
+    for name in ("b.png", "c.png"):
+        (drivers / name).write_bytes(driver.read_bytes())
+
+    out = tmp_path / "out"
+    options = ("--driver", drivers, "--model", model, "--out", out)
+    assert run("translate", driver, *options, "--relative") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"the first driver, and that cannot .*a\.jpg cannot be", error)
+    assert error.count("\n") == 1
+    assert not out.exists()
+    assert run("translate", driver, *options, "--strength", "0.5") == 1
+
+
+def test_an_image_of_both_sides_is_reported_once(model, driver, tmp_path, capsys):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "a.png").write_bytes(driver.read_bytes())
+    (photographs / "b.png").write_bytes(driver.read_bytes())
+    (photographs / "c.jpg").write_bytes(b"no image")
+
+    options = ("--model", model, "--out", tmp_path / "out", "--relative")
+    assert run("translate", photographs, "--driver", photographs, *options) == 1
+    error = capsys.readouterr().err
+    assert error.count("c.jpg") == 1
+    assert "1 image left out, 4 done" in error
 
 
 def test_motion_is_relative_to_the_first_of_all_frames():
@@ -409,30 +442,6 @@ def test_a_video_without_a_face_is_one_sentence(model, detector, tmp_path, capsy
     assert not out.exists()
 
 
-def test_the_pasted_square_follows_and_ends_with_its_face(monkeypatch):
-    finds = iter(
-        [
-            [],
-            [((10, 10, 30, 30), 1.0)],
-            [((14, 10, 34, 30), 1.0)],
-            [((90, 10, 110, 30), 1.0)],
-            *[[]] * 14,
-        ]
-    )
-    monkeypatch.setattr(face_crop, "find_faces", lambda image: next(finds))
-    monkeypatch.setattr(face_crop, "has_landmarks", lambda: False)
-    frames = [np.zeros((50, 120, 3), np.uint8)] * 18
-    followed = inputs.follow_square(frames, which="largest", framing=FRAMING)
-    squares = [square for _, square in followed]
-
-    assert squares[0] is None
-    lefts = [square[0] for square in squares[1:4]]
-    assert lefts[1] - lefts[0] == 2  # smoothed
-    assert lefts[2] - lefts[0] == 80  # a jump is another scene
-    assert squares[4:16] == [squares[3]] * 12
-    assert squares[16:] == [None, None]
-
-
 def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsys):
     _, image = codes
     other = tmp_path / "bob.png"
@@ -455,6 +464,7 @@ def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsy
     for arguments, words in (
         (["--out", tmp_path / "x.gif"], r"must end in \.png or, for a clip"),
         (["--out", tmp_path / "x.png", "--frames", "1"], "frames must be at least 2"),
+        (["--out", tmp_path / "x.png", "--frames", "9999"], "must be at most 1000"),
         (["--out", strip], "exists already"),
         (["--out", tmp_path / "x.png", "--fps", "5"], "--fps is of clips, and .*x.png"),
         (["--out", tmp_path / "x.mp4", "--fps", "inf"], "fps must be 0.1 to 1000"),
@@ -477,7 +487,7 @@ def test_sliders_of_the_demo_draw_the_exchange(loaded, driver, monkeypatch):
         directions=rng.normal(0, 0.05, (6, 16)), readout=None, scores=None
     )
     monkeypatch.setattr(motion_control, "pose_directions", lambda model: directions)
-    result = demo.compare(loaded, driver, driver)
+    result = demo.exchange(loaded, driver, driver)
 
     drawn = demo.adjust(loaded, result.faces, strength=1, yaw=0, pitch=0)
     assert drawn.shape == (2, 256, 256, 3)

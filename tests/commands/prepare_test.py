@@ -287,7 +287,10 @@ def test_names_of_folders_tell_numbers_apart(tmp_path):
     for seed in ("1234567", "1234568"):
         arguments = ["--seed", seed, "--eval-fraction", "0.5", "--out", str(tmp_path)]
         parsed = cli._parser().parse_args(["prepare", "synthetic", *arguments])
-        assert prepare._builder(parsed).builder_config.name == f"eval0.5-seed{seed}"
+        assert (
+            prepare._builder(parsed, str(tmp_path)).builder_config.name
+            == f"eval0.5-seed{seed}"
+        )
 
     # Names of usual numbers are short.
     numbers = (0.5, 3.0, 25, 0.02, 0.1234567, 0.1234568)
@@ -316,6 +319,17 @@ def test_options_that_would_do_nothing_are_refused(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_counts_are_checked_before_tensorflow_is_imported(
+    tmp_path, capsys, monkeypatch, value
+):
+    monkeypatch.setattr(prepare, "_builder", lambda *arguments: 1 / 0)
+    for option in ("--identities", "--frames-per-track"):
+        assert run("synthetic", "--out", tmp_path / "out", f"{option}={value}") == 2
+        error = capsys.readouterr().err
+        assert error == f"facecycle: {option} must be at least 1, got {value}.\n"
 
 
 def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):

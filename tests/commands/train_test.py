@@ -33,6 +33,7 @@ def test_a_dry_run_prints_the_resolved_config_and_makes_nothing(tmp_path):
     ("arguments", "sentence"),
     [
         (["train", "debug"], "--workdir is missing"),
+        (["train", "debug", "--workdir", ""], "--workdir is empty"),
         (["train", "nothere", "--workdir", "w"], "there is no config 'nothere'"),
         (
             ["train", "debug", "--set", "nofield=1", "--workdir", "w"],

@@ -11,12 +11,19 @@ import jax
 import numpy as np
 import pytest
 from drawn import drawn
+from etils import epath
 from PIL import Image
 from tiny_model import MODEL
 
 import facecycle_jax
 from facecycle_jax.errors import UserError
-from facecycle_jax.inference import FaceCycle, PeerModel, model_from_state
+from facecycle_jax.inference import (
+    FaceCycle,
+    PeerModel,
+    functions,
+    loading,
+    model_from_state,
+)
 from facecycle_jax.inference.runner import Batches
 from facecycle_jax.methods import vgg_parameters
 from facecycle_jax.networks.build import build_networks
@@ -393,6 +400,78 @@ def test_missing_models_and_wrong_batch_sizes_are_refused(tmp_path):
         facecycle_jax.load(tmp_path)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         FaceCycle({}, model=MODEL, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"path_or_name": None}, "a model is named by a path, .* got None"),
+        ({"path_or_name": ""}, "the model is empty"),
+        ({"path_or_name": "https://huggingface.co/a/b"}, "write hf://USER/NAME"),
+        ({"path_or_name": "http://a.org/b"}, "http:// is neither read nor written"),
+        ({"batch_size": 3.5}, "batch_size must be a whole number, got 3.5"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"devices": "cpu"}, r"a list of JAX's devices, .* got 'cpu'"),
+        ({"devices": ["cpu"]}, "a list of JAX's devices, .* got a list"),
+        ({"devices": []}, "devices must name one at least"),
+    ],
+)
+def test_arguments_of_load_are_named_in_one_sentence(options, words):
+    with pytest.raises(UserError, match=words):
+        facecycle_jax.load(**options)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, x: m.turn(x, yaw="20"), "yaw must be one number, got '20'"),
+        (lambda m, x: m.turn(x, roll=[1, 2]), "roll must be one number, got a list"),
+        (lambda m, x: m.reexpress(x, x, strength="a"), "strength must be one number"),
+        (lambda m, x: m.express("ann.jpg", "bob.jpg"), "motion_codes must be an array"),
+        (lambda m, x: m.feature_map(x, size=100.5), "size must be a whole number"),
+        (lambda m, x: m.feature_map(x, side=1.5), "side must be a whole number"),
+        (lambda m, x: m.interpolate(x, x, frames=2.5), "frames must be a whole number"),
+        (lambda m, x: m.interpolate(x, x, frames=10**6), "frames must be at most 1000"),
+        (lambda m, x: m.lower(["flow"], count=65), "one batch has 1 to 8 images"),
+        (lambda m, x: m.lower(["flow"], count=0), "one batch has 1 to 8 images"),
+    ],
+)
+def test_wrong_types_are_named_in_one_sentence(model, faces, call, words):
+    with pytest.raises(UserError, match=words):
+        call(model, faces[:1])
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"method": "face_cycle", "model": {}}, "trunk"),
+        ({"method": "face_cycle", "model": {"trunk": "learned"}}, "image_size"),
+        ({"method": "fab_net", "model": {}}, "image_size"),
+    ],
+)
+def test_a_field_that_a_run_lacks_is_named(tmp_path, monkeypatch, config, field):
+    run = loading._Run(
+        workdir=epath.Path(tmp_path),
+        config=config,
+        checkpoint=epath.Path(tmp_path / "checkpoints" / "3"),
+        trees={},
+    )
+    monkeypatch.setattr(loading, "_is_run", lambda path: True)
+    monkeypatch.setattr(loading, "_read_run", lambda path: run)
+    with pytest.raises(UserError) as raised:
+        facecycle_jax.load(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}/config.json is no configuration of a run: it lacks the field "
+        f"'{field}'."
+    )
+
+
+def test_prepared_faces_come_with_their_reconstruction(model, faces):
+    found = functions.prepare(
+        model.forward, model.trees, faces[:2], outputs=("reconstruction",)
+    )
+    drawn = np.asarray(found["reconstruction"]).astype(int)
+    assert np.abs(drawn - model.reconstruct(faces[:2])).max() <= 1
 
 
 @pytest.mark.slow

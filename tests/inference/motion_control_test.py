@@ -138,6 +138,9 @@ def test_interpolation_keeps_both_ends():
         ({"strength": -0.1}, "strength must be 0 to 1.5, got -0.1"),
         ({"strength": 1.6}, "strength must be 0 to 1.5, got 1.6"),
         ({"strength": float("nan")}, "strength must be 0 to 1.5, got nan"),
+        ({"strength": "a"}, "strength must be one number, got 'a'"),
+        ({"strength": [1, [2]]}, "strength must be one number, got a list"),
+        ({"strength": None}, "strength must be one number, got None"),
         ({"only": "smile"}, "only must be 'pose' or 'expression', got 'smile'"),
         ({"only": "pose"}, "needs the model's pose_directions"),
         ({"reference": codes(1, 0, 8)}, r"have one length, got \[8, 16\]"),
@@ -170,7 +173,7 @@ def test_eyes_are_where_the_renderer_turns_them():
 
 
 def test_directions_are_computed_once_and_kept_in_a_file(
-    planted, tmp_path, monkeypatch
+    planted, tmp_path, monkeypatch, log
 ):
     values, poses, people, _ = planted
     calls = []
@@ -217,6 +220,35 @@ def test_directions_are_computed_once_and_kept_in_a_file(
         )
         assert file.read_bytes() == whole
     assert len(calls) == 4
+
+    # So is one of other arrays.
+    with np.load(file) as content:
+        arrays = dict(content)
+    others = (
+        {name: arrays[name] for name in ("directions", "readout")},
+        arrays | {"readout": arrays["readout"].T},
+        arrays | {"directions": np.float32(0)},
+        arrays | {"scores": np.full(6, np.nan, np.float32)},
+        arrays | {"scores": np.array(["x"] * 6)},
+    )
+    for wrong in others:
+        np.savez(file, **wrong)
+        motion_control._KNOWN.clear()
+        motion_control.pose_directions(stand_in)
+        assert file.read_bytes() == whole
+    assert len(calls) == 9
+    assert "damaged" not in log.text.splitlines()[-1]
+
+    # One that cannot be read is not called damaged.
+    def denied(path):
+        raise PermissionError("denied")
+
+    log.clear()
+    motion_control._KNOWN.clear()
+    monkeypatch.setattr(motion_control, "read_arrays", denied)
+    motion_control.pose_directions(stand_in)
+    assert "cannot be read: denied" in log.text
+    assert "damaged" not in log.text
 
 
 def test_models_of_one_encoder_share_directions_of_one_framing_alone(monkeypatch):

@@ -120,7 +120,6 @@ def _save(path: pathlib.Path, prepared: Prepared) -> None:
     with under_another_name(path) as partial, open(partial, "wb") as file:
         np.savez(
             file,
-            allow_pickle=False,
             content=np.frombuffer(b"".join(prepared.frames), np.uint8),
             lengths=np.array([len(frame) for frame in prepared.frames], np.int64),
             left_out=np.frombuffer(json.dumps(prepared.left_out).encode(), np.uint8),
@@ -281,6 +280,10 @@ def _until_killed(
                 yield item, finished
         except concurrent.futures.process.BrokenProcessPool:
             return
+        except BaseException:
+            # A command that is stopped waits for what has begun, and for nothing else.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def collect_left_out(folder: pathlib.Path) -> list[str]:
