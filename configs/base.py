@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict()
     config.model.width = 1.0  # multiplier on all channels; 1 is the paper's
     config.model.encoder_width = 0.0  # multiplier on the encoders' channels; 0: width
-    # generator adds to the warped image; not in the paper
+    # generator adds to the warped image, normaliser to a learned one; not in the paper
     config.model.image_skip = False
     config.model.image_size = 64  # pixels: 64, 128 or 256
     config.model.code_dim = 256  # numbers in a code
@@ -63,7 +63,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimiser.b1 = 0.5  # decay of the first moment
     config.optimiser.b2 = 0.999  # decay of the second moment
     config.optimiser.clip_norm = 0.0  # largest global norm of gradients; 0: none
-    config.optimiser.accumulate = 1  # micro-batches in a batch
+    # micro-batches in a batch; what is no mean over items is that of a micro-batch: the
+    # batch's mean face, contrasts, batch statistics and the terms of mean_flow_weight,
+    # turn_weight, histogram_weight and keep_weight
+    config.optimiser.accumulate = 1
     config.optimiser.ema_decay = 0.0  # decay of the weight average; 0: none
 
     # Data: <path>/<identity>/[<video>/]<track>/*.jpg and more, see README.md.
@@ -101,8 +104,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.hue = 0.01  # largest change, turns
     config.augment.jitter_probability = 0.8  # of any change of colours
     config.augment.mirror_probability = 0.5  # of mirroring
-    # largest displacement of a random smooth warp, fraction of the side; not the
-    # paper's
+    # largest standard deviation of the displacements of a random smooth warp, fraction
+    # of the side; not the paper's
     config.augment.warp = 0.0
     # largest angle of a light from the side, on half of the images, degrees; 0: none
     config.augment.side_light = 0.0

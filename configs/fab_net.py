@@ -6,8 +6,10 @@ Command:
   facecycle train fab_net --workdir runs/fab_net --set data.path=TRACKS
   facecycle train fab_net:small --workdir runs/fab_net_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
-Expect: thousands of epochs of one draw a track. An evaluation counts as an epoch for
-  the curriculum, so set eval_every to the steps of an epoch. There are no trained
+Expect: 99,000 steps, which are the original's 3,000 epochs of one draw an identity of
+  VoxCeleb2. An epoch is one draw a track here, so the length is in steps. An evaluation
+  counts as an epoch for the curriculum. On other data set eval_every to the number of
+  identities by batch_size, and num_steps to 3,000 times that. There are no trained
   weights of this implementation.
 Several sources: a second run with data.item_frames=4 and init_from=runs/fab_net
   and freeze="('flow_decoder',)".
@@ -37,8 +39,11 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.optimiser.schedule_rates = (1e-4,)  # learning rate
     config.data.decode_size = 256  # pixels
     config.batch_size = 128  # items
-    config.num_epochs = 3000  # epochs
-    config.eval_every = 33  # steps: an epoch of VoxCeleb2 by identity
+    # steps: an epoch of the original, one draw for each identity of VoxCeleb2 that it
+    # trains on
+    config.eval_every = 33
+    # steps: 3000 epochs of the original, which are of identities and not of tracks
+    config.num_steps = 3000 * config.eval_every
     if peer_base.is_small(size):
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels

@@ -2,7 +2,11 @@
 
 Reference: Chang, Chen, Chiu, "Learning Facial Representations from the
   Cycle-consistency of Face", ICCV 2021, arXiv 2108.03427; the settings are those of
-  configs/motion_cycle.py and configs/identity_cycle.py.
+  configs/motion_cycle.py and configs/identity_cycle.py, but for where stage 2 starts.
+Stage 2 starts from the end of stage 1, after its 40 epochs, because the model that
+  results is evaluated with the motion encoder of all 40. The paper starts stage 2 after
+  20 epochs of stage 1, as `--set motion.num_epochs=20` does here; its motion codes are
+  those of the other 20 epochs still.
 Command:
   facecycle train face_cycle --workdir runs/face_cycle \
     --set motion.data.path=TRACKS --set identity.data.path=TRACKS \

@@ -29,18 +29,23 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.mean_flow_weight = 0.0
     # above 0 compares the neutral faces of the two images of a pair
     config.loss.agreement_weight = 0.0
-    # With generator=False: above 0 teaches flows by heads that a warp has turned, and
-    # by how symmetric faces become.
+    # The next six are for generator=False, which trains flows alone.
+    # above 0 teaches flows by heads that a warp has turned
     config.loss.turn_weight = 0.0
+    # above 0 teaches flows by how symmetric faces become
     config.loss.frontal_weight = 0.0
+    # above 0 has the encoder's last map predict histograms of gradients
     config.loss.histogram_weight = 0.0
+    # above 0 keeps flows as they were at the start
     config.loss.keep_weight = 0.0
-    config.loss.keep_features = False  # True: train two layers of the encoder only
+    # True: train the two dense layers of the encoder only, not its convolutions
+    config.loss.keep_features = False
+    # side in pixels of the images that are warped and compared; 0: as they are
+    config.loss.flow_side = 0
     config.loss.autoencoding = True  # False: no terms of images made of their own maps
     config.loss.generator = True  # False: train flows alone, on warped images
     # False: restore an image from its own neutral face; for flows that are kept
     config.loss.exchange_motion = True
-    config.loss.flow_side = 0  # pixels of those images; 0: all
 
     config.optimiser.schedule_epochs = (0, 1, 20)  # first epoch of each piece
     config.optimiser.schedule_rates = (1e-5, 5e-5, 1e-5)  # learning rate of each piece

@@ -1,14 +1,25 @@
 """PCL: contrasts of faces and of poses, on features that reconstruction takes apart.
 
 Reference: Liu, Wang, Zhan, Feng, Liu, Chen, "Pose-disentangled contrastive learning for
-  self-supervised facial representation", CVPR 2023; the settings are those of the
-  published program, but for loss.grouping.
+  self-supervised facial representation", CVPR 2023.
 Command:
   facecycle train pcl --workdir runs/pcl --set data.path=TRACKS
   facecycle train pcl:small --workdir runs/pcl_small
 Hardware: one device, or any number that divides batch_size; ':small' runs on two cores.
 Expect: each update is three gradient steps. Set loss.epoch_steps to the steps of an
   epoch.
+What differs from the published program:
+  - loss.grouping compares a pose with views of its own mirror image, as intended;
+  - augment.wrapped_edges leaves the steepest edges of gradient maps bright;
+  - num_epochs is 800 of 6,000, because the evaluation of the authors' next program
+    loads a model of epoch 801. cosine_epochs stays 6,000, so the learning rate has
+    fallen by 4 % at the end;
+  - an item is three frames of one track, one for each step; the program draws three
+    lists independently;
+  - an epoch draws every track once, the program one image of every entry of its list;
+  - loss.epoch_steps is a number of steps, not the length of an epoch;
+  - float32 instead of mixed precision (model.dtype).
+  docs/peers.md has what differs in all methods.
 """
 
 import ml_collections

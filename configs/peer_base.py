@@ -49,7 +49,7 @@ def is_small(size: str) -> bool:
 
 def make_small(config: ml_collections.ConfigDict) -> None:
     """Shrinks a config to what two cores train in minutes."""
-    config.model.width = 0.125  # 1
+    config.model.width = 0.125  # multiplier on all channels
     config.data.source = "synthetic"  # synthetic faces
     config.data.backend = "memory"  # no tensorflow
     config.data.eval_fraction = 0.25  # of the people

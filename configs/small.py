@@ -63,13 +63,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.identity.optimiser.schedule_rates = (
         (1e-3, 3e-4) + (7e-4, 1e-4) + 3 * (7e-4, 2e-4, 5e-5)
     )
-    # largest displacement of a random warp, fraction of the side
+    # largest standard deviation of a random warp, fraction of the side
     config.identity.augment.warp = 0.04
     config.identity.loss.margin_hinge = True  # cut at 0 as the paper describes
 
     config.motion_refined = _small(motion_cycle.get_config())
     config.motion_refined.num_steps = 9500  # steps
-    # largest displacement of a random warp, fraction of the side
+    # largest standard deviation of a random warp, fraction of the side
     config.motion_refined.augment.warp = 0.04
     config.motion_refined.loss.folding_weight = 2.0
     # keeps the codes' tanh out of its flat parts

@@ -7,9 +7,11 @@ Command:
   facecycle train tcae --workdir runs/tcae --set data.path=TRACKS
   facecycle train tcae:small --workdir runs/tcae_small
 Hardware: any number of devices that divides batch_size; ':small' runs on two cores.
-Expect: up to 2,000 epochs of one draw a track. An evaluation counts as an epoch for the
-  curriculum, so set eval_every to the steps of an epoch. There are no trained weights
-  of this implementation.
+Expect: 132,000 steps, which are the original's 2,000 epochs of one draw an identity,
+  counted for VoxCeleb2 as in configs/fab_net.py. An epoch is one draw a track here, so
+  the length is in steps. An evaluation counts as an epoch for the curriculum. On other
+  data set eval_every to the number of identities by batch_size, and num_steps to 2,000
+  times that. There are no trained weights of this implementation.
 """
 
 import ml_collections
@@ -34,8 +36,9 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.optimiser.schedule_rates = (1e-3,)  # learning rate
     config.data.decode_size = 256  # pixels
     config.batch_size = 64  # items
-    config.num_epochs = 2000  # epochs
-    config.eval_every = 66  # steps
+    config.eval_every = 66  # steps: as many items as in an epoch of FAb-Net's original
+    # steps: 2000 epochs of the original, which are of identities and not of tracks
+    config.num_steps = 2000 * config.eval_every
     if peer_base.is_small(size):
         peer_base.make_small(config)
         config.model.image_size = 64  # pixels

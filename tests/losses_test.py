@@ -221,3 +221,11 @@ def test_margin_cuts_small_differences_only_with_the_hinge():
     np.testing.assert_allclose(losses.margin(a, a + 0.5, hinge=True), 0.4, rtol=1e-6)
     gradient = jax.grad(lambda x: losses.margin(x, a + 0.05, hinge=True).sum())(a)
     np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_a_contrast_whose_projections_collapse_has_no_accuracy():
+    same = losses.mixed_logits(jnp.ones((6, 4)), temperature=1.0)
+    np.testing.assert_array_equal(losses.contrast_accuracy(same), np.zeros(6))
+
+    rows = jnp.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(losses.contrast_accuracy(rows), [1, 0, 0])

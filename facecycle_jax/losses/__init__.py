@@ -1,9 +1,11 @@
-"""Pure loss functions with one value per example.
+"""Pure loss functions. The methods average and weight them.
 
-The methods average and weight them.
+Most return one value per example. `mean_flow`, `orthogonality` and `windowed_mean`
+return one value for a whole batch, whose items they compare or rank.
 """
 
 from facecycle_jax.losses.contrast import (
+    contrast_accuracy,
     info_nce,
     mixed_logits,
     mixed_logits_of_sets,
@@ -34,6 +36,7 @@ from facecycle_jax.losses.windowed import (
 __all__ = [
     "Curriculum",
     "bending",
+    "contrast_accuracy",
     "feature_loss",
     "fine_detail",
     "folding",

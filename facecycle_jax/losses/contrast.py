@@ -7,6 +7,8 @@ and i + B belong together.
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.ops import unit_length
+
 # Squared norms below this are those of zero.
 _TINY = 1e-24
 
@@ -105,20 +107,14 @@ def mixed_logits_of_sets(
         share = mix[..., None]
         negatives = share * negatives + (1 - share) * negatives[:, permutation]
 
-    unit = _unit(projections)
-    negatives = _unit(negatives)
+    unit = unit_length(projections)
+    negatives = unit_length(negatives)
 
     # [2 B, 1], then both views against their item's negatives, [2 B, K].
     positive = jnp.sum(unit * jnp.roll(unit, half, axis=0), axis=-1, keepdims=True)
     views = unit.reshape(2, half, -1)
     against = jnp.einsum("vbd,bkd->vbk", views, negatives).reshape(2 * half, -1)
     return jnp.concatenate([positive, against], axis=1) / temperature
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Scales vectors [..., D] to length 1."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x / _lengths(square)
 
 
 def info_nce(logits: jax.Array) -> jax.Array:
@@ -133,6 +129,22 @@ def info_nce(logits: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
 
 
+def contrast_accuracy(logits: jax.Array) -> jax.Array:
+    """Checks whether the positive, the first of each row, is above all negatives.
+
+    A positive that equals a negative does not count. Otherwise projections that are all
+    the same, which tell nothing apart, would count as all right.
+
+    Args:
+      logits: [N, K + 1].
+
+    Returns:
+      float32 [N], 1 or 0.
+    """
+    above = logits[:, :1] > logits[:, 1:]
+    return jnp.all(above, axis=1).astype(jnp.float32)
+
+
 def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
     """Measures how far two sets of features vary together.
 
@@ -141,11 +153,13 @@ def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
       b: [N, D].
 
     Returns:
-      Scalar, the mean square of A^T B [D, D]. The rows of A and B are the centred
-      features, divided by their lengths, which get no gradient.
+      Scalar, float32 at least, the mean square of A^T B [D, D]. The rows of A and B are
+      the centred features, divided by their lengths, which get no gradient.
     """
 
     def rows(x: jax.Array) -> jax.Array:
+        # The mean of many squares below 1 would be lost in bfloat16.
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = x - jnp.mean(x, axis=0, keepdims=True)
         # Without the stop, the root's derivative at 0 would be infinite.
         length = jax.lax.stop_gradient(jnp.linalg.norm(x, axis=1, keepdims=True))

@@ -1,7 +1,8 @@
 """Losses of the two cycles on images, flows, codes and feature maps.
 
-Each returns one value per example. Images and feature maps are [..., H, W, C]. Images
-are normalised, and feature maps are rectified.
+Each returns one value per example, but for `mean_flow`, which is of a whole batch.
+Images and feature maps are [..., H, W, C]. Images are normalised, and feature maps are
+rectified.
 """
 
 import jax
@@ -56,7 +57,8 @@ def margin(
 
     Args:
       a: [..., H, W, C].
-      b: [..., H, W, C], broadcast against `a`.
+      b: [..., H, W, C]; the leading axes of `a` and `b` are broadcast against each
+        other.
       width: the margin, in normalised units.
       hinge: whether differences below the margin count as 0, as the paper describes.
         Its program does not cut them, so the gradient is that of L1 and also pulls
@@ -186,13 +188,16 @@ def saturation(code: jax.Array) -> jax.Array:
 
     A tanh with a large input passes almost no gradient, so training can no longer
     change the code. This loss is a function of the input, so its own gradient does not
-    vanish there.
+    vanish there, up to an input of about 7.2. In float32 a tanh beyond that is 1 - 1e-6
+    or above, from which its input cannot be told: the loss stays at about 53 and has no
+    gradient.
 
     Args:
       code: [..., D], in (-1, 1).
 
     Returns:
-      float32 [...]; 0 for a code of zeros, 1.2 for one of +-0.8, 7 for one of +-0.99.
+      float32 [...]; 0 for a code of zeros, 1.2 for one of +-0.8, 7 for one of +-0.99,
+      and about 53 at most.
     """
     code = jnp.clip(code.astype(jnp.float32), -_LARGEST, _LARGEST)
     return jnp.mean(jnp.square(jnp.arctanh(code)), axis=-1)

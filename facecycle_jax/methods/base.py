@@ -17,9 +17,10 @@ class Aux:
 
     Attributes:
       terms: scalars by name, before weighting, and 'total'.
-      images: normalised images and flows by name, for panels: [2B, h, w, 3 or 2], the
-        two images of an item next to each other, or [B, ...]. Unused ones cost nothing
-        under jit.
+      images: what was computed on the way by name, for panels and tests: normalised
+        images and flows [2B, h, w, 3 or 2], the two images of an item next to each
+        other, or [B, ...]; codes [2B, D]; and the identity cycle's 'batch_mean' [1, H,
+        W, 3]. Unused ones cost nothing under jit.
       carried: new values of entries of `frozen`, by name of the entry (see `CARRIED`).
         These are batch statistics, curricula and the like, which change from step to
         step but not by gradients.
@@ -39,8 +40,8 @@ BATCH_STATS = "batch_stats"
 SCHEDULE = "schedule"
 CARRIED = (BATCH_STATS, SCHEDULE)
 
-# Prefix of entries of `frozen` that are networks as `init_from` has them, beside those
-# that are trained on from there.
+# Prefix of entries of `frozen` that are networks as `init_from` has them. The same
+# networks are trained on from there.
 START = "start_"
 
 Loss = Callable[[Tree, Tree, Any, jax.Array | None], tuple[jax.Array, Aux]]
@@ -231,8 +232,9 @@ class LossOptions(NamedTuple):
         blurs what differs between two images. Not in the paper.
       saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
         which keeps their final tanh out of its flat parts. Not in the paper.
-      mean_flow_weight: weight of `losses.mean_flow` over the (global) batch (motion
-        cycle), which keeps faces where they are on average. Not in the paper.
+      mean_flow_weight: weight of `losses.mean_flow` over the whole batch on all
+        devices, or over a micro-batch with `optimiser.accumulate` above 1 (motion
+        cycle). It keeps faces where they are on average. Not in the paper.
       turn_weight: weight of `turned_heads.turned_term` (motion cycle without
         generator), which teaches the flows of heads that a warp has turned. Needs flows
         to start from. Not in the paper.

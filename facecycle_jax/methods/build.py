@@ -46,10 +46,13 @@ def uses_vgg(config: Mapping[str, Any]) -> bool:
     """Whether FaceCycle's generator or its loss has a VGG-19.
 
     Args:
-      config: with `loss.perceptual` and `model.trunk`.
+      config: with `loss.perceptual`, `model.trunk` and, optionally, `loss.generator`,
+        without which no image is drawn that a loss could look at.
     """
+    loss = config["loss"]
     learned = config["model"]["trunk"] == "learned"
-    return not learned or config["loss"]["perceptual"] != "none"
+    in_loss = loss["perceptual"] != "none" and loss.get("generator", True)
+    return bool(not learned or in_loss)
 
 
 def vgg_parameters(
@@ -123,7 +126,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     forward = make_face_networks(
         config["model"],
         vgg_width=width,
-        vgg_for_loss=options.perceptual != "none",
+        vgg_for_loss=options.perceptual != "none" and options.generator,
         remat=config.get("remat", False),
     )
     return _freeze(METHODS[name](forward, vgg, options), freeze)

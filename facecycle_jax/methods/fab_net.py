@@ -25,7 +25,7 @@ from facecycle_jax.methods.peer_options import (
     move_with_evaluation,
 )
 from facecycle_jax.networks import FabNet, Tree
-from facecycle_jax.ops import grid_sample, identity_grid, normalise
+from facecycle_jax.ops import clipped_grid, grid_sample, normalise
 
 
 class FabNetOptions(NamedTuple):
@@ -61,15 +61,6 @@ class FabNetImages(NamedTuple):
     weights: jax.Array
     warped: jax.Array
     combined: jax.Array
-
-
-def clipped_grid(flow: jax.Array) -> jax.Array:
-    """Turns flows [..., H, W, 2] into sampling grids.
-
-    Each pixel's place plus the flow, in [-1, 1].
-    """
-    base = identity_grid(height=flow.shape[-3], width=flow.shape[-2])
-    return jnp.clip(base + flow, -1.0, 1.0)
 
 
 def fab_net_images(

@@ -5,7 +5,8 @@ All images are [2B, H, W, 3], normalised:
 - X: the inputs.
 - N, 'neutral': their neutral faces, from the frozen stage 1.
 - M, 'mean_face': N without identity.
-- 'batch_mean', [1, H, W, 3]: the mean of M over the whole (global) batch.
+- 'batch_mean', [1, H, W, 3]: the mean of M over the whole batch, on all devices. With
+  `optimiser.accumulate` above 1 that is a micro-batch.
 - N', 'restored': neutral faces made from the batch mean.
 - R, 'reconstruction': N' with motion restored by the generator.
 - 'restored_warped_back': N' with motion restored by a warp.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
+    contrast_accuracy,
     fine_detail,
     info_nce,
     l1,
@@ -45,6 +47,18 @@ from facecycle_jax.networks.face_networks import (
     init_motion,
 )
 from facecycle_jax.ops import warp
+
+# Loss options of what the cycle draws.
+_DRAWN_OPTIONS = (
+    "consensus_weight",
+    "mean_detail_weight",
+    "align_mean",
+    "exchange_identity",
+    "restore_motion",
+    "margin_weight",
+    "margin",
+    "margin_hinge",
+)
 
 
 def identity_images(
@@ -125,8 +139,9 @@ def identity_cycle(
       networks of stage 1 at random; training replaces them by those of a stage 1 run.
 
     Raises:
-      UserError: If nothing would be trained: no generator and no contrast. Or if there
-        is a perceptual loss, and no image for it.
+      UserError: If nothing would be trained: no generator and no contrast. If an option
+        of what is drawn is set without the generator. Or if there is a perceptual loss,
+        and no image for it.
 
     References:
       FaceCycle (ICCV 2021), section 3.2.
@@ -137,6 +152,12 @@ def identity_cycle(
                 "loss.generator=False trains the identity encoder by contrast alone: "
                 "set loss.contrast_weight above 0, or leave loss.generator out."
             )
+        for name in _DRAWN_OPTIONS:
+            if getattr(options, name) != LossOptions._field_defaults[name]:
+                raise UserError(
+                    f"loss.{name} is for what the generator draws, which "
+                    "loss.generator=False leaves out: leave one of them out."
+                )
         return _identity_contrast(forward, options)
     if not options.restore_motion and options.perceptual != "none":
         raise UserError(
@@ -260,9 +281,8 @@ def _contrast_terms(code: jax.Array, options: LossOptions) -> WeightedTerms:
         views.reshape(code.shape).astype(jnp.float32),
         temperature=options.contrast_temperature,
     )
-    nearest = jnp.argmax(logits, axis=1) == 0
 
     return {
         "contrast/identity": (options.contrast_weight, info_nce(logits)),
-        "contrast/accuracy": (0.0, nearest.astype(jnp.float32)),
+        "contrast/accuracy": (0.0, contrast_accuracy(logits)),
     }

@@ -41,7 +41,9 @@ def align(images: jax.Array, template: jax.Array) -> jax.Array:
 
     Returns:
       float32 [N, H, W, 3], without a gradient. The shifts at a place have a mean of 0
-      over the (global) batch, so that an average keeps the mean shape of the faces.
+      over the images, so that an average keeps the mean shape of the faces. The images
+      are those of the whole batch on all devices, or of a micro-batch with
+      `optimiser.accumulate` above 1.
     """
     images, template = jax.lax.stop_gradient((images, template))
     images = images.astype(jnp.float32)
@@ -81,7 +83,7 @@ def _small_grey(images: jax.Array) -> jax.Array:
 
 
 def _local_contrast(grey: jax.Array) -> jax.Array:
-    """Subtracts the local mean of [N, S, S, 1], divides by the local deviation."""
+    """Subtracts the local mean of [N, S, S, 1], divides by the local std."""
 
     def blur(x: jax.Array) -> jax.Array:
         # Eight times the variance of one step, 1/2: a standard deviation of 2 pixels.

@@ -180,36 +180,11 @@ def motion_cycle(
             forward, trees, x, noise_key, exchanged=options.exchange_motion
         )
 
-        pixel = options.pixel_weight
-        ssim = options.ssim_weight
-
-        def dissimilarity(name: str) -> jax.Array:
-            return ssim_loss(x, outputs[name], value_range=options.ssim_range)
-
-        # Weight and value of each term.
-        terms: WeightedTerms = {
-            "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
-            "l1/neutral_warped_back": (pixel, l1(outputs["neutral_warped_back"], x)),
-            "symmetry/neutral": (options.symmetry_weight, symmetry(outputs["neutral"])),
+        terms = {
+            **_drawn_terms(outputs, x, options),
             **_flow_terms(outputs, x, options),
+            **_neutral_terms(outputs, x, options),
         }
-        if options.autoencoding:
-            terms["l1/autoencoded"] = (pixel, l1(outputs["autoencoded"], x))
-        if ssim:
-            terms["ssim/reconstruction"] = (ssim, dissimilarity("reconstruction"))
-        if ssim and options.autoencoding:
-            terms["ssim/autoencoded"] = (ssim, dissimilarity("autoencoded"))
-        if options.agreement_weight:
-            # What the other image shows where the warp is right.
-            other = jax.lax.stop_gradient(exchange(outputs["warped"]))
-            distance = l1(outputs["neutral"], other)
-            terms["l1/agreement"] = (options.agreement_weight, distance)
-        if options.warped_weight:
-            # Where the flow points outside the image, the warped input shows nothing.
-            inside = warp(jnp.ones_like(x[..., :1]), outputs["flow"], clamp=True)
-            shown = jax.lax.stop_gradient(inside * outputs["warped"])
-            drawn = jax.lax.stop_gradient(inside) * outputs["neutral"]
-            terms["l1/neutral_warped"] = (options.warped_weight, l1(drawn, shown))
         if options.perceptual != "none":
             # One pass over the three sets whose maps are not known yet.
             sets = [
@@ -224,6 +199,61 @@ def motion_cycle(
         return total, Aux(reported, outputs)
 
     return Method(init, loss)
+
+
+def _drawn_terms(
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+) -> WeightedTerms:
+    """Computes weight and value of the paper's terms of what the generator draws.
+
+    Args:
+      outputs: images by name, as `motion_images` names them.
+      x: the inputs, [2B, H, W, 3].
+      options: weights and switches.
+
+    Returns:
+      (weight, value) by name.
+    """
+    pixel = options.pixel_weight
+    ssim = options.ssim_weight
+
+    def dissimilarity(name: str) -> jax.Array:
+        return ssim_loss(x, outputs[name], value_range=options.ssim_range)
+
+    terms: WeightedTerms = {
+        "l1/reconstruction": (pixel, l1(outputs["reconstruction"], x)),
+        "l1/neutral_warped_back": (pixel, l1(outputs["neutral_warped_back"], x)),
+        "symmetry/neutral": (options.symmetry_weight, symmetry(outputs["neutral"])),
+    }
+    if options.autoencoding:
+        terms["l1/autoencoded"] = (pixel, l1(outputs["autoencoded"], x))
+    if ssim:
+        terms["ssim/reconstruction"] = (ssim, dissimilarity("reconstruction"))
+    if ssim and options.autoencoding:
+        terms["ssim/autoencoded"] = (ssim, dissimilarity("autoencoded"))
+    return terms
+
+
+def _neutral_terms(
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+) -> WeightedTerms:
+    """Computes the terms that compare neutral faces with warped images.
+
+    They are not in the paper. Arguments and result are those of `_drawn_terms`.
+    """
+    terms: WeightedTerms = {}
+    if options.agreement_weight:
+        # What the other image shows where the warp is right.
+        other = jax.lax.stop_gradient(exchange(outputs["warped"]))
+        distance = l1(outputs["neutral"], other)
+        terms["l1/agreement"] = (options.agreement_weight, distance)
+    if options.warped_weight:
+        # Where the flow points outside the image, the warped input shows nothing.
+        inside = warp(jnp.ones_like(x[..., :1]), outputs["flow"], clamp=True)
+        shown = jax.lax.stop_gradient(inside * outputs["warped"])
+        drawn = jax.lax.stop_gradient(inside) * outputs["neutral"]
+        terms["l1/neutral_warped"] = (options.warped_weight, l1(drawn, shown))
+    return terms
 
 
 def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
@@ -268,37 +298,86 @@ def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
 
         compared, target = outputs, x
         if options.flow_side:
-            # Small images have no details that hide the way to a large displacement.
-            target = adaptive_average_pool(x, side=options.flow_side)
-            warped = warp(target, outputs["flow"], clamp=True)
-            back = warp(exchange(warped), outputs["backward_flow"], clamp=True)
-            compared = {**outputs, "warped": warped, "warped_back": back}
+            target, compared = _smaller(outputs, x, side=options.flow_side)
 
         terms = _flow_terms(compared, target, options)
         if options.agreement_weight:
             # The two images of an item show one person, who has one neutral face.
             distance = l1(compared["warped"], exchange(compared["warped"]))
             terms["l1/agreement"] = (options.agreement_weight, distance)
-        if options.turn_weight:
-            # Held-out losses are those of the same turns every time.
-            turns = jax.random.key(0) if key is None else key
-            distance = turned_term(forward, trees, before, x, outputs["flow"], turns)
-            terms["turned/flow"] = (options.turn_weight, distance)
-        if options.frontal_weight:
-            distance = frontal_term(forward, before, x, outputs["flow"])
-            terms["frontal/flow"] = (options.frontal_weight, distance)
-        if options.histogram_weight:
-            parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
-            error = histogram_term(forward, trees, x, parts)
-            terms["histogram/features"] = (options.histogram_weight, error)
-        if options.keep_weight:
-            error = kept_term(forward, before, x, outputs["flow"])
-            terms["kept/flow"] = (options.keep_weight, error)
+        terms |= _taught_terms(forward, trees, before, outputs, key, options)
 
         total, reported = weighted_total(terms)
         return total, Aux(reported, outputs)
 
     return Method(init, loss)
+
+
+def _smaller(
+    outputs: Mapping[str, jax.Array], x: jax.Array, *, side: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Warps smaller images by the same flows.
+
+    Small images have no details that hide the way to a large displacement.
+
+    Args:
+      outputs: images, flows and codes by name, as `flow_images` names them.
+      x: the inputs, [2B, H, W, 3].
+      side: side of the smaller images in pixels.
+
+    Returns:
+      The smaller inputs, and the outputs with warped images made of them.
+    """
+    small = adaptive_average_pool(x, side=side)
+    warped = warp(small, outputs["flow"], clamp=True)
+    back = warp(exchange(warped), outputs["backward_flow"], clamp=True)
+    return small, {**outputs, "warped": warped, "warped_back": back}
+
+
+def _taught_terms(
+    forward: FaceNetworks,
+    trees: Tree,
+    before: Tree,
+    outputs: Mapping[str, jax.Array],
+    key: jax.Array | None,
+    options: LossOptions,
+) -> WeightedTerms:
+    """Computes the terms that teach flows and features by other means than the cycle.
+
+    Args:
+      forward: the networks.
+      trees: parameters by network name.
+      before: motion_encoder and flow_decoder as they were at the start; empty if no
+        term needs them.
+      outputs: images and flows by name, as `flow_images` names them.
+      key: random key of turns and parts of images. None, for evaluation, draws the same
+        ones every time.
+      options: weights and switches.
+
+    Returns:
+      (weight, value) by name.
+    """
+    x = outputs["input"]
+    flow = outputs["flow"]
+
+    terms: WeightedTerms = {}
+    if options.turn_weight:
+        turns = jax.random.key(0) if key is None else key
+        distance = turned_term(forward, trees, before, x, flow, turns)
+        terms["turned/flow"] = (options.turn_weight, distance)
+    if options.frontal_weight:
+        distance = frontal_term(forward, before, x, flow)
+        terms["frontal/flow"] = (options.frontal_weight, distance)
+    if options.histogram_weight:
+        # The same key as that of the pitches of `turned_term`. Another would change
+        # what facecycle-base was trained with.
+        parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
+        error = histogram_term(forward, trees, x, parts)
+        terms["histogram/features"] = (options.histogram_weight, error)
+    if options.keep_weight:
+        error = kept_term(forward, before, x, flow)
+        terms["kept/flow"] = (options.keep_weight, error)
+    return terms
 
 
 def _without_features(trees: Tree) -> Tree:

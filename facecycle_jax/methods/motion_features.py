@@ -24,12 +24,12 @@ _RIDGE = 1e-3
 def histogram_term(
     forward: FaceNetworks, trees: Trees, images: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """Computes what the last map cannot tell of the images' histograms of gradients.
+    """Computes how badly the last map predicts the images' histograms of gradients.
 
-    Images are enlarged to what the map sees of larger ones, a random part of each. The
-    histograms are predicted by the linear layer that fits this batch best. It is no
-    parameter: at the best layer the error does not change with it, so it needs no
-    gradient.
+    A random part of each image is enlarged to the size of the image, because probes
+    show the encoder larger images. The prediction is that of the linear layer that fits
+    this batch best, computed in closed form. The layer gets no gradient: at the best
+    layer, the derivative of the error by the layer is zero.
 
     Args:
       forward: the networks.
@@ -38,7 +38,8 @@ def histogram_term(
       key: random key of the parts.
 
     Returns:
-      Scalar: the fraction of the histograms' variance that is left, 0 to 1.
+      Scalar: the fraction of the histograms' variance that the prediction leaves
+      unexplained, 0 to 1.
 
     References:
       Wei et al., "Masked Feature Prediction for Self-Supervised Visual Pre-Training",

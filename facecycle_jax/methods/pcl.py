@@ -5,7 +5,7 @@ contrast of poses. Images are in 0..1; what a batch holds is in `PclViews`.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
+    contrast_accuracy,
     info_nce,
     mixed_logits,
     mixed_logits_of_sets,
@@ -65,13 +66,16 @@ class PclOptions(NamedTuple):
 
 
 class PclViews(NamedTuple):
-    """What a batch holds; float32 in 0..1.
+    """What a batch holds; float32 in 0..1, gradient maps up to about 1.2.
 
     Attributes:
       reconstruction: [B, H, W, 3], of the first step.
       face: [B, 2, H, W, 3], two views of each of B images.
       pose: [P, 2, H, W, 3], two views of each of P images.
-      pose_negatives: [P, K, H, W, 3], K views of the mirror images of the same.
+      pose_negatives: [B, R, H, W, 3], K views of the mirror image of each of the same P
+        images, spread over the batch: in order of rows, the first P K are those of the
+        first image, then those of the second, and so on. What is left is not used. See
+        `ops.views.spread_views`.
     """
 
     reconstruction: jax.Array
@@ -114,6 +118,11 @@ class Reconstruction(NamedTuple):
 
 def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1)
+
+
+def _precise(x: jax.Array) -> jax.Array:
+    """Casts bfloat16 to float32, before distances and lengths."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _head(networks: Pcl, name: str, trees: Tree, images: jax.Array) -> jax.Array:
@@ -221,7 +230,7 @@ def pcl_face_logits(
         networks.projector, "face_projector", trees, stats, _flat(head), train=train
     )
     logits = mixed_logits(
-        projected.astype(jnp.promote_types(projected.dtype, jnp.float32)),
+        _precise(projected),
         temperature=temperature,
         mix=None if mixing is None else mixing.share,
         permutation=None if mixing is None else mixing.permutation,
@@ -239,6 +248,7 @@ def pcl_pose_logits(
     *,
     temperature: float,
     grouping: str,
+    count: int | None = None,
     train: bool,
 ) -> tuple[jax.Array, Tree]:
     """Compares poses with those of mirror images.
@@ -246,35 +256,48 @@ def pcl_pose_logits(
     Positives and negatives pass the projector separately: each is a batch of its own to
     the normalisation.
 
+    Trunk and head, which are nearly all of the cost, see the negatives as the batch
+    holds them, so that each device computes its share.
+
     Args:
       networks: the modules.
       trees: parameters by network name.
       stats: running statistics by network name.
       views: [P, 2, H, W, 3] in 0..1.
-      negatives: [P, K, H, W, 3], views of the mirror images.
+      negatives: views of the mirror images, [P, K, H, W, 3] or spread over a batch as
+        in `PclViews`.
       mixing: of the [P, K] negatives, or None.
       temperature: what cosines are divided by.
       grouping: see `PclOptions`.
+      count: K; None: `negatives` holds no others.
       train: whether batch statistics are used and the running ones moved.
 
     Returns:
       Logits [2 P, 1 + K], the positive first; and the statistics after it.
     """
-    items, count = negatives.shape[:2]
+    items = len(views)
+    if count is None:
+        count = negatives.shape[0] * negatives.shape[1] // items
 
-    def project(images: jax.Array, stats: Tree) -> tuple[jax.Array, Tree]:
-        head = _head(networks, "pose_head", trees, images)
+    def encode(images: jax.Array) -> jax.Array:
+        return _flat(_head(networks, "pose_head", trees, images))
+
+    def project(head: jax.Array, stats: Tree) -> tuple[jax.Array, Tree]:
         projected, stats = apply_with_stats(
-            networks.projector, "pose_projector", trees, stats, _flat(head), train=train
+            networks.projector, "pose_projector", trees, stats, head, train=train
         )
-        return projected.astype(jnp.promote_types(projected.dtype, jnp.float32)), stats
+        return _precise(projected), stats
 
-    positive, stats = project(jnp.concatenate([views[:, 0], views[:, 1]]), stats)
+    views = jnp.concatenate([views[:, 0], views[:, 1]])
+    positive, stats = project(encode(views), stats)
 
+    # [B R, D], item by item. The rows that are left over go.
+    encoded = encode(negatives.reshape(-1, *negatives.shape[2:]))
+    encoded = encoded[: items * count]
     # View by view, as the published program has them; each block of K rows there is
     # taken for one item's.
-    rows = negatives.swapaxes(0, 1).reshape(-1, *negatives.shape[2:])
-    projected, stats = project(rows, stats)
+    encoded = encoded.reshape(items, count, -1).swapaxes(0, 1)
+    projected, stats = project(encoded.reshape(items * count, -1), stats)
     if grouping == "published":
         sets = projected.reshape(items, count, -1)
     else:
@@ -323,9 +346,17 @@ def count_losses(
     ends_step: bool,
     epoch_steps: int,
 ) -> dict[str, jax.Array]:
-    """Adds losses [2] to an epoch's sums.
+    """Adds losses to the sums of an epoch, and starts a new epoch after the last step.
 
-    Where the step ends, and with it the epoch, begins another.
+    Args:
+      state: the dynamic weights' state, as `fresh_weights` returns it.
+      losses: [2], of face and pose; 0 for the contrast that is not counted now.
+      ends_step: whether this is the last contrast of a step.
+      epoch_steps: steps of an epoch. After so many, the epoch's mean losses become
+        'last', those of the epoch before become 'before', and the sums begin at 0.
+
+    Returns:
+      The state after it.
     """
     sums = state["sums"] + losses
     steps = state["steps"] + int(ends_step)
@@ -437,6 +468,7 @@ def _face_loss(
 
 
 def _pose_loss(
+    count: int | None,
     networks: Pcl,
     options: PclOptions,
     params: Tree,
@@ -444,9 +476,12 @@ def _pose_loss(
     views: Any,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Aux]:
-    """Contrasts poses."""
+    """Contrasts poses, each with `count` views; None: with all that there are."""
     train = key is not None
-    items, count = views.pose_negatives.shape[:2]
+    items = len(views.pose)
+    if count is None:
+        held = views.pose_negatives.shape[0] * views.pose_negatives.shape[1]
+        count = held // items
     logits, stats = pcl_pose_logits(
         networks,
         {**frozen, **params},
@@ -456,6 +491,7 @@ def _pose_loss(
         _draw_mixing(key, items, count, mix=options.mix),
         temperature=options.temperature,
         grouping=options.grouping,
+        count=count,
         train=train,
     )
     return _weighed(options, frozen, logits, stats, 1, train=train)
@@ -475,8 +511,7 @@ def _weighed(
     `place` is 0 of faces and 1 of poses, the last step of an update.
     """
     nce = jnp.mean(info_nce(logits))
-    first = jnp.argmax(logits, axis=1) == 0
-    terms = {"nce": nce, "accuracy": jnp.mean(first.astype(jnp.float32))}
+    terms = {"nce": nce, "accuracy": jnp.mean(contrast_accuracy(logits))}
 
     total = nce
     carried: Tree = {}
@@ -503,31 +538,34 @@ def _sum_of_losses(
     views: Any,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Aux]:
-    """Adds up the losses of all steps, of the same parameters; for evaluation."""
-    keys = [None] * len(objectives)
+    """Adds up the losses of all steps, of the same parameters, without noise.
+
+    Training calls the losses of the steps one by one instead, each with its own key.
+    """
     if key is not None:
-        keys = list(jax.random.split(key, len(objectives)))
+        raise ValueError("the sum of PCL's losses is for evaluation: it takes no key.")
 
     total = jnp.zeros(())
     terms: dict[str, jax.Array] = {}
     shown: dict[str, jax.Array] = {}
-    carried: Tree = {}
-    for objective, own_key in zip(objectives, keys, strict=True):
-        value, aux = objective.loss(params, {**frozen, **carried}, views, own_key)
+    for objective in objectives:
+        value, aux = objective.loss(params, frozen, views, None)
         total = total + value
         named = {f"{objective.name}/{name}": term for name, term in aux.terms.items()}
         terms |= named
         shown |= aux.images
-        carried |= aux.carried
-    return total, Aux({**terms, "total": total}, shown, carried)
+    return total, Aux({**terms, "total": total}, shown)
 
 
-def pcl(networks: Pcl, options: PclOptions) -> Method:
+def pcl(
+    networks: Pcl, options: PclOptions, *, pose_negatives: int | None = None
+) -> Method:
     """Builds PCL.
 
     Args:
       networks: the modules.
       options: switches and weights.
+      pose_negatives: number of negatives of each pose; None: all that a batch holds.
 
     Returns:
       The method; trains trunk, face_head, pose_head, face_projector, pose_projector and
@@ -545,10 +583,10 @@ def pcl(networks: Pcl, options: PclOptions) -> Method:
             f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}."
         )
 
-    losses = {
+    losses: dict[str, Callable[..., tuple[jax.Array, Aux]]] = {
         "reconstruction": _reconstruction_loss,
         "face": _face_loss,
-        "pose": _pose_loss,
+        "pose": functools.partial(_pose_loss, pose_negatives),
     }
     objectives = tuple(
         Objective(name, functools.partial(loss, networks, options), _USED[name])

@@ -100,6 +100,18 @@ def _temporal_consistency(config: Config, *, weights: bool) -> Method:
     def trunk() -> tuple[Tree, Tree]:
         return read_resnet18_npz(path)
 
+    if path != "random" and encoder.width != 1:
+        raise UserError(
+            f"model.width must be 1 with loss.resnet, whose ResNet-18 has that width, "
+            f"got {encoder.width}."
+        )
+    order = config["data"].get("item_order", "ordered")
+    if order != "ordered":
+        raise UserError(
+            "data.item_order must be 'ordered' for temporal_consistency, which "
+            f"compares frames by their time, got {order!r}."
+        )
+
     from_file = weights and path != "random"
     options = _record(TemporalOptions, config["loss"])
     method = temporal_consistency(encoder, options, trunk=trunk if from_file else None)
@@ -121,7 +133,11 @@ def _pcl(config: Config, *, weights: bool) -> Method:
             "optimiser.accumulate must be 1 for PCL, which contrasts each item with "
             "all others of its batch."
         )
-    method = pcl(_pcl_networks(config), _record(PclOptions, config["loss"]))
+    method = pcl(
+        _pcl_networks(config),
+        _record(PclOptions, config["loss"]),
+        pose_negatives=config["augment"]["pose_negatives"],
+    )
     return method._replace(views=_pcl_views(config))
 
 
@@ -175,23 +191,24 @@ def _pcl_views(config: Config) -> Views:
     items, count = options["pose_items"], options["pose_negatives"]
     colours = _record(views.ColourOptions, options)
 
-    def frames_of(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def split(frames: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         # One frame for each step. Where an item has fewer, its last one serves again.
-        frames = batch["frames"]
         last = frames.shape[1] - 1
         return frames[:, 0], frames[:, min(1, last)], frames[:items, min(2, last)]
 
     def augment(key: jax.Array, batch: Batch) -> PclViews:
-        first, second, third = frames_of(batch)
+        frames = batch["frames"]
+        first, second, third = split(frames)
         keys = jax.random.split(key, 3)
-        recoloured = functools.partial(
-            views.recoloured_views, size=size, colours=colours
-        )
         return PclViews(
             reconstruction=views.whole_frames(first, size=size),
             face=views.distant_views(keys[0], second, size=size, colours=colours),
-            pose=recoloured(keys[1], third, count=2),
-            pose_negatives=recoloured(keys[2], third, count=count, mirrored=True),
+            pose=views.recoloured_views(
+                keys[1], third, size=size, count=2, colours=colours
+            ),
+            pose_negatives=views.spread_views(
+                keys[2], third, frames, size=size, count=count, colours=colours
+            ),
         )
 
     def plain(batch: Batch) -> PclViews:
@@ -243,18 +260,14 @@ def _with_stats(module: Any, trees: Tree, images: jax.Array, *, maps: bool) -> A
     return module.apply(variables, images, train=False, maps=maps)
 
 
-def _unit(images: jax.Array) -> jax.Array:
-    """Brings pixels to 0..1, where floating point already is."""
-    pixels = images.astype(jnp.float32)
-    return pixels / 255.0 if jnp.issubdtype(images.dtype, jnp.integer) else pixels
-
-
 def _fab_net_features(
     config: Config, trees: Tree, images: jax.Array, *, maps: bool
 ) -> jax.Array:
     """Computes the embedding."""
     encoder = _fab_net_networks(config).encoder
-    found: jax.Array = _with_stats(encoder, trees, _unit(images), maps=maps)
+    found: jax.Array = _with_stats(
+        encoder, trees, ops.pixels_to_unit(images), maps=maps
+    )
     return found
 
 
@@ -264,7 +277,7 @@ def _tcae_features(
     """Computes the code of expression, or the map of its branch."""
     encoder = _tcae_networks(config).encoder
     # The pose is what the method takes out of the code.
-    _, expression = _with_stats(encoder, trees, _unit(images), maps=maps)
+    _, expression = _with_stats(encoder, trees, ops.pixels_to_unit(images), maps=maps)
     found: jax.Array = expression
     return found
 
@@ -286,7 +299,7 @@ def _pcl_features(
     # They are maps already, and flattened where features are requested.
     del maps
     trunk = _pcl_networks(config).trunk
-    found: jax.Array = apply_plain(trunk, trees["trunk"], _unit(images))
+    found: jax.Array = apply_plain(trunk, trees["trunk"], ops.pixels_to_unit(images))
     return found
 
 

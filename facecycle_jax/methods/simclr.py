@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import info_nce, mixed_logits
+from facecycle_jax.losses import contrast_accuracy, info_nce, mixed_logits
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
@@ -84,8 +84,7 @@ def simclr(
         )
 
         total = jnp.mean(info_nce(logits))
-        first = jnp.argmax(logits, axis=1) == 0
-        terms = {"accuracy": jnp.mean(first.astype(jnp.float32)), "total": total}
+        terms = {"accuracy": jnp.mean(contrast_accuracy(logits)), "total": total}
         shown = {"input": images[:, 0], "other_view": images[:, 1]}
         return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
 

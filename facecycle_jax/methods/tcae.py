@@ -20,7 +20,6 @@ from facecycle_jax.methods.base import (
     Method,
     apply_with_stats,
 )
-from facecycle_jax.methods.fab_net import clipped_grid
 from facecycle_jax.methods.peer_options import (
     current_window,
     curriculum_of,
@@ -28,7 +27,7 @@ from facecycle_jax.methods.peer_options import (
     move_with_evaluation,
 )
 from facecycle_jax.networks import Tcae, Tree
-from facecycle_jax.ops import grid_sample, identity_grid, normalise
+from facecycle_jax.ops import clipped_grid, grid_sample, identity_grid, normalise
 
 WINDOWS = ("each", "common", "none")
 
@@ -108,6 +107,61 @@ class TcaeImages(NamedTuple):
     expressed_back: jax.Array
 
 
+class _Passes:
+    """The passes of TCAE's networks in one step, in order.
+
+    Each set of images and of pairs of codes is a batch of its own to the normalisation,
+    so the running statistics change with every pass.
+
+    Attributes:
+      stats: running statistics by network name, after the passes so far.
+    """
+
+    def __init__(self, networks: Tcae, trees: Tree, stats: Tree, *, train: bool):
+        self._networks = networks
+        self._trees = trees
+        self._train = train
+        self.stats = stats
+
+    def encode(self, images: jax.Array) -> Codes:
+        """Encodes images [B, H, W, 3]."""
+        codes, self.stats = apply_with_stats(
+            self._networks.encoder,
+            "encoder",
+            self._trees,
+            self.stats,
+            images,
+            train=self._train,
+        )
+        return Codes(*codes)
+
+    def decode(
+        self, name: str, start: jax.Array, end: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Decodes the codes of two images into flow and mask, float32 [B, H, W, ...].
+
+        Args:
+          name: 'pose_decoder' or 'expression_decoder'.
+          start: codes [B, D] of the images that are to be warped.
+          end: codes [B, D] of what they are to look like.
+        """
+        maps, self.stats = apply_with_stats(
+            getattr(self._networks, name),
+            name,
+            self._trees,
+            self.stats,
+            jnp.concatenate([start, end], axis=-1),
+            train=self._train,
+        )
+        maps = maps.astype(jnp.float32)
+        return maps[..., :2], maps[..., 2:]
+
+
+def _sample(images: jax.Array, flow: jax.Array) -> jax.Array:
+    """Warps images by a flow that is cut at the images' edges."""
+    return grid_sample(images, clipped_grid(flow), align_corners=True)
+
+
 def tcae_images(
     networks: Tcae, trees: Tree, stats: Tree, images: jax.Array, *, train: bool
 ) -> tuple[TcaeImages, Tree]:
@@ -127,55 +181,35 @@ def tcae_images(
       The codes, maps and images, and the statistics after it.
     """
     target, source = images[:, 0], images[:, 1]
-
-    def encode(x: jax.Array, stats: Tree) -> tuple[Codes, Tree]:
-        codes, stats = apply_with_stats(
-            networks.encoder, "encoder", trees, stats, x, train=train
-        )
-        return Codes(*codes), stats
-
-    def decode(
-        name: str, start: jax.Array, end: jax.Array, stats: Tree
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        both = jnp.concatenate([start, end], axis=-1)
-        maps, stats = apply_with_stats(
-            getattr(networks, name), name, trees, stats, both, train=train
-        )
-        maps = maps.astype(jnp.float32)
-        return maps[..., :2], maps[..., 2:], stats
-
-    def sample(x: jax.Array, flow: jax.Array) -> jax.Array:
-        return grid_sample(x, clipped_grid(flow), align_corners=True)
+    passes = _Passes(networks, trees, stats, train=train)
 
     # 1. From the source to the target, by either branch and by both.
-    target_codes, stats = encode(target, stats)
-    source_codes, stats = encode(source, stats)
-    pose_flow, pose_mask, stats = decode(
-        "pose_decoder", source_codes.pose, target_codes.pose, stats
+    target_codes = passes.encode(target)
+    source_codes = passes.encode(source)
+    pose_flow, pose_mask = passes.decode(
+        "pose_decoder", source_codes.pose, target_codes.pose
     )
-    expression_flow, expression_mask, stats = decode(
-        "expression_decoder", source_codes.expression, target_codes.expression, stats
+    expression_flow, expression_mask = passes.decode(
+        "expression_decoder", source_codes.expression, target_codes.expression
     )
 
     # A softmax of two logits is a sigmoid of their difference.
     share = jax.nn.sigmoid(pose_mask - expression_mask)
     flow = share * pose_flow + (1 - share) * expression_flow
-    posed = sample(source, pose_flow)
-    expressed = sample(source, expression_flow)
-    reconstruction = sample(source, flow)
+    posed = _sample(source, pose_flow)
+    expressed = _sample(source, expression_flow)
+    reconstruction = _sample(source, flow)
 
     # 2. The codes of what came out.
-    posed_codes, stats = encode(posed, stats)
-    expressed_codes, stats = encode(expressed, stats)
-    reconstruction_codes, stats = encode(reconstruction, stats)
+    posed_codes = passes.encode(posed)
+    expressed_codes = passes.encode(expressed)
+    reconstruction_codes = passes.encode(reconstruction)
 
     # 3. Back to the source. Only the pixels that are warped are detached; the codes are
     # not.
-    pose_back, _, stats = decode(
-        "pose_decoder", posed_codes.pose, source_codes.pose, stats
-    )
-    expression_back, _, stats = decode(
-        "expression_decoder", expressed_codes.expression, source_codes.expression, stats
+    pose_back, _ = passes.decode("pose_decoder", posed_codes.pose, source_codes.pose)
+    expression_back, _ = passes.decode(
+        "expression_decoder", expressed_codes.expression, source_codes.expression
     )
     found = TcaeImages(
         target=target_codes,
@@ -193,10 +227,10 @@ def tcae_images(
         reconstruction=reconstruction,
         pose_flow_back=pose_back,
         expression_flow_back=expression_back,
-        posed_back=sample(jax.lax.stop_gradient(posed), pose_back),
-        expressed_back=sample(jax.lax.stop_gradient(expressed), expression_back),
+        posed_back=_sample(jax.lax.stop_gradient(posed), pose_back),
+        expressed_back=_sample(jax.lax.stop_gradient(expressed), expression_back),
     )
-    return found, stats
+    return found, passes.stats
 
 
 def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
@@ -210,7 +244,9 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
         return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
 
     def codes(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(a - b), axis=1)
+        # Differences of near codes would be lost in bfloat16.
+        precise = jnp.promote_types(a.dtype, jnp.float32)
+        return jnp.mean(jnp.square(a.astype(precise) - b.astype(precise)), axis=1)
 
     # How far the expression moves pixels, after the grid is cut.
     height, width = images.shape[2:4]

@@ -81,6 +81,9 @@ def temporal_hinges(
     Returns:
       Hinges [B, n - 2] and squared distances to the anchor [B, n - 1].
     """
+    # Distances of near vectors would be lost in bfloat16.
+    precise = jnp.promote_types(embeddings.dtype, jnp.float32)
+    embeddings = embeddings.astype(precise)
     anchor = embeddings[:, :1]
     distances = jnp.sum(jnp.square(embeddings[:, 1:] - anchor), axis=-1)
     hinges = jnp.maximum(0.0, distances[:, :-1] - distances[:, 1:] + margin)

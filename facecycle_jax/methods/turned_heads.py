@@ -32,7 +32,8 @@ _FRONTAL = 0.7
 _STILL = 0.3
 # How much of the turn in a code is tried.
 _FACTORS = (1.0, 1.5, 2.0)
-# Increase of the asymmetry, relative, at which a factor counts e times less.
+# The factors tried are averaged with weights exp(-excess / this). The excess is how
+# much more asymmetric the face becomes than with the best factor, as a fraction of it.
 _TOLERANCE = 0.03
 # Half the width and height of the face, its middle, and the weight far from it.
 _FACE = (0.75, 0.85)
@@ -66,10 +67,34 @@ def turned_term(
     Returns:
       Scalar, in units of half an image.
     """
-    number, size = images.shape[:2]
     goal = jax.lax.stop_gradient(
         forward.flow(before, forward.motion_code(before, images))
     )
+    turns, places = _undone_turns(forward, trees, images, goal, key)
+    still = _distance(flow, goal)
+
+    frontal = _nearly_frontal(goal)
+    weight = _face(places)[..., None] * frontal[:, None, None, None]
+    return jnp.mean(weight * (turns + _STILL * still)) / jnp.mean(frontal)
+
+
+def _undone_turns(
+    forward: FaceNetworks, trees: Trees, images: jax.Array, goal: jax.Array, key: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Turns images and compares their flows with those that undo the turn.
+
+    Args:
+      forward: the networks.
+      trees: parameters; motion_encoder and flow_decoder are used.
+      images: [N, H, H, 3], normalised.
+      goal: [N, h, w, 2], the flows of the images themselves.
+      key: random key of the turns.
+
+    Returns:
+      The distances [N, h, w, 2], 0 where the turned image does not show the place; and
+      the places [h, w, 2] of the flows.
+    """
+    number, size = images.shape[:2]
     yaw, pitch, magnification = _draw_turns(key, number)
 
     def turn(yaw: Any, pitch: Any, magnification: Any) -> jax.Array:
@@ -80,16 +105,16 @@ def turned_term(
     found = forward.flow(trees, forward.motion_code(trees, turned))
 
     # Where the turn has moved what the goal leads to.
-    places = identity_grid(height=flow.shape[1], width=flow.shape[2])
+    places = identity_grid(height=goal.shape[1], width=goal.shape[2])
     moved, shown = jax.vmap(turned_flow)(grids, jnp.clip(places + goal, -1, 1))
-    turns = shown[..., None] * _distance(found, moved - places)
-    still = _distance(flow, goal)
+    return shown[..., None] * _distance(found, moved - places), places
 
-    asymmetry = jnp.mean(jnp.abs(goal - _mirrored(goal)), axis=(1, 2, 3))
+
+def _nearly_frontal(flow: jax.Array) -> jax.Array:
+    """Checks whose flows [N, h, w, 2] are nearly symmetric; bool [N], at least one."""
+    asymmetry = jnp.mean(jnp.abs(flow - _mirrored(flow)), axis=(1, 2, 3))
     limit = jnp.maximum(_FRONTAL * jnp.mean(asymmetry), jnp.min(asymmetry))
-    frontal = asymmetry <= limit
-    weight = _face(places)[..., None] * frontal[:, None, None, None]
-    return jnp.mean(weight * (turns + _STILL * still)) / jnp.mean(frontal)
+    return asymmetry <= limit
 
 
 def frontal_term(
@@ -152,7 +177,7 @@ def _mirrored(flow: jax.Array) -> jax.Array:
 
 
 def _face(places: jax.Array) -> jax.Array:
-    """Weighs places [h, w, 2]: the face counts, what is beside it hardly."""
+    """Weighs places [h, w, 2]: the face counts, what is next to it hardly."""
     x, y = places[..., 0] / _FACE[0], (places[..., 1] - _FACE_Y) / _FACE[1]
     return _BESIDE + jnp.exp(-((x**2 + y**2) ** 2))
 

@@ -22,7 +22,6 @@ from facecycle_jax.networks.temporal_consistency import (
     TemporalEncoder,
     read_resnet18_npz,
     resnet18_trees,
-    unit_length,
 )
 from facecycle_jax.networks.vgg import (
     LOSS_TAPS,
@@ -61,6 +60,5 @@ __all__ = [
     "read_resnet18_npz",
     "read_vgg_npz",
     "resnet18_trees",
-    "unit_length",
     "widen",
 ]

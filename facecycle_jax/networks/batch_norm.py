@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.networks.blocks import Dtype, _kernel_and_bias_init
+from facecycle_jax.networks.blocks import Dtype, kernel_and_bias_init
 
 # PyTorch's momentum of 0.1 is the share of the new value; this is the share of the old
 # one.
@@ -95,7 +95,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., C] to [..., features]."""
         inputs = x.shape[-1]
-        kernel_init, bias_init = _kernel_and_bias_init(
+        kernel_init, bias_init = kernel_and_bias_init(
             "default", taps=1, fan_in=inputs, features=self.features
         )
         kernel = self.param("kernel", kernel_init, (inputs, self.features))

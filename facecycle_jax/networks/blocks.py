@@ -38,7 +38,7 @@ def _uniform(bound: float) -> Initialiser:
     return init
 
 
-def _kernel_and_bias_init(
+def kernel_and_bias_init(
     init: str | float, *, taps: int, fan_in: int, features: int
 ) -> tuple[Initialiser, Initialiser]:
     """Returns the initialisers of kernel and bias by name.
@@ -68,12 +68,12 @@ def conv(
 ) -> jax.Array:
     """Applies a convolution inside a compact module.
 
-    The input is padded by (kernel - 1) / 2 on every side.
+    The input is padded by (kernel - 1) // 2 on every side.
 
     Args:
       x: [N, H, W, C].
       features: output channels.
-      kernel: odd width of the square kernel.
+      kernel: width of the square kernel. It is odd, or 4 with a stride of 2.
       name: parameter name within the calling module.
       dtype: computation dtype.
       stride: step in both directions.
@@ -81,7 +81,8 @@ def conv(
       init: 'fan_out', 'default' or a standard deviation.
 
     Returns:
-      [N, ceil(H / stride), ceil(W / stride), features].
+      [N, H / stride, W / stride, features], rounded up for odd kernels and down for a
+      kernel of 4.
     """
     module = _Conv(
         features=features,
@@ -93,6 +94,16 @@ def conv(
         name=name,
     )
     return module(x)
+
+
+def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax.Array:
+    """Halves height and width inside a compact module.
+
+    Kernel 4, stride 2, padding 1, and PyTorch's default initialisation.
+    """
+    return conv(
+        x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default"
+    )
 
 
 class _Conv(nn.Module):
@@ -112,7 +123,7 @@ class _Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         taps = self.width * self.width
         channels = x.shape[-1]
-        kernel_init, bias_init = _kernel_and_bias_init(
+        kernel_init, bias_init = kernel_and_bias_init(
             self.kernel_init, taps=taps, fan_in=taps * channels, features=self.features
         )
         kernel = self.param(
@@ -151,7 +162,7 @@ class UpConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, C] to [N, 2 H, 2 W, features]."""
         # PyTorch takes the fan in of a transposed kernel from its output side.
-        kernel_init, bias_init = _kernel_and_bias_init(
+        kernel_init, bias_init = kernel_and_bias_init(
             "default", taps=16, fan_in=16 * self.features, features=self.features
         )
         kernel = self.param("kernel", kernel_init, (4, 4, x.shape[-1], self.features))

@@ -3,6 +3,8 @@
 Images are [N, H, W, 3], normalised. Codes are [N, code_dim] in (-1, 1).
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,71 @@ def check_layer(layer: str) -> None:
         raise UserError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
 
 
+def _layer(
+    x: jax.Array,
+    name: str,
+    channels: int,
+    *,
+    width: float,
+    dtype: Dtype,
+    kernel: int = 3,
+    stride: int = 1,
+) -> jax.Array:
+    """Applies a convolution and a leaky ReLU inside a compact module."""
+    y = conv(
+        x,
+        features=scaled(channels, width),
+        kernel=kernel,
+        stride=stride,
+        name=name,
+        dtype=dtype,
+    )
+    return leaky_relu(y)
+
+
+def first_layers(
+    x: jax.Array, *, width: float, dtype: Dtype, stride2: int = 1
+) -> dict[str, jax.Array]:
+    """Applies the layers up to conv5_1 inside a compact module.
+
+    PCL's trunk has them too.
+
+    Args:
+      x: images [N, H, W, 3] of any size.
+      width: multiplier on all channel counts.
+      dtype: computation dtype.
+      stride2: stride of conv2_1.
+
+    Returns:
+      Maps by layer, those of `LAYERS` and 'conv5_1' among them.
+    """
+    layer = functools.partial(_layer, width=width, dtype=dtype)
+    maps = {}
+
+    # Half of the side.
+    x = x.astype(dtype)
+    x = layer(x, "conv1_1", 64, kernel=7, stride=2)
+    x = maps["conv1_2"] = layer(x, "conv1_2", 64)
+
+    x = layer(x, "conv2_1", 64, stride=stride2)
+    x = ChannelAttention(dtype, name="attention2")(x)
+    x = maps["conv2_2"] = layer(x, "conv2_2", 64)
+
+    # A quarter of the side.
+    x = layer(x, "conv3_1", 128, stride=2)
+    x = ChannelAttention(dtype, name="attention3")(x)
+    x = maps["conv3_2"] = layer(x, "conv3_2", 128)
+
+    x = ResidualBlock(dtype=dtype, name="residual1")(x)
+    x = maps["residual2"] = ResidualBlock(dtype=dtype, name="residual2")(x)
+
+    # An eighth of the side, then a sixteenth.
+    x = layer(x, "conv4_1", 128, stride=2)
+    x = maps["conv4_2"] = layer(x, "conv4_2", 128)
+    maps["conv5_1"] = layer(x, "conv5_1", 256, stride=2)
+    return maps
+
+
 class EncoderFeatures(nn.Module):
     """The fully convolutional part of the encoder.
 
@@ -73,46 +140,18 @@ class EncoderFeatures(nn.Module):
         """
         check_image_size(self.image_size)
         check_layer(last)
-        dtype = self.dtype
-
-        def layer(
-            x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
-        ) -> jax.Array:
-            y = conv(
-                x,
-                features=scaled(channels, self.width),
-                kernel=kernel,
-                stride=stride,
-                name=name,
-                dtype=dtype,
-            )
-            return leaky_relu(y)
+        layer = functools.partial(_layer, width=self.width, dtype=self.dtype)
 
         # All layers are built, whichever is last. The compiler drops those not used.
-        maps = {}
-
-        # Half of the side.
-        x = x.astype(dtype)
-        x = layer(x, "conv1_1", 64, kernel=7, stride=2)
-        x = maps["conv1_2"] = layer(x, "conv1_2", 64)
-
-        # The strides that depend on the image size are here and in the last group.
-        x = layer(x, "conv2_1", 64, stride=2 if self.image_size == 256 else 1)
-        x = ChannelAttention(dtype, name="attention2")(x)
-        x = maps["conv2_2"] = layer(x, "conv2_2", 64)
-
-        x = layer(x, "conv3_1", 128, stride=2)
-        x = ChannelAttention(dtype, name="attention3")(x)
-        x = maps["conv3_2"] = layer(x, "conv3_2", 128)
-
-        x = ResidualBlock(dtype=dtype, name="residual1")(x)
-        x = maps["residual2"] = ResidualBlock(dtype=dtype, name="residual2")(x)
-
-        x = layer(x, "conv4_1", 128, stride=2)
-        x = maps["conv4_2"] = layer(x, "conv4_2", 128)
-
-        x = layer(x, "conv5_1", 256, stride=2)
-        x = maps["conv5_2"] = layer(x, "conv5_2", 256)
+        # The strides that depend on the image size are conv2_1's and that of the last
+        # group.
+        maps = first_layers(
+            x,
+            width=self.width,
+            dtype=self.dtype,
+            stride2=2 if self.image_size == 256 else 1,
+        )
+        x = maps["conv5_2"] = layer(maps["conv5_1"], "conv5_2", 256)
 
         x = layer(x, "conv6_1", 256, stride=2 if self.image_size >= 128 else 1)
         maps["conv6_2"] = layer(x, "conv6_2", 128)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.batch_norm import BatchNorm
-from facecycle_jax.networks.blocks import Dtype, conv, scaled
+from facecycle_jax.networks.blocks import Dtype, scaled, strided_conv
 from facecycle_jax.networks.up_decoder import UpDecoder, decoder_channels
 
 # Channels of all strided convolutions but the last, for an encoder of 256 x 256 images.
@@ -29,14 +29,18 @@ def check_peer_size(image_size: int) -> None:
         )
 
 
-def strided_conv(x: jax.Array, features: int, *, name: str, dtype: Dtype) -> jax.Array:
-    """Halves height and width inside a compact module.
+def check_side(images: jax.Array, image_size: int) -> None:
+    """Raises UserError unless images are of the size that an encoder was built for.
 
-    Kernel 4, stride 2, padding 1.
+    The convolutions of larger ones end in more than one pixel, of which a code would
+    hold one corner.
     """
-    return conv(
-        x, features=features, kernel=4, stride=2, name=name, dtype=dtype, init="default"
-    )
+    height, width = images.shape[1:3]
+    if (height, width) != (image_size, image_size):
+        raise UserError(
+            f"the encoder was built for {image_size}x{image_size} images, got "
+            f"{height}x{width}: resize them, or read its maps."
+        )
 
 
 class FabNetEncoder(nn.Module):
@@ -69,7 +73,7 @@ class FabNetEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: [N, image_size, image_size, 3] in 0..1.
+          images: [N, image_size, image_size, 3] in 0..1; of any size for maps.
           train: whether batch statistics are used and the running ones moved.
           maps: whether to return the map below the last convolution instead.
 
@@ -77,9 +81,11 @@ class FabNetEncoder(nn.Module):
           Embeddings [N, code_dim], or maps [N, 2, 2, C].
 
         Raises:
-          UserError: if the image size is not supported.
+          UserError: if the image size is not supported, or is not that of the images.
         """
         check_peer_size(self.image_size)
+        if not maps:
+            check_side(images, self.image_size)
         # Every convolution halves the side.
         layers = round(math.log2(self.image_size))
 

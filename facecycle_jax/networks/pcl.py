@@ -11,16 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.networks.batch_norm import Dense, Projector
-from facecycle_jax.networks.blocks import (
-    ChannelAttention,
-    Dtype,
-    ResidualBlock,
-    conv,
-    leaky_relu,
-    scaled,
-)
-from facecycle_jax.networks.temporal_consistency import unit_length
+from facecycle_jax.networks.blocks import Dtype, conv, leaky_relu, scaled
+from facecycle_jax.networks.encoder import first_layers
 from facecycle_jax.networks.up_decoder import UpDecoder
+from facecycle_jax.ops import unit_length
 
 _DECODER_CHANNELS = (256, 256, 256, 256, 128)
 
@@ -53,43 +47,15 @@ class PclTrunk(nn.Module):
         Returns:
           [N, H/16, W/16, 128 width], rounded up.
         """
-        dtype = self.dtype
-
-        def layer(
-            x: jax.Array, name: str, channels: int, kernel: int = 3, stride: int = 1
-        ) -> jax.Array:
-            features = scaled(channels, self.width)
-            y = conv(
-                x,
-                features=features,
-                kernel=kernel,
-                stride=stride,
-                name=name,
-                dtype=dtype,
-            )
-            return leaky_relu(y)
-
-        # Half of the side.
-        x = images.astype(dtype)
-        x = layer(x, "conv1_1", 64, kernel=7, stride=2)
-        x = layer(x, "conv1_2", 64)
-
-        x = layer(x, "conv2_1", 64)
-        x = ChannelAttention(dtype, name="attention2")(x)
-        x = layer(x, "conv2_2", 64)
-
-        # A quarter of the side.
-        x = layer(x, "conv3_1", 128, stride=2)
-        x = ChannelAttention(dtype, name="attention3")(x)
-        x = layer(x, "conv3_2", 128)
-        x = ResidualBlock(dtype=dtype, name="residual1")(x)
-        x = ResidualBlock(dtype=dtype, name="residual2")(x)
-
-        # An eighth of the side, then a sixteenth.
-        x = layer(x, "conv4_1", 128, stride=2)
-        x = layer(x, "conv4_2", 128)
-        x = layer(x, "conv5_1", 256, stride=2)
-        return layer(x, "conv5_2", 128)
+        maps = first_layers(images, width=self.width, dtype=self.dtype)
+        y = conv(
+            maps["conv5_1"],
+            features=scaled(128, self.width),
+            kernel=3,
+            name="conv5_2",
+            dtype=self.dtype,
+        )
+        return leaky_relu(y)
 
 
 class PclHead(nn.Module):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.networks.batch_norm import BatchNorm
-from facecycle_jax.networks.blocks import Dtype, scaled
-from facecycle_jax.networks.fab_net import check_peer_size, strided_conv
+from facecycle_jax.networks.blocks import Dtype, scaled, strided_conv
+from facecycle_jax.networks.fab_net import check_peer_size, check_side
 from facecycle_jax.networks.up_decoder import UpDecoder, decoder_channels
 
 # Channels of the strided convolutions that both branches share; the branches have 256.
@@ -52,7 +52,7 @@ class TcaeEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: [N, image_size, image_size, 3] in 0..1.
+          images: [N, image_size, image_size, 3] in 0..1; of any size for maps.
           train: whether batch statistics are used and the running ones moved.
           maps: whether to return the maps below the last convolutions instead.
 
@@ -60,9 +60,11 @@ class TcaeEncoder(nn.Module):
           Codes of pose and of expression, each [N, code_dim], or maps [N, 2, 2, C].
 
         Raises:
-          UserError: if the image size is not supported.
+          UserError: if the image size is not supported, or is not that of the images.
         """
         check_peer_size(self.image_size)
+        if not maps:
+            check_side(images, self.image_size)
 
         def layer(x: jax.Array, channels: int, name: str) -> jax.Array:
             features = scaled(channels, self.width)

@@ -15,6 +15,7 @@ import numpy as np
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.batch_norm import BatchNorm, Dense
 from facecycle_jax.networks.blocks import Dtype, conv, scaled
+from facecycle_jax.ops import unit_length
 
 _STAGES = (64, 128, 256, 512)
 _BLOCKS = 2
@@ -91,8 +92,8 @@ class TemporalEncoder(nn.Module):
           maps: whether to return the map below the pooling in place of what is pooled.
 
         Returns:
-          Embeddings [N, code_dim] of unit length, and pooled features [N, 512 width] or
-          maps [N, H/32, W/32, 512 width].
+          Embeddings [N, code_dim] of unit length, float32 at least, and pooled features
+          [N, 512 width] or maps [N, H/32, W/32, 512 width].
         """
         x = conv(
             images.astype(self.dtype),
@@ -121,14 +122,6 @@ class TemporalEncoder(nn.Module):
         pooled = jnp.mean(x, axis=(1, 2))
         embedding = Dense(self.code_dim, self.dtype, name="code")(pooled)
         return unit_length(embedding), x if maps else pooled
-
-
-def unit_length(x: jax.Array) -> jax.Array:
-    """Scales vectors [..., D] to length 1; zero stays zero, with a gradient of zero."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The lower bound is the square of PyTorch's. It keeps the gradient of the root
-    # finite.
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def resnet18_trees(

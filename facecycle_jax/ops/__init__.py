@@ -15,6 +15,8 @@ from facecycle_jax.ops.normalisation import (
     denormalise,
     normalise,
     normalise_lighting,
+    pixels_to_unit,
+    unit_length,
 )
 from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
 from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
@@ -22,13 +24,14 @@ from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
 from facecycle_jax.ops.ssim import ssim
 from facecycle_jax.ops.transposed_conv import transposed_conv
 from facecycle_jax.ops.turn import head_rotation, turned_flow, turned_grid
-from facecycle_jax.ops.warp import backward_flow, identity_grid, warp
+from facecycle_jax.ops.warp import backward_flow, clipped_grid, identity_grid, warp
 
 __all__ = [
     "HISTOGRAM_SIZE",
     "adaptive_average_pool",
     "augment_pairs",
     "backward_flow",
+    "clipped_grid",
     "conv",
     "denormalise",
     "double_bilinear",
@@ -40,11 +43,13 @@ __all__ = [
     "normalise",
     "normalise_lighting",
     "pixel_shuffle",
+    "pixels_to_unit",
     "plain_pairs",
     "resize_bilinear",
     "ssim",
     "transposed_conv",
     "turned_flow",
     "turned_grid",
+    "unit_length",
     "warp",
 ]

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from facecycle_jax.ops.grid_sample import grid_sample
-from facecycle_jax.ops.normalisation import LUMA, normalise
+from facecycle_jax.ops.normalisation import LUMA, normalise, pixels_to_unit
 from facecycle_jax.ops.resize import read_window
 from facecycle_jax.ops.warp import identity_grid
 
@@ -31,6 +32,14 @@ _TO_YIQ = np.array(
 )
 # Inverted here, because XLA would invert it again in every step.
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+def colour_product(image: jax.Array, weights: jax.Array) -> jax.Array:
+    """Multiplies colours [..., 3] by weights [3] or [3, C].
+
+    TPUs multiply float32 in bfloat16 by default, which would round the pixels.
+    """
+    return jnp.matmul(image, weights, precision=lax.Precision.HIGHEST)
 
 
 def jitter_colours(
@@ -63,11 +72,11 @@ def jitter_colours(
     image = jnp.clip(image * (1 + brightness * change[0]), 0.0, 1.0)
 
     # Contrast scales distances from the mean luma of the image.
-    mean = jnp.mean(image @ grey)
+    mean = jnp.mean(colour_product(image, grey))
     image = jnp.clip(mean + (image - mean) * (1 + contrast * change[1]), 0.0, 1.0)
 
     # Saturation scales distances from the luma of each pixel.
-    luma = (image @ grey)[..., None]
+    luma = colour_product(image, grey)[..., None]
     image = jnp.clip(luma + (image - luma) * (1 + saturation * change[2]), 0.0, 1.0)
 
     # Hue is a rotation in YIQ, here as one matrix on RGB.
@@ -79,8 +88,10 @@ def jitter_colours(
             [0.0, jnp.sin(angle), jnp.cos(angle)],
         ]
     )
-    rotation = jnp.asarray(_FROM_YIQ) @ turn @ jnp.asarray(_TO_YIQ)
-    return jnp.clip(image @ rotation.T, 0.0, 1.0)
+    rotation = colour_product(
+        colour_product(jnp.asarray(_FROM_YIQ), turn), jnp.asarray(_TO_YIQ)
+    )
+    return jnp.clip(colour_product(image, rotation.T), 0.0, 1.0)
 
 
 def _warp(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
@@ -127,6 +138,25 @@ def _side_light(key: jax.Array, image: jax.Array, largest: float) -> jax.Array:
     return jnp.clip(image * jnp.sqrt(light)[..., None], 0.0, 1.0)
 
 
+def place_crop(
+    key: jax.Array, area: jax.Array, aspect: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Places a crop at random inside an image.
+
+    Args:
+      key: random key.
+      area: scalar, as a fraction of the image.
+      aspect: scalar, its width over its height.
+
+    Returns:
+      Where it begins and its extent, each [2] (y, x), as fractions of the image. Sides
+      that are longer than the image are cut.
+    """
+    extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
+    low = jax.random.uniform(key, (2,)) * (1.0 - extent)
+    return low, extent
+
+
 def augment_pairs(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
@@ -147,7 +177,8 @@ def augment_pairs(
     """Crops, recolours, mirrors and warps images, each item by a key of its own.
 
     Where `mirror` is set, the second image of an item is the mirror image of the
-    augmented first one. The warp comes last and differs for every image.
+    augmented first one. The warp comes last and differs for every image. Images larger
+    than `size` are read without smoothing, see `resize.read_window`.
 
     Args:
       key: random key; item i uses `fold_in(key, i)`.
@@ -186,10 +217,8 @@ def augment_pairs(
         log_aspect = jax.random.uniform(
             keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
         )
-        aspect = jnp.exp(log_aspect)
-        extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
-        low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
-        image = read_window(frame.astype(jnp.float32) / 255.0, low, extent, size)
+        low, extent = place_crop(keys[2], area, jnp.exp(log_aspect))
+        image = read_window(pixels_to_unit(frame), low, extent, size)
 
         changed = jitter_colours(
             keys[3],
@@ -238,6 +267,8 @@ def augment_pairs(
 def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
     """Resizes and normalises images deterministically, for evaluation.
 
+    Images larger than `size` are read without smoothing, see `resize.read_window`.
+
     Args:
       batch: frames uint8 [B, 2, S, S, 3], mirror bool [B], identity int32 [B, 2].
       size: side of the result in pixels.
@@ -250,7 +281,7 @@ def plain_pairs(batch: Mapping[str, jax.Array], *, size: int) -> jax.Array:
     extent = jnp.ones(2)
 
     def resize(frame: jax.Array) -> jax.Array:
-        return read_window(frame.astype(jnp.float32) / 255.0, low, extent, size)
+        return read_window(pixels_to_unit(frame), low, extent, size)
 
     images = jax.vmap(jax.vmap(resize))(batch["frames"])
     first = images[:, 0]

@@ -26,7 +26,7 @@ from facecycle_jax.ops.portable import is_portable
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-class _Options(NamedTuple):
+class ConvOptions(NamedTuple):
     """Options of a convolution; precision as in `jax.default_matmul_precision`."""
 
     stride: int
@@ -84,7 +84,7 @@ def conv(
         )
 
     # The precision in force at the call, as in the library, not at compilation.
-    options = _Options(
+    options = ConvOptions(
         stride=stride, padding=padding, precision=default_matmul_precision()
     )
 
@@ -93,7 +93,7 @@ def conv(
     return _bind(x, kernel, options=options)
 
 
-def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
+def _has_own_form(x: jax.Array, kernel: jax.Array, options: ConvOptions) -> bool:
     """Checks whether the forms below apply.
 
     They count positions and slice rows, and do not support sharded types.
@@ -112,7 +112,7 @@ def _has_own_form(x: jax.Array, kernel: jax.Array, options: _Options) -> bool:
 
 
 def _plain(
-    x: jax.Array, kernel: jax.Array, *, options: _Options, layout: str = "HWIO"
+    x: jax.Array, kernel: jax.Array, *, options: ConvOptions, layout: str = "HWIO"
 ) -> jax.Array:
     """Convolves by the library's function."""
     return lax.conv_general_dilated(
@@ -125,7 +125,7 @@ def _plain(
     )
 
 
-def _on_cpu(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
+def _on_cpu(x: jax.Array, kernel: jax.Array, *, options: ConvOptions) -> jax.Array:
     """Convolves by the form that is fastest on a CPU."""
     form = _form_on_cpu(kernel.shape, stride=options.stride)
     return form(x, kernel, options=options)
@@ -138,7 +138,9 @@ def _form_on_cpu(shape: tuple[int, ...], *, stride: int) -> Callable[..., jax.Ar
     return _in_one_product if narrow else _plain
 
 
-def _in_one_product(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
+def _in_one_product(
+    x: jax.Array, kernel: jax.Array, *, options: ConvOptions
+) -> jax.Array:
     """Convolves by one matrix product for all taps, whose results are then added up.
 
     Stride 1 only.
@@ -171,7 +173,7 @@ def _input_gradient(
     x: jax.ShapeDtypeStruct,
     kernel: jax.Array,
     *,
-    options: _Options,
+    options: ConvOptions,
 ) -> jax.Array:
     """Computes the gradient by the input, by the CPU's form or by the library."""
 
@@ -195,15 +197,15 @@ def _kernel_gradient(
     x: jax.Array,
     kernel: jax.ShapeDtypeStruct,
     *,
-    options: _Options,
+    options: ConvOptions,
 ) -> jax.Array:
     """Computes the gradient by the kernel, by the CPU's form or by the library."""
     shape = kernel.shape
     on_cpu = _gradient_on_cpu(
         channels=shape[2], features=shape[3], stride=options.stride
     )
-    library = functools.partial(_by_library, shape=shape, options=options)
-    if on_cpu is _by_library:
+    library = functools.partial(by_library, shape=shape, options=options)
+    if on_cpu is by_library:
         return library(x, cotangent)
 
     ours = functools.partial(on_cpu, shape=shape, options=options)
@@ -217,15 +219,15 @@ def _gradient_on_cpu(
     narrow = features <= _FEW_OUTPUTS and channels >= _ENOUGH_INPUTS
     if stride == 1 and (narrow or min(channels, features) >= _WIDE):
         return _by_products
-    return _by_strips if channels * features >= _STRIP_PRODUCTS else _by_library
+    return _by_strips if channels * features >= _STRIP_PRODUCTS else by_library
 
 
-def _by_library(
+def by_library(
     x: jax.Array,
     cotangent: jax.Array,
     *,
     shape: tuple[int, ...],
-    options: _Options,
+    options: ConvOptions,
     form: Callable[..., jax.Array] = _plain,
 ) -> jax.Array:
     """Computes a kernel's gradient as JAX's transpose of a form of the convolution."""
@@ -237,7 +239,7 @@ def _by_library(
 
 
 def _by_products(
-    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
+    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: ConvOptions
 ) -> jax.Array:
     """Computes a kernel's gradient by one matrix product for each tap.
 
@@ -271,13 +273,13 @@ def _by_products(
 
 
 def _by_strips(
-    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: _Options
+    x: jax.Array, cotangent: jax.Array, *, shape: tuple[int, ...], options: ConvOptions
 ) -> jax.Array:
     """Computes a kernel's gradient as a sum over strips of rows."""
-    return _by_library(x, cotangent, shape=shape, options=options, form=_in_strips)
+    return by_library(x, cotangent, shape=shape, options=options, form=_in_strips)
 
 
-def _in_strips(x: jax.Array, kernel: jax.Array, *, options: _Options) -> jax.Array:
+def _in_strips(x: jax.Array, kernel: jax.Array, *, options: ConvOptions) -> jax.Array:
     """Convolves strips of rows one by one.
 
     The gradient then is a sum over short convolutions. Rows are split and not the

@@ -1,9 +1,13 @@
 """Pixel values: from uint8 to the ImageNet-normalised space, and back.
 
+Vectors of unit length are made here too.
+
 All networks and losses work in the normalised space. Layout [..., H, W, 3], RGB. uint8
 is 0..255; the normalised space has about zero mean and unit variance over natural
 images and spans about -2.1 to 2.6.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +33,8 @@ def normalise(images: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the last axis is not 3.
     """
-    unit = _unit(images, "normalise")
+    _check_rgb(images, "normalise")
+    unit = pixels_to_unit(images)
     mean = jnp.asarray(MEAN, jnp.float32)
     std = jnp.asarray(STD, jnp.float32)
     return (unit - mean) / std
@@ -55,16 +60,20 @@ def normalise_lighting(images: jax.Array, *, strength: float) -> jax.Array:
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be 0 to 1, got {strength}.")
-    unit = _unit(images, "normalise_lighting")
+    _check_rgb(images, "normalise_lighting")
+    unit = pixels_to_unit(images)
 
     # Statistics of each image [..., 1, 1, 1].
     luma = jnp.sum(unit * jnp.asarray(LUMA, jnp.float32), axis=-1, keepdims=True)
     mean = jnp.mean(luma, axis=(-3, -2), keepdims=True)
-    std = jnp.maximum(jnp.std(luma, axis=(-3, -2), keepdims=True), _FLAT)
+    variance = jnp.var(luma, axis=(-3, -2), keepdims=True)
+    std = jnp.maximum(_above_zero(jnp.sqrt, variance, at_zero=0.0), _FLAT)
 
     # Both statistics move as ratios: half-way is the geometric mean.
     gain = (sum(STD) / 3 / std) ** strength
-    new_mean = mean ** (1 - strength) * (sum(MEAN) / 3) ** strength
+    rest = 1 - strength
+    share = _above_zero(lambda x: x**rest, mean, at_zero=0.0**rest)
+    new_mean = share * (sum(MEAN) / 3) ** strength
     normalised = jnp.clip((unit - mean) * gain + new_mean, 0.0, 1.0)
     return _to_bytes(normalised) if _is_whole(images) else normalised
 
@@ -95,13 +104,54 @@ def denormalise(images: jax.Array) -> jax.Array:
     return _to_bytes(jnp.nan_to_num(to_unit(images), nan=0.0))
 
 
-def _unit(images: jax.Array, function: str) -> jax.Array:
-    """Converts RGB images to float32 in 0..1; an error names the calling `function`."""
+def pixels_to_unit(images: jax.Array) -> jax.Array:
+    """Converts pixels to float32 in 0..1.
+
+    Args:
+      images: uint8 0..255, or floating point, which is in 0..1 already.
+
+    Returns:
+      float32, the same shape.
+    """
+    pixels = jnp.asarray(images, jnp.float32)
+    return pixels / 255.0 if _is_whole(images) else pixels
+
+
+def unit_length(x: jax.Array) -> jax.Array:
+    """Scales vectors to length 1; zero stays zero, with a gradient of zero.
+
+    Args:
+      x: [..., D].
+
+    Returns:
+      [..., D], float32, or float64 for float64: in bfloat16 a distance of two such
+      vectors would have two correct digits.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    # The lower bound is the square of PyTorch's. It keeps the gradient of the root
+    # finite.
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def _above_zero(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, *, at_zero: float
+) -> jax.Array:
+    """Applies a function to numbers above 0; those at 0 have a gradient of zero.
+
+    The derivative of a root at 0 is infinite, so the gradient of an image of one colour
+    would be NaN.
+    """
+    is_zero = x <= 0
+    return jnp.where(is_zero, at_zero, function(jnp.where(is_zero, 1.0, x)))
+
+
+def _check_rgb(images: jax.Array, function: str) -> None:
+    """Raises ValueError unless images are RGB; it names the calling `function`."""
     if images.shape[-1] != 3:
         raise ValueError(
             f"{function} takes RGB images [..., H, W, 3], got shape {images.shape}."
         )
-    return jnp.asarray(images, jnp.float32) / (255.0 if _is_whole(images) else 1.0)
 
 
 def _is_whole(images: jax.Array) -> bool:

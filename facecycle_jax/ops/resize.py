@@ -8,6 +8,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+
+def _precision(x: jax.Array) -> lax.Precision | None:
+    """Returns the precision of products with x.
+
+    TPUs multiply float32 in bfloat16 by default, which would round flows and pixels.
+    """
+    return None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST
 
 
 @functools.cache
@@ -48,11 +57,15 @@ def resize_bilinear(images: jax.Array, *, height: int, width: int) -> jax.Array:
     lead = "klmnopqrst"[: images.ndim - 3]
     if source_height != height:
         rows = jnp.asarray(_interpolation_matrix(source_height, height), images.dtype)
-        images = jnp.einsum(f"hi,{lead}iwc->{lead}hwc", rows, images)
+        images = jnp.einsum(
+            f"hi,{lead}iwc->{lead}hwc", rows, images, precision=_precision(images)
+        )
 
     if source_width != width:
         columns = jnp.asarray(_interpolation_matrix(source_width, width), images.dtype)
-        images = jnp.einsum(f"wj,{lead}hjc->{lead}hwc", columns, images)
+        images = jnp.einsum(
+            f"wj,{lead}hjc->{lead}hwc", columns, images, precision=_precision(images)
+        )
     return images
 
 
@@ -102,6 +115,10 @@ def read_window(
 ) -> jax.Array:
     """Reads a window of an image at another size, bilinearly.
 
+    Each result pixel is interpolated between the nearest four of the source. Nothing is
+    smoothed before, so a window of more pixels than the result has leaves some of them
+    out: fine patterns alias.
+
     Args:
       image: [H, W, C].
       low: [2], (y, x) where the window begins, as fractions of the image.
@@ -123,5 +140,8 @@ def read_window(
         weights = jnp.maximum(
             0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source))
         )
-        image = jnp.moveaxis(jnp.tensordot(weights, image, axes=(1, axis)), 0, axis)
+        read = jnp.tensordot(
+            weights, image, axes=(1, axis), precision=_precision(image)
+        )
+        image = jnp.moveaxis(read, 0, axis)
     return image

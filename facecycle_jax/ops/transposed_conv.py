@@ -14,7 +14,7 @@ from facecycle_jax.jax_names import (
     default_matmul_precision,
     is_placed_by_type,
 )
-from facecycle_jax.ops.conv import _by_library, _Options, conv
+from facecycle_jax.ops.conv import ConvOptions, by_library, conv
 from facecycle_jax.ops.portable import by_platform
 
 
@@ -94,8 +94,8 @@ def _kernel_gradient(
     the whole cotangent on TPUs; here only the small kernel is mirrored.
     """
     taps = (4, 4, kernel.shape[3], kernel.shape[2])
-    options = _Options(stride=2, padding=((1, 1), (1, 1)), precision=precision)
-    mirrored = _by_library(cotangent, x, shape=taps, options=options)
+    options = ConvOptions(stride=2, padding=((1, 1), (1, 1)), precision=precision)
+    mirrored = by_library(cotangent, x, shape=taps, options=options)
     return lax.rev(mirrored, (0, 1)).swapaxes(2, 3)
 
 

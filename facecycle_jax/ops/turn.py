@@ -8,6 +8,7 @@ about 11 cm.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from facecycle_jax.ops.smoothing import smooth_neighbours
 from facecycle_jax.ops.warp import identity_grid
@@ -72,7 +73,15 @@ def head_rotation(yaw: jax.Array, pitch: jax.Array, roll: jax.Array) -> jax.Arra
     )
 
     # Yaw is applied first, roll last.
-    return about_z @ about_x @ about_y
+    return _product(_product(about_z, about_x), about_y)
+
+
+def _product(rotation: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Rotates vectors [3, n].
+
+    TPUs multiply float32 in bfloat16 by default, which would move pixels.
+    """
+    return jnp.matmul(rotation, vectors, precision=lax.Precision.HIGHEST)
 
 
 def turned_grid(
@@ -94,21 +103,51 @@ def turned_grid(
     """
     # The rotation counts pitch downwards.
     turn = head_rotation(yaw, -pitch, jnp.zeros_like(yaw))
+    grid = identity_grid(height=size, width=size)
 
+    points = _lines_of_sight(grid, turn, magnification)
+    head, hit = _first_hit(points)
+    found = jnp.where(hit[..., None], head, _background(grid, head, hit))
+    return _smooth(found)
+
+
+def _lines_of_sight(
+    grid: jax.Array, turn: jax.Array, magnification: jax.Array
+) -> jax.Array:
+    """Computes points on the line of sight of each pixel, in the frame of the head.
+
+    Args:
+      grid: [size, size, 2], the pixels' positions.
+      turn: [3, 3], rotation from the head's to the image's frame.
+      magnification: scalar.
+
+    Returns:
+      [3, size, size, places], the nearest to the camera first.
+    """
     # The middle between the eyes stays where it is.
     eyes = jnp.array([[_EYE_X, -_EYE_X], [_EYE_Y, _EYE_Y]])
     depth, _ = _surface(eyes[0], eyes[1])
-    middle = jnp.mean(turn @ jnp.stack([*eyes, depth]), axis=1)
+    middle = jnp.mean(_product(turn, jnp.stack([*eyes, depth])), axis=1)
 
-    # Points [3, size, size, places] on the line of sight of each pixel, turned back.
-    grid = identity_grid(height=size, width=size)
     x = grid[..., 0] / magnification + middle[0]
     y = (grid[..., 1] - _EYE_Y) / magnification + middle[1]
     z = jnp.linspace(_NEAREST, _FARTHEST, _PLACES)
     seen = jnp.stack(jnp.broadcast_arrays(x[..., None], y[..., None], z))
-    points = jnp.einsum("ji,jhwk->ihwk", turn, seen)
 
-    # The first of them inside the head.
+    # The transposed rotation turns them back.
+    return jnp.einsum("ji,jhwk->ihwk", turn, seen, precision=lax.Precision.HIGHEST)
+
+
+def _first_hit(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Finds where lines of sight meet the head.
+
+    Args:
+      points: [3, size, size, places], what `_lines_of_sight` returns.
+
+    Returns:
+      [size, size, 2], the positions (x, y) on the surface; and bool [size, size],
+      whether the line meets the head at all.
+    """
     front, inside_outline = _surface(points[0], points[1])
     above = points[2] - front
     # The back of the head is round, too.
@@ -120,18 +159,14 @@ def turned_grid(
     def at(values: jax.Array, place: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
 
-    # Between it and the one before it.
+    # The surface lies between the first point inside and the one before it.
     outside, within = at(above, before), at(above, first)
     crossing = at(inside_outline, before) & (outside > within)
     share = jnp.where(crossing, outside / jnp.maximum(outside - within, 1e-6), 1.0)
     share = jnp.clip(share, 0.0, 1.0)
-    head = jnp.stack(
-        [at(p, before) * (1 - share) + at(p, first) * share for p in points[:2]],
-        axis=-1,
-    )
 
-    found = jnp.where(hit[..., None], head, _background(grid, head, hit))
-    return _smooth(found)
+    head = [at(p, before) * (1 - share) + at(p, first) * share for p in points[:2]]
+    return jnp.stack(head, axis=-1), hit
 
 
 def turned_flow(grid: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:

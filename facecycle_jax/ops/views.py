@@ -2,6 +2,8 @@
 
 They are made on the device and are pure in key and batch. Batches hold frames uint8
 [B, n, S, S, 3]. An item's randomness comes from `fold_in(key, item)`.
+
+Frames that are larger than a view are read without smoothing, see `resize.read_window`.
 """
 
 from collections.abc import Mapping
@@ -10,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.ops.augment import jitter_colours
-from facecycle_jax.ops.normalisation import LUMA, normalise
+from facecycle_jax.ops.augment import colour_product, jitter_colours, place_crop
+from facecycle_jax.ops.normalisation import LUMA, normalise, pixels_to_unit
 from facecycle_jax.ops.resize import read_window
 
 # Luma of PCL's gradient maps.
@@ -37,11 +39,6 @@ class CropOptions(NamedTuple):
     side: int
     smallest: int
     largest: int
-
-
-def _unit(frames: jax.Array) -> jax.Array:
-    """Converts frames from uint8 0..255 to float32 in 0..1."""
-    return frames.astype(jnp.float32) / 255.0
 
 
 def crop_frames(
@@ -71,7 +68,9 @@ def crop_frames(
         # Whole 256ths, both ends included.
         offset = jax.random.randint(key, (2,), 0, crop.side - side + 1)
         low = jnp.array([crop.top, crop.left]) + offset
-        return read_window(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+        return read_window(
+            pixels_to_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size
+        )
 
     def item(index: jax.Array, frames: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(place_key, index), len(frames))
@@ -102,7 +101,9 @@ def centre_crop_frames(
     low = jnp.array([crop.top, crop.left]) + (crop.side - side) / 2
 
     def one(frame: jax.Array) -> jax.Array:
-        return read_window(_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size)
+        return read_window(
+            pixels_to_unit(frame), low / 256.0, jnp.full(2, side / 256.0), size
+        )
 
     images = jax.vmap(jax.vmap(one))(batch["frames"])
     return normalise(images) if normalised else images
@@ -123,7 +124,7 @@ def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
       [H, W, 1], up to about 1.2, or below 1 if `wrapped`.
     """
     # [H + 2, W + 2], so that the differences below are [H, W].
-    luma = jnp.pad(image @ jnp.asarray(_EDGE_GREY), 1)
+    luma = jnp.pad(colour_product(image, jnp.asarray(_EDGE_GREY)), 1)
     across = luma[1:-1, 2:] - luma[1:-1, :-2]
     down = luma[2:, 1:-1] - luma[:-2, 1:-1]
 
@@ -192,7 +193,8 @@ class ColourOptions(NamedTuple):
 def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.Array:
     """Jitters, drops colours, blurs and finds edges, in this order and each at random.
 
-    The image is [H, W, 3] in 0..1, and so is the result.
+    The image is [H, W, 3] in 0..1. The result is too, unless it is a gradient map that
+    is not wrapped, which reaches about 1.2.
     """
     keys = jax.random.split(key, 6)
     changed = jitter_colours(
@@ -206,7 +208,8 @@ def _recolour(key: jax.Array, image: jax.Array, options: ColourOptions) -> jax.A
     jittered = jax.random.bernoulli(keys[1], options.jitter_probability)
     image = jnp.where(jittered, changed, image)
 
-    grey = jnp.broadcast_to((image @ jnp.asarray(LUMA))[..., None], image.shape)
+    luma = colour_product(image, jnp.asarray(LUMA))
+    grey = jnp.broadcast_to(luma[..., None], image.shape)
     without_colours = jax.random.bernoulli(keys[2], options.grey_probability)
     image = jnp.where(without_colours, grey, image)
 
@@ -248,7 +251,7 @@ def distant_views(
       colours: what else changes.
 
     Returns:
-      float32 [B, 2, size, size, 3] in 0..1.
+      float32 [B, 2, size, size, 3] in 0..1, gradient maps up to about 1.2.
 
     References:
       Liu et al., "Pose-disentangled contrastive learning", CVPR 2023.
@@ -256,7 +259,7 @@ def distant_views(
 
     def item(index: jax.Array, frame: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        image = _unit(frame)
+        image = pixels_to_unit(frame)
 
         def view(key: jax.Array, low: jax.Array) -> jax.Array:
             cropped = read_window(image, low, jnp.full(2, 0.4), size)
@@ -287,16 +290,68 @@ def recoloured_views(
       mirrored: whether the views show the mirror image.
 
     Returns:
-      float32 [B, count, size, size, 3] in 0..1.
+      float32 [B, count, size, size, 3] in 0..1, gradient maps up to about 1.2.
     """
 
     def item(index: jax.Array, frame: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, index), count)
-        image = read_window(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+        image = read_window(pixels_to_unit(frame), jnp.zeros(2), jnp.ones(2), size)
         image = jnp.flip(image, axis=1) if mirrored else image
         return jax.vmap(lambda key: _recolour(key, image, colours))(keys)
 
     return jax.vmap(item)(jnp.arange(len(frames)), frames)
+
+
+def spread_views(
+    key: jax.Array,
+    frames: jax.Array,
+    batch: jax.Array,
+    *,
+    size: int,
+    count: int,
+    colours: ColourOptions,
+) -> jax.Array:
+    """Makes many views of the mirror images of a few images, spread over a batch.
+
+    The views are those of `recoloured_views` with `mirrored`. Laid out by image, all of
+    them would belong to the few items that the images are of, and a batch that is split
+    over devices would have every device make all views. Here every item of the batch
+    holds the same number of views, so that each device makes its share.
+
+    Args:
+      key: random key.
+      frames: uint8 [P, S, S, 3].
+      batch: uint8 [B, ...], any array that is split over devices as the result is to
+        be.
+      size: side of the result in pixels.
+      count: number of views of each image.
+      colours: what changes.
+
+    Returns:
+      float32 [B, R, size, size, 3] in 0..1, gradient maps up to about 1.2, where R is P
+      count / B, rounded up. In order of rows, the first P count are the views of the
+      first image, then those of the second, and so on; what is left repeats them. A
+      batch with more items than there are views therefore makes more than are needed.
+    """
+    items = len(frames)
+    rows = -(-items * count // len(batch))
+
+    def keys_of(index: jax.Array) -> jax.Array:
+        return jax.random.split(jax.random.fold_in(key, index), count)
+
+    keys = jax.vmap(keys_of)(jnp.arange(items)).reshape(-1)
+    images = jnp.flip(whole_frames(frames, size=size), axis=2)
+
+    # The number of each view [B, R]. Zeros that are computed from the batch are added,
+    # so that the compiler splits the numbers over devices as the batch is split.
+    numbers = jnp.arange(len(batch) * rows).reshape(-1, rows) % (items * count)
+    pixels = batch.reshape(len(batch), -1)[:, :1].astype(numbers.dtype)
+    numbers = numbers + jnp.minimum(pixels, 0)
+
+    def view(number: jax.Array) -> jax.Array:
+        return _recolour(keys[number], images[number // count], colours)
+
+    return jax.vmap(jax.vmap(view))(numbers)
 
 
 def cropped_views(
@@ -319,7 +374,7 @@ def cropped_views(
       colours: what else changes.
 
     Returns:
-      float32 [B, 2, size, size, 3] in 0..1.
+      float32 [B, 2, size, size, 3] in 0..1, gradient maps up to about 1.2.
 
     References:
       Chen et al., "A simple framework for contrastive learning of visual
@@ -327,7 +382,7 @@ def cropped_views(
     """
 
     def item(index: jax.Array, frame: jax.Array) -> jax.Array:
-        image = _unit(frame)
+        image = pixels_to_unit(frame)
 
         def view(key: jax.Array) -> jax.Array:
             keys = jax.random.split(key, 5)
@@ -336,8 +391,7 @@ def cropped_views(
             area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
             log_aspect = jax.random.uniform(keys[1], minval=-1.0, maxval=1.0)
             aspect = jnp.exp(log_aspect * jnp.log(4 / 3))
-            extent = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / aspect, aspect])), 1.0)
-            low = jax.random.uniform(keys[2], (2,)) * (1.0 - extent)
+            low, extent = place_crop(keys[2], area, aspect)
 
             cropped = read_window(image, low, extent, size)
             mirrored = jax.random.bernoulli(keys[3], mirror_probability)
@@ -353,7 +407,7 @@ def whole_frames(frames: jax.Array, *, size: int) -> jax.Array:
     """Resizes images uint8 [..., S, S, 3] to float32 [..., size, size, 3] in 0..1."""
 
     def resize(frame: jax.Array) -> jax.Array:
-        return read_window(_unit(frame), jnp.zeros(2), jnp.ones(2), size)
+        return read_window(pixels_to_unit(frame), jnp.zeros(2), jnp.ones(2), size)
 
     flat = frames.reshape(-1, *frames.shape[-3:])
     resized = jax.vmap(resize)(flat)

@@ -34,6 +34,19 @@ def identity_grid(*, height: int, width: int, align_corners: bool = True) -> jax
     return jnp.asarray(np.stack([x, y], axis=-1), jnp.float32)
 
 
+def clipped_grid(flow: jax.Array) -> jax.Array:
+    """Turns flows into sampling grids: each pixel's place plus the flow.
+
+    Args:
+      flow: [..., H, W, 2], (x, y) in units of half an image, corners aligned.
+
+    Returns:
+      [..., H, W, 2], cut to [-1, 1].
+    """
+    base = identity_grid(height=flow.shape[-3], width=flow.shape[-2])
+    return jnp.clip(base + flow, -1.0, 1.0)
+
+
 def warp(
     images: jax.Array,
     flow: jax.Array,

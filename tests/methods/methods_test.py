@@ -518,6 +518,42 @@ def test_unknown_methods_losses_and_files_are_named():
         methods.make(config(loss={"vgg": "nowhere.npz"}))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("consensus_weight", 1.0),
+        ("mean_detail_weight", 1.0),
+        ("align_mean", True),
+        ("exchange_identity", True),
+        ("restore_motion", False),
+        ("margin_hinge", True),
+    ],
+)
+def test_an_identity_encoder_alone_refuses_options_of_what_is_drawn(option, value):
+    loss = {"generator": False, "contrast_weight": 1.0, option: value}
+    with pytest.raises(UserError, match=f"loss.{option} is for what the generator"):
+        methods.make(config("identity_cycle", loss=loss))
+
+
+def test_a_learned_trunk_without_generator_needs_no_vgg():
+    # The default perceptual loss is 'gram', which would need one.
+    loss = {"generator": False, "vgg": "nowhere.npz"}
+    without = config("motion_cycle", loss=loss)
+    assert not methods.uses_vgg(without)
+    methods.make(without)
+
+    assert methods.uses_vgg(config("motion_cycle"))
+    assert methods.uses_vgg(config("motion_cycle", model={"trunk": "vgg"}, loss=loss))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_terms_are_float32_whatever_the_networks_compute_in(stage):
+    method, params, frozen = made(stage, dtype="bfloat16")
+    total, aux = jax.eval_shape(method.loss, params, frozen, batch(), None)
+    dtypes = {term.dtype.name for term in (total, *aux.terms.values())}
+    assert dtypes == {"float32"}
+
+
 def test_an_identity_encoder_alone_needs_a_contrast():
     with pytest.raises(UserError, match=r"set loss\.contrast_weight above 0"):
         methods.make(config("identity_cycle", loss={"generator": False}))

@@ -17,6 +17,9 @@ import peers_reference as reference
 import pytest
 from drawn import drawn_state
 
+from facecycle_jax import methods
+from facecycle_jax.configs import pcl as pcl_config
+from facecycle_jax.devices import batch_sharding, make_mesh, replicated
 from facecycle_jax.losses import (
     info_nce,
     mixed_logits,
@@ -399,6 +402,64 @@ def test_orthogonality_is_the_mean_square_of_the_product():
 
     expected = np.mean((rows(a).T @ rows(b)) ** 2)
     np.testing.assert_allclose(orthogonality(a, b), expected, rtol=1e-5)
+
+
+def test_each_device_computes_its_share_of_pose_negatives():
+    """Three poses with 20 negatives each, in a batch of 16."""
+    config = pcl_config.get_config("small")
+    config.model.width = 0.03125
+    config.batch_size = 16
+    config.augment.pose_items = 3
+    config.augment.pose_negatives = 20
+    method = methods.make(config.to_dict())
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    batch = {"frames": jax.ShapeDtypeStruct((16, 3, 64, 64, 3), jnp.uint8)}
+
+    def loss(params, frozen, batch):
+        key = jax.random.key(0)
+        views = method.views.augment(key, batch)
+        return method.steps[-1].loss(params, frozen, views, key)[0]
+
+    def flops(devices):
+        mesh = make_mesh(jax.devices()[:devices])
+        same = replicated(mesh)
+        compiled = jax.jit(
+            loss, in_shardings=(same, same, batch_sharding(mesh)), out_shardings=same
+        )
+        return compiled.lower(*state, batch).compile().cost_analysis()["flops"]
+
+    assert flops(4) < 0.35 * flops(1)
+
+
+def test_negatives_that_are_spread_over_a_batch_are_those_of_each_pose():
+    """In a batch of 4, 2 poses of 3 negatives leave 2 places of the 8 unused."""
+    networks = build_pcl(width=0.0625)
+    params, frozen = drawn_state(pcl(networks, PclOptions()))
+    x = jax.random.uniform(jax.random.key(1), (2, 3, 64, 64, 3))
+    rest = jnp.full((2, 64, 64, 3), jnp.nan)
+    spread = jnp.concatenate([x.reshape(6, 64, 64, 3), rest]).reshape(4, 2, 64, 64, 3)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def logits(negatives, count):
+        return pcl_pose_logits(
+            networks,
+            params,
+            frozen["batch_stats"],
+            x[:, :2],
+            negatives,
+            None,
+            temperature=TEMPERATURE,
+            grouping="own",
+            count=count,
+            train=True,
+        )
+
+    for found, expected in zip(
+        jax.tree.leaves(logits(spread, 3)),
+        jax.tree.leaves(logits(x, None)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_update_is_three_gradient_steps_whose_sum_is_the_loss():

@@ -3,7 +3,10 @@
 Training, held-out losses, panels, exact resume, features.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from several import codes, start
@@ -15,6 +18,7 @@ from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import UserError
 from facecycle_jax.inference import model_from_run
 from facecycle_jax.methods.base import BATCH_STATS
+from facecycle_jax.networks import build_fab_net, build_tcae
 from facecycle_jax.training import loop, setup
 
 CONFIGS = {
@@ -83,6 +87,8 @@ def test_configurations_describe_methods(name):
         ("simclr", "optimiser.accumulate", 99, "simclr compares the items of a micro-"),
         ("tcae", "batch_size", 1, "tcae compares the items of a micro-batch"),
         ("pcl", "optimiser.accumulate", 2, "optimiser.accumulate must be 1 for PCL"),
+        ("temporal_consistency", "loss.resnet", "r.npz", "model.width must be 1 with"),
+        ("temporal_consistency", "data.item_order", "unordered", "must be 'ordered'"),
     ],
 )
 def test_what_a_method_cannot_use_is_refused(name, field, value, sentence):
@@ -90,6 +96,29 @@ def test_what_a_method_cannot_use_is_refused(name, field, value, sentence):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=sentence):
         methods.make(config.to_dict(), weights=False)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("fab_net", 3000), ("tcae", 2000)])
+def test_published_lengths_count_epochs_by_identity(name, epochs):
+    published = CONFIGS[name].get_config()
+    assert published.num_steps == epochs * published.eval_every
+    assert CONFIGS[name].get_config("small").num_steps == 200
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_terms_are_float32_whatever_the_networks_compute_in(name):
+    config = tiny(name, **{"model.dtype": "bfloat16"}).to_dict()
+    method = methods.make(config)
+
+    def terms(key, batch):
+        params, frozen = method.init(key)
+        views = method.views.augment(key, batch)
+        found = [step.loss(params, frozen, views, key) for step in method.steps]
+        found.append(method.loss(params, frozen, views, None))
+        return [(total, aux.terms) for total, aux in found]
+
+    shapes = jax.eval_shape(terms, jax.random.key(0), data.batch_shapes(config))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -163,3 +192,17 @@ def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
         ValueError, match=f"model of {name}: it has features, and no motion_code"
     ):
         model.motion_code(images)
+
+
+@pytest.mark.parametrize("build", [build_fab_net, build_tcae])
+def test_codes_of_images_of_another_size_are_refused(build):
+    encoder = build(width=0.03125, image_size=32, code_dim=8).encoder
+
+    def run(side, *, maps):
+        images = jnp.zeros((1, side, side, 3))
+        return encoder.init(jax.random.key(0), images, train=False, maps=maps)
+
+    with pytest.raises(UserError, match="was built for 32x32 images, got 64x64"):
+        jax.eval_shape(functools.partial(run, 64, maps=False))
+    jax.eval_shape(functools.partial(run, 64, maps=True))
+    jax.eval_shape(functools.partial(run, 32, maps=False))

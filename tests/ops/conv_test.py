@@ -14,12 +14,12 @@ from jax.sharding import PartitionSpec as P
 from facecycle_jax import ops
 from facecycle_jax.devices import batch_sharding, make_mesh, replicated
 from facecycle_jax.ops.conv import (
-    _by_library,
+    ConvOptions,
     _by_products,
     _by_strips,
     _gradient_on_cpu,
     _in_one_product,
-    _Options,
+    by_library,
 )
 from launch import compile_check
 
@@ -54,7 +54,7 @@ IN_EVERY_FORM = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("form", [_by_strips, _by_products, _by_library])
+@pytest.mark.parametrize("form", [_by_strips, _by_products, by_library])
 @pytest.mark.parametrize("case", CASES)
 def test_every_form_of_the_kernel_gradient_agrees_with_the_library(
     form, case, monkeypatch
@@ -69,7 +69,7 @@ def test_every_form_of_the_kernel_gradient_agrees_with_the_library(
         lambda kernel: library(x, kernel, stride=stride, padding=padding), kernel
     )
     gradient = form(
-        x, jnp.cos(y), shape=kernel.shape, options=_Options(stride, padding, None)
+        x, jnp.cos(y), shape=kernel.shape, options=ConvOptions(stride, padding, None)
     )
     np.testing.assert_allclose(gradient, back(jnp.cos(y))[0], atol=2e-3)
 
@@ -81,7 +81,7 @@ def test_one_product_agrees_with_the_library(case):
     size, stride, padding = CASES[case]
     x, kernel = operands(kernel=size)
     y, back = jax.vjp(
-        functools.partial(_in_one_product, options=_Options(stride, padding, None)),
+        functools.partial(_in_one_product, options=ConvOptions(stride, padding, None)),
         x,
         kernel,
     )
@@ -104,10 +104,10 @@ def test_one_product_agrees_with_the_library(case):
         (128, 256, 1, _by_products),
         (64, 3, 1, _by_products),
         (16, 3, 1, _by_products),
-        (16, 3, 2, _by_library),
-        (8, 3, 1, _by_library),
-        (32, 32, 1, _by_library),
-        (3, 64, 1, _by_library),
+        (16, 3, 2, by_library),
+        (8, 3, 1, by_library),
+        (32, 32, 1, by_library),
+        (3, 64, 1, by_library),
     ],
 )
 def test_the_chosen_form_has_the_library_s_gradients(channels, features, stride, form):

@@ -241,3 +241,25 @@ def test_leading_axes_and_vmap_agree():
     )
     flat = ops.warp(a.reshape(6, 8, 8, 3), flow.reshape(6, 4, 4, 2)).reshape(a.shape)
     np.testing.assert_allclose(ops.warp(a, flow), flat, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_gradient_of_lighting_is_finite_for_flat_images(level, strength):
+    def total(image):
+        return jnp.sum(ops.normalise_lighting(image, strength=strength))
+
+    gradient = jax.grad(total)(jnp.full((4, 4, 3), level))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize(("dtype", "times"), [("float32", 2), ("bfloat16", 0)])
+def test_float32_is_resized_at_its_own_precision(dtype, times):
+    """TPUs multiply float32 in bfloat16 unless the highest precision is requested."""
+    image = jnp.zeros((4, 4, 3), dtype)
+
+    def resize(image):
+        return ops.resize_bilinear(image, height=8, width=8)
+
+    assert str(jax.make_jaxpr(resize)(image)).count("HIGHEST") >= times
+    assert ("HIGHEST" in str(jax.make_jaxpr(resize)(image))) == bool(times)

@@ -112,6 +112,26 @@ def test_mirrored_views_are_those_of_the_mirror_image():
     np.testing.assert_allclose(made[False][:, 0], frames / 255.0, atol=1e-6)
 
 
+def test_views_that_are_spread_over_a_batch_are_those_of_each_image():
+    """In a batch of 6, 2 images of 4 views: the last 4 places repeat the first."""
+    batch = jnp.asarray(reference.numbers("pcl")["inputs/recon_u8"])
+    options = {"size": 32, "count": 4, "colours": views.ColourOptions()}
+    key = jax.random.key(0)
+
+    expected = jax.jit(
+        lambda key, frames: views.recoloured_views(
+            key, frames, mirrored=True, **options
+        )
+    )(key, batch[:2]).reshape(8, 32, 32, 3)
+    spread = jax.jit(
+        lambda key, batch: views.spread_views(key, batch[:2], batch, **options)
+    )(key, batch)
+    assert spread.shape == (6, 2, 32, 32, 3)
+    found = spread.reshape(12, 32, 32, 3)
+    np.testing.assert_allclose(found[:8], expected, atol=1e-6)
+    np.testing.assert_allclose(found[8:], expected[:4], atol=1e-6)
+
+
 @pytest.mark.parametrize("maker", ["distant", "cropped"])
 def test_views_are_a_function_of_the_key_and_the_item(maker):
     frames = jnp.asarray(reference.numbers("pcl")["inputs/recon_u8"])
