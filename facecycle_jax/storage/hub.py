@@ -72,8 +72,8 @@ def parse_address(text: str, *, revision: str | None = None) -> HubAddress:
     is_repo = re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII)
     if not is_repo or (at and not named):
         raise UserError(
-            f"{shorten(text)} is no model on the Hub: write USER/NAME, or "
-            "USER/NAME@REVISION, with hf:// before it where a folder could be meant."
+            f"{shorten(text)} is no model on the Hub: write hf://USER/NAME or "
+            "hf://USER/NAME@REVISION; `facecycle push` takes USER/NAME too."
         )
     if named and revision:
         raise UserError(

@@ -233,7 +233,7 @@ def test_batches_that_cannot_be_split_are_refused():
         training.check_batch(8, accumulate=0, mesh=mesh)
     table = training.describe(mesh, batch_size=16, accumulate=2)
     assert "data=8" in table
-    assert "16 pairs" in table
+    assert "16 items" in table
 
 
 def test_averages_leave_masked_values_out():
