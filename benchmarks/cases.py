@@ -234,16 +234,21 @@ def _torch_train_step(
     )
 
 
-def _those_that_ran(programs: Programs, rows: list[timing.Row]) -> dict[str, Any]:
-    """Returns the programs that have times.
+def _to_compare(
+    programs: Programs, rows: list[timing.Row]
+) -> tuple[Any, list[Any]] | None:
+    """Returns this program and the others, or None if not both sides have times.
 
-    The others are not called again. They had too little memory, for example.
+    Programs without times are not called again. They had too little memory, for
+    example.
     """
     ran = {}
     for row in rows:
         if row.median_ms is not None:
             ran[row.program] = programs[row.program]
-    return ran
+
+    mine = ran.pop("ours", None)
+    return None if mine is None or not ran else (mine, list(ran.values()))
 
 
 def _compare_outputs(
@@ -256,13 +261,13 @@ def _compare_outputs(
     Raises:
       RuntimeError: If they differ.
     """
-    others = _those_that_ran(programs, rows)
-    mine = others.pop("ours", None)
-    if mine is None or not others:
+    sides = _to_compare(programs, rows)
+    if sides is None:
         return
 
+    mine, others = sides
     output = mine()
-    for other in others.values():
+    for other in others:
         _check_same_output(output, other(), setting)
 
 
@@ -294,14 +299,14 @@ def _compare_losses(
     Raises:
       RuntimeError: If they differ.
     """
-    others = _those_that_ran(programs, rows)
-    mine = others.pop("ours", None)
-    if mine is None or not others or setting.batch > _MOST_COMPARED:
+    sides = _to_compare(programs, rows)
+    if sides is None or setting.batch > _MOST_COMPARED:
         return
 
+    mine, others = sides
     tolerance = 1e-3 if setting.precision == "float32" else 5e-2
     total = mine.total()
-    for program in others.values():
+    for program in others:
         other = program.total()
         # Written so that NaN counts as a difference.
         if not abs(total - other) <= tolerance * abs(other):

@@ -231,20 +231,11 @@ def parse_flags(
 def _with_config_paths(argv: Sequence[str]) -> list[str]:
     """Replaces the name of a config in a command line by the path of its file."""
     argv = list(argv)
-    for place, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag not in _CONFIG_FLAGS:
-            continue
-
-        # The value follows an equals sign, or is the next argument.
-        if not equals:
-            place, flag = place + 1, ""
-            value = "".join(argv[place : place + 1])
-
+    for place, flag, value in _config_flags(argv):
         # What looks like a path is left to the library, which says what is wrong.
         path = value.partition(":")[0]
         if path and not path.endswith(".py") and "/" not in path:
-            argv[place] = f"{flag}{equals}{find_config(value)}"
+            argv[place] = f"{flag}{find_config(value)}"
     return argv
 
 
@@ -342,8 +333,24 @@ def _fields_in(argv: Sequence[str], message: str) -> list[str]:
 
 def _config_name(argv: Sequence[str]) -> str:
     """Finds the value of --config in a command line."""
+    return next((value for _, _, value in _config_flags(argv)), "")
+
+
+def _config_flags(argv: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Finds --config in a command line.
+
+    Returns of each the place of the argument with its value, what stands before the
+    value there ('--config=' or nothing), and the value.
+    """
+    found = []
     for place, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in _CONFIG_FLAGS:
-            return value if equals else " ".join(argv[place + 1 : place + 2])
-    return ""
+        flag, equals, value = argument.partition("=")
+        if flag not in _CONFIG_FLAGS:
+            continue
+
+        # The value follows an equals sign, or is the next argument.
+        if equals:
+            found.append((place, flag + equals, value))
+        else:
+            found.append((place + 1, "", "".join(argv[place + 1 : place + 2])))
+    return found

@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     seeds = _seeds(arguments.seeds)
     budget = _budget(arguments)
-    data = _given(arguments.data, name="--data")
+    data = shared_options.optional_path(arguments.data, name="--data")
     entries = [
         make_entry(config, arguments.set, data=data) for config in arguments.configs
     ]
@@ -175,29 +175,23 @@ def _options(arguments: argparse.Namespace) -> ComparisonOptions:
     sets: dict[str, str] = {}
     for field in DATA_SETS:
         option = f"--{field.replace('_', '-')}"
-        path = _given(getattr(arguments, field), name=option)
+        path = shared_options.optional_path(getattr(arguments, field), name=option)
         if path is not None and not os.path.exists(path):
             raise FileNotFoundError(f"{option}: there is no {path}.")
         sets[field] = path or ""
 
-    probes = [part.strip() for part in arguments.probes.split(",")]
     return ComparisonOptions(
         fer2013=sets["fer2013"],
         raf_db=sets["raf_db"],
         lfw=sets["lfw"],
         pose=sets["pose"],
-        probes=tuple(filter(None, probes)),
+        probes=tuple(shared_options.split_list(arguments.probes)),
         epochs=arguments.epochs,
         test_split=arguments.test_split,
         without=inputs.read_names(arguments.without),
         limit=arguments.limit,
         people=arguments.people,
     )
-
-
-def _given(path: str | None, *, name: str) -> str | None:
-    """Checks the path of an option, and finds the home folder; None stays."""
-    return None if path is None else os.fspath(given_path(path, name=name))
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,7 +1,6 @@
 """`facecycle evaluate`: a report of a model, baselines or both on a data set."""
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from facecycle_jax import evaluation
@@ -12,7 +11,6 @@ from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.evaluation.report import check_new, markdown, write_report
 from facecycle_jax.inference.loading import load
 from facecycle_jax.networks import FEATURE_SIZE, LAYERS
-from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -103,11 +101,9 @@ def run(arguments: argparse.Namespace) -> None:
     # Before an hour of evaluation.
     out = check_new_output(arguments.out)
     check_new(out)
-    data = ""
-    if arguments.data is not None:
-        data = os.fspath(given_path(arguments.data, name="--data"))
+    data = shared_options.optional_path(arguments.data, name="--data") or ""
 
-    baselines = _split(arguments.baselines)
+    baselines = shared_options.split_list(arguments.baselines)
     if arguments.baselines == "all":
         baselines = list(BASELINES)
 
@@ -134,8 +130,3 @@ def run(arguments: argparse.Namespace) -> None:
     write_report(result, out)
     print(markdown(result))
     print(f"Wrote {out}")
-
-
-def _split(text: str) -> list[str]:
-    """Splits a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -161,18 +161,18 @@ def run(arguments: argparse.Namespace) -> int:
     _begin(out, job, pairs, by=by)
 
     outcomes = _frame_all(job, pairs, workers=arguments.workers)
-    left_out = [outcome.reason for outcome in outcomes if outcome.reason]
     counts = Counter(outcome.kind for outcome in outcomes)
-    _finish(out, job, pairs, outcomes, by=by)
+    _finish(out, job, pairs, outcomes, counts=counts, by=by)
 
+    left_out = counts["left out"]
     listed = f" (see {out / LEFT_OUT})" if left_out else ""
     print(
         f"Wrote {out}: {counted(counts['face'], 'image')} framed by the face ({by}), "
-        f"{counts['cut']} by the cut, {counts['left out']} left out{listed}."
+        f"{counts['cut']} by the cut, {left_out} left out{listed}."
     )
     if not left_out:
         return 0
-    return 1 if len(left_out) < len(pairs) else 2
+    return 1 if left_out < len(pairs) else 2
 
 
 def _check_folders(root: epath.Path, out: epath.Path) -> None:
@@ -244,6 +244,7 @@ def _finish(
     pairs: Sequence[tuple[str, str]],
     outcomes: Sequence[Outcome],
     *,
+    counts: Counter[str],
     by: str,
 ) -> None:
     """Writes the lists of what was framed and what was left out, and the summary."""
@@ -265,7 +266,6 @@ def _finish(
         write_whole(out / LEFT_OUT, text.encode(errors="backslashreplace"))
 
     # Written last: its presence shows that the folder is complete.
-    counts = Counter(outcome.kind for outcome in outcomes)
     summary = {
         "framing": FRAMING.to_dict(),
         "size": job.size,

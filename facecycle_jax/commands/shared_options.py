@@ -1,8 +1,31 @@
 """Options that several commands have in the same words."""
 
 import argparse
+import os
 
 from facecycle_jax.evaluation.probes.linear import LinearOptions
+from facecycle_jax.paths import given_path
+
+
+def optional_path(path: str | None, *, name: str) -> str | None:
+    """Checks the path of an option, and finds the home folder; see `given_path`.
+
+    Args:
+      path: the option's value; None if it was not given, and stays.
+      name: the option, for messages.
+
+    Returns:
+      The path.
+
+    Raises:
+      UserError: If it is empty or an address.
+    """
+    return None if path is None else os.fspath(given_path(path, name=name))
+
+
+def split_list(text: str) -> list[str]:
+    """Splits a list with commas, without empty parts."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def add_fields(command: argparse.ArgumentParser, *, of: str) -> None:

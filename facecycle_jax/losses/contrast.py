@@ -7,7 +7,7 @@ and i + B belong together.
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.ops import unit_length
+from facecycle_jax.ops import at_least_float32, unit_length
 
 # Squared norms below this are those of zero.
 _TINY = 1e-24
@@ -159,7 +159,7 @@ def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
 
     def rows(x: jax.Array) -> jax.Array:
         # The mean of many squares below 1 would be lost in bfloat16.
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = at_least_float32(x)
         x = x - jnp.mean(x, axis=0, keepdims=True)
         # Without the stop, the root's derivative at 0 would be infinite.
         length = jax.lax.stop_gradient(jnp.linalg.norm(x, axis=1, keepdims=True))

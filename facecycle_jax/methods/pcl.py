@@ -30,7 +30,7 @@ from facecycle_jax.methods.base import (
     init_with_stats,
 )
 from facecycle_jax.networks import Pcl, Tree
-from facecycle_jax.ops import normalise
+from facecycle_jax.ops import at_least_float32, normalise
 
 GROUPINGS = ("own", "published")
 
@@ -118,11 +118,6 @@ class Reconstruction(NamedTuple):
 
 def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1)
-
-
-def _precise(x: jax.Array) -> jax.Array:
-    """Casts bfloat16 to float32, before distances and lengths."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _head(networks: Pcl, name: str, trees: Tree, images: jax.Array) -> jax.Array:
@@ -230,12 +225,17 @@ def pcl_face_logits(
         networks.projector, "face_projector", trees, stats, _flat(head), train=train
     )
     logits = mixed_logits(
-        _precise(projected),
+        at_least_float32(projected),
         temperature=temperature,
         mix=None if mixing is None else mixing.share,
         permutation=None if mixing is None else mixing.permutation,
     )
     return logits, stats
+
+
+def _negatives_of_each(negatives: jax.Array, items: int) -> int:
+    """Returns how many of all negatives [.., .., H, W, 3] each of some items has."""
+    return negatives.shape[0] * negatives.shape[1] // items
 
 
 def pcl_pose_logits(
@@ -276,8 +276,7 @@ def pcl_pose_logits(
       Logits [2 P, 1 + K], the positive first; and the statistics after it.
     """
     items = len(views)
-    if count is None:
-        count = negatives.shape[0] * negatives.shape[1] // items
+    count = _negatives_of_each(negatives, items) if count is None else count
 
     def encode(images: jax.Array) -> jax.Array:
         return _flat(_head(networks, "pose_head", trees, images))
@@ -286,7 +285,7 @@ def pcl_pose_logits(
         projected, stats = apply_with_stats(
             networks.projector, "pose_projector", trees, stats, head, train=train
         )
-        return _precise(projected), stats
+        return at_least_float32(projected), stats
 
     views = jnp.concatenate([views[:, 0], views[:, 1]])
     positive, stats = project(encode(views), stats)
@@ -480,8 +479,7 @@ def _pose_loss(
     train = key is not None
     items = len(views.pose)
     if count is None:
-        held = views.pose_negatives.shape[0] * views.pose_negatives.shape[1]
-        count = held // items
+        count = _negatives_of_each(views.pose_negatives, items)
     logits, stats = pcl_pose_logits(
         networks,
         {**frozen, **params},

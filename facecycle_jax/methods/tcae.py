@@ -27,7 +27,13 @@ from facecycle_jax.methods.peer_options import (
     move_with_evaluation,
 )
 from facecycle_jax.networks import Tcae, Tree
-from facecycle_jax.ops import clipped_grid, grid_sample, identity_grid, normalise
+from facecycle_jax.ops import (
+    at_least_float32,
+    clipped_grid,
+    grid_sample,
+    identity_grid,
+    normalise,
+)
 
 WINDOWS = ("each", "common", "none")
 
@@ -245,8 +251,8 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
 
     def codes(a: jax.Array, b: jax.Array) -> jax.Array:
         # Differences of near codes would be lost in bfloat16.
-        precise = jnp.promote_types(a.dtype, jnp.float32)
-        return jnp.mean(jnp.square(a.astype(precise) - b.astype(precise)), axis=1)
+        difference = at_least_float32(a) - at_least_float32(b)
+        return jnp.mean(jnp.square(difference), axis=1)
 
     # How far the expression moves pixels, after the grid is cut.
     height, width = images.shape[2:4]

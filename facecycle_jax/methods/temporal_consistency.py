@@ -20,6 +20,7 @@ from facecycle_jax.methods.base import (
     init_with_stats,
 )
 from facecycle_jax.networks import TemporalEncoder, Tree
+from facecycle_jax.ops import at_least_float32
 
 
 class TemporalOptions(NamedTuple):
@@ -82,8 +83,7 @@ def temporal_hinges(
       Hinges [B, n - 2] and squared distances to the anchor [B, n - 1].
     """
     # Distances of near vectors would be lost in bfloat16.
-    precise = jnp.promote_types(embeddings.dtype, jnp.float32)
-    embeddings = embeddings.astype(precise)
+    embeddings = at_least_float32(embeddings)
     anchor = embeddings[:, :1]
     distances = jnp.sum(jnp.square(embeddings[:, 1:] - anchor), axis=-1)
     hinges = jnp.maximum(0.0, distances[:, :-1] - distances[:, 1:] + margin)

@@ -12,6 +12,7 @@ from facecycle_jax.ops.gradient_histograms import (
 )
 from facecycle_jax.ops.grid_sample import grid_sample
 from facecycle_jax.ops.normalisation import (
+    at_least_float32,
     denormalise,
     normalise,
     normalise_lighting,
@@ -29,6 +30,7 @@ from facecycle_jax.ops.warp import backward_flow, clipped_grid, identity_grid, w
 __all__ = [
     "HISTOGRAM_SIZE",
     "adaptive_average_pool",
+    "at_least_float32",
     "augment_pairs",
     "backward_flow",
     "clipped_grid",

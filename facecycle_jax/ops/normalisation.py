@@ -1,6 +1,6 @@
 """Pixel values: from uint8 to the ImageNet-normalised space, and back.
 
-Vectors of unit length are made here too.
+Precision and length of vectors are changed here too.
 
 All networks and losses work in the normalised space. Layout [..., H, W, 3], RGB. uint8
 is 0..255; the normalised space has about zero mean and unit variance over natural
@@ -117,6 +117,18 @@ def pixels_to_unit(images: jax.Array) -> jax.Array:
     return pixels / 255.0 if _is_whole(images) else pixels
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Casts lower precision to float32, before distances, lengths and means.
+
+    Args:
+      x: floating point, any shape.
+
+    Returns:
+      float32, or float64 for float64.
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def unit_length(x: jax.Array) -> jax.Array:
     """Scales vectors to length 1; zero stays zero, with a gradient of zero.
 
@@ -127,7 +139,7 @@ def unit_length(x: jax.Array) -> jax.Array:
       [..., D], float32, or float64 for float64: in bfloat16 a distance of two such
       vectors would have two correct digits.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = at_least_float32(x)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # The lower bound is the square of PyTorch's. It keeps the gradient of the root
     # finite.

@@ -3,7 +3,6 @@
 To find that nothing is left to do, a stage would read its data and its state again.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +50,6 @@ def _is_done(config: Mapping[str, Any], workdir: epath.Path) -> bool:
         if not (workdir / name).exists():
             return False
 
-    # As JSON has it, where tuples are lists.
-    now = json.loads(json.dumps(flatten(config)))
     step = read_json(workdir / FILE_NAME).get("step")
     saved = workdir / FOLDER / str(step)
-    return now == read_json(workdir / CONFIG_NAME) and saved.is_dir()
+    return flatten(config) == read_json(workdir / CONFIG_NAME) and saved.is_dir()
