@@ -233,7 +233,7 @@ def _status(error: BaseException) -> int:
         sentence = (
             f"the memory of a device is too small ({reason}). Lower batch_size, raise "
             "optimiser.accumulate, or set remat=True; `python -m launch.compile_check` "
-            "computes what fits (docs/scale.md)."
+            "computes what fits (docs/compile_check.md)."
         )
         return _fail(MISTAKE_EXIT, UserError(sentence))
 

@@ -106,7 +106,7 @@ def add(commands: "Subcommands") -> None:
       commands: the result of `ArgumentParser.add_subparsers`.
     """
     command = commands.add_parser(
-        "prepare", help="make records of a raw data set, see docs/data.md"
+        "prepare", help="make records of a raw data set, see docs/records.md"
     )
     command.add_argument("set", choices=sorted(SETS))
     command.add_argument(
@@ -147,7 +147,7 @@ def add(commands: "Subcommands") -> None:
 
 def _find_data(folder: str | None, name: str) -> str:
     """Returns the folder of the raw data; refuses one that is not there."""
-    layout = f"docs/data.md has the layout of {name}"
+    layout = f"docs/records.md has the layout of {name}"
     if folder is None:
         raise UserError(
             f"--data is missing: name the folder of the raw data; {layout}."

@@ -357,7 +357,7 @@ def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
     ("arguments", "words"),
     [
         (("voxceleb1",), "--data is missing: name the folder of the raw data"),
-        (("tracks", "--data", "{empty}"), "is empty; docs/data.md has"),
+        (("tracks", "--data", "{empty}"), "is empty; docs/records.md has"),
         (("voxceleb1", "--data", "{raw}/none"), "there is no folder"),
         (("voxceleb2", "--data", "{raw}"), "holds no videos <identity>/<video>/*.mp4"),
         (
