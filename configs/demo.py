@@ -64,12 +64,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.motion.freeze = ("motion_encoder", "flow_decoder")
     config.motion.loss.autoencoding = False
     config.motion.loss.pixel_weight = 3.0
-    config.motion.loss.symmetry_weight = 3.0
     config.motion.loss.agreement_weight = 3.0
-    config.motion.num_steps = 260  # steps
-    config.motion.optimiser.schedule_epochs = (0, 1, 6)  # first epoch of each piece
-    # learning rate of each piece
-    config.motion.optimiser.schedule_rates = (1e-3, 2e-3, 5e-4)
+    config.motion.loss.warped_weight = 3.0  # keeps eyes and lips as dark as they are
+    config.motion.num_steps = 80  # steps
+    config.motion.optimiser.schedule_epochs = (0, 1)  # first epoch of each piece
+    config.motion.optimiser.schedule_rates = (2e-3, 5e-4)  # learning rate of each piece
 
     config.identity = _small(identity_cycle.get_config())
     config.identity.loss.pixel_weight = 3.0
