@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     # The first line of the log.
     config.about = (
         "Trains FaceCycle from random weights on synthetic faces, in four stages: "
-        "about 8 minutes on two idle CPU cores, 2 of them to render faces and to "
+        "8 to 9 minutes on two idle CPU cores, 2 of them to render faces and to "
         "compile. A table and an image follow."
     )
     # Run in this order, each from those before.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from facecycle_jax import training
-from facecycle_jax.commands import inputs, shared_options
+from facecycle_jax.commands import inputs, outputs, shared_options
 from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.comparison import DATA_SETS, ComparisonOptions
 from facecycle_jax.evaluation.comparison_report import write_comparison
@@ -22,7 +22,6 @@ from facecycle_jax.evaluation.comparison_results import evaluate_all
 from facecycle_jax.evaluation.options import PROBES
 from facecycle_jax.evaluation.plots import figure_class
 from facecycle_jax.evaluation.synthetic import PEOPLE
-from facecycle_jax.paths import given_path
 from facecycle_jax.training.comparison_plan import Entry, make_entry, plan_steps
 from facecycle_jax.training.comparison_runs import (
     EndedEarlyError,
@@ -130,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
       MissingExtraError: If matplotlib or scikit-learn is not installed.
     """
     # Before hours of training.
-    workdir = given_path(arguments.workdir, name="--workdir")
+    workdir = outputs.check_folder(arguments.workdir, name="--workdir")
     options = _options(arguments)
     seeds = _seeds(arguments.seeds)
     budget = _budget(arguments)
@@ -144,13 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--checkpoints must be at least 1, got {arguments.checkpoints}."
         )
 
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(
-            f"--workdir={workdir} is a file, or lies below one: name a folder."
-        ) from None
-
+    workdir.mkdir(parents=True, exist_ok=True)
     return compare(
         entries,
         workdir,

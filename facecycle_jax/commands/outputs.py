@@ -64,14 +64,7 @@ def check_folder(folder: str | os.PathLike[str], *, name: str = "--out") -> epat
         not be written.
     """
     path = given_path(folder, name=name)
-    place = _first_existing(path)
-    if place is not None and not place.is_dir():
-        raise UserError(
-            f"{name} {folder} is a file, or lies below one: name a folder, which will "
-            "be made."
-        )
-
-    _check_writable(place, name=f"{name} {folder}")
+    _check_place(path, name=name, given=folder)
     return path
 
 
@@ -114,13 +107,7 @@ def check_free(
       FileExistsError: If an output exists and `overwrite` is not set.
     """
     for folder in {path.parent for path in paths}:
-        place = _first_existing(folder)
-        if place is not None and not place.is_dir():
-            raise UserError(
-                f"--out cannot lie in {folder}, because {place} is a file: choose "
-                "another --out."
-            )
-        _check_writable(place, name=f"--out {folder}")
+        _check_place(folder, name="--out", given=folder)
 
     read = {os.path.realpath(source) for source in sources}
     for path in paths:
@@ -158,15 +145,38 @@ def check_new_output(out: str | os.PathLike[str], *, name: str = "--out") -> epa
     """
     path = given_path(out, name=name)
     check_new(path)
+    _check_place(path.parent, name=name, given=out)
+    return path
 
-    place = _first_existing(path.parent)
+
+def _check_place(
+    folder: epath.Path, *, name: str, given: str | os.PathLike[str]
+) -> None:
+    """Checks that a folder may be written, or can be made.
+
+    Args:
+      folder: the folder.
+      name: the option that leads to it, for messages.
+      given: value of the option.
+
+    Raises:
+      UserError: If the folder is a file, lies below one, or may not be written.
+    """
+    place = _first_existing(folder)
     if place is not None and not place.is_dir():
         raise UserError(
-            f"{name} {out} cannot be made, because {place} is a file: choose another "
+            f"{name} {given} cannot be made, because {place} is a file: choose another "
             f"{name}."
         )
-    _check_writable(place, name=f"{name} {out}")
-    return path
+
+    # A folder in a bucket, or a bucket that cannot be listed, is tried by writing.
+    if place is None or is_remote(place):
+        return
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{name} {given} may not be written: choose another folder or change its "
+            "permissions."
+        )
 
 
 def _first_existing(path: epath.Path) -> epath.Path | None:
@@ -181,17 +191,6 @@ def _first_existing(path: epath.Path) -> epath.Path | None:
         if _exists(place):
             return place
     return None
-
-
-def _check_writable(place: epath.Path | None, *, name: str) -> None:
-    """Raises UserError if nothing may be written into an existing local folder."""
-    if place is None or is_remote(place):
-        return
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{name} may not be written: choose another folder or change its "
-            "permissions."
-        )
 
 
 def _exists(path: epath.Path) -> bool:

@@ -214,26 +214,21 @@ def random_encoder(
         return jnp.asarray(maps).reshape(len(images), -1)
 
     run = jax.jit(lambda images: encode(normalise(images)))
-    return plain(
-        f"random {features}",
-        lambda images: np.asarray(run(images)),
-        size=size,
-        encode=encode,
-    )
+    return plain(lambda images: np.asarray(run(images)), size=size, encode=encode)
 
 
 def _pca() -> FeatureSet:
     """Builds Eigenfaces."""
     # Before the features of the model, which come first, are computed.
     require_sklearn(NEEDED_BY_PCA)
-    return FeatureSet(name="pca", fit=fit_pca, size=64, needs_fit=True)
+    return FeatureSet(fit=fit_pca, size=64, needs_fit=True)
 
 
 # Functions of the encoder's options, which only random weights use.
 BASELINES: dict[str, Callable[[Mapping[str, Any]], FeatureSet]] = {
-    "lbp": lambda _: plain("lbp", lbp_features, size=100),
-    "hog": lambda _: plain("hog", hog_features, size=64),
-    "pixels": lambda _: plain("pixels", pixel_features, size=32),
+    "lbp": lambda _: plain(lbp_features, size=100),
+    "hog": lambda _: plain(hog_features, size=64),
+    "pixels": lambda _: plain(pixel_features, size=32),
     "pca": lambda _: _pca(),
     "random": lambda options: random_encoder(
         **{"size": FEATURE_SIZE, **options}, side=FEATURE_SIDE

@@ -214,7 +214,7 @@ def method_features(
         return model.feature_map(images, size=model.size, side=COMMON_SIDE)
 
     traced_map = functools.partial(model.traced_feature_map, side=COMMON_SIDE)
-    common = plain("map", common_map, size=model.size, encode=traced_map)
+    common = plain(common_map, size=model.size, encode=traced_map)
     return {AUTHORS: sets[name], COMMON: common}
 
 

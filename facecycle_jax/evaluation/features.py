@@ -48,7 +48,6 @@ class FeatureSet(NamedTuple):
     """A kind of features.
 
     Attributes:
-      name: for reports.
       fit: `fit(training images) -> function`. Most kinds ignore the images.
       size: side of the images that the function accepts, in pixels.
       needs_fit: whether `fit` uses the images, which then must not be test images.
@@ -61,7 +60,6 @@ class FeatureSet(NamedTuple):
         means that nothing is shared.
     """
 
-    name: str
     fit: Callable[[np.ndarray], FeatureFunction]
     size: int
     needs_fit: bool = False
@@ -71,12 +69,11 @@ class FeatureSet(NamedTuple):
 
 
 def plain(
-    name: str, function: FeatureFunction, *, size: int, encode: Encode | None = None
+    function: FeatureFunction, *, size: int, encode: Encode | None = None
 ) -> FeatureSet:
     """Wraps a function that needs no fitting.
 
     Args:
-      name: for reports.
       function: from images to features.
       size: side of the images that the function accepts, in pixels.
       encode: see `FeatureSet`.
@@ -84,7 +81,7 @@ def plain(
     Returns:
       The feature set.
     """
-    return FeatureSet(name=name, fit=lambda _: function, size=size, encode=encode)
+    return FeatureSet(fit=lambda _: function, size=size, encode=encode)
 
 
 def with_mirror_image(kind: FeatureSet) -> FeatureSet:
@@ -220,10 +217,10 @@ def model_features(
         )
 
     return {
-        "motion_code": plain("motion_code", motion_code, size=size),
-        "identity_code": plain("identity_code", identity_code, size=size),
-        "both": plain("both", both, size=size),
-        "feature_map": plain("feature_map", feature_map, size=map_size),
+        "motion_code": plain(motion_code, size=size),
+        "identity_code": plain(identity_code, size=size),
+        "both": plain(both, size=size),
+        "feature_map": plain(feature_map, size=map_size),
     }
 
 
@@ -247,8 +244,6 @@ def peer_feature_sets(model: PeerModel, *, size: int) -> dict[str, FeatureSet]:
 
     traced_map = functools.partial(model.traced_features, maps=True, side=COMMON_SIDE)
     return {
-        "features": plain(
-            "features", features, size=size, encode=model.traced_features
-        ),
-        "map": plain("map", common_map, size=model.size, encode=traced_map),
+        "features": plain(features, size=size, encode=model.traced_features),
+        "map": plain(common_map, size=model.size, encode=traced_map),
     }

@@ -203,7 +203,7 @@ def test_unreadable_images_are_reported_at_the_end(model, faces, tmp_path, capsy
         (["frontalize", "{tmp}/empty", "--out", "{tmp}/x"], "has no image file"),
         (
             ["frontalize", "{faces}", "--out", "{faces}/a.png"],
-            "a.png is a file, or lies below one: name a folder",
+            "a.png is a file: choose another --out",
         ),
         (
             ["encode", "{faces}", "--out", "{faces}/a.png/x.npz"],

@@ -78,7 +78,9 @@ def test_what_may_not_be_written_is_refused_before_any_work(
 def test_a_folder_below_a_file_is_refused(tmp_path):
     file = epath.Path(tmp_path / "a.txt")
     file.write_text("")
-    with pytest.raises(UserError, match="is a file, or lies below one: name a folder"):
+    with pytest.raises(UserError, match=r"because .*/a\.txt is a file: choose another"):
+        outputs.check_folder(file)
+    with pytest.raises(UserError, match=r"/b cannot be made, because .*/a\.txt"):
         outputs.check_folder(file / "b")
     with pytest.raises(UserError, match=r"because .*/a\.txt is a file"):
         outputs.check_new_output(file / "b" / "c")

@@ -206,7 +206,6 @@ def test_features_with_light_are_those_of_images_of_normalised_lighting(model, t
 def test_what_is_fitted_is_fitted_to_images_of_normalised_lighting():
     seen = []
     kind = FeatureSet(
-        "spy",
         lambda sample: (seen.append(sample), lambda images: images)[1],
         8,
         True,

@@ -36,7 +36,7 @@ def corners(images):
 
 def test_emotion_is_learned_and_test_labels_change_no_choice():
     train, test = emotions(120, 0), emotions(60, 1)
-    features = {"corners": plain("corners", corners, size=8)}
+    features = {"corners": plain(corners, size=8)}
     result = evaluate_emotion(
         features, train, test, task="fer2013", counts={"train": 28_709, "test": 60}
     )
@@ -62,7 +62,7 @@ def test_emotion_is_predicted_by_neighbours_and_from_adapted_features():
         mean = values.mean(axis=0)
         return lambda others: (others - mean)[:, :4]
 
-    kind = plain("corners", corners, size=8, encode=lambda images: images)
+    kind = plain(corners, size=8, encode=lambda images: images)
     kinds = {"corners": kind, "adapted": kind._replace(adapt=adapt)}
     for probe in ("neighbours", "logistic"):
         result = evaluate_emotion(kinds, train, test, task="fer2013", probe=probe)
@@ -76,7 +76,7 @@ def test_emotion_is_predicted_by_neighbours_and_from_adapted_features():
 
 
 def test_adapted_features_have_no_linear_protocol():
-    kind = plain("corners", corners, size=8, encode=lambda images: images)
+    kind = plain(corners, size=8, encode=lambda images: images)
     adapted = kind._replace(adapt=lambda values: lambda others: others)
     result = evaluate_emotion(
         {"adapted": adapted},
@@ -101,7 +101,7 @@ def test_fitted_features_never_see_their_own_fold(tmp_path):
         seen.append({image.tobytes() for image in images})
         return pixels
 
-    kind = FeatureSet("spy", fit, 16, needs_fit=True)
+    kind = FeatureSet(fit, 16, needs_fit=True)
     result = evaluate_pairs({"spy": kind}, None, pairs, task="lfw")
     assert result.rows["spy"].accuracy == 1.0
     assert len(seen) == 2
@@ -129,7 +129,7 @@ def test_a_report_says_which_rows_are_of_the_model(tmp_path, monkeypatch, task):
         return emotions(40, len(split))
 
     names = ("motion_code", "pixels")
-    kinds = {name: plain(name, corners, size=8) for name in names}
+    kinds = {name: plain(corners, size=8) for name in names}
     monkeypatch.setattr(tasks, "read_fer2013", read)
     monkeypatch.setattr(tasks, "feature_sets", lambda *_: kinds)
     options = {"test_split": "both"} if task == "fer2013" else {}

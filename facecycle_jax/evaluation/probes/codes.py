@@ -113,6 +113,6 @@ def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:
     shared = kind._replace(shared=name)
     return {
         name: shared,
-        f"{name} centred": shared._replace(name=f"{name} centred", adapt=centred),
-        f"{name} whitened": shared._replace(name=f"{name} whitened", adapt=whitened),
+        f"{name} centred": shared._replace(adapt=centred),
+        f"{name} whitened": shared._replace(adapt=whitened),
     }

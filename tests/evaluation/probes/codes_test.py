@@ -38,7 +38,7 @@ def test_whitened_codes_have_unit_variance_in_all_directions():
 
 def test_without_scikit_learn_no_code_is_computed(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    kind = plain("code", flat, size=16)
+    kind = plain(flat, size=16)
     message = r"Whitened codes need scikit-learn: pip install 'facecycle_jax\[eval\]'"
     with pytest.raises(MissingExtraError, match=message):
         with_adapted("code", kind)
@@ -58,7 +58,7 @@ def test_centring_removes_an_offset_of_all_codes(tmp_path):
         return flat(images) / 255 + 1e5
 
     rows = evaluate_pairs(
-        with_adapted("code", plain("code", offset, size=16)), None, pairs, task="lfw"
+        with_adapted("code", plain(offset, size=16)), None, pairs, task="lfw"
     ).rows
     assert set(rows) == {"code", "code centred", "code whitened"}
     assert rows["code centred"].auc > 0.95
@@ -73,7 +73,7 @@ def spying(seen):
         seen.append({row.tobytes() for row in values})
         return lambda others: others - values.mean(0)
 
-    return {"spy": plain("spy", flat, size=4)._replace(adapt=adapt)}
+    return {"spy": plain(flat, size=4)._replace(adapt=adapt)}
 
 
 def test_statistics_see_no_image_of_their_own_fold(tmp_path):
@@ -118,7 +118,7 @@ def test_shared_codes_are_computed_once(tmp_path):
         calls.append(len(images))
         return flat(images)
 
-    kind = FeatureSet("code", lambda _: counted, 4)
+    kind = FeatureSet(lambda _: counted, 4)
     evaluate_pairs(with_adapted("code", kind), None, pairs, task="lfw")
     assert sum(calls) == len(pairs.files)
 

@@ -33,9 +33,7 @@ def halves(images):
 
 
 KIND = {
-    "halves": plain(
-        "halves", lambda p: np.asarray(halves(p / 255)), size=8, encode=halves
-    )
+    "halves": plain(lambda p: np.asarray(halves(p / 255)), size=8, encode=halves),
 }
 
 
@@ -69,7 +67,7 @@ def test_fitted_features_see_training_images_only():
         return lambda others: others.reshape(len(others), -1) / 255.0
 
     evaluate_emotion(
-        {"spy": FeatureSet("spy", fit, 8, needs_fit=True)}, train, test, task="fer2013"
+        {"spy": FeatureSet(fit, 8, needs_fit=True)}, train, test, task="fer2013"
     )
     np.testing.assert_array_equal(seen[0], train.images)
 

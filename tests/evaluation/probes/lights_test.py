@@ -61,7 +61,7 @@ def test_recognition_is_reported_by_the_angle_of_the_light(yale):
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     result = evaluate_lights(
-        {"brightness": plain("brightness", brightness, size=8)}, read_yale_b(str(yale))
+        {"brightness": plain(brightness, size=8)}, read_yale_b(str(yale))
     )
     row = result.rows["brightness"]
     assert row.rank_1_by_light == {"0-12°": 1.0, "25-50°": 1.0, "77-180°": 0.25}
@@ -90,7 +90,7 @@ def test_fitted_baselines_see_the_gallery_alone(yale):
         return lambda images: images.reshape(len(images), -1) / 255
 
     faces = read_yale_b(str(yale))
-    kind = FeatureSet(name="spy", fit=fit, size=8, needs_fit=True)
+    kind = FeatureSet(fit=fit, size=8, needs_fit=True)
     evaluate_lights({"spy": kind}, faces)
     frontal = [file for file in faces.files if "A+000E+00" in file]
     np.testing.assert_array_equal(seen[0], load_images(frontal, size=8))

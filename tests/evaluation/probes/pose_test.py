@@ -20,7 +20,7 @@ def columns(images):
     return images[..., 0].mean(1) / 255.0
 
 
-FEATURES = {"columns": plain("columns", columns, size=32)}
+FEATURES = {"columns": plain(columns, size=32)}
 
 
 @pytest.mark.parametrize("write", [pose_files.write_folders, pose_files.write_npz])
