@@ -41,11 +41,15 @@ def start_of(method):
     return jax.device_get(jax.jit(init)(jax.random.key(3)))
 
 
-def one_update(method, *, devices=None, fsdp=False, accumulate=1, noise=True):
+def one_update(
+    method, *, devices=None, fsdp=False, accumulate=1, noise=True, consensus=0.0
+):
     """Returns loss terms, gradients, the state after the update, and the batch."""
     from facecycle_jax import data, methods, ops, training
 
     config = settings(method)
+    if consensus:
+        config.loss.consensus_weight = consensus
     mesh = make_mesh(devices)
     made = methods.make(config)
     if not noise:
