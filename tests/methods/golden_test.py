@@ -169,13 +169,18 @@ def assert_gradients(stage, grads, *, tolerance):
         assert abs(grad.sum() - total) <= allowed * np.sqrt(grad.size) + noise, name
 
 
-@pytest.mark.parametrize(("stage", "tolerance"), [("motion", 1e-3), ("identity", 3e-3)])
-def test_gradients_agree_with_reference(stage, tolerance):
-    assert_gradients(stage, torch_named(run(stage)["grads"]), tolerance=tolerance)
+# Relative errors of gradients' norms. How they are rounded depends on the processor.
+TOLERANCES = {"motion": 1e-3, "identity": 3e-3}
+
+
+@pytest.mark.parametrize("stage", TOLERANCES)
+def test_gradients_agree_with_reference(stage):
+    gradients = torch_named(run(stage)["grads"])
+    assert_gradients(stage, gradients, tolerance=TOLERANCES[stage])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["motion", "identity"])
+@pytest.mark.parametrize("stage", TOLERANCES)
 def test_gradients_of_optimised_programs_agree_with_reference(stage, tmp_path):
     file = tmp_path / "gradients.npz"
     program = (
@@ -187,7 +192,7 @@ def test_gradients_of_optimised_programs_agree_with_reference(stage, tmp_path):
         env=environment(XLA_FLAGS=""),
         check=True,
     )
-    assert_gradients(stage, dict(np.load(file)), tolerance=1e-3)
+    assert_gradients(stage, dict(np.load(file)), tolerance=TOLERANCES[stage])
 
 
 @pytest.mark.parametrize("stage", ["motion", "identity"])
