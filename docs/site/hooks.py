@@ -4,18 +4,22 @@ import pathlib
 import re
 from typing import Any
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
+# Before mkdocs-jupyter, which looks for notebooks among the files.
+@event_priority(100)
 def on_files(files: Files, config: Any) -> Files:
     """Adds the notebooks, which are kept outside of docs/."""
     for notebook in sorted((_ROOT / "colabs").glob("*.ipynb")):
-        file = File.generated(
-            config,
+        file = File(
             f"colabs/{notebook.name}",
-            abs_src_path=str(notebook),
+            src_dir=str(_ROOT),
+            dest_dir=config.site_dir,
+            use_directory_urls=config.use_directory_urls,
         )
         files.append(file)
     return files
