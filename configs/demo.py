@@ -12,8 +12,8 @@ What differs from the paper:
     image, the normaliser to a learned one;
   - generator and normaliser of an eighth of the width, as are the encoders; a learned
     trunk in place of VGG-19; no perceptual loss, no noise, SSIM for whole flows alone;
-  - losses that keep flows smooth and two neutral faces of a person alike, and other
-    weights of the paper's;
+  - losses that keep flows smooth, two neutral faces of a person alike and neutral
+    faces as sharp as the inputs, and other weights of the paper's;
   - stage 2 compares the mean face with neutral faces that are warped onto it, and
     restored faces with the neutral faces alone;
   - higher learning rates, clipped gradients, averaged weights;

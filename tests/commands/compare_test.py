@@ -52,6 +52,15 @@ def test_mistakes_are_one_sentence_before_anything_is_made(
     assert not place.exists()
 
 
+def test_a_workdir_below_a_file_is_refused(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    line = ["compare", "fab_net:small", "--images", "9", "--workdir", str(file / "x")]
+    assert cli.main(line) == 2
+    error = capsys.readouterr().err
+    assert f"--workdir {file}/x cannot be made, because {file} is a file" in error
+
+
 class Trainer:
     """Stands in for training: writes what runs leave, and ends as it is told."""
 
