@@ -48,8 +48,7 @@ def one_update(
     from facecycle_jax import data, methods, ops, training
 
     config = settings(method)
-    if consensus:
-        config.loss.consensus_weight = consensus
+    config.loss.consensus_weight = consensus
     mesh = make_mesh(devices)
     made = methods.make(config)
     if not noise:

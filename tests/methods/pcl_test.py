@@ -246,7 +246,7 @@ def test_six_adam_steps_agree_with_reference(kind):
     # Adam turns the rounding of tiny gradients into whole steps, so the second round
     # differs by up to 1.6 % between processors.
     errors = np.abs(losses / stored[f"{kind}/losses"] - 1)
-    assert (errors <= [1e-5, 2e-4, 5e-3, 3e-2, 3e-2, 5e-2]).all(), errors
+    assert (errors <= [1e-5, 2e-4, 5e-3, 2e-2, 2e-2, 5e-2]).all(), errors
 
     # Norms of what moved; single entries with tiny gradients flip.
     for number, values in enumerate(rounds, start=1):
