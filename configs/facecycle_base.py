@@ -11,7 +11,7 @@ Command:
     --set "identity_sharp.data.mirror_pair_probability=(0.5,1.0,1.0)"
 Data: VIDEOS are `<person>/<video>/*.jpg`, YouTube Faces. PHOTOS are `<person>/*.jpg`,
   CelebA, and SINGLE likewise, All-Age-Faces. These are cut to the framing of
-  docs/data.md by `facecycle frame`. GRAY are FER-2013's training images, `*.jpg`
+  docs/framing.md by `facecycle frame`. GRAY are FER-2013's training images, `*.jpg`
   without their labels.
 Hardware: two CPU cores, four and a half hours.
 What differs from the paper:

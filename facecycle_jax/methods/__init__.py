@@ -1,6 +1,6 @@
 """Training methods as pure functions: FaceCycle's two and its peers."""
 
-from facecycle_jax.methods.base import Aux, LossOptions, Method, Objective
+from facecycle_jax.methods.base import Aux, Method, Objective
 from facecycle_jax.methods.build import (
     METHODS,
     make,
@@ -8,16 +8,17 @@ from facecycle_jax.methods.build import (
     vgg_parameters,
     vgg_width,
 )
-from facecycle_jax.methods.identity_cycle import identity_cycle
-from facecycle_jax.methods.motion_cycle import motion_cycle
+from facecycle_jax.methods.identity_cycle import IdentityLossOptions, identity_cycle
+from facecycle_jax.methods.motion_cycle import MotionLossOptions, motion_cycle
 from facecycle_jax.methods.peers import PEERS
 
 __all__ = [
     "METHODS",
     "PEERS",
     "Aux",
-    "LossOptions",
+    "IdentityLossOptions",
     "Method",
+    "MotionLossOptions",
     "Objective",
     "identity_cycle",
     "make",

@@ -1,7 +1,8 @@
 """The interface of training methods, and what several of them share."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.struct
 import jax
@@ -202,8 +203,12 @@ def exchange(x: jax.Array) -> jax.Array:
     return jnp.flip(pairs, axis=1).reshape(x.shape)
 
 
-class LossOptions(NamedTuple):
-    """Weights and switches of losses, by default those of the original program.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Weights and switches that both cycles have, by default the original program's.
+
+    Each cycle adds its own, next to the terms that they belong to:
+    `motion_cycle.MotionLossOptions` and `identity_cycle.IdentityLossOptions`.
 
     Attributes:
       perceptual_weight: weight of the Gram (or feature) loss. 0.01 is meant for
@@ -211,45 +216,8 @@ class LossOptions(NamedTuple):
       pixel_weight: weight of the L1 terms.
       symmetry_weight: weight of the symmetry terms.
       ssim_weight: weight of the SSIM terms.
-      margin_weight: weight of the margin (identity cycle).
-      consensus_weight: weight of the L1 distance of each mean face to the mean of the
-        batch (identity cycle). No other term makes mean faces alike. Not in the paper.
-      mean_detail_weight: weight of the detail of a pixel or two in the batch's mean
-        face (identity cycle), see `losses.fine_detail`. Not in the paper.
-      align_mean: whether neutral faces are warped smoothly onto the batch's mean face
-        before the margin compares them with it (identity cycle), see
-        `mean_alignment.align`. The mean face is then sharp. Not in the paper.
-      contrast_weight: weight of the contrast between identity codes (identity cycle),
-        which pulls the codes of two images of one track together and pushes all others
-        of the batch away. Items are then pairs of one track. Not in the paper.
-      contrast_temperature: divisor of its cosines.
-      folding_weight: weight of `losses.folding` (motion cycle), which keeps flows
-        invertible. Not in the paper.
-      bending_weight: weight of `losses.bending` (motion cycle), which keeps flows
-        smooth. Not in the paper.
-      warped_weight: weight of the L1 distance of neutral faces to the warped inputs
-        (motion cycle), where the flow points into the image. Without it the generator
-        blurs what differs between two images. Not in the paper.
-      saturation_weight: weight of `losses.saturation` of motion codes (motion cycle),
-        which keeps their final tanh out of its flat parts. Not in the paper.
-      mean_flow_weight: weight of `losses.mean_flow` over the whole batch on all
-        devices, or over a micro-batch with `optimiser.accumulate` above 1 (motion
-        cycle). It keeps faces where they are on average. Not in the paper.
-      turn_weight: weight of `turned_heads.turned_term` (motion cycle without
-        generator), which teaches the flows of heads that a warp has turned. Needs flows
-        to start from. Not in the paper.
-      frontal_weight: weight of `turned_heads.frontal_term` (motion cycle without
-        generator), which teaches the flows that make faces symmetric. Not in the paper.
-      histogram_weight: weight of `motion_features.histogram_term` (motion cycle without
-        generator), which has the motion encoder's last map predict local histograms of
-        gradients. Not in the paper.
-      keep_weight: weight of `motion_features.kept_term` (motion cycle without
-        generator), which keeps flows as they were. Needs those to start from. Not in
-        the paper.
-      agreement_weight: weight of the L1 distance between the neutral faces of the two
-        images of an item (motion cycle). Without the generator, both are warped images.
-        With it, the generated neutral face of one image is compared with the other
-        image, warped, which gets no gradient. Not in the paper.
+      ssim_range: L of the SSIM constants. The original program uses 1 on images that
+        span about 4.7.
       perceptual: 'gram' (the paper's), 'feature' (compares maps position by position,
         which a Gram matrix cannot) or 'none' (no VGG in training at all).
       gram_normalise: whether to divide Gram matrices by the channels too. The original
@@ -257,69 +225,24 @@ class LossOptions(NamedTuple):
       noise: whether the generator adds noise while training, as the paper's does. The
         noise has unit variance, which is large compared with the maps of a learned
         trunk.
-      autoencoding: whether the generator also makes each image of its own maps (motion
-        cycle). With `model.image_skip` that is no task. The paper has it.
       generator: whether to use the generator. Without it, and without every term of its
         images, the motion cycle trains motion encoder and flow decoder on warped images
         alone, and the identity cycle its encoder by contrast alone, at a fraction of
         the cost. These are stages that prepare those networks. Not in the paper.
-      exchange_motion: (motion cycle with generator) whether the motion of an image is
-        restored on the other image's neutral face, as in the paper. Without it, on its
-        own: the generator then learns to bring an image back, which needs flows that
-        are kept from training, or they would learn to stand still.
-      restore_motion: (identity cycle) whether restored faces also get their motion back
-        and are compared with the inputs, as in the paper. Without it they are compared
-        with the neutral faces alone, which needs no gradient of the generator.
-      keep_features: (motion cycle without generator) whether the motion encoder's
-        convolutions stay as they are, so that only its two dense layers are trained.
-      flow_side: (motion cycle without generator) side in pixels of the images that are
-        warped and compared; 0: as they are. The encoder sees whole images in any case.
-      exchange_identity: (identity cycle) whether pairs are two images of one track
-        instead of two people's. Each neutral face is then restored from the code of the
-        other image, so that the code can hold only what both share. Not in the paper.
-      ssim_range: L of the SSIM constants. The original program uses 1 on images that
-        span about 4.7.
-      margin: width of the margin, normalised units.
-      margin_hinge: whether to cut the margin at 0 as the paper describes; the original
-        program does not.
     """
 
     perceptual_weight: float = 0.01
     pixel_weight: float = 1.0
     symmetry_weight: float = 1.5
     ssim_weight: float = 5.0
-    margin_weight: float = 1.0
-    consensus_weight: float = 0.0
-    mean_detail_weight: float = 0.0
-    align_mean: bool = False
-    contrast_weight: float = 0.0
-    contrast_temperature: float = 0.1
-    folding_weight: float = 0.0
-    bending_weight: float = 0.0
-    warped_weight: float = 0.0
-    saturation_weight: float = 0.0
-    mean_flow_weight: float = 0.0
-    turn_weight: float = 0.0
-    frontal_weight: float = 0.0
-    histogram_weight: float = 0.0
-    keep_weight: float = 0.0
-    agreement_weight: float = 0.0
+    ssim_range: float = 1.0
     perceptual: str = "gram"
     gram_normalise: bool = False
     noise: bool = True
-    autoencoding: bool = True
     generator: bool = True
-    exchange_motion: bool = True
-    restore_motion: bool = True
-    keep_features: bool = False
-    flow_side: int = 0
-    exchange_identity: bool = False
-    ssim_range: float = 1.0
-    margin: float = 0.1
-    margin_hinge: bool = False
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "LossOptions":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Takes fields by name from a mapping; missing ones keep their defaults.
 
         Args:
@@ -331,8 +254,8 @@ class LossOptions(NamedTuple):
         Raises:
           UserError: If 'perceptual' is none of the three kinds.
         """
-        given = {name: config[name] for name in cls._fields if name in config}
-        options = cls(**given)
+        names = [field.name for field in dataclasses.fields(cls)]
+        options = cls(**{name: config[name] for name in names if name in config})
 
         kinds = ("gram", "feature", "none")
         if options.perceptual not in kinds:

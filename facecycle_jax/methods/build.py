@@ -1,20 +1,23 @@
 """The choice of a training method from a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import LossOptions, Method, check_micro_batches
-from facecycle_jax.methods.identity_cycle import identity_cycle
-from facecycle_jax.methods.motion_cycle import motion_cycle
+from facecycle_jax.methods.base import Method, check_micro_batches
+from facecycle_jax.methods.identity_cycle import IdentityLossOptions, identity_cycle
+from facecycle_jax.methods.motion_cycle import MotionLossOptions, motion_cycle
 from facecycle_jax.methods.peers import PEERS, make_peer
 from facecycle_jax.networks import Tree, random_vgg, read_vgg_npz
 from facecycle_jax.networks.face_networks import make_face_networks
 
-METHODS = {"motion_cycle": motion_cycle, "identity_cycle": identity_cycle}
+METHODS: dict[str, Callable[..., Method]] = {
+    "motion_cycle": motion_cycle,
+    "identity_cycle": identity_cycle,
+}
 
 
 def vgg_width(config: Mapping[str, Any]) -> float:
@@ -119,9 +122,14 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         known = sorted({**METHODS, **PEERS})
         raise UserError(f"method must be one of {known}, got {name!r}.")
 
-    options = LossOptions.from_config(config["loss"])
-    if name == "identity_cycle" and options.contrast_weight:
-        check_micro_batches(config)
+    options: MotionLossOptions | IdentityLossOptions
+    if name == "motion_cycle":
+        options = MotionLossOptions.from_config(config["loss"])
+    else:
+        options = IdentityLossOptions.from_config(config["loss"])
+        if options.contrast_weight:
+            check_micro_batches(config)
+
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_face_networks(
         config["model"],

@@ -12,6 +12,7 @@ All images are [2B, H, W, 3], normalised:
 - 'restored_warped_back': N' with motion restored by a warp.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,51 @@ from facecycle_jax.networks.face_networks import (
 )
 from facecycle_jax.ops import warp
 
-# Loss options of what the cycle draws.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdentityLossOptions(LossOptions):
+    """Weights and switches of the identity cycle, in addition to those of both cycles.
+
+    Only the margin's options and `restore_motion` are in the paper; by default no other
+    is used.
+
+    Attributes:
+      margin_weight: weight of the margin.
+      margin: width of the margin, normalised units.
+      margin_hinge: whether to cut the margin at 0 as the paper describes; the original
+        program does not.
+      restore_motion: whether restored faces also get their motion back and are compared
+        with the inputs. Without it they are compared with the neutral faces alone,
+        which needs no gradient of the generator.
+      align_mean: whether neutral faces are warped smoothly onto the batch's mean face
+        before the margin compares them with it, see `mean_alignment.align`. The mean
+        face is then sharp.
+      consensus_weight: weight of the L1 distance of each mean face to the mean of the
+        batch. No other term makes mean faces alike.
+      mean_detail_weight: weight of the detail of a pixel or two in the batch's mean
+        face, see `losses.fine_detail`.
+      exchange_identity: whether pairs are two images of one track instead of two
+        people's. Each neutral face is then restored from the code of the other image,
+        so that the code can hold only what both share.
+      contrast_weight: weight of the contrast between identity codes, which pulls the
+        codes of two images of one track together and pushes all others of the batch
+        away. Items are then pairs of one track.
+      contrast_temperature: divisor of its cosines.
+    """
+
+    margin_weight: float = 1.0
+    margin: float = 0.1
+    margin_hinge: bool = False
+    restore_motion: bool = True
+    align_mean: bool = False
+    consensus_weight: float = 0.0
+    mean_detail_weight: float = 0.0
+    exchange_identity: bool = False
+    contrast_weight: float = 0.0
+    contrast_temperature: float = 0.1
+
+
+# The options of what the cycle draws, which work with the generator only.
 _DRAWN_OPTIONS = (
     "consensus_weight",
     "mean_detail_weight",
@@ -124,7 +169,9 @@ def identity_images(
 
 
 def identity_cycle(
-    forward: FaceNetworks, vgg: Tree | None, options: LossOptions
+    forward: FaceNetworks,
+    vgg: Tree | None,
+    options: IdentityLossOptions = IdentityLossOptions(),
 ) -> Method:
     """Builds the identity cycle.
 
@@ -153,7 +200,7 @@ def identity_cycle(
                 "set loss.contrast_weight above 0, or leave loss.generator out."
             )
         for name in _DRAWN_OPTIONS:
-            if getattr(options, name) != LossOptions._field_defaults[name]:
+            if getattr(options, name) != getattr(IdentityLossOptions, name):
                 raise UserError(
                     f"loss.{name} is for what the generator draws, which "
                     "loss.generator=False leaves out: leave one of them out."
@@ -225,7 +272,7 @@ def identity_cycle(
 
 
 def _motion_terms(
-    x: jax.Array, outputs: Mapping[str, jax.Array], options: LossOptions
+    x: jax.Array, outputs: Mapping[str, jax.Array], options: IdentityLossOptions
 ) -> WeightedTerms:
     """Compares restored faces that have their motion back with the inputs."""
     terms: WeightedTerms = {}
@@ -237,7 +284,7 @@ def _motion_terms(
     return terms
 
 
-def _identity_contrast(forward: FaceNetworks, options: LossOptions) -> Method:
+def _identity_contrast(forward: FaceNetworks, options: IdentityLossOptions) -> Method:
     """Builds the part of the identity cycle that only compares codes.
 
     It draws nothing, so batches can be large. A later stage with the normaliser goes on
@@ -264,7 +311,7 @@ def _identity_contrast(forward: FaceNetworks, options: LossOptions) -> Method:
     return Method(init, loss)
 
 
-def _contrast_terms(code: jax.Array, options: LossOptions) -> WeightedTerms:
+def _contrast_terms(code: jax.Array, options: IdentityLossOptions) -> WeightedTerms:
     """Compares the codes of the two images of an item with those of all other items.
 
     Args:

@@ -12,6 +12,7 @@ normalised, the two of an item next to each other:
 - 'warped_back' and 'neutral_warped_back': W and N of that image, warped back.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,68 @@ from facecycle_jax.ops import adaptive_average_pool, warp
 
 # The networks that are trained without the generator.
 FLOW_NETWORKS = ("motion_encoder", "flow_decoder")
-# Loss options of that part.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MotionLossOptions(LossOptions):
+    """Weights and switches of the motion cycle, in addition to those of both cycles.
+
+    Only `autoencoding` and `exchange_motion` are in the paper; by default no other is
+    used.
+
+    Attributes:
+      autoencoding: whether the generator also makes each image of its own maps. With
+        `model.image_skip` that is no task.
+      exchange_motion: whether the motion of an image is restored on the other image's
+        neutral face. Without it, on its own: the generator then learns to bring an
+        image back, which needs flows that are kept from training, or they would learn
+        to stand still. With the generator only.
+      folding_weight: weight of `losses.folding`, which keeps flows invertible.
+      bending_weight: weight of `losses.bending`, which keeps flows smooth.
+      mean_flow_weight: weight of `losses.mean_flow` over the whole batch on all
+        devices, or over a micro-batch with `optimiser.accumulate` above 1. It keeps
+        faces where they are on average.
+      saturation_weight: weight of `losses.saturation` of motion codes, which keeps
+        their final tanh out of its flat parts.
+      agreement_weight: weight of the L1 distance between the neutral faces of the two
+        images of an item. Without the generator, both are warped images. With it, the
+        generated neutral face of one image is compared with the other image, warped,
+        which gets no gradient.
+      warped_weight: weight of the L1 distance of neutral faces to the warped inputs,
+        where the flow points into the image. Without it the generator blurs what
+        differs between two images. With the generator only.
+      turn_weight: weight of `turned_heads.turned_term`, which teaches the flows of
+        heads that a warp has turned. Needs flows to start from. This and all options
+        below: without the generator only.
+      frontal_weight: weight of `turned_heads.frontal_term`, which teaches the flows
+        that make faces symmetric.
+      histogram_weight: weight of `motion_features.histogram_term`, which has the motion
+        encoder's last map predict local histograms of gradients.
+      keep_weight: weight of `motion_features.kept_term`, which keeps flows as they
+        were. Needs those to start from.
+      keep_features: whether the motion encoder's convolutions stay as they are, so that
+        only its two dense layers are trained.
+      flow_side: side in pixels of the images that are warped and compared; 0: as they
+        are. The encoder sees whole images in any case.
+    """
+
+    autoencoding: bool = True
+    exchange_motion: bool = True
+    folding_weight: float = 0.0
+    bending_weight: float = 0.0
+    mean_flow_weight: float = 0.0
+    saturation_weight: float = 0.0
+    agreement_weight: float = 0.0
+    warped_weight: float = 0.0
+    turn_weight: float = 0.0
+    frontal_weight: float = 0.0
+    histogram_weight: float = 0.0
+    keep_weight: float = 0.0
+    keep_features: bool = False
+    flow_side: int = 0
+
+
+# The options that work without the generator only.
 _FLOW_OPTIONS = (
     "flow_side",
     "turn_weight",
@@ -137,7 +199,9 @@ def flow_images(
 
 
 def motion_cycle(
-    forward: FaceNetworks, vgg: Tree | None, options: LossOptions
+    forward: FaceNetworks,
+    vgg: Tree | None,
+    options: MotionLossOptions = MotionLossOptions(),
 ) -> Method:
     """Builds the motion cycle.
 
@@ -202,7 +266,7 @@ def motion_cycle(
 
 
 def _drawn_terms(
-    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: MotionLossOptions
 ) -> WeightedTerms:
     """Computes weight and value of the paper's terms of what the generator draws.
 
@@ -235,7 +299,7 @@ def _drawn_terms(
 
 
 def _neutral_terms(
-    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: MotionLossOptions
 ) -> WeightedTerms:
     """Computes the terms that compare neutral faces with warped images.
 
@@ -256,7 +320,7 @@ def _neutral_terms(
     return terms
 
 
-def _flow_cycle(forward: FaceNetworks, options: LossOptions) -> Method:
+def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
     """Builds the part of the motion cycle that only warps.
 
     It has no generator, no trunk and no perceptual loss. The weights are those of the
@@ -340,7 +404,7 @@ def _taught_terms(
     before: Tree,
     outputs: Mapping[str, jax.Array],
     key: jax.Array | None,
-    options: LossOptions,
+    options: MotionLossOptions,
 ) -> WeightedTerms:
     """Computes the terms that teach flows and features by other means than the cycle.
 
@@ -388,7 +452,7 @@ def _without_features(trees: Tree) -> Tree:
 
 
 def _flow_terms(
-    outputs: Mapping[str, jax.Array], x: jax.Array, options: LossOptions
+    outputs: Mapping[str, jax.Array], x: jax.Array, options: MotionLossOptions
 ) -> WeightedTerms:
     """Computes weight and value of the terms that need no generator.
 

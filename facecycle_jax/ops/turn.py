@@ -1,7 +1,7 @@
-"""Turns of a head that never were: an image of a face, as if its head were turned.
+"""Synthetic turns of a head: a face is warped as if the head were turned.
 
-A head is an ellipsoid with a nose, at the place where the framing of docs/data.md has
-it. Positions are (x, y) in [-1, 1], as for `grid_sample` with corners aligned; y points
+A head is an ellipsoid with a nose, where the framing of docs/framing.md has it.
+Positions are (x, y) in [-1, 1], as for `grid_sample` with corners aligned; y points
 down. z points from the middle of the head to the camera, in the same unit, which is
 about 11 cm.
 """

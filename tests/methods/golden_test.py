@@ -28,7 +28,7 @@ import pytest
 from several import environment
 
 from facecycle_jax.interop.original_names import to_torch
-from facecycle_jax.methods import LossOptions, identity_cycle, motion_cycle
+from facecycle_jax.methods import identity_cycle, motion_cycle
 from facecycle_jax.networks import make_face_networks
 from facecycle_jax.ops import normalise
 
@@ -96,7 +96,7 @@ PICTURES = {
 def run(stage: str) -> dict[str, Any]:
     """Three Adam steps of one stage on the reference batch, without noise."""
     make = {"motion": motion_cycle, "identity": identity_cycle}[stage]
-    method = make(make_face_networks(MODEL), reference.vgg(), LossOptions())
+    method = make(make_face_networks(MODEL), reference.vgg())
     trees = reference.trees()
     params = {name: trees[name] for name in TRAINED[stage]}
     frozen = {name: tree for name, tree in trees.items() if name not in params}
