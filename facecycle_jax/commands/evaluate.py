@@ -58,9 +58,9 @@ def add(commands: "Subcommands") -> None:
     )
     command.add_argument(
         "--layer",
-        choices=LAYERS,
         default=LAYERS[-1],
-        help="layer of the features of emotion and pose",
+        help=f"layer of the features of emotion and pose: {', '.join(LAYERS)} (the "
+        "default); several, separated by commas, are joined",
     )
     command.add_argument(
         "--size",

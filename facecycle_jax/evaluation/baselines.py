@@ -178,7 +178,8 @@ def random_encoder(
       seed: of the weights.
       size: side of the images in pixels; the code needs 64.
       features: 'map' (below the dense layers) or 'code'.
-      layer: of the map, one of `facecycle_jax.networks.LAYERS`.
+      layer: of the map, one of `facecycle_jax.networks.LAYERS`, or several separated by
+        commas, which need `side`.
       side: if above 0, the map is averaged to side x side areas.
       width: multiplier on all channel counts; 1 is the paper's.
       image_size: side of the images that the encoder is built for, see `CodeEncoder`.

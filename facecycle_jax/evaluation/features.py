@@ -189,7 +189,8 @@ def model_features(
       model: a loaded model.
       size: side of the images of its codes, in pixels.
       layer: of the motion encoder whose map is used, one of
-        `facecycle_jax.networks.LAYERS`.
+        `facecycle_jax.networks.LAYERS`, or several separated by commas, whose maps are
+        joined.
       map_size: side of the images that the map is computed of, in pixels.
 
     Returns:

@@ -73,7 +73,8 @@ class EvaluationOptions:
       projection: for the maps of 'gallery', 'pca' or 'tsne'.
       layer: for emotion and head pose, the layer of the motion encoder whose map is
         evaluated, one of `facecycle_jax.networks.LAYERS`, averaged to 7 x 7. The last
-        one is the paper's. The baseline 'random' uses the same layer.
+        one is the paper's. Several, separated by commas, are joined. The baseline
+        'random' uses the same.
       size: side in pixels to which those images are resized, 32 to 512. The paper uses
         100.
       flip: for verification and emotion, whether features are averaged over an image

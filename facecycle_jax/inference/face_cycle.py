@@ -227,7 +227,7 @@ class FaceCycle:
           images: one image or several.
           size: side that the images are resized to, in pixels.
           layer: one of `facecycle_jax.networks.LAYERS`, to read an earlier layer of the
-            motion encoder.
+            motion encoder. Several, separated by commas, are joined; they need `side`.
           side: if above 0, the map is averaged over side x side areas, because earlier
             maps are large.
 
@@ -236,8 +236,9 @@ class FaceCycle:
           for 'residual2' and a side of 7 the same.
 
         Raises:
-          UserError: If `layer` is unknown, `size` is no whole number from 1 or `side`
-            none from 0, an image cannot be read, or a file of a list is not there.
+          UserError: If `layer` is unknown or names several without `side`, `size` is no
+            whole number from 1 or `side` none from 0, an image cannot be read, or a
+            file of a list is not there.
           FileNotFoundError: If the one file given is not there.
         """
         check_side(side)

@@ -100,7 +100,7 @@ def feature_map(
       forward: the networks.
       trees: parameters by network name.
       images: uint8 [N, H, W, 3].
-      layer: one of `facecycle_jax.networks.LAYERS`.
+      layer: one of `facecycle_jax.networks.LAYERS`, or several separated by commas.
       side: if above 0, the map is averaged over side x side areas.
 
     Returns:

@@ -39,9 +39,17 @@ def check_image_size(image_size: int) -> None:
 
 
 def check_layer(layer: str) -> None:
-    """Raises UserError if `layer` is unknown."""
-    if layer not in LAYERS:
-        raise UserError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
+    """Checks the name of a layer, or several separated by commas.
+
+    Raises:
+      UserError: If one is unknown, or named twice.
+    """
+    names = layer.split(",")
+    for name in names:
+        if name not in LAYERS:
+            raise UserError(f"layer must be one of {', '.join(LAYERS)}, got {name!r}.")
+        if names.count(name) > 1:
+            raise UserError(f"layer names {name} twice: {layer!r}.")
 
 
 def _layer(
@@ -136,10 +144,9 @@ class EncoderFeatures(nn.Module):
           image_size 64.
 
         Raises:
-          UserError: if the image size or the layer is unknown.
+          UserError: if the image size is unknown.
         """
         check_image_size(self.image_size)
-        check_layer(last)
         layer = functools.partial(_layer, width=self.width, dtype=self.dtype)
 
         # All layers are built, whichever is last. The compiler drops those not used.
@@ -218,7 +225,7 @@ class CodeEncoder(nn.Module):
     def feature_map(
         self, x: jax.Array, layer: str = LAYERS[-1], side: int = 0
     ) -> jax.Array:
-        """Computes the map of one layer.
+        """Computes the map of one layer, or of several next to each other.
 
         The map of the last layer, below the dense ones, is the feature of the linear
         protocol.
@@ -226,15 +233,29 @@ class CodeEncoder(nn.Module):
         Args:
           x: [N, H, W, 3], normalised, any size; 100x100 gives the 7x7x128 = 6272 of the
             paper.
-          layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128.
-          side: above 0, the map is averaged over side x side areas.
+          layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128. Several,
+            separated by commas, are joined: their channels follow each other.
+          side: above 0, the map is averaged over side x side areas. Several layers
+            need it, because their maps differ in size.
 
         Returns:
           float32 [N, h, w, c], c 128 width of the last layer.
 
         Raises:
-          UserError: if `layer` is unknown.
+          UserError: if `layer` is unknown, or names several without `side`.
           ValueError: if `side` is negative.
         """
-        maps = self.features(x, last=layer).astype(jnp.float32)
-        return adaptive_average_pool(maps, side=side) if side else maps
+        check_layer(layer)
+        names = layer.split(",")
+        if len(names) > 1 and not side:
+            raise UserError(
+                f"maps of several layers have different sizes: {layer!r} needs a side "
+                "above 0, to which they are averaged."
+            )
+
+        # The compiler computes what the layers share once.
+        maps = []
+        for name in names:
+            found = self.features(x, last=name).astype(jnp.float32)
+            maps.append(adaptive_average_pool(found, side=side) if side else found)
+        return jnp.concatenate(maps, axis=-1)

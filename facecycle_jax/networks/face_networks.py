@@ -78,7 +78,7 @@ class FaceNetworks(NamedTuple):
         """Computes maps [N, h, w, C] of a layer of the motion encoder.
 
         Images may have any size. `side` above 0 averages the maps over side x side
-        areas.
+        areas. `layer` may name several, see `CodeEncoder.feature_map`.
         """
         return self._apply(
             self.networks.encoder,

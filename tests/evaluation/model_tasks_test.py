@@ -106,6 +106,16 @@ def test_earlier_layers_are_averaged_to_as_many_places(model):
         np.testing.assert_allclose(traced, values[name], rtol=1e-4, atol=1e-5)
 
 
+def test_maps_of_several_layers_are_joined(model):
+    kinds = sets(model, ["random"], task="fer2013", layer="residual2,conv6_2")
+    image = np.full((1, 100, 100, 3), 200, np.uint8)
+    for name in ("random", "feature_map"):
+        value = kinds[name].fit(np.zeros(0))(image)
+        assert value.size == 7 * 7 * (8 + 8)
+        traced = np.asarray(kinds[name].encode(normalise(image)))
+        np.testing.assert_allclose(traced, value, rtol=1e-4, atol=1e-5)
+
+
 def test_maps_of_larger_images_are_averaged_to_as_many_places(model):
     kinds = sets(
         model, ["random", "pixels"], task="fer2013", layer="residual2", size=160

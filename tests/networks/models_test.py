@@ -150,6 +150,28 @@ def test_maps_of_every_layer_can_be_read():
         ValueError, match=r"layer must be one of conv1_2, .*, got 'conv9'"
     ):
         read("conv9", x)
+    with pytest.raises(ValueError, match=r"layer must be one of .*, got ' conv6_2'"):
+        read("residual2, conv6_2", x)
+
+
+def test_maps_of_several_layers_are_joined():
+    networks = build_networks(width=0.0625)
+    variables = drawn(lambda key: networks.encoder.init(key, images(1)))
+
+    def read(layer, *, side=3):
+        return networks.encoder.apply(
+            variables, images(2), method="feature_map", layer=layer, side=side
+        )
+
+    joined = read("conv6_2,residual2")
+    assert joined.shape == (2, 3, 3, 8 + 8)
+    np.testing.assert_array_equal(joined[..., :8], read("conv6_2"))
+    np.testing.assert_array_equal(joined[..., 8:], read("residual2"))
+
+    with pytest.raises(ValueError, match="'conv6_2,residual2' needs a side above 0"):
+        read("conv6_2,residual2", side=0)
+    with pytest.raises(ValueError, match="layer names conv6_2 twice"):
+        read("conv6_2,conv6_2")
 
 
 def test_codes_lie_in_the_open_unit_interval_and_flows_too(tiny):
