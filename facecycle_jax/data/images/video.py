@@ -242,18 +242,14 @@ def edit_video(
         av.open(str(partial), "w", format=form) as written,
     ):
         read = listened.streams.video[0]
-        # A video that names no matrix was read by BT.601. Players may take another for
-        # it, and will do so again.
-        is_unnamed = read.codec_context.colorspace == _NO_MATRIX
-        matrix = _NO_MATRIX if own_images and is_unnamed else _BT_601
-        stream = _add_images(written, np.shape(first), rate, matrix=matrix)
-        stream.codec_context.time_base = _CLOCK
-        if own_images and read.sample_aspect_ratio:
-            # Width by height of a pixel. Images of a turned camera are turned back.
-            ratio = read.sample_aspect_ratio
-            stream.codec_context.sample_aspect_ratio = (
-                1 / ratio if is_sideways else ratio
-            )
+        stream = _add_images_like(
+            written,
+            read,
+            np.shape(first),
+            rate,
+            own_images=own_images,
+            is_sideways=is_sideways,
+        )
         try:
             sound = _copied_sound(av, listened, written)
             written.start_encoding()
@@ -263,27 +259,9 @@ def edit_video(
                 f"({_reason(error)}); end the output in .mkv."
             ) from error
 
-        count = 0
-        last = -1
-        for image in itertools.chain([first], images):
-            _check_frame(image, count, np.shape(first))
-            seconds = times.popleft()
-
-            # All sound up to this image goes before it, as players expect.
-            sound.write_until(seconds)
-            frame = _to_frame(av, image)
-            # A damaged clock may stand still or step back; that of the output may not.
-            last = max(round(seconds / _CLOCK), last + 1)
-            frame.pts = last
-            frame.time_base = _CLOCK
-            written.mux(stream.encode(frame))
-            count += 1
-
-        # The last image is shown for as long as the others.
-        sound.write_until(float(last * _CLOCK + 1 / rate))
-        written.mux(stream.encode())
-
-    return count
+        return _encode_at_times(
+            av, written, stream, itertools.chain([first], images), times, sound, rate
+        )
 
 
 class _Sound:
@@ -388,6 +366,90 @@ def _add_images(
     stream.options = {"crf": "17"}
     stream.codec_context.colorspace = matrix
     return stream
+
+
+def _add_images_like(
+    container: Any,
+    read: Any,
+    shape: tuple[int, ...],
+    rate: Fraction,
+    *,
+    own_images: bool,
+    is_sideways: bool,
+) -> Any:
+    """Adds a stream of images with the clock and the looks of a stream that is read.
+
+    Args:
+      container: the container to write to.
+      read: the stream of images that is read.
+      shape: of the images, (H, W, 3).
+      rate: frames per second.
+      own_images: see `edit_video`.
+      is_sideways: whether the images were turned upright by a quarter.
+
+    Returns:
+      The stream.
+    """
+    # A video that names no matrix was read by BT.601. Players may take another for it,
+    # and will do so again.
+    is_unnamed = read.codec_context.colorspace == _NO_MATRIX
+    matrix = _NO_MATRIX if own_images and is_unnamed else _BT_601
+    stream = _add_images(container, shape, rate, matrix=matrix)
+    stream.codec_context.time_base = _CLOCK
+
+    # Width by height of a pixel. Images of a turned camera are turned back.
+    ratio = read.sample_aspect_ratio
+    if own_images and ratio:
+        stream.codec_context.sample_aspect_ratio = 1 / ratio if is_sideways else ratio
+    return stream
+
+
+def _encode_at_times(
+    av: ModuleType,
+    container: Any,
+    stream: Any,
+    images: Iterable[np.ndarray],
+    times: collections.deque[float],
+    sound: _Sound,
+    rate: Fraction,
+) -> int:
+    """Writes images at given times, with the sound between them.
+
+    Args:
+      av: PyAV.
+      container: the container to write to.
+      stream: its stream of images.
+      images: uint8 [H, W, 3] each, of one size.
+      times: seconds of each image from the first; they are taken out as images come.
+      sound: the sound to write.
+      rate: frames per second, for how long the last image is shown.
+
+    Returns:
+      The number of images.
+    """
+    count = 0
+    last = -1
+    shape: tuple[int, ...] = ()
+
+    for image in images:
+        shape = shape or np.shape(image)
+        _check_frame(image, count, shape)
+        seconds = times.popleft()
+
+        # All sound up to this image goes before it, as players expect.
+        sound.write_until(seconds)
+        frame = _to_frame(av, image)
+        # A damaged clock may stand still or step back; that of the output may not.
+        last = max(round(seconds / _CLOCK), last + 1)
+        frame.pts = last
+        frame.time_base = _CLOCK
+        container.mux(stream.encode(frame))
+        count += 1
+
+    # The last image is shown for as long as the others.
+    sound.write_until(float(last * _CLOCK + 1 / rate))
+    container.mux(stream.encode())
+    return count
 
 
 def _to_frame(av: ModuleType, image: np.ndarray) -> Any:
