@@ -230,34 +230,12 @@ def identity_cycle(
             forward, trees, x, noise_key, exchanged=options.exchange_identity
         )
 
-        to_restored = l1(outputs["restored"], outputs["neutral"])
-        compared = outputs["neutral"]
-        if options.align_mean:
-            compared = align(compared, outputs["batch_mean"])
-        to_margin = margin(
-            outputs["batch_mean"],
-            compared,
-            width=options.margin,
-            hinge=options.margin_hinge,
-        )
-
-        # Weight and value of each term.
-        terms: WeightedTerms = {
-            "l1/restored": (options.pixel_weight, to_restored),
-            "symmetry/restored": (
-                options.symmetry_weight,
-                symmetry(outputs["restored"]),
-            ),
-            "margin": (options.margin_weight, to_margin),
+        terms = {
+            **_restored_terms(outputs, options),
+            **_mean_face_terms(outputs, options),
         }
         if options.restore_motion:
             terms |= _motion_terms(x, outputs, options)
-        if options.consensus_weight:
-            distance = l1(outputs["mean_face"], outputs["batch_mean"])
-            terms["l1/consensus"] = (options.consensus_weight, distance)
-        if options.mean_detail_weight:
-            detail = fine_detail(outputs["batch_mean"])
-            terms["detail/mean_face"] = (options.mean_detail_weight, detail)
         if options.contrast_weight:
             terms |= _contrast_terms(outputs["identity_code"], options)
         if options.perceptual != "none":
@@ -269,6 +247,53 @@ def identity_cycle(
         return total, Aux(reported, outputs)
 
     return Method(init, loss)
+
+
+def _restored_terms(
+    outputs: Mapping[str, jax.Array], options: IdentityLossOptions
+) -> WeightedTerms:
+    """Compares restored faces with the neutral faces, before motion comes back.
+
+    Args:
+      outputs: images by name, as `identity_images` names them.
+      options: weights and switches.
+
+    Returns:
+      (weight, value) by name.
+    """
+    distance = l1(outputs["restored"], outputs["neutral"])
+    asymmetry = symmetry(outputs["restored"])
+    return {
+        "l1/restored": (options.pixel_weight, distance),
+        "symmetry/restored": (options.symmetry_weight, asymmetry),
+    }
+
+
+def _mean_face_terms(
+    outputs: Mapping[str, jax.Array], options: IdentityLossOptions
+) -> WeightedTerms:
+    """Computes the margin, and the terms of mean faces that are not in the paper.
+
+    Arguments and result are those of `_restored_terms`.
+    """
+    compared = outputs["neutral"]
+    if options.align_mean:
+        compared = align(compared, outputs["batch_mean"])
+    beyond = margin(
+        outputs["batch_mean"],
+        compared,
+        width=options.margin,
+        hinge=options.margin_hinge,
+    )
+
+    terms: WeightedTerms = {"margin": (options.margin_weight, beyond)}
+    if options.consensus_weight:
+        distance = l1(outputs["mean_face"], outputs["batch_mean"])
+        terms["l1/consensus"] = (options.consensus_weight, distance)
+    if options.mean_detail_weight:
+        detail = fine_detail(outputs["batch_mean"])
+        terms["detail/mean_face"] = (options.mean_detail_weight, detail)
+    return terms
 
 
 def _motion_terms(
