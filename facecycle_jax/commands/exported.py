@@ -99,11 +99,11 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.out is None and arguments.space is None:
         raise UserError("export needs --out DIR, --space DIR or both.")
     if arguments.format not in _FILES and arguments.outputs is not None:
-        raise UserError("--outputs is of programs, such as --format stablehlo.")
+        raise UserError("--outputs is for programs, such as --format stablehlo.")
     if arguments.package is not None and arguments.space is None:
-        raise UserError("--package is of a Space: give --space DIR too.")
+        raise UserError("--package is for a Space: give --space DIR too.")
     if arguments.format != WEB and arguments.with_runtime is not None:
-        raise UserError("--with-runtime is of --format web.")
+        raise UserError("--with-runtime is for --format web.")
     if arguments.format != FOLDER and (arguments.out is None or arguments.space):
         raise UserError(f"--format {arguments.format} needs --out DIR and no --space.")
 
@@ -120,7 +120,8 @@ def check_options(arguments: argparse.Namespace) -> None:
     makes_one = arguments.format == FOLDER and arguments.out is not None
     if given and not makes_one:
         raise UserError(
-            f"{given[0]} is of model folders: make one of the run with --out DIR first."
+            f"{given[0]} is for model folders: make one of the run with --out DIR "
+            "first."
         )
 
     model = model_path(arguments.run_or_checkpoint)

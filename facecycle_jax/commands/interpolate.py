@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     fps = _FPS if arguments.fps is None else arguments.fps
     if arguments.fps is not None and not is_clip:
         raise UserError(
-            f"--fps is of clips, and {arguments.out} is an image: leave it out, or end "
-            "--out in .mp4."
+            f"--fps is for clips, and {arguments.out} is an image: leave it out, or "
+            "end --out in .mp4."
         )
     check_fps(fps)
 

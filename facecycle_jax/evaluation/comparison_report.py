@@ -155,7 +155,7 @@ _PROTOCOL = (
     f"`{AUTHORS}` is the one that the authors of the method use. The feature "
     f"`{COMMON}` is the last convolutional map averaged to 2 x 2 areas. Logistic and "
     "ridge regression (errors of angles) run to convergence, with penalties chosen on "
-    f"training images. Columns of `PCA {COMPONENTS}` are of features reduced to "
+    f"training images. Columns of `PCA {COMPONENTS}` use features reduced to "
     f"{COMPONENTS} numbers by a PCA fitted on training images, which also centres "
     "them. Published rows are the paper's, of other training data, sizes and lengths "
     "of training."

@@ -123,12 +123,12 @@ class EvaluationOptions:
             ("light", self.light > 0, _OF_LABELS),
         )
         if self.epochs != LinearOptions().epochs and self.probe != "linear":
-            raise UserError(f"epochs are of the probe linear, not of {self.probe}.")
+            raise UserError(f"epochs are for the probe linear, not for {self.probe}.")
 
         for name, given, tasks in uses:
             if given and self.task not in tasks:
                 raise UserError(
-                    f"{name} is of {' and '.join(tasks)}, not of {self.task}."
+                    f"{name} is for the tasks {', '.join(tasks)}, not for {self.task}."
                 )
 
     def _check_values(self) -> None:

@@ -137,7 +137,7 @@ def _peer_sets(options: EvaluationOptions, model: PeerModel) -> dict[str, Featur
     """Lists the features of a peer that a task is evaluated with."""
     if (options.layer, options.size) != (LAYERS[-1], FEATURE_SIZE):
         raise UserError(
-            f"layer and size are of FaceCycle's models, and this one is of "
+            f"layer and size are for FaceCycle's models, and this is one of "
             f"{model.method}: leave them out."
         )
 
@@ -206,12 +206,12 @@ def run_evaluation(
       The evaluation.
 
     Raises:
-      UserError: See `evaluate`; also if the task needs generated images, and the model
-        is of a method that makes none.
+      UserError: See `evaluate`; also if the task needs generated images, and the
+        model's method makes none.
     """
     if options.task in ("faces", "gallery") and isinstance(model, PeerModel):
         raise UserError(
-            f"task {options.task} needs generated images, and this model is of "
+            f"task {options.task} needs generated images, and this is a model of "
             f"{model.method}, which has features alone: evaluate it with one of "
             f"synthetic, {', '.join(FEATURES)}."
         )

@@ -204,8 +204,9 @@ def _model_of_run(run: _Run) -> tuple[dict[str, Any], dict[str, Any], str]:
     method = run.config["method"]
     if method in PEERS:
         raise UserError(
-            f"{run.workdir} is a run of {method}, and model folders are of FaceCycle's "
-            f"models: use the run itself, facecycle_jax.load('{run.workdir}')."
+            f"{run.workdir} is a run of {method}, and model folders are for "
+            "FaceCycle's models: use the run itself, "
+            f"facecycle_jax.load('{run.workdir}')."
         )
 
     with _fields_of(run):

@@ -39,7 +39,7 @@ def read_report(folder: epath.PathLike, *, source: str) -> list[dict[str, Any]]:
     Raises:
       FileNotFoundError: If there is no report.
       UserError: If it is damaged or of an earlier version, has no figures of the model
-        on a published data set, or is of another model.
+        on a published data set, or reports another model.
     """
     path = epath.Path(folder) / "results.json"
     if not path.is_file():
@@ -68,7 +68,7 @@ def read_report(folder: epath.PathLike, *, source: str) -> list[dict[str, Any]]:
         )
     if type(task) is not str or task not in _FIGURES:
         raise UserError(
-            f"{folder} is of the task {shorten(task)}; cards show the tasks "
+            f"{folder} reports the task {shorten(task)}; cards show the tasks "
             f"{', '.join(_FIGURES)}."
         )
 
@@ -113,9 +113,9 @@ def _protocol(report: Mapping[str, Any]) -> str:
 
 
 def _rows_of_model(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Finds the rows that are of the model; any exception means a damaged report."""
+    """Finds the rows of the model; any exception means a damaged report."""
     if "model_rows" not in report:
-        raise ValueError("it does not say which rows are of the model")
+        raise ValueError("it does not name the rows of the model")
 
     rows = {}
     for name in report["model_rows"]:

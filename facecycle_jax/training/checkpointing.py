@@ -224,7 +224,7 @@ class Checkpointer:
             raise StorageError(
                 f"a checkpoint could not be written to {self._manager.directory} "
                 f"(step {step}; {type(error).__name__}: {_reason(error)}). "
-                "The checkpoints before it are intact, the newest is of step "
+                "The checkpoints before it are intact, the newest is that of step "
                 f"{known}. Make room or repair the storage; the same command then "
                 "continues from there."
             ) from error

@@ -123,17 +123,17 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--out", "p", "--outputs", "flow"), "--outputs is of programs"),
+        (("--out", "p", "--outputs", "flow"), "--outputs is for programs"),
         (("--format", "stablehlo"), "export needs --out DIR, --space DIR or both"),
         (("--format", "stablehlo", "--space", "s"), "needs --out DIR and no --space"),
         (("--format", "stablehlo", "--out", "p", "--outputs", "x"), "outputs must be"),
-        (("--out", "p", "--with-runtime", "r"), "--with-runtime is of --format web"),
+        (("--out", "p", "--with-runtime", "r"), "--with-runtime is for --format web"),
         (
             ("--format", "web", "--out", "p", "--outputs", "flow"),
             "--outputs is of prog",
         ),
-        (("--out", "p", "--package", "x"), "--package is of a Space: give --space"),
-        (("--space", "s", "--dataset", "lfw"), "--dataset is of model folders: make"),
+        (("--out", "p", "--package", "x"), "--package is for a Space: give --space"),
+        (("--space", "s", "--dataset", "lfw"), "--dataset is for model folders: make"),
         (("--out", "p"), "is a model already, and a model folder is made of a run"),
     ],
 )

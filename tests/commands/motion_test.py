@@ -466,7 +466,10 @@ def test_a_strip_and_a_clip_lead_from_face_to_face(model, codes, tmp_path, capsy
         (["--out", tmp_path / "x.png", "--frames", "1"], "frames must be at least 2"),
         (["--out", tmp_path / "x.png", "--frames", "9999"], "must be at most 1000"),
         (["--out", strip], "exists already"),
-        (["--out", tmp_path / "x.png", "--fps", "5"], "--fps is of clips, and .*x.png"),
+        (
+            ["--out", tmp_path / "x.png", "--fps", "5"],
+            "--fps is for clips, and .*x.png",
+        ),
         (["--out", tmp_path / "x.mp4", "--fps", "inf"], "fps must be 0.1 to 1000"),
         (["--out", tmp_path / "x.mp4", "--fps", "1e-9"], "fps must be 0.1 to 1000"),
     ):

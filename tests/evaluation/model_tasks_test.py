@@ -421,34 +421,34 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
     [
         (
             {"task": "lfw", "probe": "linear"},
-            "probe linear is of fer2013 and raf-db, not of lfw",
+            "probe linear is for the tasks fer2013, raf-db, not for lfw",
         ),
         (
             {"task": "pose", "without": ["Ann"]},
-            "without is of lfw and cplfw and faces, not of pose",
+            "without is for the tasks lfw, cplfw, faces, not for pose",
         ),
         (
             {"task": "raf-db", "test_split": "both"},
-            "test_split is of fer2013, not of raf-db",
+            "test_split is for the tasks fer2013, not for raf-db",
         ),
         ({"task": "synthetic", "crop": 0.5}, "crop is of .*, not of synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
         (
             {"task": "lfw", "layer": "conv2_2"},
-            "layer is of fer2013 and raf-db and pose, not of lfw",
+            "layer is for the tasks fer2013, raf-db, pose, not for lfw",
         ),
         (
             {"task": "lfw", "size": 160},
-            "size is of fer2013 and raf-db and pose, not of lfw",
+            "size is for the tasks fer2013, raf-db, pose, not for lfw",
         ),
         ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
         (
             {"task": "pose", "flip": True},
-            "flip is of lfw and cplfw and lights and fer2013 and raf-db, not of pose",
+            "flip is for the tasks lfw, cplfw, lights, fer2013, raf-db, not for pose",
         ),
         (
             {"task": "pose", "light": 0.5},
-            "light is of lfw and cplfw and lights and fer2013 and raf-db, not of pose",
+            "light is for the tasks lfw, cplfw, lights, fer2013, raf-db, not for pose",
         ),
         ({"task": "lfw", "light": 1.5}, "light must be 0 to 1, got 1.5"),
         (
@@ -457,7 +457,7 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
         ),
         (
             {"task": "fer2013", "epochs": 3},
-            "epochs are of the probe linear, not of logistic",
+            "epochs are for the probe linear, not for logistic",
         ),
         ({"task": "faces"}, "baselines is of lfw and .* and synthetic, not of faces"),
         ({"task": "lfw", "projection": "tsne"}, "map is of gallery, not of lfw"),

@@ -186,7 +186,7 @@ def test_a_resumed_run_is_an_unbroken_one_and_gives_features(name, tmp_path):
     assert features.shape[0] == 3
     assert np.isfinite(features).all()
     assert model.method == name
-    with pytest.raises(ValueError, match="model folders are of FaceCycle's models"):
+    with pytest.raises(ValueError, match="model folders are for FaceCycle's models"):
         model_from_run(tmp_path / "whole")
     with pytest.raises(
         ValueError, match=f"model of {name}: it has features, and no motion_code"

@@ -148,11 +148,11 @@ def _without_rows_of_the_model(content):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content.pop("model_rows"), "does not say which rows are of t"),
+        (lambda content: content.pop("model_rows"), "does not name the rows of the m"),
         (_without_rows_of_the_model, "has no figures of the model"),
         (lambda content: content["rows"].update(identity_code=3), "evaluate again"),
         (lambda content: content.update(rows={"a": 3}), "evaluate again"),
-        (lambda content: content.update(task=["x"]), "is of the task a list"),
+        (lambda content: content.update(task=["x"]), "reports the task a list"),
         (lambda content: content.update(protocol=3), "evaluate again"),
         (
             lambda content: content["rows"]["identity_code"].update(auc=10**400),
@@ -198,7 +198,7 @@ def test_a_report_of_another_model_is_refused(tmp_path):
         read_report(other, source=SOURCE)
 
     gallery = report(tmp_path / "gallery", task="gallery")
-    with pytest.raises(UserError, match="is of the task 'gallery'; cards show"):
+    with pytest.raises(UserError, match="reports the task 'gallery'; cards show"):
         read_report(gallery, source=SOURCE)
     with pytest.raises(FileNotFoundError, match=r"it has no results\.json"):
         read_report(tmp_path, source=SOURCE)

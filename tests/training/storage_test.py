@@ -63,7 +63,7 @@ def test_a_full_disk_is_reported_and_old_checkpoints_stay(tmp_path):
             assert "Checkpoints are intact; make room" in sentence
         else:
             assert "a checkpoint could not be written to" in sentence
-            assert f"are intact, the newest is of step {step}." in sentence
+            assert f"are intact, the newest is that of step {step}." in sentence
         for _, leaf in jax.tree_util.tree_leaves_with_path(
             training.load_trees(workdir)
         ):
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported(tmp_path):
     try:
         checkpointer.save(2, state)
         with pytest.raises(
-            training.StorageError, match=r"step 2; .*the newest is of step 1"
+            training.StorageError, match=r"step 2; .*the newest is that of step 1"
         ):
             checkpointer.wait()
     finally:

@@ -208,8 +208,7 @@ def _read_tracks(path: pathlib.Path) -> dict[str, Any]:
 
     if form != FORMAT:
         raise UserError(
-            f"{path} is of the format {str(form)[:40]!r}, this program reads "
-            f"{FORMAT!r}."
+            f"{path} has the format {str(form)[:40]!r}, this program reads {FORMAT!r}."
         )
 
     digest = content.get("sha256")

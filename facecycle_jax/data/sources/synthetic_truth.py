@@ -86,7 +86,7 @@ def compare_with_truth(
       frames_apart: between two frames of a person.
       neutral_apart: between the neutral faces generated from them.
       mean_before: from the generated neutral face to the true mean face in that
-        person's scene. This and the following four are of stage 2.
+        person's scene. This and the next four need stage 2.
       mean_true_neutral: from the true neutral face to the true mean face.
       mean_after: from the generated mean face to the true mean face.
       neutral_people_apart: between the true neutral faces of two people.

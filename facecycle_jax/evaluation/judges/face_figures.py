@@ -22,7 +22,7 @@ class Identity(NamedTuple):
     """Figures of identity, by codes of an independent network.
 
     Attributes:
-      rank_1: fraction of images whose nearest gallery image is of the right person.
+      rank_1: fraction of images whose nearest gallery image shows the right person.
       accepted: fraction of images within the network's threshold of the right person's
         gallery image.
       false_accepted: the same fraction for gallery images of other people.

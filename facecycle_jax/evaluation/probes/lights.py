@@ -20,7 +20,7 @@ class LightFigures(NamedTuple):
     """A row of the table.
 
     Attributes:
-      rank_1: fraction of all probes whose nearest gallery image is of the right person.
+      rank_1: fraction of all probes whose nearest gallery image shows the right person.
       auc: area under the ROC curve of all probes against the gallery.
       rank_1_by_light: by subset of lights, the most frontal one first.
       auc_by_light: by the same subsets.
