@@ -93,8 +93,8 @@ def estimate(
     tpu = compile_check.chip_of(device.device_kind)
     if sheet is None or tpu is None:
         raise UserError(
-            f"{device.device_kind} is no TPU of compile_check/chips.py; choose another "
-            "--topology."
+            f"{device.device_kind} is not a TPU of compile_check/chips.py; choose "
+            "another --topology."
         )
 
     compiled: Any = lowered.compile()

@@ -323,7 +323,7 @@ def check_json_path(path: pathlib.Path) -> None:
         raise UserError(f"{path} exists; choose another name for --json.")
     if not path.parent.is_dir():
         raise UserError(
-            f"{path.parent} is no folder; create it for --json {path.name}."
+            f"{path.parent} is not a folder; create it for --json {path.name}."
         )
 
 

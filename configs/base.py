@@ -63,9 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimiser.b1 = 0.5  # decay of the first moment
     config.optimiser.b2 = 0.999  # decay of the second moment
     config.optimiser.clip_norm = 0.0  # largest global norm of gradients; 0: none
-    # micro-batches in a batch; what is no mean over items is that of a micro-batch: the
-    # batch's mean face, contrasts, batch statistics and the terms of mean_flow_weight,
-    # turn_weight, histogram_weight and keep_weight
+    # micro-batches in a batch; what is not a mean over items is that of a micro-batch:
+    # the batch's mean face, contrasts, batch statistics and the terms of
+    # mean_flow_weight, turn_weight, histogram_weight and keep_weight
     config.optimiser.accumulate = 1
     config.optimiser.ema_decay = 0.0  # decay of the weight average; 0: none
 

@@ -107,7 +107,7 @@ refuse_argument() {
     *"[$name]"*) die "$name takes no value, got '$1'." ;;
     *"[$name="* | *" $name="*) die "$name needs a value: $name=VALUE." ;;
   esac
-  die "unknown argument '$1': it is no option of this launcher, which --help lists, and no" \
+  die "unknown argument '$1': it is not an option of this launcher, which --help lists, and no" \
     "flag of the training: --config, --config.FIELD, --workdir, --distributed," \
     "--peer_timeout, --start_timeout, --start_anew or --compilation_cache."
 }

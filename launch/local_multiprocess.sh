@@ -43,7 +43,7 @@ find_config "${flags[@]}"
 
 is_number "$processes" || die "--processes must be a whole number above 0, got '$processes'."
 is_number "$devices" || die "--devices must be a whole number above 0, got '$devices'."
-[[ -n "$logs" || "$workdir" != *://* ]] || die "--logs=DIR is needed, as $workdir is no local directory."
+[[ -n "$logs" || "$workdir" != *://* ]] || die "--logs=DIR is needed, as $workdir is not a local directory."
 logs="${logs:-$workdir/logs}"
 
 free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'

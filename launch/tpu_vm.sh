@@ -115,7 +115,7 @@ esac
 ((DRY_RUN)) || command -v gcloud > /dev/null || die "no gcloud here: install the Google Cloud CLI and log in."
 
 # The hosts get a copy of the --config file as it is now, and the flag gets the path of
-# that copy, seen from ~/facecycle_jax. The name of a config, which is no file, is
+# that copy, seen from ~/facecycle_jax. The name of a config, which is not a file, is
 # passed on.
 find_config "${flags[@]}"
 host_flags=()
@@ -311,7 +311,7 @@ count_hosts() {
 }
 
 # Prints the state of the machine: READY or another of Google's states, MISSING if there
-# is no machine, or UNKNOWN if there is no answer.
+# is not a machine, or UNKNOWN if there is no answer.
 machine_state() {
   local state
   if state="$(describe "$state_field" 2> "$scratch/describe")"; then

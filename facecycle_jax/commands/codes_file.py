@@ -139,6 +139,6 @@ def _read_arrays(file: epath.Path) -> dict[str, np.ndarray]:
         return read_arrays(file)
     except UserError:
         raise UserError(
-            f"{file} is no .npz of codes, or is damaged: write it with `facecycle "
+            f"{file} is not a .npz of codes, or is damaged: write it with `facecycle "
             "encode`."
         ) from None

@@ -175,7 +175,7 @@ def exchange(
       What the page shows.
 
     Raises:
-      UserError: If a file is missing, is no image or shows no face, in one sentence
+      UserError: If a file is missing, is not an image or shows no face, in one sentence
         without the file's path.
       MissingExtraError: If a face is to be found and dlib is not installed.
     """

@@ -168,8 +168,8 @@ def run_encode(arguments: argparse.Namespace) -> int:
       The exit status.
 
     Raises:
-      UserError: If --out is no .npz, or one of something else than codes, or there is
-        no image.
+      UserError: If --out is not a .npz, or one of something else than codes, or there
+        is no image.
     """
     out = given_path(arguments.out, name="--out")
     if out.suffix != ".npz":

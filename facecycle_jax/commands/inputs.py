@@ -170,7 +170,7 @@ def read_names(path: str | None, *, name: str = "--without") -> list[str]:
 
     Raises:
       FileNotFoundError: If there is no such file.
-      UserError: If the path is empty or an address, or the file is no text in UTF-8.
+      UserError: If the path is empty or an address, or the file is not text in UTF-8.
     """
     if path is None:
         return []
@@ -183,7 +183,7 @@ def read_names(path: str | None, *, name: str = "--without") -> list[str]:
         raise FileNotFoundError(f"{name}: there is no file {path}.") from None
     except UnicodeDecodeError:
         raise UserError(
-            f"{name}: {path} is no text in UTF-8: save the names in that encoding."
+            f"{name}: {path} is not text in UTF-8: save the names in that encoding."
         ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 

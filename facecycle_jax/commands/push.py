@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = find_model_folder(model_path(arguments.folder))
     if folder is None:
         raise FileNotFoundError(
-            f"{arguments.folder} is no model folder: make one with `facecycle export`, "
-            f"or name one of {', '.join(bundled_models())}."
+            f"{arguments.folder} is not a model folder: make one with `facecycle "
+            f"export`, or name one of {', '.join(bundled_models())}."
         )
 
     address = push_model(folder, arguments.repo, public=arguments.public)

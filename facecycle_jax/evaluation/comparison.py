@@ -314,7 +314,7 @@ def curve_of(
 
 def _parameters(model: FaceCycle | PeerModel) -> dict[str, int]:
     """Counts the parameters of all trained networks and of the encoder."""
-    # A VGG-19 is not trained, and carried values are no parameters.
+    # A VGG-19 is not trained, and carried values are not parameters.
     trained = {
         name: tree
         for name, tree in model.trees.items()

@@ -188,7 +188,7 @@ class EvaluationOptions:
     def settings(self) -> dict[str, Any]:
         """Returns the options as JSON values for the report.
 
-        Names of people left out are no part of them, only their number is.
+        Names of people left out are not part of them, only their number is.
         """
         values = dataclasses.asdict(self)
         del values["task"]

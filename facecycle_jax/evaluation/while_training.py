@@ -125,7 +125,7 @@ def _check_networks(config: Mapping[str, Any], task: str) -> None:
         # They make no faces.
         allowed = (*FEATURES, "synthetic")
     elif not draws:
-        # The encoder of motion has features; that of identity alone is no model.
+        # The encoder of motion has features; that of identity alone is not a model.
         allowed = tuple(FEATURES) if method == "motion_cycle" else ()
 
     if task not in allowed:

@@ -19,7 +19,7 @@ def read_arrays(file: epath.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       OSError: If it cannot be read.
-      UserError: If it is no .npz, or is damaged.
+      UserError: If it is not a .npz, or is damaged.
     """
     # From memory, because numpy leaves a file open that it cannot read.
     content = epath.Path(file).read_bytes()
@@ -34,7 +34,7 @@ def read_arrays(file: epath.PathLike) -> dict[str, np.ndarray]:
     except Exception as error:
         # Damage anywhere in the archive raises errors of zipfile, zlib, struct, numpy
         # and others. Reading from memory raises none that is not about the content.
-        raise UserError(f"{file} is no .npz, or is damaged ({error}).") from error
+        raise UserError(f"{file} is not a .npz, or is damaged ({error}).") from error
 
     # A member of another name than NAME.npy is read as bytes.
     return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}

@@ -631,8 +631,8 @@ class FaceCycle:
           uint8 [N, size, size, 3].
 
         Raises:
-          UserError: If `size` is no whole number from 1, an image cannot be read, or a
-            file of a list is not there; it names the first and counts the rest.
+          UserError: If `size` is not a whole number from 1, an image cannot be read, or
+            a file of a list is not there; it names the first and counts the rest.
           FileNotFoundError: If the one file given is not there.
         """
         return read_images(images, size=self.size if size is None else size)
@@ -685,7 +685,7 @@ def check_side(side: int) -> None:
       side: areas along a side; 0 averages none.
 
     Raises:
-      UserError: If it is no whole number, or negative.
+      UserError: If it is not a whole number, or negative.
     """
     check_whole_number(side, name="side")
     if side < 0:

@@ -38,7 +38,7 @@ def model_path(path_or_name: epath.PathLike) -> epath.PathLike:
       An address on the Hub as it is, else a path.
 
     Raises:
-      UserError: If it is no path, is empty, or is the address of a web page.
+      UserError: If it is not a path, is empty, or is the address of a web page.
     """
     if not isinstance(path_or_name, str | os.PathLike):
         raise UserError(
@@ -191,8 +191,8 @@ def _read_run(path: epath.PathLike) -> _Run:
     config = read_config(workdir)
     if "method" not in config or not isinstance(config.get("model"), Mapping):
         raise UserError(
-            f"{workdir / 'config.json'} is no configuration of a run: it needs method "
-            "and model."
+            f"{workdir / 'config.json'} is not a configuration of a run: it needs "
+            "method and model."
         )
 
     checkpoint, trees = load_newest(path)
@@ -233,10 +233,10 @@ def _fields_of(run: _Run) -> Iterator[None]:
         yield
     except KeyError as error:
         raise UserError(
-            f"{file} is no configuration of a run: it lacks the field {error}."
+            f"{file} is not a configuration of a run: it lacks the field {error}."
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is no configuration of a run ({error}).") from error
+        raise UserError(f"{file} is not a configuration of a run ({error}).") from error
 
 
 def model_from_state(

@@ -122,7 +122,7 @@ class PeerModel:
 
         Raises:
           UserError: If an image cannot be read, a file of a list is not there, `size`
-            is no whole number from 1, or the method has another size.
+            is not a whole number from 1, or the method has another size.
           FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=False, side=0)
@@ -143,7 +143,7 @@ class PeerModel:
           float32 [N, h * w * c].
 
         Raises:
-          UserError: See `features`, and if `side` is no whole number from 0.
+          UserError: See `features`, and if `side` is not a whole number from 0.
           FileNotFoundError: If the one file given is not there.
         """
         return self._run(images, size=size, maps=True, side=side)

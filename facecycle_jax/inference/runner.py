@@ -34,7 +34,7 @@ def check_batch(batch_size: int, devices: Sequence[jax.Device] | None) -> None:
       devices: devices to split batches over, or None.
 
     Raises:
-      UserError: If `batch_size` is no whole number of at least 1, or `devices` no
+      UserError: If `batch_size` is not a whole number of at least 1, or `devices` no
         sequence of at least one device.
     """
     check_whole_number(batch_size, name="batch_size")

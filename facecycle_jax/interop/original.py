@@ -40,7 +40,7 @@ def read_original(
     """Reads a checkpoint of the original program, of stage 1 or of both stages.
 
     Both formats of PyTorch are read, and names may carry the `module.` of DataParallel.
-    Entries of the file that are no networks (epochs, optimisers) are not read.
+    Entries of the file that are not networks (epochs, optimisers) are not read.
 
     Args:
       path: the file, whatever its suffix.
@@ -84,7 +84,7 @@ def _modules(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
     if not present:
         keys = ", ".join(shorten(key, 40) for key in list(state)[:3]) or "none"
         raise ConversionError(
-            f"it is no checkpoint of the original program: it has no key "
+            f"it is not a checkpoint of the original program: it has no key "
             f"{_MOTION[0]!r}, its first keys are {keys}"
         )
 

@@ -29,7 +29,7 @@ MAX_LINE = 1 << 16
 MAX_BITS = 128
 # Characters of a key of a dict.
 MAX_KEY = 256
-# What `pickletools` and the machine raise on bytes that are no pickle.
+# What `pickletools` and the machine raise on bytes that are not a pickle.
 _DAMAGE = (
     ValueError,
     IndexError,
@@ -220,17 +220,17 @@ class _Machine:
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise UserError("appends to what is no list")
+            raise UserError("appends to what is not a list")
         target.extend(items)
 
     def _set_items(self, items: list[Any], target: Any) -> None:
         if type(target) is not dict or len(items) % 2:
-            raise UserError("sets items of what is no dict")
+            raise UserError("sets items of what is not a dict")
 
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
                 raise ConversionError(
-                    "its pickle has a dict with keys that are no names"
+                    "its pickle has a dict with keys that are not names"
                 )
             target[key] = value
 
@@ -252,7 +252,9 @@ class _Machine:
         arguments = self._stack.pop()
         function = self._stack.pop()
         if not isinstance(function, Builder) or function.build is None:
-            raise ConversionError("its pickle calls something that is no known builder")
+            raise ConversionError(
+                "its pickle calls something that is not a known builder"
+            )
         if type(arguments) is not tuple:
             raise UserError("a call without arguments")
 

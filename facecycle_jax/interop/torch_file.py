@@ -103,7 +103,7 @@ def read_torch(
 
 
 def _describe_foreign(head: bytes) -> str:
-    """Says what a file is whose first bytes are no checkpoint's."""
+    """Says what a file is whose first bytes are not those of a checkpoint."""
     if not head:
         return "it is empty"
     if head[257:262] == b"ustar":
@@ -118,7 +118,7 @@ def _describe_foreign(head: bytes) -> str:
             "it is a Git LFS pointer, not the checkpoint itself; fetch it with "
             "`git lfs pull`"
         )
-    return "it is no PyTorch checkpoint: neither a zip archive nor a legacy stream"
+    return "it is not a PyTorch checkpoint: neither a zip archive nor a legacy stream"
 
 
 def _open_zip(file: BinaryIO) -> tuple[Any, Fetch]:

@@ -83,8 +83,8 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
 
     Raises:
       MissingExtraError: If h5py is not installed.
-      ConversionError: If the file is no HDF5 file, or an array is missing, of a wrong
-        shape, not finite or stored elsewhere.
+      ConversionError: If the file is not an HDF5 file, or an array is missing, of a
+        wrong shape, not finite or stored elsewhere.
       FileNotFoundError: If there is no such file.
     """
     if not pathlib.Path(path).is_file():
@@ -215,7 +215,7 @@ def _expect(
     """Returns an array as float32, or raises ConversionError naming it."""
     value = arrays.get(key)
     if not isinstance(value, np.ndarray):
-        raise ConversionError(f"{path} has no array {key!r}, so it is no VGG-19.")
+        raise ConversionError(f"{path} has no array {key!r}, so it is not a VGG-19.")
 
     if value.shape != shape:
         raise ConversionError(

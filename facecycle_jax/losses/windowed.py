@@ -120,7 +120,7 @@ def move_curriculum(
 
     Args:
       curriculum: the state before the evaluation.
-      loss: held-out loss of the evaluation; one that is not finite is no progress.
+      loss: held-out loss of the evaluation; one that is not finite is not progress.
       windows: number of windows.
 
     Returns:

@@ -58,7 +58,7 @@ class MotionLossOptions(LossOptions):
 
     Attributes:
       autoencoding: whether the generator also makes each image of its own maps. With
-        `model.image_skip` that is no task.
+        `model.image_skip` that is not a task.
       exchange_motion: whether the motion of an image is restored on the other image's
         neutral face. Without it, on its own: the generator then learns to bring an
         image back, which needs flows that are kept from training, or they would learn

@@ -210,6 +210,6 @@ def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     if trees[0]["stem_conv"]["kernel"].shape != (7, 7, 3, 64):
         raise UserError(
-            f"{path} is not of ResNet-18: its first kernel has another shape."
+            f"{path} is not a ResNet-18: its first kernel has another shape."
         )
     return trees

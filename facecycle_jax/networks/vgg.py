@@ -73,7 +73,7 @@ class VGG19(nn.Module):
           {name: [N, h, w, C]} for every tap.
 
         Raises:
-          UserError: if a tap lies beyond `last` or is no layer.
+          UserError: if a tap lies beyond `last` or is not a layer.
         """
         names = [name for name, _, _ in LAYERS]
         reachable = names[: names.index(self.last) + 1]
@@ -122,7 +122,7 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
 
     Raises:
       FileNotFoundError: if there is no such file; the message says how to make it.
-      UserError: if the file is no .npz, or an array is missing, misshapen or not
+      UserError: if the file is not a .npz, or an array is missing, misshapen or not
         finite.
     """
     path = pathlib.Path(path)

@@ -29,7 +29,7 @@ def widen(narrow: Tree, shapes: Tree, *, seed: int = 0) -> Tree:
       that `shapes` lacks or that has other layers there is returned as it is.
 
     Raises:
-      UserError: If a size is no multiple of the narrow one, naming the array.
+      UserError: If a size is not a multiple of the narrow one, naming the array.
 
     References:
       Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, section 3.1.

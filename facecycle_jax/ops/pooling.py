@@ -65,7 +65,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     Returns:
       [N, H // 2, W // 2, C].
     """
-    # onnxruntime pools the last axes only, so windows are no portable form.
+    # onnxruntime pools the last axes only, so windows are not a portable form.
     return by_platform(
         x,
         cpu=_largest_by_pairs,

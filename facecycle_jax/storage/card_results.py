@@ -44,7 +44,7 @@ def read_report(folder: epath.PathLike, *, source: str) -> list[dict[str, Any]]:
     path = epath.Path(folder) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} is no report of `facecycle evaluate`: it has no {path.name}."
+            f"{folder} is not a report of `facecycle evaluate`: it has no {path.name}."
         )
 
     # A report is a file of the user's, so any field may be missing or of another type.
@@ -58,7 +58,7 @@ def read_report(folder: epath.PathLike, *, source: str) -> list[dict[str, Any]]:
         rows = _rows_of_model(report)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is no report of this version ({shorten(str(error))}); evaluate "
+            f"{path} is not a report of this version ({shorten(str(error))}); evaluate "
             "again."
         ) from None
 
@@ -139,7 +139,7 @@ def check_results(results: Any) -> None:
       results: the field `results` of config.json.
 
     Raises:
-      UserError: If it is no list of records, or a record has a wrong field.
+      UserError: If it is not a list of records, or a record has a wrong field.
     """
     if type(results) is not list:
         raise UserError("results is not a list.")

@@ -65,7 +65,7 @@ def read_config(folder: epath.Path) -> FolderConfig:
 
     Raises:
       FileNotFoundError: If there is no such folder, or no config.json in it.
-      ConversionError: If it is no model folder or a field is wrong, in one sentence.
+      ConversionError: If it is not a model folder or a field is wrong, in one sentence.
     """
     path = folder / CONFIG
     if not folder.exists():
@@ -85,7 +85,7 @@ def read_config(folder: epath.Path) -> FolderConfig:
 
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {CONFIG}, so it is no model folder: name one that "
+            f"{folder} has no {CONFIG}, so it is not a model folder: name one that "
             "`facecycle export` made, the workdir of a run, or a bundled model."
         )
 

@@ -62,7 +62,7 @@ def parse_address(text: str, *, revision: str | None = None) -> HubAddress:
       The address.
 
     Raises:
-      UserError: If it is no address, or names a revision twice.
+      UserError: If it is not an address, or names a revision twice.
     """
     name = text
     for prefix in _PREFIXES:
@@ -72,7 +72,7 @@ def parse_address(text: str, *, revision: str | None = None) -> HubAddress:
     is_repo = re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII)
     if not is_repo or (at and not named):
         raise UserError(
-            f"{shorten(text)} is no model on the Hub: write hf://USER/NAME or "
+            f"{shorten(text)} is not a model on the Hub: write hf://USER/NAME or "
             "hf://USER/NAME@REVISION; `facecycle push` takes USER/NAME too."
         )
     if named and revision:
@@ -132,8 +132,8 @@ def download_model(
     folder = fetch(again=False)
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"{address} is no model of facecycle_jax: it has no {CONFIG}; `facecycle "
-            "push` makes such a repository of a model folder."
+            f"{address} is not a model of facecycle_jax: it has no {CONFIG}; "
+            "`facecycle push` makes such a repository of a model folder."
         )
 
     # The cache would keep a damaged file for ever.
@@ -257,7 +257,7 @@ def _one_sentence(
         raise UserError(text) from error
     except errors.HFValidationError as error:
         reason = shorten(str(error).splitlines()[0], 200)
-        raise UserError(f"{address} is no name of the Hub's: {reason}") from None
+        raise UserError(f"{address} is not a name on the Hub: {reason}") from None
 
 
 def _explain(

@@ -85,7 +85,7 @@ def check_datasets(names: Any) -> list[str]:
       The names.
 
     Raises:
-      UserError: If it is no list of such names.
+      UserError: If it is not a list of such names.
     """
     if type(names) is not list:
         raise UserError("datasets is not a list.")

@@ -142,7 +142,7 @@ def write_model(
         check_distinct(records)
         config["results"] = records
 
-    # config.json comes last, because a folder without it is no model folder.
+    # config.json comes last, because a folder without it is not a model folder.
     files = {
         WEIGHTS: data,
         CARD: model_card(config, name=epath.Path(folder).name).encode(),
@@ -162,7 +162,7 @@ def _stages(names: Mapping[str, Any]) -> list[str]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(
-            f"{shorten(unknown[0])} is no network of FaceCycle; those are "
+            f"{shorten(unknown[0])} is not a network of FaceCycle; those are "
             f"{sorted(known)}."
         )
 
@@ -211,7 +211,7 @@ def _compare(found: Mapping[str, tuple[int, ...]], expected: Shapes) -> None:
 
     for name in found:
         if name not in expected:
-            raise ConversionError(f"{shorten(name)} is no weight of the model.")
+            raise ConversionError(f"{shorten(name)} is not a weight of the model.")
 
 
 def read_model(folder: epath.PathLike) -> ModelFolder:
@@ -235,7 +235,7 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
         data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}, so it is no whole model folder."
+            f"{folder} has no {WEIGHTS}, so it is not a whole model folder."
         ) from None
     except OSError as error:
         raise ConversionError(f"{path} cannot be read ({error.strerror}).") from None
@@ -269,7 +269,7 @@ def _parse_weights(
         found = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ConversionError(
-            f"it is no safetensors file ({shorten(str(error))})."
+            f"it is not a safetensors file ({shorten(str(error))})."
         ) from None
 
     _compare({name: tuple(part["shape"]) for name, part in found.items()}, shapes)

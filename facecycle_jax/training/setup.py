@@ -304,7 +304,7 @@ def _digests_of_weights(config: Mapping[str, Any]) -> dict[str, str]:
     loss = config["loss"]
     weights: dict[str, Any] = {"loss.vgg": None, "loss.resnet": None}
 
-    # A method has one of these fields or none; 'random' is no file.
+    # A method has one of these fields or none; 'random' is not a file.
     if loss.get("vgg", "random") != "random":
         weights["loss.vgg"], _ = methods.vgg_parameters(config)
     if loss.get("resnet", "random") != "random":

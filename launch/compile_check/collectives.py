@@ -63,7 +63,7 @@ def count_collectives(text: str) -> list[Collective]:
       One entry for each kind that occurs, most bytes first.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     return _by_kind(_collectives(text, per_slice=None))
 
@@ -84,7 +84,7 @@ def count_between_slices(text: str, *, per_slice: int) -> list[Collective]:
       One entry for each kind that occurs, most bytes first.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     transfers = _host_transfers(text)
     if transfers:

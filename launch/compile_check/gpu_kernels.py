@@ -68,7 +68,7 @@ def count_kernels(text: str) -> Kernels:
       or a part of it.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     runs = count_runs(text, through=CONTROL | {"async-start"})
     fusions = 0

@@ -102,7 +102,7 @@ def count_runs(
       The number by the name of the computation; the entry has 1.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     entry = _entry(text)
 
@@ -165,4 +165,4 @@ def _entry(text: str) -> str:
         head = _COMPUTATION.match(line)
         if head and head[1]:
             return head[2]
-    raise UserError("the text has no ENTRY computation, so it is no HLO module.")
+    raise UserError("the text has no ENTRY computation, so it is not an HLO module.")

@@ -47,7 +47,7 @@ def memory_bytes(text: str) -> int:
       Bytes.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     runs = count_runs(text, through=CONTROL)
     shapes: dict[str, str] = {}
@@ -95,7 +95,7 @@ def estimated_cycles(text: str) -> int:
       Cycles; 0 if the text states none.
 
     Raises:
-      UserError: If the text is no HLO module.
+      UserError: If the text is not an HLO module.
     """
     runs = count_runs(text, through=CONTROL)
     total = 0

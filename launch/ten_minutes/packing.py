@@ -69,7 +69,7 @@ def pack(
 
     Raises:
       UserError: If not even one image fits or can be read.
-      FileNotFoundError: If a root is no folder.
+      FileNotFoundError: If a root is not a folder.
     """
     tracks: list[FoundTrack] = []
     root_numbers: list[int] = []

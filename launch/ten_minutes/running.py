@@ -319,7 +319,7 @@ def training_command(plan: Plan, frames: Sequence[str]) -> list[str]:
         fields = {"data.path": ",".join(frames), "max_minutes": f"{minutes:.4f}"}
 
         # The stage 'contrast' has no perceptual loss. The others do without it if there
-        # is no VGG-19.
+        # is not a VGG-19.
         if stage != "contrast" and vgg.exists():
             fields["loss.vgg"] = str(vgg)
         elif stage != "contrast":

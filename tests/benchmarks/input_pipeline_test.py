@@ -173,7 +173,7 @@ def test_waiting_is_what_reading_falls_short_of():
         (["--data", "{tree}", "--programs", "records"], "it needs --records FOLDER"),
         (["--data", "{tree}", "--targets", "a:b"], "--targets takes"),
         (["--data", "{tree}", "--targets", "a:1:0:1"], "numbers above 0"),
-        (["--data", "{tree}", "--json", "/nowhere/x.json"], "is no folder"),
+        (["--data", "{tree}", "--json", "/nowhere/x.json"], "is not a folder"),
     ],
 )
 def test_invalid_arguments_are_reported_in_one_sentence(tree, arguments, words, capsys):

@@ -84,7 +84,7 @@ def test_both_programs_of_a_step_compute_the_same_loss(capsys):
         (["--repeats", "-1"], "--repeats must be at least 1, got -1"),
         (["--width", "0"], "--width must be above 0, got 0"),
         (["--width", "nan"], "--width must be above 0, got nan"),
-        (["--json", "/nowhere/x.json"], "is no folder"),
+        (["--json", "/nowhere/x.json"], "is not a folder"),
     ],
 )
 def test_invalid_arguments_are_reported_in_one_sentence(arguments, words, capsys):

@@ -318,7 +318,7 @@ def test_codes_replace_no_other_npz(model, faces, tmp_path, capsys):
 def test_names_that_are_no_text_are_one_sentence(tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes(b"Jos\xe9\n")
-    with pytest.raises(UserError, match=r"names\.txt is no text in UTF-8"):
+    with pytest.raises(UserError, match=r"names\.txt is not text in UTF-8"):
         inputs.read_names(str(path))
 
 

@@ -180,14 +180,14 @@ def test_codes_of_another_model_are_refused(model, codes, tmp_path, capsys):
     bad.write_bytes(buffer.getvalue())
     options = ("--model", model, "--out", tmp_path / "out")
     assert run("translate", source, "--driver", bad, *options) == 2
-    assert "array.npz is no .npz of codes" in capsys.readouterr().err
+    assert "array.npz is not a .npz of codes" in capsys.readouterr().err
 
     bad = tmp_path / "text.npz"
     bad.write_text("no archive")
     options = ("--model", model, "--out", tmp_path / "out")
     assert run("translate", source, "--driver", bad, *options) == 2
     error = capsys.readouterr().err
-    assert "text.npz is no .npz of codes, or is damaged: write it with" in error
+    assert "text.npz is not a .npz of codes, or is damaged: write it with" in error
     # numpy's advice is to run what is in the file.
     assert "pickle" not in error
     assert run("translate", source, "--driver", tmp_path / "no.npz", *options) == 2

@@ -48,7 +48,7 @@ def runtime(tmp_path):
 
 
 def write(model, folder, runtime, monkeypatch):
-    """Writes a page whose programs are no programs; returns its settings."""
+    """Writes a page whose programs are not programs; returns its settings."""
     folder = epath.Path(folder)
     monkeypatch.setattr(web, "to_onnx", lambda *given, outputs, weights: b"program")
     monkeypatch.setattr(web, "_check", lambda model, programs: None)
@@ -216,7 +216,7 @@ def test_the_page_runs_the_model_in_a_browser_and_sends_nothing(
     count = drawn(browser, after=count)
     assert pixels(browser, "neutral") != neutral
 
-    # A file that is no image is named.
+    # A file that is not an image is named.
     bad = tmp_path / "letter.png"
     bad.write_text("no image")
     browser.find_element("css selector", "input[type=file]").send_keys(str(bad))

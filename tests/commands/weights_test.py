@@ -107,7 +107,7 @@ def test_converted_vgg_names_the_option_of_training(tmp_path, capsys, monkeypatc
             '{"model": 1, "model.width": 2}',
             "model is both a value and a block of fields",
         ),
-        ('{"model.width": 2, "model": 1}', "is no configuration of a run"),
+        ('{"model.width": 2, "model": 1}', "is not a configuration of a run"),
         ("[1, 2]", "is broken"),
     ],
 )

@@ -46,7 +46,7 @@ def test_slices_are_the_outermost_axis_and_devices_of_a_process_neighbours():
     [
         slices_of_chips([0, 1]),
         [Chip(0, 0), Chip(1, 0)],
-        # Hosts of GPUs are no slices.
+        # Hosts of GPUs are not slices.
         [Chip(n, n, n, platform="gpu") for n in range(4)],
     ],
 )

@@ -120,7 +120,7 @@ def test_maps_of_larger_images_are_averaged_to_as_many_places(model):
     kinds = sets(
         model, ["random", "pixels"], task="fer2013", layer="residual2", size=160
     )
-    # Baselines that are no encoder keep their own sizes.
+    # Baselines that are not encoders keep their own sizes.
     assert {name: kind.size for name, kind in kinds.items()} == {
         "feature_map": 160,
         "motion_code": 64,

@@ -205,7 +205,7 @@ def _training(words):
     }
     wrong = [word for word, match in matches.items() if not match]
     if wrong:
-        return f"{wrong[0]} is no option"
+        return f"{wrong[0]} is not an option"
     given = dict(match.groups() for match in matches.values())
     # A page may take an argument after a colon.
     page = pathlib.Path((given.get("config") or "").partition(":")[0])

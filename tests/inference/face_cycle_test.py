@@ -461,7 +461,7 @@ def test_a_field_that_a_run_lacks_is_named(tmp_path, monkeypatch, config, field)
     with pytest.raises(UserError) as raised:
         facecycle_jax.load(tmp_path)
     assert str(raised.value) == (
-        f"{tmp_path}/config.json is no configuration of a run: it lacks the field "
+        f"{tmp_path}/config.json is not a configuration of a run: it lacks the field "
         f"'{field}'."
     )
 

@@ -85,7 +85,7 @@ def test_trees_keep_every_bit_of_the_file(tmp_path, legacy, modules, prefix):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pytorch_and_this_reader_agree(tmp_path, legacy):
     torch = pytest.importorskip(
-        "torch", reason="writes the file with PyTorch, which is no dependency"
+        "torch", reason="writes the file with PyTorch, which is not a dependency"
     )
     arrays_of = small_state()
 

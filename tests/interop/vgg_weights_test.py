@@ -40,7 +40,7 @@ def test_a_written_file_has_weights_alone(tmp_path, monkeypatch):
 
 def test_files_of_torchvision_keep_every_bit(tmp_path):
     torch = pytest.importorskip(
-        "torch", reason="writes the file with PyTorch, which is no dependency"
+        "torch", reason="writes the file with PyTorch, which is not a dependency"
     )
     state = {}
     for layer, (index, _) in reference.VGG_LAYERS.items():

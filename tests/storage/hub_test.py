@@ -87,10 +87,10 @@ def test_a_private_model_needs_the_right_token(hub, load, monkeypatch):
     [
         ("hf://user/unknown", "There is no model user/unknown on the Hub"),
         ("hf://user/name@v9", "hf://user/name@v9: there is no revision 'v9'"),
-        ("hf://user/other", r"hf://user/other is no model .* it has no config\.json"),
+        ("hf://user/other", r"/other is not a model .* it has no config\.json"),
         ("hf://name", "write hf://USER/NAME or hf://USER/NAME@REVISION"),
         ("hf://user/name@", "write hf://USER/NAME"),
-        ("hf-hub:us--er/name", "hf://us--er/name is no name of the Hub's"),
+        ("hf-hub:us--er/name", "hf://us--er/name is not a name on the Hub"),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_sentence(hub, load, address, message):
@@ -194,7 +194,7 @@ def test_a_pushed_model_is_private_and_loads_again(hub, load, monkeypatch, capsy
 
 def test_only_whole_model_folders_are_pushed(hub, folder, tmp_path, capsys):
     assert cli.main(["push", str(tmp_path), "user/mine"]) == 2
-    assert "is no model folder" in capsys.readouterr().err
+    assert "is not a model folder" in capsys.readouterr().err
 
     damaged = tmp_path / "damaged"
     damaged.mkdir()

@@ -204,7 +204,7 @@ def test_a_report_of_another_model_is_refused(tmp_path):
         read_report(tmp_path, source=SOURCE)
 
     (other / "results.json").write_text("{}")
-    with pytest.raises(UserError, match="is no report of this version"):
+    with pytest.raises(UserError, match="is not a report of this version"):
         read_report(other, source=SOURCE)
 
 

@@ -227,11 +227,11 @@ WRONG_WEIGHTS = [
     (_make_bias_infinite, "to_rgb/bias holds values that are not finite"),
     (
         lambda trees: trees["generator"].update(more=np.zeros(4)),
-        "'generator/more' is no weight",
+        "'generator/more' is not a weight",
     ),
     (
         lambda trees: trees.update(discriminator={}),
-        "'discriminator' is no network",
+        "'discriminator' is not a network",
     ),
     (lambda trees: trees.pop("normaliser"), "normaliser/.* is missing"),
     (lambda trees: trees.pop("trunk"), "trunk/.* is missing"),

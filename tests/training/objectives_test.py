@@ -221,7 +221,7 @@ def test_the_curriculum_moves_after_sixteen_stale_evaluations_then_slows():
         if int(state.window) > before:
             moved_at.append(number)
         rates.append(float(state.rate))
-    # A loss that is not a number is no progress, and does not hide what follows.
+    # A loss that is not a number is not progress, and does not hide what follows.
     unknown = move(start_curriculum(), jnp.float32(np.nan))
     better = move(move(unknown, jnp.float32(2.0)), jnp.float32(1.0))
     assert (int(unknown.stale), int(better.stale), float(better.best)) == (1, 0, 1.0)

@@ -175,8 +175,8 @@ def _storage_error(frame: Frame, error: Exception) -> OSError | None:
     """Returns why the storage does not deliver a frame's bytes, or None if it does.
 
     A frame of a prepared set is a number. Its reader checks the bytes itself and raises
-    OSError for the storage. What is no file of an image counts as delivered: a pipe, a
-    device, or a file that is too large.
+    OSError for the storage. What is not a file of an image counts as delivered: a
+    pipe, a device, or a file that is too large.
 
     Args:
       frame: the frame.

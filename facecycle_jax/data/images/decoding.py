@@ -104,7 +104,7 @@ def decode_pillow(content: bytes, *, size: int) -> np.ndarray:
       uint8 [size, size, 3].
 
     Raises:
-      UnreadableError: If it is no image or damaged.
+      UnreadableError: If it is not an image or damaged.
     """
     with one_sentence("it"), open_image(io.BytesIO(content)) as image:
         return square(to_rgb(image, size), size=size)

@@ -135,7 +135,7 @@ def paste_face(
       uint8 [H, W, 3], a new image.
 
     Raises:
-      UserError: If an argument is no image, or the square has no area.
+      UserError: If an argument is not an image, or the square has no area.
     """
     left, top, right, bottom = square
     side = right - left

@@ -113,8 +113,8 @@ def read_image(
       uint8 [H, W, 3].
 
     Raises:
-      UserError: If it is no image, is damaged or has more than `MAX_PIXELS` pixels. The
-        message names the file.
+      UserError: If it is not an image, is damaged or has more than `MAX_PIXELS` pixels.
+        The message names the file.
       FileNotFoundError: If there is no such file.
     """
     if isinstance(source, Image.Image):
@@ -197,7 +197,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 class UnreadableError(UserError):
-    """A file is no image, or is damaged."""
+    """A file is not an image, or is damaged."""
 
 
 @contextlib.contextmanager

@@ -69,8 +69,8 @@ def read_video(
       UserError from the iterator, after the frames before it.
 
     Raises:
-      UserError: If the file is no video, has no frame or too large ones, or an option
-        is out of range.
+      UserError: If the file is not a video, has no frame or too large ones, or an
+        option is out of range.
       FileNotFoundError: If there is no such file.
       MissingExtraError: If PyAV is not installed.
     """
@@ -106,7 +106,7 @@ def count_frames(path: epath.PathLike, *, fps: float) -> int:
       The number.
 
     Raises:
-      UserError: If the file is no video, or `fps` is out of range.
+      UserError: If the file is not a video, or `fps` is out of range.
       FileNotFoundError: If there is no such file.
       MissingExtraError: If PyAV is not installed.
     """
@@ -195,9 +195,9 @@ def edit_video(
       The number of frames.
 
     Raises:
-      UserError: If the source is no video, is damaged or has no frame, an image is not
-        like the first, the ending of `target` is invalid, or its format cannot hold the
-        sound.
+      UserError: If the source is not a video, is damaged or has no frame, an image is
+        not like the first, the ending of `target` is invalid, or its format cannot hold
+        the sound.
       FileNotFoundError: If there is no such video.
       MissingExtraError: If PyAV is not installed.
     """
@@ -493,7 +493,7 @@ def _open(av: ModuleType, path: epath.PathLike) -> tuple[Any, Fraction]:
     if not os.path.exists(name):
         raise FileNotFoundError(f"There is no file {name}.")
     if not os.path.isfile(name):
-        raise UserError(f"{name} is no regular file, so it is no video.")
+        raise UserError(f"{name} is not a regular file, so it is not a video.")
 
     # Some formats are lists of other files or addresses, so only containers of frames
     # are allowed. Without the prefix, FFmpeg could take a name for an address.

@@ -86,7 +86,7 @@ def load_images(images: Images, *, size: int, crop: float = 1.0) -> np.ndarray:
       uint8 [N, size, size, 3], RGB.
 
     Raises:
-      UserError: If `images` is one name instead of a list, a file is no image, or
+      UserError: If `images` is one name instead of a list, a file is not an image, or
         `crop` is out of range.
       FileNotFoundError: If a file is missing.
     """

@@ -297,7 +297,7 @@ def read_checked(path: str) -> tuple[bytes, str]:
       Its bytes, and its format as Pillow names it, for example 'JPEG'.
 
     Raises:
-      UserError: If it is no image or is damaged. The message names the file.
+      UserError: If it is not an image or is damaged. The message names the file.
       OSError: If it cannot be read.
     """
     with open_image_file(path) as file:

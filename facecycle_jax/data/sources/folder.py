@@ -20,7 +20,7 @@ class FoundTrack(NamedTuple):
       name: path below the root.
       path: the folder of images, or the one image.
       files: names of its images.
-      left_out: names of links in the folder that are no images of the track.
+      left_out: names of links in the folder that are not images of the track.
       is_single: whether `path` is one image in a root instead of a folder.
     """
 
@@ -64,7 +64,7 @@ def scan_folder(
       The tracks.
 
     Raises:
-      FileNotFoundError: If a root is no folder.
+      FileNotFoundError: If a root is not a folder.
       UserError: If nothing usable is found, or two roots are the same folder.
     """
     found = find_tracks(roots_of(path), origin=path, identity_depth=identity_depth)
@@ -91,7 +91,7 @@ def find_tracks(
       The tracks, in the order of root and path.
 
     Raises:
-      FileNotFoundError: If a root is no folder.
+      FileNotFoundError: If a root is not a folder.
       UserError: If two roots are the same folder.
     """
     for root in roots:

@@ -235,7 +235,7 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
 
     shards: Any = content.get("shards")
     if not are(shards, dict):
-        raise _damaged(path, "its shards are no list")
+        raise _damaged(path, "its shards are not a list")
 
     for shard in shards:
         has_names = are([shard.get("name"), shard.get("sha256")], str)
@@ -262,7 +262,7 @@ def _check_tracks(path: pathlib.Path, content: dict[str, Any]) -> None:
     if max(numbers, default=-1) >= len(shards):
         raise _damaged(path, "a track lies in a shard that there is not")
     if type(content.get("frames_sha256", "")) is not str:
-        raise _damaged(path, f"the SHA-256 of {FRAMES} is no text")
+        raise _damaged(path, f"the SHA-256 of {FRAMES} is not text")
 
 
 def _damaged(path: pathlib.Path, reason: str) -> UserError:
@@ -375,7 +375,7 @@ def _track(
         spans = features["frames"]
     except (KeyError, IndexError, ValueError):
         raise UserError(
-            f"The shard {where} holds a record at byte {start} that is no track "
+            f"The shard {where} holds a record at byte {start} that is not a track "
             "(identity, track, frames)."
         ) from None
 
@@ -396,7 +396,7 @@ def example_spans(view: memoryview, start: int, stop: int) -> dict[str, list[Spa
       numbers have no entry.
 
     Raises:
-      UserError: If the bytes are no Example.
+      UserError: If the bytes are not an Example.
     """
     found: dict[str, list[Span]] = {}
 

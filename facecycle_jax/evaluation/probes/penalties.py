@@ -82,7 +82,7 @@ def _beyond(strength: float, grid: Mapping[float, float]) -> float | None:
     """Computes the next penalty beyond an end of the grid.
 
     Returns:
-      The penalty, or None if `strength` is no end or the grid may not grow further.
+      The penalty, or None if `strength` is not an end or the grid may not grow further.
     """
     if strength == max(grid):
         following = strength * STEP

@@ -293,7 +293,7 @@ def test_names_that_look_like_addresses_are_files(written, tmp_path, monkeypatch
 def test_a_pipe_is_no_video(tmp_path):
     pytest.importorskip("av", reason="needs the extra `video`")
     os.mkfifo(tmp_path / "x.mp4")
-    with pytest.raises(ValueError, match=r"x\.mp4 is no regular file"):
+    with pytest.raises(ValueError, match=r"x\.mp4 is not a regular file"):
         read_video(tmp_path / "x.mp4")
 
 

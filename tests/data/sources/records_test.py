@@ -318,7 +318,7 @@ def test_files_that_are_no_shards_are_refused(folder, tmp_path):
     ):
         with tf.io.TFRecordWriter(str(shard)) as writer:
             writer.write(content)
-        with pytest.raises(ValueError, match="that is no track"):
+        with pytest.raises(ValueError, match="that is not a track"):
             index_shard(shard, number=0)
 
     for name in ("a", "b"):
@@ -400,7 +400,7 @@ def test_sets_of_earlier_versions_are_read(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.update(shards=3), "its shards are no list"),
+        (lambda c: c.update(shards=3), "its shards are not a list"),
         (
             lambda c: c["shards"][0].update(bytes=-1),
             "a shard lacks its name, size or SHA-256",

@@ -87,7 +87,7 @@ def test_poses_vary_by_the_given_amount():
     _, images = compare_with_truth(
         lambda x: {"neutral": x}, seed=0, size=32, people=2, motion_variation=0.0
     )
-    # The mean expression is no neutral one, but every head faces the camera.
+    # The mean expression is not a neutral one, but every head faces the camera.
     faces = images["input"].astype(int)
     for face, neutral in zip(faces, images["true neutral"].astype(int), strict=True):
         np.testing.assert_allclose(face[:8], neutral[:8], atol=1)

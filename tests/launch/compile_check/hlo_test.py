@@ -1,4 +1,4 @@
-"""The text of compiled programs: sizes of shapes, and text that is no program."""
+"""The text of compiled programs: sizes of shapes, and text that is not a program."""
 
 import pytest
 
