@@ -130,7 +130,7 @@ def test_a_program_that_computes_something_else_is_a_defect_and_not_written(
         (("--out", "p", "--with-runtime", "r"), "--with-runtime is for --format web"),
         (
             ("--format", "web", "--out", "p", "--outputs", "flow"),
-            "--outputs is of prog",
+            "--outputs is for prog",
         ),
         (("--out", "p", "--package", "x"), "--package is for a Space: give --space"),
         (("--space", "s", "--dataset", "lfw"), "--dataset is for model folders: make"),

@@ -123,7 +123,7 @@ def test_tasks_of_generated_images_are_refused(model, task):
 
 
 def test_layers_of_face_cycles_encoder_are_refused(model):
-    with pytest.raises(ValueError, match="layer and size are of FaceCycle's models"):
+    with pytest.raises(ValueError, match="layer and size are for FaceCycle's models"):
         feature_sets(EvaluationOptions(task="fer2013", size=64), model)
     with pytest.raises(ValueError, match="accepts images of 32 pixels only, got 64"):
         model.features(np.zeros((64, 64, 3), np.uint8), size=64)
