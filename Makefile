@@ -65,8 +65,8 @@ table: $(VENV)/.dev
 	$(VERIFY) --out "$(TABLE)/lfw"
 	$(VERIFY) --light 0.5 --out "$(TABLE)/lfw_light"
 	$(EVALUATE) --task fer2013 --data "$(FER2013)" --out "$(TABLE)/fer2013"
-	$(BIN)/facecycle evaluate --model "$(MODEL)" --baselines random --layer residual2 --size 160 --flip --task fer2013 --data "$(FER2013)" \
-		--out "$(TABLE)/fer2013_residual2"
+	$(BIN)/facecycle evaluate --model "$(MODEL)" --baselines random --layer residual2,conv6_2 --size 160 --flip --task fer2013 \
+		--data "$(FER2013)" --out "$(TABLE)/fer2013_layers"
 	@cat "$(TABLE)"/*/results.md
 
 # The documentation site: pages, notebooks and the API reference, in site/. Warnings are errors.
