@@ -219,7 +219,7 @@ def test_foreign_files_are_named_for_what_they_are(tmp_path):
     files = {
         r"no key 'codegeneration', its first keys are 'features\.0\.weight'": foreign,
         "its first keys are none": torch_files.checkpoint({}, legacy=True),
-        "no PyTorch checkpoint": png,
+        "not a PyTorch checkpoint": png,
         "it is empty": b"",
         "web page": b"<!DOCTYPE html>",
     }
