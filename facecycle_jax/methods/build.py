@@ -1,22 +1,35 @@
 """The choice of a training method from a configuration."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import Method, check_micro_batches
+from facecycle_jax.methods.base import LossOptions, Method, check_micro_batches
 from facecycle_jax.methods.identity_cycle import IdentityLossOptions, identity_cycle
 from facecycle_jax.methods.motion_cycle import MotionLossOptions, motion_cycle
 from facecycle_jax.methods.peers import PEERS, make_peer
 from facecycle_jax.networks import Tree, random_vgg, read_vgg_npz
 from facecycle_jax.networks.face_networks import make_face_networks
 
-METHODS: dict[str, Callable[..., Method]] = {
-    "motion_cycle": motion_cycle,
-    "identity_cycle": identity_cycle,
+
+class Cycle(NamedTuple):
+    """A method on FaceCycle's networks and pairs of images.
+
+    Attributes:
+      build: `build(forward, vgg, options) -> Method`; without options, the paper's.
+      options: class of its loss weights and switches.
+    """
+
+    build: Callable[..., Method]
+    options: type[LossOptions]
+
+
+METHODS = {
+    "motion_cycle": Cycle(motion_cycle, MotionLossOptions),
+    "identity_cycle": Cycle(identity_cycle, IdentityLossOptions),
 }
 
 
@@ -122,14 +135,10 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         known = sorted({**METHODS, **PEERS})
         raise UserError(f"method must be one of {known}, got {name!r}.")
 
-    options: MotionLossOptions | IdentityLossOptions
-    if name == "motion_cycle":
-        options = MotionLossOptions.from_config(config["loss"])
-    else:
-        options = IdentityLossOptions.from_config(config["loss"])
-        if options.contrast_weight:
-            check_micro_batches(config)
-
+    cycle = METHODS[name]
+    options = cycle.options.from_config(config["loss"])
+    if isinstance(options, IdentityLossOptions) and options.contrast_weight:
+        check_micro_batches(config)
     vgg, width = vgg_parameters(config, weights=weights)
     forward = make_face_networks(
         config["model"],
@@ -137,7 +146,7 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
         vgg_for_loss=options.perceptual != "none" and options.generator,
         remat=config.get("remat", False),
     )
-    return _freeze(METHODS[name](forward, vgg, options), freeze)
+    return _freeze(cycle.build(forward, vgg, options), freeze)
 
 
 def _freeze(method: Method, names: tuple[str, ...]) -> Method:

@@ -131,17 +131,30 @@ class EncoderFeatures(nn.Module):
     image_size: int = 64
     dtype: Dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, last: str = LAYERS[-1]) -> jax.Array:
-        """Maps images [N, H, W, 3] to the map of one layer.
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images [N, H, W, 3] to the map of the last layer.
 
         Args:
           x: images of any size.
-          last: the layer to end with, one of `LAYERS`; an earlier one has a larger map.
 
         Returns:
-          [N, h, w, C]; [N, H/16, W/16, 128 width], rounded up, for the last layer at
-          image_size 64.
+          [N, H/16, W/16, 128 width], rounded up, at image_size 64.
+
+        Raises:
+          UserError: if the image size is unknown.
+        """
+        return self.maps(x)[LAYERS[-1]]
+
+    @nn.compact
+    def maps(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Maps images [N, H, W, 3] to the maps of all layers in one pass.
+
+        Args:
+          x: images of any size.
+
+        Returns:
+          [N, h, w, C] by layer, those of `LAYERS` among them; an earlier one is larger.
+          Unused ones cost nothing under jit.
 
         Raises:
           UserError: if the image size is unknown.
@@ -149,7 +162,6 @@ class EncoderFeatures(nn.Module):
         check_image_size(self.image_size)
         layer = functools.partial(_layer, width=self.width, dtype=self.dtype)
 
-        # All layers are built, whichever is last. The compiler drops those not used.
         # The strides that depend on the image size are conv2_1's and that of the last
         # group.
         maps = first_layers(
@@ -162,7 +174,7 @@ class EncoderFeatures(nn.Module):
 
         x = layer(x, "conv6_1", 256, stride=2 if self.image_size >= 128 else 1)
         maps["conv6_2"] = layer(x, "conv6_2", 128)
-        return maps[last]
+        return maps
 
 
 class CodeEncoder(nn.Module):
@@ -253,9 +265,8 @@ class CodeEncoder(nn.Module):
                 "above 0, to which they are averaged."
             )
 
-        # The compiler computes what the layers share once.
-        maps = []
-        for name in names:
-            found = self.features(x, last=name).astype(jnp.float32)
-            maps.append(adaptive_average_pool(found, side=side) if side else found)
-        return jnp.concatenate(maps, axis=-1)
+        maps = self.features.maps(x)
+        chosen = [maps[name].astype(jnp.float32) for name in names]
+        if side:
+            chosen = [adaptive_average_pool(found, side=side) for found in chosen]
+        return jnp.concatenate(chosen, axis=-1)

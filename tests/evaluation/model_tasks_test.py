@@ -459,8 +459,14 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
             {"task": "fer2013", "epochs": 3},
             "epochs are for the probe linear, not for logistic",
         ),
-        ({"task": "faces"}, "baselines is for the tasks lfw, .*, synthetic, not for faces"),
-        ({"task": "lfw", "projection": "tsne"}, "map is for the tasks gallery, not for lfw"),
+        (
+            {"task": "faces"},
+            "baselines is for the tasks lfw, .*, synthetic, not for faces",
+        ),
+        (
+            {"task": "lfw", "projection": "tsne"},
+            "map is for the tasks gallery, not for lfw",
+        ),
         ({"task": "gallery", "projection": "no"}, "map must be one of pca, tsne"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),
         ({"task": "lfw", "seed": -1}, "seed must be 0 to 4294967295, got -1"),

@@ -233,6 +233,11 @@ def edit_video(
         raise UserError(f"{source} has no frames.")
     _check_frame(first, 0, np.shape(first))
 
+    def changed() -> Iterator[tuple[float, np.ndarray]]:
+        for index, image in enumerate(itertools.chain([first], images)):
+            _check_frame(image, index, np.shape(first))
+            yield times.popleft(), image
+
     # The sound is read by a container of its own, while the first one decodes images.
     listened, _ = _open(av, source)
     with (
@@ -259,9 +264,7 @@ def edit_video(
                 f"({_reason(error)}); end the output in .mkv."
             ) from error
 
-        return _encode_at_times(
-            av, written, stream, itertools.chain([first], images), times, sound, rate
-        )
+        return _encode_at_times(av, written, stream, changed(), sound, rate)
 
 
 class _Sound:
@@ -408,8 +411,7 @@ def _encode_at_times(
     av: ModuleType,
     container: Any,
     stream: Any,
-    images: Iterable[np.ndarray],
-    times: collections.deque[float],
+    timed: Iterable[tuple[float, np.ndarray]],
     sound: _Sound,
     rate: Fraction,
 ) -> int:
@@ -419,8 +421,7 @@ def _encode_at_times(
       av: PyAV.
       container: the container to write to.
       stream: its stream of images.
-      images: uint8 [H, W, 3] each, of one size.
-      times: seconds of each image from the first; they are taken out as images come.
+      timed: (seconds from the first, image uint8 [H, W, 3]) of each image, of one size.
       sound: the sound to write.
       rate: frames per second, for how long the last image is shown.
 
@@ -429,13 +430,7 @@ def _encode_at_times(
     """
     count = 0
     last = -1
-    shape: tuple[int, ...] = ()
-
-    for image in images:
-        shape = shape or np.shape(image)
-        _check_frame(image, count, shape)
-        seconds = times.popleft()
-
+    for seconds, image in timed:
         # All sound up to this image goes before it, as players expect.
         sound.write_until(seconds)
         frame = _to_frame(av, image)
