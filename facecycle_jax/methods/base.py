@@ -1,8 +1,9 @@
 """The interface of training methods, and what several of them share."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import flax.struct
 import jax
@@ -105,6 +106,23 @@ class Method(NamedTuple):
     def steps(self) -> tuple[Objective, ...]:
         """The gradient steps of an update, at least one."""
         return self.objectives or (Objective("", self.loss),)
+
+
+Record = TypeVar("Record")
+
+
+def record_from(kind: Callable[..., Record], fields: Mapping[str, Any]) -> Record:
+    """Builds a record of options from the fields of a config that it has.
+
+    Args:
+      kind: class of the record, whose fields have defaults.
+      fields: e.g. `config.loss`. Fields that the record lacks are not used.
+
+    Returns:
+      The record; what `fields` lacks keeps its default.
+    """
+    names = inspect.signature(kind).parameters
+    return kind(**{name: fields[name] for name in names if name in fields})
 
 
 def check_micro_batches(config: Mapping[str, Any]) -> None:
@@ -254,8 +272,7 @@ class LossOptions:
         Raises:
           UserError: If 'perceptual' is none of the three kinds.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        options = cls(**{name: config[name] for name in names if name in config})
+        options = record_from(cls, config)
 
         kinds = ("gram", "feature", "none")
         if options.perceptual not in kinds:

@@ -6,6 +6,7 @@ A batch holds n frames per item, of one track: the target first, then one source
 several. Images [B, n, H, W, 3] in 0..1.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,15 +18,23 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
+    record_from,
 )
-from facecycle_jax.methods.peer_options import (
+from facecycle_jax.methods.curriculum import (
     current_window,
     curriculum_of,
     init_of_pairs,
     move_with_evaluation,
 )
-from facecycle_jax.networks import FabNet, Tree
-from facecycle_jax.ops import clipped_grid, grid_sample, normalise
+from facecycle_jax.methods.peer_base import (
+    Config,
+    Peer,
+    encode,
+    network_options,
+    random_crops,
+)
+from facecycle_jax.networks import FabNet, Tree, build_fab_net
+from facecycle_jax.ops import clipped_grid, grid_sample, normalise, pixels_to_unit
 
 
 class FabNetOptions(NamedTuple):
@@ -182,3 +191,29 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
     return Method(
         init, loss, evaluated=move_with_evaluation if options.curriculum else None
     )
+
+
+def _networks(config: Config) -> FabNet:
+    options = network_options(
+        config["model"], "image_size", "code_dim", "align_corners"
+    )
+    return build_fab_net(**options)
+
+
+def _build(config: Config, *, weights: bool) -> Method:
+    del weights
+    options = record_from(FabNetOptions, config["loss"])
+    method = fab_net(_networks(config), options)
+    return method._replace(views=random_crops(config, normalised=False))
+
+
+def _features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the embedding, or the map below it."""
+    encoder = _networks(config).encoder
+    found: jax.Array = encode(encoder, trees, pixels_to_unit(images), maps=maps)
+    return found
+
+
+FAB_NET = Peer(build=_build, features=_features, frames=(2, math.inf))

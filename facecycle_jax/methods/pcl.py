@@ -25,12 +25,22 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     Objective,
+    Views,
     apply_plain,
     apply_with_stats,
     init_with_stats,
+    record_from,
 )
-from facecycle_jax.networks import Pcl, Tree
-from facecycle_jax.ops import at_least_float32, normalise
+from facecycle_jax.methods.peer_base import Config, Peer, network_options
+from facecycle_jax.networks import Pcl, Tree, build_pcl
+from facecycle_jax.ops import at_least_float32, normalise, pixels_to_unit
+from facecycle_jax.ops.views import (
+    ColourOptions,
+    distant_views,
+    recoloured_views,
+    spread_views,
+    whole_frames,
+)
 
 GROUPINGS = ("own", "published")
 
@@ -595,3 +605,73 @@ def pcl(
         loss=functools.partial(_sum_of_losses, objectives),
         objectives=objectives,
     )
+
+
+def _networks(config: Config) -> Pcl:
+    return build_pcl(**network_options(config["model"]))
+
+
+def _build(config: Config, *, weights: bool) -> Method:
+    del weights
+    if config["model"].get("image_size", 64) != 64:
+        raise UserError(
+            f"model.image_size must be 64 for PCL, got {config['model']['image_size']}."
+        )
+    if config.get("optimiser", {}).get("accumulate", 1) > 1:
+        raise UserError(
+            "optimiser.accumulate must be 1 for PCL, which contrasts each item with "
+            "all others of its batch."
+        )
+    method = pcl(
+        _networks(config),
+        record_from(PclOptions, config["loss"]),
+        pose_negatives=config["augment"]["pose_negatives"],
+    )
+    return method._replace(views=_views(config))
+
+
+def _views(config: Config) -> Views:
+    """Views of an item: one to reconstruct, one face and one pose to contrast."""
+    options = config["augment"]
+    size = config["model"]["image_size"]
+    items, count = options["pose_items"], options["pose_negatives"]
+    colours = record_from(ColourOptions, options)
+
+    def split(frames: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        # One frame for each step. Where an item has fewer, its last one serves again.
+        last = frames.shape[1] - 1
+        return frames[:, 0], frames[:, min(1, last)], frames[:items, min(2, last)]
+
+    def augment(key: jax.Array, batch: Mapping[str, jax.Array]) -> PclViews:
+        frames = batch["frames"]
+        first, second, third = split(frames)
+        keys = jax.random.split(key, 3)
+        return PclViews(
+            reconstruction=whole_frames(first, size=size),
+            face=distant_views(keys[0], second, size=size, colours=colours),
+            pose=recoloured_views(keys[1], third, size=size, count=2, colours=colours),
+            pose_negatives=spread_views(
+                keys[2], third, frames, size=size, count=count, colours=colours
+            ),
+        )
+
+    def plain(batch: Mapping[str, jax.Array]) -> PclViews:
+        # The same views at every evaluation: contrasts need some.
+        return augment(jax.random.key(0), batch)
+
+    return Views(augment, plain)
+
+
+def _features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the maps of the trunk."""
+    # They are maps already, and flattened where features are requested.
+    del maps
+    found: jax.Array = apply_plain(
+        _networks(config).trunk, trees["trunk"], pixels_to_unit(images)
+    )
+    return found
+
+
+PCL = Peer(build=_build, features=_features)

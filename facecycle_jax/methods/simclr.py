@@ -5,6 +5,7 @@ Two views of an image against all other images.
 Images [B, 2, H, W, 3], normalised, two views of one image.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,19 @@ from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
     Method,
+    Views,
     apply_plain,
     apply_with_stats,
     init_with_stats,
+    record_from,
 )
+from facecycle_jax.methods.peer_base import Config, Peer, network_options
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.batch_norm import Projector
+from facecycle_jax.networks.blocks import scaled
 from facecycle_jax.networks.encoder import EncoderFeatures
+from facecycle_jax.ops import normalise
+from facecycle_jax.ops.views import ColourOptions, cropped_views
 
 
 class SimclrOptions(NamedTuple):
@@ -89,3 +96,55 @@ def simclr(
         return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
 
     return Method(init, loss)
+
+
+def _encoder(config: Config) -> EncoderFeatures:
+    return EncoderFeatures(**network_options(config["model"], "image_size"))
+
+
+def _build(config: Config, *, weights: bool) -> Method:
+    del weights
+    encoder = _encoder(config)
+    projector = Projector(
+        scaled(2048, encoder.width), scaled(512, encoder.width), encoder.dtype
+    )
+    options = record_from(SimclrOptions, config["loss"])
+    return simclr(encoder, projector, options)._replace(views=_views(config))
+
+
+def _views(config: Config) -> Views:
+    """Two random crops of each image, with colours of their own."""
+    options = config["augment"]
+    colours = record_from(ColourOptions, options)
+
+    def augment(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        made = cropped_views(
+            key,
+            batch["frames"][:, 0],
+            size=config["model"]["image_size"],
+            scale=tuple(options["scale"]),
+            mirror_probability=options["mirror_probability"],
+            colours=colours,
+        )
+        return normalise(made)
+
+    def plain(batch: Mapping[str, jax.Array]) -> jax.Array:
+        # The same views at every evaluation: contrasts need some.
+        return augment(jax.random.key(0), batch)
+
+    return Views(augment, plain)
+
+
+def _features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the maps of the encoder."""
+    # They are maps already, and flattened where features are requested.
+    del maps
+    found: jax.Array = apply_plain(
+        _encoder(config), trees["encoder"], normalise(images)
+    )
+    return found
+
+
+SIMCLR = Peer(build=_build, features=_features)

@@ -19,20 +19,29 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
+    record_from,
 )
-from facecycle_jax.methods.peer_options import (
+from facecycle_jax.methods.curriculum import (
     current_window,
     curriculum_of,
     init_of_pairs,
     move_with_evaluation,
 )
-from facecycle_jax.networks import Tcae, Tree
+from facecycle_jax.methods.peer_base import (
+    Config,
+    Peer,
+    encode,
+    network_options,
+    random_crops,
+)
+from facecycle_jax.networks import Tcae, Tree, build_tcae
 from facecycle_jax.ops import (
     at_least_float32,
     clipped_grid,
     grid_sample,
     identity_grid,
     normalise,
+    pixels_to_unit,
 )
 
 WINDOWS = ("each", "common", "none")
@@ -354,3 +363,31 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
     return Method(
         init, loss, evaluated=None if options.window == "none" else move_with_evaluation
     )
+
+
+def _networks(config: Config) -> Tcae:
+    options = network_options(
+        config["model"], "image_size", "code_dim", "align_corners"
+    )
+    return build_tcae(**options)
+
+
+def _build(config: Config, *, weights: bool) -> Method:
+    del weights
+    options = record_from(TcaeOptions, config["loss"])
+    method = tcae(_networks(config), options)
+    return method._replace(views=random_crops(config, normalised=False))
+
+
+def _features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the code of expression, or the map of its branch."""
+    encoder = _networks(config).encoder
+    # The pose is what the method takes out of the code.
+    _, expression = encode(encoder, trees, pixels_to_unit(images), maps=maps)
+    found: jax.Array = expression
+    return found
+
+
+TCAE = Peer(build=_build, features=_features, frames=(2, 2))

@@ -6,21 +6,31 @@ A batch holds n frames per item, in order of time: the anchor, its sibling and t
 followers. Images [B, n, H, W, 3], normalised by ImageNet's mean and standard deviation.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
     Method,
     apply_with_stats,
     init_with_stats,
+    record_from,
 )
-from facecycle_jax.networks import TemporalEncoder, Tree
-from facecycle_jax.ops import at_least_float32
+from facecycle_jax.methods.peer_base import (
+    Config,
+    Peer,
+    encode,
+    network_options,
+    random_crops,
+)
+from facecycle_jax.networks import TemporalEncoder, Tree, read_resnet18_npz
+from facecycle_jax.ops import at_least_float32, normalise
 
 
 class TemporalOptions(NamedTuple):
@@ -150,3 +160,51 @@ def temporal_consistency(
         return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
 
     return Method(init, loss)
+
+
+def _encoder(config: Config) -> TemporalEncoder:
+    return TemporalEncoder(**network_options(config["model"], "code_dim"))
+
+
+def _build(config: Config, *, weights: bool) -> Method:
+    encoder = _encoder(config)
+    path = config["loss"].get("resnet", "random")
+
+    def trunk() -> tuple[Tree, Tree]:
+        return read_resnet18_npz(path)
+
+    if path != "random" and encoder.width != 1:
+        raise UserError(
+            f"model.width must be 1 with loss.resnet, whose ResNet-18 has that width, "
+            f"got {encoder.width}."
+        )
+    order = config["data"].get("item_order", "ordered")
+    if order != "ordered":
+        raise UserError(
+            "data.item_order must be 'ordered' for temporal_consistency, which "
+            f"compares frames by their time, got {order!r}."
+        )
+
+    from_file = weights and path != "random"
+    options = record_from(TemporalOptions, config["loss"])
+    method = temporal_consistency(encoder, options, trunk=trunk if from_file else None)
+    return method._replace(views=random_crops(config, normalised=True))
+
+
+def _features(
+    config: Config, trees: Tree, images: jax.Array, *, maps: bool
+) -> jax.Array:
+    """Computes the embedding of unit length, or the map below it."""
+    encoder = _encoder(config)
+    embedding, below = encode(encoder, trees, normalise(images), maps=maps)
+    found: jax.Array = below if maps else embedding
+    return found
+
+
+TEMPORAL_CONSISTENCY = Peer(
+    build=_build,
+    features=_features,
+    frames=(3, math.inf),
+    # Frames are compared with those of their own track alone.
+    compares_items=False,
+)

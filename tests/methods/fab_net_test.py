@@ -17,8 +17,8 @@ from drawn import drawn_state
 
 from facecycle_jax.losses import window_bounds
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
+from facecycle_jax.methods.curriculum import fresh_curriculum
 from facecycle_jax.methods.fab_net import FabNetOptions, fab_net, fab_net_images
-from facecycle_jax.methods.peer_options import fresh_curriculum
 from facecycle_jax.networks import build_fab_net
 
 KEY = jax.random.key(0)

@@ -17,7 +17,7 @@ import pytest
 from drawn import drawn_state
 
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE
-from facecycle_jax.methods.peer_options import fresh_curriculum
+from facecycle_jax.methods.curriculum import fresh_curriculum
 from facecycle_jax.methods.tcae import (
     WEIGHTS,
     TcaeOptions,

@@ -1,4 +1,7 @@
-"""Options that the methods FaceCycle is compared with have in common."""
+"""The curriculum of FAb-Net and TCAE, as an entry of a method's state.
+
+The curriculum itself is in `losses.windowed`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
     Curriculum,
     move_curriculum,
@@ -15,31 +17,6 @@ from facecycle_jax.losses import (
 )
 from facecycle_jax.methods.base import BATCH_STATS, SCHEDULE, init_with_stats
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.build import DTYPES
-
-
-def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Takes the options of a peer's networks from a configuration.
-
-    Args:
-      model: `config.model`.
-      *names: fields of it that are passed on, in addition to width and dtype; those it
-        lacks keep their default.
-
-    Returns:
-      Keywords of the function that builds the networks.
-
-    Raises:
-      UserError: If width or dtype is out of range.
-    """
-    if model["width"] <= 0:
-        raise UserError(f"model.width must be above 0, got {model['width']}.")
-    if model["dtype"] not in DTYPES:
-        raise UserError(
-            f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}."
-        )
-    given = {name: model[name] for name in names if name in model}
-    return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
 
 
 def init_of_pairs(

@@ -1,0 +1,120 @@
+"""What each method that FaceCycle is compared with provides, and what they share."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from facecycle_jax.errors import UserError
+from facecycle_jax.methods.base import BATCH_STATS, Method, Views
+from facecycle_jax.networks import Tree
+from facecycle_jax.networks.build import DTYPES
+from facecycle_jax.ops import views
+
+Config = Mapping[str, Any]
+
+# The side of an image in the units of `ops.views.CropOptions`.
+_WHOLE_SIDE = 256
+
+
+class Peer(NamedTuple):
+    """A method that FaceCycle is compared with.
+
+    Attributes:
+      build: `build(config, *, weights) -> Method`, with its views; without `weights` no
+        file is read.
+      features: `features(config, trees, images, *, maps) -> [N, ...]`, what the method
+        is evaluated with; see `methods.peers.peer_features`.
+      frames: smallest and largest number of frames of an item.
+      compares_items: whether the loss ranks or contrasts the items of a batch, so that
+        a micro-batch needs two of them.
+    """
+
+    build: Callable[..., Method]
+    features: Callable[..., jax.Array]
+    frames: tuple[int, float] = (1, math.inf)
+    compares_items: bool = True
+
+
+def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Takes the options of a peer's networks from a configuration.
+
+    Args:
+      model: `config.model`.
+      *names: fields of it that are passed on, in addition to width and dtype; those it
+        lacks keep their default.
+
+    Returns:
+      Keywords of the function that builds the networks.
+
+    Raises:
+      UserError: If width or dtype is out of range.
+    """
+    if model["width"] <= 0:
+        raise UserError(f"model.width must be above 0, got {model['width']}.")
+    if model["dtype"] not in DTYPES:
+        raise UserError(
+            f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}."
+        )
+    given = {name: model[name] for name in names if name in model}
+    return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
+
+
+def encode(encoder: Any, trees: Tree, images: jax.Array, *, maps: bool) -> Any:
+    """Applies an encoder that has batch normalisation, with its running statistics.
+
+    Args:
+      encoder: the Linen module.
+      trees: by network name, with 'encoder' and the running statistics.
+      images: as the module takes them.
+      maps: whether to return its maps instead of its codes.
+
+    Returns:
+      What the module returns.
+    """
+    variables = {
+        "params": trees["encoder"],
+        "batch_stats": trees[BATCH_STATS]["encoder"],
+    }
+    return encoder.apply(variables, images, train=False, maps=maps)
+
+
+def random_crops(config: Config, *, normalised: bool) -> Views:
+    """Crops all frames alike, at random places and sides (central ones to evaluate).
+
+    Args:
+      config: with `augment` (fields of `ops.views.CropOptions`) and `model.image_size`.
+      normalised: whether images are normalised; otherwise they are in 0..1.
+
+    Returns:
+      Views of images [B, n, H, W, 3].
+
+    Raises:
+      UserError: If a crop would not lie inside an image.
+    """
+    augment = config["augment"]
+    sides = [augment[name] for name in ("smallest", "largest", "side")]
+    if sides != sorted(sides):
+        raise UserError(
+            "augment.smallest, augment.largest and augment.side must not fall in this "
+            f"order, got {', '.join(map(str, sides))}."
+        )
+    for edge in ("left", "top"):
+        end = augment[edge] + augment["side"]
+        if end > _WHOLE_SIDE:
+            raise UserError(
+                f"augment.{edge} and augment.side must add up to {_WHOLE_SIDE} at "
+                f"most, the side of the image, got {end}."
+            )
+
+    options = {
+        "size": config["model"]["image_size"],
+        "crop": views.CropOptions(**augment),
+        "normalised": normalised,
+    }
+    return Views(
+        augment=functools.partial(views.crop_frames, **options),
+        plain=functools.partial(views.centre_crop_frames, **options),
+    )
