@@ -127,8 +127,9 @@ class EvaluationOptions:
 
         for name, given, tasks in uses:
             if given and self.task not in tasks:
+                kind = "task" if len(tasks) == 1 else "tasks"
                 raise UserError(
-                    f"{name} is for the tasks {', '.join(tasks)}, not for {self.task}."
+                    f"{name} is for the {kind} {', '.join(tasks)}, not for {self.task}."
                 )
 
     def _check_values(self) -> None:

@@ -63,12 +63,12 @@ def uses_vgg(config: Mapping[str, Any]) -> bool:
 
     Args:
       config: with `loss.perceptual`, `model.trunk` and, optionally, `loss.generator`,
-        without which no image is drawn that a loss could look at.
+        without which neither images nor a trunk are computed.
     """
     loss = config["loss"]
-    learned = config["model"]["trunk"] == "learned"
-    in_loss = loss["perceptual"] != "none" and loss.get("generator", True)
-    return bool(not learned or in_loss)
+    if not loss.get("generator", True):
+        return False
+    return bool(config["model"]["trunk"] == "vgg" or loss["perceptual"] != "none")
 
 
 def vgg_parameters(

@@ -4,8 +4,8 @@ Images [N, H, W, 3], normalised by ImageNet's mean and standard deviation.
 """
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,10 +15,13 @@ import numpy as np
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.batch_norm import BatchNorm, Dense
 from facecycle_jax.networks.blocks import Dtype, conv, scaled
+from facecycle_jax.networks.npz_weights import npz_names, read_npz_weights
 from facecycle_jax.ops import unit_length
 
 _STAGES = (64, 128, 256, 512)
 _BLOCKS = 2
+# A normalisation's arrays, by PyTorch's names.
+_NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 
 
 class _BasicBlock(nn.Module):
@@ -143,39 +146,28 @@ def resnet18_trees(
     """
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
-
-    def put(conv_name: str, norm_name: str, path: tuple[str, ...], layer: str) -> None:
+    for layer in _resnet18_layers():
         block_params = params
         block_stats = stats
-        for part in path:
+        for part in layer.path:
             block_params = block_params.setdefault(part, {})
             block_stats = block_stats.setdefault(part, {})
 
         # From PyTorch's [out, in, kh, kw] to [kh, kw, in, out].
-        kernel = np.asarray(state[f"{conv_name}.weight"], np.float32)
-        block_params[f"{layer}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
+        kernel = np.asarray(state[f"{layer.conv}.weight"], np.float32)
+        block_params[f"{layer.name}_conv"] = {"kernel": kernel.transpose(2, 3, 1, 0)}
 
         norm = {}
-        for field in ("weight", "bias", "running_mean", "running_var"):
-            norm[field] = np.asarray(state[f"{norm_name}.{field}"], np.float32)
-        block_params[f"{layer}_norm"] = {"scale": norm["weight"], "bias": norm["bias"]}
-        block_stats[f"{layer}_norm"] = {
+        for field in _NORM_FIELDS:
+            norm[field] = np.asarray(state[f"{layer.norm}.{field}"], np.float32)
+        block_params[f"{layer.name}_norm"] = {
+            "scale": norm["weight"],
+            "bias": norm["bias"],
+        }
+        block_stats[f"{layer.name}_norm"] = {
             "mean": norm["running_mean"],
             "var": norm["running_var"],
         }
-
-    put("conv1", "bn1", (), "stem")
-    for stage in range(1, len(_STAGES) + 1):
-        for block in range(_BLOCKS):
-            source = f"layer{stage}.{block}"
-            path = (f"stage{stage}_block{block + 1}",)
-            put(f"{source}.conv1", f"{source}.bn1", path, "first")
-            put(f"{source}.conv2", f"{source}.bn2", path, "second")
-
-            # Only blocks that change the shape project their shortcut.
-            if stage > 1 and block == 0:
-                names = (f"{source}.downsample.0", f"{source}.downsample.1")
-                put(*names, path, "shortcut")
     return params, stats
 
 
@@ -192,24 +184,79 @@ def read_resnet18_npz(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      UserError: if an array is missing or has another shape.
+      UserError: if the file is not a .npz, or is of another network, or an array is
+        missing, misshapen or not finite.
     """
-    if not pathlib.Path(path).exists():
+    file = pathlib.Path(path)
+    if not file.is_file():
         raise FileNotFoundError(
             f"no ResNet-18 at {path}: save torchvision's state dict there with "
             "numpy.savez, arrays by their names, or set loss.resnet='random'."
         )
 
-    try:
-        with np.load(path) as file:
-            trees = resnet18_trees(file)
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} is not a .npz of torchvision's ResNet-18 ({error})."
-        ) from None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in _resnet18_layers():
+        shapes[f"{layer.conv}.weight"] = layer.shape
+        for field in _NORM_FIELDS:
+            shapes[f"{layer.norm}.{field}"] = layer.shape[:1]
+    arrays = read_npz_weights(file, shapes, network="torchvision's ResNet-18")
 
-    if trees[0]["stem_conv"]["kernel"].shape != (7, 7, 3, 64):
-        raise UserError(
-            f"{path} is not a ResNet-18: its first kernel has another shape."
-        )
-    return trees
+    # ResNet-34 has the same arrays, and more blocks.
+    for name in npz_names(file):
+        ignored = name.startswith("fc.") or name.endswith(".num_batches_tracked")
+        if name not in shapes and not ignored:
+            raise UserError(f"{path} is not a ResNet-18, which has no array {name!r}.")
+    return resnet18_trees(arrays)
+
+
+class _Layer(NamedTuple):
+    """A convolution and its normalisation, by torchvision's names and by ours.
+
+    Attributes:
+      conv: of the convolution, torchvision's.
+      norm: of the normalisation, torchvision's.
+      path: modules of `TemporalEncoder` around it.
+      name: ours, without '_conv' or '_norm'.
+      shape: of the kernel, [out, in, kh, kw].
+    """
+
+    conv: str
+    norm: str
+    path: tuple[str, ...]
+    name: str
+    shape: tuple[int, ...]
+
+
+def _resnet18_layers() -> Iterator[_Layer]:
+    """Lists the layers below the last one, in order."""
+    incoming = _STAGES[0]
+    yield _Layer("conv1", "bn1", (), "stem", (incoming, 3, 7, 7))
+
+    for stage, channels in enumerate(_STAGES, start=1):
+        for block in range(_BLOCKS):
+            source = f"layer{stage}.{block}"
+            path = (f"stage{stage}_block{block + 1}",)
+            yield _Layer(
+                f"{source}.conv1",
+                f"{source}.bn1",
+                path,
+                "first",
+                (channels, incoming, 3, 3),
+            )
+            yield _Layer(
+                f"{source}.conv2",
+                f"{source}.bn2",
+                path,
+                "second",
+                (channels, channels, 3, 3),
+            )
+            # Only blocks that change the shape project their shortcut.
+            if channels != incoming:
+                yield _Layer(
+                    f"{source}.downsample.0",
+                    f"{source}.downsample.1",
+                    path,
+                    "shortcut",
+                    (channels, incoming, 1, 1),
+                )
+            incoming = channels

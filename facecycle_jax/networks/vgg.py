@@ -3,11 +3,8 @@
 Images are [N, H, W, 3], normalised. Maps are rectified, so 0 or more.
 """
 
-import math
 import pathlib
-import zipfile
-import zlib
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,9 +13,9 @@ import numpy as np
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.blocks import Dtype, scaled
+from facecycle_jax.networks.npz_weights import read_npz_weights
 from facecycle_jax.ops import max_pool
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 # Name, channels, and whether a pooling comes before, in order.
 LAYERS = (
     ("conv1_1", 64, False),
@@ -134,68 +131,19 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
             "config.loss.vgg='random'."
         )
 
-    tree: dict[str, dict[str, np.ndarray]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     incoming = 3
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name, channels, _ in LAYERS:
-                shapes = {"kernel": (3, 3, incoming, channels), "bias": (channels,)}
-                tree[name] = {}
-                for part, shape in shapes.items():
-                    array = _read_array(archive, path, f"{name}/{part}", shape)
-                    tree[name][part] = array
-                incoming = channels
-    except UserError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        SyntaxError,
-        *_ZIP_ERRORS,
-    ) as error:
-        raise UserError(
-            f"{path} is not a readable .npz of VGG-19 weights ({error})."
-        ) from None
+    for name, channels, _ in LAYERS:
+        shapes[f"{name}/kernel"] = (3, 3, incoming, channels)
+        shapes[f"{name}/bias"] = (channels,)
+        incoming = channels
+    arrays = read_npz_weights(path, shapes, network="VGG-19")
+
+    tree: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        name, part = key.split("/")
+        tree.setdefault(name, {})[part] = array
     return tree
-
-
-def _read_array(
-    archive: zipfile.ZipFile, path: pathlib.Path, key: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Reads one array of a .npz as float32.
-
-    Shape and type are checked before the content is read.
-    """
-    if f"{key}.npy" not in archive.namelist():
-        raise UserError(
-            f"{path} has no array {key!r}; a VGG-19 file holds conv1_1 .. conv4_1."
-        )
-
-    with archive.open(f"{key}.npy") as member:
-        # NumPy writes plain numbers in this version only, whose header is short.
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"{key} is in an unknown version of the format")
-
-        found, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
-        if found != shape:
-            raise UserError(f"{path}: {key} has shape {found}, VGG-19 needs {shape}.")
-        if dtype.kind != "f":
-            raise UserError(f"{path}: {key} holds {dtype}, not floating-point numbers.")
-
-        data = member.read(math.prod(shape) * dtype.itemsize)
-
-    order: Literal["F", "C"] = "F" if by_columns else "C"
-    value = np.frombuffer(data, dtype).reshape(shape, order=order)
-
-    # float64 values beyond float32 become infinite, and are refused below.
-    with np.errstate(over="ignore"):
-        value = value.astype(np.float32, order="C")
-    if not np.isfinite(value).all():
-        raise UserError(f"{path}: {key} holds values that are not finite.")
-    return value
 
 
 def random_vgg(*, width: float = 1.0, seed: int = 0) -> dict[str, Any]:

@@ -429,7 +429,7 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
         ),
         (
             {"task": "raf-db", "test_split": "both"},
-            "test_split is for the tasks fer2013, not for raf-db",
+            "test_split is for the task fer2013, not for raf-db",
         ),
         ({"task": "synthetic", "crop": 0.5}, "crop is for .*, not for synthetic"),
         ({"task": "lfw", "crop": 0.0}, "crop must be above 0 and at most 1, got 0.0"),
@@ -465,7 +465,7 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
         ),
         (
             {"task": "lfw", "projection": "tsne"},
-            "map is for the tasks gallery, not for lfw",
+            "map is for the task gallery, not for lfw",
         ),
         ({"task": "gallery", "projection": "no"}, "map must be one of pca, tsne"),
         ({"task": "lfw", "limit": -1}, "a limit must be 0 .all. or more, got -1"),

@@ -535,15 +535,16 @@ def test_an_identity_encoder_alone_refuses_options_of_what_is_drawn(option, valu
         methods.make(config("identity_cycle", loss=loss))
 
 
-def test_a_learned_trunk_without_generator_needs_no_vgg():
+@pytest.mark.parametrize("trunk", ["learned", "vgg"])
+def test_flows_alone_need_no_vgg(trunk):
     # The default perceptual loss is 'gram', which would need one.
     loss = {"generator": False, "vgg": "nowhere.npz"}
-    without = config("motion_cycle", loss=loss)
+    without = config("motion_cycle", model={"trunk": trunk}, loss=loss)
     assert not methods.uses_vgg(without)
-    methods.make(without)
+    params, frozen = jax.eval_shape(methods.make(without).init, jax.random.key(0))
+    assert "vgg" not in {*params, *frozen}
 
     assert methods.uses_vgg(config("motion_cycle"))
-    assert methods.uses_vgg(config("motion_cycle", model={"trunk": "vgg"}, loss=loss))
 
 
 @pytest.mark.parametrize("stage", STAGES)

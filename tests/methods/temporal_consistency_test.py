@@ -12,6 +12,7 @@ import numpy as np
 import peers_reference as reference
 import pytest
 
+from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import BATCH_STATS
 from facecycle_jax.methods.temporal_consistency import (
     TemporalOptions,
@@ -145,13 +146,58 @@ def test_a_file_that_is_no_resnet_is_refused_by_name(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, a=np.zeros(3))
     with pytest.raises(
-        ValueError, match=r"other\.npz is not a \.npz of torchvision's ResNet-18"
+        UserError, match=r"other\.npz has no array 'conv1\.weight', which torchvision's"
     ):
         read_resnet18_npz(str(path))
     with pytest.raises(
         FileNotFoundError, match=r"no ResNet-18 at .*torchvision's state dict"
     ):
         read_resnet18_npz(str(tmp_path / "none.npz"))
+
+
+BLOCK = "layer1.1.conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        # As in ResNet-34, which has the arrays of ResNet-18 and more blocks.
+        (
+            {"layer1.2.conv1.weight": np.zeros((64, 64, 3, 3), np.float32)},
+            r"is not a ResNet-18, which has no array 'layer1\.2\.conv1\.weight'",
+        ),
+        # As in ResNet-50, whose blocks begin with 1x1 convolutions.
+        (
+            {BLOCK: np.zeros((64, 256, 1, 1), np.float32)},
+            r"conv1\.weight has shape \(64, 256, 1, 1\), torchvision's ResNet-18 needs",
+        ),
+        (
+            {BLOCK: np.full((64, 64, 3, 3), np.nan, np.float32)},
+            r"conv1\.weight holds values that are not finite",
+        ),
+    ],
+)
+def test_a_file_of_another_resnet_is_refused(changed, words, tmp_path):
+    path = tmp_path / "resnet.npz"
+    np.savez(path, **{**torchvision_state(), **changed})
+    with pytest.raises(UserError, match=words):
+        read_resnet18_npz(str(path))
+
+
+def test_what_the_last_layer_and_counters_hold_is_not_read(tmp_path):
+    path = tmp_path / "resnet.npz"
+    other = {"fc.weight": np.zeros((5, 512)), "bn1.num_batches_tracked": np.array(3)}
+    np.savez(path, **torchvision_state(), **other)
+    assert set(read_resnet18_npz(str(path))[1]) == set(
+        read_resnet18_npz(resnet_file(tmp_path))[1]
+    )
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match=r"damaged\.npz is not a readable \.npz"):
+        read_resnet18_npz(str(path))
 
 
 def test_trees_of_a_file_have_the_shapes_of_the_network():
