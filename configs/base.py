@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimiser.accumulate = 1
     config.optimiser.ema_decay = 0.0  # decay of the weight average; 0: none
 
-    # Data: <path>/<identity>/[<video>/]<track>/*.jpg and more, see README.md.
+    # Data: <path>/<identity>/[<video>/]<track>/*.jpg and more, see docs/data.md.
     config.data = ml_collections.ConfigDict()
     # kind of source: 'folder', 'list', 'records' (prepared) or 'synthetic'
     config.data.source = "folder"

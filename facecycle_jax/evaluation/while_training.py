@@ -34,7 +34,7 @@ def probe_while_training(
 
     Args:
       config: of the run. `probe.task`, `probe.path` and `probe.limit` select the
-        evaluation, see configs/motion_cycle.py. By default there is none.
+        evaluation, see configs/base.py. By default there is none.
       trees: networks by name.
 
     Returns:

@@ -4,13 +4,20 @@ Projections may have any length and are normalised here. Of two views [2 B, D], 
 and i + B belong together.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from facecycle_jax.ops import at_least_float32, unit_length
 
 # Squared norms below this are those of zero.
 _TINY = 1e-24
+# TPUs and GPUs round the factors of a product by default. A cosine is divided by a
+# small temperature, which enlarges its error.
+_PRECISION = lax.Precision.HIGHEST
+_product = functools.partial(jnp.matmul, precision=_PRECISION)
 
 
 def _lengths(square: jax.Array) -> jax.Array:
@@ -47,7 +54,7 @@ def mixed_logits(
     half = rows // 2
 
     # All inner products [2 B, 2 B], and the length of every projection.
-    gram = projections @ projections.T
+    gram = _product(projections, projections.T)
     square = jnp.diagonal(gram)
     length = _lengths(square)
 
@@ -55,8 +62,8 @@ def mixed_logits(
     partner = (row + half) % rows
     positive = gram[row, partner] / (length * length[partner])
 
-    # Numbers of the negatives of each row [2 B, 2 B - 2]: all but itself and its
-    # partner.
+    # Row numbers of the negatives of each row, [2 B, 2 B - 2]: all but itself and its
+    # partner. Each number steps over the smaller of the two, then over the larger.
     first = jnp.minimum(row, partner)[:, None]
     second = jnp.maximum(row, partner)[:, None]
     place = jnp.arange(rows - 2)[None, :]
@@ -113,7 +120,9 @@ def mixed_logits_of_sets(
     # [2 B, 1], then both views against their item's negatives, [2 B, K].
     positive = jnp.sum(unit * jnp.roll(unit, half, axis=0), axis=-1, keepdims=True)
     views = unit.reshape(2, half, -1)
-    against = jnp.einsum("vbd,bkd->vbk", views, negatives).reshape(2 * half, -1)
+    against = jnp.einsum(
+        "vbd,bkd->vbk", views, negatives, precision=_PRECISION
+    ).reshape(2 * half, -1)
     return jnp.concatenate([positive, against], axis=1) / temperature
 
 
@@ -169,5 +178,5 @@ def orthogonality(a: jax.Array, b: jax.Array) -> jax.Array:
     b = rows(b)
 
     # |A^T B|^2 is the inner product of the two [N, N] Gram matrices.
-    total = jnp.sum((a @ a.T) * (b @ b.T))
+    total = jnp.sum(_product(a, a.T) * _product(b, b.T))
     return total / (a.shape[1] * b.shape[1])

@@ -207,6 +207,11 @@ def init_with_stats(
     return params, stats
 
 
+def flatten_pairs(images: jax.Array) -> jax.Array:
+    """Puts the images of all items next to each other: [B, n, ...] to [nB, ...]."""
+    return images.reshape(-1, *images.shape[2:])
+
+
 def exchange(x: jax.Array) -> jax.Array:
     """Exchanges the two images of every item.
 
@@ -282,7 +287,8 @@ class LossOptions:
         return options
 
 
-# Terms of a loss: weight and value, a scalar or an array to be averaged, by name.
+# Terms of a loss: weight and value, a scalar or an array to be averaged, by name. A
+# term of weight 0 is reported as a metric.
 WeightedTerms = dict[str, tuple[float, jax.Array]]
 
 

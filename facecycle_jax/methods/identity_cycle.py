@@ -36,6 +36,7 @@ from facecycle_jax.methods.base import (
     Method,
     WeightedTerms,
     exchange,
+    flatten_pairs,
     weighted_total,
 )
 from facecycle_jax.methods.mean_alignment import align
@@ -223,8 +224,7 @@ def identity_cycle(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
-        # [B, 2, H, W, 3] to [2B, H, W, 3].
-        x = images.reshape(-1, *images.shape[2:])
+        x = flatten_pairs(images)
         noise_key = key if options.noise else None
         outputs, of_x = identity_images(
             forward, trees, x, noise_key, exchanged=options.exchange_identity
@@ -326,8 +326,7 @@ def _identity_contrast(forward: FaceNetworks, options: IdentityLossOptions) -> M
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         del frozen, key
-        # [B, 2, H, W, 3] to [2B, H, W, 3].
-        x = images.reshape(-1, *images.shape[2:])
+        x = flatten_pairs(images)
         code = forward.identity_code(params, x)
 
         total, reported = weighted_total(_contrast_terms(code, options))
@@ -356,5 +355,6 @@ def _contrast_terms(code: jax.Array, options: IdentityLossOptions) -> WeightedTe
 
     return {
         "contrast/identity": (options.contrast_weight, info_nce(logits)),
+        # A metric, not a loss.
         "contrast/accuracy": (0.0, contrast_accuracy(logits)),
     }

@@ -36,6 +36,7 @@ from facecycle_jax.methods.base import (
     Method,
     WeightedTerms,
     exchange,
+    flatten_pairs,
     weighted_total,
 )
 from facecycle_jax.methods.motion_features import histogram_term, kept_term
@@ -59,10 +60,10 @@ class MotionLossOptions(LossOptions):
     Attributes:
       autoencoding: whether the generator also makes each image of its own maps. With
         `model.image_skip` that is not a task.
-      exchange_motion: whether the motion of an image is restored on the other image's
-        neutral face. Without it, on its own: the generator then learns to bring an
-        image back, which needs flows that are kept from training, or they would learn
-        to stand still. With the generator only.
+      exchange_motion: whether an image's motion is restored on the neutral face of the
+        other image, as in the paper, or on that of the image itself. The second way
+        needs frozen flows (`freeze`), because flows that move nothing would solve it.
+        With the generator only.
       folding_weight: weight of `losses.folding`, which keeps flows invertible.
       bending_weight: weight of `losses.bending`, which keeps flows smooth.
       mean_flow_weight: weight of `losses.mean_flow` over the whole batch on all
@@ -78,14 +79,15 @@ class MotionLossOptions(LossOptions):
         where the flow points into the image. Without it the generator blurs what
         differs between two images. With the generator only.
       turn_weight: weight of `turned_heads.turned_term`, which teaches the flows of
-        heads that a warp has turned. Needs flows to start from. This and all options
-        below: without the generator only.
+        heads that a warp has turned. This, `frontal_weight` and `keep_weight` take
+        targets from a teacher: the networks that the run starts from. This and all
+        options below: without the generator only.
       frontal_weight: weight of `turned_heads.frontal_term`, which teaches the flows
         that make faces symmetric.
       histogram_weight: weight of `motion_features.histogram_term`, which has the motion
         encoder's last map predict local histograms of gradients.
-      keep_weight: weight of `motion_features.kept_term`, which keeps flows as they
-        were. Needs those to start from.
+      keep_weight: weight of `motion_features.kept_term`, which keeps flows near the
+        teacher's.
       keep_features: whether the motion encoder's convolutions stay as they are, so that
         only its two dense layers are trained.
       flow_side: side in pixels of the images that are warped and compared; 0: as they
@@ -237,8 +239,7 @@ def motion_cycle(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
         trees = {**frozen, **params}
-        # [B, 2, H, W, 3] to [2B, H, W, 3].
-        x = images.reshape(-1, *images.shape[2:])
+        x = flatten_pairs(images)
         noise_key = key if options.noise else None
         outputs, of_x, of_neutral = motion_images(
             forward, trees, x, noise_key, exchanged=options.exchange_motion
@@ -315,8 +316,8 @@ def _neutral_terms(
         # Where the flow points outside the image, the warped input shows nothing.
         inside = warp(jnp.ones_like(x[..., :1]), outputs["flow"], clamp=True)
         shown = jax.lax.stop_gradient(inside * outputs["warped"])
-        drawn = jax.lax.stop_gradient(inside) * outputs["neutral"]
-        terms["l1/neutral_warped"] = (options.warped_weight, l1(drawn, shown))
+        generated = jax.lax.stop_gradient(inside) * outputs["neutral"]
+        terms["l1/neutral_warped"] = (options.warped_weight, l1(generated, shown))
     return terms
 
 
@@ -337,24 +338,22 @@ def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
             "keeps: set one of them."
         )
 
-    # What the flows were before is what some terms compare with.
-    has_goals = bool(
+    # Some terms have the networks at the start as a teacher, which stays as it is.
+    needs_teacher = bool(
         options.turn_weight or options.frontal_weight or options.keep_weight
     )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        drawn = init_motion(forward, key)
-        params = {name: drawn[name] for name in FLOW_NETWORKS}
-        return params, {
-            START + name: tree for name, tree in params.items() if has_goals
-        }
+        all_networks = init_motion(forward, key)
+        params = {name: all_networks[name] for name in FLOW_NETWORKS}
+        if not needs_teacher:
+            return params, {}
+        return params, {START + name: tree for name, tree in params.items()}
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Aux]:
-        # [B, 2, H, W, 3] to [2B, H, W, 3].
-        x = images.reshape(-1, *images.shape[2:])
-        before = {name: frozen[START + name] for name in FLOW_NETWORKS if has_goals}
+        x = flatten_pairs(images)
         trees = {**frozen, **params}
         if options.keep_features:
             trees = _without_features(trees)
@@ -369,7 +368,15 @@ def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
             # The two images of an item show one person, who has one neutral face.
             distance = l1(compared["warped"], exchange(compared["warped"]))
             terms["l1/agreement"] = (options.agreement_weight, distance)
-        terms |= _taught_terms(forward, trees, before, outputs, key, options)
+        if options.histogram_weight:
+            # The same key as that of the pitches of `turned_term`. Another would change
+            # what facecycle-base was trained with.
+            parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
+            error = histogram_term(forward, trees, x, parts)
+            terms["histogram/features"] = (options.histogram_weight, error)
+        if needs_teacher:
+            teacher = {name: frozen[START + name] for name in FLOW_NETWORKS}
+            terms |= _taught_terms(forward, trees, teacher, outputs, key, options)
 
         total, reported = weighted_total(terms)
         return total, Aux(reported, outputs)
@@ -401,21 +408,19 @@ def _smaller(
 def _taught_terms(
     forward: FaceNetworks,
     trees: Tree,
-    before: Tree,
+    teacher: Tree,
     outputs: Mapping[str, jax.Array],
     key: jax.Array | None,
     options: MotionLossOptions,
 ) -> WeightedTerms:
-    """Computes the terms that teach flows and features by other means than the cycle.
+    """Computes the terms whose targets come from a teacher.
 
     Args:
       forward: the networks.
       trees: parameters by network name.
-      before: motion_encoder and flow_decoder as they were at the start; empty if no
-        term needs them.
+      teacher: motion_encoder and flow_decoder as they were at the start.
       outputs: images and flows by name, as `flow_images` names them.
-      key: random key of turns and parts of images. None, for evaluation, draws the same
-        ones every time.
+      key: random key of turns. None, for evaluation, draws the same ones every time.
       options: weights and switches.
 
     Returns:
@@ -423,24 +428,20 @@ def _taught_terms(
     """
     x = outputs["input"]
     flow = outputs["flow"]
+    teacher_flow = jax.lax.stop_gradient(
+        forward.flow(teacher, forward.motion_code(teacher, x))
+    )
 
     terms: WeightedTerms = {}
     if options.turn_weight:
         turns = jax.random.key(0) if key is None else key
-        distance = turned_term(forward, trees, before, x, flow, turns)
+        distance = turned_term(forward, trees, x, flow, teacher_flow, turns)
         terms["turned/flow"] = (options.turn_weight, distance)
     if options.frontal_weight:
-        distance = frontal_term(forward, before, x, flow)
+        distance = frontal_term(forward, teacher, x, flow)
         terms["frontal/flow"] = (options.frontal_weight, distance)
-    if options.histogram_weight:
-        # The same key as that of the pitches of `turned_term`. Another would change
-        # what facecycle-base was trained with.
-        parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
-        error = histogram_term(forward, trees, x, parts)
-        terms["histogram/features"] = (options.histogram_weight, error)
     if options.keep_weight:
-        error = kept_term(forward, before, x, flow)
-        terms["kept/flow"] = (options.keep_weight, error)
+        terms["kept/flow"] = (options.keep_weight, kept_term(flow, teacher_flow))
     return terms
 
 

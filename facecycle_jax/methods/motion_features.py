@@ -5,6 +5,8 @@ in it. Here local histograms of gradients must be predictable from it too. They 
 labels. Flows stay what they were.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -29,7 +31,7 @@ def histogram_term(
     A random part of each image is enlarged to the size of the image, because probes
     show the encoder larger images. The prediction is that of the linear layer that fits
     this batch best, computed in closed form. The layer gets no gradient: at the best
-    layer, the derivative of the error by the layer is zero.
+    layer, the derivative of the error by the layer is zero, but for the small ridge.
 
     Args:
       forward: the networks.
@@ -53,9 +55,11 @@ def histogram_term(
     maps = maps.reshape(-1, maps.shape[-1])
     target = target.reshape(-1, target.shape[-1])
 
-    gram = maps.T @ maps
+    # TPUs and GPUs would round products to about the size of the ridge.
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    gram = product(maps.T, maps)
     ridge = _RIDGE * jnp.trace(gram) / len(gram) + _TINY
-    layer = jnp.linalg.solve(gram + ridge * jnp.eye(len(gram)), maps.T @ target)
+    layer = jnp.linalg.solve(gram + ridge * jnp.eye(len(gram)), product(maps.T, target))
     left = target - maps @ jax.lax.stop_gradient(layer)
     return jnp.mean(left**2) / jnp.maximum(jnp.mean(target**2), _TINY)
 
@@ -73,21 +77,17 @@ def _enlarged(key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(read)(images, low, side)
 
 
-def kept_term(
-    forward: FaceNetworks, before: Trees, images: jax.Array, flow: jax.Array
-) -> jax.Array:
-    """Computes how far flows are from what they were. Codes may change.
+def kept_term(flow: jax.Array, teacher_flow: jax.Array) -> jax.Array:
+    """Computes how far flows are from a teacher's. Codes may change.
 
     Args:
-      forward: the networks.
-      before: motion_encoder and flow_decoder as they were; they get no gradient.
-      images: [N, H, H, 3], normalised.
-      flow: [N, h, w, 2], of the images.
+      flow: [N, h, w, 2].
+      teacher_flow: [N, h, w, 2], of the same images; it gets no gradient.
 
     Returns:
-      Scalar: the squared error over the flows' variance from image to image.
+      Scalar: the squared error over the variance of the teacher's flows from image to
+      image.
     """
-    code = forward.motion_code(before, images)
-    target = jax.lax.stop_gradient(forward.flow(before, code))
+    target = jax.lax.stop_gradient(teacher_flow)
     variance = jnp.mean(jnp.var(target, axis=0))
     return jnp.mean((flow - target) ** 2) / jnp.maximum(variance, _TINY)

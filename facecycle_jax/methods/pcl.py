@@ -5,7 +5,7 @@ contrast of poses. Images are in 0..1; what a batch holds is in `PclViews`.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +23,13 @@ from facecycle_jax.methods.base import (
     BATCH_STATS,
     SCHEDULE,
     Aux,
+    Loss,
     Method,
     Objective,
     Views,
     apply_plain,
     apply_with_stats,
+    flatten_pairs,
     init_with_stats,
     record_from,
 )
@@ -44,6 +46,8 @@ from facecycle_jax.ops.views import (
 
 GROUPINGS = ("own", "published")
 
+# The contrasts of an update, in order: the places of their dynamic weights.
+_CONTRASTS = ("face", "pose")
 # Networks that each step uses, and with that the only ones it has gradients for.
 _USED = {
     "reconstruction": ("trunk", "face_head", "pose_head", "decoder"),
@@ -300,17 +304,14 @@ def pcl_pose_logits(
     views = jnp.concatenate([views[:, 0], views[:, 1]])
     positive, stats = project(encode(views), stats)
 
-    # [B R, D], item by item. The rows that are left over go.
-    encoded = encode(negatives.reshape(-1, *negatives.shape[2:]))
-    encoded = encoded[: items * count]
-    # View by view, as the published program has them; each block of K rows there is
-    # taken for one item's.
-    encoded = encoded.reshape(items, count, -1).swapaxes(0, 1)
-    projected, stats = project(encoded.reshape(items * count, -1), stats)
+    # [B R, D] item by item, of which the first P K rows are views.
+    encoded = encode(flatten_pairs(negatives))[: items * count]
+    projected, stats = project(encoded, stats)
+    sets = projected.reshape(items, count, -1)
     if grouping == "published":
-        sets = projected.reshape(items, count, -1)
-    else:
-        sets = projected.reshape(count, items, -1).swapaxes(0, 1)
+        # The published program lays the rows out view by view, [K, P, D], and takes
+        # each K of them for one item's.
+        sets = sets.swapaxes(0, 1).reshape(items, count, -1)
 
     logits = mixed_logits_of_sets(
         positive,
@@ -473,13 +474,13 @@ def _face_loss(
         temperature=options.temperature,
         train=train,
     )
-    return _weighed(options, frozen, logits, stats, 0, train=train)
+    return _contrast_result("face", options, frozen, logits, stats, train=train)
 
 
 def _pose_loss(
-    count: int | None,
     networks: Pcl,
     options: PclOptions,
+    count: int | None,
     params: Tree,
     frozen: Tree,
     views: Any,
@@ -502,22 +503,19 @@ def _pose_loss(
         count=count,
         train=train,
     )
-    return _weighed(options, frozen, logits, stats, 1, train=train)
+    return _contrast_result("pose", options, frozen, logits, stats, train=train)
 
 
-def _weighed(
+def _contrast_result(
+    name: str,
     options: PclOptions,
     frozen: Tree,
     logits: jax.Array,
     stats: Tree,
-    place: int,
     *,
     train: bool,
 ) -> tuple[jax.Array, Aux]:
-    """Weighs a contrast.
-
-    `place` is 0 of faces and 1 of poses, the last step of an update.
-    """
+    """Computes the loss of one of `_CONTRASTS`, times its dynamic weight."""
     nce = jnp.mean(info_nce(logits))
     terms = {"nce": nce, "accuracy": jnp.mean(contrast_accuracy(logits))}
 
@@ -526,6 +524,7 @@ def _weighed(
     if train:
         carried = {BATCH_STATS: stats}
     if train and options.epoch_steps:
+        place = _CONTRASTS.index(name)
         weight = dynamic_weights(frozen[SCHEDULE])[place]
         total = weight * nce
         terms["weight"] = weight
@@ -533,7 +532,7 @@ def _weighed(
         carried[SCHEDULE] = count_losses(
             frozen[SCHEDULE],
             losses,
-            ends_step=place == 1,
+            ends_step=name == _CONTRASTS[-1],
             epoch_steps=options.epoch_steps,
         )
     return total, Aux({**terms, "total": total}, {}, carried)
@@ -591,14 +590,13 @@ def pcl(
             f"loss.grouping must be one of {GROUPINGS}, got {options.grouping!r}."
         )
 
-    losses: dict[str, Callable[..., tuple[jax.Array, Aux]]] = {
-        "reconstruction": _reconstruction_loss,
-        "face": _face_loss,
-        "pose": functools.partial(_pose_loss, pose_negatives),
+    losses: dict[str, Loss] = {
+        "reconstruction": functools.partial(_reconstruction_loss, networks, options),
+        "face": functools.partial(_face_loss, networks, options),
+        "pose": functools.partial(_pose_loss, networks, options, pose_negatives),
     }
     objectives = tuple(
-        Objective(name, functools.partial(loss, networks, options), _USED[name])
-        for name, loss in losses.items()
+        Objective(name, loss, _USED[name]) for name, loss in losses.items()
     )
     return Method(
         init=functools.partial(_init, networks),

@@ -82,7 +82,9 @@ def encode(encoder: Any, trees: Tree, images: jax.Array, *, maps: bool) -> Any:
 
 
 def random_crops(config: Config, *, normalised: bool) -> Views:
-    """Crops all frames alike, at random places and sides (central ones to evaluate).
+    """Crops frames at random: a side for the batch, and a place for each frame.
+
+    In evaluation all crops are central.
 
     Args:
       config: with `augment` (fields of `ops.views.CropOptions`) and `model.image_size`.
@@ -98,8 +100,8 @@ def random_crops(config: Config, *, normalised: bool) -> Views:
     sides = [augment[name] for name in ("smallest", "largest", "side")]
     if sides != sorted(sides):
         raise UserError(
-            "augment.smallest, augment.largest and augment.side must not fall in this "
-            f"order, got {', '.join(map(str, sides))}."
+            "augment.smallest <= augment.largest <= augment.side must hold, got "
+            f"{', '.join(map(str, sides))}."
         )
     for edge in ("left", "top"):
         end = augment[edge] + augment["side"]

@@ -8,8 +8,9 @@ where each place of the face should come from.
 - `frontal_term`: what a mirror image changes in a motion code is the turn. Codes with
   more of it give other flows, and the most symmetric face has the best one.
 
-Both compare with what the networks drew before: with flows that change, faces would
-grow ever wider, which makes them more symmetric too.
+Both take their targets from a teacher, the networks at the start of the run: with
+targets that follow the training, faces would grow ever wider, which makes them more
+symmetric too.
 """
 
 from typing import Any
@@ -44,42 +45,41 @@ _BESIDE = 0.15
 def turned_term(
     forward: FaceNetworks,
     trees: Trees,
-    before: Trees,
     images: jax.Array,
     flow: jax.Array,
+    teacher_flow: jax.Array,
     key: jax.Array,
 ) -> jax.Array:
     """Computes how far flows of turned images are from those that undo the turn.
 
     The neutral face of a turned image is that of the image itself. So its flow leads
-    where the image's flow did before, moved by the turn. The image's own flow stays as
-    it was. Only images whose flow is nearly symmetric take part, as the warp supposes a
-    frontal face.
+    where the teacher's flow of the image does, moved by the turn. The image's own flow
+    stays near the teacher's. Only images whose flow is nearly symmetric take part, as
+    the warp supposes a frontal face.
 
     Args:
       forward: the networks.
       trees: parameters; motion_encoder and flow_decoder are used.
-      before: the same networks as they were; they get no gradient.
       images: [N, H, H, 3], normalised.
       flow: [N, h, w, 2], their flows.
+      teacher_flow: [N, h, w, 2], their flows by the teacher; it gets no gradient.
       key: random key of the turns.
 
     Returns:
       Scalar, in units of half an image.
     """
-    goal = jax.lax.stop_gradient(
-        forward.flow(before, forward.motion_code(before, images))
-    )
-    turns, places = _undone_turns(forward, trees, images, goal, key)
-    still = _distance(flow, goal)
+    target = jax.lax.stop_gradient(teacher_flow)
+    turns, grid = _undone_turns(forward, trees, images, target, key)
+    still = _charbonnier(flow, target)
 
-    frontal = _nearly_frontal(goal)
-    weight = _face(places)[..., None] * frontal[:, None, None, None]
+    # The mean over frontal images alone: others weigh 0, which the division makes up.
+    frontal = _nearly_frontal(target)
+    weight = _face(grid)[..., None] * frontal[:, None, None, None]
     return jnp.mean(weight * (turns + _STILL * still)) / jnp.mean(frontal)
 
 
 def _undone_turns(
-    forward: FaceNetworks, trees: Trees, images: jax.Array, goal: jax.Array, key: Any
+    forward: FaceNetworks, trees: Trees, images: jax.Array, target: jax.Array, key: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Turns images and compares their flows with those that undo the turn.
 
@@ -87,12 +87,12 @@ def _undone_turns(
       forward: the networks.
       trees: parameters; motion_encoder and flow_decoder are used.
       images: [N, H, H, 3], normalised.
-      goal: [N, h, w, 2], the flows of the images themselves.
+      target: [N, h, w, 2], the flows of the images themselves.
       key: random key of the turns.
 
     Returns:
-      The distances [N, h, w, 2], 0 where the turned image does not show the place; and
-      the places [h, w, 2] of the flows.
+      The distances [N, h, w, 2], 0 where the turned image does not show the point; and
+      the grid [h, w, 2] of the flows' points.
     """
     number, size = images.shape[:2]
     yaw, pitch, magnification = _draw_turns(key, number)
@@ -104,10 +104,10 @@ def _undone_turns(
     turned = grid_sample(images, grids, align_corners=True, padding="border")
     found = forward.flow(trees, forward.motion_code(trees, turned))
 
-    # Where the turn has moved what the goal leads to.
-    places = identity_grid(height=goal.shape[1], width=goal.shape[2])
-    moved, shown = jax.vmap(turned_flow)(grids, jnp.clip(places + goal, -1, 1))
-    return shown[..., None] * _distance(found, moved - places), places
+    # Where the turn has moved the points that the target leads to.
+    grid = identity_grid(height=target.shape[1], width=target.shape[2])
+    moved, shown = jax.vmap(turned_flow)(grids, jnp.clip(grid + target, -1, 1))
+    return shown[..., None] * _charbonnier(found, moved - grid), grid
 
 
 def _nearly_frontal(flow: jax.Array) -> jax.Array:
@@ -118,30 +118,31 @@ def _nearly_frontal(flow: jax.Array) -> jax.Array:
 
 
 def frontal_term(
-    forward: FaceNetworks, before: Trees, images: jax.Array, flow: jax.Array
+    forward: FaceNetworks, teacher: Trees, images: jax.Array, flow: jax.Array
 ) -> jax.Array:
     """Computes how far flows are from those that make the faces most symmetric.
 
     Args:
       forward: the networks.
-      before: motion_encoder and flow_decoder as they were; they get no gradient.
+      teacher: motion_encoder and flow_decoder at the start; they get no gradient.
       images: [N, H, H, 3], normalised.
       flow: [N, h, w, 2], their flows.
 
     Returns:
       Scalar, in units of half an image.
     """
-    goal = jax.lax.stop_gradient(_frontal_flow(forward, before, images))
-    places = identity_grid(height=flow.shape[1], width=flow.shape[2])
-    return jnp.mean(_face(places)[..., None] * _distance(flow, goal))
+    target = jax.lax.stop_gradient(_frontal_flow(forward, teacher, images))
+    grid = identity_grid(height=flow.shape[1], width=flow.shape[2])
+    return jnp.mean(_face(grid)[..., None] * _charbonnier(flow, target))
 
 
 def _frontal_flow(forward: FaceNetworks, trees: Trees, images: jax.Array) -> jax.Array:
     """Finds the flows [N, h, w, 2] that make faces most symmetric."""
     code = forward.motion_code(trees, images)
     mirrored = forward.motion_code(trees, jnp.flip(images, axis=2))
-    # What both share, and the turn.
-    shared, turn = (code + mirrored) / 2, (code - mirrored) / 2
+    # The image's code is shared + turn, its mirror image's is shared - turn.
+    shared = (code + mirrored) / 2
+    turn = (code - mirrored) / 2
     window = _face(identity_grid(height=images.shape[1], width=images.shape[2]))
 
     def asymmetry(factor: jax.Array) -> jax.Array:
@@ -149,6 +150,7 @@ def _frontal_flow(forward: FaceNetworks, trees: Trees, images: jax.Array) -> jax
         apart = jnp.abs(face - jnp.flip(face, axis=2))
         return jnp.mean(window[..., None] * apart, axis=(1, 2, 3))
 
+    # Larger turns are tried. The factors are averaged, the most symmetric faces' most.
     factors = jnp.array(_FACTORS)
     costs = jnp.stack([asymmetry(factor) for factor in factors])
     least = jnp.maximum(jnp.min(costs, axis=0), 1e-6)
@@ -166,9 +168,9 @@ def _draw_turns(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.
 
     # Eyes that appear closer are enlarged until they are as far apart, or less.
     largest = jnp.minimum(1 / jnp.cos(jnp.deg2rad(yaw)), _MAGNIFICATION)
-    share = jax.random.uniform(keys[2], (number,))
+    fraction = jax.random.uniform(keys[2], (number,))
     side = jnp.where(jax.random.bernoulli(keys[3], shape=(number,)), 1.0, -1.0)
-    return side * yaw, pitch, 1 + share * (largest - 1)
+    return side * yaw, pitch, 1 + fraction * (largest - 1)
 
 
 def _mirrored(flow: jax.Array) -> jax.Array:
@@ -176,12 +178,13 @@ def _mirrored(flow: jax.Array) -> jax.Array:
     return jnp.flip(flow, axis=-2) * jnp.array([-1.0, 1.0])
 
 
-def _face(places: jax.Array) -> jax.Array:
-    """Weighs places [h, w, 2]: the face counts, what is next to it hardly."""
-    x, y = places[..., 0] / _FACE[0], (places[..., 1] - _FACE_Y) / _FACE[1]
+def _face(grid: jax.Array) -> jax.Array:
+    """Weighs points [h, w, 2]: the face counts, what is next to it hardly."""
+    x = grid[..., 0] / _FACE[0]
+    y = (grid[..., 1] - _FACE_Y) / _FACE[1]
     return _BESIDE + jnp.exp(-((x**2 + y**2) ** 2))
 
 
-def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Computes |a - b|, smooth below a hundredth."""
+def _charbonnier(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes the Charbonnier penalty of a - b: |a - b|, smooth below a hundredth."""
     return jnp.sqrt((a - b) ** 2 + 1e-4) - 1e-2

@@ -88,7 +88,7 @@ def first_layers(
       stride2: stride of conv2_1.
 
     Returns:
-      Maps by layer, those of `LAYERS` and 'conv5_1' among them.
+      Maps by layer: those of `LAYERS` up to 'conv5_1', and 'conv5_1'.
     """
     layer = functools.partial(_layer, width=width, dtype=dtype)
     maps = {}

@@ -78,7 +78,8 @@ class FabNetEncoder(nn.Module):
           maps: whether to return the map below the last convolution instead.
 
         Returns:
-          Embeddings [N, code_dim], or maps [N, 2, 2, C].
+          Embeddings [N, code_dim], or maps [N, h, w, C], which are 2 x 2 for an image
+          of `image_size`.
 
         Raises:
           UserError: if the image size is not supported, or is not that of the images.

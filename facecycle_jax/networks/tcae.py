@@ -57,7 +57,8 @@ class TcaeEncoder(nn.Module):
           maps: whether to return the maps below the last convolutions instead.
 
         Returns:
-          Codes of pose and of expression, each [N, code_dim], or maps [N, 2, 2, C].
+          Codes of pose and of expression, each [N, code_dim], or maps [N, h, w, C],
+          which are 2 x 2 for an image of `image_size`.
 
         Raises:
           UserError: if the image size is not supported, or is not that of the images.

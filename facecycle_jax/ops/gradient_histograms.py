@@ -7,7 +7,7 @@ from jax import lax
 
 from facecycle_jax.ops.normalisation import LUMA, to_unit
 
-# Directions over the whole circle, and quarters of a cell along each side.
+# Directions over the whole circle, and parts of a cell along each of its sides.
 _DIRECTIONS = 16
 _PARTS = 2
 # Numbers of a cell.

@@ -121,7 +121,7 @@ def gradient_magnitude(image: jax.Array, *, wrapped: bool = False) -> jax.Array:
         the steepest edges then turn dark.
 
     Returns:
-      [H, W, 1], up to about 1.2, or below 1 if `wrapped`.
+      [H, W, 1], up to about 1.2, or at most 1 if `wrapped`.
     """
     # [H + 2, W + 2], so that the differences below are [H, W].
     luma = jnp.pad(colour_product(image, jnp.asarray(_EDGE_GREY)), 1)

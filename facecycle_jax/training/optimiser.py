@@ -99,7 +99,8 @@ def make_optimiser(
         none) and, optionally, `kind` and `weight_decay`, which is added to the
         gradient. `kind` is 'adam' (the default), 'sgd' (with `momentum`), or
         'adam_by_network', see `adam_with_own_counts`.
-      schedule: the learning rate by update; skipped updates do not count.
+      schedule: the learning rate by gradient step; those of skipped updates do not
+        count.
 
     Returns:
       The optimiser.
@@ -146,8 +147,9 @@ class OwnCounts(NamedTuple):
     """State of `adam_with_own_counts`.
 
     Attributes:
-      updates: int32 scalar, updates so far, the schedule's argument.
-      steps: int32 scalar by network, steps so far.
+      updates: int32 scalar, gradient steps so far, the schedule's argument. A method
+        of several objectives makes several in an update.
+      steps: int32 scalar by network, gradient steps that used it so far.
       first: moving averages of gradients.
       second: moving averages of squared gradients.
     """
@@ -176,7 +178,7 @@ def adam_with_own_counts(
     instead of dropping them.
 
     Args:
-      schedule: the learning rate by update.
+      schedule: the learning rate by gradient step.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: factor of the weights that is added to their gradients.
@@ -296,7 +298,7 @@ def average_weights(
       average: the average so far.
       params: the new weights.
       decay: weight of the average so far, in [0, 1).
-      step: int scalar, updates made before this one.
+      step: int scalar, updates before this one, skipped ones included.
 
     Returns:
       The new average.

@@ -165,7 +165,7 @@ _ONE_OR_SEVERAL = ("data.mirror_pair_probability",)
 
 
 def check_ranges(config: Mapping[str, Any]) -> None:
-    """Checks every number of a configuration.
+    """Checks the numbers of a configuration that have a range in `RANGES`.
 
     Args:
       config: nested dicts; with `stages`, names of configurations in it, each of these

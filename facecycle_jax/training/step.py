@@ -319,6 +319,12 @@ def _gradients(
             return loss(params, {**frozen, **carried}, images, key)
 
         (total, aux), gradients = jax.value_and_grad(of_params, has_aux=True)(params)
+        unknown = set(aux.carried) - set(CARRIED)
+        if unknown:
+            raise ValueError(
+                f"a loss carries {', '.join(sorted(unknown))}, but only "
+                f"{', '.join(CARRIED)} last from update to update."
+            )
         terms = {**aux.terms, "total": total}
         return _Found(terms, aux.carried, aux.rate), gradients
 

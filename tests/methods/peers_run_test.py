@@ -82,7 +82,7 @@ def test_configurations_describe_methods(name):
         ("fab_net", "data.item_frames", 1, "must be 2 or more for fab_net, got 1"),
         ("simclr", "data.item_frames", 0, "must be 1 or more for simclr, got 0"),
         ("temporal_consistency", "data.item_frames", 2, "must be 3 or more"),
-        ("fab_net", "augment.smallest", 230, "must not fall in this order, got 230, "),
+        ("fab_net", "augment.smallest", 230, "<= augment.side must hold, got 230, "),
         ("fab_net", "augment.left", 200, "augment.left and augment.side must add up"),
         ("simclr", "optimiser.accumulate", 99, "simclr compares the items of a micro-"),
         ("tcae", "batch_size", 1, "tcae compares the items of a micro-batch"),

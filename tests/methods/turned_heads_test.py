@@ -60,7 +60,7 @@ def test_the_best_flow_of_a_turned_face_shows_what_the_frontal_one_shows():
     @jax.jit
     def update(flow, state):
         def loss(flow):
-            return turned_heads.turned_term(forward, flow, still, x, still, key)
+            return turned_heads.turned_term(forward, flow, x, still, still, key)
 
         value, gradient = jax.value_and_grad(loss)(flow)
         change, state = optimiser.update(gradient, state)
