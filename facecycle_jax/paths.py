@@ -12,18 +12,22 @@ _BUCKETS = ("gs", "s3")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def given_path(path: str | os.PathLike[str], *, name: str) -> epath.Path:
+def given_path(
+    path: str | os.PathLike[str], *, name: str, local: bool = False
+) -> epath.Path:
     """Turns what a user has given as a path into one, and '~' into the home folder.
 
     Args:
       path: a local path, or that of a bucket.
       name: what it is, for messages, such as '--out'.
+      local: whether a bucket is refused, because a library can only open local files.
 
     Returns:
       The path, which need not exist.
 
     Raises:
-      UserError: If it is empty, or an address that is neither local nor a bucket.
+      UserError: If it is empty, an address that is neither local nor a bucket, or a
+        bucket where only local paths work.
     """
     text = os.fspath(path)
 
@@ -38,5 +42,10 @@ def given_path(path: str | os.PathLike[str], *, name: str) -> epath.Path:
         raise UserError(
             f"{name} {text}: {address[1]}:// is neither read nor written. Download the "
             "file first; buckets begin with gs://."
+        )
+    if local:
+        raise UserError(
+            f"{name} {text}: only local files work here. Mount the bucket, or copy the "
+            "files."
         )
     return epath.Path(text)

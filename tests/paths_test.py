@@ -26,3 +26,9 @@ def test_an_empty_path_is_not_the_current_folder(path):
 def test_an_address_is_refused_by_name(path):
     with pytest.raises(UserError, match=r"is neither read nor written\. Download"):
         given_path(path, name="the image")
+
+
+def test_a_bucket_is_refused_where_files_must_be_local():
+    with pytest.raises(UserError, match=r"^--out gs://b/x\.mp4: only local files work"):
+        given_path("gs://b/x.mp4", name="--out", local=True)
+    assert str(given_path("x.mp4", name="--out", local=True)) == "x.mp4"

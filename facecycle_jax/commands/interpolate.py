@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"--out must end in .png or, for a clip, in {', '.join(FORMATS)}, got "
             f"{arguments.out}."
         )
+    if is_clip:
+        out = given_path(arguments.out, name="--out", local=True)
 
     fps = _FPS if arguments.fps is None else arguments.fps
     if arguments.fps is not None and not is_clip:

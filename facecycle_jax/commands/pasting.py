@@ -139,13 +139,13 @@ def check_video_output(out: str) -> epath.Path:
       The path.
 
     Raises:
-      UserError: If the path is empty or an address, or its ending is not one of those
-        that can be written.
+      UserError: If the path is empty, an address or in a bucket, or its ending is not
+        one of those that can be written.
       MissingExtraError: If PyAV is not installed.
     """
     from facecycle_jax.data.images.video import FORMATS
 
-    path = given_path(out, name="--out")
+    path = given_path(out, name="--out", local=True)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out must end in {', '.join(FORMATS)} here, got {out}.")
     return path
@@ -252,7 +252,7 @@ def paste_video(
     from facecycle_jax.data.images.video import edit_video
 
     out = check_video_output(arguments.out)
-    source = given_path(video, name="the video")
+    source = given_path(video, name="the video", local=True)
     outputs.check_free([out], overwrite=arguments.overwrite, sources=[source])
     if arguments.which == inputs.ALL:
         raise UserError("--face all works on photographs; in a video choose one face.")

@@ -153,7 +153,7 @@ def _find_data(folder: str | None, name: str) -> str:
             f"--data is missing: name the folder of the raw data; {layout}."
         )
 
-    found = os.fspath(given_path(folder, name="--data"))
+    found = os.fspath(given_path(folder, name="--data", local=True))
     if not os.path.isdir(found):
         raise FileNotFoundError(f"--data: there is no folder {folder!r}.")
     if not os.listdir(found):

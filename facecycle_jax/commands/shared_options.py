@@ -8,7 +8,9 @@ from facecycle_jax.paths import given_path
 
 
 def optional_path(path: str | None, *, name: str) -> str | None:
-    """Checks the path of an option, and finds the home folder; see `given_path`.
+    """Checks the local path of an option, and finds the home folder.
+
+    See `given_path`.
 
     Args:
       path: the option's value; None if it was not given, and stays.
@@ -18,9 +20,9 @@ def optional_path(path: str | None, *, name: str) -> str | None:
       The path.
 
     Raises:
-      UserError: If it is empty or an address.
+      UserError: If it is empty, an address or a bucket.
     """
-    return None if path is None else os.fspath(given_path(path, name=name))
+    return None if path is None else os.fspath(given_path(path, name=name, local=True))
 
 
 def split_list(text: str) -> list[str]:

@@ -101,7 +101,7 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
     )
 
     out = pasting.check_video_output(arguments.out)
-    driver = given_path(arguments.driver, name="--driver")
+    driver = given_path(arguments.driver, name="--driver", local=True)
     sources = inputs.find([arguments.source], name="the source")
     outputs.check_free([out], overwrite=arguments.overwrite, sources=[*sources, driver])
     if len(sources) != 1:
@@ -170,7 +170,7 @@ def _reenact_pasted(
                 yield photograph.paste_frame(drawn, colours)
 
     count = edit_video(
-        given_path(arguments.driver, name="--driver"),
+        given_path(arguments.driver, name="--driver", local=True),
         out,
         change,
         max_frames=arguments.max_frames,

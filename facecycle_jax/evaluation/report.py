@@ -33,8 +33,8 @@ class Evaluation(NamedTuple):
       task: its name.
       protocol: description of the protocol for the reader of the table.
       rows: figures by name of the features, or of the measured quantity.
-      details: for each row, what was chosen and how (penalties, thresholds), as JSON
-        values.
+      details: by row, what was chosen and how (penalties, thresholds), as JSON values.
+        Other names concern the whole evaluation.
       classes: names of the classes, empty if there are none.
       counts: images or pairs of each split.
       warnings: what the reader must know before comparing, such as counts that are not

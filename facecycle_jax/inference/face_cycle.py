@@ -446,7 +446,9 @@ class FaceCycle:
 
     def _express(self, faces: PreparedFaces, codes: np.ndarray) -> np.ndarray:
         """Draws prepared faces with the motion of codes of this model."""
-        count = _check_counts(len(faces.motion_code), len(codes))
+        count = _check_counts(
+            len(faces.motion_code), len(codes), names=("faces", "motion codes")
+        )
         repeated = [
             np.broadcast_to(array, (count, *array.shape[1:]))
             for array in (faces.fine, faces.coarse, codes)
@@ -692,12 +694,17 @@ def check_side(side: int) -> None:
         raise UserError(f"side must be 0, to keep the map, or above, got {side}.")
 
 
-def _check_counts(sources: int, drivers: int) -> int:
+def _check_counts(
+    sources: int,
+    drivers: int,
+    *,
+    names: tuple[str, str] = ("source images", "driver images"),
+) -> int:
     """Returns the number of pairs, where one face or code on a side is repeated."""
     if sources != drivers and 1 not in (sources, drivers):
         raise UserError(
-            f"source has {sources} images and driver {drivers}; give equal numbers, "
-            "or one image on either side."
+            f"{sources} {names[0]} and {drivers} {names[1]} do not pair: give equal "
+            "numbers, or one on either side."
         )
 
     # No image on either side gives no pair.

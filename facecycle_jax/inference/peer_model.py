@@ -26,6 +26,11 @@ from facecycle_jax.networks import Tree
 from facecycle_jax.ops import adaptive_average_pool
 from facecycle_jax.ops.normalisation import MEAN, STD
 
+
+class NoSuchOutputError(UserError, AttributeError):
+    """Only FaceCycle's models have the attribute; `hasattr` is False for it."""
+
+
 # Attributes of instances of `FaceCycle`, which its class does not have.
 _ATTRIBUTES = ("framing", "has_identity")
 
@@ -97,7 +102,7 @@ class PeerModel:
         if not name.startswith("_") and (
             hasattr(FaceCycle, name) or name in _ATTRIBUTES
         ):
-            raise UserError(
+            raise NoSuchOutputError(
                 f"This is a model of {self.method}: it has features, and no {name}."
             )
         raise AttributeError(name)

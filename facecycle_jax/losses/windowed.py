@@ -131,14 +131,15 @@ def move_curriculum(
     best = jnp.minimum(curriculum.best, loss)
     stale = jnp.where(better, 0, curriculum.stale + 1)
 
-    event = stale > PATIENCE
+    # A stalled window moves on. In the last one, the plateau schedule takes a step.
+    stalled = stale > PATIENCE
     can_move = curriculum.window < windows - 1
-    moves = event & can_move
-    plateau_step = event & ~can_move
+    moves = stalled & can_move
+    plateau_step = stalled & ~can_move
 
-    # The tracker starts anew with every event.
-    best = jnp.where(event, jnp.inf, best)
-    stale = jnp.where(event, 0, stale)
+    # The search for a lower loss starts anew then.
+    best = jnp.where(stalled, jnp.inf, best)
+    stale = jnp.where(stalled, 0, stale)
 
     # The plateau schedule counts progress above a relative threshold.
     progress = loss < curriculum.rate_best * (1 - _RATE_THRESHOLD)

@@ -30,7 +30,9 @@ class FaceFeatures(NamedTuple):
     One pass makes both where they use the same trunk.
 
     Attributes:
-      trunk: conv2_1 and conv3_1 maps for generator and normaliser.
+      trunk: conv2_1 and conv3_1 maps for generator and normaliser. If the generator
+        adds to images (`image_skip`), the last 12 channels of conv2_1 are the image,
+        each 2 x 2 pixels packed into one place.
       loss: maps for the perceptual loss; empty unless requested.
     """
 
@@ -101,18 +103,18 @@ class FaceNetworks(NamedTuple):
             # The loss's taps include those of the trunk, so one pass is enough.
             maps = self._vgg_maps(trees, images, LOSS_TAPS if for_loss else TRUNK_TAPS)
             trunk = {name: maps[name] for name in TRUNK_TAPS}
-            trunk = self._with_image(trunk, images)
+            trunk = self._append_packed_image(trunk, images)
             return FaceFeatures(trunk=trunk, loss=maps if for_loss else {})
 
         trunk = self._apply(
             self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS
         )
-        trunk = self._with_image(trunk, images)
+        trunk = self._append_packed_image(trunk, images)
         loss = self.loss_features(trees, images) if for_loss else {}
         return FaceFeatures(trunk=trunk, loss=loss)
 
-    def _with_image(self, trunk: Features, images: jax.Array) -> Features:
-        """Packs images behind the channels of conv2_1 if the generator adds to them."""
+    def _append_packed_image(self, trunk: Features, images: jax.Array) -> Features:
+        """Adds the images to the channels of conv2_1 if the generator adds to them."""
         if not self.networks.generator.image_skip:
             return trunk
 

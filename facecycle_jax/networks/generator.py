@@ -133,6 +133,7 @@ class Generator(nn.Module):
         """
         dtype = self.dtype
         fine = features["conv2_1"].astype(dtype)
+        # The last channels are the image itself, see `FaceFeatures.trunk`.
         image = features["conv2_1"][..., -IMAGE_CHANNELS:] if self.image_skip else None
         coarse = features["conv3_1"].astype(dtype)
 

@@ -110,7 +110,8 @@ def _position(
         moves = (position > 0.0) & (position < size - 1.0)
     slope = jnp.where(moves, sign, 0.0) * scale
 
-    # The value of `cut` with `slope` as its only derivative, for the plain formula.
+    # The value of `cut` with `slope` as its only derivative, for the plain formula: the
+    # difference of `linear` and itself is 0 and has the derivative `slope`.
     finite = jnp.where(moves, x, 0.0)
     linear = slope * finite
     position = jax.lax.stop_gradient(cut) + (linear - jax.lax.stop_gradient(linear))

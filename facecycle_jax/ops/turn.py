@@ -149,9 +149,10 @@ def _first_hit(points: jax.Array) -> tuple[jax.Array, jax.Array]:
       whether the line meets the head at all.
     """
     front, inside_outline = _surface(points[0], points[1])
-    above = points[2] - front
+    # How far a point lies in front of the surface, towards the camera.
+    in_front = points[2] - front
     # The back of the head is round, too.
-    inside = inside_outline & (above <= 0) & (points[2] >= -front)
+    inside = inside_outline & (in_front <= 0) & (points[2] >= -front)
     hit = jnp.any(inside, axis=-1)
     first = jnp.argmax(inside, axis=-1)
     before = jnp.maximum(first - 1, 0)
@@ -159,13 +160,18 @@ def _first_hit(points: jax.Array) -> tuple[jax.Array, jax.Array]:
     def at(values: jax.Array, place: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
 
-    # The surface lies between the first point inside and the one before it.
-    outside, within = at(above, before), at(above, first)
+    # The surface lies between the first point inside and the one before it, where
+    # `in_front`, taken as linear between them, is 0.
+    outside = at(in_front, before)
+    within = at(in_front, first)
     crossing = at(inside_outline, before) & (outside > within)
-    share = jnp.where(crossing, outside / jnp.maximum(outside - within, 1e-6), 1.0)
-    share = jnp.clip(share, 0.0, 1.0)
+    fraction = jnp.where(crossing, outside / jnp.maximum(outside - within, 1e-6), 1.0)
+    fraction = jnp.clip(fraction, 0.0, 1.0)
 
-    head = [at(p, before) * (1 - share) + at(p, first) * share for p in points[:2]]
+    head = []
+    for coordinate in points[:2]:
+        start, end = at(coordinate, before), at(coordinate, first)
+        head.append(start * (1 - fraction) + end * fraction)
     return jnp.stack(head, axis=-1), hit
 
 

@@ -60,17 +60,18 @@ def _fresh_state(
     Networks in `known` are zeros, since `_start_from` replaces them. Compiling what
     draws all networks takes 20 seconds on two CPU cores.
     """
-    # Widened networks keep some of what is drawn, and so does a VGG-19.
-    drawn = {"vgg", *CARRIED}
-    blank = set() if config.get("init_widen", False) else set(known) - drawn
+    # Widened networks keep some of their random weights. A VGG-19, statistics and
+    # schedules may not come from another run.
+    overwritten = set(known) - {"vgg", *CARRIED}
+    if config.get("init_widen", False):
+        overwritten = set()
 
     def without_known(trees: Tree) -> Tree:
-        return {
-            name: jax.tree.map(jnp.zeros_like, tree)
-            if name.removeprefix(START) in blank
-            else tree
-            for name, tree in trees.items()
-        }
+        made = dict(trees)
+        for name, tree in trees.items():
+            if name.removeprefix(START) in overwritten:
+                made[name] = jax.tree.map(jnp.zeros_like, tree)
+        return made
 
     def init(key: jax.Array) -> TrainState:
         state = program.init(key)

@@ -114,18 +114,18 @@ def train_and_evaluate(
         stage = {**stage, "init_from": [*own, *before]}
 
         # The last stage has the networks of all, so it alone is reported on.
-        is_last = number == len(stages)
-        if not is_last and is_finished(stage, place):
+        is_last_stage = number == len(stages)
+        if not is_last_stage and is_finished(stage, place):
             log.info("Stage %d of %d, %s, is finished", number, len(stages), name)
         else:
             log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
             state = train_stage(
                 stage,
                 place,
-                report=report if is_last else None,
+                report=report if is_last_stage else None,
                 name=name,
                 stages_before=before,
-                is_last=is_last,
+                is_last_stage=is_last_stage,
             )
         before = [*before, str(place)]
 
@@ -165,7 +165,7 @@ def _train(
     loader: training.MakeLoader | None,
     name: str = "",
     stages_before: Sequence[str] = (),
-    is_last: bool = True,
+    is_last_stage: bool = True,
 ) -> TrainState:
     """Runs one stage."""
     _make_workdir(workdir)
@@ -202,7 +202,9 @@ def _train(
         progress = _progress(run, start, name=name)
 
         try:
-            state = _step_to_the_end(run, state, writer, progress, is_last=is_last)
+            state = _step_to_the_end(
+                run, state, writer, progress, is_last_stage=is_last_stage
+            )
             if report is not None:
                 _report_once(run, writer, report)
         except BaseException as error:
@@ -210,7 +212,7 @@ def _train(
             raise
         _finish(run, writer, None)
 
-        if not is_last:
+        if not is_last_stage:
             record_finished(workdir, run.total_steps)
 
     log.info(
@@ -241,7 +243,7 @@ def _step_to_the_end(
     writer: training.MetricWriter,
     progress: training.Progress,
     *,
-    is_last: bool,
+    is_last_stage: bool,
 ) -> TrainState:
     """Makes the steps of a stage that are left, unless it is asked to stop."""
     if int(state.step) < run.total_steps:
@@ -259,7 +261,7 @@ def _step_to_the_end(
         state = _loop(run, state, writer, progress, stop)
 
         # A request to stop that came during the last evaluation or save.
-        if not is_last and stop.reached():
+        if not is_last_stage and stop.reached():
             raise _stopped(
                 stop,
                 f"after the last step of {run.workdir}; the same command continues "
@@ -364,16 +366,17 @@ def _loop(
             is_first=step == start + 1,
         )
 
-        # Where the time is used, this step is the last one. Several processes have to
-        # agree, so they ask only where they log.
+        # Where the time is used, this step becomes the last one, so that it is
+        # evaluated and saved as such. Several processes have to agree, so they ask only
+        # where they log.
         may_ask = jax.process_count() == 1 or step % config["log_every"] == 0
         if may_ask and step < run.total_steps and _is_out_of_time(run):
             run.total_steps = step
-        is_last = step == run.total_steps
+        is_last_step = step == run.total_steps
 
         # 2. Averages since the last log. Only here does the host wait for the device
         # every time.
-        if step % config["log_every"] == 0 or is_last:
+        if step % config["log_every"] == 0 or is_last_step:
             _log(run, state, averages, writer, progress, between=(logged, step))
             averages = None
             logged = step
@@ -391,18 +394,18 @@ def _loop(
             )
 
         # 4. Held-out losses and panels, before the checkpoint that carries the loss.
+        held_out_loss = None
         if _is_to_evaluate(run, step):
             with run.goodput.spent("evaluation"):
-                state = _evaluate(run, state, step, writer)
+                state, held_out_loss = _evaluate(run, state, step, writer)
             progress.restart(step)
 
         # 5. The checkpoint, with the held-out loss if it is of this very step.
-        if step % config["checkpoint_every"] == 0 or is_last:
+        if step % config["checkpoint_every"] == 0 or is_last_step:
             _check_finite(run, state, between=(logged, step))
-            evaluated, loss = run.evaluated
-            _save(run, step, state, loss=loss if evaluated == step else None)
+            _save(run, step, state, loss=held_out_loss)
 
-        if is_last:
+        if is_last_step:
             break
 
     _wait_for_checkpoint(run)
@@ -421,11 +424,11 @@ def _evaluate_if_left(
         return state
 
     with run.goodput.spent("evaluation"):
-        state = _evaluate(run, state, step, writer)
+        state, loss = _evaluate(run, state, step, writer)
     # Where the evaluation changes the state, which is not saved again, the next start
     # has to repeat it.
     if run.after_evaluation is None:
-        run.checkpointer.record_loss(step, run.evaluated[1])
+        run.checkpointer.record_loss(step, loss)
     return state
 
 
@@ -575,22 +578,22 @@ def _check_finite(
 
 def _evaluate(
     run: training.Run, state: TrainState, step: int, writer: training.MetricWriter
-) -> TrainState:
+) -> tuple[TrainState, float]:
     """Writes the losses of held-out people and, when due, a panel.
 
-    Returns the state that follows.
+    Returns the state that follows, and the mean loss.
     """
     config = run.config
     averages: Averages | None = None
     first: dict[str, jax.Array] = {}
 
     # The same batches every time, those of the first steps. The panel shows the first.
-    compiled = run.evaluated[0] >= 0
     batches = run.eval_batches(0)
     for number in range(max(1, config["eval_batches"])):
         batch = next(batches)
-        with run.goodput.spent("evaluation" if number or compiled else "compilation"):
+        with run.goodput.spent("evaluation" if run.has_evaluated else "compilation"):
             new, images = run.eval_step(state.eval_params, state.frozen, batch)
+        run.has_evaluated = True
         averages = new if averages is None else averages.merge(new)
         if number == 0:
             first = images
@@ -598,7 +601,6 @@ def _evaluate(
     terms = averages.compute() if averages is not None else {}
     loss = terms.get("total", float("nan"))
     writer.scalars(step, _prefixed("eval", terms))
-    run.evaluated = (step, loss)
     log.info("held-out people at step %d: loss %.4g", step, loss)
 
     if run.probe is not None and jax.process_index() == 0:
@@ -614,8 +616,8 @@ def _evaluate(
 
     # Panels and the end of a run do not count for schedules that follow evaluations.
     if run.after_evaluation is None or step % config["eval_every"]:
-        return state
-    return run.after_evaluation(state, jnp.float32(loss))
+        return state, loss
+    return run.after_evaluation(state, jnp.float32(loss)), loss
 
 
 def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:

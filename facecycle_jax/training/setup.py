@@ -85,7 +85,7 @@ Report = Callable[[Mapping[str, Any], epath.Path], Mapping[str, float]]
 
 @dataclasses.dataclass
 class Run:
-    """What the loop works with; it changes `total_steps` and `evaluated` alone.
+    """What the loop works with; it changes `total_steps` and `has_evaluated`.
 
     Attributes:
       config: the configuration of the run.
@@ -101,7 +101,7 @@ class Run:
       total_steps: step at which the run ends; `max_minutes` makes it an earlier one.
       goodput: measures what wall time is spent on.
       profiler: writes the trace of `profile_steps`.
-      evaluated: step and held-out loss of the last evaluation.
+      has_evaluated: whether an evaluation was made, so that it is compiled.
       probe: further figures to compute at every evaluation, or None.
       after_evaluation: what follows from an evaluation, see `Program`, or None.
     """
@@ -119,7 +119,7 @@ class Run:
     total_steps: int
     goodput: Goodput
     profiler: Profiler
-    evaluated: tuple[int, float] = (-1, float("nan"))
+    has_evaluated: bool = False
     probe: Probe | None = None
     after_evaluation: Callable[[TrainState, jax.Array], TrainState] | None = None
 

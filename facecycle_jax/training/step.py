@@ -95,10 +95,10 @@ def make_train_step(
 
         # One gradient step for each objective, from where the one before it ended.
         updated = state
-        made = []
+        reports = []
         for number, objective in enumerate(method.steps):
             key = jax.random.fold_in(noise_key, number) if number else noise_key
-            found, gradients = _gradients(
+            loss_report, gradients = _gradients(
                 objective.loss,
                 updated.params,
                 updated.frozen,
@@ -108,9 +108,9 @@ def make_train_step(
                 mesh,
             )
             updated, report = _gradient_step(
-                updated, gradients, found, optimiser, objective
+                updated, gradients, loss_report, optimiser, objective
             )
-            made.append(report)
+            reports.append(report)
 
         if updated.ema is not None:
             average = average_weights(
@@ -118,8 +118,10 @@ def make_train_step(
             )
             updated = dataclasses.replace(updated, ema=average)
 
-        finite = functools.reduce(jnp.logical_and, [report.finite for report in made])
-        return _next_state(state, updated, finite=finite), _averages(made, finite)
+        finite = functools.reduce(
+            jnp.logical_and, [report.finite for report in reports]
+        )
+        return _next_state(state, updated, finite=finite), _averages(reports, finite)
 
     platform = mesh.devices.flat[0].platform
     level_1 = cpu_compiler_options(platform, level=1)
@@ -177,7 +179,7 @@ def make_eval_step(
     )
 
 
-class _Found(NamedTuple):
+class _LossReport(NamedTuple):
     """What a loss reports in addition to gradients; see `Aux`."""
 
     terms: dict[str, jax.Array]
@@ -206,14 +208,14 @@ class _Report(NamedTuple):
 def _gradient_step(
     state: TrainState,
     gradients: Tree,
-    found: _Found,
+    loss_report: _LossReport,
     optimiser: optax.GradientTransformationExtraArgs,
     objective: Objective,
 ) -> tuple[TrainState, _Report]:
     """Updates parameters, what the loss carries, and the optimiser's state."""
     # One NaN or infinity anywhere makes the norm so.
     norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(found.terms["total"]) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss_report.terms["total"]) & jnp.isfinite(norm)
 
     # `_next_state` drops the result of an update that is not finite. Its input need
     # only be finite.
@@ -223,16 +225,24 @@ def _gradient_step(
     updates, opt_state = optimiser.update(
         gradients, state.opt_state, state.params, networks=objective.networks
     )
-    if found.rate is not None:
-        updates = jax.tree.map(lambda u: found.rate * u, updates)
+    rate = loss_report.rate
+    if rate is not None:
+        updates = jax.tree.map(lambda u: rate * u, updates)
 
     state = dataclasses.replace(
         state,
         params=optax.apply_updates(state.params, updates),
-        frozen={**state.frozen, **found.carried},
+        frozen={**state.frozen, **loss_report.carried},
         opt_state=opt_state,
     )
-    return state, _Report(objective.name, found.terms, norm, finite, found.rate)
+    report = _Report(
+        name=objective.name,
+        terms=loss_report.terms,
+        norm=norm,
+        finite=finite,
+        rate=rate,
+    )
+    return state, report
 
 
 def _next_state(
@@ -266,19 +276,19 @@ def _next_state(
     )
 
 
-def _averages(made: Sequence[_Report], finite: jax.Array) -> Averages:
+def _averages(reports: Sequence[_Report], finite: jax.Array) -> Averages:
     """Returns the terms of all objectives, as averages of one observation each."""
     terms: dict[str, jax.Array] = {}
-    for report in made:
+    for report in reports:
         terms = _joined(terms, report.name, report.terms)
 
     # The norm over the gradients of all objectives together.
-    norms = [report.norm for report in made]
+    norms = [report.norm for report in reports]
     terms["gradient_norm"] = norms[0]
     if len(norms) > 1:
         terms["gradient_norm"] = jnp.sqrt(sum(jnp.square(norm) for norm in norms))
 
-    rates = [report.rate for report in made if report.rate is not None]
+    rates = [report.rate for report in reports if report.rate is not None]
     if rates:
         terms["rate"] = jnp.mean(jnp.stack(rates))
 
@@ -308,13 +318,13 @@ def _gradients(
     key: jax.Array,
     accumulate: int,
     mesh: Mesh,
-) -> tuple[_Found, Tree]:
+) -> tuple[_LossReport, Tree]:
     """Computes loss terms and gradients, averaged over micro-batches.
 
     What a loss carries passes from each micro-batch to the next.
     """
 
-    def one(images: Any, key: jax.Array, carried: Tree) -> tuple[_Found, Tree]:
+    def one(images: Any, key: jax.Array, carried: Tree) -> tuple[_LossReport, Tree]:
         def of_params(params: Tree) -> tuple[jax.Array, Aux]:
             return loss(params, {**frozen, **carried}, images, key)
 
@@ -326,7 +336,7 @@ def _gradients(
                 f"{', '.join(CARRIED)} last from update to update."
             )
         terms = {**aux.terms, "total": total}
-        return _Found(terms, aux.carried, aux.rate), gradients
+        return _LossReport(terms, aux.carried, aux.rate), gradients
 
     if accumulate == 1:
         return one(images, key, {})
@@ -342,31 +352,29 @@ def _gradients(
     micro = jax.tree.map(split_items, images)
     keys = jax.random.split(key, accumulate)
 
-    # Sums start from zeros of the right shapes, without computing anything.
+    # Terms and gradients are summed, and the carried state passes from micro-batch to
+    # micro-batch. The sums start from zeros of the right shapes, for which nothing is
+    # computed.
     first = jax.tree.map(lambda x: x[0], micro)
-    shapes_found, shapes_gradients = jax.eval_shape(one, first, keys[0], {})
-    zeros_found, zeros_gradients = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), (shapes_found, shapes_gradients)
+    report_shapes, gradient_shapes = jax.eval_shape(one, first, keys[0], {})
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (report_shapes.terms, gradient_shapes)
     )
-    sums = (zeros_found._replace(carried={}, rate=None), zeros_gradients)
-    carried = {name: frozen[name] for name in shapes_found.carried}
+    carried = {name: frozen[name] for name in report_shapes.carried}
 
-    def add(before: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, None]:
-        total, carried = before
-        found, gradients = one(*inputs, carried)
-        # What is carried replaces; all else is added up.
-        summed = jax.tree.map(
-            jnp.add, total, (found._replace(carried={}, rate=None), gradients)
-        )
-        return (summed, found.carried), None
+    def add(so_far: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        sums, carried = so_far
+        report, gradients = one(*inputs, carried)
+        sums = jax.tree.map(jnp.add, sums, (report.terms, gradients))
+        return (sums, report.carried), None
 
-    (total, carried), _ = jax.lax.scan(add, (sums, carried), (micro, keys))
-    found, gradients = jax.tree.map(lambda x: x / accumulate, total)
+    (sums, carried), _ = jax.lax.scan(add, (zeros, carried), (micro, keys))
+    terms, gradients = jax.tree.map(lambda x: x / accumulate, sums)
 
     # The rate depends on the state alone, so that of any micro-batch will do.
     rate = None
-    if shapes_found.rate is not None:
+    if report_shapes.rate is not None:
         _, aux = loss(params, frozen, first, keys[0])
         rate = aux.rate
 
-    return found._replace(carried=carried, rate=rate), gradients
+    return _LossReport(terms, carried, rate), gradients

@@ -8,6 +8,7 @@ from lfw_files import lfw
 from facecycle_jax import methods
 from facecycle_jax.configs import fab_net, pcl, simclr, tcae, temporal_consistency
 from facecycle_jax.data.sources.synthetic import MOTION
+from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation import (
     EvaluationOptions,
     evaluate,
@@ -128,8 +129,9 @@ def test_layers_of_face_cycles_encoder_are_refused(model):
     with pytest.raises(ValueError, match="accepts images of 32 pixels only, got 64"):
         model.features(np.zeros((64, 64, 3), np.uint8), size=64)
     for name in ("framing", "has_identity", "translate"):
-        with pytest.raises(ValueError, match=f"it has features, and no {name}"):
+        with pytest.raises(UserError, match=f"it has features, and no {name}"):
             getattr(model, name)
+        assert not hasattr(model, name)
 
 
 def test_a_run_of_a_peer_is_no_model_folder(monkeypatch, tmp_path):

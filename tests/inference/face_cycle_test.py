@@ -365,7 +365,7 @@ def test_unreadable_and_unmatched_images_are_refused(model, faces, tmp_path):
     broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
         model.motion_code([faces[0], broken])
-    with pytest.raises(ValueError, match="source has 2 images and driver 3"):
+    with pytest.raises(ValueError, match="2 source images and 3 driver images"):
         model.translate(faces[:2], faces[:3])
     with pytest.raises(ValueError, match="There is no image"):
         model.motion_code(faces[:0])

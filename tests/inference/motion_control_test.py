@@ -341,7 +341,7 @@ def test_options_of_reexpress_change_what_is_drawn(
 def test_codes_of_another_length_are_refused(model, faces):
     with pytest.raises(ValueError, match=r"are \[N, 16\], got \[1, 8\]"):
         model.express(faces[:1], np.zeros((1, 8)))
-    with pytest.raises(ValueError, match="2 images and driver 3"):
+    with pytest.raises(ValueError, match="2 faces and 3 motion codes do not pair"):
         model.express(faces, np.zeros((3, 16)))
 
 

@@ -1,8 +1,8 @@
 """The loader: from a configuration to batches.
 
-A batch holds frames, uint8 [B, 2, S, S, 3], mirror, bool [B], and track and identity,
-int32 [B, 2]. Where `mirror` is set, the second image is to be the mirror image of the
-first.
+A batch holds frames, uint8 [B, n, S, S, 3], mirror, bool [B], and track and identity,
+int32 [B, n]. For pairs n is 2, otherwise `data.item_frames`. Where `mirror` is set, the
+second image is to be the mirror image of the first.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Loader:
         """Places the frames on the devices if the backend is 'device'.
 
         Args:
-          mesh: has one axis, 'data'.
+          mesh: as `devices.make_mesh` builds it.
 
         Returns:
           None for other backends. Otherwise `batches(start)`, which yields the batches
@@ -290,8 +290,11 @@ def make_loader(config: Mapping[str, Any], *, split: str) -> Loader:
       FileNotFoundError: If the data are missing.
       OSError: If the storage does not deliver a file.
     """
+    if split not in ("train", "eval"):
+        raise UserError(f"split must be 'train' or 'eval', got {split!r}.")
+
     source = _open_source(config)
-    tracks = {"train": source.train, "eval": source.held_out}[split]
+    tracks = source.train if split == "train" else source.held_out
     loader = _loader(config, source, tracks)
     return _held_out(loader) if split == "eval" else loader
 

@@ -34,10 +34,11 @@ Landmarker = Callable[[np.ndarray, Box], np.ndarray]
 # (x, y), and their distance, as fractions of its side. Medians over 200 images of LFW.
 _EYES_IN_BOX = (-0.022, -0.227)
 _EYE_DISTANCE_IN_BOX = 0.396
-# Longer sides at which faces are looked for, in this order. The detector needs faces of
-# about 70 pixels.
+# Longer sides of the image at which the detector runs, smallest first. It needs faces
+# of about 70 pixels.
 _SIDES = (480, 960, 1920)
-# Images are enlarged at most twice, but those smaller than half of this also to this.
+# Images are enlarged at most twice. Those that are still smaller then are enlarged to
+# this side, too.
 _SMALLEST = 240
 # Scores of the detector above which a face is sure, and at least considered.
 _SURE, _UNSURE = 0.0, -0.3
@@ -238,7 +239,8 @@ def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
     """Finds the faces of an image with dlib's frontal face detector.
 
     Faces smaller than about a seventh of the longer side are looked for only where
-    there is no larger one. Unsure finds count only where there is no sure one.
+    there is no larger one. Unsure finds count only where there is no sure one of about
+    the same size.
 
     Args:
       image: uint8 [H, W, 3].
@@ -272,7 +274,7 @@ def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
             faces.append(((left, top, right, bottom), float(score)))
 
         sure = [face for face in faces if face[1] >= _SURE]
-        if sure or faces:
+        if faces:
             return sorted(sure or faces, key=lambda face: -face[1])
 
     return []

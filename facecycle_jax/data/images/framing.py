@@ -260,7 +260,8 @@ def check_cut(cut: Cut) -> None:
     is_sane = all(math.isfinite(value) and abs(value) <= 10 for value in cut)
     if not is_sane or not cut[2] > 0:
         raise UserError(
-            f"a cut is left,top,side, fractions with side above 0, got {cut}."
+            "a cut is left,top,side in fractions of the shorter side, not pixels, each "
+            f"-10 to 10 and the side above 0, got {','.join(f'{v:g}' for v in cut)}."
         )
 
 

@@ -4,6 +4,7 @@ This module needs the extra `video`.
 """
 
 import collections
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -154,12 +155,14 @@ def write_video(
 
     _check_frame(first, 0, np.shape(first))
     form = FORMATS[path.suffix.lower()]
+    images = itertools.chain([first], iterator)
     with (
         named_in_errors(path),
         under_another_name(path) as partial,
         av.open(str(partial), "w", format=form) as container,
+        _encoder_errors(av, path, np.shape(first)),
     ):
-        _encode(av, container, itertools.chain([first], iterator), np.shape(first), fps)
+        _encode(av, container, images, np.shape(first), fps)
 
 
 def check_fps(fps: float) -> None:
@@ -255,6 +258,9 @@ def edit_video(
             own_images=own_images,
             is_sideways=is_sideways,
         )
+        with _encoder_errors(av, target, np.shape(first)):
+            # Before the sound, whose errors have a sentence of their own.
+            stream.codec_context.open()
         try:
             sound = _copied_sound(av, listened, written)
             written.start_encoding()
@@ -264,7 +270,25 @@ def edit_video(
                 f"({_reason(error)}); end the output in .mkv."
             ) from error
 
-        return _encode_at_times(av, written, stream, changed(), sound, rate)
+        with _encoder_errors(av, target, np.shape(first)):
+            return _encode_at_times(av, written, stream, changed(), sound, rate)
+
+
+@contextlib.contextmanager
+def _encoder_errors(
+    av: ModuleType, path: epath.Path, shape: tuple[int, ...]
+) -> Iterator[None]:
+    """Names the video and its size in what the encoder refuses."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        # Errors of the storage have their own sentence.
+        if isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{path} cannot be written: the encoder of H.264 refuses images of "
+            f"{shape[1]} x {shape[0]} pixels ({_reason(error)}); make them smaller."
+        ) from error
 
 
 class _Sound:

@@ -30,8 +30,9 @@ def read_fer2013(path: str, *, split: str) -> LabelledImages:
       class and name.
 
     Raises:
-      FileNotFoundError: If the data or the split is missing.
-      UserError: If a row is corrupt, with its number, or a class is unknown.
+      FileNotFoundError: If the data, or a split's folder, are missing.
+      UserError: If a row is corrupt, with its number, a class is unknown, or a csv has
+        no row of the split.
     """
     if split not in OFFICIAL:
         raise UserError(f"split must be one of {tuple(OFFICIAL)}, got {split!r}.")
@@ -140,11 +141,10 @@ def _pixels(text: str, where: str) -> np.ndarray:
         raise UserError(f"{where}: pixels must be whole numbers from 0 to 255.")
 
     values = np.array(numbers, np.int64)
-    if values.size != _SIDE * _SIDE or values.max(initial=0) > 255:
-        raise UserError(
-            f"{where}: expected {_SIDE * _SIDE} pixels of 0 to 255, got {values.size} "
-            "values."
-        )
+    if values.size != _SIDE * _SIDE:
+        raise UserError(f"{where}: expected {_SIDE * _SIDE} pixels, got {values.size}.")
+    if values.max() > 255:
+        raise UserError(f"{where}: pixels must be 0 to 255, got {values.max()}.")
 
     return values.astype(np.uint8).reshape(_SIDE, _SIDE)
 

@@ -28,7 +28,7 @@ class CroppedFile(NamedTuple):
     box: tuple[int, int, int, int] | None
 
 
-Images = Sequence[str] | Sequence[CroppedFile] | np.ndarray
+Images = Sequence[str | os.PathLike[str]] | Sequence[CroppedFile] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +119,9 @@ def load_images(images: Images, *, size: int, crop: float = 1.0) -> np.ndarray:
     return batch
 
 
-def _read(item: str | CroppedFile | np.ndarray) -> np.ndarray:
+def _read(item: str | os.PathLike[str] | CroppedFile | np.ndarray) -> np.ndarray:
     """Reads one image from its file, or returns an array as it is."""
-    if isinstance(item, str):
+    if isinstance(item, str | os.PathLike):
         return read_image(item)
     if not isinstance(item, CroppedFile):
         return np.asarray(item)

@@ -18,6 +18,7 @@ from facecycle_jax.data.images.framing import (
     square_of_landmarks,
 )
 from facecycle_jax.data.images.landmarks import find_landmarks, has_landmarks
+from facecycle_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 
@@ -104,6 +105,11 @@ def test_a_cut_is_in_fractions_of_the_middle_square():
 def test_a_wrong_cut_is_refused(text):
     with pytest.raises(ValueError, match=r"^a cut is"):
         read_cut(text)
+
+
+def test_a_cut_in_pixels_is_refused_as_such():
+    with pytest.raises(UserError, match=r"not pixels, each -10 to 10 .* got 0,0,64"):
+        read_cut("0,0,64")
 
 
 @pytest.mark.parametrize(

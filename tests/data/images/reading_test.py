@@ -8,6 +8,7 @@ from PIL import Image, ImageCms
 
 from facecycle_jax.data.images import reading as module
 from facecycle_jax.data.images.reading import as_images, read_image, read_whole_image
+from facecycle_jax.data.labelled.images import load_images
 from facecycle_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -222,6 +223,11 @@ def test_the_home_folder_is_found_and_addresses_are_refused(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_images("~/ann.png", size=8)[0].shape == (1, 8, 8, 3)
     assert as_images(["~/ann.png"], size=8)[0].shape == (1, 8, 8, 3)
+    assert read_image("~/ann.png").shape == (8, 8, 3)
+    files = [tmp_path / "ann.png", "~/ann.png"]
+    assert load_images(files, size=8).shape == (2, 8, 8, 3)
+    with pytest.raises(UserError, match=r"the path of images https://a.org/ann\.png"):
+        read_image("https://a.org/ann.png")
     for wrong in ("", [""], "http://a.org/ann.png", ["http://a.org/ann.png"]):
         with pytest.raises(UserError, match="the path of images"):
             as_images(wrong, size=8)

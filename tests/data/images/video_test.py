@@ -525,3 +525,15 @@ def test_an_edit_that_fails_leaves_nothing(written, tmp_path):
         edit_video(written, tmp_path / "edited.webm", lambda frames: frames)
     with pytest.raises(UserError, match="max_frames"):
         edit_video(written, tmp_path / "x.mp4", lambda frames: frames, max_frames=0)
+
+
+def test_images_too_wide_for_the_encoder_are_one_sentence(written, tmp_path):
+    wide = np.zeros((16, 17000, 3), np.uint8)
+    words = r"refuses images of 17000 x 16 pixels .* make them smaller"
+    with pytest.raises(UserError, match=words):
+        write_video(tmp_path / "wide.mp4", [wide], fps=10)
+    with pytest.raises(UserError, match=words):
+        edit_video(
+            written, tmp_path / "edited.mp4", lambda frames: (wide for _ in frames)
+        )
+    assert not list(tmp_path.glob("*wide*")) + list(tmp_path.glob("*edited*"))

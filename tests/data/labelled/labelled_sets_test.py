@@ -38,8 +38,8 @@ def test_fer2013_csv_is_read(tmp_path):
     ("bad", "words"),
     [
         ("9," + "1 " * 2304 + ",Training", "row 3: emotion must be 0 to 6, got '9'"),
-        ("1,1 2 3,Training", "row 3: expected 2304 pixels of 0 to 255, got 3"),
-        ("1," + "300 " * 2304 + ",Training", "row 3: expected 2304 pixels"),
+        ("1,1 2 3,Training", "row 3: expected 2304 pixels, got 3"),
+        ("1," + "300 " * 2304 + ",Training", "row 3: pixels must be 0 to 255, got 300"),
         ("1,a b,Training", "row 3: pixels must be whole numbers"),
         ("1,1 2", "row 3: expected 3 columns, got 2"),
         ("1,1,Other", "row 3: Usage must be one of"),

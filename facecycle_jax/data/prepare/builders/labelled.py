@@ -84,7 +84,7 @@ class FacecycleFer2013(_LabelledBuilder):
     name = "facecycle_fer2013"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     manual_dir holds fer2013.csv or icml_face_data.csv, or <split>/<class>/*.jpg with
-    the splits Training, PublicTest and PrivateTest. Missing splits are left out.
+    the splits Training, PublicTest and PrivateTest. Missing folders are left out.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
