@@ -110,6 +110,7 @@ def load(
         )
     path = epath.Path(path_or_name)
 
+    _check_one_stage(path)
     if _is_run(path):
         run = _read_run(path)
         with _fields_of(run):
@@ -147,6 +148,19 @@ def _is_run(path: epath.Path) -> bool:
     return path.parent.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
+def _check_one_stage(path: epath.Path) -> None:
+    """Raises UserError for a workdir that holds one run for each stage of a config."""
+    if not path.is_dir() or (path / CONFIG).exists() or _is_run(path):
+        return
+
+    stages = [child.name for child in path.iterdir() if _is_run(child)]
+    if stages:
+        raise UserError(
+            f"{path} holds the stages {', '.join(sorted(stages))}: name the folder of "
+            "one of them; that of the last one has the networks of all."
+        )
+
+
 class _Run(NamedTuple):
     """What a model is made of, out of a training run's workdir."""
 
@@ -172,7 +186,9 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       UserError: If it cannot be read, its config.json lacks a field, or it is a run of
         a method that FaceCycle is compared with.
     """
-    return _model_of_run(_read_run(model_path(path)))
+    path = model_path(path)
+    _check_one_stage(path)
+    return _model_of_run(_read_run(path))
 
 
 def _read_run(path: epath.PathLike) -> _Run:

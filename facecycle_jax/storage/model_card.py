@@ -10,8 +10,8 @@ from facecycle_jax.storage.card_results import dataset_labels
 
 _CARD = """# A FaceCycle model
 
-Codes of facial motion{and_identity} from images of faces, learned without labels by
-the method of Chang, Chen and Chiu, "Learning Facial Representations from the
+Codes of facial motion{and_identity} from images of faces, by the self-supervised
+method of Chang, Chen and Chiu, "Learning Facial Representations from the
 Cycle-consistency of Face", ICCV 2021, arXiv 2108.03427.
 
     import facecycle_jax
