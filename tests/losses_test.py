@@ -224,7 +224,7 @@ def test_margin_cuts_small_differences_only_with_the_hinge():
 
 
 def test_a_contrast_whose_projections_collapse_has_no_accuracy():
-    same = losses.mixed_logits(jnp.ones((6, 4)), temperature=1.0)
+    same = losses.contrastive_logits(jnp.ones((6, 4)), temperature=1.0)
     np.testing.assert_array_equal(losses.contrast_accuracy(same), np.zeros(6))
 
     rows = jnp.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 0.0]])

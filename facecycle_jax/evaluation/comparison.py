@@ -334,13 +334,13 @@ def _numbers(kinds: Mapping[str, FeatureSet]) -> dict[str, int]:
     found = {}
     for name, kind in kinds.items():
         blank = np.zeros((1, kind.size, kind.size, 3), np.uint8)
-        found[name] = int(np.size(kind.fit(np.zeros(0))(blank)))
+        found[name] = int(np.size(kind.fitted()(blank)))
     return found
 
 
 def _remembered(kind: FeatureSet) -> FeatureSet:
     """Keeps the features of every batch, so that several probes compute them once."""
-    function = kind.fit(np.zeros(0))
+    function = kind.fitted()
     kept: dict[bytes, np.ndarray] = {}
 
     def remember(images: np.ndarray) -> np.ndarray:
@@ -461,7 +461,7 @@ def _faces(options: ComparisonOptions, size: int) -> ProbeSet:
 
 def _computed(kind: FeatureSet, faces: ProbeSet) -> np.ndarray:
     """Computes the features of synthetic faces, [F, D]."""
-    return extract(kind.fit(np.zeros(0)), faces.frames, size=kind.size)
+    return extract(kind.fitted(), faces.frames, size=kind.size)
 
 
 def _synthetic(

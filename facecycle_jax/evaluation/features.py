@@ -67,6 +67,23 @@ class FeatureSet(NamedTuple):
     adapt: Callable[[np.ndarray], FeatureFunction] | None = None
     shared: str = ""
 
+    def fitted(
+        self, training_images: Callable[[], np.ndarray] | None = None
+    ) -> FeatureFunction:
+        """Fits the features where they need it.
+
+        Args:
+          training_images: loads the images to fit to, uint8 [N, S, S, 3]. It is called
+            only if `needs_fit`. None is for kinds that do not need it.
+
+        Returns:
+          The function from images to features.
+        """
+        if not self.needs_fit:
+            return self.fit(np.zeros((0, self.size, self.size, 3), np.uint8))
+        assert training_images is not None
+        return self.fit(training_images())
+
 
 def plain(
     function: FeatureFunction, *, size: int, encode: Encode | None = None

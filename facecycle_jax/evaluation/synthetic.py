@@ -204,12 +204,13 @@ def evaluate_synthetic(
 def _evaluate_baseline(name: str, data: ProbeSet, *, seed: int) -> dict[str, Quantity]:
     """Evaluates a baseline by the probes."""
     kind = BASELINES[name]({})
-    sample = np.zeros(0)
-    if kind.needs_fit:
-        is_test = last_frames(data.identity) | last_people(data.identity)
-        sample = load_images(data.frames[~is_test], size=kind.size)
 
-    function = functools.partial(extract, kind.fit(sample), size=kind.size)
+    def training_images() -> np.ndarray:
+        is_test = last_frames(data.identity) | last_people(data.identity)
+        return load_images(data.frames[~is_test], size=kind.size)
+
+    fitted = kind.fitted(training_images)
+    function = functools.partial(extract, fitted, size=kind.size)
     figures = evaluate_code(name, function, data, seed=seed)
     # A baseline has no weights that could be random.
     return {row: Quantity(model=figure, random=None) for row, figure in figures.items()}
@@ -219,7 +220,7 @@ def _evaluate_peer(model: PeerModel, *, data: ProbeSet, seed: int) -> dict[str, 
     """Evaluates the features and the map of a method that makes no images."""
     figures: dict[str, Figure] = {}
     for name, kind in peer_feature_sets(model, size=model.size).items():
-        function = functools.partial(extract, kind.fit(np.zeros(0)), size=kind.size)
+        function = functools.partial(extract, kind.fitted(), size=kind.size)
         figures |= evaluate_code(name, function, data, seed=seed)
     return figures
 

@@ -178,7 +178,9 @@ def prepare(
 
     features = forward.features(trees, found["neutral"])
     if "reconstruction" in needed:
-        found["reconstruction"] = forward.draw(trees, features, found["backward_flow"])
+        found["reconstruction"] = forward.generate(
+            trees, features, found["backward_flow"]
+        )
 
     maps = features.trunk
     kept = {name: value.astype(jnp.float32) for name, value in maps.items()}
@@ -207,7 +209,7 @@ def express(
     """
     flow = backward_flow(forward.flow(trees, codes))
     features = FaceFeatures(trunk={"conv2_1": fine, "conv3_1": coarse}, loss={})
-    drawn = forward.draw(trees, features, flow)
+    drawn = forward.generate(trees, features, flow)
     return _select({"expressed": drawn}, ("expressed",))
 
 
@@ -344,7 +346,7 @@ def _draw(
     forward: FaceNetworks, trees: Tree, images: jax.Array, flow: jax.Array
 ) -> jax.Array:
     """Draws normalised images moved by a flow."""
-    return forward.draw(trees, forward.features(trees, images), flow)
+    return forward.generate(trees, forward.features(trees, images), flow)
 
 
 def _select(found: Arrays, outputs: tuple[str, ...]) -> Arrays:

@@ -6,9 +6,9 @@ return one value for a whole batch, whose items they compare or rank.
 
 from facecycle_jax.losses.contrast import (
     contrast_accuracy,
+    contrastive_logits,
+    contrastive_logits_of_sets,
     info_nce,
-    mixed_logits,
-    mixed_logits_of_sets,
     orthogonality,
 )
 from facecycle_jax.losses.cycle import (
@@ -37,6 +37,8 @@ __all__ = [
     "Curriculum",
     "bending",
     "contrast_accuracy",
+    "contrastive_logits",
+    "contrastive_logits_of_sets",
     "feature_loss",
     "fine_detail",
     "folding",
@@ -46,8 +48,6 @@ __all__ = [
     "l1",
     "margin",
     "mean_flow",
-    "mixed_logits",
-    "mixed_logits_of_sets",
     "move_curriculum",
     "orthogonality",
     "saturation",

@@ -25,7 +25,7 @@ def _lengths(square: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(square, _TINY))
 
 
-def mixed_logits(
+def contrastive_logits(
     projections: jax.Array,
     *,
     temperature: float,
@@ -89,7 +89,7 @@ def mixed_logits(
     return jnp.concatenate([positive[:, None], negatives], axis=1) / temperature
 
 
-def mixed_logits_of_sets(
+def contrastive_logits_of_sets(
     projections: jax.Array,
     negatives: jax.Array,
     *,
@@ -103,7 +103,7 @@ def mixed_logits_of_sets(
       projections: [2 B, D], first views before second views.
       negatives: [B, K, D], shared by both views of an item.
       temperature: divisor of the cosines.
-      mix: [B, K] in 0..1, see `mixed_logits`; None does not mix.
+      mix: [B, K] in 0..1, see `contrastive_logits`; None does not mix.
       permutation: int [K], shared by all items; None if `mix` is None.
 
     Returns:

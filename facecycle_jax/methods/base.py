@@ -69,11 +69,12 @@ class Views(NamedTuple):
 
     Attributes:
       augment: `augment(key, batch) -> images`, pure, for training.
-      plain: `plain(batch) -> images`, its deterministic counterpart, for evaluation.
+      deterministic: `deterministic(batch) -> images`, the same without chance, for
+        evaluation.
     """
 
     augment: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
-    plain: Callable[[Mapping[str, jax.Array]], Any]
+    deterministic: Callable[[Mapping[str, jax.Array]], Any]
 
 
 class Method(NamedTuple):
@@ -89,9 +90,9 @@ class Method(NamedTuple):
       objectives: the losses of an update of several gradient steps, in order. Each
         starts from the parameters and statistics that the one before it left. Empty:
         the update is one step, of `loss`.
-      evaluated: `evaluated(frozen, total) -> frozen`, called after every evaluation
-        with its mean 'total', for schedules that follow held-out losses. None: no
-        schedule does.
+      after_evaluation: `after_evaluation(frozen, total) -> frozen`, called after every
+        evaluation with its mean 'total', for schedules that follow held-out losses.
+        None: no schedule does.
       views: the functions that turn a batch into images, or None for the pairs of
         `ops.augment_pairs`.
     """
@@ -99,11 +100,11 @@ class Method(NamedTuple):
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Loss
     objectives: tuple[Objective, ...] = ()
-    evaluated: Callable[[Tree, jax.Array], Tree] | None = None
+    after_evaluation: Callable[[Tree, jax.Array], Tree] | None = None
     views: Views | None = None
 
     @property
-    def steps(self) -> tuple[Objective, ...]:
+    def gradient_steps(self) -> tuple[Objective, ...]:
         """The gradient steps of an update, at least one."""
         return self.objectives or (Objective("", self.loss),)
 
@@ -180,6 +181,11 @@ def apply_with_stats(
         variables, *arguments, train=True, mutable=["batch_stats"], **options
     )
     return result, {**stats, name: changed["batch_stats"]}
+
+
+def carried_stats(stats: Tree, *, train: bool) -> Tree:
+    """Returns what a loss carries of running statistics: nothing in evaluation."""
+    return {BATCH_STATS: stats} if train else {}
 
 
 def init_with_stats(

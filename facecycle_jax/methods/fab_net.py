@@ -18,6 +18,7 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
+    carried_stats,
     record_from,
 )
 from facecycle_jax.methods.curriculum import (
@@ -185,11 +186,13 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
             "warped": normalise(found.warped[:, 0]),
             "reconstruction": normalise(found.combined),
         }
-        carried = {BATCH_STATS: stats} if train else {}
+        carried = carried_stats(stats, train=train)
         return total, Aux(terms, shown, carried, curriculum_of(frozen).rate)
 
     return Method(
-        init, loss, evaluated=move_with_evaluation if options.curriculum else None
+        init,
+        loss,
+        after_evaluation=move_with_evaluation if options.curriculum else None,
     )
 
 

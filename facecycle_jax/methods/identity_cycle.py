@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
     contrast_accuracy,
+    contrastive_logits,
     fine_detail,
     info_nce,
     l1,
     margin,
-    mixed_logits,
     ssim_loss,
     symmetry,
 )
@@ -136,7 +136,7 @@ def identity_images(
     # X to N, by the frozen stage 1.
     code, flow, back = forward.motion(trees, images)
     of_images = forward.features(trees, images, for_loss=forward.vgg is not None)
-    neutral = forward.draw(trees, of_images, flow, key=keys[0])
+    neutral = forward.generate(trees, of_images, flow, key=keys[0])
     of_neutral = forward.features(trees, neutral)
     code, flow, back, of_images, neutral, of_neutral = jax.lax.stop_gradient(
         (code, flow, back, of_images, neutral, of_neutral)
@@ -164,7 +164,7 @@ def identity_images(
         "batch_mean": batch_mean,
         "restored": restored,
         "restored_warped_back": warp(restored, back, clamp=True),
-        "reconstruction": forward.draw(trees, of_restored, back, key=keys[1]),
+        "reconstruction": forward.generate(trees, of_restored, back, key=keys[1]),
     }
     return by_name, of_images
 
@@ -348,7 +348,7 @@ def _contrast_terms(code: jax.Array, options: IdentityLossOptions) -> WeightedTe
     """
     # First images before second ones.
     views = jnp.swapaxes(code.reshape(-1, 2, code.shape[-1]), 0, 1)
-    logits = mixed_logits(
+    logits = contrastive_logits(
         views.reshape(code.shape).astype(jnp.float32),
         temperature=options.contrast_temperature,
     )

@@ -151,7 +151,7 @@ def motion_images(
     # X to N: remove the motion.
     code, flow, back = forward.motion(trees, images)
     of_images = forward.features(trees, images, for_loss=for_loss)
-    neutral = forward.draw(trees, of_images, flow, key=keys[0])
+    neutral = forward.generate(trees, of_images, flow, key=keys[0])
     of_neutral = forward.features(trees, neutral, for_loss=for_loss)
 
     # The neutral face to restore the motion on.
@@ -165,8 +165,8 @@ def motion_images(
         "flow": flow,
         "backward_flow": back,
         "neutral": neutral,
-        "reconstruction": forward.draw(trees, of_partner, back, key=keys[1]),
-        "autoencoded": forward.draw(trees, of_images, None),
+        "reconstruction": forward.generate(trees, of_partner, back, key=keys[1]),
+        "autoencoded": forward.generate(trees, of_images, None),
         "warped": warped,
         "warped_back": warp(partner(warped), back, clamp=True),
         "neutral_warped_back": warp(partner(neutral), back, clamp=True),

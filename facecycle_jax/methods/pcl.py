@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from facecycle_jax.errors import UserError
 from facecycle_jax.losses import (
     contrast_accuracy,
+    contrastive_logits,
+    contrastive_logits_of_sets,
     info_nce,
-    mixed_logits,
-    mixed_logits_of_sets,
     orthogonality,
 )
 from facecycle_jax.methods.base import (
@@ -29,6 +29,7 @@ from facecycle_jax.methods.base import (
     Views,
     apply_plain,
     apply_with_stats,
+    carried_stats,
     flatten_pairs,
     init_with_stats,
     record_from,
@@ -238,7 +239,7 @@ def pcl_face_logits(
     projected, stats = apply_with_stats(
         networks.projector, "face_projector", trees, stats, _flat(head), train=train
     )
-    logits = mixed_logits(
+    logits = contrastive_logits(
         at_least_float32(projected),
         temperature=temperature,
         mix=None if mixing is None else mixing.share,
@@ -313,7 +314,7 @@ def pcl_pose_logits(
         # each K of them for one item's.
         sets = sets.swapaxes(0, 1).reshape(items, count, -1)
 
-    logits = mixed_logits_of_sets(
+    logits = contrastive_logits_of_sets(
         positive,
         sets,
         temperature=temperature,
@@ -450,7 +451,7 @@ def _reconstruction_loss(
     for name, image in found.decoded.items():
         shown[name] = normalise(jnp.clip(image, 0.0, 1.0))
 
-    carried = {BATCH_STATS: stats} if train else {}
+    carried = carried_stats(stats, train=train)
     return total, Aux({**found.terms, "total": total}, shown, carried)
 
 
@@ -520,9 +521,7 @@ def _contrast_result(
     terms = {"nce": nce, "accuracy": jnp.mean(contrast_accuracy(logits))}
 
     total = nce
-    carried: Tree = {}
-    if train:
-        carried = {BATCH_STATS: stats}
+    carried = carried_stats(stats, train=train)
     if train and options.epoch_steps:
         place = _CONTRASTS.index(name)
         weight = dynamic_weights(frozen[SCHEDULE])[place]
@@ -653,11 +652,11 @@ def _views(config: Config) -> Views:
             ),
         )
 
-    def plain(batch: Mapping[str, jax.Array]) -> PclViews:
+    def deterministic(batch: Mapping[str, jax.Array]) -> PclViews:
         # The same views at every evaluation: contrasts need some.
         return augment(jax.random.key(0), batch)
 
-    return Views(augment, plain)
+    return Views(augment, deterministic)
 
 
 def _features(

@@ -118,5 +118,5 @@ def random_crops(config: Config, *, normalised: bool) -> Views:
     }
     return Views(
         augment=functools.partial(views.crop_frames, **options),
-        plain=functools.partial(views.centre_crop_frames, **options),
+        deterministic=functools.partial(views.centre_crop_frames, **options),
     )

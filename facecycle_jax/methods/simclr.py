@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import contrast_accuracy, info_nce, mixed_logits
+from facecycle_jax.losses import contrast_accuracy, contrastive_logits, info_nce
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
@@ -19,6 +19,7 @@ from facecycle_jax.methods.base import (
     Views,
     apply_plain,
     apply_with_stats,
+    carried_stats,
     init_with_stats,
     record_from,
 )
@@ -86,14 +87,14 @@ def simclr(
             maps.reshape(len(maps), -1),
             train=train,
         )
-        logits = mixed_logits(
+        logits = contrastive_logits(
             projected.astype(jnp.float32), temperature=options.temperature
         )
 
         total = jnp.mean(info_nce(logits))
         terms = {"accuracy": jnp.mean(contrast_accuracy(logits)), "total": total}
         shown = {"input": images[:, 0], "other_view": images[:, 1]}
-        return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
+        return total, Aux(terms, shown, carried_stats(stats, train=train))
 
     return Method(init, loss)
 
@@ -128,11 +129,11 @@ def _views(config: Config) -> Views:
         )
         return normalise(made)
 
-    def plain(batch: Mapping[str, jax.Array]) -> jax.Array:
+    def deterministic(batch: Mapping[str, jax.Array]) -> jax.Array:
         # The same views at every evaluation: contrasts need some.
         return augment(jax.random.key(0), batch)
 
-    return Views(augment, plain)
+    return Views(augment, deterministic)
 
 
 def _features(

@@ -19,6 +19,7 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
+    carried_stats,
     record_from,
 )
 from facecycle_jax.methods.curriculum import (
@@ -356,12 +357,14 @@ def tcae(networks: Tcae, options: TcaeOptions) -> Method:
             "expressed": normalise(found.expressed),
             "reconstruction": normalise(found.reconstruction),
         }
-        carried = {BATCH_STATS: stats} if train else {}
+        carried = carried_stats(stats, train=train)
         rate = curriculum_of(frozen).rate
         return total, Aux({**terms, "total": total}, shown, carried, rate)
 
     return Method(
-        init, loss, evaluated=None if options.window == "none" else move_with_evaluation
+        init,
+        loss,
+        after_evaluation=None if options.window == "none" else move_with_evaluation,
     )
 
 

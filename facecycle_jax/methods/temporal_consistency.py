@@ -19,6 +19,7 @@ from facecycle_jax.methods.base import (
     Aux,
     Method,
     apply_with_stats,
+    carried_stats,
     init_with_stats,
     record_from,
 )
@@ -157,7 +158,7 @@ def temporal_consistency(
             "middle": images[:, frames // 2],
             "last": images[:, -1],
         }
-        return total, Aux(terms, shown, {BATCH_STATS: stats} if train else {})
+        return total, Aux(terms, shown, carried_stats(stats, train=train))
 
     return Method(init, loss)
 

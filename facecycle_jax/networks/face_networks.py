@@ -126,7 +126,7 @@ class FaceNetworks(NamedTuple):
         """Computes the maps of the perceptual loss; none where no VGG is used."""
         return {} if self.vgg is None else self._vgg_maps(trees, images, LOSS_TAPS)
 
-    def draw(
+    def generate(
         self,
         trees: Trees,
         features: FaceFeatures,

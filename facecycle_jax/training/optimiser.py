@@ -98,7 +98,7 @@ def make_optimiser(
       config: `config.optimiser`, with `b1`, `b2`, `clip_norm` (largest global norm; 0:
         none) and, optionally, `kind` and `weight_decay`, which is added to the
         gradient. `kind` is 'adam' (the default), 'sgd' (with `momentum`), or
-        'adam_by_network', see `adam_with_own_counts`.
+        'adam_by_network', see `adam_by_network`.
       schedule: the learning rate by gradient step; those of skipped updates do not
         count.
 
@@ -123,7 +123,7 @@ def make_optimiser(
 
     made: optax.GradientTransformation
     if kind == "adam_by_network":
-        made = adam_with_own_counts(
+        made = adam_by_network(
             schedule,
             b1=config["b1"],
             b2=config["b2"],
@@ -143,8 +143,8 @@ def make_optimiser(
     return made
 
 
-class OwnCounts(NamedTuple):
-    """State of `adam_with_own_counts`.
+class AdamByNetworkState(NamedTuple):
+    """State of `adam_by_network`.
 
     Attributes:
       updates: int32 scalar, gradient steps so far, the schedule's argument. A method
@@ -160,7 +160,7 @@ class OwnCounts(NamedTuple):
     second: Tree
 
 
-def adam_with_own_counts(
+def adam_by_network(
     schedule: Callable[[jax.Array], Any],
     *,
     b1: float,
@@ -194,8 +194,8 @@ def adam_with_own_counts(
       1.
     """
 
-    def init(params: Tree) -> OwnCounts:
-        return OwnCounts(
+    def init(params: Tree) -> AdamByNetworkState:
+        return AdamByNetworkState(
             updates=jnp.zeros((), jnp.int32),
             steps={name: jnp.zeros((), jnp.int32) for name in params},
             first=jax.tree.map(jnp.zeros_like, params),
@@ -204,15 +204,15 @@ def adam_with_own_counts(
 
     def update(
         gradients: Tree,
-        state: OwnCounts,
+        state: AdamByNetworkState,
         params: Tree | None = None,
         *,
         networks: Sequence[str] | None = None,
         **extra: Any,
-    ) -> tuple[Tree, OwnCounts]:
+    ) -> tuple[Tree, AdamByNetworkState]:
         del extra
         if params is None:
-            raise ValueError("adam_with_own_counts needs the parameters.")
+            raise ValueError("adam_by_network needs the parameters.")
 
         rate = schedule(state.updates)
         changes: Tree = {}
@@ -247,7 +247,7 @@ def adam_with_own_counts(
             scaled = jax.tree.map(lambda c: -rate * c, change)
             changes[name] = _chosen(moves, scaled, jax.tree.map(jnp.zeros_like, change))
 
-        new = OwnCounts(
+        new = AdamByNetworkState(
             updates=state.updates + 1, steps=steps, first=first, second=second
         )
         return changes, new

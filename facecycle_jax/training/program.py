@@ -40,8 +40,9 @@ class Program:
       train_step: `train_step(state, batch) -> (state, averages)`, jitted; donates the
         state.
       eval_step: `eval_step(params, frozen, batch) -> (averages, images)`, jitted.
-      evaluated: `evaluated(state, total) -> state`, jitted; computes what follows from
-        an evaluation's mean total and donates the state. None if nothing does.
+      after_evaluation: `after_evaluation(state, total) -> state`, jitted; computes what
+        follows from an evaluation's mean total and donates the state. None if nothing
+        does.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -50,7 +51,7 @@ class Program:
     schedule: optax.Schedule
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Averages]]
     eval_step: Callable[[Tree, Tree, Batch], tuple[Averages, dict[str, jax.Array]]]
-    evaluated: Callable[[TrainState, jax.Array], TrainState] | None = None
+    after_evaluation: Callable[[TrainState, jax.Array], TrainState] | None = None
 
 
 def _by_gradient_step(schedule: optax.Schedule, steps: int) -> optax.Schedule:
@@ -61,14 +62,15 @@ def _by_gradient_step(schedule: optax.Schedule, steps: int) -> optax.Schedule:
 
 
 def _after_evaluation(
-    evaluated: Callable[[Tree, jax.Array], Tree] | None, shardings: Any
+    after_evaluation: Callable[[Tree, jax.Array], Tree] | None, shardings: Any
 ) -> Callable[[TrainState, jax.Array], TrainState] | None:
     """Compiles what a method makes of an evaluation."""
-    if evaluated is None:
+    if after_evaluation is None:
         return None
 
     def apply(state: TrainState, total: jax.Array) -> TrainState:
-        return dataclasses.replace(state, frozen=evaluated(state.frozen, total))
+        frozen = after_evaluation(state.frozen, total)
+        return dataclasses.replace(state, frozen=frozen)
 
     return jax.jit(apply, out_shardings=shardings, donate_argnums=0)
 
@@ -105,7 +107,9 @@ def build_program(
     if method is None:
         method = methods.make(config, weights=weights)
     schedule = make_schedule(options, steps_per_epoch=steps_per_epoch)
-    optimiser = make_optimiser(options, _by_gradient_step(schedule, len(method.steps)))
+    optimiser = make_optimiser(
+        options, _by_gradient_step(schedule, len(method.gradient_steps))
+    )
 
     # Abstract first: shapes, then shardings, then (by the caller) arrays.
     init = functools.partial(
@@ -132,7 +136,7 @@ def build_program(
     )
     eval_step = make_eval_step(
         method,
-        prepare=views.plain,
+        prepare=views.deterministic,
         mesh=mesh,
         shardings=shardings,
         rows=config["panel_rows"],
@@ -146,7 +150,7 @@ def build_program(
         schedule=schedule,
         train_step=train_step,
         eval_step=eval_step,
-        evaluated=_after_evaluation(method.evaluated, shardings),
+        after_evaluation=_after_evaluation(method.after_evaluation, shardings),
     )
 
 
@@ -160,5 +164,5 @@ def _pair_views(config: Mapping[str, Any]) -> Views:
     size = config["model"]["image_size"]
     return Views(
         augment=functools.partial(ops.augment_pairs, size=size, **config["augment"]),
-        plain=functools.partial(ops.plain_pairs, size=size),
+        deterministic=functools.partial(ops.plain_pairs, size=size),
     )

@@ -205,7 +205,7 @@ def prepare(
         workdir, keep_last=config["keep_last"], start_anew=start_anew
     )
     resuming = checkpointer.has_history
-    follows = program.evaluated is not None
+    follows = program.after_evaluation is not None
     check_config(config, workdir, resuming=resuming, follows_evaluations=follows)
     check_data(described, workdir, resuming=resuming)
     keep_run(config, described, workdir)
@@ -234,7 +234,7 @@ def prepare(
         # Models of earlier versions have no such field.
         profiler=Profiler(workdir, config.get("profile_steps", ())),
         probe=probe,
-        after_evaluation=program.evaluated,
+        after_evaluation=program.after_evaluation,
     )
     return run, state
 

@@ -96,7 +96,7 @@ def make_train_step(
         # One gradient step for each objective, from where the one before it ended.
         updated = state
         reports = []
-        for number, objective in enumerate(method.steps):
+        for number, objective in enumerate(method.gradient_steps):
             key = jax.random.fold_in(noise_key, number) if number else noise_key
             loss_report, gradients = _gradients(
                 objective.loss,

@@ -38,12 +38,12 @@ def networks(size):
     yield flops.generator(size, WIDTH, flow=True), forward.draw, (trees, maps, flow)
     yield (
         flops.generator(size, WIDTH, flow=True, noise=True),
-        lambda t, m, f: forward.draw(t, m, f, key=jax.random.key(0)),
+        lambda t, m, f: forward.generate(t, m, f, key=jax.random.key(0)),
         (trees, maps, flow),
     )
     yield (
         flops.generator(size, WIDTH, flow=False),
-        lambda t, m: forward.draw(t, m, None),
+        lambda t, m: forward.generate(t, m, None),
         (trees, maps),
     )
     yield flops.normaliser(size, WIDTH), forward.remove_identity, (trees, maps, code)

@@ -91,15 +91,15 @@ def test_random_weights_have_the_width_of_the_model(request, trunk):
     of_model = sets(model, ["random"], task="fer2013")
     alone = sets(None, ["random"], task="fer2013")
     image = np.zeros((1, 100, 100, 3), np.uint8)
-    size = {name: kind.fit(np.zeros(0))(image).size for name, kind in of_model.items()}
+    size = {name: kind.fitted()(image).size for name, kind in of_model.items()}
     assert size["random"] == size["feature_map"] == 7 * 7 * 8
-    assert alone["random"].fit(np.zeros(0))(image).size == 7 * 7 * 128
+    assert alone["random"].fitted()(image).size == 7 * 7 * 128
 
 
 def test_earlier_layers_are_averaged_to_as_many_places(model):
     kinds = sets(model, ["random"], task="fer2013", layer="conv2_2")
     image = np.full((1, 100, 100, 3), 200, np.uint8)
-    values = {name: kind.fit(np.zeros(0))(image) for name, kind in kinds.items()}
+    values = {name: kind.fitted()(image) for name, kind in kinds.items()}
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 4
     for name in ("random", "feature_map"):
         traced = np.asarray(kinds[name].encode(normalise(image)))
@@ -110,7 +110,7 @@ def test_maps_of_several_layers_are_joined(model):
     kinds = sets(model, ["random"], task="fer2013", layer="residual2,conv6_2")
     image = np.full((1, 100, 100, 3), 200, np.uint8)
     for name in ("random", "feature_map"):
-        value = kinds[name].fit(np.zeros(0))(image)
+        value = kinds[name].fitted()(image)
         assert value.size == 7 * 7 * (8 + 8)
         traced = np.asarray(kinds[name].encode(normalise(image)))
         np.testing.assert_allclose(traced, value, rtol=1e-4, atol=1e-5)
@@ -128,9 +128,7 @@ def test_maps_of_larger_images_are_averaged_to_as_many_places(model):
         "pixels": 32,
     }
     image = np.random.default_rng(0).integers(0, 256, (1, 160, 160, 3), np.uint8)
-    values = {
-        name: kinds[name].fit(np.zeros(0))(image) for name in ("feature_map", "random")
-    }
+    values = {name: kinds[name].fitted()(image) for name in ("feature_map", "random")}
     assert values["random"].size == values["feature_map"].size == 7 * 7 * 8
     for name, value in values.items():
         traced = np.asarray(kinds[name].encode(normalise(image)))
@@ -148,8 +146,8 @@ def test_features_with_flip_are_averages_with_those_of_the_mirror_image(model, t
         faces = np.random.default_rng(0).integers(
             0, 256, (2, kind.size, kind.size, 3), np.uint8
         )
-        function, mirrored = kind.fit(np.zeros(0)), faces[:, :, ::-1]
-        before = plain[name].fit(np.zeros(0))
+        function, mirrored = kind.fitted(), faces[:, :, ::-1]
+        before = plain[name].fitted()
         mean = (before(faces) + before(mirrored)) / 2
         np.testing.assert_allclose(function(faces), mean, rtol=1e-4, atol=1e-5)
         # What a probe sees no longer tells a face from its mirror image.
@@ -192,7 +190,7 @@ def test_features_with_light_are_those_of_images_of_normalised_lighting(model, t
             60, 200, (2, kind.size, kind.size, 3), np.uint8
         )
         darker = (0.6 * faces + 10).astype(np.uint8)
-        function, before = kind.fit(np.zeros(0)), plain[name].fit(np.zeros(0))
+        function, before = kind.fitted(), plain[name].fitted()
         expected = before(np.asarray(normalise_lighting(faces, strength=1.0)))
         np.testing.assert_allclose(function(faces), expected, rtol=1e-4, atol=1e-5)
         # The features hardly depend on the light any more; those of pixels never do.
@@ -204,7 +202,7 @@ def test_features_with_light_are_those_of_images_of_normalised_lighting(model, t
             assert np.abs(moved).mean() < 0.3 * np.abs(moved_before).mean()
         averaged = (function(faces) + function(faces[:, :, ::-1])) / 2
         np.testing.assert_allclose(
-            both[name].fit(np.zeros(0))(faces), averaged, rtol=1e-4, atol=1e-5
+            both[name].fitted()(faces), averaged, rtol=1e-4, atol=1e-5
         )
         if kind.encode is not None:
             traced = np.asarray(kind.encode(normalise(faces)))

@@ -66,7 +66,7 @@ def toy_method(*, noise: float = 0.1):
 
     views = Views(
         augment=lambda key, batch: augment_pairs(key, batch, size=SIZE),
-        plain=lambda batch: plain_pairs(batch, size=SIZE),
+        deterministic=lambda batch: plain_pairs(batch, size=SIZE),
     )
     return Method(init, loss, views=views)
 

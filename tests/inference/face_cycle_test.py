@@ -135,8 +135,8 @@ def test_outputs_are_those_of_the_forward_passes(model, faces):
 
     # Faces in reverse order drive the faces.
     _, flow, back = forward.motion(trees, images)
-    neutral = forward.draw(trees, forward.features(trees, images), flow)
-    moved = forward.draw(trees, forward.features(trees, neutral), back[::-1])
+    neutral = forward.generate(trees, forward.features(trees, images), flow)
+    moved = forward.generate(trees, forward.features(trees, neutral), back[::-1])
     result = model.translate(faces, faces[::-1])
 
     def close(drawn, expected):

@@ -242,15 +242,15 @@ def test_translation_agrees_with_reference():
     def translate(images):
         _, flow, back = forward.motion(trees, images)
         others_back = back[::-1]
-        neutral = forward.draw(trees, forward.features(trees, images), flow)
+        neutral = forward.generate(trees, forward.features(trees, images), flow)
         of_neutral = forward.features(trees, neutral)
         code = forward.identity_code(trees, images)
         mean = forward.remove_identity(trees, of_neutral, code)
         restored = forward.restore_identity(
             trees, forward.features(trees, mean[::-1]), code
         )
-        moved = forward.draw(trees, forward.features(trees, restored), others_back)
-        return forward.draw(trees, of_neutral, others_back), mean, restored, moved
+        moved = forward.generate(trees, forward.features(trees, restored), others_back)
+        return forward.generate(trees, of_neutral, others_back), mean, restored, moved
 
     results = translate(normalise(jnp.asarray(numbers["images_u8"][:2])))
     keys = ("rec_face", "mean_face", "renorm", "id{}_rec_face")

@@ -623,7 +623,7 @@ def test_computing_activations_again_changes_no_gradient():
         )
 
         def total(params, forward=forward):
-            drawn = forward.draw(
+            drawn = forward.generate(
                 {"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0]
             )
             return jnp.sum(drawn**2)

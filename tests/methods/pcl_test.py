@@ -21,9 +21,9 @@ from facecycle_jax import methods
 from facecycle_jax.configs import pcl as pcl_config
 from facecycle_jax.devices import batch_sharding, make_mesh, replicated
 from facecycle_jax.losses import (
+    contrastive_logits,
+    contrastive_logits_of_sets,
     info_nce,
-    mixed_logits,
-    mixed_logits_of_sets,
     orthogonality,
 )
 from facecycle_jax.methods.pcl import (
@@ -39,7 +39,7 @@ from facecycle_jax.methods.pcl import (
     pcl_reconstruction,
 )
 from facecycle_jax.networks import build_pcl
-from facecycle_jax.training.optimiser import adam_with_own_counts
+from facecycle_jax.training.optimiser import adam_by_network
 
 NETWORKS = build_pcl()
 USED = {
@@ -220,7 +220,7 @@ def test_six_adam_steps_agree_with_reference(kind):
     stored = reference.numbers("pcl")
     start, stats = reference.trees("pcl")
     params = start
-    optimiser = adam_with_own_counts(
+    optimiser = adam_by_network(
         lambda count: 1e-4,
         b1=0.9,
         b2=0.999,
@@ -268,7 +268,7 @@ def test_six_adam_steps_agree_with_reference(kind):
 def test_adam_counts_the_steps_of_every_network():
     stored = reference.numbers("pcl")
     with jax.enable_x64(True):
-        optimiser = adam_with_own_counts(
+        optimiser = adam_by_network(
             lambda count: 1e-4, b1=0.9, b2=0.999, weight_decay=1e-3, skip_unused=False
         )
         params = {
@@ -310,10 +310,10 @@ def test_groups_of_pose_negatives_are_those_of_the_published_program(
 
     def noted(positive, sets, **options):
         found.append(sets)
-        return mixed_logits_of_sets(positive, sets, **options)
+        return contrastive_logits_of_sets(positive, sets, **options)
 
     # Each image is the number of its person and that of its view, and is not encoded.
-    monkeypatch.setattr(module, "mixed_logits_of_sets", noted)
+    monkeypatch.setattr(module, "contrastive_logits_of_sets", noted)
     monkeypatch.setattr(module, "_head", lambda networks, name, trees, images: images)
     monkeypatch.setattr(
         module,
@@ -375,18 +375,18 @@ def test_mixed_logits_are_those_of_negatives_mixed_one_by_one():
         for place, other in enumerate([x[partner], *mixed]):
             cosine = x[row] @ other / np.linalg.norm(x[row]) / np.linalg.norm(other)
             expected[row, place] = cosine / 0.5
-    found = mixed_logits(x, temperature=0.5, mix=share, permutation=permutation)
+    found = contrastive_logits(x, temperature=0.5, mix=share, permutation=permutation)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    plain = mixed_logits(
+    plain = contrastive_logits(
         x, temperature=0.5, mix=jnp.ones((6, 4)), permutation=permutation
     )
-    np.testing.assert_allclose(mixed_logits(x, temperature=0.5), plain, rtol=1e-5)
+    np.testing.assert_allclose(contrastive_logits(x, temperature=0.5), plain, rtol=1e-5)
 
 
 def test_sets_of_negatives_belong_to_both_views_of_an_item():
     rng = np.random.default_rng(0)
     x, negatives = rng.standard_normal((4, 5)), rng.standard_normal((2, 3, 5))
-    found = mixed_logits_of_sets(
+    found = contrastive_logits_of_sets(
         jnp.asarray(x), jnp.asarray(negatives), temperature=1.0
     )
     for row in range(4):
@@ -421,7 +421,7 @@ def test_each_device_computes_its_share_of_pose_negatives():
     def loss(params, frozen, batch):
         key = jax.random.key(0)
         views = method.views.augment(key, batch)
-        return method.steps[-1].loss(params, frozen, views, key)[0]
+        return method.gradient_steps[-1].loss(params, frozen, views, key)[0]
 
     def flops(devices):
         mesh = make_mesh(jax.devices()[:devices])
@@ -471,7 +471,11 @@ def test_an_update_is_three_gradient_steps_whose_sum_is_the_loss():
     x = jax.random.uniform(jax.random.key(1), (4, 3, 64, 64, 3))
     views = PclViews(x[:, 0], x[:, 1:], x[:2, :2], jnp.flip(x[:2], axis=3))
     total, aux = jax.jit(method.loss)(params, frozen, views, None)
-    assert [step.name for step in method.steps] == ["reconstruction", "face", "pose"]
-    parts = [aux.terms[f"{step.name}/total"] for step in method.steps]
+    assert [step.name for step in method.gradient_steps] == [
+        "reconstruction",
+        "face",
+        "pose",
+    ]
+    parts = [aux.terms[f"{step.name}/total"] for step in method.gradient_steps]
     np.testing.assert_allclose(total, sum(parts), rtol=1e-6)
     assert not aux.carried

@@ -113,7 +113,9 @@ def test_terms_are_float32_whatever_the_networks_compute_in(name):
     def terms(key, batch):
         params, frozen = method.init(key)
         views = method.views.augment(key, batch)
-        found = [step.loss(params, frozen, views, key) for step in method.steps]
+        found = [
+            step.loss(params, frozen, views, key) for step in method.gradient_steps
+        ]
         found.append(method.loss(params, frozen, views, None))
         return [(total, aux.terms) for total, aux in found]
 

@@ -96,7 +96,7 @@ def test_codes_and_flows_have_their_shapes_at_every_image_size(size):
     def cycle(trees, x):
         code, flow, back = forward.motion(trees, x)
         features = forward.features(trees, x)
-        image = forward.draw(trees, features, flow)
+        image = forward.generate(trees, features, flow)
         return code, flow, back, image
 
     shapes = [s.shape for s in jax.eval_shape(cycle, trees, x)]
@@ -195,9 +195,9 @@ def test_noise_comes_from_the_key_alone(tiny):
     assert not np.array_equal(draw(jax.random.key(1)), draw(jax.random.key(2)))
     np.testing.assert_array_equal(draw(None), draw(None))
     # Autoencoding has no noise whatever the key.
-    plain = forward.draw(trees, features, None)
+    plain = forward.generate(trees, features, None)
     np.testing.assert_array_equal(
-        plain, forward.draw(trees, features, None, key=jax.random.key(3))
+        plain, forward.generate(trees, features, None, key=jax.random.key(3))
     )
 
 
@@ -285,7 +285,7 @@ def test_bfloat16_stays_near_float32(tiny):
 
     def everything(forward, trees, x):
         code, flow, _ = forward.motion(trees, x)
-        return code, flow, forward.draw(trees, forward.features(trees, x), flow)
+        return code, flow, forward.generate(trees, forward.features(trees, x), flow)
 
     exact, rough = (
         jax.jit(functools.partial(everything, f))(trees, x) for f in (forward, half)
@@ -322,8 +322,8 @@ def test_image_skips_add_the_warped_image_and_a_learned_one():
     x = images(2, seed=1)
     flow = 0.3 * images(2, 16)[..., :2]
     features = forward.features(trees, x)
-    np.testing.assert_allclose(forward.draw(trees, features, None), x)
-    moved = forward.draw(trees, features, flow)
+    np.testing.assert_allclose(forward.generate(trees, features, None), x)
+    moved = forward.generate(trees, features, flow)
     np.testing.assert_allclose(moved, warp(x, flow, clamp=True), atol=1e-5)
 
     mean_face = forward.remove_identity(trees, features, jnp.zeros((2, 16)))

@@ -41,7 +41,7 @@ def outputs(networks, trees):
     def compute(trees):
         code, flow, back = networks.motion(trees, images)
         maps = networks.features(trees, images)
-        neutral = networks.draw(trees, maps, flow)
+        neutral = networks.generate(trees, maps, flow)
         identity = networks.identity_code(trees, images)
         of_neutral = networks.features(trees, neutral)
         mean = networks.remove_identity(trees, of_neutral, identity)

@@ -347,7 +347,7 @@ def translate(forward):
     @jax.jit
     def results(trees, images):
         code, flow, back = forward.motion(trees, images)
-        neutral = forward.draw(trees, forward.features(trees, images), flow)
+        neutral = forward.generate(trees, forward.features(trees, images), flow)
 
         identity = forward.identity_code(trees, images)
         of_neutral = forward.features(trees, neutral)
@@ -356,8 +356,8 @@ def translate(forward):
         # The two images are each other's drivers, so reversing exchanges them.
         of_other_mean = forward.features(trees, mean[::-1])
         restored = forward.restore_identity(trees, of_other_mean, identity)
-        moved = forward.draw(trees, of_neutral, back[::-1])
-        last = forward.draw(trees, forward.features(trees, restored), back[::-1])
+        moved = forward.generate(trees, of_neutral, back[::-1])
+        last = forward.generate(trees, forward.features(trees, restored), back[::-1])
 
         return {
             "motion/code": code,

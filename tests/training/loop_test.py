@@ -513,7 +513,7 @@ def counting(config):
     def evaluated(frozen, total):
         return {**frozen, SCHEDULE: {"moves": frozen[SCHEDULE]["moves"] + 1}}
 
-    return toy._replace(init=init, evaluated=evaluated)
+    return toy._replace(init=init, after_evaluation=evaluated)
 
 
 def moves(workdir, **fields):

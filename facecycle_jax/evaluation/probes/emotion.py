@@ -166,8 +166,8 @@ def _predict(
         return found, {"losses": [float(loss) for loss in layer.losses]}
 
     # Other features are computed once, without augmentation.
-    sample = load(train.images) if kind.needs_fit else np.zeros(0)
-    extracted = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
+    function = kind.fitted(lambda: load(train.images))
+    extracted = functools.partial(extract, function, size=kind.size, crop=crop)
     values = extracted(train.images)
     adapted = None if kind.adapt is None else kind.adapt(values)
 

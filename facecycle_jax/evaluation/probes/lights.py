@@ -1,5 +1,6 @@
 """Recognition of people under light from other directions than in the gallery."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -76,12 +77,10 @@ def evaluate_lights(
 
     rows = {}
     for name, kind in features.items():
-        sample = np.zeros(0)
-        if kind.needs_fit:
-            enrolled = [faces.files[place] for place in gallery]
-            sample = load_images(enrolled, size=kind.size, crop=crop)
-        function = kind.fit(sample)
-
+        enrolled = [faces.files[place] for place in gallery]
+        function = kind.fitted(
+            functools.partial(load_images, enrolled, size=kind.size, crop=crop)
+        )
         codes = extract(function, list(faces.files), size=kind.size, crop=crop)
         if kind.adapt is not None:
             codes = kind.adapt(codes[gallery])(codes)

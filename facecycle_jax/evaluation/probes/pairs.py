@@ -4,6 +4,7 @@ No choice sees a test label: thresholds come from the other folds or the develop
 pairs. What is fitted to images never sees an image of a test pair, even without label.
 """
 
+import functools
 import logging
 from collections.abc import Mapping
 
@@ -175,11 +176,10 @@ def _scores(
     Returns:
       float64 [pairs].
     """
-    sample = np.zeros(0)
-    if kind.needs_fit:
-        files = [source.files[i] for i in np.flatnonzero(used)]
-        sample = load_images(files, size=kind.size, crop=computed.crop)
-    function = kind.fit(sample)
+    files = [source.files[i] for i in np.flatnonzero(used)]
+    function = kind.fitted(
+        functools.partial(load_images, files, size=kind.size, crop=computed.crop)
+    )
 
     # Statistics such as a mean come from the source, and are applied to the pairs.
     values = computed(kind, function, pairs)

@@ -228,11 +228,10 @@ def _predict(
 
     Test angles are not among the arguments.
     """
-    sample = np.zeros(0)
-    if kind.needs_fit:
-        sample = load_images(train.images, size=kind.size, crop=crop)
-
-    compute = functools.partial(extract, kind.fit(sample), size=kind.size, crop=crop)
+    function = kind.fitted(
+        functools.partial(load_images, train.images, size=kind.size, crop=crop)
+    )
+    compute = functools.partial(extract, function, size=kind.size, crop=crop)
     values = compute(train.images)
     test_values = compute(test)
     if kind.adapt is not None:
