@@ -128,14 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete(parser)
     parsed = parser.parse_args(arguments)
 
-    # With arguments of the process, the process is this command's own. Training does
-    # in its own way what follows from that.
+    # Signals, CPU devices and the compilation cache are set up only where the process
+    # is this command's own, not for callers of `main`. Training sets them up itself.
     is_own = arguments is None and parsed.command != "train"
     try:
         if not is_own:
             return parsed.run(parsed) or 0
 
-        # The CPU may be split and programs be kept.
         split_cpu({"batch_size": BATCH_SIZE})
         compilation_cache.enable(compilation_cache.default_directory())
         with _sigterm_unwinds():

@@ -366,12 +366,14 @@ def _sliders() -> list[Any]:
     """Makes the sliders of strength, yaw and pitch."""
     import gradio as gr
 
-    def slider(name: str, about: str, least: float, most: float, value: float) -> Any:
+    def slider(
+        name: str, about: str, least: float, most: float, value: float, step: float
+    ) -> Any:
         return gr.Slider(
             least,
             most,
             value,
-            step=0.05 if most < _TURN else 1,
+            step=step,
             label=name,
             info=about,
             elem_id=name.lower(),
@@ -380,9 +382,9 @@ def _sliders() -> list[Any]:
 
     with gr.Row():
         made = [
-            slider("Strength", "Of the other's motion", 0, 1.5, 1),
-            slider("Yaw", "Degrees to the right", -_TURN, _TURN, 0),
-            slider("Pitch", "Degrees down", -_TURN, _TURN, 0),
+            slider("Strength", "Of the other's motion", 0, 1.5, 1, step=0.05),
+            slider("Yaw", "Degrees to the right", -_TURN, _TURN, 0, step=1),
+            slider("Pitch", "Degrees down", -_TURN, _TURN, 0, step=1),
         ]
     return made
 

@@ -181,9 +181,10 @@ def _check_folders(root: epath.Path, out: epath.Path) -> None:
         raise FileNotFoundError(f"there is no folder {root}.")
 
     # A stopped run would find its own outputs among the images.
-    inside = os.path.realpath(out)
-    outside = os.path.realpath(root)
-    if os.path.commonpath([inside, outside]) == outside and inside != outside:
+    out_path = os.path.realpath(out)
+    data_path = os.path.realpath(root)
+    is_below = os.path.commonpath([out_path, data_path]) == data_path
+    if is_below and out_path != data_path:
         raise UserError(f"--out {out} lies inside {root}: choose a folder outside it.")
 
     # Only a folder that this command has begun and not finished may exist.

@@ -289,12 +289,12 @@ def fit_pose_directions(
         scored.append((float(scores.mean()), penalty, scores))
     _, penalty, scores = max(scored, key=lambda entry: entry[0])
 
-    # What a unit adds to a code, least squares [K, D]. The weights of the readout are
-    # no such direction: they also cancel what happens to vary along with pose.
+    # Directions [K, D]: what one unit of pose adds to a code, by least squares.
     directions, *_ = np.linalg.lstsq(turned, values, rcond=None)
 
-    # The penalty shrinks what is read. This makes a unit along a direction read as
-    # exactly one.
+    # Weights [D, K] read pose from a code. They are not directions, because they also
+    # cancel what happens to vary along with pose. The penalty shrinks what they read;
+    # the readout is scaled so that a unit along a direction reads as exactly one.
     weights = _ridge(values, turned, penalty)
     readout = weights @ np.linalg.pinv(directions @ weights)
 
@@ -405,8 +405,9 @@ def _faces_of_known_pose(
 
     # From coordinates -1 to 1 to pixels.
     eyes = (eyes + 1) / 2 * _SIDE
-    distances = person["eye_spacing"] * _SIDE
+    eye_distances = person["eye_spacing"] * _SIDE
 
+    # Each face is cut out off-centre and off-size by known amounts.
     rng = np.random.default_rng(_SEED)
     shifts = rng.normal(0, _MISPLACED, (len(eyes), 2))
     sizes = rng.normal(0, _MISSIZED, len(eyes))
@@ -414,19 +415,19 @@ def _faces_of_known_pose(
     images = []
     placed = np.zeros((len(eyes), 3))
     for i, frame in enumerate(tracks["frames"]):
-        side = distances[i] / framing.eye_distance
+        framed_side = eye_distances[i] / framing.eye_distance
         # Moving the square to the left moves the face to the right.
-        distance = distances[i] / (1 + sizes[i] / 100)
-        x, y = eyes[i] - shifts[i] / 100 * side
-        square = square_of_eyes((float(x), float(y)), float(distance), framing)
+        assumed_distance = eye_distances[i] / (1 + sizes[i] / 100)
+        x, y = eyes[i] - shifts[i] / 100 * framed_side
+        square = square_of_eyes((float(x), float(y)), float(assumed_distance), framing)
         images.append(cut_square(frame, square))
 
-        # Squares have whole pixels, so the true placement differs from the drawn one.
+        # Squares have whole pixels, so the labels are those of the rounded square.
         left, top, right, _ = square
-        true_side = right - left
-        midpoint = (eyes[i] - (left, top)) / true_side - framing.midpoint
+        cut_side = right - left
+        midpoint = (eyes[i] - (left, top)) / cut_side - framing.midpoint
         placed[i, :2] = 100 * midpoint
-        placed[i, 2] = 100 * (side / true_side - 1)
+        placed[i, 2] = 100 * (framed_side / cut_side - 1)
 
     angles = np.stack([motion[name] for name in ANGLES], axis=1)
     return images, np.concatenate([angles, placed], axis=1), tracks["identity"]

@@ -152,7 +152,7 @@ def read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
       FileNotFoundError: If its file is gone from its folder.
       OSError: If the storage does not deliver its file.
     """
-    for pause in (*_PAUSES, None):
+    for attempt in range(len(_PAUSES) + 1):
         try:
             return read(frame)
         except DamagedSetError:
@@ -163,11 +163,13 @@ def read_patiently(frame: Frame, read: ReadFrame) -> np.ndarray:
             if of_storage is None:
                 break
             # Waiting does not bring back a file that was removed.
-            if pause is None or isinstance(of_storage, FileNotFoundError):
+            is_last = attempt == len(_PAUSES)
+            if is_last or isinstance(of_storage, FileNotFoundError):
                 raise of_storage from None
-        time.sleep(pause)
+        time.sleep(_PAUSES[attempt])
 
-    # The storage may have recovered in between.
+    # The bytes can be read. So this raises the decoder's own error, or succeeds where
+    # the storage has recovered in between.
     return read(frame)
 
 

@@ -362,10 +362,11 @@ def _loader(config: Mapping[str, Any], source: _Source, tracks: Tracks) -> Loade
 def _held_out(loader: Loader) -> Loader:
     """Returns a loader of held-out people with the pairs that evaluations use.
 
-    A held-out pair has two different frames wherever training ever pairs two: only a
-    probability of 1 stays.
+    Tracks that are only ever paired with mirror images stay so. All others pair two
+    different frames.
     """
-    return dataclasses.replace(loader, mirrored=np.floor(loader.mirrored))
+    mirrored = np.where(np.asarray(loader.mirrored) == 1, 1.0, 0.0)
+    return dataclasses.replace(loader, mirrored=mirrored)
 
 
 def _stored(options: Mapping[str, Any], *, size: int) -> tuple[Tracks, ReadFrame]:

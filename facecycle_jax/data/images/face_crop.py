@@ -109,10 +109,10 @@ def crop_face(
         raise UserError(f"margin must be above -1, got {margin}.")
 
     faces = list((detector or find_faces)(image))
-    height, width = image.shape[:2]
     if not faces:
-        raise NoFaceError(f"No face was found in the image of {width}x{height} pixels.")
+        raise _no_face(image)
 
+    height, width = image.shape[:2]
     box, score = faces[_choose([face[0] for face in faces], which, width, height)]
 
     if landmarks is None and detector is None and has_landmarks():
@@ -121,13 +121,8 @@ def crop_face(
     # A margin goes before the framing; landmarks are more exact than the box.
     if margin is not None:
         square = _widen(box, margin)
-    elif landmarks is not None:
-        square = square_of_landmarks(landmarks(image, box), framing)
-    else:
-        square = _square_of_box(box, framing)
-
-    crop = cut_square(image, square)
-    return FaceCrop(crop=crop, box=square, score=float(score))
+        return FaceCrop(cut_square(image, square), box=square, score=float(score))
+    return _crop_box(image, box, score, framing, landmarks)
 
 
 def crop_faces(image: np.ndarray, *, framing: Framing = FRAMING) -> list[FaceCrop]:
@@ -147,23 +142,39 @@ def crop_faces(image: np.ndarray, *, framing: Framing = FRAMING) -> list[FaceCro
     """
     image = _check_image(image)
     faces = find_faces(image)
+    if not faces:
+        raise _no_face(image)
 
-    def find_these(image: np.ndarray) -> list[tuple[Box, float]]:
-        return faces
-
-    # The faces are searched for once only.
+    height, width = image.shape[:2]
+    boxes = [box for box, _ in faces]
     landmarks = find_landmarks if has_landmarks() else None
-    number = max(1, len(faces))
-    return [
-        crop_face(
-            image,
-            which=place,
-            framing=framing,
-            detector=find_these,
-            landmarks=landmarks,
-        )
-        for place in range(number)
-    ]
+    crops = []
+    for place in range(len(faces)):
+        # Places count from the left.
+        box, score = faces[_choose(boxes, place, width, height)]
+        crops.append(_crop_box(image, box, score, framing, landmarks))
+    return crops
+
+
+def _no_face(image: np.ndarray) -> NoFaceError:
+    """Returns the error of an image without a face."""
+    height, width = image.shape[:2]
+    return NoFaceError(f"No face was found in the image of {width}x{height} pixels.")
+
+
+def _crop_box(
+    image: np.ndarray,
+    box: Box,
+    score: float,
+    framing: Framing,
+    landmarks: Landmarker | None,
+) -> FaceCrop:
+    """Crops the face in a detected box, by its landmarks if they can be found."""
+    if landmarks is not None:
+        square = square_of_landmarks(landmarks(image, box), framing)
+    else:
+        square = _square_of_box(box, framing)
+    return FaceCrop(cut_square(image, square), box=square, score=float(score))
 
 
 def _check_image(image: np.ndarray) -> np.ndarray:

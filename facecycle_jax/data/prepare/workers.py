@@ -221,6 +221,7 @@ def run_all(
     killed = 0
     waiting = deque(items)
     while waiting:
+        # 1. All processes work until one of them is killed.
         done = 0
         for item, finished in _until_killed(work, waiting, workers, _ahead(workers)):
             done += 1
@@ -229,8 +230,9 @@ def run_all(
         for _ in range(done):
             waiting.popleft()
 
-        # The killed process had one of these items, but it is not known which. One
-        # process now has one item at a time.
+        # 2. The killed process had one of the items that were submitted, but it is not
+        # known which. Each of them is now run alone. An item whose process is killed
+        # again gives None, and the next one is tried.
         suspects = deque(itertools.islice(waiting, _ahead(workers)))
         while suspects:
             for item, finished in _until_killed(work, tuple(suspects), 1, 1):

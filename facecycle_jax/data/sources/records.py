@@ -12,7 +12,7 @@ import pathlib
 import threading
 import weakref
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,22 @@ class DamagedSetError(UserError):
     """
 
 
+class _TrackPlace(NamedTuple):
+    """Where a track of prepared sets lies.
+
+    Attributes:
+      set_index: the set.
+      file: the shard with its frames.
+      size: of that file, bytes.
+      track: its name.
+    """
+
+    set_index: int
+    file: str
+    size: int
+    track: str
+
+
 class RecordFrames:
     """Reads frames of prepared sets; may be used by several threads at once."""
 
@@ -54,10 +70,9 @@ class RecordFrames:
         # Of each set: its frames, and the number of the first one.
         self._frames = [frames for _, _, frames in sets]
         self._starts: list[int] = []
-        # Of each track of all sets: the number of its first frame, and the set, the
-        # file, the file's size and the track's name.
+        # Of each track of all sets: the number of its first frame, and where it lies.
         self._first: list[int] = []
-        self._where: list[tuple[int, str, int, str]] = []
+        self._where: list[_TrackPlace] = []
 
         number = 0
         for index, (folder, content, frames) in enumerate(sets):
@@ -71,12 +86,14 @@ class RecordFrames:
                 (str(folder / shard["name"]), shard["bytes"])
                 for shard in content["shards"]
             ]
-            placed = zip(content["shard"], content["track"], strict=True)
-            self._where += [(index, *files[shard], name) for shard, name in placed]
+            for shard, name in zip(content["shard"], content["track"], strict=True):
+                file, size = files[shard]
+                place = _TrackPlace(set_index=index, file=file, size=size, track=name)
+                self._where.append(place)
             number += len(frames)
 
         # Every shard stays open once it was read.
-        self._shards = {file for _, file, _, _ in self._where}
+        self._shards = {place.file for place in self._where}
         _allow_open_files(len(self._shards))
         self._open: dict[str, int] = {}
         # Descriptors given up after an error of the storage. Other threads may be
@@ -168,7 +185,8 @@ class RecordFrames:
     def describe(self, frame: int) -> str:
         """Names a frame in messages."""
         track = bisect.bisect_right(self._first, frame) - 1
-        _, file, _, name = self._where[track]
+        file = self._where[track].file
+        name = self._where[track].track
         return f"{file}, track {name}, frame {frame - self._first[track]}"
 
 

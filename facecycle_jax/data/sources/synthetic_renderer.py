@@ -31,12 +31,14 @@ class _Surface(NamedTuple):
       centre: x, y, z.
       radii: along x, y, z.
       paint: maps points of its frame, [3, P], to colours; None paints it as hair.
+      narrows: whether the jaw narrows it towards the chin.
     """
 
     turn: jax.Array
     centre: tuple[Any, Any, Any]
     radii: tuple[Any, Any, Any]
     paint: Callable[[jax.Array], Colour] | None
+    narrows: bool = False
 
 
 class _Hit(NamedTuple):
@@ -332,6 +334,7 @@ def _surfaces(
             (side * width, 0.05, -0.05),
             (0.07, 0.15, 0.1),
             lambda point: 0.9 * skin,
+            narrows=True,
         )
         for side in (-1.0, 1.0)
     ]
@@ -340,12 +343,14 @@ def _surfaces(
         (0.0, 0.0, 0.0),
         (width, height, 0.7),
         lambda point: _paint_face(point, identity, motion),
+        narrows=True,
     )
     nose = _Surface(
         rotation,
         (0.0, nose_height, 0.6),
         (identity["nose_width"], 0.5 * identity["nose_length"], 0.2),
         lambda point: skin * (1.0 + 0.04 * point[1]),
+        narrows=True,
     )
 
     # Shoulders and neck do not turn with the head.
@@ -378,8 +383,7 @@ def render_float(identity: Any, motion: Any, scene: Any, *, size: int) -> jax.Ar
     image = _background(x, y, scene)
     depth = jnp.full_like(x, -jnp.inf)
     for surface in _surfaces(identity, motion, scene, rotation):
-        narrowed = surface.paint is not None and surface.turn is rotation
-        hit = _meet(x * taper if narrowed else x, y, surface)
+        hit = _meet(x * taper if surface.narrows else x, y, surface)
         colour = hair if surface.paint is None else surface.paint(hit.point)
         shaded = _shade(colour, hit.normal, scene)
 
