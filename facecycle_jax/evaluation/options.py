@@ -1,8 +1,8 @@
 """The options of an evaluation, and how they change its protocol."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from facecycle_jax.errors import UserError
 from facecycle_jax.evaluation.baselines import BASELINES
@@ -10,32 +10,49 @@ from facecycle_jax.evaluation.probes.linear import LinearOptions
 from facecycle_jax.evaluation.probes.neighbours import PROJECTIONS
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS, check_layer
 
-TASKS = (
-    "lfw",
-    "cplfw",
-    "fer2013",
-    "raf-db",
-    "pose",
-    "lights",
-    "faces",
-    "synthetic",
-    "gallery",
-)
 PROBES = ("logistic", "linear", "neighbours")
 TEST_SPLITS = ("PublicTest", "PrivateTest", "both")
-# The features of a model by task. Identity codes need stage 2.
-FEATURES = {
-    "lfw": ("identity_code", "motion_code", "both"),
-    "cplfw": ("identity_code", "motion_code", "both"),
-    "lights": ("identity_code", "motion_code", "both"),
-    "fer2013": ("feature_map", "motion_code"),
-    "raf-db": ("feature_map", "motion_code"),
-    "pose": ("feature_map", "motion_code"),
+
+
+class Task(NamedTuple):
+    """An evaluation task.
+
+    Attributes:
+      features: features of FaceCycle's models that have rows, in order. Identity codes
+        need stage 2. Empty for tasks that evaluate images or the whole model.
+      options: fields of `EvaluationOptions` that it uses, in addition to those that
+        every task accepts.
+    """
+
+    features: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+_CODES = ("identity_code", "motion_code", "both")
+_MAPS = ("feature_map", "motion_code")
+# Options of any features, of maps, and where labels are invariant to mirroring and
+# lighting.
+_OF_FEATURES = ("baselines", "crop")
+_OF_MAPS = ("layer", "size")
+_OF_INVARIANT = ("flip", "light")
+_OF_PAIRS = (*_OF_FEATURES, *_OF_INVARIANT, "without")
+_OF_EMOTION = (*_OF_FEATURES, *_OF_MAPS, *_OF_INVARIANT, "probe", "epochs")
+
+# How the tasks on published data read and evaluate them is in `tasks.py`.
+TASKS = {
+    "lfw": Task(_CODES, _OF_PAIRS),
+    "cplfw": Task(_CODES, _OF_PAIRS),
+    "fer2013": Task(_MAPS, (*_OF_EMOTION, "test_split")),
+    "raf-db": Task(_MAPS, _OF_EMOTION),
+    "pose": Task(_MAPS, (*_OF_FEATURES, *_OF_MAPS)),
+    "lights": Task(_CODES, (*_OF_FEATURES, *_OF_INVARIANT)),
+    "faces": Task((), ("crop", "without")),
+    "synthetic": Task((), ("baselines",)),
+    "gallery": Task((), ("crop", "map")),
 }
-# Tasks that evaluate a layer's map, whose layer and image size can be chosen.
-_OF_MAPS = tuple(task for task, kinds in FEATURES.items() if "feature_map" in kinds)
-# Tasks whose labels are invariant to mirroring and lighting.
-_OF_LABELS = ("lfw", "cplfw", "lights", "fer2013", "raf-db")
+# The features by task, where it has some.
+FEATURES = {name: task.features for name, task in TASKS.items() if task.features}
+
 # Most names of people to leave out that a warning lists when they are unknown.
 _NAMED = 5
 # Sides in pixels. On smaller images the last layer's map is a single location, and a
@@ -108,29 +125,32 @@ class EvaluationOptions:
         """Checks the values."""
         self._check_values()
 
-        # Name of the option, whether it is set, and the tasks that use it.
-        uses = (
-            (f"probe {self.probe}", self.probe != PROBES[0], ("fer2013", "raf-db")),
-            ("epochs", self.epochs != LinearOptions().epochs, ("fer2013", "raf-db")),
-            ("baselines", bool(self.baselines), (*FEATURES, "synthetic")),
-            ("map", self.projection != PROJECTIONS[0], ("gallery",)),
-            ("test_split", self.test_split is not None, ("fer2013",)),
-            ("without", bool(self.without), ("lfw", "cplfw", "faces")),
-            ("crop", self.crop is not None, (*FEATURES, "faces", "gallery")),
-            ("layer", self.layer != LAYERS[-1], _OF_MAPS),
-            ("size", self.size != FEATURE_SIZE, _OF_MAPS),
-            ("flip", self.flip, _OF_LABELS),
-            ("light", self.light > 0, _OF_LABELS),
-        )
-        if self.epochs != LinearOptions().epochs and self.probe != "linear":
+        # Whether an option differs from its default, by name.
+        changed = {
+            "probe": self.probe != PROBES[0],
+            "epochs": self.epochs != LinearOptions().epochs,
+            "baselines": bool(self.baselines),
+            "map": self.projection != PROJECTIONS[0],
+            "test_split": self.test_split is not None,
+            "without": bool(self.without),
+            "crop": self.crop is not None,
+            "layer": self.layer != LAYERS[-1],
+            "size": self.size != FEATURE_SIZE,
+            "flip": self.flip,
+            "light": self.light > 0,
+        }
+        if changed["epochs"] and self.probe != "linear":
             raise UserError(f"epochs are for the probe linear, not for {self.probe}.")
 
-        for name, given, tasks in uses:
-            if given and self.task not in tasks:
-                kind = "task" if len(tasks) == 1 else "tasks"
-                raise UserError(
-                    f"{name} is for the {kind} {', '.join(tasks)}, not for {self.task}."
-                )
+        for name, is_changed in changed.items():
+            if not is_changed or name in TASKS[self.task].options:
+                continue
+            tasks = [task for task, uses in TASKS.items() if name in uses.options]
+            shown = f"probe {self.probe}" if name == "probe" else name
+            kind = "task" if len(tasks) == 1 else "tasks"
+            raise UserError(
+                f"{shown} is for the {kind} {', '.join(tasks)}, not for {self.task}."
+            )
 
     def _check_values(self) -> None:
         """Refuses values that no task may have."""
@@ -216,7 +236,7 @@ def unknown_names_warning(names: Sequence[str], *, where: str) -> list[str]:
     return [f"{where}, of the names to be left out: {listed}{more}."]
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+def _one_of(name: str, value: str, known: Collection[str]) -> None:
     """Refuses a value that is not among those known."""
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}.")

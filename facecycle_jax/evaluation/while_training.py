@@ -120,7 +120,7 @@ def _check_networks(config: Mapping[str, Any], task: str) -> None:
     method = config.get("method")
     draws = config.get("loss", {}).get("generator", True)
 
-    allowed: tuple[str, ...] = TASKS
+    allowed = tuple(TASKS)
     if method in PEERS:
         # They make no faces.
         allowed = (*FEATURES, "synthetic")

@@ -442,11 +442,11 @@ def test_probes_of_networks_that_a_stage_lacks_are_refused(
         ({"task": "pose", "size": 16}, "size must be 32 to 512 pixels, got 16"),
         (
             {"task": "pose", "flip": True},
-            "flip is for the tasks lfw, cplfw, lights, fer2013, raf-db, not for pose",
+            "flip is for the tasks lfw, cplfw, fer2013, raf-db, lights, not for pose",
         ),
         (
             {"task": "pose", "light": 0.5},
-            "light is for the tasks lfw, cplfw, lights, fer2013, raf-db, not for pose",
+            "light is for the tasks lfw, cplfw, fer2013, raf-db, lights, not for pose",
         ),
         ({"task": "lfw", "light": 1.5}, "light must be 0 to 1, got 1.5"),
         (
