@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facecycle_jax.commands.inputs import add_cut
 from facecycle_jax.commands.outputs import check_folder
@@ -24,55 +24,76 @@ from facecycle_jax.paths import given_path
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# Set: (module of data.prepare.builders, class). The first four are tracks for training.
-SETS = {
-    "voxceleb1": ("voxceleb", "FacecycleVoxceleb1"),
-    "voxceleb2": ("voxceleb", "FacecycleVoxceleb2"),
-    "tracks": ("folders", "FacecycleTracks"),
-    "synthetic": ("folders", "FacecycleSynthetic"),
-    "fer2013": ("labelled", "FacecycleFer2013"),
-    "raf-db": ("labelled", "FacecycleRafDb"),
-    "300w-lp": ("labelled", "Facecycle300wLp"),
-    "aflw2000": ("labelled", "FacecycleAflw2000"),
-    "cplfw": ("labelled", "FacecycleCplfw"),
-}
-TRACK_SETS = ("voxceleb1", "voxceleb2", "tracks", "synthetic")
-# Option: (type, meaning, name in the folder of a set made with it).
-_OPTIONS: dict[str, tuple[type, str, str]] = {
-    "fps": (float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"),
-    "size": (
+
+class Option(NamedTuple):
+    """An option that is passed on to a builder.
+
+    Attributes:
+      kind: its type.
+      text: its help.
+      label: how it appears in the name of the folder of a set made with it.
+      counts: whether it counts something, of which there must be one at least.
+    """
+
+    kind: type
+    text: str
+    label: str
+    counts: bool = False
+
+
+class RecordSet(NamedTuple):
+    """A set that records are made of.
+
+    Attributes:
+      module: of data.prepare.builders.
+      builder: class in it.
+      options: the options that apply to it, apart from --out.
+      has_tracks: whether it holds tracks to train on, rather than labelled images.
+    """
+
+    module: str
+    builder: str
+    options: tuple[str, ...]
+    has_tracks: bool = False
+
+
+OPTIONS = {
+    "fps": Option(
+        float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"
+    ),
+    "size": Option(
         int,
         "cut frames square and resize them to so many pixels; default: as they are",
         "size",
     ),
-    "max_frames": (int, "most frames of a track, evenly spread; default: all", "most"),
-    "min_frames": (
+    "max_frames": Option(
+        int, "most frames of a track, evenly spread; default: all", "most"
+    ),
+    "min_frames": Option(
         int,
         "fewest frames of a track, at least 1 (default: 1)",
         "least",
+        counts=True,
     ),
-    "eval_fraction": (
+    "eval_fraction": Option(
         float,
-        "share of the people in the split eval (default: 0.02); 0: no such split",
+        "fraction of the people in the split eval (default: 0.02); 0: no such split",
         "eval",
     ),
-    "identity_depth": (
+    "identity_depth": Option(
         int,
         "of tracks: folders that name a person, at least 1 (default: 1)",
         "depth",
+        counts=True,
     ),
-    "identities": (int, "of synthetic: people (default: 64)", "people"),
-    "frames_per_track": (int, "of synthetic: images of each (default: 16)", "frames"),
-    "seed": (int, "of synthetic (default: 0)", "seed"),
+    "identities": Option(
+        int, "of synthetic: people (default: 64)", "people", counts=True
+    ),
+    "frames_per_track": Option(
+        int, "of synthetic: images of each (default: 16)", "frames", counts=True
+    ),
+    "seed": Option(int, "of synthetic (default: 0)", "seed"),
 }
-# Options that count something, of which there must be one at least.
-_COUNTS = (
-    "workers",
-    "min_frames",
-    "identity_depth",
-    "identities",
-    "frames_per_track",
-)
 # Options of every set whose frames are read from files.
 _OF_FRAMES = (
     "data",
@@ -85,17 +106,26 @@ _OF_FRAMES = (
     "workers",
     "beam",
 )
-# Options of each set. Any other one would do nothing and is refused.
-_APPLICABLE = {
-    "voxceleb1": _OF_FRAMES,
-    "voxceleb2": (*_OF_FRAMES, "fps"),
-    "tracks": (*_OF_FRAMES, "identity_depth"),
-    "synthetic": ("size", "eval_fraction", "identities", "frames_per_track", "seed"),
-    "fer2013": ("data",),
-    "raf-db": ("data",),
-    "300w-lp": ("data",),
-    "aflw2000": ("data",),
-    "cplfw": ("data",),
+_OF_SYNTHETIC = ("size", "eval_fraction", "identities", "frames_per_track", "seed")
+
+SETS = {
+    "voxceleb1": RecordSet(
+        "voxceleb", "FacecycleVoxceleb1", _OF_FRAMES, has_tracks=True
+    ),
+    "voxceleb2": RecordSet(
+        "voxceleb", "FacecycleVoxceleb2", (*_OF_FRAMES, "fps"), has_tracks=True
+    ),
+    "tracks": RecordSet(
+        "folders", "FacecycleTracks", (*_OF_FRAMES, "identity_depth"), has_tracks=True
+    ),
+    "synthetic": RecordSet(
+        "folders", "FacecycleSynthetic", _OF_SYNTHETIC, has_tracks=True
+    ),
+    "fer2013": RecordSet("labelled", "FacecycleFer2013", ("data",)),
+    "raf-db": RecordSet("labelled", "FacecycleRafDb", ("data",)),
+    "300w-lp": RecordSet("labelled", "Facecycle300wLp", ("data",)),
+    "aflw2000": RecordSet("labelled", "FacecycleAflw2000", ("data",)),
+    "cplfw": RecordSet("labelled", "FacecycleCplfw", ("data",)),
 }
 
 
@@ -133,8 +163,8 @@ def add(commands: "Subcommands") -> None:
         help="of tracks and VoxCeleb: find faces and cut them out (extra `face`)",
     )
     add_cut(command)
-    for name, (kind, text, _) in _OPTIONS.items():
-        command.add_argument(_option(name), type=kind, help=text)
+    for name, option in OPTIONS.items():
+        command.add_argument(_option(name), type=option.kind, help=option.text)
 
     command.set_defaults(run=run)
 
@@ -168,8 +198,8 @@ def _option(name: str) -> str:
 
 def _check_applicable(arguments: argparse.Namespace) -> None:
     """Refuses options that would do nothing for the set."""
-    names = ("data", "workers", "beam", "crop", "cut", *_OPTIONS)
-    applicable = _APPLICABLE[arguments.set]
+    names = ("data", "workers", "beam", "crop", "cut", *OPTIONS)
+    applicable = SETS[arguments.set].options
     for name in names:
         if getattr(arguments, name) is not None and name not in applicable:
             options = ", ".join(_option(name) for name in applicable)
@@ -181,7 +211,8 @@ def _check_applicable(arguments: argparse.Namespace) -> None:
 
 def _check_counts(arguments: argparse.Namespace) -> None:
     """Refuses numbers below 1, before TensorFlow is imported."""
-    for name in _COUNTS:
+    counts = [name for name, option in OPTIONS.items() if option.counts]
+    for name in ("workers", *counts):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"{_option(name)} must be at least 1, got {value}.")
@@ -213,7 +244,7 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(out, empty))
 
-    if arguments.set not in TRACK_SETS:
+    if not SETS[arguments.set].has_tracks:
         counts = [
             f"{split.num_examples} in {name}"
             for name, split in builder.info.splits.items()
@@ -263,7 +294,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 def _is_complete(folder: pathlib.Path, name: str) -> bool:
     """Whether a set was prepared completely."""
     # These files are written last.
-    last = (TRACKS, FRAMES) if name in TRACK_SETS else ("dataset_info.json",)
+    last = (TRACKS, FRAMES) if SETS[name].has_tracks else ("dataset_info.json",)
     return all((folder / file).exists() for file in last)
 
 
@@ -275,10 +306,10 @@ def _builder(arguments: argparse.Namespace, out: str) -> Any:
     # TensorFlow prints its build at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-    module_name, class_name = SETS[arguments.set]
+    chosen = SETS[arguments.set]
     try:
         module = importlib.import_module(
-            f"facecycle_jax.data.prepare.builders.{module_name}"
+            f"facecycle_jax.data.prepare.builders.{chosen.module}"
         )
     except ImportError as error:
         raise MissingExtraError(
@@ -286,14 +317,14 @@ def _builder(arguments: argparse.Namespace, out: str) -> Any:
             "'facecycle_jax[tf]'."
         ) from error
 
-    builder = getattr(module, class_name)
-    if arguments.set not in TRACK_SETS:
+    builder = getattr(module, chosen.builder)
+    if not chosen.has_tracks:
         return builder(data_dir=out)
 
     # Options that were given, and their words in the name of the set's folder.
-    given = {name: getattr(arguments, name) for name in _OPTIONS}
+    given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    words = [f"{_OPTIONS[name][2]}{_number(value)}" for name, value in given.items()]
+    words = [f"{OPTIONS[name].label}{_number(value)}" for name, value in given.items()]
     if arguments.crop:
         given["crop"] = True
         words.append("crop")

@@ -43,7 +43,7 @@ def raw(tmp_path):
 
 
 def run(name, *arguments):
-    workers = ("--workers", "1") if "workers" in prepare._APPLICABLE[name] else ()
+    workers = ("--workers", "1") if "workers" in prepare.SETS[name].options else ()
     return cli.main(["prepare", name, *map(str, arguments), *workers])
 
 

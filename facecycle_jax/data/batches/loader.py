@@ -467,10 +467,7 @@ def _synthetic(
     )
     people = np.unique(drawn["identity"])
     names = [f"synthetic-{person:06}" for person in people]
-    frames = [
-        [str(i) for i in np.flatnonzero(drawn["identity"] == person)]
-        for person in people
-    ]
+    frames = [np.flatnonzero(drawn["identity"] == person).tolist() for person in people]
 
     tracks = Tracks(
         frames=frames, identities=names, names=names, origin="the synthetic source"

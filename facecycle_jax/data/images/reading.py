@@ -122,7 +122,7 @@ def read_image(
             # Drafting would shrink the caller's own image.
             return to_rgb(source, at_least, draft=False)
 
-    source = given_path(source, name=_GIVEN)
+    source = os.fspath(given_path(source, name=_GIVEN))
     with (
         open_image_file(source) as file,
         one_sentence(os.fspath(source)),
