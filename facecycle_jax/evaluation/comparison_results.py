@@ -22,10 +22,10 @@ from facecycle_jax.evaluation.comparison_report import (
 )
 from facecycle_jax.files import read_json, write_json
 from facecycle_jax.inference.loading import load
+from facecycle_jax.training.checkpoint_reading import FOLDER
 from facecycle_jax.training.comparison_plan import Entry
 from facecycle_jax.training.comparison_runs import say
 from facecycle_jax.training.metrics import training_seconds
-from facecycle_jax.training.network_loading import FOLDER
 
 EVALUATION = "evaluation.json"
 

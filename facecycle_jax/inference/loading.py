@@ -199,7 +199,7 @@ def _read_run(path: epath.PathLike) -> _Run:
       UserError: If the configuration is broken or lacks the method or the model.
     """
     # Orbax takes a second to import; model folders do without.
-    from facecycle_jax.training.network_loading import find_checkpoint, load_newest
+    from facecycle_jax.training.checkpoint_reading import find_checkpoint, load_newest
     from facecycle_jax.training.run_config import read_config
 
     # The configuration first: it is small, and a checkpoint takes long to read.

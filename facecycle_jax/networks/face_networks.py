@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from facecycle_jax.errors import UserError
 from facecycle_jax.networks.build import DTYPES, Networks, build_networks
 from facecycle_jax.networks.encoder import LAYERS
-from facecycle_jax.networks.generator import IMAGE_CHANNELS, pack_image
+from facecycle_jax.networks.generator import IMAGE_CHANNELS
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
-from facecycle_jax.ops import backward_flow
+from facecycle_jax.ops import backward_flow, space_to_depth
 
 # Parameter trees by network name. `Tree` is for building them, `Trees` for reading.
 Tree = dict[str, Any]
@@ -118,7 +118,7 @@ class FaceNetworks(NamedTuple):
         if not self.networks.generator.image_skip:
             return trunk
 
-        packed = pack_image(images.astype(jnp.float32))
+        packed = space_to_depth(images.astype(jnp.float32), factor=2)
         fine = trunk["conv2_1"].astype(jnp.float32)
         return {**trunk, "conv2_1": jnp.concatenate([fine, packed], axis=-1)}
 

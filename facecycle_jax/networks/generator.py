@@ -11,31 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.networks.blocks import Dtype, ResidualBlock, UpConv, conv, scaled
-from facecycle_jax.ops import warp
+from facecycle_jax.ops import depth_to_space, warp
 
 # Two 3x3 convolutions reach the zeros around a map from up to two places away. In a map
 # of this side, all places but the middle one do.
 MEAN_SIDE = 5
 # Channels of an image of half the side that holds every pixel of the whole one.
 IMAGE_CHANNELS = 12
-
-
-def pack_image(images: jax.Array) -> jax.Array:
-    """Moves blocks of 2x2 pixels into channels, [N, H, W, 3] to [N, H/2, W/2, 12]."""
-    count, height, width, channels = images.shape
-    blocks = images.reshape(count, height // 2, 2, width // 2, 2, channels)
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
-        count, height // 2, width // 2, 4 * channels
-    )
-
-
-def unpack_image(packed: jax.Array) -> jax.Array:
-    """Undoes `pack_image`, [N, H/2, W/2, 12] to [N, H, W, 3]."""
-    count, height, width, channels = packed.shape
-    blocks = packed.reshape(count, height, width, 2, 2, channels // 4)
-    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
-        count, 2 * height, 2 * width, channels // 4
-    )
 
 
 class NoiseEncoding(nn.Module):
@@ -176,5 +158,5 @@ class Generator(nn.Module):
             return x
 
         # The image itself, warped as the loss warps images.
-        image = unpack_image(image.astype(jnp.float32))
+        image = depth_to_space(image.astype(jnp.float32), factor=2)
         return x + (image if flow is None else warp(image, flow, clamp=True))

@@ -19,7 +19,11 @@ from facecycle_jax.ops.normalisation import (
     pixels_to_unit,
     unit_length,
 )
-from facecycle_jax.ops.pixel_shuffle import pixel_shuffle
+from facecycle_jax.ops.pixel_shuffle import (
+    depth_to_space,
+    pixel_shuffle,
+    space_to_depth,
+)
 from facecycle_jax.ops.pooling import adaptive_average_pool, max_pool
 from facecycle_jax.ops.resize import double_bilinear, resize_bilinear
 from facecycle_jax.ops.ssim import ssim
@@ -36,6 +40,7 @@ __all__ = [
     "clipped_grid",
     "conv",
     "denormalise",
+    "depth_to_space",
     "double_bilinear",
     "gradient_histograms",
     "grid_sample",
@@ -48,6 +53,7 @@ __all__ = [
     "pixels_to_unit",
     "plain_pairs",
     "resize_bilinear",
+    "space_to_depth",
     "ssim",
     "transposed_conv",
     "turned_flow",

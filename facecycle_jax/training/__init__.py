@@ -5,8 +5,10 @@ The loop itself is `facecycle_jax.training.loop`.
 
 from facecycle_jax.devices.cpu import cpu_devices_for, split_cpu
 from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
+from facecycle_jax.training.checkpoint_reading import find_checkpoint
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.goodput import Goodput
+from facecycle_jax.training.init_from import copy_trees, load_trees, start_places
 from facecycle_jax.training.metrics import (
     Averages,
     MetricWriter,
@@ -14,12 +16,6 @@ from facecycle_jax.training.metrics import (
     hide_accelerators_from_tensorflow,
     read_metrics,
     training_seconds,
-)
-from facecycle_jax.training.network_loading import (
-    copy_trees,
-    find_checkpoint,
-    load_trees,
-    start_places,
 )
 from facecycle_jax.training.optimiser import (
     average_weights,

@@ -21,8 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 from facecycle_jax.errors import UserError
 from facecycle_jax.files import write_whole
 from facecycle_jax.training import processes
-from facecycle_jax.training.digests import compare_digests, digests
-from facecycle_jax.training.network_loading import (
+from facecycle_jax.training.checkpoint_reading import (
     FOLDER,
     DamagedCheckpointError,
     absolute,
@@ -30,6 +29,7 @@ from facecycle_jax.training.network_loading import (
     check_whole,
     storage_error,
 )
+from facecycle_jax.training.digests import compare_digests, digests
 from facecycle_jax.training.stopping import StorageError
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from etils import epath
 
 from facecycle_jax.config_files import launcher_arguments
 from facecycle_jax.errors import UserError
+from facecycle_jax.training.checkpoint_reading import FOLDER, find_checkpoint
 from facecycle_jax.training.comparison_plan import Entry, of_stage
 from facecycle_jax.training.metrics import training_seconds
-from facecycle_jax.training.network_loading import FOLDER, find_checkpoint
 from facecycle_jax.training.stopping import DIVERGED_EXIT, PREEMPTED_EXIT
 
 # Program that trains.

@@ -13,8 +13,9 @@ from etils import epath
 from facecycle_jax import methods
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.training.checkpoint_reading import FOLDER
+from facecycle_jax.training.init_from import find_place, start_places
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
-from facecycle_jax.training.network_loading import FOLDER, find_place, start_places
 from facecycle_jax.training.sharding import check_batch
 
 

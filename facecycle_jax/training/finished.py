@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 from facecycle_jax.files import read_json, write_json
-from facecycle_jax.training.network_loading import FOLDER
+from facecycle_jax.training.checkpoint_reading import FOLDER
 from facecycle_jax.training.processes import agree
 from facecycle_jax.training.run_config import FILE_NAME as CONFIG_NAME
 from facecycle_jax.training.run_config import flatten

@@ -14,7 +14,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import CARRIED, SCHEDULE, START
 from facecycle_jax.networks import Tree, widen
 from facecycle_jax.training.digests import tree_digest
-from facecycle_jax.training.network_loading import (
+from facecycle_jax.training.init_from import (
     check_same_vgg,
     copy_trees,
     load_trees,

@@ -23,11 +23,7 @@ from facecycle_jax.networks.face_networks import (
     init_motion,
     make_face_networks,
 )
-from facecycle_jax.networks.generator import (
-    NoiseEncoding,
-    pack_image,
-    unpack_image,
-)
+from facecycle_jax.networks.generator import NoiseEncoding
 from facecycle_jax.networks.normaliser import IMAGE_SCALE
 from facecycle_jax.ops import warp
 
@@ -295,14 +291,6 @@ def test_bfloat16_stays_near_float32(tiny):
         spread = 1.0 if bound == 0.02 else float(jnp.std(a))
         error = float(jnp.sqrt(jnp.mean((a - b) ** 2)))
         assert 0.0 < error < bound * spread
-
-
-def test_a_packed_image_holds_every_pixel_in_its_block():
-    image = images(2, 8)
-    packed = pack_image(image)
-    assert packed.shape == (2, 4, 4, 12)
-    np.testing.assert_array_equal(packed[:, 1, 2, 3:6], image[:, 2, 5])
-    np.testing.assert_array_equal(unpack_image(packed), image)
 
 
 def test_image_skips_add_the_warped_image_and_a_learned_one():

@@ -263,3 +263,17 @@ def test_float32_is_resized_at_its_own_precision(dtype, times):
 
     assert str(jax.make_jaxpr(resize)(image)).count("HIGHEST") >= times
     assert ("HIGHEST" in str(jax.make_jaxpr(resize)(image))) == bool(times)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_blocks_of_pixels_go_into_channels_and_back(factor):
+    image = np.random.default_rng(0).random((2, 6, 12, 3), np.float32)
+    packed = ops.space_to_depth(image, factor=factor)
+    assert packed.shape == (2, 6 // factor, 12 // factor, 3 * factor**2)
+    np.testing.assert_array_equal(ops.depth_to_space(packed, factor=factor), image)
+
+    # The last pixel of a block, row by row.
+    end = factor - 1
+    np.testing.assert_array_equal(
+        packed[:, 1, 2, -3:], image[:, factor + end, 2 * factor + end]
+    )

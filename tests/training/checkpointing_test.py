@@ -15,12 +15,12 @@ from etils import epath
 from facecycle_jax import training
 from facecycle_jax.devices import make_mesh, replicated
 from facecycle_jax.errors import UserError
-from facecycle_jax.training.digests import device_digests, host_digests
-from facecycle_jax.training.network_loading import (
+from facecycle_jax.training.checkpoint_reading import (
     DamagedCheckpointError,
     check_whole,
     load_newest,
 )
+from facecycle_jax.training.digests import device_digests, host_digests
 
 # Of several reads that fail, Orbax awaits only the first.
 pytestmark = [
@@ -205,7 +205,7 @@ def test_a_storage_that_cannot_be_read_is_an_os_error_and_no_damage(
             f"{status}: Error reading local file [OS error 5: EIO Input/output error]"
         )
 
-    monkeypatch.setattr("facecycle_jax.training.network_loading._read_arrays", fail)
+    monkeypatch.setattr("facecycle_jax.training.checkpoint_reading._read_arrays", fail)
     with pytest.raises(OSError, match=status):
         check_whole(epath.Path(tmp_path / "checkpoints" / "1"))
     with pytest.raises(OSError, match=status):
