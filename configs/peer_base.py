@@ -2,13 +2,15 @@
 
 import ml_collections
 
-from facecycle_jax.configs import base, motion_cycle
+from facecycle_jax.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = motion_cycle.get_config()
+    config = base.get_config()
     config.unlock()
     config.method = ""  # 'fab_net', 'tcae', 'temporal_consistency', 'pcl' or 'simclr'
+
+    config.num_epochs = 40  # epochs, as for FaceCycle, where a method states no length
 
     # Networks.
     config.model = ml_collections.ConfigDict()
