@@ -10,7 +10,7 @@ import jax
 from facecycle_jax.errors import UserError
 from facecycle_jax.methods.base import BATCH_STATS, Method, Views
 from facecycle_jax.networks import Tree
-from facecycle_jax.networks.build import DTYPES
+from facecycle_jax.networks.build import check_width, computation_dtype
 from facecycle_jax.ops import views
 
 Config = Mapping[str, Any]
@@ -52,14 +52,10 @@ def network_options(model: Mapping[str, Any], *names: str) -> dict[str, Any]:
     Raises:
       UserError: If width or dtype is out of range.
     """
-    if model["width"] <= 0:
-        raise UserError(f"model.width must be above 0, got {model['width']}.")
-    if model["dtype"] not in DTYPES:
-        raise UserError(
-            f"model.dtype must be one of {sorted(DTYPES)}, got {model['dtype']!r}."
-        )
+    check_width(model["width"])
+    dtype = computation_dtype(model["dtype"])
     given = {name: model[name] for name in names if name in model}
-    return {"width": model["width"], "dtype": DTYPES[model["dtype"]], **given}
+    return {"width": model["width"], "dtype": dtype, **given}
 
 
 def encode(encoder: Any, trees: Tree, images: jax.Array, *, maps: bool) -> Any:

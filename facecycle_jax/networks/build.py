@@ -33,6 +33,19 @@ class Networks(NamedTuple):
     trunk: VGG19
 
 
+def check_width(width: float) -> None:
+    """Raises UserError unless a multiplier of channels is above 0."""
+    if width <= 0:
+        raise UserError(f"model.width must be above 0, got {width}.")
+
+
+def computation_dtype(name: str) -> Dtype:
+    """Returns the dtype that `model.dtype` names; raises UserError for another name."""
+    if name not in DTYPES:
+        raise UserError(f"model.dtype must be one of {sorted(DTYPES)}, got {name!r}.")
+    return DTYPES[name]
+
+
 def build_networks(
     *,
     width: float = 1.0,
@@ -64,16 +77,13 @@ def build_networks(
       UserError: if a value lies outside these ranges.
     """
     check_image_size(image_size)
-    if width <= 0:
-        raise UserError(f"width must be above 0, got {width}.")
+    check_width(width)
     if encoder_width < 0:
         raise UserError(f"encoder_width must not be negative, got {encoder_width}.")
     if code_dim < 1:
         raise UserError(f"code_dim must be at least 1, got {code_dim}.")
-    if dtype not in DTYPES:
-        raise UserError(f"model.dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
 
-    kind: Dtype = DTYPES[dtype]
+    kind = computation_dtype(dtype)
     return Networks(
         encoder=CodeEncoder(
             encoder_width or width, image_size, code_dim, kind, code_init

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.networks.build import DTYPES, Networks, build_networks
+from facecycle_jax.networks.build import Networks, build_networks, computation_dtype
 from facecycle_jax.networks.encoder import LAYERS
 from facecycle_jax.networks.generator import IMAGE_CHANNELS
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
@@ -221,7 +221,7 @@ def make_face_networks(
     learned = model["trunk"] == "learned"
     vgg = None
     if not learned or vgg_for_loss:
-        vgg = VGG19("conv4_1", vgg_width or 1.0, DTYPES[model["dtype"]])
+        vgg = VGG19("conv4_1", vgg_width or 1.0, computation_dtype(model["dtype"]))
     return FaceNetworks(networks=networks, vgg=vgg, learned_trunk=learned, remat=remat)
 
 
