@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.losses import windowed_mean
+from facecycle_jax.losses import l1, windowed_mean
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
@@ -169,7 +169,7 @@ def fab_net(networks: FabNet, options: FabNetOptions) -> Method:
             networks, trees, frozen[BATCH_STATS], images, train=train
         )
 
-        error = jnp.mean(jnp.abs(found.combined - images[:, 0]), axis=(1, 2, 3))
+        error = l1(found.combined, images[:, 0])
         windowed = train and options.curriculum
         if windowed:
             total = windowed_mean(error, current_window(frozen, len(error)))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from facecycle_jax.losses import bending, l1
-from facecycle_jax.ops import identity_grid, warp
+from facecycle_jax.ops import clipped_grid, grid_sample
 from facecycle_jax.ops.smoothing import smooth_neighbours
 
 # Pixels of the images that are compared.
@@ -100,5 +100,4 @@ def _moved(images: jax.Array, shifts: jax.Array) -> jax.Array:
     """Warps images [N, S, S, C] by shifts [N, p, p, 2], cut at the images' edges."""
     number, side = images.shape[:2]
     flow = jax.image.resize(shifts, (number, side, side, 2), "cubic")
-    grid = identity_grid(height=side, width=side)
-    return warp(images, jnp.clip(grid + flow, -1.0, 1.0) - grid)
+    return grid_sample(images, clipped_grid(flow), align_corners=True)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.losses import windowed_mean
+from facecycle_jax.losses import l1, windowed_mean
 from facecycle_jax.methods.base import (
     BATCH_STATS,
     Aux,
@@ -256,9 +256,6 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
     """
     target, source = images[:, 0], images[:, 1]
 
-    def pixels(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
-
     def codes(a: jax.Array, b: jax.Array) -> jax.Array:
         # Differences of near codes would be lost in bfloat16.
         difference = at_least_float32(a) - at_least_float32(b)
@@ -270,7 +267,7 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
         height=height, width=width
     )
     return {
-        "l1/reconstruction": pixels(found.reconstruction, target),
+        "l1/reconstruction": l1(found.reconstruction, target),
         "code/pose_of_posed": codes(found.posed_codes.pose, found.target.pose),
         "code/expression_of_posed": codes(
             found.posed_codes.expression, found.source.expression
@@ -286,8 +283,8 @@ def tcae_terms(found: TcaeImages, images: jax.Array) -> dict[str, jax.Array]:
         "code/expression_of_reconstruction": codes(
             found.reconstruction_codes.expression, found.target.expression
         ),
-        "l1/expressed_back": pixels(found.expressed_back, source),
-        "l1/posed_back": pixels(found.posed_back, source),
+        "l1/expressed_back": l1(found.expressed_back, source),
+        "l1/posed_back": l1(found.posed_back, source),
     }
 
 
