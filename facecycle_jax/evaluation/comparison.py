@@ -71,7 +71,7 @@ DATA_SETS = {"fer2013": "fer2013", "raf_db": "raf-db", "lfw": "lfw", "pose": "po
 _REDUCED = f"PCA {COMPONENTS}: "
 _NEAREST = f"{NEIGHBOURS} nearest: "
 # Columns of synthetic faces.
-_POSE = "head pose °"
+HEAD_POSE = "head pose °"
 _IDENTITY = "identity %"
 
 # Figures by column, by feature.
@@ -478,12 +478,12 @@ def _synthetic(
         projected = project(values)
 
         found[name] = {
-            _POSE: _pose_error(values, faces, options),
+            HEAD_POSE: _pose_error(values, faces, options),
             _IDENTITY: _identity(values, faces, options),
             "expression R2": measure_expression(values, faces, seed=options.seed).value,
-            _REDUCED + _POSE: _pose_error(projected, faces, options),
+            _REDUCED + HEAD_POSE: _pose_error(projected, faces, options),
             _REDUCED + _IDENTITY: _identity(projected, faces, options),
-            _NEAREST + _POSE: _pose_error(values, faces, options, neighbours=True),
+            _NEAREST + HEAD_POSE: _pose_error(values, faces, options, neighbours=True),
             _NEAREST + _IDENTITY: _identity(values, faces, options, neighbours=True),
         }
     return found

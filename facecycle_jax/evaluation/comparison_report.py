@@ -12,7 +12,12 @@ import numpy as np
 from etils import epath
 
 import facecycle_jax._version
-from facecycle_jax.evaluation.comparison import AUTHORS, COMMON, COMPONENTS
+from facecycle_jax.evaluation.comparison import (
+    AUTHORS,
+    COMMON,
+    COMPONENTS,
+    HEAD_POSE,
+)
 from facecycle_jax.evaluation.published import PUBLISHED
 from facecycle_jax.files import write_json, write_whole
 from facecycle_jax.viz.curves import curves
@@ -23,6 +28,10 @@ _PUBLISHED_COLUMNS = {
     "raf-db": {"accuracy %": "linear protocol %"},
     "lfw": {"accuracy %": "cosine %"},
 }
+
+
+# What follows a method's name in the name of its random weights.
+UNTRAINED = ", random weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +172,8 @@ _PROTOCOL = (
 _CURVES = (
     "curves.png: mean absolute error of yaw, pitch and roll on synthetic people not "
     f"trained on, by ridge regression on the feature `{AUTHORS}`, at the checkpoints "
-    "of each run, averaged over its seeds. Held-out losses of different methods cannot "
+    "of each run, averaged over its seeds, from random weights on where they were "
+    "evaluated. Held-out losses of different methods cannot "
     "be compared. No checkpoint was chosen by this curve."
 )
 
@@ -277,10 +287,17 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _draw_curves(path: epath.Path, runs: Sequence[ComparedRun]) -> None:
-    """Draws the mean curve over the seeds of each name."""
+    """Draws the mean curve over the seeds of each name.
+
+    It begins with random weights where they were evaluated.
+    """
+    groups = _by_name(runs)
     series = {}
-    for name, group in _by_name(runs).items():
+    for name, group in groups.items():
         values: dict[int, list[float]] = {}
+        untrained = groups.get(f"{name}{UNTRAINED}", ())
+        if untrained:
+            values[0] = [_head_pose(untrained[0])] * len(group)
         for run in group:
             for images, degrees in run.curve:
                 values.setdefault(images, []).append(degrees)
@@ -298,6 +315,11 @@ def _draw_curves(path: epath.Path, runs: Sequence[ComparedRun]) -> None:
             x_label="images seen",
             y_label="mean absolute error, degrees",
         )
+
+
+def _head_pose(run: ComparedRun) -> float:
+    """Reads the error that the curves show, in degrees, out of an evaluation."""
+    return float(run.result["tasks"]["synthetic"][AUTHORS][HEAD_POSE])
 
 
 def write_comparison(

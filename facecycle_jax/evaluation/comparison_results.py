@@ -16,6 +16,7 @@ from facecycle_jax.evaluation.comparison import (
     random_weights,
 )
 from facecycle_jax.evaluation.comparison_report import (
+    UNTRAINED,
     ComparedRun,
     run_from_json,
     run_to_json,
@@ -146,7 +147,7 @@ def _evaluate_untrained(
     say(f"evaluating random weights of {entry.name}")
     model = random_weights(entry.stages[-1].config, seed=0)
     compared = ComparedRun(
-        name=f"{entry.name}, random weights",
+        name=f"{entry.name}{UNTRAINED}",
         seed=None,
         images=0,
         seconds=0.0,

@@ -71,7 +71,8 @@ def curves(
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    # Next to the plot, where it hides no line.
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     buffer = io.BytesIO()
     canvas.print_png(buffer)

@@ -16,7 +16,12 @@ from facecycle_jax import methods
 from facecycle_jax.configs import fab_net
 from facecycle_jax.data.labelled.images import LabelledImages
 from facecycle_jax.data.sources.synthetic import MOTION
-from facecycle_jax.evaluation import comparison, comparison_results, tasks
+from facecycle_jax.evaluation import (
+    comparison,
+    comparison_report,
+    comparison_results,
+    tasks,
+)
 from facecycle_jax.evaluation.comparison import (
     AUTHORS,
     COMMON,
@@ -284,6 +289,22 @@ def test_the_table_has_published_rows_marked_so_and_tells_missing_seeds():
     assert "| a | 0 1 | 100 | 10 ± 0 | 2,000 | 1,000 |" in lines
     assert "- b, random weights: alone" in lines
     assert "- a of seed 0, a of seed 1: x: y" in lines
+
+
+def test_curves_begin_with_random_weights_where_they_were_evaluated(
+    tmp_path, monkeypatch
+):
+    drawn = {}
+    monkeypatch.setattr(
+        comparison_report, "curves", lambda path, series, **labels: drawn.update(series)
+    )
+    untrained = run_of("a, random weights", None, 10.0, curve=())
+    untrained.result["tasks"]["synthetic"] = {AUTHORS: {"head pose °": 12.0}}
+    runs = [run_of("a", seed, 40.0) for seed in (0, 1)]
+    write_comparison(
+        tmp_path, [*runs, untrained, run_of("b", 0, 40.0)], budget="", settings={}
+    )
+    assert drawn == {"a": ([0, 100], [12.0, 9.0]), "b": ([100], [9.0])}
 
 
 def test_reports_are_written_whole_and_read_again(tmp_path):
