@@ -300,6 +300,7 @@ def test_curves_begin_with_random_weights_where_they_were_evaluated(
     )
     untrained = run_of("a, random weights", None, 10.0, curve=())
     untrained.result["tasks"]["synthetic"] = {AUTHORS: {"head pose °": 12.0}}
+    untrained.result["numbers"]["synthetic"] = {AUTHORS: 64}
     runs = [run_of("a", seed, 40.0) for seed in (0, 1)]
     write_comparison(
         tmp_path, [*runs, untrained, run_of("b", 0, 40.0)], budget="", settings={}
