@@ -247,8 +247,9 @@ class CodeEncoder(nn.Module):
             paper.
           layer: one of `LAYERS`; 'residual2' at 100x100 gives 25x25x128. Several,
             separated by commas, are joined: their channels follow each other.
-          side: above 0, the map is averaged over side x side areas. Several layers
-            need it, because their maps differ in size.
+          side: above 0, the map is averaged over side x side areas; a smaller map
+            stays as it is. Several layers need it, because their maps differ in size;
+            if one of them is smaller, all are averaged to its size.
 
         Returns:
           float32 [N, h, w, c], c 128 width of the last layer.
@@ -267,6 +268,9 @@ class CodeEncoder(nn.Module):
 
         maps = self.features.maps(x)
         chosen = [maps[name].astype(jnp.float32) for name in names]
+        if len(names) > 1:
+            # Small images have late maps of less than `side` places.
+            side = min(side, *(min(found.shape[1:3]) for found in chosen))
         if side:
             chosen = [adaptive_average_pool(found, side=side) for found in chosen]
         return jnp.concatenate(chosen, axis=-1)

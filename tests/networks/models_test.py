@@ -164,6 +164,12 @@ def test_maps_of_several_layers_are_joined():
     np.testing.assert_array_equal(joined[..., :8], read("conv6_2"))
     np.testing.assert_array_equal(joined[..., 8:], read("residual2"))
 
+    # conv6_2 has 4 x 4 places, residual2 has 16 x 16.
+    assert read("conv6_2,residual2", side=7).shape == (2, 4, 4, 8 + 8)
+    np.testing.assert_array_equal(
+        read("conv6_2,residual2", side=7)[..., 8:], read("residual2", side=4)
+    )
+
     with pytest.raises(ValueError, match="'conv6_2,residual2' needs a side above 0"):
         read("conv6_2,residual2", side=0)
     with pytest.raises(ValueError, match="layer names conv6_2 twice"):

@@ -9,7 +9,7 @@ import importlib.util
 
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet
 
 NEEDED_BY_PCA = "PCA needs scikit-learn: pip install 'facecycle_jax[eval]'."
@@ -80,8 +80,14 @@ def reduced(
 
     Raises:
       MissingExtraError: If scikit-learn is not installed.
+      UserError: If there are fewer than two codes.
     """
     require_sklearn(NEEDED_BY_PCA)
+    if len(codes) < 2:
+        raise UserError(
+            f"PCA needs at least two training images, got {len(codes)}: raise the "
+            "limit."
+        )
     from sklearn.decomposition import PCA
 
     # Centred, N codes span N - 1 directions at most.

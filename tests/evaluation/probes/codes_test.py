@@ -7,7 +7,7 @@ import pytest
 from lfw_files import lfw
 
 from facecycle_jax.data.labelled.lfw_pairs import Pairs, read_lfw_pairs
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import MissingExtraError, UserError
 from facecycle_jax.evaluation.baselines import BASELINES
 from facecycle_jax.evaluation.features import FeatureSet, plain
 from facecycle_jax.evaluation.probes.codes import (
@@ -135,6 +135,8 @@ def test_reduced_codes_keep_the_directions_of_most_variance():
     np.testing.assert_allclose(values.std(0), [5, 3], rtol=0.1)
     # No more directions than codes span.
     assert reduced(train[:4])(train).shape == (400, 3)
+    with pytest.raises(UserError, match="at least two training images, got 1"):
+        reduced(train[:1])
     # No directions of rounding alone.
     doubled = np.concatenate([train, train], axis=1)
     assert reduced(doubled)(doubled).shape == (400, train.shape[1])
