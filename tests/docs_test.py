@@ -94,9 +94,10 @@ def place(tmp_path_factory):
     """A folder with what the pages speak of."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "photos").mkdir()
+    (folder / "faces").mkdir()
     portraits = {
-        "collins": ("ann.jpg", "photos/1.jpg"),
-        "obama": ("bob.jpg", "bob.png", "photos/2.png"),
+        "collins": ("ann.jpg", "photos/1.jpg", "faces/ann.jpg"),
+        "obama": ("bob.jpg", "photos/2.png", "faces/bob.jpg"),
     }
     for person, names in portraits.items():
         image = Image.open(ROOT / f"docs/images/portraits/{person}.jpg")
