@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SHOWN = {
     "input": ("Input", "What the model sees."),
     "flow": ("Flow", "Where the neutral face is taken from."),
-    "neutral": ("Neutral face", "Without expression and head pose."),
+    "neutral": ("Neutral face", "From the front; a smile may stay."),
     "reexpressed": ("Other's motion", "Moved like the other face, by the sliders."),
     "mean_face": ("Mean face", "Without identity too."),
     "reidentified": ("Identity", "Back, on the other's mean face."),
