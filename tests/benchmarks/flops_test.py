@@ -35,7 +35,7 @@ def networks(size):
         lambda trees, code: decoder.apply({"params": trees["flow_decoder"]}, code),
         (trees, code),
     )
-    yield flops.generator(size, WIDTH, flow=True), forward.draw, (trees, maps, flow)
+    yield flops.generator(size, WIDTH, flow=True), forward.generate, (trees, maps, flow)
     yield (
         flops.generator(size, WIDTH, flow=True, noise=True),
         lambda t, m, f: forward.generate(t, m, f, key=jax.random.key(0)),

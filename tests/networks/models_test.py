@@ -188,7 +188,7 @@ def test_noise_comes_from_the_key_alone(tiny):
     forward, trees = tiny
     x = images()
     features, flow = forward.features(trees, x), jnp.zeros((2, 16, 16, 2))
-    run = jax.jit(forward.draw)
+    run = jax.jit(forward.generate)
 
     def draw(key):
         return run(trees, features, flow, key=key)

@@ -62,7 +62,7 @@ def test_its_configuration_agrees_with_the_model_card(model):
     assert model.has_identity
     assert model.info["model"]["trunk"] == "learned"  # none of ImageNet's weights
     assert not any(name.startswith("vgg") for name in model.trees)
-    assert "Research" in model.info["licence"]
+    assert "Non-commercial research" in model.info["licence"]
 
     card = (ROOT / "docs" / "model_card.md").read_text()
     assert f"{model.info['weights']['parameters']:,} parameters" in card
