@@ -278,7 +278,7 @@ def edit_video(
 def _encoder_errors(
     av: ModuleType, path: epath.Path, shape: tuple[int, ...]
 ) -> Iterator[None]:
-    """Names the video and its size in what the encoder refuses."""
+    """Names the video and its size where it cannot be encoded."""
     try:
         yield
     except av.FFmpegError as error:
@@ -286,8 +286,8 @@ def _encoder_errors(
         if isinstance(error, OSError):
             raise
         raise UserError(
-            f"{path} cannot be written: the encoder of H.264 refuses images of "
-            f"{shape[1]} x {shape[0]} pixels ({_reason(error)}); make them smaller."
+            f"{path} cannot be written ({_reason(error)}): H.264 may not hold images of "
+            f"{shape[1]} x {shape[0]} pixels; make them smaller."
         ) from error
 
 

@@ -529,7 +529,7 @@ def test_an_edit_that_fails_leaves_nothing(written, tmp_path):
 
 def test_images_too_wide_for_the_encoder_are_one_sentence(written, tmp_path):
     wide = np.zeros((16, 17000, 3), np.uint8)
-    words = r"refuses images of 17000 x 16 pixels .* make them smaller"
+    words = r"cannot be written .* images of 17000 x 16 pixels; make them smaller"
     with pytest.raises(UserError, match=words):
         write_video(tmp_path / "wide.mp4", [wide], fps=10)
     with pytest.raises(UserError, match=words):
