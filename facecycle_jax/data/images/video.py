@@ -286,8 +286,8 @@ def _encoder_errors(
         if isinstance(error, OSError):
             raise
         raise UserError(
-            f"{path} cannot be written ({_reason(error)}): H.264 may not hold images of "
-            f"{shape[1]} x {shape[0]} pixels; make them smaller."
+            f"{path} cannot be written ({_reason(error)}): H.264 may not hold images "
+            f"of {shape[1]} x {shape[0]} pixels; make them smaller."
         ) from error
 
 
