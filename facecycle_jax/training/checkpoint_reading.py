@@ -91,6 +91,21 @@ def list_checkpoints(path: epath.PathLike) -> list[epath.Path]:
     return sorted(complete, key=lambda step: -int(step.name))
 
 
+def newest_step(workdir: epath.PathLike) -> int:
+    """Finds the step of the newest checkpoint of a run.
+
+    Args:
+      workdir: directory of the run; it need not exist.
+
+    Returns:
+      The step, or -1 if there is no checkpoint.
+    """
+    try:
+        return int(find_checkpoint(workdir).name)
+    except FileNotFoundError:
+        return -1
+
+
 def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
     """Loads the networks of the newest checkpoint that is not damaged.
 

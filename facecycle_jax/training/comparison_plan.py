@@ -84,14 +84,6 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
       UserError: If the config or a field cannot be used, or only some of the stages
         have a length in steps.
     """
-    for field in fields:
-        name = field.partition("=")[0]
-        if name in _DECIDED:
-            raise UserError(
-                f"--set {field}: {name} follows from the configs, --seeds and the "
-                "budget."
-            )
-
     # Fields come after --data, so that data.source=records can be set.
     given = list(fields)
     if data:
@@ -106,6 +98,16 @@ def make_entry(config: str, fields: Sequence[str], *, data: str | None) -> Entry
     if "stages" in plain:
         names = list(plain["stages"])
         check_ranges(plain)
+
+    decided = {of_stage(stage, name) for name in _DECIDED for stage in ("", *names)}
+    for field in fields:
+        name = field.partition("=")[0]
+        if name in decided:
+            raise UserError(
+                f"--set {field}: {name} follows from the configs, --seeds and the "
+                "budget."
+            )
+
     changed = tuple(config_files.for_all_stages(given, plain))
     resolved = resolve(changed) if changed else plain
     check_ranges(resolved)

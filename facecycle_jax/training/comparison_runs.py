@@ -14,9 +14,10 @@ from etils import epath
 
 from facecycle_jax.config_files import launcher_arguments
 from facecycle_jax.errors import UserError
-from facecycle_jax.training.checkpoint_reading import FOLDER, find_checkpoint
+from facecycle_jax.training.checkpoint_reading import newest_step
 from facecycle_jax.training.comparison_plan import Entry, of_stage
 from facecycle_jax.training.metrics import training_seconds
+from facecycle_jax.training.run_config import read_config
 from facecycle_jax.training.stopping import DIVERGED_EXIT, PREEMPTED_EXIT
 
 # Program that trains.
@@ -80,7 +81,10 @@ def train_all(
         steps = plan[entry.name]
         place = workdir / entry.name / str(seed)
         if _finished(entry, place, steps):
-            continue
+            if not _data_moved(entry, place):
+                continue
+            # A run that has nothing left to do still compares its data.
+            say(f"{entry.name}, seed {seed}: comparing its data with those of now")
 
         counts = " + ".join(f"{count:,}" for count in steps.values())
         say(f"{number} of {len(runs)}: {entry.name}, seed {seed}, {counts} steps")
@@ -244,7 +248,7 @@ def _finished(entry: Entry, place: epath.Path, steps: Mapping[str, int]) -> bool
     """
     done = True
     for stage in entry.stages:
-        step = _newest_step(place / stage.name)
+        step = newest_step(place / stage.name)
         if step > steps[stage.name]:
             raise UserError(
                 f"{place / stage.name} is at step {step}, beyond the "
@@ -254,11 +258,9 @@ def _finished(entry: Entry, place: epath.Path, steps: Mapping[str, int]) -> bool
     return done
 
 
-def _newest_step(place: epath.Path) -> int:
-    """Finds the step of the newest checkpoint of a stage, or -1."""
-    if not (place / FOLDER).exists():
-        return -1
-    try:
-        return int(find_checkpoint(place).name)
-    except FileNotFoundError:
-        return -1
+def _data_moved(entry: Entry, place: epath.Path) -> bool:
+    """Whether a finished run has its data from another path than those of now."""
+    return any(
+        read_config(place / stage.name)["data"]["path"] != stage.config["data"]["path"]
+        for stage in entry.stages
+    )

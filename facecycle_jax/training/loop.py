@@ -23,6 +23,7 @@ from facecycle_jax.errors import UserError
 from facecycle_jax.networks import Tree
 from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
+from facecycle_jax.training.checkpoint_reading import newest_step
 from facecycle_jax.training.early_checks import check_stage
 from facecycle_jax.training.finished import is_finished, record_finished
 from facecycle_jax.training.processes import agree, wait_for_all
@@ -114,18 +115,18 @@ def train_and_evaluate(
         stage = {**stage, "init_from": [*own, *before]}
 
         # The last stage has the networks of all, so it alone is reported on.
-        is_last_stage = number == len(stages)
-        if not is_last_stage and is_finished(stage, place):
+        after = [workdir / later for later in list(stages)[number:]]
+        if after and is_finished(stage, place):
             log.info("Stage %d of %d, %s, is finished", number, len(stages), name)
         else:
             log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
             state = train_stage(
                 stage,
                 place,
-                report=report if is_last_stage else None,
+                report=None if after else report,
                 name=name,
                 stages_before=before,
-                is_last_stage=is_last_stage,
+                stages_after=after,
             )
         before = [*before, str(place)]
 
@@ -165,7 +166,7 @@ def _train(
     loader: training.MakeLoader | None,
     name: str = "",
     stages_before: Sequence[str] = (),
-    is_last_stage: bool = True,
+    stages_after: Sequence[epath.Path] = (),
 ) -> TrainState:
     """Runs one stage."""
     _make_workdir(workdir)
@@ -191,6 +192,8 @@ def _train(
                 run.total_steps,
             )
             run.total_steps = start
+        if start < run.total_steps:
+            _warn_of_later_stages(workdir, stages_after)
 
         goodput.continue_at(start)
         writer = training.MetricWriter(
@@ -203,7 +206,7 @@ def _train(
 
         try:
             state = _step_to_the_end(
-                run, state, writer, progress, is_last_stage=is_last_stage
+                run, state, writer, progress, is_last_stage=not stages_after
             )
             if report is not None:
                 _report_once(run, writer, report)
@@ -212,7 +215,7 @@ def _train(
             raise
         _finish(run, writer, None)
 
-        if not is_last_stage:
+        if stages_after:
             record_finished(workdir, run.total_steps)
 
     log.info(
@@ -221,6 +224,25 @@ def _train(
         workdir,
     )
     return state
+
+
+def _warn_of_later_stages(
+    workdir: epath.Path, stages_after: Sequence[epath.Path]
+) -> None:
+    """Warns that stages which have begun do not follow a longer training of this one.
+
+    Each keeps the networks that it began with.
+    """
+    begun = [place for place in stages_after if newest_step(place) >= 0]
+    if begun:
+        log.warning(
+            "%s has begun from an earlier step of %s and keeps what it learned there. "
+            "To have it begin from the longer training, move %s away before this "
+            "stage ends.",
+            begun[0],
+            workdir,
+            ", ".join(map(str, begun)),
+        )
 
 
 def _progress(run: training.Run, start: int, *, name: str) -> training.Progress:

@@ -83,6 +83,8 @@ class Trainer:
                 (folder / "checkpoints" / value).mkdir(parents=True, exist_ok=True)
                 speed = {"step": int(value), "learning_rate": 1, "steps_per_second": 2}
                 (folder / "metrics.jsonl").write_text(json.dumps(speed) + "\n")
+                path = given.get(f"config.{stage}data.path", "")
+                (folder / "config.json").write_text(json.dumps({"data.path": path}))
         return 0
 
 
@@ -170,6 +172,26 @@ def test_finished_runs_of_other_fields_are_not_compared(tmp_path, evaluated):
     assert compare([moved], epath.Path(tmp_path), **options, start=Trainer()) == 0
     with pytest.raises(ValueError, match=r"motion\.model\.width was 0\.0625 and is 0"):
         compared(tmp_path, Trainer(), seeds=(0,), configs=["face_cycle:small"])
+
+
+def test_finished_runs_compare_their_data_with_those_of_another_path(
+    tmp_path, evaluated
+):
+    pytest.importorskip("matplotlib")
+    options = {"seeds": (0,), "budget": {"images": 320}, "options": OPTIONS}
+
+    def started(path, statuses=()):
+        trainer = Trainer(statuses)
+        entries = [entry("face_cycle:small", data=path)]
+        status = compare(entries, epath.Path(tmp_path), **options, start=trainer)
+        return status, len(trainer.lines)
+
+    assert started("/some/faces") == (0, 1)
+    assert started("/some/faces") == (0, 0)
+    # The run itself refuses other data.
+    assert started("/other/faces", [2]) == (2, 1)
+    assert started("/moved/faces") == (0, 1)
+    assert started("/moved/faces") == (0, 0)
 
 
 def test_runs_beyond_their_budget_are_refused(tmp_path, evaluated):

@@ -55,6 +55,8 @@ def test_a_time_becomes_images_by_the_speed_of_the_stages():
     [
         ("fab_net:small", "num_steps=3", "num_steps follows from"),
         ("fab_net:small", "seed=3", "seed follows from"),
+        ("face_cycle:small", "motion.num_steps=3", "motion.num_steps follows from"),
+        ("face_cycle:small", "identity.seed=3", "identity.seed follows from"),
         ("fab_net:small", "loss.noise=False", "has no field config.loss.noise"),
         ("fab_net:small", "batch_size=0", "config.batch_size must be"),
         ("face_cycle:small", "nofield=1", "has no field config.nofield"),

@@ -435,9 +435,13 @@ def test_a_finished_stage_is_not_prepared_again(tmp_path, caplog):
     # More steps of the first stage are made.
     opened.clear()
     config.first.num_steps = 3
-    loop.train_and_evaluate(config, tmp_path, **seams)
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="facecycle_jax"):
+        loop.train_and_evaluate(config, tmp_path, **seams)
     assert training.find_checkpoint(tmp_path / "first").name == "3"
     assert len(opened) == 4
+    # The second stage began before.
+    assert f"move {tmp_path}/second away before this stage ends" in caplog.text
 
     # A stage that has lost its checkpoint is trained again.
     shutil.rmtree(tmp_path / "first" / "checkpoints")
