@@ -17,6 +17,7 @@ ended early (docs/multi_process.md).
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -114,6 +115,12 @@ def _sigterm_unwinds() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _print_any_name() -> None:
+    """Lets names of files that are not UTF-8 be printed, byte for byte."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -135,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_own:
             return parsed.run(parsed) or 0
 
+        _print_any_name()
         split_cpu({"batch_size": BATCH_SIZE})
         compilation_cache.enable(compilation_cache.default_directory())
         with _sigterm_unwinds():

@@ -111,6 +111,16 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes a text as UTF-8; it appears whole or not at all.
+
+    Args:
+      path: see `under_another_name`.
+      text: the content. Bytes of file names in it that are not UTF-8 are escaped.
+    """
+    write_whole(path, text.encode(errors="backslashreplace"))
+
+
 def write_if_name_fits(path: epath.PathLike, content: bytes) -> bool:
     """Writes a file as `write_whole` does, unless the file system refuses its name.
 

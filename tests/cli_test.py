@@ -1,5 +1,6 @@
 """The `facecycle` command itself: set-up, signals and exit statuses."""
 
+import io
 import os
 import signal
 import sys
@@ -32,6 +33,15 @@ def test_the_version_is_printed(capsys):
         cli.main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"facecycle {__version__}\n"
+
+
+def test_names_that_are_not_utf8_are_printed_byte_for_byte(own_process, monkeypatch):
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert own_process(lambda arguments: print(os.fsdecode(b"th\xe9"))) == 0
+    out.flush()
+    assert written.getvalue() == b"th\xe9\n"
 
 
 def test_sigterm_leaves_no_half_file(own_process, tmp_path, capsys):

@@ -223,6 +223,19 @@ def test_margin_cuts_small_differences_only_with_the_hinge():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.parametrize("mix", [None, 0.5])
+def test_projections_of_zero_have_finite_gradients(mix):
+    projections = random(6, 4).at[jnp.array([1, 4])].set(0.0)
+    options = {"temperature": 0.1}
+    if mix is not None:
+        options |= {"mix": jnp.full((6, 4), mix), "permutation": jnp.arange(4)[::-1]}
+
+    def total(x):
+        return losses.info_nce(losses.contrastive_logits(x, **options)).sum()
+
+    assert np.isfinite(jax.grad(total)(projections)).all()
+
+
 def test_a_contrast_whose_projections_collapse_has_no_accuracy():
     same = losses.contrastive_logits(jnp.ones((6, 4)), temperature=1.0)
     np.testing.assert_array_equal(losses.contrast_accuracy(same), np.zeros(6))

@@ -19,7 +19,7 @@ from facecycle_jax.evaluation.comparison import (
     HEAD_POSE,
 )
 from facecycle_jax.evaluation.published import PUBLISHED
-from facecycle_jax.files import write_json, write_whole
+from facecycle_jax.files import write_json, write_text
 from facecycle_jax.viz.curves import curves
 
 # Columns that published accuracies belong to, by task.
@@ -372,7 +372,7 @@ def write_comparison(
 
     _draw_curves(folder / "curves.png", runs)
     write_json(folder / "comparison.json", content)
-    write_whole(folder / "comparison.md", text.encode())
+    write_text(folder / "comparison.md", text)
     return text
 
 

@@ -153,7 +153,7 @@ def write_report(evaluation: Evaluation, folder: epath.PathLike) -> None:
     with files.new_folder(folder, last="results.json") as partial:
         text = json.dumps(content, indent=1) + "\n"
         (partial / "results.json").write_text(text, encoding="utf-8")
-        (partial / "results.md").write_text(markdown(evaluation), encoding="utf-8")
+        files.write_text(partial / "results.md", markdown(evaluation))
         plot(evaluation.task, evaluation.rows, evaluation.classes, partial)
         for name, panel in evaluation.panels.items():
             Image.fromarray(panel).save(partial / f"{name}.png")

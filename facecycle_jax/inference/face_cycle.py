@@ -22,7 +22,7 @@ from facecycle_jax.inference.arguments import check_whole_number
 from facecycle_jax.inference.functions import FACE_OUTPUTS, PAIR_OUTPUTS
 from facecycle_jax.inference.motion_control import PoseDirections
 from facecycle_jax.inference.runner import BATCH_SIZE, Batches, Outputs
-from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree
+from facecycle_jax.networks import FEATURE_SIZE, LAYERS, Tree, check_layer
 from facecycle_jax.networks.face_networks import FaceNetworks, make_face_networks
 
 Images = Any
@@ -241,6 +241,7 @@ class FaceCycle:
             file of a list is not there.
           FileNotFoundError: If the one file given is not there.
         """
+        check_layer(layer)
         check_side(side)
         found = self._batches.run(
             inference.feature_map,

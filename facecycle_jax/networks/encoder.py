@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from facecycle_jax.errors import UserError
+from facecycle_jax.errors import UserError, shorten
 from facecycle_jax.networks.blocks import (
     ChannelAttention,
     Dtype,
@@ -42,8 +42,14 @@ def check_layer(layer: str) -> None:
     """Checks the name of a layer, or several separated by commas.
 
     Raises:
-      UserError: If one is unknown, or named twice.
+      UserError: If one is unknown, or named twice, or they are not one text.
     """
+    if not isinstance(layer, str):
+        raise UserError(
+            "layer must be a name, or several names in one text, separated by commas, "
+            f"got {shorten(layer)}."
+        )
+
     names = layer.split(",")
     for name in names:
         if name not in LAYERS:

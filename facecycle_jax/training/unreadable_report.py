@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,12 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         if path.exists():
             before = path.read_bytes().decode(errors="backslashreplace")
 
-        # One line each, whatever a file's name contains. The list is UTF-8, but names
-        # need not be.
+        # One line each, whatever a file's name contains. They are escaped as in the
+        # file, to be found there.
         found = {" ".join(reason.split()) for reason in reasons.values()}
         escaped = {line.encode(errors="backslashreplace").decode() for line in found}
         lines = escaped | set(before.splitlines())
-        text = "".join(f"{line}\n" for line in sorted(lines))
-        write_whole(path, text.encode())
+        write_text(path, "".join(f"{line}\n" for line in sorted(lines)))
     except OSError as error:
         log.warning(
             "The list of unreadable images cannot be written to %s: %s", path, error

@@ -382,6 +382,10 @@ def test_prepared_synthetic_faces_are_those_of_the_source(tmp_path):
             "--min-frames must be at",
         ),
         (("synthetic", "--identities", "0"), "--identities must be at least 1"),
+        (
+            ("tracks", "--data", "{raw}", "--max-frames", "2", "--min-frames", "3"),
+            "--max-frames 2 leaves fewer frames of a track than --min-frames 3",
+        ),
         (("fer2013", "--data", "{raw}"), "holds neither fer2013.csv nor a folder"),
     ],
 )

@@ -1,5 +1,6 @@
 """Whole evaluations on small sets: reports, and choices that see no test label."""
 
+import dataclasses
 import json
 
 import fake_bucket
@@ -108,6 +109,22 @@ def test_fitted_features_never_see_their_own_fold(tmp_path):
     # No image of a fold is in the fit for it, so here the two fits share none.
     assert len(seen[0]) == len(seen[1]) == 8
     assert not seen[0] & seen[1]
+
+
+def test_folds_that_share_all_images_leave_nothing_to_fit_to(tmp_path):
+    pairs = read_lfw_pairs(lfw(tmp_path))
+    # Every pair in both folds.
+    twice = dataclasses.replace(
+        pairs,
+        left=np.tile(pairs.left, 2),
+        right=np.tile(pairs.right, 2),
+        same=np.tile(pairs.same, 2),
+        fold=np.repeat([0, 1], len(pairs)),
+    )
+    evaluate_pairs({"pixels": plain(pixels, size=16)}, None, twice, task="lfw")
+    kind = FeatureSet(lambda images: pixels, 16, needs_fit=True)
+    with pytest.raises(ValueError, match="has no image that the tested pairs do not"):
+        evaluate_pairs({"fitted": kind}, None, twice, task="lfw")
 
 
 def test_a_list_of_one_fold_is_refused_before_features_are_computed(tmp_path):

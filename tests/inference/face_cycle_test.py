@@ -115,6 +115,8 @@ def test_outputs_have_the_documented_shapes_and_ranges(model, faces):
     np.testing.assert_allclose(traced, earlier, atol=1e-4)
     with pytest.raises(ValueError, match="side must be"):
         model.feature_map(faces, side=-1)
+    with pytest.raises(ValueError, match="layer must be a name, or several names"):
+        model.feature_map(faces, layer=["residual2"], side=7)
 
     for draw in (model.neutral, model.mean_face, model.reconstruct):
         drawn = draw(faces)

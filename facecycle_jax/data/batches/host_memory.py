@@ -52,7 +52,8 @@ def decode_all(
       tracks: all tracks.
       read: reads a frame.
       report: collects the frames that cannot be decoded.
-      min_frames: smallest number of frames that a track must keep.
+      min_frames: smallest number of frames that a track must keep. One that had fewer
+        from the start, a single image of a root, must keep all.
 
     Returns:
       The tracks of the decoded frames, and the frames, uint8 [frames, size, size, 3],
@@ -99,14 +100,21 @@ def decode_all(
     # takes its frames with it.
     first = 0
     places = []
+    is_kept = []
     for person, name, frames in zip(
         tracks.identities, tracks.names, tracks.frames, strict=True
     ):
         numbers = range(first, first + len(frames))
-        places.append((person, name, [number for number in numbers if decoded[number]]))
+        left = [number for number in numbers if decoded[number]]
+        places.append((person, name, left))
+        is_kept.append(len(left) >= min(min_frames, len(frames)))
         first += len(frames)
 
-    chosen = make_tracks(places, origin=tracks.origin, min_frames=min_frames)
+    # If none is kept, `make_tracks` describes all of them in its message.
+    kept = list(itertools.compress(places, is_kept))
+    chosen = make_tracks(
+        kept or places, origin=tracks.origin, min_frames=1 if kept else min_frames
+    )
 
     # Back from places to paths.
     order = [int(place) for frames in chosen.frames for place in frames]

@@ -8,7 +8,7 @@ second image is to be the mirror image of the first.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -136,11 +136,9 @@ class Loader:
           count.
         """
         tracks = self.tracks
-        roots = roots_of(tracks.origin)
-
-        # Names without their root, so that a copy elsewhere has the same digests.
-        names = _digest(_below(name, roots) for name in tracks.names)
-        people = _digest(_below(name, roots) for name in tracks.identities)
+        # Names are those below the root, so a copy elsewhere has the same digests.
+        names = _digest(tracks.names)
+        people = _digest(tracks.identities)
 
         counts = [len(frames) for frames in tracks.frames]
         files = _digest(
@@ -209,14 +207,6 @@ class Loader:
             drawn = draw(step)
             yield {"frames": self.frames[drawn.pop("frame")], **drawn}
             step += 1
-
-
-def _below(name: str, roots: Sequence[str]) -> str:
-    """Removes the root that a name begins with, if any; the longest one counts."""
-    for root in sorted(roots, key=len, reverse=True):
-        if root and name.startswith(f"{root}/"):
-            return name[len(root) + 1 :]
-    return name
 
 
 def _digest(texts: Iterable[str]) -> str:
@@ -336,7 +326,9 @@ def _loader(config: Mapping[str, Any], source: _Source, tracks: Tracks) -> Loade
         chosen = [int(frame) for track in tracks.frames for frame in track]
         frames = source.frames[chosen]
     elif source.read is not None and backend not in PIPELINES:
-        tracks, frames = decode_all(tracks, read=source.read, report=report)
+        tracks, frames = decode_all(
+            tracks, read=source.read, report=report, min_frames=options["min_frames"]
+        )
 
     items = items_of(options)
     if items is None:

@@ -134,7 +134,8 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
       float64 [N, 2], in arbitrary units.
 
     Raises:
-      UserError: If the method is unknown, or there are fewer than three codes.
+      UserError: If the method is unknown, or there are fewer than three codes, or all
+        are the same.
       MissingExtraError: If scikit-learn is not installed.
     """
     if method not in PROJECTIONS:
@@ -153,6 +154,10 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
         ) from error
 
     values = np.asarray(codes, np.float64)
+    if np.all(values == values[0]):
+        raise UserError(
+            f"all {len(values)} codes are the same, so a map has nothing to show."
+        )
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)
 

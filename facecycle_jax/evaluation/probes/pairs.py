@@ -4,7 +4,6 @@ No choice sees a test label: thresholds come from the other folds or the develop
 pairs. What is fitted to images never sees an image of a test pair, even without label.
 """
 
-import functools
 import logging
 from collections.abc import Mapping
 
@@ -49,7 +48,8 @@ def evaluate_pairs(
       The evaluation.
 
     Raises:
-      UserError: If `test` has to be evaluated fold by fold and has one fold.
+      UserError: If `test` has to be evaluated fold by fold and has one fold, or
+        features have to be fitted and no image is left for it.
     """
     folds = len(np.unique(test.fold))
     if train is None and folds < 2:
@@ -176,10 +176,19 @@ def _scores(
     Returns:
       float64 [pairs].
     """
-    files = [source.files[i] for i in np.flatnonzero(used)]
-    function = kind.fitted(
-        functools.partial(load_images, files, size=kind.size, crop=computed.crop)
-    )
+    is_fitted = kind.needs_fit or kind.adapt is not None
+    if is_fitted and not used.any():
+        raise UserError(
+            f"{source.origin} has no image that the tested pairs do not show, so "
+            "nothing can be fitted to it: leave out features that are fitted, such as "
+            "whitened ones."
+        )
+
+    def fitting_images() -> np.ndarray:
+        files = [source.files[i] for i in np.flatnonzero(used)]
+        return load_images(files, size=kind.size, crop=computed.crop)
+
+    function = kind.fitted(fitting_images)
 
     # Statistics such as a mean come from the source, and are applied to the pairs.
     values = computed(kind, function, pairs)

@@ -373,6 +373,29 @@ def test_a_pipe_in_the_place_of_an_image_is_left_out(tree, impatient):
         np.testing.assert_array_equal(frame, read(file))
 
 
+def test_a_track_that_becomes_too_short_is_left_out_and_single_images_stay(
+    tmp_path, impatient
+):
+    for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2", "alone"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (SIZE, SIZE)).save(path)
+    (tmp_path / "a/1.png").write_bytes(b"no image")
+
+    options = config(tmp_path, min_frames=3, eval_fraction=0)
+    for backend in ("memory", "device"):
+        options["data"]["backend"] = backend
+        loader = make_loader(options, split="train")
+        assert list(loader.tracks.names) == ["alone.png", "b"]
+        assert len(loader.frames) == 4
+
+    # Where none stays, the message tells why.
+    (tmp_path / "alone.png").unlink()
+    (tmp_path / "b/1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="no track of at least 3 frames"):
+        make_loader(options, split="train")
+
+
 def test_a_file_that_stays_unreadable_ends_the_run_instead_of_its_frame(
     tree, impatient
 ):
@@ -504,6 +527,21 @@ def test_the_fingerprint_tells_what_is_drawn_from_and_not_where_it_lies(
     pathlib.Path(victim).unlink()
     fewer = make_loader(config(copy), split="train").fingerprint()
     assert {name for name in own if own[name] != fewer[name]} == {"frames"}
+
+
+def test_the_fingerprint_is_that_of_the_same_folder_by_another_path(
+    tmp_path, monkeypatch
+):
+    for name in ("faces/0", "faces/1", "other/0", "other/1"):
+        path = tmp_path / "faces" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIZE, SIZE)).save(path)
+
+    monkeypatch.chdir(tmp_path)
+    options = {"min_frames": 2, "eval_fraction": 0}
+    whole = make_loader(config(tmp_path / "faces", **options), split="train")
+    below = make_loader(config("faces", **options), split="train")
+    assert whole.fingerprint() == below.fingerprint()
 
 
 def test_people_whose_names_are_no_utf8_are_split_like_others():

@@ -40,6 +40,8 @@ def test_maps_keep_the_main_direction_and_the_neighbours():
         project(codes, method="umap")
     with pytest.raises(ValueError, match="at least three codes"):
         project(codes[:2])
+    with pytest.raises(ValueError, match="all 9 codes are the same"):
+        project(np.ones((9, 5)), method="tsne")
 
 
 def nearest_in_plane(places, half):

@@ -80,6 +80,12 @@ class TrackConfig(tfds.core.BuilderConfig):
                 option = name.replace("_", "-")
                 raise UserError(f"--{option} must be at least 1, got {value}.")
 
+        if 0 < self.max_frames < self.min_frames:
+            raise UserError(
+                f"--max-frames {self.max_frames} leaves fewer frames of a track than "
+                f"--min-frames {self.min_frames} asks for: nothing would be kept."
+            )
+
         if not 0 <= self.eval_fraction < 1:
             raise UserError(
                 f"--eval-fraction must be from 0 to below 1, got {self.eval_fraction}."
