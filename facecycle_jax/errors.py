@@ -5,6 +5,10 @@ to do. Commands print that sentence alone. Every other exception is a defect of 
 package and keeps its stack trace.
 """
 
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+
 # Exit status of a command that met a defect of this package (EX_SOFTWARE of
 # sysexits.h).
 DEFECT_EXIT = 70
@@ -25,6 +29,54 @@ class ConversionError(UserError):
 
     The message is one sentence naming the file and the reason.
     """
+
+
+def missing_extra(need: str, *, extra: str) -> MissingExtraError:
+    """Returns the error of an optional package that is not installed.
+
+    Args:
+      need: what needs which package, such as 'Videos need PyAV'.
+      extra: name of the extra that has the package.
+
+    Returns:
+      The error, to be raised.
+    """
+    return MissingExtraError(f"{need}: pip install 'facecycle_jax[{extra}]'.")
+
+
+@contextlib.contextmanager
+def importing(need: str, *, extra: str) -> Iterator[None]:
+    """Imports optional packages; the error of a missing one names the extra.
+
+    Args:
+      need: see `missing_extra`.
+      extra: see `missing_extra`.
+
+    Yields:
+      Nothing; the block has the imports.
+
+    Raises:
+      MissingExtraError: If an import in the block fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(need, extra=extra) from error
+
+
+def check_installed(package: str, need: str, *, extra: str) -> None:
+    """Checks that an optional package is installed, without importing it.
+
+    Args:
+      package: its name in an import.
+      need: see `missing_extra`.
+      extra: see `missing_extra`.
+
+    Raises:
+      MissingExtraError: If it is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise missing_extra(need, extra=extra)
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -15,7 +15,7 @@ from etils import epath
 
 from facecycle_jax import training
 from facecycle_jax.commands import inputs, outputs, shared_options
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, check_installed
 from facecycle_jax.evaluation.comparison import DATA_SETS, ComparisonOptions
 from facecycle_jax.evaluation.comparison_report import write_comparison
 from facecycle_jax.evaluation.comparison_results import evaluate_all
@@ -158,12 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> ComparisonOptions:
     """Checks and collects the data and the probes."""
     figure_class()
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "A comparison needs scikit-learn: pip install 'facecycle_jax[eval]'."
-        ) from error
+    check_installed("sklearn", "A comparison needs scikit-learn", extra="eval")
 
     sets: dict[str, str] = {}
     for field in DATA_SETS:

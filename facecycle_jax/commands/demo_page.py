@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from facecycle_jax.commands.demo_guard import MAX_REQUEST, OwnOnly, only_uploaded
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, check_installed
 
 _ADDRESS = "127.0.0.1"
 _ALL_ADDRESSES = "0.0.0.0"
@@ -88,10 +88,7 @@ Adjust = Callable[[Any, float, float, float], np.ndarray]
 
 def require_gradio() -> None:
     """Raises MissingExtraError if Gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError(
-            "The demo needs gradio: pip install 'facecycle_jax[demo]'."
-        )
+    check_installed("gradio", "The demo needs gradio", extra="demo")
 
 
 def serve(

@@ -66,9 +66,9 @@ def follow_face(
             found = np.array(crop_face(frame, which=which, framing=framing).box, float)
             box, _ = _follow(box, found)
         except NoFaceError as error:
-            if box is None and len(waiting) < CHUNK:
-                continue
             if box is None:
+                if len(waiting) < CHUNK:
+                    continue
                 raise UserError(
                     f"{name}, first {CHUNK} frames: {error} Try without --crop."
                 ) from None

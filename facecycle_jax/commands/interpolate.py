@@ -1,6 +1,7 @@
 """`facecycle interpolate`: faces on the way from one to another, as a strip or clip."""
 
 import argparse
+import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,15 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from facecycle_jax.data.images.video import FORMATS, check_fps, write_video
 
-    out = given_path(arguments.out, name="--out")
-    is_clip = out.suffix.lower() in FORMATS
-    if not is_clip and out.suffix.lower() != ".png":
+    suffix = pathlib.PurePath(arguments.out).suffix.lower()
+    is_clip = suffix in FORMATS
+    out = given_path(arguments.out, name="--out", local=is_clip)
+    if not is_clip and suffix != ".png":
         raise UserError(
             f"--out must end in .png or, for a clip, in {', '.join(FORMATS)}, got "
             f"{arguments.out}."
         )
-    if is_clip:
-        out = given_path(arguments.out, name="--out", local=True)
 
     fps = _FPS if arguments.fps is None else arguments.fps
     if arguments.fps is not None and not is_clip:

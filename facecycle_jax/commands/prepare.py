@@ -59,40 +59,56 @@ class RecordSet(NamedTuple):
 
 OPTIONS = {
     "fps": Option(
-        float, "of voxceleb2: frames a second taken of videos (default: 5)", "fps"
+        kind=float,
+        text="of voxceleb2: frames a second taken of videos (default: 5)",
+        label="fps",
     ),
     "size": Option(
-        int,
-        "cut frames square and resize them to so many pixels; default: as they are",
-        "size",
+        kind=int,
+        text="cut frames square and resize them to so many pixels; default: as they "
+        "are",
+        label="size",
     ),
     "max_frames": Option(
-        int, "most frames of a track, evenly spread; default: all", "most"
+        kind=int,
+        text="most frames of a track, evenly spread; default: all",
+        label="most",
     ),
     "min_frames": Option(
-        int,
-        "fewest frames of a track, at least 1 (default: 1)",
-        "least",
+        kind=int,
+        text="fewest frames of a track, at least 1 (default: 1)",
+        label="least",
         counts=True,
     ),
     "eval_fraction": Option(
-        float,
-        "fraction of the people in the split eval (default: 0.02); 0: no such split",
-        "eval",
+        kind=float,
+        text="fraction of the people in the split eval (default: 0.02); 0: no such "
+        "split",
+        label="eval",
     ),
     "identity_depth": Option(
-        int,
-        "of tracks: folders that name a person, at least 1 (default: 1)",
-        "depth",
+        kind=int,
+        text="of tracks: folders that name a person, at least 1 (default: 1)",
+        label="depth",
         counts=True,
     ),
     "identities": Option(
-        int, "of synthetic: people (default: 64)", "people", counts=True
+        kind=int,
+        text="of synthetic: people (default: 64)",
+        label="people",
+        counts=True,
     ),
     "frames_per_track": Option(
-        int, "of synthetic: images of each (default: 16)", "frames", counts=True
+        kind=int,
+        text="of synthetic: images of each (default: 16)",
+        label="frames",
+        counts=True,
     ),
-    "seed": Option(int, "of synthetic (default: 0)", "seed"),
+    "seed": Option(
+        kind=int,
+        text="of synthetic (default: 0)",
+        label="seed",
+    ),
 }
 # Options of every set whose frames are read from files.
 _OF_FRAMES = (
@@ -110,22 +126,54 @@ _OF_SYNTHETIC = ("size", "eval_fraction", "identities", "frames_per_track", "see
 
 SETS = {
     "voxceleb1": RecordSet(
-        "voxceleb", "FacecycleVoxceleb1", _OF_FRAMES, has_tracks=True
+        module="voxceleb",
+        builder="FacecycleVoxceleb1",
+        options=_OF_FRAMES,
+        has_tracks=True,
     ),
     "voxceleb2": RecordSet(
-        "voxceleb", "FacecycleVoxceleb2", (*_OF_FRAMES, "fps"), has_tracks=True
+        module="voxceleb",
+        builder="FacecycleVoxceleb2",
+        options=(*_OF_FRAMES, "fps"),
+        has_tracks=True,
     ),
     "tracks": RecordSet(
-        "folders", "FacecycleTracks", (*_OF_FRAMES, "identity_depth"), has_tracks=True
+        module="folders",
+        builder="FacecycleTracks",
+        options=(*_OF_FRAMES, "identity_depth"),
+        has_tracks=True,
     ),
     "synthetic": RecordSet(
-        "folders", "FacecycleSynthetic", _OF_SYNTHETIC, has_tracks=True
+        module="folders",
+        builder="FacecycleSynthetic",
+        options=_OF_SYNTHETIC,
+        has_tracks=True,
     ),
-    "fer2013": RecordSet("labelled", "FacecycleFer2013", ("data",)),
-    "raf-db": RecordSet("labelled", "FacecycleRafDb", ("data",)),
-    "300w-lp": RecordSet("labelled", "Facecycle300wLp", ("data",)),
-    "aflw2000": RecordSet("labelled", "FacecycleAflw2000", ("data",)),
-    "cplfw": RecordSet("labelled", "FacecycleCplfw", ("data",)),
+    "fer2013": RecordSet(
+        module="labelled",
+        builder="FacecycleFer2013",
+        options=("data",),
+    ),
+    "raf-db": RecordSet(
+        module="labelled",
+        builder="FacecycleRafDb",
+        options=("data",),
+    ),
+    "300w-lp": RecordSet(
+        module="labelled",
+        builder="Facecycle300wLp",
+        options=("data",),
+    ),
+    "aflw2000": RecordSet(
+        module="labelled",
+        builder="FacecycleAflw2000",
+        options=("data",),
+    ),
+    "cplfw": RecordSet(
+        module="labelled",
+        builder="FacecycleCplfw",
+        options=("data",),
+    ),
 }
 
 

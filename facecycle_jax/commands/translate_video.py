@@ -112,7 +112,9 @@ def reenact(arguments: argparse.Namespace, motion: Motion) -> int:
 
     model = load(arguments.model)
     if arguments.paste:
-        return _reenact_pasted(arguments, motion, model, sources[0], out)
+        return _reenact_pasted(
+            arguments, motion, model, source=sources[0], driver=driver, out=out
+        )
 
     source = inputs.read_face(
         sources[0],
@@ -146,7 +148,9 @@ def _reenact_pasted(
     arguments: argparse.Namespace,
     motion: Motion,
     model: FaceCycle,
+    *,
     source: epath.Path,
+    driver: epath.Path,
     out: epath.Path,
 ) -> int:
     """Writes a video of a photograph whose faces move, with the driver's sound."""
@@ -170,7 +174,7 @@ def _reenact_pasted(
                 yield photograph.paste_frame(drawn, colours)
 
     count = edit_video(
-        given_path(arguments.driver, name="--driver", local=True),
+        driver,
         out,
         change,
         max_frames=arguments.max_frames,

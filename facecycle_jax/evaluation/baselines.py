@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, plain
 from facecycle_jax.evaluation.probes.codes import (
-    NEEDED_BY_PCA,
     reduced,
     require_sklearn,
 )
@@ -24,9 +23,7 @@ from facecycle_jax.ops.normalisation import LUMA
 
 # The fields of a model's configuration that describe its encoder.
 ENCODER_FIELDS = ("width", "image_size", "code_dim", "dtype", "encoder_width")
-_NEEDS = (
-    "The baselines LBP and HoG need scikit-image: pip install 'facecycle_jax[eval]'."
-)
+_NEED = "The baselines LBP and HoG need scikit-image"
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
@@ -53,10 +50,8 @@ def lbp_features(images: np.ndarray, *, cell: int = 10) -> np.ndarray:
       MissingExtraError: If scikit-image is not installed.
       UserError: If an image is smaller than a cell.
     """
-    try:
+    with importing(_NEED, extra="eval"):
         from skimage.feature import local_binary_pattern
-    except ImportError as error:
-        raise MissingExtraError(_NEEDS) from error
 
     side = images.shape[1] // cell
     if side < 1:
@@ -102,10 +97,8 @@ def hog_features(images: np.ndarray, *, cell: int = 8) -> np.ndarray:
     Raises:
       MissingExtraError: If scikit-image is not installed.
     """
-    try:
+    with importing(_NEED, extra="eval"):
         from skimage.feature import hog
-    except ImportError as error:
-        raise MissingExtraError(_NEEDS) from error
 
     rows = [
         hog(
@@ -221,7 +214,7 @@ def random_encoder(
 def _pca() -> FeatureSet:
     """Builds Eigenfaces."""
     # Before the features of the model, which come first, are computed.
-    require_sklearn(NEEDED_BY_PCA)
+    require_sklearn()
     return FeatureSet(fit=fit_pca, size=64, needs_fit=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import importing
 from facecycle_jax.evaluation.probes.classification import Classification
 from facecycle_jax.evaluation.probes.verification import Verification
 
@@ -23,12 +23,8 @@ def figure_class() -> Any:
     Raises:
       MissingExtraError: If matplotlib is not installed.
     """
-    try:
+    with importing("Reports need matplotlib", extra="eval"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "Reports need matplotlib: pip install 'facecycle_jax[eval]'."
-        ) from error
     return Figure
 
 

@@ -110,7 +110,6 @@ def load(
         )
     path = epath.Path(path_or_name)
 
-    _check_one_stage(path)
     if _is_run(path):
         run = _read_run(path)
         with _fields_of(run):
@@ -122,6 +121,7 @@ def load(
                 devices=devices,
             )
 
+    _check_one_stage(path)
     found = path if path.exists() else find_model_folder(path_or_name)
     if found is None:
         raise FileNotFoundError(
@@ -149,8 +149,11 @@ def _is_run(path: epath.Path) -> bool:
 
 
 def _check_one_stage(path: epath.Path) -> None:
-    """Raises UserError for a workdir that holds one run for each stage of a config."""
-    if not path.is_dir() or (path / CONFIG).exists() or _is_run(path):
+    """Raises UserError for a workdir that holds one run for each stage of a config.
+
+    The path is no run itself.
+    """
+    if not path.is_dir() or (path / CONFIG).exists():
         return
 
     stages = [child.name for child in path.iterdir() if _is_run(child)]
@@ -186,8 +189,9 @@ def model_from_run(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]
       UserError: If it cannot be read, its config.json lacks a field, or it is a run of
         a method that FaceCycle is compared with.
     """
-    path = model_path(path)
-    _check_one_stage(path)
+    path = epath.Path(model_path(path))
+    if not _is_run(path):
+        _check_one_stage(path)
     return _model_of_run(_read_run(path))
 
 

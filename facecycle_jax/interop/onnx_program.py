@@ -4,7 +4,6 @@ The conversion is that of jax2onnx. Programs are traced with the portable forms 
 operations, so grid sampling becomes a gather of the four neighbours.
 """
 
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import check_installed
 from facecycle_jax.ops.portable import portable_forms
 
 Program = Callable[..., Mapping[str, jax.Array]]
@@ -33,10 +32,7 @@ def require_onnx(packages: Sequence[str] = _PACKAGES) -> None:
       packages: those that are needed. By default they are all of the extra.
     """
     for name in packages:
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(
-                f"ONNX programs need {name}: pip install 'facecycle_jax[onnx]'."
-            )
+        check_installed(name, f"ONNX programs need {name}", extra="onnx")
 
 
 def to_onnx(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from facecycle_jax.errors import ConversionError, MissingExtraError, shorten
+from facecycle_jax.errors import ConversionError, importing, shorten
 from facecycle_jax.files import check_new, write_whole
 from facecycle_jax.interop.torch_file import read_torch
 from facecycle_jax.networks.vgg import LAYERS
@@ -90,12 +90,8 @@ def vgg_from_keras(path: str | os.PathLike[str]) -> Vgg:
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"No file {path}.")
 
-    try:
+    with importing("Reading .h5 needs h5py", extra="h5"):
         import h5py
-    except ImportError:
-        raise MissingExtraError(
-            "Reading .h5 needs h5py: pip install 'facecycle_jax[h5]'."
-        ) from None
 
     shapes = _keras_shapes()
     arrays: dict[str, np.ndarray] = {}

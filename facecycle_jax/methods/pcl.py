@@ -34,7 +34,7 @@ from facecycle_jax.methods.base import (
     init_with_stats,
     record_from,
 )
-from facecycle_jax.methods.peer_base import Config, Peer, network_options
+from facecycle_jax.methods.peer_base import Config, Peer, network_options, random_views
 from facecycle_jax.networks import Pcl, Tree, build_pcl
 from facecycle_jax.ops import at_least_float32, normalise, pixels_to_unit
 from facecycle_jax.ops.views import (
@@ -652,11 +652,7 @@ def _views(config: Config) -> Views:
             ),
         )
 
-    def deterministic(batch: Mapping[str, jax.Array]) -> PclViews:
-        # The same views at every evaluation: contrasts need some.
-        return augment(jax.random.key(0), batch)
-
-    return Views(augment, deterministic)
+    return random_views(augment)
 
 
 def _features(

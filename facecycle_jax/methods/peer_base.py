@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.methods.base import BATCH_STATS, Method, Views
+from facecycle_jax.methods.base import BATCH_STATS, Method, Views, apply_with_stats
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.build import check_width, computation_dtype
 from facecycle_jax.ops import views
@@ -70,11 +70,30 @@ def encode(encoder: Any, trees: Tree, images: jax.Array, *, maps: bool) -> Any:
     Returns:
       What the module returns.
     """
-    variables = {
-        "params": trees["encoder"],
-        "batch_stats": trees[BATCH_STATS]["encoder"],
-    }
-    return encoder.apply(variables, images, train=False, maps=maps)
+    found, _ = apply_with_stats(
+        encoder,
+        "encoder",
+        trees,
+        trees[BATCH_STATS],
+        images,
+        train=False,
+        maps=maps,
+    )
+    return found
+
+
+def random_views(
+    augment: Callable[[jax.Array, Mapping[str, jax.Array]], Any],
+) -> Views:
+    """Takes the same random views at every evaluation, since contrasts need some.
+
+    Args:
+      augment: as in `Views`.
+
+    Returns:
+      Views that draw in evaluation too.
+    """
+    return Views(augment, lambda batch: augment(jax.random.key(0), batch))
 
 
 def random_crops(config: Config, *, normalised: bool) -> Views:

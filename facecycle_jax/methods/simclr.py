@@ -23,7 +23,7 @@ from facecycle_jax.methods.base import (
     init_with_stats,
     record_from,
 )
-from facecycle_jax.methods.peer_base import Config, Peer, network_options
+from facecycle_jax.methods.peer_base import Config, Peer, network_options, random_views
 from facecycle_jax.networks import Tree
 from facecycle_jax.networks.batch_norm import Projector
 from facecycle_jax.networks.blocks import scaled
@@ -129,11 +129,7 @@ def _views(config: Config) -> Views:
         )
         return normalise(made)
 
-    def deterministic(batch: Mapping[str, jax.Array]) -> jax.Array:
-        # The same views at every evaluation: contrasts need some.
-        return augment(jax.random.key(0), batch)
-
-    return Views(augment, deterministic)
+    return random_views(augment)
 
 
 def _features(

@@ -230,33 +230,27 @@ class _Layer(NamedTuple):
 def _resnet18_layers() -> Iterator[_Layer]:
     """Lists the layers below the last one, in order."""
     incoming = _STAGES[0]
-    yield _Layer("conv1", "bn1", (), "stem", (incoming, 3, 7, 7))
+    yield _Layer(
+        conv="conv1", norm="bn1", path=(), name="stem", shape=(incoming, 3, 7, 7)
+    )
 
     for stage, channels in enumerate(_STAGES, start=1):
         for block in range(_BLOCKS):
-            source = f"layer{stage}.{block}"
-            path = (f"stage{stage}_block{block + 1}",)
-            yield _Layer(
-                f"{source}.conv1",
-                f"{source}.bn1",
-                path,
-                "first",
-                (channels, incoming, 3, 3),
-            )
-            yield _Layer(
-                f"{source}.conv2",
-                f"{source}.bn2",
-                path,
-                "second",
-                (channels, channels, 3, 3),
-            )
+            layers = [
+                ("conv1", "bn1", "first", (channels, incoming, 3, 3)),
+                ("conv2", "bn2", "second", (channels, channels, 3, 3)),
+            ]
             # Only blocks that change the shape project their shortcut.
             if channels != incoming:
+                shape = (channels, incoming, 1, 1)
+                layers.append(("downsample.0", "downsample.1", "shortcut", shape))
+
+            for conv_name, norm_name, name, shape in layers:
                 yield _Layer(
-                    f"{source}.downsample.0",
-                    f"{source}.downsample.1",
-                    path,
-                    "shortcut",
-                    (channels, incoming, 1, 1),
+                    conv=f"layer{stage}.{block}.{conv_name}",
+                    norm=f"layer{stage}.{block}.{norm_name}",
+                    path=(f"stage{stage}_block{block + 1}",),
+                    name=name,
+                    shape=shape,
                 )
             incoming = channels

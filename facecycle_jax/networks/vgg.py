@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,11 +140,7 @@ def read_vgg_npz(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
         incoming = channels
     arrays = read_npz_weights(path, shapes, network="VGG-19")
 
-    tree: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in arrays.items():
-        name, part = key.split("/")
-        tree.setdefault(name, {})[part] = array
-    return tree
+    return dict(flax.traverse_util.unflatten_dict(arrays, sep="/"))
 
 
 def random_vgg(*, width: float = 1.0, seed: int = 0) -> dict[str, Any]:

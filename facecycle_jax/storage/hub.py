@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from facecycle_jax._version import __version__
-from facecycle_jax.errors import MissingExtraError, UserError, shorten
+from facecycle_jax.errors import UserError, importing, shorten
 from facecycle_jax.storage.folder_config import CONFIG, WEIGHTS
 from facecycle_jax.storage.model_card import card_head
 from facecycle_jax.storage.model_folder import CARD, read_model
@@ -212,13 +212,9 @@ def _endpoint() -> str | None:
 
 def _import_hub(purpose: str) -> Any:
     """Imports huggingface_hub."""
-    try:
+    with importing(f"{purpose} needs huggingface_hub", extra="hub"):
         import huggingface_hub
         import huggingface_hub.errors
-    except ImportError:
-        raise MissingExtraError(
-            f"{purpose} needs huggingface_hub: pip install 'facecycle_jax[hub]'."
-        ) from None
 
     return huggingface_hub
 

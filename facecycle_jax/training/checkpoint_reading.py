@@ -164,19 +164,37 @@ def check_shapes(checkpoint: epath.Path, abstract: Any) -> None:
       UserError: If they differ, naming the first array that does.
     """
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = array_shapes(reader.metadata(checkpoint / "state").tree)
-    wanted = array_shapes(abstract)
+        saved = reader.metadata(checkpoint / "state").tree
 
-    for name in sorted({*saved, *wanted}):
-        there = saved.get(name, "none")
-        here = wanted.get(name, "none")
-        if there != here:
-            raise UserError(
-                f"{checkpoint} has another state than this configuration: {name} has "
-                f"shape {there} there and {here} here. Continue it with the "
-                "configuration it was started with, or use another workdir; the "
-                "checkpoint stays where it is."
-            )
+    difference = first_difference(saved, abstract)
+    if difference:
+        name, there, here = difference
+        raise UserError(
+            f"{checkpoint} has another state than this configuration: {name} has "
+            f"shape {there} there and {here} here. Continue it with the "
+            "configuration it was started with, or use another workdir; the "
+            "checkpoint stays where it is."
+        )
+
+
+def first_difference(there: Any, here: Any) -> tuple[str, str, str] | None:
+    """Finds the first array that is missing or has another shape in one of two trees.
+
+    Args:
+      there: tree of arrays or of what has their shapes.
+      here: another one.
+
+    Returns:
+      The array's path, such as 'params/generator/kernel', and its shapes there and
+      here, 'none' where it is missing. None if there is no difference.
+    """
+    found = _array_shapes(there)
+    wanted = _array_shapes(here)
+    for name in sorted({*found, *wanted}):
+        shapes = [str(tree.get(name, "none")) for tree in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            return name, shapes[0], shapes[1]
+    return None
 
 
 def storage_error(error: Exception) -> OSError | None:
@@ -274,7 +292,7 @@ def _read_arrays(checkpoint: epath.Path, names: Sequence[str] | None) -> Tree:
     return trees
 
 
-def array_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _array_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Lists the shapes of arrays by path, e.g. 'params/generator/kernel'."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {

@@ -10,7 +10,7 @@ from facecycle_jax.networks import Tree
 from facecycle_jax.storage import read_model
 from facecycle_jax.storage.bundled import bundled_models, find_model_folder
 from facecycle_jax.training.checkpoint_reading import (
-    array_shapes,
+    first_difference,
     list_checkpoints,
     load_newest,
 )
@@ -105,16 +105,13 @@ def copy_trees(
                 )
             continue
 
-        shapes = array_shapes(tree)
-        found = array_shapes(source[name])
-        for key in sorted({*shapes, *found}):
-            there = found.get(key, "none")
-            here = shapes.get(key, "none")
-            if there != here:
-                raise UserError(
-                    f"init_from: {name}/{key} has shape {there} there and {here} "
-                    "here: config.model must be the same there and here."
-                )
+        difference = first_difference(source[name], tree)
+        if difference:
+            key, there, here = difference
+            raise UserError(
+                f"init_from: {name}/{key} has shape {there} there and {here} "
+                "here: config.model must be the same there and here."
+            )
 
         result[name] = source[name]
         copied.append(name)

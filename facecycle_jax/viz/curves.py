@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 from facecycle_jax.files import write_whole
 
 
@@ -46,13 +46,9 @@ def curves(
             f"got (steps, values) of {lengths}."
         )
 
-    try:
+    with importing("Plots need matplotlib", extra="eval"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "Plots need matplotlib: pip install 'facecycle_jax[eval]'."
-        ) from error
 
     # A figure of its own keeps pyplot's global state and window backends out of
     # training processes.

@@ -12,7 +12,6 @@ import pytest
 
 from facecycle_jax import ops
 from facecycle_jax.errors import MissingExtraError
-from facecycle_jax.interop import onnx_program
 from facecycle_jax.interop.onnx_program import run_onnx, to_onnx
 
 REASON = "needs the extra `onnx`"
@@ -81,7 +80,7 @@ def test_weights_in_float16_take_half_the_space_and_change_little(inputs):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        onnx_program.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name == "jax2onnx" else found(name),
     )
@@ -93,7 +92,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 def test_running_a_program_needs_the_runtime_alone(monkeypatch):
     installed = {"onnxruntime": True, "jax2onnx": False, "onnx": False}
     monkeypatch.setattr(
-        onnx_program.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: object() if installed[name] else None,
     )

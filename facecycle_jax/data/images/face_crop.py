@@ -24,7 +24,7 @@ from facecycle_jax.data.images.framing import (
     square_of_landmarks,
 )
 from facecycle_jax.data.images.landmarks import find_landmarks, has_landmarks
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 
 Box = tuple[int, int, int, int]
 Detector = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
@@ -145,15 +145,11 @@ def crop_faces(image: np.ndarray, *, framing: Framing = FRAMING) -> list[FaceCro
     if not faces:
         raise _no_face(image)
 
-    height, width = image.shape[:2]
-    boxes = [box for box, _ in faces]
     landmarks = find_landmarks if has_landmarks() else None
-    crops = []
-    for place in range(len(faces)):
-        # Places count from the left.
-        box, score = faces[_choose(boxes, place, width, height)]
-        crops.append(_crop_box(image, box, score, framing, landmarks))
-    return crops
+    return [
+        _crop_box(image, box, score, framing, landmarks)
+        for box, score in sorted(faces, key=lambda face: _middle(face[0]))
+    ]
 
 
 def _no_face(image: np.ndarray) -> NoFaceError:
@@ -294,19 +290,21 @@ def find_faces(image: np.ndarray) -> list[tuple[Box, float]]:
 @functools.cache
 def _dlib_detector():  # type: ignore[no-untyped-def]  # dlib has no types
     """Loads the detector on the first call."""
-    try:
+    with importing("Finding faces needs dlib", extra="face"):
         import dlib
-    except ImportError as error:
-        raise MissingExtraError(
-            "Finding faces needs dlib: pip install 'facecycle_jax[face]'."
-        ) from error
     return dlib.get_frontal_face_detector()
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    """Computes the middle of a box, (x, y)."""
+    left, top, right, bottom = box
+    return (left + right) / 2, (top + bottom) / 2
 
 
 def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
     """Chooses a face and returns its index."""
     places = range(len(boxes))
-    middles = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
+    middles = [_middle(box) for box in boxes]
 
     def area(place: int) -> int:
         left, top, right, bottom = boxes[place]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import importing, missing_extra
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
@@ -60,16 +60,13 @@ def load_predictor() -> Any:
     Raises:
       MissingExtraError: If dlib or the predictor is not installed.
     """
-    path = model_file(PREDICTOR)
-    try:
+    need = "Landmarks need their model"
+    with importing(need, extra="landmarks"):
         import dlib
-    except ImportError:
-        path = None
 
+    path = model_file(PREDICTOR)
     if path is None:
-        raise MissingExtraError(
-            "Landmarks need their model: pip install 'facecycle_jax[landmarks]'."
-        )
+        raise missing_extra(need, extra="landmarks")
 
     return dlib.shape_predictor(str(path))
 

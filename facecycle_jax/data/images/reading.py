@@ -122,10 +122,10 @@ def read_image(
             # Drafting would shrink the caller's own image.
             return to_rgb(source, at_least, draft=False)
 
-    source = os.fspath(given_path(source, name=_GIVEN))
+    name = os.fspath(given_path(source, name=_GIVEN))
     with (
-        open_image_file(source) as file,
-        one_sentence(os.fspath(source)),
+        open_image_file(name) as file,
+        one_sentence(name),
         open_image(file) as image,
     ):
         return to_rgb(image, at_least)

@@ -17,7 +17,7 @@ from etils import epath
 
 from facecycle_jax.data.images.media_files import VIDEO_FORMATS
 from facecycle_jax.data.images.reading import MAX_PIXELS
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 from facecycle_jax.files import named_in_errors, under_another_name
 
 # No video has a higher rate, and the frames taken of one must not grow without bound.
@@ -492,12 +492,8 @@ def _check_frame(frame: np.ndarray, index: int, shape: tuple[int, ...]) -> None:
 
 def _load_av() -> ModuleType:
     """Imports PyAV."""
-    try:
+    with importing("Videos need PyAV", extra="video"):
         import av
-    except ImportError as error:
-        raise MissingExtraError(
-            "Videos need PyAV: pip install 'facecycle_jax[video]'."
-        ) from error
     return av
 
 

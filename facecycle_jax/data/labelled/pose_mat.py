@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 
 # Added on each side, as a fraction of the landmarks' extent, as in FSA-Net's crops.
 MARGIN = 0.6
@@ -29,12 +29,8 @@ def read_mat(path: str, *, margin: float = MARGIN) -> tuple[np.ndarray, Box | No
       UserError: If it is damaged or has no valid pose.
       MissingExtraError: If scipy is not installed.
     """
-    try:
+    with importing("Reading .mat files needs scipy", extra="eval"):
         from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingExtraError(
-            "Reading .mat files needs scipy: pip install 'facecycle_jax[eval]'."
-        ) from error
 
     try:
         content = loadmat(path, variable_names=("Pose_Para", "pt2d", "pt3d_68"))

@@ -17,7 +17,7 @@ from facecycle_jax.data.images.landmarks import (
     load_predictor,
     model_file,
 )
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import missing_extra
 
 # Distance of codes below which the network accepts two images as one person. It is the
 # threshold of the network's author.
@@ -66,9 +66,7 @@ def _load_network() -> Any:
     """Loads the face network, which is then cached."""
     path = model_file(RECOGNITION)
     if path is None:
-        raise MissingExtraError(
-            "Evaluating faces needs dlib's models: pip install 'facecycle_jax[judges]'."
-        )
+        raise missing_extra("Evaluating faces needs dlib's models", extra="judges")
 
     import dlib
 

@@ -5,23 +5,17 @@ protocol uses codes as they are, so adapted codes have rows of their own. Codes 
 float32 [N, D].
 """
 
-import importlib.util
-
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, check_installed
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet
 
-NEEDED_BY_PCA = "PCA needs scikit-learn: pip install 'facecycle_jax[eval]'."
-_NEEDED_TO_WHITEN = (
-    "Whitened codes need scikit-learn: pip install 'facecycle_jax[eval]'."
-)
+_WHITENED_NEED = "Whitened codes need scikit-learn"
 
 
-def require_sklearn(message: str) -> None:
-    """Raises MissingExtraError with a message if scikit-learn is not installed."""
-    if importlib.util.find_spec("sklearn") is None:
-        raise MissingExtraError(message)
+def require_sklearn(need: str = "PCA needs scikit-learn") -> None:
+    """Raises MissingExtraError with what is needed if scikit-learn is not installed."""
+    check_installed("sklearn", need, extra="eval")
 
 
 def centred(codes: np.ndarray) -> FeatureFunction:
@@ -52,7 +46,7 @@ def whitened(codes: np.ndarray) -> FeatureFunction:
     Raises:
       MissingExtraError: If scikit-learn is not installed.
     """
-    require_sklearn(_NEEDED_TO_WHITEN)
+    require_sklearn(_WHITENED_NEED)
     from sklearn.covariance import LedoitWolf
 
     fitted = LedoitWolf().fit(codes.astype(np.float64))
@@ -82,7 +76,7 @@ def reduced(
       MissingExtraError: If scikit-learn is not installed.
       UserError: If there are fewer than two codes.
     """
-    require_sklearn(NEEDED_BY_PCA)
+    require_sklearn()
     if len(codes) < 2:
         raise UserError(
             f"PCA needs at least two training images, got {len(codes)}: raise the "
@@ -115,7 +109,7 @@ def with_adapted(name: str, kind: FeatureSet) -> dict[str, FeatureSet]:
       MissingExtraError: If scikit-learn is not installed.
     """
     # Before codes of a whole data set are computed.
-    require_sklearn(_NEEDED_TO_WHITEN)
+    require_sklearn(_WHITENED_NEED)
     shared = kind._replace(shared=name)
     return {
         name: shared,

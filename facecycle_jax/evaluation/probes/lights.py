@@ -75,9 +75,10 @@ def evaluate_lights(
     probes = np.flatnonzero(~is_gallery)
     subset = np.searchsorted(SUBSETS, faces.angle[probes])
 
+    enrolled = [faces.files[place] for place in gallery]
+
     rows = {}
     for name, kind in features.items():
-        enrolled = [faces.files[place] for place in gallery]
         function = kind.fitted(
             functools.partial(load_images, enrolled, size=kind.size, crop=crop)
         )

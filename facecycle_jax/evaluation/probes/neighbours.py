@@ -5,7 +5,7 @@ Codes are [N, D].
 
 import numpy as np
 
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, importing
 from facecycle_jax.evaluation.scaling import unit_length
 
 PROJECTIONS = ("pca", "tsne")
@@ -144,14 +144,10 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
         )
     if len(codes) < 3:
         raise UserError(f"a map needs at least three codes, got {len(codes)}.")
-    try:
+    with importing("Maps of codes need scikit-learn", extra="eval"):
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise MissingExtraError(
-            "Maps of codes need scikit-learn: pip install 'facecycle_jax[eval]'."
-        ) from error
 
     values = np.asarray(codes, np.float64)
     if np.all(values == values[0]):

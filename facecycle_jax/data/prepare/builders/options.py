@@ -4,7 +4,7 @@ import shlex
 
 import tensorflow_datasets as tfds
 
-from facecycle_jax.errors import MissingExtraError
+from facecycle_jax.errors import importing
 
 
 def download_config(
@@ -24,12 +24,8 @@ def download_config(
     """
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     if beam is not None:
-        try:
+        with importing("--beam needs Apache Beam", extra="beam"):
             from apache_beam.options.pipeline_options import PipelineOptions
-        except ImportError as error:
-            raise MissingExtraError(
-                "--beam needs Apache Beam: pip install 'facecycle_jax[beam]'."
-            ) from error
         config.beam_options = PipelineOptions(shlex.split(beam))
 
     return config
