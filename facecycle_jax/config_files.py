@@ -231,11 +231,11 @@ def parse_flags(
 def _with_config_paths(argv: Sequence[str]) -> list[str]:
     """Replaces the name of a config in a command line by the path of its file."""
     argv = list(argv)
-    for place, flag, value in _config_flags(argv):
+    for index, flag, value in _config_flags(argv):
         # What looks like a path is left to the library, which says what is wrong.
         path = value.partition(":")[0]
         if path and not path.endswith(".py") and "/" not in path:
-            argv[place] = f"{flag}{find_config(value)}"
+            argv[index] = f"{flag}{find_config(value)}"
     return argv
 
 
@@ -343,14 +343,14 @@ def _config_flags(argv: Sequence[str]) -> list[tuple[int, str, str]]:
     value there ('--config=' or nothing), and the value.
     """
     found = []
-    for place, argument in enumerate(argv):
+    for index, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
         if flag not in _CONFIG_FLAGS:
             continue
 
         # The value follows an equals sign, or is the next argument.
         if equals:
-            found.append((place, flag + equals, value))
+            found.append((index, flag + equals, value))
         else:
-            found.append((place + 1, "", "".join(argv[place + 1 : place + 2])))
+            found.append((index + 1, "", "".join(argv[index + 1 : index + 2])))
     return found

@@ -125,7 +125,7 @@ def serve_space(folder: str | os.PathLike[str]) -> None:
 
 
 def _serve(
-    place: str | os.PathLike[str], *, port: int | None, browser: bool, host: str = ""
+    path: str | os.PathLike[str], *, port: int | None, browser: bool, host: str = ""
 ) -> None:
     """Loads a model and serves the page."""
     if port is not None and not 1 <= port <= 65535:
@@ -133,7 +133,7 @@ def _serve(
     # Before the model, which takes seconds to load.
     demo_page.require_gradio()
 
-    model = load(place)
+    model = load(path)
     demo_page.serve(
         lambda first, second, crop: exchange(model, first, second, crop=crop),
         adjust=lambda faces, strength, yaw, pitch: adjust(

@@ -143,10 +143,10 @@ def _kept(folder: str) -> tuple[int, int]:
     size = 0
     files = 0
 
-    for place, _, names in os.walk(folder):
+    for directory, _, names in os.walk(folder):
         for name in names:
             try:
-                size += os.lstat(os.path.join(place, name)).st_size
+                size += os.lstat(os.path.join(directory, name)).st_size
             except FileNotFoundError:
                 # Removed in the meantime.
                 continue

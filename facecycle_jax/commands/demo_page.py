@@ -145,8 +145,8 @@ def serve(
         try:
             if not stop.is_set():
                 _launch(page, port=port, browser=browser, folder=folder, host=host)
-                place = f"https://{host}" if host else page.local_url
-                print(f"The demo is at {place}; stop it with Ctrl-C", flush=True)
+                address = f"https://{host}" if host else page.local_url
+                print(f"The demo is at {address}; stop it with Ctrl-C", flush=True)
                 stop.wait()
         finally:
             page.close(verbose=False)
@@ -338,8 +338,8 @@ def _results(shown: Mapping[str, tuple[str, str]]) -> dict[str, list[Any]]:
             with gr.Column(min_width=100, elem_classes="kind"):
                 gr.Markdown(f"{caption}\n\n{explanation}", elem_classes="caption")
                 images[name] = [
-                    _image(f"{caption}, {place} face", f"{place}_{name}")
-                    for place in ("first", "second")
+                    _image(f"{caption}, {which} face", f"{which}_{name}")
+                    for which in ("first", "second")
                 ]
     return images
 

@@ -27,18 +27,18 @@ def write_examples(folder: str | os.PathLike[str]) -> list[list[str]]:
     Returns:
       File names of the pairs.
     """
-    place = pathlib.Path(folder)
+    directory = pathlib.Path(folder)
     source = importlib.resources.files("facecycle_jax.commands") / "portraits"
     portraits = []
     for name in _PORTRAITS:
-        (place / name).write_bytes((source / name).read_bytes())
-        portraits.append(str(place / name))
+        (directory / name).write_bytes((source / name).read_bytes())
+        portraits.append(str(directory / name))
 
     # Three people, two consecutive frames each.
     tracks = synthetic_tracks(_SEED, identities=3, frames_per_track=2, size=128)
     faces = []
     for number, frame in enumerate(tracks["frames"]):
-        file = str(place / f"face_{number}.png")
+        file = str(directory / f"face_{number}.png")
         save_png(file, frame)
         faces.append(file)
 

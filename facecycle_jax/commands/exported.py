@@ -159,15 +159,15 @@ def write_space_of(
     """
     found = find_model_folder(model)
 
-    def write_model_folder(place: pathlib.Path) -> None:
+    def write_model_folder(model_folder: pathlib.Path) -> None:
         if found is None:
-            write_run(place)
+            write_run(model_folder)
             return
 
-        place.mkdir()
+        model_folder.mkdir()
         for name in (CONFIG, WEIGHTS, CARD):
             if (found / name).exists():
-                (place / name).write_bytes((found / name).read_bytes())
+                (model_folder / name).write_bytes((found / name).read_bytes())
 
     space.write_space(folder, write_model_folder, package=package)
     print(f"Wrote {folder}, the folder of a Space")
@@ -265,9 +265,9 @@ def write_web_page(arguments: argparse.Namespace) -> None:
     )
 
 
-def _load(place: epath.PathLike) -> FaceCycle:
+def _load(path: epath.PathLike) -> FaceCycle:
     """Loads a model of FaceCycle."""
-    model = load(place)
+    model = load(path)
     if isinstance(model, PeerModel):
         raise UserError(f"export makes programs of FaceCycle, not of {model.method}.")
     return model

@@ -287,20 +287,20 @@ def _targets(
     names = [os.fspath(path.relative_to(root).with_suffix("")) for path in paths]
     taken = {name for name, count in Counter(names).items() if count > 1}
 
-    # The places of the images of each folder, and their names there.
-    places: dict[str, list[int]] = {}
+    # The indices of the images of each folder, and their names there.
+    indices: dict[str, list[int]] = {}
     short: dict[str, list[str]] = {}
-    for place, (path, name) in enumerate(zip(paths, names, strict=True)):
+    for index, (path, name) in enumerate(zip(paths, names, strict=True)):
         full = f"{name}_{path.suffix[1:].lower()}" if name in taken else name
         folder, file = os.path.split(full)
-        places.setdefault(folder, []).append(place)
+        indices.setdefault(folder, []).append(index)
         short.setdefault(folder, []).append(file)
 
     # An ending can make a name that another image has.
     targets = [""] * len(paths)
-    for folder, inside in places.items():
-        for place, file in zip(inside, unique(short[folder]), strict=True):
-            targets[place] = os.fspath(out / folder / f"{file}.jpg")
+    for folder, inside in indices.items():
+        for index, file in zip(inside, unique(short[folder]), strict=True):
+            targets[index] = os.fspath(out / folder / f"{file}.jpg")
 
     return list(zip(map(os.fspath, paths), targets, strict=True))
 

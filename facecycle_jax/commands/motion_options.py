@@ -104,8 +104,8 @@ class Motion:
           uint8 [N, F, S, S, 3].
         """
         drawn = []
-        for place in range(len(faces.motion_code)):
-            face = faces.take(slice(place, place + 1))
+        for index in range(len(faces.motion_code)):
+            face = faces.take(slice(index, index + 1))
             moved = self.codes(model, face.motion_code, drivers)
             drawn.append(model.express(face, moved))
         return np.stack(drawn, axis=1)

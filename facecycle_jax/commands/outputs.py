@@ -162,17 +162,17 @@ def _check_place(
     Raises:
       UserError: If the folder is a file, lies below one, or may not be written.
     """
-    place = _first_existing(folder)
-    if place is not None and not place.is_dir():
+    existing = _first_existing(folder)
+    if existing is not None and not existing.is_dir():
         raise UserError(
-            f"{name} {given} cannot be made, because {place} is a file: choose another "
-            f"{name}."
+            f"{name} {given} cannot be made, because {existing} is a file: choose "
+            f"another {name}."
         )
 
     # A folder in a bucket, or a bucket that cannot be listed, is tried by writing.
-    if place is None or is_remote(place):
+    if existing is None or is_remote(existing):
         return
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(
             f"{name} {given} may not be written: choose another folder or change its "
             "permissions."
@@ -184,12 +184,12 @@ def _first_existing(path: epath.Path) -> epath.Path | None:
 
     A bucket that cannot be listed has none. Writing then reports the reason.
     """
-    for place in (path, *path.parents):
+    for existing in (path, *path.parents):
         # The last folders above a path in a bucket are local.
-        if is_remote(path) and not is_remote(place):
+        if is_remote(path) and not is_remote(existing):
             return None
-        if _exists(place):
-            return place
+        if _exists(existing):
+            return existing
     return None
 
 

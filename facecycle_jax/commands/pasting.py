@@ -86,12 +86,12 @@ class Photograph(NamedTuple):
     ) -> np.ndarray:
         """Puts drawn faces onto an image uint8 [H, W, 3]; returns another one."""
         result = image
-        for place, (face, square) in enumerate(zip(drawn, self.squares, strict=True)):
+        for index, (face, square) in enumerate(zip(drawn, self.squares, strict=True)):
             # Colours are those of the photograph, not of neighbours pasted before.
             if colours is None:
                 found = match_colours(self.image, face, square)
             else:
-                found = colours[place]
+                found = colours[index]
             result = paste_face(result, face, square, colours=found)
         return result
 
@@ -303,12 +303,12 @@ class SmoothColours:
         self._before: dict[int, Colours] = {}
 
     def __call__(
-        self, place: int, image: np.ndarray, face: np.ndarray, square: Square
+        self, index: int, image: np.ndarray, face: np.ndarray, square: Square
     ) -> Colours:
         """Finds the colours of a face.
 
         Args:
-          place: number of the face among those followed.
+          index: number of the face among those followed.
           image: uint8 [H, W, 3], the frame.
           face: uint8 [S, S, 3], what was drawn.
           square: its place in the frame.
@@ -317,14 +317,14 @@ class SmoothColours:
           Colours between those of the frames before and this one's.
         """
         found = match_colours(image, face, square)
-        if place in self._before:
-            found = self._before[place].towards(found, _COLOURS_FOLLOW)
-        self._before[place] = found
+        if index in self._before:
+            found = self._before[index].towards(found, _COLOURS_FOLLOW)
+        self._before[index] = found
         return found
 
-    def forget(self, place: int) -> None:
+    def forget(self, index: int) -> None:
         """Starts anew at a face, as in another scene."""
-        self._before.pop(place, None)
+        self._before.pop(index, None)
 
 
 def progress(frames: Iterable[Followed]) -> Iterator[Followed]:

@@ -84,12 +84,12 @@ class _Drivers(NamedTuple):
     """Some of the drivers.
 
     Attributes:
-      places: their places among all drivers.
+      indices: their indices among all drivers.
       images: uint8 [N, S, S, 3], or None for codes.
       codes: float32 [N, D], or None where the images are enough.
     """
 
-    places: list[int]
+    indices: list[int]
     images: np.ndarray | None
     codes: np.ndarray | None
 
@@ -99,18 +99,18 @@ class _Pair(NamedTuple):
 
     Attributes:
       source: path of the source.
-      place: place of the driver among all.
+      driver: index of the driver among all.
       image: uint8 [H, W, 3], or [H, W, 4] with transparency.
       icc_profile: colour profile of the image, or None.
     """
 
     source: epath.Path
-    place: int
+    driver: int
     image: np.ndarray
     icc_profile: bytes | None = None
 
 
-# File to write for a source and the place of a driver.
+# File to write for a source and the index of a driver.
 _PairFiles = dict[tuple[epath.Path, int], epath.Path]
 
 
@@ -189,7 +189,7 @@ def _find_drivers(arguments: argparse.Namespace) -> _Found:
 
 def _check_first(drivers: list[_Drivers], problems: inputs.Problems) -> None:
     """Raises UserError if the first driver was left out, from which motion counts."""
-    if drivers and drivers[0].places[0] == 0:
+    if drivers and drivers[0].indices[0] == 0:
         return
 
     # Drivers are read in order, so the first problem is that of the first driver.
@@ -206,7 +206,7 @@ def _write_pairs(
     done = 0
     for pair in pairs:
         done += outputs.save_drawn(
-            files[pair.source, pair.place],
+            files[pair.source, pair.driver],
             pair.image,
             problems,
             icc_profile=pair.icc_profile,
@@ -219,14 +219,14 @@ def _pair_files(
 ) -> _PairFiles:
     """Names a PNG for each pair of source and driver."""
     of_source = dict(zip(sources, outputs.output_names(sources), strict=True))
-    # By place, because a file of codes may name one path twice.
+    # By index, because a file of codes may name one path twice.
     of_driver = outputs.output_names(drivers)
 
     # Two pairs may join to one name: a + b_c and a_b + c.
-    places = range(len(drivers))
-    pairs = [(source, place) for source in sources for place in places]
+    indices = range(len(drivers))
+    pairs = [(source, index) for source in sources for index in indices]
     joined = outputs.unique(
-        [f"{of_source[source]}_{of_driver[place]}" for source, place in pairs]
+        [f"{of_source[source]}_{of_driver[index]}" for source, index in pairs]
     )
     return {pair: out / f"{name}.png" for pair, name in zip(pairs, joined, strict=True)}
 
@@ -240,13 +240,13 @@ def _read_drivers(
     with_codes: bool,
 ) -> list[_Drivers]:
     """Reads the images of drivers and, if they are needed, computes their codes."""
-    place_of = {path: place for place, path in enumerate(paths)}
+    index_of = {path: index for index, path in enumerate(paths)}
     which = inputs.which_of_driver(arguments)
 
     found = []
     for kept, images in inputs.chunks(arguments, paths, problems, model, which=which):
         codes = model.motion_code(images) if with_codes else None
-        found.append(_Drivers([place_of[path] for path in kept], images, codes))
+        found.append(_Drivers([index_of[path] for path in kept], images, codes))
     return found
 
 
@@ -269,10 +269,10 @@ def _pair_images(
             for drivers in all_drivers:
                 assert drivers.codes is not None
                 moved = motion.draw(model, faces, drivers.codes)
-                for place, drawn in zip(drivers.places, moved, strict=True):
+                for index, drawn in zip(drivers.indices, moved, strict=True):
                     yield _Pair(
                         source=path,
-                        place=place,
+                        driver=index,
                         image=photograph.paste(drawn),
                         icc_profile=photograph.icc_profile,
                     )
@@ -285,8 +285,8 @@ def _pair_images(
                     panels = _exchange_panels(model, image, drivers)
                 else:
                     panels = _moved_panels(model, motion, image, drivers)
-                for place, panel in zip(drivers.places, panels, strict=True):
-                    yield _Pair(source=path, place=place, image=panel)
+                for index, panel in zip(drivers.indices, panels, strict=True):
+                    yield _Pair(source=path, driver=index, image=panel)
 
 
 def _exchange_panels(
@@ -294,7 +294,7 @@ def _exchange_panels(
 ) -> Iterator[np.ndarray]:
     """Draws the panel of an exchange with each driver."""
     result = model.translate(image, drivers.images)
-    for row in range(len(drivers.places)):
+    for row in range(len(drivers.indices)):
         yield _pair_panel(model, result, row)
 
 

@@ -168,8 +168,8 @@ def _reenact_pasted(
             codes = model.motion_code(model.read(held))
             for drawn in motion.draw(model, faces, codes):
                 colours = [
-                    smooth(place, photograph.image, face, photograph.squares[place])
-                    for place, face in enumerate(drawn)
+                    smooth(index, photograph.image, face, photograph.squares[index])
+                    for index, face in enumerate(drawn)
                 ]
                 yield photograph.paste_frame(drawn, colours)
 

@@ -44,10 +44,10 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """
     found = jax.devices() if devices is None else devices
 
-    def place(device: jax.Device) -> tuple[int, int, int]:
+    def position(device: jax.Device) -> tuple[int, int, int]:
         return slice_of(device), device.process_index, device.id
 
-    found = sorted(found, key=place)
+    found = sorted(found, key=position)
     slices = [slice_of(device) for device in found]
     sizes = {number: slices.count(number) for number in slices}
     if len(sizes) <= 1:

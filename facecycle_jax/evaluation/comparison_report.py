@@ -222,9 +222,9 @@ def _task_table(
     groups = _by_name(runs)
 
     # A published row has a cell in the column of its protocol.
-    places = _PUBLISHED_COLUMNS.get(task, {})
+    renamed = _PUBLISHED_COLUMNS.get(task, {})
     published = {
-        method: {places.get(column, column): value for column, value in cells.items()}
+        method: {renamed.get(column, column): value for column, value in cells.items()}
         for method, cells in PUBLISHED.get(task, {}).items()
     }
 

@@ -64,13 +64,13 @@ def evaluate_all(
     for entry in entries:
         for seed in seeds:
             if (entry.name, seed) not in diverged:
-                place = workdir / entry.name / str(seed)
+                run_workdir = workdir / entry.name / str(seed)
                 found.append(
-                    evaluate_run(entry, seed, place, plan[entry.name], options)
+                    evaluate_run(entry, seed, run_workdir, plan[entry.name], options)
                 )
         if untrained:
-            place = workdir / entry.name / "untrained"
-            found.append(_evaluate_untrained(entry, place, options))
+            run_workdir = workdir / entry.name / "untrained"
+            found.append(_evaluate_untrained(entry, run_workdir, options))
         # Programs of one method serve no other.
         jax.clear_caches()
 
@@ -80,7 +80,7 @@ def evaluate_all(
 def evaluate_run(
     entry: Entry,
     seed: int,
-    place: epath.Path,
+    run_workdir: epath.Path,
     steps: Mapping[str, int],
     options: ComparisonOptions,
 ) -> ComparedRun:
@@ -89,7 +89,7 @@ def evaluate_run(
     Args:
       entry: the method.
       seed: of the run.
-      place: workdir of the run.
+      run_workdir: workdir of the run.
       steps: by stage.
       options: the data and the probes.
 
@@ -100,7 +100,7 @@ def evaluate_run(
       UserError: If data or a checkpoint cannot be used.
     """
     settings = {**_settings(options), "steps": dict(steps)}
-    kept = _read_evaluation(place, settings)
+    kept = _read_evaluation(run_workdir, settings)
     if kept is not None:
         return kept
 
@@ -109,7 +109,7 @@ def evaluate_run(
     seen = 0
     seconds = 0.0
     for stage in entry.stages:
-        folder = place / stage.name / FOLDER
+        folder = run_workdir / stage.name / FOLDER
         count = steps[stage.name]
         kept_steps = sorted(
             int(path.name) for path in folder.iterdir() if path.name.isdigit()
@@ -119,10 +119,10 @@ def evaluate_run(
             for step in kept_steps
         ]
         seen += count * stage.images
-        seconds += training_seconds(place / stage.name)
+        seconds += training_seconds(run_workdir / stage.name)
 
     last = entry.stages[-1].name
-    model = load(place / last / FOLDER / str(steps[last]))
+    model = load(run_workdir / last / FOLDER / str(steps[last]))
     compared = ComparedRun(
         name=entry.name,
         seed=seed,
@@ -131,16 +131,16 @@ def evaluate_run(
         result=evaluate_method(model, options),
         curve=curve_of(points, options),
     )
-    _write_evaluation(place, settings, compared)
+    _write_evaluation(run_workdir, settings, compared)
     return compared
 
 
 def _evaluate_untrained(
-    entry: Entry, place: epath.Path, options: ComparisonOptions
+    entry: Entry, run_workdir: epath.Path, options: ComparisonOptions
 ) -> ComparedRun:
     """Evaluates random weights, or reads the evaluation of an earlier start."""
     settings = _settings(options)
-    kept = _read_evaluation(place, settings)
+    kept = _read_evaluation(run_workdir, settings)
     if kept is not None:
         return kept
 
@@ -153,7 +153,7 @@ def _evaluate_untrained(
         seconds=0.0,
         result=evaluate_method(model, options),
     )
-    _write_evaluation(place, settings, compared)
+    _write_evaluation(run_workdir, settings, compared)
     return compared
 
 
@@ -166,10 +166,10 @@ def _settings(options: ComparisonOptions) -> dict[str, Any]:
 
 
 def _read_evaluation(
-    place: epath.Path, settings: Mapping[str, Any]
+    run_workdir: epath.Path, settings: Mapping[str, Any]
 ) -> ComparedRun | None:
     """Reads the evaluation in a run's folder if it has the same settings."""
-    path = place / EVALUATION
+    path = run_workdir / EVALUATION
     if not path.exists():
         return None
     content = read_json(path)
@@ -179,8 +179,8 @@ def _read_evaluation(
 
 
 def _write_evaluation(
-    place: epath.Path, settings: Mapping[str, Any], compared: ComparedRun
+    run_workdir: epath.Path, settings: Mapping[str, Any], compared: ComparedRun
 ) -> None:
     """Writes an evaluation into a run's folder."""
     content = {"settings": dict(settings), "run": run_to_json(compared)}
-    write_json(place / EVALUATION, content)
+    write_json(run_workdir / EVALUATION, content)

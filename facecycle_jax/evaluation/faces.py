@@ -274,9 +274,9 @@ def _another_image(
     """
     own = []
     files = []
-    for place, images in enumerate(people.values()):
+    for index, images in enumerate(people.values()):
         if len(images) > 1:
-            own.append(place)
+            own.append(index)
             files.append(images[1])
     if not files:
         return None
@@ -308,6 +308,6 @@ def _panel(
     if "identity exchange" in generated:
         columns["identity exchange"] = generated["identity exchange"]
 
-    rows = [[column[place] for column in columns.values()] for place in shown]
-    names = [f"yaw {yaw[place]:.0f}" for place in shown]
+    rows = [[column[index] for column in columns.values()] for index in shown]
+    names = [f"yaw {yaw[index]:.0f}" for index in shown]
     return grid(rows, captions=list(columns), row_captions=names, side=128)

@@ -98,9 +98,9 @@ def draw_gallery(
         title = name.replace("_", " ")
         panels[f"neighbours_{name}"] = _neighbours(values, faces, shown, title)
 
-        places = project(values, method=projection, seed=seed)
-        panels[f"map_{name}"] = thumbnail_map(places[order], faces[order])
-        details["maps"][name] = places.round(4).tolist()
+        points = project(values, method=projection, seed=seed)
+        panels[f"map_{name}"] = thumbnail_map(points[order], faces[order])
+        details["maps"][name] = points.round(4).tolist()
 
     method = "principal components" if projection == "pca" else "t-SNE"
     protocol = (
@@ -146,12 +146,12 @@ def _read(
 
     found: dict[int, np.ndarray] = {}
     problems = []
-    for place in order.tolist():
+    for index in order.tolist():
         if limit and len(found) == limit:
             break
 
         # Decoding may reduce a large image, unless its centre is cut out.
-        name, item = inputs[place]
+        name, item = inputs[index]
         needed = size if crop == 1 else 0
         is_array = isinstance(item, np.ndarray)
         try:
@@ -164,12 +164,12 @@ def _read(
 
         # Several images may differ in size, so each is a batch of its own.
         centre = load_images(array_to_rgb(image)[None], size=size, crop=crop)
-        found[place] = centre[0]
+        found[index] = centre[0]
 
-    places = sorted(found)
+    indices = sorted(found)
     blank = np.zeros((0, size, size, 3), np.uint8)
-    stacked = np.stack([found[place] for place in places]) if places else blank
-    return stacked, [inputs[place][0] for place in places], problems
+    stacked = np.stack([found[index] for index in indices]) if indices else blank
+    return stacked, [inputs[index][0] for index in indices], problems
 
 
 def _frontalisation(model: FaceCycle, faces: np.ndarray) -> np.ndarray:

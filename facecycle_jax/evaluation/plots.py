@@ -116,10 +116,10 @@ def _yaw_curves(rows: Mapping[str, Any]) -> Any:
     # Bins of 15 degrees, drawn at their centres. Empty ones are left out.
     edges = np.arange(-105, 106, 15)
     for name, row in rows.items():
-        place = np.digitize(row.true[:, 0], edges) - 1
+        group = np.digitize(row.true[:, 0], edges) - 1
         error = np.abs(row.predicted[:, 0] - row.true[:, 0])
-        used = [k for k in range(len(edges) - 1) if (place == k).any()]
-        means = [error[place == k].mean() for k in used]
+        used = [k for k in range(len(edges) - 1) if (group == k).any()]
+        means = [error[group == k].mean() for k in used]
         axes.plot(edges[used] + 7.5, means, marker=".", label=name, linewidth=1.2)
 
     axes.set(

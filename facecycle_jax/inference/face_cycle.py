@@ -51,12 +51,12 @@ class PreparedFaces(NamedTuple):
     fine: np.ndarray
     coarse: np.ndarray
 
-    def take(self, places: slice) -> "PreparedFaces":
+    def take(self, rows: slice) -> "PreparedFaces":
         """Returns some of the faces."""
         return PreparedFaces(
-            motion_code=self.motion_code[places],
-            fine=self.fine[places],
-            coarse=self.coarse[places],
+            motion_code=self.motion_code[rows],
+            fine=self.fine[rows],
+            coarse=self.coarse[rows],
         )
 
 

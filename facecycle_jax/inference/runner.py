@@ -225,8 +225,8 @@ def _store(
             whole[name] = np.empty((count, *value.shape[1:]), value.dtype)
 
         # The padding's outputs are dropped.
-        place = whole[name][start : start + len(value)]
-        place[...] = np.asarray(value)[: len(place)]
+        target = whole[name][start : start + len(value)]
+        target[...] = np.asarray(value)[: len(target)]
 
 
 def devices_for(images: int, devices: Sequence[jax.Device]) -> int:

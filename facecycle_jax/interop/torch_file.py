@@ -208,32 +208,32 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, Fetch]:
         raise ConversionError("its list of storages is damaged")
 
     # Each storage is preceded by its number of elements, in 8 bytes.
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     for key in keys:
-        if key not in mentioned or key in places:
+        if key not in mentioned or key in offsets:
             raise ConversionError(
                 f"it lists storage {shorten(key)}, which is unused or listed before"
             )
 
         storage = mentioned[key]
         size = int.from_bytes(file.read(8), "little")
-        places[key] = file.tell()
-        if size != storage.size or places[key] + size_of(storage) > length:
+        offsets[key] = file.tell()
+        if size != storage.size or offsets[key] + size_of(storage) > length:
             element = size_of(storage) // max(storage.size, 1)
             raise ConversionError(
                 f"storage {key} should have {storage.size} elements of {element} "
-                f"bytes, the file announces {size} and has {length - places[key]} "
+                f"bytes, the file announces {size} and has {length - offsets[key]} "
                 "bytes left"
             )
         file.seek(size_of(storage), os.SEEK_CUR)
 
     def read(storage: Storage) -> np.ndarray:
-        if storage.key not in places or storage != mentioned[storage.key]:
+        if storage.key not in offsets or storage != mentioned[storage.key]:
             raise ConversionError(
                 f"storage {storage.key} is missing from the file or inconsistent"
             )
 
-        file.seek(places[storage.key])
+        file.seek(offsets[storage.key])
         return decode(file.read(size_of(storage)), storage, big_endian=False)
 
     return tree, cached(read)

@@ -36,7 +36,7 @@ def contrastive_logits(
     """Compares every view with its partner, and with all other rows as negatives.
 
     With `mix`, a negative n is replaced by b n + (1 - b) n' before it is normalised,
-    where n' is the negative at the permuted place. All products come from one Gram
+    where n' is the negative at the permuted index. All products come from one Gram
     matrix, so the mixed negatives [2 B, 2 B - 2, D] are never built.
 
     Args:
@@ -67,8 +67,8 @@ def contrastive_logits(
     # partner. Each number steps over the smaller of the two, then over the larger.
     first = jnp.minimum(row, partner)[:, None]
     second = jnp.maximum(row, partner)[:, None]
-    place = jnp.arange(rows - 2)[None, :]
-    negative = place + (place >= first)
+    index = jnp.arange(rows - 2)[None, :]
+    negative = index + (index >= first)
     negative = negative + (negative >= second)
 
     dots = gram[row[:, None], negative]

@@ -47,7 +47,7 @@ from facecycle_jax.ops.views import (
 
 GROUPINGS = ("own", "published")
 
-# The contrasts of an update, in order: the places of their dynamic weights.
+# The contrasts of an update, in the order of their dynamic weights.
 _CONTRASTS = ("face", "pose")
 # Networks that each step uses, and with that the only ones it has gradients for.
 _USED = {
@@ -523,11 +523,11 @@ def _contrast_result(
     total = nce
     carried = carried_stats(stats, train=train)
     if train and options.epoch_steps:
-        place = _CONTRASTS.index(name)
-        weight = dynamic_weights(frozen[SCHEDULE])[place]
+        index = _CONTRASTS.index(name)
+        weight = dynamic_weights(frozen[SCHEDULE])[index]
         total = weight * nce
         terms["weight"] = weight
-        losses = jnp.zeros(2).at[place].set(jax.lax.stop_gradient(nce))
+        losses = jnp.zeros(2).at[index].set(jax.lax.stop_gradient(nce))
         carried[SCHEDULE] = count_losses(
             frozen[SCHEDULE],
             losses,

@@ -165,8 +165,8 @@ def _gather(image: jax.Array, index: jax.Array, inside: jax.Array) -> jax.Array:
     """Fetches all corners at once: [N, P, 4, C], zeros outside."""
     n, height, width, channels = image.shape
     flat = image.reshape(n, height * width, channels)
-    places = 4 * index.shape[1]
-    values = jnp.take_along_axis(flat, index.reshape(n, places, 1), axis=1)
+    count = 4 * index.shape[1]
+    values = jnp.take_along_axis(flat, index.reshape(n, count, 1), axis=1)
     return jnp.where(inside[..., None], values.reshape(*index.shape, channels), 0)
 
 
@@ -186,18 +186,18 @@ def gather_backward(
     """Computes gradients of image [N, H, W, C] and of pixel positions [N, P, 2]."""
     n, height, width, channels = image.shape
     index, inside = _corners(taps, height, width)
-    places = 4 * index.shape[1]
+    count = 4 * index.shape[1]
 
     # By the image: each sample's cotangent, weighted, is added at its four corners.
     cotangent = jnp.where(taps.valid[..., None] > 0, cotangent.astype(jnp.float32), 0.0)
     spread = cotangent[:, :, None, :] * _corner_weights(taps)[..., None]
-    spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, places, channels)
+    spread = jnp.where(inside[..., None], spread, 0.0).reshape(n, count, channels)
 
     def add(index: jax.Array, values: jax.Array) -> jax.Array:
         zeros = jnp.zeros((height * width, channels), values.dtype)
         return zeros.at[index].add(values)
 
-    d_image = jax.vmap(add)(index.reshape(n, places), spread).reshape(image.shape)
+    d_image = jax.vmap(add)(index.reshape(n, count), spread).reshape(image.shape)
 
     # By the position: differences of neighbouring corners, after a product of each
     # corner's value with the cotangent, [N, P, 4].

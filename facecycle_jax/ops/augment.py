@@ -122,8 +122,8 @@ def _side_light(key: jax.Array, image: jax.Array, largest: float) -> jax.Array:
     keys = jax.random.split(key, 3)
 
     # The surface's slopes grow linearly from the middle outwards.
-    place = _ROUNDNESS * ((jnp.arange(size) + 0.5) / size * 2 - 1)
-    x, y = jnp.meshgrid(place, place)
+    position = _ROUNDNESS * ((jnp.arange(size) + 0.5) / size * 2 - 1)
+    x, y = jnp.meshgrid(position, position)
 
     # Lambert's law, relative to a light from the camera: what the length of the normal
     # divides is the same for both.

@@ -161,11 +161,11 @@ def _in_one_product(
 
     # Tap (i, j) contributes to the output i rows above and j columns to the left of the
     # pixel that it read.
-    places = []
+    parts = []
     for i, j in np.ndindex(kh, kw):
         first = (i * kw + j) * features
-        places.append(taps[:, i : i + rows, j : j + columns, first : first + features])
-    return sum(places[1:], start=places[0]).astype(x.dtype)
+        parts.append(taps[:, i : i + rows, j : j + columns, first : first + features])
+    return sum(parts[1:], start=parts[0]).astype(x.dtype)
 
 
 def _input_gradient(

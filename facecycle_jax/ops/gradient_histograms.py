@@ -67,6 +67,6 @@ def gradient_histograms(images: jax.Array, *, side: int) -> jax.Array:
 
 def _tents(length: int, parts: int) -> np.ndarray:
     """Computes weights [parts, length] of means that fall off linearly."""
-    place = (np.arange(length) + 0.5) / length * parts - 0.5
-    weights = np.maximum(0, 1 - np.abs(place - np.arange(parts)[:, None]))
+    position = (np.arange(length) + 0.5) / length * parts - 0.5
+    weights = np.maximum(0, 1 - np.abs(position - np.arange(parts)[:, None]))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

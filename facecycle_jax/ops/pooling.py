@@ -19,8 +19,8 @@ def _averages(length: int, parts: int) -> np.ndarray:
     low = np.arange(parts) * length // parts
     high = -(-(np.arange(parts) + 1) * length // parts)
 
-    place = np.arange(length)
-    inside = (place >= low[:, None]) & (place < high[:, None])
+    position = np.arange(length)
+    inside = (position >= low[:, None]) & (position < high[:, None])
     return (inside / (high - low)[:, None]).astype(np.float32)
 
 

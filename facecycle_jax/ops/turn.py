@@ -157,8 +157,8 @@ def _first_hit(points: jax.Array) -> tuple[jax.Array, jax.Array]:
     first = jnp.argmax(inside, axis=-1)
     before = jnp.maximum(first - 1, 0)
 
-    def at(values: jax.Array, place: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+    def at(values: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
     # The surface lies between the first point inside and the one before it, where
     # `in_front`, taken as linear between them, is 0.
@@ -186,9 +186,9 @@ def turned_flow(grid: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.A
       float32 [h, w, 2], the positions in the image of the turned head, and float32 [h,
       w], from 1 where they are seen to 0 where nothing near them is.
     """
-    places = grid.reshape(-1, 2)
+    points = grid.reshape(-1, 2)
     wanted = positions.reshape(-1, 2)
-    distance = jnp.sum((wanted[:, None] - places) ** 2, axis=-1)
+    distance = jnp.sum((wanted[:, None] - points) ** 2, axis=-1)
     nearest = jnp.argmin(distance, axis=-1)
 
     size = grid.shape[0]

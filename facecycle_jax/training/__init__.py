@@ -8,7 +8,7 @@ from facecycle_jax.devices.mesh import batch_sharding, make_mesh, replicated
 from facecycle_jax.training.checkpoint_reading import find_checkpoint
 from facecycle_jax.training.checkpointing import Checkpointer
 from facecycle_jax.training.goodput import Goodput
-from facecycle_jax.training.init_from import copy_trees, load_trees, start_places
+from facecycle_jax.training.init_from import copy_trees, init_paths, load_trees
 from facecycle_jax.training.metrics import (
     Averages,
     MetricWriter,
@@ -103,6 +103,7 @@ __all__ = [
     "find_checkpoint",
     "flatten",
     "hide_accelerators_from_tensorflow",
+    "init_paths",
     "init_state",
     "keep_run",
     "load_trees",
@@ -121,7 +122,6 @@ __all__ = [
     "schedule_epoch",
     "shared_fields",
     "split_cpu",
-    "start_places",
     "state_shardings",
     "training_seconds",
 ]

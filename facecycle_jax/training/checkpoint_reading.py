@@ -124,11 +124,11 @@ def load_newest(path: epath.PathLike) -> tuple[epath.Path, Tree]:
     """
     found = list_checkpoints(path)
 
-    for place, checkpoint in enumerate(found, start=1):
+    for number, checkpoint in enumerate(found, start=1):
         try:
             trees = _read(checkpoint, ("params", "frozen", "ema"))
         except DamagedCheckpointError as error:
-            if place == len(found):
+            if number == len(found):
                 raise
             log.warning("%s Using the checkpoint before it.", error)
             continue

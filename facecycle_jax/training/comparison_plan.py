@@ -302,7 +302,7 @@ def _fixed_fields(entry: Entry) -> dict[str, Any]:
     fixed = {}
     for stage in entry.stages:
         for name, value in flatten(stage.config).items():
-            # Lengths, intervals and places may change, as in a single run.
+            # Lengths, intervals and paths may change, as in a single run.
             if name not in FREE and name not in _DECIDED:
                 fixed[of_stage(stage.name, name)] = value
     return dict(json.loads(json.dumps(fixed)))

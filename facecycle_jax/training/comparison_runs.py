@@ -79,9 +79,9 @@ def train_all(
     runs = [(entry, seed) for seed in seeds for entry in entries]
     for number, (entry, seed) in enumerate(runs, start=1):
         steps = plan[entry.name]
-        place = workdir / entry.name / str(seed)
-        if _finished(entry, place, steps):
-            if not _data_moved(entry, place):
+        run_workdir = workdir / entry.name / str(seed)
+        if _finished(entry, run_workdir, steps):
+            if not _data_moved(entry, run_workdir):
                 continue
             # A run that has nothing left to do still compares its data.
             say(f"{entry.name}, seed {seed}: comparing its data with those of now")
@@ -89,7 +89,7 @@ def train_all(
         counts = " + ".join(f"{count:,}" for count in steps.values())
         say(f"{number} of {len(runs)}: {entry.name}, seed {seed}, {counts} steps")
         command = training_command(
-            entry, place, seed=seed, steps=steps, checkpoints=checkpoints
+            entry, run_workdir, seed=seed, steps=steps, checkpoints=checkpoints
         )
         status = start(command)
         if status == DIVERGED_EXIT:
@@ -100,12 +100,14 @@ def train_all(
     return diverged
 
 
-def measure_speed(entry: Entry, place: epath.Path, *, start: Start) -> dict[str, float]:
+def measure_speed(
+    entry: Entry, run_workdir: epath.Path, *, start: Start
+) -> dict[str, float]:
     """Measures the speed of every stage by a short run.
 
     Args:
       entry: the method.
-      place: workdir of the short run; one that is finished is read again.
+      run_workdir: workdir of the short run; one that is finished is read again.
       start: runs a command and returns its exit status.
 
     Returns:
@@ -116,9 +118,11 @@ def measure_speed(entry: Entry, place: epath.Path, *, start: Start) -> dict[str,
       UserError: If it has left no speed.
     """
     steps = {stage.name: _MEASURED_STEPS for stage in entry.stages}
-    if not _finished(entry, place, steps):
+    if not _finished(entry, run_workdir, steps):
         say(f"measuring the speed of {entry.name}")
-        command = training_command(entry, place, seed=0, steps=steps, checkpoints=1)
+        command = training_command(
+            entry, run_workdir, seed=0, steps=steps, checkpoints=1
+        )
         status = start(command)
         if status:
             raise EndedEarlyError(
@@ -127,10 +131,10 @@ def measure_speed(entry: Entry, place: epath.Path, *, start: Start) -> dict[str,
 
     speeds = {}
     for stage in entry.stages:
-        seconds = training_seconds(place / stage.name)
+        seconds = training_seconds(run_workdir / stage.name)
         if not seconds > 0:
             raise UserError(
-                f"the metrics in {place / stage.name} have no speed: remove that "
+                f"the metrics in {run_workdir / stage.name} have no speed: remove that "
                 "folder, and start again."
             )
         speeds[stage.name] = _MEASURED_STEPS / seconds
@@ -139,7 +143,7 @@ def measure_speed(entry: Entry, place: epath.Path, *, start: Start) -> dict[str,
 
 def training_command(
     entry: Entry,
-    place: epath.Path,
+    run_workdir: epath.Path,
     *,
     seed: int,
     steps: Mapping[str, int],
@@ -149,7 +153,7 @@ def training_command(
 
     Args:
       entry: the method.
-      place: workdir of the run.
+      run_workdir: workdir of the run.
       seed: of the run.
       steps: by stage.
       checkpoints: to keep of each stage, at even distances.
@@ -179,7 +183,7 @@ def training_command(
 
     # Fields of the user come last, so that they win.
     arguments = launcher_arguments(
-        entry.config, [*fields, *entry.fields], workdir=os.fspath(place)
+        entry.config, [*fields, *entry.fields], workdir=os.fspath(run_workdir)
     )
     return [*_PROGRAM, *arguments[1:]]
 
@@ -241,26 +245,27 @@ def start_process(command: Sequence[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _finished(entry: Entry, place: epath.Path, steps: Mapping[str, int]) -> bool:
+def _finished(entry: Entry, run_workdir: epath.Path, steps: Mapping[str, int]) -> bool:
     """Whether every stage of a run has reached its last step.
 
     Raises UserError if one has gone beyond.
     """
     done = True
     for stage in entry.stages:
-        step = newest_step(place / stage.name)
+        step = newest_step(run_workdir / stage.name)
         if step > steps[stage.name]:
             raise UserError(
-                f"{place / stage.name} is at step {step}, beyond the "
+                f"{run_workdir / stage.name} is at step {step}, beyond the "
                 f"{steps[stage.name]} of this comparison: use another workdir."
             )
         done = done and step == steps[stage.name]
     return done
 
 
-def _data_moved(entry: Entry, place: epath.Path) -> bool:
+def _data_moved(entry: Entry, run_workdir: epath.Path) -> bool:
     """Whether a finished run has its data from another path than those of now."""
     return any(
-        read_config(place / stage.name)["data"]["path"] != stage.config["data"]["path"]
+        read_config(run_workdir / stage.name)["data"]["path"]
+        != stage.config["data"]["path"]
         for stage in entry.stages
     )

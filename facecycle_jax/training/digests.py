@@ -83,8 +83,8 @@ def host_digests(tree: Any) -> dict[str, int]:
         total = 0
         for first in range(0, words.size, _PART):
             part = words[first : first + _PART].astype(np.uint32)
-            places = np.arange(first, first + part.size, dtype=np.uint64)
-            factors = (2 * places + 1).astype(np.uint32)
+            positions = np.arange(first, first + part.size, dtype=np.uint64)
+            factors = (2 * positions + 1).astype(np.uint32)
             # uint32 products and sums wrap round, as they do on the devices.
             total += int(np.sum(part * factors, dtype=np.uint32))
 

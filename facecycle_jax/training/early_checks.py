@@ -14,7 +14,7 @@ from facecycle_jax import methods
 from facecycle_jax.devices import make_mesh
 from facecycle_jax.errors import MissingExtraError
 from facecycle_jax.training.checkpoint_reading import FOLDER
-from facecycle_jax.training.init_from import find_place, start_places
+from facecycle_jax.training.init_from import find_init_folder, init_paths
 from facecycle_jax.training.metrics import hide_accelerators_from_tensorflow
 from facecycle_jax.training.sharding import check_batch
 
@@ -49,8 +49,8 @@ def check_stage(
         _check_method(config)
 
     if not (workdir / FOLDER).is_dir():
-        for place in start_places(config["init_from"]):
-            find_place(place)
+        for path in init_paths(config["init_from"]):
+            find_init_folder(path)
 
 
 def _check_backend(config: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ from facecycle_jax.training.digests import tree_digest
 from facecycle_jax.training.init_from import (
     check_same_vgg,
     copy_trees,
+    init_paths,
     load_trees,
-    start_places,
 )
 from facecycle_jax.training.processes import check_same
 from facecycle_jax.training.program import Program
@@ -35,13 +35,13 @@ def first_state(
     Args:
       config: configuration of the run.
       program: what is computed.
-      stages_before: places of `init_from` that need not have a network of the method.
+      stages_before: paths of `init_from` that need not have a network of the method.
 
     Returns:
       The state at step 0, on the devices.
 
     Raises:
-      UserError: If a network that the method builds on is missing, or if another place
+      UserError: If a network that the method builds on is missing, or if another path
         than those before has no network of the method.
       FileNotFoundError: If what `init_from` names is missing.
     """
@@ -92,10 +92,10 @@ def _fresh_state(
 def _read_source(config: Mapping[str, Any]) -> Tree:
     """Reads the networks of the runs and models that `init_from` names.
 
-    Of networks that several places have, the last one's are used.
+    Of networks that several paths have, the last one's are used.
     """
     source: Tree = {}
-    for path in start_places(config["init_from"]):
+    for path in init_paths(config["init_from"]):
         source |= load_trees(path)
     return source
 
@@ -164,19 +164,19 @@ def _start_from(
         log.info("Starting from scratch")
         return state
 
-    places = start_places(config["init_from"])
+    paths = init_paths(config["init_from"])
     source, keep = _networks_to_copy(config, state, source)
     frozen, copied = copy_trees(state.frozen, source, required=needed, keep=keep)
     params, warm = copy_trees(state.params, source)
     if not copied and not warm:
-        chosen = [place for place in places if place not in stages_before]
+        chosen = [path for path in paths if path not in stages_before]
         if chosen:
             raise UserError(
                 f"init_from={','.join(chosen)} has no network of {config['method']}."
             )
         log.info("Starting from scratch")
         return state
-    log.info("From %s: %s", ", ".join(places), ", ".join(sorted(copied + warm)))
+    log.info("From %s: %s", ", ".join(paths), ", ".join(sorted(copied + warm)))
 
     # The average starts as a copy, because two donated arguments must not share one
     # buffer.

@@ -16,7 +16,7 @@ from facecycle_jax.training.checkpoint_reading import (
 )
 
 
-def start_places(init_from: str | Sequence[str]) -> list[str]:
+def init_paths(init_from: str | Sequence[str]) -> list[str]:
     """Lists the runs and models that an `init_from` names.
 
     Stages give a list, since a workdir may have a comma in its name.
@@ -26,7 +26,7 @@ def start_places(init_from: str | Sequence[str]) -> list[str]:
     return [path.strip() for path in init_from.split(",")] if init_from else []
 
 
-def find_place(path: epath.PathLike) -> epath.Path | None:
+def find_init_folder(path: epath.PathLike) -> epath.Path | None:
     """Finds what `load_trees` reads at a path.
 
     Args:
@@ -69,7 +69,7 @@ def load_trees(path: epath.PathLike) -> Tree:
       UserError: If it is damaged or was not written by this package.
       OSError: If the storage cannot be read.
     """
-    folder = find_place(path)
+    folder = find_init_folder(path)
     return load_newest(path)[1] if folder is None else read_model(folder).trees
 
 

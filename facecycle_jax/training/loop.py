@@ -110,25 +110,27 @@ def train_and_evaluate(
 
     before: list[str] = []
     for number, (name, stage) in enumerate(stages.items(), start=1):
-        place = workdir / name
-        own = training.start_places(stage["init_from"])
+        stage_workdir = workdir / name
+        own = training.init_paths(stage["init_from"])
         stage = {**stage, "init_from": [*own, *before]}
 
         # The last stage has the networks of all, so it alone is reported on.
         after = [workdir / later for later in list(stages)[number:]]
-        if after and is_finished(stage, place):
+        if after and is_finished(stage, stage_workdir):
             log.info("Stage %d of %d, %s, is finished", number, len(stages), name)
         else:
-            log.info("Stage %d of %d, %s, in %s", number, len(stages), name, place)
+            log.info(
+                "Stage %d of %d, %s, in %s", number, len(stages), name, stage_workdir
+            )
             state = train_stage(
                 stage,
-                place,
+                stage_workdir,
                 report=None if after else report,
                 name=name,
                 stages_before=before,
                 stages_after=after,
             )
-        before = [*before, str(place)]
+        before = [*before, str(stage_workdir)]
 
     return state
 
@@ -233,7 +235,7 @@ def _warn_of_later_stages(
 
     Each keeps the networks that it began with.
     """
-    begun = [place for place in stages_after if newest_step(place) >= 0]
+    begun = [later for later in stages_after if newest_step(later) >= 0]
     if begun:
         log.warning(
             "%s has begun from an earlier step of %s and keeps what it learned there. "

@@ -60,11 +60,11 @@ class Profiler:
         if self._is_running or step not in self._steps:
             return
 
-        place = os.fspath(self._folder)
-        if "://" in place:
+        folder = os.fspath(self._folder)
+        if "://" in folder:
             self._scratch = tempfile.TemporaryDirectory()
-            place = self._scratch.name
-        jax.profiler.start_trace(place)
+            folder = self._scratch.name
+        jax.profiler.start_trace(folder)
         self._is_running = True
 
     def after(self, step: int, state: Any) -> None:

@@ -22,7 +22,7 @@ FILE_NAME = "config.json"
 # Numbers and digests of the data, see `data.Loader.fingerprint`.
 DATA_NAME = "fingerprint.json"
 # Fields that may change between starts. They move the end of a run, its logs and
-# evaluations, or the place of its data, but do not change the updates; `check_config`
+# evaluations, or the path of its data, but do not change the updates; `check_config`
 # knows the exceptions.
 FREE = frozenset(
     {
@@ -36,7 +36,7 @@ FREE = frozenset(
 )  # fmt: skip
 
 # Paths, which may differ between the machines of a job. Their content must not.
-_PLACES = ("init_from", "loss.vgg", "loss.resnet", "data.path", "probe.path")
+_PATHS = ("init_from", "loss.vgg", "loss.resnet", "data.path", "probe.path")
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def shared_fields(config: Mapping[str, Any]) -> dict[str, str]:
     shared = {}
     for name, value in flatten(config).items():
         # The fields of stages have the stage's name before theirs.
-        is_place = any(f".{name}".endswith(f".{place}") for place in _PLACES)
-        if not is_place:
+        is_path = any(f".{name}".endswith(f".{path}") for path in _PATHS)
+        if not is_path:
             shared[f"config.{name}"] = json.dumps(value)
     return shared
 

@@ -144,7 +144,7 @@ def prepare(
       config: configuration of the run.
       workdir: directory of the run.
       goodput: measures what wall time is spent on.
-      stages_before: places of `init_from` that need not have a network of the method.
+      stages_before: paths of `init_from` that need not have a network of the method.
       start_anew: whether to start from scratch where all checkpoints were set aside as
         damaged.
       method: builds the method of a configuration; None: `methods.make`.

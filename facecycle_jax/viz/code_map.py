@@ -44,10 +44,10 @@ def thumbnail_map(
     # Lower left corners in pixels, y up. A single point has no extent to divide by.
     low = points.min(axis=0)
     extent = np.maximum(np.ptp(points, axis=0), 1e-12)
-    places = np.round((points - low) / extent * (side - thumbnail)).astype(int)
+    corners = np.round((points - low) / extent * (side - thumbnail)).astype(int)
 
     canvas = Image.new("RGB", (side, side), "white")
-    for (x, y), image in zip(places, images, strict=True):
+    for (x, y), image in zip(corners, images, strict=True):
         small = Image.fromarray(image).resize(
             (thumbnail, thumbnail), Image.Resampling.LANCZOS
         )

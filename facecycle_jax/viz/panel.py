@@ -214,8 +214,8 @@ def _lay_out(
 
     # Every column is as wide, and every row as high, as its largest image.
     columns = max(len(row) for row in cells)
-    places = [[row[i] for row in cells if i < len(row)] for i in range(columns)]
-    widths = [max((c.width for c in column if c), default=side) for column in places]
+    by_column = [[row[i] for row in cells if i < len(row)] for i in range(columns)]
+    widths = [max((c.width for c in column if c), default=side) for column in by_column]
     heights = [max((c.height for c in row if c), default=side) for row in cells]
 
     # Captions, in lines as wide as their columns.
@@ -273,15 +273,15 @@ def _draw(cells: list[list[Image.Image | None]], layout: _Layout) -> np.ndarray:
     if layout.title:
         write(layout.padding, layout.padding, [layout.title])
 
-    for place, (row, y) in enumerate(zip(cells, layout.ys, strict=True)):
+    for index, (row, y) in enumerate(zip(cells, layout.ys, strict=True)):
         if layout.names:
             # In the middle of the row.
-            name = layout.names[place]
-            above = (layout.heights[place] - layout.line * len(name)) // 2
+            name = layout.names[index]
+            above = (layout.heights[index] - layout.line * len(name)) // 2
             write(layout.padding, y + above, name)
 
         # A caption ends just above its image, however many lines the others have.
-        for lines, x in zip(layout.captions[place], layout.xs, strict=False):
+        for lines, x in zip(layout.captions[index], layout.xs, strict=False):
             write(x, y - layout.line * len(lines), lines)
 
         for cell, x in zip(row, layout.xs, strict=False):

@@ -91,10 +91,10 @@ def resident_batches(
 
         # Places in this device's share, [b, 2]; those of other shares are masked.
         device = jax.lax.axis_index("data")
-        place = drawn.pop("frame") - device * len(frames)
-        held = (place >= 0) & (place < len(frames))
+        row = drawn.pop("frame") - device * len(frames)
+        held = (row >= 0) & (row < len(frames))
         mask = held[..., None, None, None].astype(frames.dtype)
-        found = frames[jnp.where(held, place, 0)] * mask
+        found = frames[jnp.where(held, row, 0)] * mask
 
         # One device holds a frame and the others add zeros, so the sum is the frame.
         mine = jax.lax.psum_scatter(found, "data", scatter_dimension=0, tiled=True)

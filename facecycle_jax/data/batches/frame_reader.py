@@ -210,7 +210,12 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def read_or_replace(
-    tracks: Tracks, track: int, place: int, *, read: ReadFrame, report: UnreadableFrames
+    tracks: Tracks,
+    track: int,
+    position: int,
+    *,
+    read: ReadFrame,
+    report: UnreadableFrames,
 ) -> np.ndarray:
     """Reads a frame of a track, or the track's next readable one in its place.
 
@@ -220,7 +225,7 @@ def read_or_replace(
     Args:
       tracks: all tracks.
       track: index of the track.
-      place: the frame's place in the track.
+      position: the frame's position in the track.
       read: reads a frame.
       report: collects the frames that cannot be read.
 
@@ -234,7 +239,7 @@ def read_or_replace(
     """
     frames = tracks.frames[track]
     for offset in range(len(frames)):
-        frame = frames[(place + offset) % len(frames)]
+        frame = frames[(position + offset) % len(frames)]
         if frame in report:
             continue
         try:
@@ -256,7 +261,7 @@ def read_rows(
     out: np.ndarray,
     tracks: Tracks,
     track: np.ndarray,
-    place: np.ndarray,
+    position: np.ndarray,
     *,
     read: ReadFrame,
     report: UnreadableFrames,
@@ -267,7 +272,7 @@ def read_rows(
       out: uint8 [rows, S, S, 3], written to.
       tracks: all tracks.
       track: index of the track, int [rows].
-      place: the frame's place in the track, int [rows].
+      position: the frame's position in the track, int [rows].
       read: reads a frame.
       report: collects the frames that cannot be read.
 
@@ -278,7 +283,7 @@ def read_rows(
     """
     # The two frames of a mirrored pair are equal and stand in neighbouring rows.
     before = None
-    for row, one in enumerate(zip(track.tolist(), place.tolist(), strict=True)):
+    for row, one in enumerate(zip(track.tolist(), position.tolist(), strict=True)):
         if one == before:
             out[row] = out[row - 1]
         else:

@@ -70,20 +70,20 @@ def decode_all(
     # or nothing yet.
     whole: list[np.ndarray] = []
 
-    def attempt(place: int) -> bool:
+    def attempt(index: int) -> bool:
         try:
-            frame = read_patiently(paths[place], read)
+            frame = read_patiently(paths[index], read)
         except DamagedSetError:
             raise
         except ValueError as error:
-            report.add(paths[place], str(error))
+            report.add(paths[index], str(error))
             return False
 
         with lock:
             if not whole:
                 whole.append(np.empty((len(paths), *frame.shape), frame.dtype))
 
-        whole[0][place] = frame
+        whole[0][index] = frame
         return True
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -96,29 +96,29 @@ def decode_all(
             f"{reason}"
         )
 
-    # Build tracks of places in the array first, so that a track that became too short
+    # Build tracks of indices of the array first, so that a track that became too short
     # takes its frames with it.
     first = 0
-    places = []
+    found = []
     is_kept = []
     for person, name, frames in zip(
         tracks.identities, tracks.names, tracks.frames, strict=True
     ):
         numbers = range(first, first + len(frames))
         left = [number for number in numbers if decoded[number]]
-        places.append((person, name, left))
+        found.append((person, name, left))
         is_kept.append(len(left) >= min(min_frames, len(frames)))
         first += len(frames)
 
     # If none is kept, `make_tracks` describes all of them in its message.
-    kept = list(itertools.compress(places, is_kept))
+    kept = list(itertools.compress(found, is_kept))
     chosen = make_tracks(
-        kept or places, origin=tracks.origin, min_frames=1 if kept else min_frames
+        kept or found, origin=tracks.origin, min_frames=1 if kept else min_frames
     )
 
-    # Back from places to paths.
-    order = [int(place) for frames in chosen.frames for place in frames]
-    named = [[paths[int(place)] for place in frames] for frames in chosen.frames]
+    # Back from indices to paths.
+    order = [int(index) for frames in chosen.frames for index in frames]
+    named = [[paths[int(index)] for index in frames] for frames in chosen.frames]
     return dataclasses.replace(chosen, frames=named), _keep_rows(whole[0], order)
 
 
@@ -133,7 +133,7 @@ def _keep_rows(array: np.ndarray, rows: Sequence[int]) -> np.ndarray:
       [len(rows), ...], a part of the array.
     """
     assert all(before < after for before, after in itertools.pairwise(rows))
-    for place, row in enumerate(rows):
-        if place != row:
-            array[place] = array[row]
+    for index, row in enumerate(rows):
+        if index != row:
+            array[index] = array[row]
     return array[: len(rows)]

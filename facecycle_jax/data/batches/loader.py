@@ -187,15 +187,15 @@ class Loader:
 
                 return {name: np.asarray(value)[mine] for name, value in drawn.items()}
 
-        def draw_places(step: int) -> dict[str, np.ndarray]:
+        def draw_positions(step: int) -> dict[str, np.ndarray]:
             drawn = draw(step)
             frame = drawn.pop("frame")
-            return {"place": frame - table.first[drawn["track"]], **drawn}
+            return {"position": frame - table.first[drawn["track"]], **drawn}
 
         if self.frames is None and self.read is not None:
             yield from PIPELINES[self.backend](
                 self.tracks,
-                draw_places,
+                draw_positions,
                 start=start,
                 size=self.decode_size,
                 read=self.read,

@@ -42,7 +42,7 @@ class Items(NamedTuple):
     @property
     def offsets(self) -> tuple[int, ...]:
         """Frames from the anchor to each frame of an ordered item."""
-        return (0, *(1 + self.spacing * place for place in range(self.frames - 1)))
+        return (0, *(1 + self.spacing * index for index in range(self.frames - 1)))
 
 
 def items_of(options: Mapping[str, Any]) -> Items | None:
@@ -319,10 +319,10 @@ def draw_items(
         enough = count >= items.frames
         chosen: list[jax.Array] = []
 
-        for place, own_key in enumerate(jax.random.split(key, items.frames)):
+        for number, own_key in enumerate(jax.random.split(key, items.frames)):
             # Draw among the frames not chosen yet, then step over every chosen one at
             # or below the draw, lowest first. Short tracks draw with replacement.
-            left = jnp.where(enough, count - place, count)
+            left = jnp.where(enough, count - number, count)
             drawn = jax.random.randint(own_key, (), 0, left)
 
             if chosen:
@@ -334,7 +334,7 @@ def draw_items(
         return jnp.stack(chosen)
 
     draw = ordered if items.order == "ordered" else unordered
-    place = jax.vmap(draw)(keys, count)
+    position = jax.vmap(draw)(keys, count)
 
     # Track and person are the same for all frames of an item, [B, n].
     first = jnp.asarray(table.first)[track]
@@ -342,7 +342,7 @@ def draw_items(
     shape = (batch_size, items.frames)
 
     return {
-        "frame": first[:, None] + place,
+        "frame": first[:, None] + position,
         "track": jnp.broadcast_to(track[:, None], shape),
         "identity": jnp.broadcast_to(identity[:, None], shape),
         "mirror": jnp.zeros(batch_size, bool),

@@ -32,7 +32,7 @@ def tf_batches(
 
     Args:
       tracks: all tracks.
-      draw: draws the indices of a step, this process's part: the place of each frame
+      draw: draws the indices of a step, this process's part: the position of each frame
         in its track, and what the batch holds in addition to frames.
       start: first step.
       size: side in pixels.
@@ -66,14 +66,14 @@ def tf_batches(
 
     failures: list[ValueError | OSError] = []
     example = draw(start)
-    shape = (*example["place"].shape, size, size, 3)
+    shape = (*example["position"].shape, size, size, 3)
 
-    def read_pairs(place: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, bool]:
+    def read_pairs(position: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, bool]:
         frames = np.zeros(shape, np.uint8)
         rows = frames.reshape(-1, size, size, 3)
         try:
             read_rows(
-                rows, tracks, track.ravel(), place.ravel(), read=read, report=report
+                rows, tracks, track.ravel(), position.ravel(), read=read, report=report
             )
         except (ValueError, OSError) as error:
             # Raised below, when this batch is due. An exception raised here would reach
@@ -88,11 +88,11 @@ def tf_batches(
     }
 
     def load(indices: dict[str, Any]) -> dict[str, Any]:
-        inputs = [indices["place"], indices["track"]]
+        inputs = [indices["position"], indices["track"]]
         frames, whole = tf.numpy_function(read_pairs, inputs, (tf.uint8, tf.bool))
         # tf.numpy_function loses the shape.
         frames = tf.ensure_shape(frames, shape)
-        others = {k: v for k, v in indices.items() if k != "place"}
+        others = {k: v for k, v in indices.items() if k != "position"}
         return {"frames": frames, "whole": whole, **others}
 
     dataset = tf.data.Dataset.from_generator(draws, output_signature=signature)

@@ -40,7 +40,7 @@ def thread_batches(
 
     Args:
       tracks: all tracks.
-      draw: draws the indices of a step, this process's part: the place of each frame
+      draw: draws the indices of a step, this process's part: the position of each frame
         in its track, and what the batch holds in addition to frames.
       start: first step.
       size: side in pixels.
@@ -64,19 +64,19 @@ def thread_batches(
 
     def submit(step: int) -> None:
         drawn = draw(step)
-        place = drawn.pop("place")
+        position = drawn.pop("position")
         track = drawn["track"]
 
         # Flat over items and their frames, [B * 2]: a task fills a slice of the rows.
         rows = np.empty((track.size, size, size, 3), np.uint8)
         flat_track = track.ravel()
-        flat_place = place.ravel()
+        flat_position = position.ravel()
 
         tasks = []
         for begin in range(0, track.size, _CHUNK):
             part = slice(begin, begin + _CHUNK)
             task = pool.submit(
-                fill, rows[part], tracks, flat_track[part], flat_place[part]
+                fill, rows[part], tracks, flat_track[part], flat_position[part]
             )
             tasks.append(task)
 

@@ -128,13 +128,13 @@ def jpeg_size(content: bytes) -> tuple[int, int]:
 
     # Every segment is 0xFF, a marker, and two bytes of length. Frame headers (SOF) are
     # C0 to CF without C4, C8 and CC; height and width are 5 and 7 bytes into them.
-    place = 2
+    offset = 2
     end = len(content) - 9
-    while place < end and content[place] == 0xFF:
-        marker = content[place + 1]
+    while offset < end and content[offset] == 0xFF:
+        marker = content[offset + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = content[place + 5] << 8 | content[place + 6]
-            return height, content[place + 7] << 8 | content[place + 8]
-        place += 2 + (content[place + 2] << 8 | content[place + 3])
+            height = content[offset + 5] << 8 | content[offset + 6]
+            return height, content[offset + 7] << 8 | content[offset + 8]
+        offset += 2 + (content[offset + 2] << 8 | content[offset + 3])
 
     return 0, 0

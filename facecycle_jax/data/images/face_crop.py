@@ -303,28 +303,28 @@ def _middle(box: Box) -> tuple[float, float]:
 
 def _choose(boxes: list[Box], which: str | int, width: int, height: int) -> int:
     """Chooses a face and returns its index."""
-    places = range(len(boxes))
+    indices = range(len(boxes))
     middles = [_middle(box) for box in boxes]
 
-    def area(place: int) -> int:
-        left, top, right, bottom = boxes[place]
+    def area(index: int) -> int:
+        left, top, right, bottom = boxes[index]
         return (right - left) * (bottom - top)
 
-    def squared_distance(place: int) -> float:
-        x, y = middles[place]
+    def squared_distance(index: int) -> float:
+        x, y = middles[index]
         return (x - width / 2) ** 2 + (y - height / 2) ** 2
 
     if which == "largest":
-        return max(places, key=area)
+        return max(indices, key=area)
     if which == "centre":
-        return min(places, key=squared_distance)
+        return min(indices, key=squared_distance)
 
     if int(which) >= len(boxes):
         raise NoFaceError(
             f"there is no face {which}: faces found are {len(boxes)}, counted from 0."
         )
 
-    return sorted(places, key=lambda i: middles[i])[int(which)]
+    return sorted(indices, key=lambda i: middles[i])[int(which)]
 
 
 def _square_of_box(box: Box, framing: Framing) -> Box:

@@ -51,16 +51,16 @@ class Framing:
             the right one.
         """
         for name in ("left_eye", "right_eye"):
-            place = getattr(self, name)
-            is_pair = isinstance(place, tuple | list) and len(place) == 2
+            point = getattr(self, name)
+            is_pair = isinstance(point, tuple | list) and len(point) == 2
 
-            if not is_pair or not all(_is_fraction(value) for value in place):
+            if not is_pair or not all(_is_fraction(value) for value in point):
                 raise UserError(
-                    f"framing.{name} must be two numbers from 0 to 1, got {place!r}."
+                    f"framing.{name} must be two numbers from 0 to 1, got {point!r}."
                 )
 
             # The class is frozen, and lists of a config.json become tuples.
-            object.__setattr__(self, name, (float(place[0]), float(place[1])))
+            object.__setattr__(self, name, (float(point[0]), float(point[1])))
 
         if not self.left_eye[0] < self.right_eye[0]:
             raise UserError(
@@ -278,7 +278,7 @@ def cut_square(image: np.ndarray, square: Square) -> np.ndarray:
     left, top, right, bottom = square
     height, width = image.shape[:2]
 
-    # Indexing with reflected places needs no padded copy of the image.
+    # Indexing with reflected positions needs no padded copy of the image.
     rows = _reflected(np.arange(top, bottom), height)
     columns = _reflected(np.arange(left, right), width)
     return image[rows[:, None], columns[None, :]]
@@ -299,10 +299,10 @@ def reach_beyond(square: Square, *, height: int, width: int) -> float:
     return max(0, -left, -top, right - width, bottom - height) / (right - left)
 
 
-def _reflected(places: np.ndarray, length: int) -> np.ndarray:
-    """Maps places beyond 0 .. length - 1 back inside, as numpy's mode 'reflect'."""
+def _reflected(positions: np.ndarray, length: int) -> np.ndarray:
+    """Maps positions beyond 0 .. length - 1 back inside, as numpy's mode 'reflect'."""
     # A round trip over the image takes this many steps. A single pixel is its own
     # reflection.
     period = max(1, 2 * (length - 1))
-    forth = places % period
+    forth = positions % period
     return np.minimum(forth, period - forth)

@@ -121,7 +121,7 @@ class Folder:
     """One folder below a root.
 
     Attributes:
-      root: place of its root in the list of roots.
+      root: index of its root in the list of roots.
       path: the folder.
       files: names of everything in it that is neither hidden nor a folder, sorted.
       left_out: names of links in it that are left out because their files are listed
@@ -156,11 +156,11 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     search = _Search()
     found: list[Folder] = []
     starts = list(enumerate(roots))
-    for place, root in starts:
+    for index, root in starts:
         key = key_of(root)
         if key in search.starts:
             raise UserError(
-                f"{root!r}, folder {place + 1} of {', '.join(roots)}, is named twice."
+                f"{root!r}, folder {index + 1} of {', '.join(roots)}, is named twice."
             )
 
         search.starts.add(key)
@@ -174,8 +174,8 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
 
     # Targets of links are searched after all real folders, in further rounds.
     while starts:
-        for place, start in starts:
-            found += search.below(place, start)
+        for root_index, start in starts:
+            found += search.below(root_index, start)
         starts = search.follow_links()
 
     if files_once:
@@ -207,7 +207,7 @@ class _Search:
         self._linked_files: set[tuple[str, str]] = set()
         self._targets: set[Key] = set()
 
-    def below(self, place: int, start: str) -> list[Folder]:
+    def below(self, root_index: int, start: str) -> list[Folder]:
         """Lists a folder and the real folders below it, and records links to follow."""
         found = []
         waiting: list[tuple[str, frozenset[Key]]] = [(start, frozenset())]
@@ -237,18 +237,18 @@ class _Search:
                     if entry.is_symlink():
                         self._linked_files.add((path, entry.name))
                 elif entry.is_symlink():
-                    self._links.append((place, entry.path))
+                    self._links.append((root_index, entry.path))
                 else:
                     waiting.append((entry.path, above | {key}))
 
-            found.append(Folder(root=place, path=path, files=tuple(files)))
+            found.append(Folder(root=root_index, path=path, files=tuple(files)))
 
         return found
 
     def follow_links(self) -> list[tuple[int, str]]:
         """Returns the linked folders that are not listed yet, as further starts."""
         starts = []
-        for place, path in sorted(self._links):
+        for root_index, path in sorted(self._links):
             try:
                 key = key_of(path)
             except OSError as error:
@@ -261,7 +261,7 @@ class _Search:
 
             self.starts.add(key)
             self.seen.add(key)
-            starts.append((place, path))
+            starts.append((root_index, path))
 
         self._links = []
 

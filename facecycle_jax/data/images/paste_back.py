@@ -61,9 +61,9 @@ def blend_mask(side: int) -> np.ndarray:
       float64 [side, side], 1 in the middle and 0 at the border, with a smooth edge. Its
       outline is a square with round corners.
     """
-    # Places of the pixels' centres, -1 to 1.
-    places = (np.arange(side) + 0.5) / side * 2 - 1
-    powers = np.abs(places) ** _ROUNDNESS
+    # Positions of the pixels' centres, -1 to 1.
+    positions = (np.arange(side) + 0.5) / side * 2 - 1
+    powers = np.abs(positions) ** _ROUNDNESS
     distance = (powers[:, None] + powers[None, :]) ** (1 / _ROUNDNESS)
 
     # A half of the square's side has length 1 here.

@@ -67,7 +67,7 @@ def _read_csv(path: str, split: str) -> LabelledImages:
             f"{shorten(', '.join(header))}."
         )
 
-    places = [header.index(name) for name in ("emotion", "pixels", "Usage")]
+    columns = [header.index(name) for name in ("emotion", "pixels", "Usage")]
     images = []
     labels = []
 
@@ -80,7 +80,7 @@ def _read_csv(path: str, split: str) -> LabelledImages:
                 f"{path}, row {number}: expected 3 columns, got {len(row)}."
             )
 
-        emotion, pixels, usage = (row[place] for place in places)
+        emotion, pixels, usage = (row[column] for column in columns)
         if usage not in OFFICIAL:
             raise UserError(
                 f"{path}, row {number}: Usage must be one of {tuple(OFFICIAL)}, got "

@@ -64,12 +64,12 @@ class PoseImages:
 
     def select(self, chosen: np.ndarray) -> "PoseImages":
         """Returns the images of these indices, or of this mask, in their order."""
-        places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return dataclasses.replace(
             self,
-            images=select_images(self.images, places),
-            angles=self.angles[places],
-            group=self.group[places],
+            images=select_images(self.images, indices),
+            angles=self.angles[indices],
+            group=self.group[indices],
         )
 
 

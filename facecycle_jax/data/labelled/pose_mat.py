@@ -79,10 +79,10 @@ def _box(content: dict[str, Any], path: str, margin: float) -> Box | None:
             f"{points.shape}."
         )
 
-    # Invisible points have negative places.
-    places = points[:2]
-    is_visible = np.isfinite(places).all(axis=0) & (places > 0).all(axis=0)
-    visible = places[:, is_visible].astype(np.float64)
+    # Invisible points have negative coordinates.
+    positions = points[:2]
+    is_visible = np.isfinite(positions).all(axis=0) & (positions > 0).all(axis=0)
+    visible = positions[:, is_visible].astype(np.float64)
     if visible.shape[1] < 2:
         return None
 

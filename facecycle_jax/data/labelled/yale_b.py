@@ -62,7 +62,7 @@ class LitFaces:
         kept = np.sort(np.concatenate([frontal, drawn]))
         return dataclasses.replace(
             self,
-            files=tuple(self.files[place] for place in kept),
+            files=tuple(self.files[index] for index in kept),
             person=self.person[kept],
             angle=self.angle[kept],
         )
@@ -135,8 +135,8 @@ def read_yale_b(root: str) -> LitFaces:
         angle=np.array(angle),
         people=tuple(people),
     )
-    for place, name in enumerate(people):
-        if not (faces.angle[faces.person == place] == 0).any():
+    for index, name in enumerate(people):
+        if not (faces.angle[faces.person == index] == 0).any():
             raise UserError(
                 f"{root} has no image of {name} under frontal light, A+000E+00."
             )

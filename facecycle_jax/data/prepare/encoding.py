@@ -215,7 +215,7 @@ def chosen(count: int, most: int) -> Sequence[int]:
         return range(count)
 
     # The middles of `most` equal parts.
-    return [int((place + 0.5) * count / most) for place in range(most)]
+    return [int((index + 0.5) * count / most) for index in range(most)]
 
 
 class _Frames:

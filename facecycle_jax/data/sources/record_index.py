@@ -347,13 +347,13 @@ def index_shard(
 
 def _records(view: memoryview, where: str) -> Iterator[Span]:
     """Yields the first byte of each record's Example, and the byte after its last."""
-    place = 0
-    while place < len(view):
+    offset = 0
+    while offset < len(view):
         # The length counts the Example alone, without the checksums around it.
-        start = place + _HEAD
-        stop = start + int.from_bytes(view[place : place + 8], "little")
-        place = stop + _TAIL
-        if place > len(view):
+        start = offset + _HEAD
+        stop = start + int.from_bytes(view[offset : offset + 8], "little")
+        offset = stop + _TAIL
+        if offset > len(view):
             raise UserError(
                 f"The shard {where} is cut off: its last record ends after the file."
             )

@@ -1,7 +1,7 @@
 """Prepared sets as a source: tracks from their index, frames read one by one.
 
-This source does not need tensorflow. A frame is a number: its place in the indices of
-all sets, one after the other.
+This source does not need tensorflow. A frame is a number: it counts the
+frames of all sets, one set after the other.
 """
 
 import bisect
@@ -39,7 +39,7 @@ class DamagedSetError(UserError):
     """
 
 
-class _TrackPlace(NamedTuple):
+class _Location(NamedTuple):
     """Where a track of prepared sets lies.
 
     Attributes:
@@ -72,7 +72,7 @@ class RecordFrames:
         self._starts: list[int] = []
         # Of each track of all sets: the number of its first frame, and where it lies.
         self._first: list[int] = []
-        self._where: list[_TrackPlace] = []
+        self._where: list[_Location] = []
 
         number = 0
         for index, (folder, content, frames) in enumerate(sets):
@@ -88,12 +88,12 @@ class RecordFrames:
             ]
             for shard, name in zip(content["shard"], content["track"], strict=True):
                 file, size = files[shard]
-                place = _TrackPlace(set_index=index, file=file, size=size, track=name)
-                self._where.append(place)
+                location = _Location(set_index=index, file=file, size=size, track=name)
+                self._where.append(location)
             number += len(frames)
 
         # Every shard stays open once it was read.
-        self._shards = {place.file for place in self._where}
+        self._shards = {location.file for location in self._where}
         _allow_open_files(len(self._shards))
         self._open: dict[str, int] = {}
         # Descriptors given up after an error of the storage. Other threads may be
@@ -246,7 +246,7 @@ def open_records(
     found: list[tuple[str, str, range]] = []
     singles: list[bool] = []
     number = 0
-    for place, part in enumerate(path.split(",")):
+    for set_index, part in enumerate(path.split(",")):
         folder = find_set(part.strip())
         content, frames = read_index(folder)
         sets.append((folder, content, frames))
@@ -263,9 +263,10 @@ def open_records(
         for person, name, begin, count in listed:
             # A single image in a root names both its track and its person.
             is_single = person == name and is_image_name(name)
-            person = in_root(person, place) if is_single else person
+            person = in_root(person, set_index) if is_single else person
             singles.append(is_single)
-            found.append((person, in_root(name, place), range(begin, begin + count)))
+            name = in_root(name, set_index)
+            found.append((person, name, range(begin, begin + count)))
 
         number += len(frames)
 

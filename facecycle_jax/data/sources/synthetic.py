@@ -197,8 +197,8 @@ def render_each(identity: Any, motion: Any, scene: Any, *, size: int) -> np.ndar
     # The last batch is filled up with repetitions of the last image.
     rendered = []
     for start in range(0, count, _BATCH):
-        places = np.minimum(np.arange(start, start + _BATCH), count - 1)
-        batch = jax.tree.map(lambda value, places=places: value[places], parameters)
+        indices = np.minimum(np.arange(start, start + _BATCH), count - 1)
+        batch = jax.tree.map(lambda value, indices=indices: value[indices], parameters)
         rendered.append(np.asarray(_render_batch(*batch, size=size)))
 
     return np.concatenate(rendered)[:count]

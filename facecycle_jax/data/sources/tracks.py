@@ -1,7 +1,7 @@
 """Tracks: what every source of images provides, each a set of frames of one person.
 
 A frame is a file name or a number. The number is an index into an array of a source in
-memory, or a place in the index of a prepared set.
+memory, or an index of a prepared set.
 """
 
 import dataclasses
@@ -117,17 +117,17 @@ def long_tracks(
     return made.select(range(max_tracks)) if 0 < max_tracks < len(made) else made
 
 
-def in_root(name: str, place: int) -> str:
+def in_root(name: str, root_index: int) -> str:
     """Names what lies in one of several roots or sets; all but the first are numbered.
 
     Args:
       name: the path below the root.
-      place: the root's place, from 0.
+      root_index: of the root, from 0.
 
     Returns:
       `name`, with #2 at its end in the second root, #3 in the third, and so on.
     """
-    return name if place == 0 else f"{name}#{place + 1}"
+    return name if root_index == 0 else f"{name}#{root_index + 1}"
 
 
 def split_people(tracks: Tracks, *, eval_fraction: float) -> tuple[Tracks, Tracks]:

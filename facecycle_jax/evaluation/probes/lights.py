@@ -75,7 +75,7 @@ def evaluate_lights(
     probes = np.flatnonzero(~is_gallery)
     subset = np.searchsorted(SUBSETS, faces.angle[probes])
 
-    enrolled = [faces.files[place] for place in gallery]
+    enrolled = [faces.files[index] for index in gallery]
 
     rows = {}
     for name, kind in features.items():

@@ -203,14 +203,14 @@ def equal_error_rate(false_accept: np.ndarray, true_accept: np.ndarray) -> float
     """
     # The first point of the curve with as many false accepts as false rejects, or more.
     gap = false_accept - (1 - true_accept)
-    place = int(np.argmax(gap >= 0))
-    if place == 0 or gap[place] == 0:
-        return float(false_accept[place])
+    index = int(np.argmax(gap >= 0))
+    if index == 0 or gap[index] == 0:
+        return float(false_accept[index])
 
     # The gap is 0 at this fraction of the way from the point before.
-    fraction = -gap[place - 1] / (gap[place] - gap[place - 1])
-    before = false_accept[place - 1]
-    return float(before + fraction * (false_accept[place] - before))
+    fraction = -gap[index - 1] / (gap[index] - gap[index - 1])
+    before = false_accept[index - 1]
+    return float(before + fraction * (false_accept[index] - before))
 
 
 def verify_folds(

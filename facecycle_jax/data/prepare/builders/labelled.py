@@ -230,8 +230,8 @@ class FacecycleCplfw(_LabelledBuilder):
         }
 
     def _generate_examples(self, pairs: Pairs) -> Examples:  # type: ignore[override]
-        places = zip(pairs.left, pairs.right, strict=True)
-        for number, (left, right) in enumerate(places):
+        sides = zip(pairs.left, pairs.right, strict=True)
+        for number, (left, right) in enumerate(sides):
             example = {
                 "image_1": _read(pairs.files[left]),
                 "image_2": _read(pairs.files[right]),
