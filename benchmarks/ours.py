@@ -140,7 +140,7 @@ def model_of(setting: Setting) -> dict[str, Any]:
     }
 
 
-def forward_of(setting: Setting) -> FaceNetworks:
+def networks_of(setting: Setting) -> FaceNetworks:
     """Builds the networks of a setting."""
     return make_face_networks(
         model_of(setting), vgg_width=setting.width, remat=setting.remat
@@ -162,7 +162,7 @@ def initial_trees(
     """
     with jax.default_device(jax.devices("cpu")[0]):
         vgg = random_vgg(width=setting.width)
-        method = methods.METHODS[stage].build(forward_of(setting), vgg)
+        method = methods.METHODS[stage].build(networks_of(setting), vgg)
 
         # With full optimisation this program compiles far longer than it runs.
         quick = cpu_compiler_options("cpu", level=0)
@@ -344,7 +344,7 @@ def lower_step(
     # The step has the VGG-19 as an argument, so that zeros of its shapes are enough.
     shapes = jax.eval_shape(lambda: random_vgg(width=setting.width))
     vgg = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    method = methods.METHODS[stage].build(forward_of(setting), vgg)
+    method = methods.METHODS[stage].build(networks_of(setting), vgg)
 
     planned = plan_state(stage, method, mesh)
     step = build_step(method, planned, mesh)

@@ -305,12 +305,12 @@ def _program(model: FaceCycle, outputs: tuple[str, ...]) -> _Program:
 
     def of_one(images: jax.Array) -> functions.Arrays:
         return functions.face_outputs(
-            model.forward, model.trees, images, outputs=of_face
+            model.networks, model.trees, images, outputs=of_face
         )
 
     def of_two(images: jax.Array, driver: jax.Array) -> functions.Arrays:
         found = of_one(images) if of_face else {}
-        drawn = functions.reexpress(model.forward, model.trees, images, driver)
+        drawn = functions.reexpress(model.networks, model.trees, images, driver)
         return {**found, **drawn}
 
     if _REEXPRESSED in outputs:

@@ -171,14 +171,14 @@ def _programs(model: FaceCycle) -> dict[str, bytes]:
     size = model.size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     shapes = jax.eval_shape(
-        lambda images: functions.prepare(model.forward, model.trees, images), images
+        lambda images: functions.prepare(model.networks, model.trees, images), images
     )
 
     # The maps go from one program to the other as vectors: jax2onnx turns the axes of
     # outputs that are maps of a convolution.
     def encode(images: jax.Array) -> functions.Arrays:
         found = functions.prepare(
-            model.forward, model.trees, images, outputs=("neutral",)
+            model.networks, model.trees, images, outputs=("neutral",)
         )
         return {
             "motion_code": found["motion_code"],
@@ -189,7 +189,7 @@ def _programs(model: FaceCycle) -> dict[str, bytes]:
 
     def draw(fine: jax.Array, coarse: jax.Array, codes: jax.Array) -> functions.Arrays:
         return functions.express(
-            model.forward,
+            model.networks,
             model.trees,
             fine.reshape(shapes["conv2_1"].shape),
             coarse.reshape(shapes["conv3_1"].shape),

@@ -17,7 +17,7 @@ from facecycle_jax.evaluation.probes.codes import (
     require_sklearn,
 )
 from facecycle_jax.networks import FEATURE_SIDE, FEATURE_SIZE, LAYERS
-from facecycle_jax.networks.build import build_networks
+from facecycle_jax.networks.build import build_modules
 from facecycle_jax.ops import normalise
 from facecycle_jax.ops.normalisation import LUMA
 
@@ -177,7 +177,7 @@ def random_encoder(
       width: multiplier on all channel counts; 1 is the paper's.
       image_size: side of the images that the encoder is built for, see `CodeEncoder`.
       code_dim: length of the code.
-      dtype: computation dtype, see `build_networks`.
+      dtype: computation dtype, see `build_modules`.
       encoder_width: multiplier on the encoder's channels; 0 means `width`.
 
     Returns:
@@ -189,7 +189,7 @@ def random_encoder(
     if features not in ("map", "code"):
         raise UserError(f"features must be 'map' or 'code', got {features!r}.")
 
-    encoder = build_networks(
+    encoder = build_modules(
         width=width,
         image_size=image_size,
         code_dim=code_dim,

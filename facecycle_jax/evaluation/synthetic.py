@@ -76,13 +76,13 @@ def random_model(
       The model.
     """
     config = {**config, "trunk": "learned"}
-    forward = make_face_networks(config, vgg_for_loss=False)
+    networks = make_face_networks(config, vgg_for_loss=False)
 
     # Initialisation runs only once: optimising its program costs more than it saves.
     options = cpu_compiler_options(jax.default_backend(), level=0)
 
     def initialise(function: Any, key: jax.Array) -> Any:
-        init = functools.partial(function, forward)
+        init = functools.partial(function, networks)
         return jax.jit(init, compiler_options=options)(key)
 
     motion_key, identity_key = jax.random.split(jax.random.key(seed), 2)

@@ -58,10 +58,10 @@ def report_on_synthetic_faces(
 
     # Run a few times only: on CPUs, optimising these programs takes longer than that.
     quick = cpu_compiler_options(jax.default_backend(), level=0)
-    outputs = functools.partial(face_outputs, model.forward, outputs=names)
+    outputs = functools.partial(face_outputs, model.networks, outputs=names)
     draw = jax.jit(outputs, compiler_options=quick)
     exchange = jax.jit(
-        functools.partial(reexpress, model.forward),
+        functools.partial(reexpress, model.networks),
         compiler_options=quick,
     )
 

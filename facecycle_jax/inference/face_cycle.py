@@ -73,7 +73,7 @@ class FaceCycle:
       info: what is known of the model, for reading.
       batch_size: images computed at once, at most, on all devices together.
       devices: see `loading.load`.
-      forward: the networks, if they are built already; None builds them from `model`.
+      networks: the networks, if they are built already; None builds them from `model`.
 
     Attributes:
       model: configuration of the networks.
@@ -96,7 +96,7 @@ class FaceCycle:
         info: Mapping[str, Any] | None = None,
         batch_size: int = BATCH_SIZE,
         devices: Sequence[jax.Device] | None = None,
-        forward: FaceNetworks | None = None,
+        networks: FaceNetworks | None = None,
     ) -> None:
         """Builds the networks."""
         self.model = dict(model)
@@ -109,17 +109,17 @@ class FaceCycle:
         if "framing" in self.info:
             self.framing = Framing.from_dict(self.info["framing"])
 
-        if forward is None:
-            forward = make_face_networks(
+        if networks is None:
+            networks = make_face_networks(
                 model, vgg_width=model.get("vgg_width"), vgg_for_loss=False
             )
-        self._forward = forward
-        self._batches = Batches(forward, trees, batch_size=batch_size, devices=devices)
+        self._networks = networks
+        self._batches = Batches(networks, trees, batch_size=batch_size, devices=devices)
 
     @property
-    def forward(self) -> FaceNetworks:
+    def networks(self) -> FaceNetworks:
         """The networks' forward passes, pure functions of (trees, arrays)."""
-        return self._forward
+        return self._networks
 
     @property
     def trees(self) -> dict[str, Tree]:
@@ -264,7 +264,7 @@ class FaceCycle:
         Returns:
           [N, h * w * c].
         """
-        maps = self._forward.feature_map(self.trees, images, layer=layer, side=side)
+        maps = self._networks.feature_map(self.trees, images, layer=layer, side=side)
         return maps.reshape(len(images), -1)
 
     def flow(self, images: Images) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a trained model computes, as pure functions of (forward, trees, images, ...).
+"""What a trained model computes, as pure functions of (networks, trees, images, ...).
 
 Images go in and come out as uint8 [N, S, S, 3], RGB. Codes are float32 in (-1, 1), and
 flows are float32 [N, S/4, S/4, 2]. A function computes the requested outputs and what
@@ -92,12 +92,12 @@ def check_outputs(
 
 
 def feature_map(
-    forward: FaceNetworks, trees: Tree, images: jax.Array, *, layer: str, side: int
+    networks: FaceNetworks, trees: Tree, images: jax.Array, *, layer: str, side: int
 ) -> Arrays:
     """Computes the map of a layer of the motion encoder; see `FaceNetworks`.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       images: uint8 [N, H, W, 3].
       layer: one of `facecycle_jax.networks.LAYERS`, or several separated by commas.
@@ -106,17 +106,17 @@ def feature_map(
     Returns:
       {map: float32 [N, h, w, c]}.
     """
-    found = forward.feature_map(trees, normalise(images), layer=layer, side=side)
+    found = networks.feature_map(trees, normalise(images), layer=layer, side=side)
     return {"map": found}
 
 
 def face_outputs(
-    forward: FaceNetworks, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]
+    networks: FaceNetworks, trees: Tree, images: jax.Array, *, outputs: tuple[str, ...]
 ) -> Arrays:
     """Computes outputs of single faces.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       images: uint8 [N, S, S, 3].
       outputs: names of `FACE_OUTPUTS`.
@@ -125,20 +125,22 @@ def face_outputs(
       Arrays [N, ...] by name.
     """
     needed = _needed(outputs, FACE_OUTPUTS)
-    found = _cycle(forward, trees, images, needed)
+    found = _cycle(networks, trees, images, needed)
 
     if "reconstruction" in needed:
         found["reconstruction"] = _draw(
-            forward, trees, found["neutral"], found["backward_flow"]
+            networks, trees, found["neutral"], found["backward_flow"]
         )
     return _select(found, outputs)
 
 
-def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) -> Arrays:
+def reexpress(
+    networks: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array
+) -> Arrays:
     """Draws faces `a` with the motion of faces `b`.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       a: uint8 [N, S, S, 3].
       b: uint8 [N, S, S, 3].
@@ -147,15 +149,15 @@ def reexpress(forward: FaceNetworks, trees: Tree, a: jax.Array, b: jax.Array) ->
       {reexpressed: uint8 [N, S, S, 3]}.
     """
     # Each side needs one half of the cycle: `a` loses its motion, `b` gives its own.
-    source = _cycle(forward, trees, a, _needed(("neutral",), FACE_OUTPUTS))
-    driver = _cycle(forward, trees, b, _needed(("backward_flow",), FACE_OUTPUTS))
+    source = _cycle(networks, trees, a, _needed(("neutral",), FACE_OUTPUTS))
+    driver = _cycle(networks, trees, b, _needed(("backward_flow",), FACE_OUTPUTS))
 
-    drawn = _draw(forward, trees, source["neutral"], driver["backward_flow"])
+    drawn = _draw(networks, trees, source["neutral"], driver["backward_flow"])
     return _select({"reexpressed": drawn}, ("reexpressed",))
 
 
 def prepare(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Tree,
     images: jax.Array,
     *,
@@ -164,7 +166,7 @@ def prepare(
     """Computes what drawing faces with other motion needs of them.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       images: uint8 [N, S, S, 3].
       outputs: names of `FACE_OUTPUTS` to compute as well.
@@ -174,11 +176,11 @@ def prepare(
       S/2, S/2, C2] and conv3_1 [N, S/4, S/4, C3], all float32; and the outputs.
     """
     needed = _needed(("neutral", *outputs), FACE_OUTPUTS)
-    found = _cycle(forward, trees, images, needed)
+    found = _cycle(networks, trees, images, needed)
 
-    features = forward.features(trees, found["neutral"])
+    features = networks.features(trees, found["neutral"])
     if "reconstruction" in needed:
-        found["reconstruction"] = forward.generate(
+        found["reconstruction"] = networks.generate(
             trees, features, found["backward_flow"]
         )
 
@@ -189,7 +191,7 @@ def prepare(
 
 
 def express(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Tree,
     fine: jax.Array,
     coarse: jax.Array,
@@ -198,7 +200,7 @@ def express(
     """Draws prepared faces with the motion of codes.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       fine: conv2_1 of `prepare`.
       coarse: conv3_1 of `prepare`.
@@ -207,14 +209,14 @@ def express(
     Returns:
       {expressed: uint8 [N, S, S, 3]}.
     """
-    flow = backward_flow(forward.flow(trees, codes))
+    flow = backward_flow(networks.flow(trees, codes))
     features = FaceFeatures(trunk={"conv2_1": fine, "conv3_1": coarse}, loss={})
-    drawn = forward.generate(trees, features, flow)
+    drawn = networks.generate(trees, features, flow)
     return _select({"expressed": drawn}, ("expressed",))
 
 
 def morph(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Tree,
     a: jax.Array,
     b: jax.Array,
@@ -225,7 +227,7 @@ def morph(
     """Draws faces between the identities of two faces.
 
     Args:
-      forward: the networks, of both stages.
+      networks: the networks, of both stages.
       trees: parameters by network name.
       a: uint8 [N, S, S, 3].
       b: uint8 [N, S, S, 3].
@@ -237,20 +239,20 @@ def morph(
       {morphed: uint8 [N, S, S, 3]}.
     """
     needed = _needed(("mean_face",), FACE_OUTPUTS)
-    first = _cycle(forward, trees, a, needed)["mean_face"]
-    second = _cycle(forward, trees, b, needed)["mean_face"]
+    first = _cycle(networks, trees, a, needed)["mean_face"]
+    second = _cycle(networks, trees, b, needed)["mean_face"]
     mean_face = first + weights[:, None, None, None] * (second - first)
 
-    features = forward.features(trees, mean_face)
-    neutral = forward.restore_identity(trees, features, identity_codes)
+    features = networks.features(trees, mean_face)
+    neutral = networks.restore_identity(trees, features, identity_codes)
 
-    flow = backward_flow(forward.flow(trees, motion_codes))
-    drawn = _draw(forward, trees, neutral, flow)
+    flow = backward_flow(networks.flow(trees, motion_codes))
+    drawn = _draw(networks, trees, neutral, flow)
     return _select({"morphed": drawn}, ("morphed",))
 
 
 def pair_outputs(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Tree,
     a: jax.Array,
     b: jax.Array,
@@ -260,7 +262,7 @@ def pair_outputs(
     """Exchanges motion and identity of pairs.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       a: uint8 [N, S, S, 3].
       b: uint8 [N, S, S, 3].
@@ -274,24 +276,24 @@ def pair_outputs(
     # All arrays are [a; b] from here on, so a roll by half the batch exchanges the two
     # faces.
     images = jnp.concatenate([a, b])
-    found = _cycle(forward, trees, images, needed)
+    found = _cycle(networks, trees, images, needed)
 
     def others(name: str) -> jax.Array:
         return jnp.roll(found[name], len(a), axis=0)
 
     if "reexpressed" in needed:
         found["reexpressed"] = _draw(
-            forward, trees, found["neutral"], others("backward_flow")
+            networks, trees, found["neutral"], others("backward_flow")
         )
 
     if "reidentified" in needed:
-        features = forward.features(trees, others("mean_face"))
-        found["reidentified"] = forward.restore_identity(
+        features = networks.features(trees, others("mean_face"))
+        found["reidentified"] = networks.restore_identity(
             trees, features, found["identity_code"]
         )
 
     if "reidentified_reexpressed" in needed:
-        both = _draw(forward, trees, found["reidentified"], others("backward_flow"))
+        both = _draw(networks, trees, found["reidentified"], others("backward_flow"))
         found["reidentified_reexpressed"] = both
 
     # From [2 N, ...] back to pairs [N, 2, ...].
@@ -315,7 +317,7 @@ def _needed(
 
 
 def _cycle(
-    forward: FaceNetworks, trees: Tree, images: jax.Array, needed: frozenset[str]
+    networks: FaceNetworks, trees: Tree, images: jax.Array, needed: frozenset[str]
 ) -> Arrays:
     """Computes what single faces and pairs share; drawn images stay normalised."""
     found: Arrays = {}
@@ -323,30 +325,30 @@ def _cycle(
 
     # Stage 1, section 3.1: the flow of the motion code removes the face's motion.
     if "motion_code" in needed:
-        found["motion_code"] = forward.motion_code(trees, faces)
+        found["motion_code"] = networks.motion_code(trees, faces)
     if "flow" in needed:
-        found["flow"] = forward.flow(trees, found["motion_code"])
+        found["flow"] = networks.flow(trees, found["motion_code"])
     if "backward_flow" in needed:
         found["backward_flow"] = backward_flow(found["flow"])
     if "neutral" in needed:
-        found["neutral"] = _draw(forward, trees, faces, found["flow"])
+        found["neutral"] = _draw(networks, trees, faces, found["flow"])
 
     # Stage 2, section 3.2: the identity code's share is removed from the neutral face.
     if "identity_code" in needed:
-        found["identity_code"] = forward.identity_code(trees, faces)
+        found["identity_code"] = networks.identity_code(trees, faces)
     if "mean_face" in needed:
-        features = forward.features(trees, found["neutral"])
-        found["mean_face"] = forward.remove_identity(
+        features = networks.features(trees, found["neutral"])
+        found["mean_face"] = networks.remove_identity(
             trees, features, found["identity_code"]
         )
     return found
 
 
 def _draw(
-    forward: FaceNetworks, trees: Tree, images: jax.Array, flow: jax.Array
+    networks: FaceNetworks, trees: Tree, images: jax.Array, flow: jax.Array
 ) -> jax.Array:
     """Draws normalised images moved by a flow."""
-    return forward.generate(trees, forward.features(trees, images), flow)
+    return networks.generate(trees, networks.features(trees, images), flow)
 
 
 def _select(found: Arrays, outputs: tuple[str, ...]) -> Arrays:

@@ -136,7 +136,7 @@ def load(
         info=folder.info,
         batch_size=batch_size,
         devices=devices,
-        forward=folder.forward,
+        networks=folder.networks,
     )
 
 

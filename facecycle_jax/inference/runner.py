@@ -57,7 +57,7 @@ class Batches:
     """Parameters on devices, and the functions of images that run with them.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       batch_size: images computed at once, at most, on all devices together.
       devices: devices of one kind and of this process, to split batches over. None uses
@@ -69,7 +69,7 @@ class Batches:
 
     def __init__(
         self,
-        forward: FaceNetworks,
+        networks: FaceNetworks,
         trees: Mapping[str, Tree],
         *,
         batch_size: int,
@@ -93,7 +93,7 @@ class Batches:
             first = jax.device_put(found, devices[0])
             self._devices = list(devices)
 
-        self._forward = forward
+        self._networks = networks
         self._batch_size = batch_size
         # Parameters on each device in use, and joined for each number of devices.
         self._copies = [first]
@@ -114,7 +114,7 @@ class Batches:
         may call this at once, and each program is compiled once.
 
         Args:
-          function: function of (forward, trees, images, ...) that treats the items of
+          function: function of (networks, trees, images, ...) that treats the items of
             the images' first axis separately. Everything it returns is copied to the
             host.
           *images: arrays with equal first axes.
@@ -130,7 +130,7 @@ class Batches:
         if not count:
             raise UserError("There is no image to work on.")
 
-        program = _program(function, self._forward, **options)
+        program = _program(function, self._networks, **options)
         whole: Outputs = {}
 
         # While one batch is copied to the host, the devices compute the next one. No
@@ -172,7 +172,7 @@ class Batches:
                 f"one batch has 1 to {self._batch_size} images, got {count}."
             )
         trees, padded = self._arguments(list(images))
-        program = _program(function, self._forward, **options)
+        program = _program(function, self._networks, **options)
         return program.jitted.lower(trees, *padded)
 
     def _arguments(self, chunk: list[np.ndarray]) -> tuple[dict[str, Tree], Any]:
@@ -281,15 +281,15 @@ _PROGRAMS = threading.Lock()
 
 
 def _program(
-    function: Callable[..., Any], forward: FaceNetworks, **options: Any
+    function: Callable[..., Any], networks: FaceNetworks, **options: Any
 ) -> _Program:
-    """Returns the program of a function of (forward, trees, images, ...)."""
+    """Returns the program of a function of (networks, trees, images, ...)."""
     with _PROGRAMS:
-        return _cached_program(function, forward, **options)
+        return _cached_program(function, networks, **options)
 
 
 @functools.lru_cache(maxsize=64)
 def _cached_program(
-    function: Callable[..., Any], forward: FaceNetworks, **options: Any
+    function: Callable[..., Any], networks: FaceNetworks, **options: Any
 ) -> _Program:
-    return _Program(functools.partial(function, forward, **options))
+    return _Program(functools.partial(function, networks, **options))

@@ -19,7 +19,7 @@ class Cycle(NamedTuple):
     """A method on FaceCycle's networks and pairs of images.
 
     Attributes:
-      build: `build(forward, vgg, options) -> Method`; without options, the paper's.
+      build: `build(networks, vgg, options) -> Method`; without options, the paper's.
       options: class of its loss weights and switches.
     """
 
@@ -140,13 +140,13 @@ def make(config: Mapping[str, Any], *, weights: bool = True) -> Method:
     if isinstance(options, IdentityLossOptions) and options.contrast_weight:
         check_micro_batches(config)
     vgg, width = vgg_parameters(config, weights=weights)
-    forward = make_face_networks(
+    networks = make_face_networks(
         config["model"],
         vgg_width=width,
         vgg_for_loss=options.perceptual != "none" and options.generator,
         remat=config.get("remat", False),
     )
-    return _freeze(cycle.build(forward, vgg, options), freeze)
+    return _freeze(cycle.build(networks, vgg, options), freeze)
 
 
 def _freeze(method: Method, names: tuple[str, ...]) -> Method:

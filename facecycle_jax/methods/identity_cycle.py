@@ -108,7 +108,7 @@ _DRAWN_OPTIONS = (
 
 
 def identity_images(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Mapping[str, Any],
     images: jax.Array,
     key: jax.Array | None,
@@ -121,7 +121,7 @@ def identity_images(
     the batch is one image, whose trunk maps are computed once for all identities.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name, those of stage 1 among them.
       images: X, [2B, H, W, 3].
       key: random key of the generator's noise, or None.
@@ -134,24 +134,24 @@ def identity_images(
     keys = (None, None) if key is None else tuple(jax.random.split(key))
 
     # X to N, by the frozen stage 1.
-    code, flow, back = forward.motion(trees, images)
-    of_images = forward.features(trees, images, for_loss=forward.vgg is not None)
-    neutral = forward.generate(trees, of_images, flow, key=keys[0])
-    of_neutral = forward.features(trees, neutral)
+    code, flow, back = networks.motion(trees, images)
+    of_images = networks.features(trees, images, for_loss=networks.vgg is not None)
+    neutral = networks.generate(trees, of_images, flow, key=keys[0])
+    of_neutral = networks.features(trees, neutral)
     code, flow, back, of_images, neutral, of_neutral = jax.lax.stop_gradient(
         (code, flow, back, of_images, neutral, of_neutral)
     )
 
     # N to M: remove the identity. Then the mean over the batch.
-    identity = forward.identity_code(trees, images)
-    without_identity = forward.remove_identity(trees, of_neutral, identity)
+    identity = networks.identity_code(trees, images)
+    without_identity = networks.remove_identity(trees, of_neutral, identity)
     batch_mean = jnp.mean(without_identity, axis=0, keepdims=True)
-    of_mean = forward.features(trees, batch_mean)
+    of_mean = networks.features(trees, batch_mean)
 
     # The batch mean to N': restore the identity.
     restoring = exchange(identity) if exchanged else identity
-    restored = forward.restore_identity(trees, of_mean, restoring)
-    of_restored = forward.features(trees, restored)
+    restored = networks.restore_identity(trees, of_mean, restoring)
+    of_restored = networks.features(trees, restored)
 
     by_name = {
         "input": images,
@@ -164,20 +164,20 @@ def identity_images(
         "batch_mean": batch_mean,
         "restored": restored,
         "restored_warped_back": warp(restored, back, clamp=True),
-        "reconstruction": forward.generate(trees, of_restored, back, key=keys[1]),
+        "reconstruction": networks.generate(trees, of_restored, back, key=keys[1]),
     }
     return by_name, of_images
 
 
 def identity_cycle(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     vgg: Tree | None,
     options: IdentityLossOptions = IdentityLossOptions(),
 ) -> Method:
     """Builds the identity cycle.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       vgg: the VGG-19's parameters, or None where none is used.
       options: loss weights and switches.
 
@@ -206,7 +206,7 @@ def identity_cycle(
                     f"loss.{name} is for what the generator draws, which "
                     "loss.generator=False leaves out: leave one of them out."
                 )
-        return _identity_contrast(forward, options)
+        return _identity_contrast(networks, options)
     if not options.restore_motion and options.perceptual != "none":
         raise UserError(
             "loss.restore_motion=False leaves no image for the perceptual loss: set "
@@ -215,10 +215,10 @@ def identity_cycle(
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         keys = jax.random.split(key)
-        frozen = init_motion(forward, keys[0])
+        frozen = init_motion(networks, keys[0])
         if vgg is not None:
             frozen["vgg"] = vgg
-        return init_identity(forward, keys[1]), frozen
+        return init_identity(networks, keys[1]), frozen
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
@@ -227,7 +227,7 @@ def identity_cycle(
         x = flatten_pairs(images)
         noise_key = key if options.noise else None
         outputs, of_x = identity_images(
-            forward, trees, x, noise_key, exchanged=options.exchange_identity
+            networks, trees, x, noise_key, exchanged=options.exchange_identity
         )
 
         terms = {
@@ -240,7 +240,7 @@ def identity_cycle(
             terms |= _contrast_terms(outputs["identity_code"], options)
         if options.perceptual != "none":
             sets = [outputs["restored_warped_back"], outputs["reconstruction"]]
-            maps = forward.loss_features(trees, stack_sets(sets))
+            maps = networks.loss_features(trees, stack_sets(sets))
             terms |= perceptual_terms([maps], of_x.loss, options)
 
         total, reported = weighted_total(terms)
@@ -309,7 +309,7 @@ def _motion_terms(
     return terms
 
 
-def _identity_contrast(forward: FaceNetworks, options: IdentityLossOptions) -> Method:
+def _identity_contrast(networks: FaceNetworks, options: IdentityLossOptions) -> Method:
     """Builds the part of the identity cycle that only compares codes.
 
     It draws nothing, so batches can be large. A later stage with the normaliser goes on
@@ -319,7 +319,7 @@ def _identity_contrast(forward: FaceNetworks, options: IdentityLossOptions) -> M
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         # The same draw as that of the whole cycle.
         _, identity_key = jax.random.split(key)
-        trees = init_identity(forward, identity_key)
+        trees = init_identity(networks, identity_key)
         return {"identity_encoder": trees["identity_encoder"]}, {}
 
     def loss(
@@ -327,7 +327,7 @@ def _identity_contrast(forward: FaceNetworks, options: IdentityLossOptions) -> M
     ) -> tuple[jax.Array, Aux]:
         del frozen, key
         x = flatten_pairs(images)
-        code = forward.identity_code(params, x)
+        code = networks.identity_code(params, x)
 
         total, reported = weighted_total(_contrast_terms(code, options))
         return total, Aux(reported, {"input": x})

@@ -122,7 +122,7 @@ _FLOW_OPTIONS = (
 
 
 def motion_images(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Mapping[str, Any],
     images: jax.Array,
     key: jax.Array | None,
@@ -135,7 +135,7 @@ def motion_images(
     exchanged instead of the images, so that the exchange costs no second pass.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       images: X, [2B, H, W, 3].
       key: random key of the generator's noise, or None.
@@ -146,13 +146,13 @@ def motion_images(
       The images by name, the maps of X, the maps of N.
     """
     keys = (None, None) if key is None else tuple(jax.random.split(key))
-    for_loss = forward.vgg is not None
+    for_loss = networks.vgg is not None
 
     # X to N: remove the motion.
-    code, flow, back = forward.motion(trees, images)
-    of_images = forward.features(trees, images, for_loss=for_loss)
-    neutral = forward.generate(trees, of_images, flow, key=keys[0])
-    of_neutral = forward.features(trees, neutral, for_loss=for_loss)
+    code, flow, back = networks.motion(trees, images)
+    of_images = networks.features(trees, images, for_loss=for_loss)
+    neutral = networks.generate(trees, of_images, flow, key=keys[0])
+    of_neutral = networks.features(trees, neutral, for_loss=for_loss)
 
     # The neutral face to restore the motion on.
     partner = exchange if exchanged else lambda x: x
@@ -165,8 +165,8 @@ def motion_images(
         "flow": flow,
         "backward_flow": back,
         "neutral": neutral,
-        "reconstruction": forward.generate(trees, of_partner, back, key=keys[1]),
-        "autoencoded": forward.generate(trees, of_images, None),
+        "reconstruction": networks.generate(trees, of_partner, back, key=keys[1]),
+        "autoencoded": networks.generate(trees, of_images, None),
         "warped": warped,
         "warped_back": warp(partner(warped), back, clamp=True),
         "neutral_warped_back": warp(partner(neutral), back, clamp=True),
@@ -175,19 +175,19 @@ def motion_images(
 
 
 def flow_images(
-    forward: FaceNetworks, trees: Mapping[str, Any], images: jax.Array
+    networks: FaceNetworks, trees: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     """Computes the images of the motion cycle that need no generator.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name; motion_encoder and flow_decoder are used.
       images: X, [2B, H, W, 3].
 
     Returns:
       The images by name, as `motion_images` names them.
     """
-    code, flow, back = forward.motion(trees, images)
+    code, flow, back = networks.motion(trees, images)
     warped = warp(images, flow, clamp=True)
 
     return {
@@ -201,14 +201,14 @@ def flow_images(
 
 
 def motion_cycle(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     vgg: Tree | None,
     options: MotionLossOptions = MotionLossOptions(),
 ) -> Method:
     """Builds the motion cycle.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       vgg: the VGG-19's parameters, or None where none is used.
       options: loss weights and switches.
 
@@ -224,7 +224,7 @@ def motion_cycle(
       FaceCycle (ICCV 2021), section 3.1.
     """
     if not options.generator:
-        return _flow_cycle(forward, options)
+        return _flow_cycle(networks, options)
     for name in _FLOW_OPTIONS:
         if getattr(options, name):
             raise UserError(
@@ -233,7 +233,7 @@ def motion_cycle(
             )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        return init_motion(forward, key), {} if vgg is None else {"vgg": vgg}
+        return init_motion(networks, key), {} if vgg is None else {"vgg": vgg}
 
     def loss(
         params: Tree, frozen: Tree, images: jax.Array, key: jax.Array | None
@@ -242,7 +242,7 @@ def motion_cycle(
         x = flatten_pairs(images)
         noise_key = key if options.noise else None
         outputs, of_x, of_neutral = motion_images(
-            forward, trees, x, noise_key, exchanged=options.exchange_motion
+            networks, trees, x, noise_key, exchanged=options.exchange_motion
         )
 
         terms = {
@@ -257,7 +257,7 @@ def motion_cycle(
                 outputs["warped_back"],
                 outputs["reconstruction"],
             ]
-            maps = forward.loss_features(trees, stack_sets(sets))
+            maps = networks.loss_features(trees, stack_sets(sets))
             terms |= perceptual_terms([of_neutral.loss, maps], of_x.loss, options)
 
         total, reported = weighted_total(terms)
@@ -321,7 +321,7 @@ def _neutral_terms(
     return terms
 
 
-def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
+def _flow_cycle(networks: FaceNetworks, options: MotionLossOptions) -> Method:
     """Builds the part of the motion cycle that only warps.
 
     It has no generator, no trunk and no perceptual loss. The weights are those of the
@@ -344,7 +344,7 @@ def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
     )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        all_networks = init_motion(forward, key)
+        all_networks = init_motion(networks, key)
         params = {name: all_networks[name] for name in FLOW_NETWORKS}
         if not needs_teacher:
             return params, {}
@@ -357,7 +357,7 @@ def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
         trees = {**frozen, **params}
         if options.keep_features:
             trees = _without_features(trees)
-        outputs = flow_images(forward, trees, x)
+        outputs = flow_images(networks, trees, x)
 
         compared, target = outputs, x
         if options.flow_side:
@@ -372,11 +372,11 @@ def _flow_cycle(forward: FaceNetworks, options: MotionLossOptions) -> Method:
             # The same key as that of the pitches of `turned_term`. Another would change
             # what facecycle-base was trained with.
             parts = jax.random.key(1) if key is None else jax.random.fold_in(key, 1)
-            error = histogram_term(forward, trees, x, parts)
+            error = histogram_term(networks, trees, x, parts)
             terms["histogram/features"] = (options.histogram_weight, error)
         if needs_teacher:
             teacher = {name: frozen[START + name] for name in FLOW_NETWORKS}
-            terms |= _taught_terms(forward, trees, teacher, outputs, key, options)
+            terms |= _taught_terms(networks, trees, teacher, outputs, key, options)
 
         total, reported = weighted_total(terms)
         return total, Aux(reported, outputs)
@@ -406,7 +406,7 @@ def _smaller(
 
 
 def _taught_terms(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Tree,
     teacher: Tree,
     outputs: Mapping[str, jax.Array],
@@ -416,7 +416,7 @@ def _taught_terms(
     """Computes the terms whose targets come from a teacher.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters by network name.
       teacher: motion_encoder and flow_decoder as they were at the start.
       outputs: images and flows by name, as `flow_images` names them.
@@ -429,16 +429,16 @@ def _taught_terms(
     x = outputs["input"]
     flow = outputs["flow"]
     teacher_flow = jax.lax.stop_gradient(
-        forward.flow(teacher, forward.motion_code(teacher, x))
+        networks.flow(teacher, networks.motion_code(teacher, x))
     )
 
     terms: WeightedTerms = {}
     if options.turn_weight:
         turns = jax.random.key(0) if key is None else key
-        distance = turned_term(forward, trees, x, flow, teacher_flow, turns)
+        distance = turned_term(networks, trees, x, flow, teacher_flow, turns)
         terms["turned/flow"] = (options.turn_weight, distance)
     if options.frontal_weight:
-        distance = frontal_term(forward, teacher, x, flow)
+        distance = frontal_term(networks, teacher, x, flow)
         terms["frontal/flow"] = (options.frontal_weight, distance)
     if options.keep_weight:
         terms["kept/flow"] = (options.keep_weight, kept_term(flow, teacher_flow))

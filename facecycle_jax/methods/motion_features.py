@@ -24,7 +24,7 @@ _RIDGE = 1e-3
 
 
 def histogram_term(
-    forward: FaceNetworks, trees: Trees, images: jax.Array, key: jax.Array
+    networks: FaceNetworks, trees: Trees, images: jax.Array, key: jax.Array
 ) -> jax.Array:
     """Computes how badly the last map predicts the images' histograms of gradients.
 
@@ -34,7 +34,7 @@ def histogram_term(
     layer, the derivative of the error by the layer is zero, but for the small ridge.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters; motion_encoder is used.
       images: [N, H, H, 3], normalised.
       key: random key of the parts.
@@ -48,7 +48,7 @@ def histogram_term(
       CVPR 2022, has the targets, and masks parts of the image.
     """
     parts = _enlarged(key, images)
-    maps = forward.feature_map(trees, parts)
+    maps = networks.feature_map(trees, parts)
     target = gradient_histograms(parts, side=maps.shape[1])
     # Every place has a mean of its own; one layer serves all places.
     maps, target = maps - jnp.mean(maps, axis=0), target - jnp.mean(target, axis=0)

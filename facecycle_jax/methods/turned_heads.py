@@ -43,7 +43,7 @@ _BESIDE = 0.15
 
 
 def turned_term(
-    forward: FaceNetworks,
+    networks: FaceNetworks,
     trees: Trees,
     images: jax.Array,
     flow: jax.Array,
@@ -58,7 +58,7 @@ def turned_term(
     the warp supposes a frontal face.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters; motion_encoder and flow_decoder are used.
       images: [N, H, H, 3], normalised.
       flow: [N, h, w, 2], their flows.
@@ -69,7 +69,7 @@ def turned_term(
       Scalar, in units of half an image.
     """
     target = jax.lax.stop_gradient(teacher_flow)
-    turns, grid = _undone_turns(forward, trees, images, target, key)
+    turns, grid = _undone_turns(networks, trees, images, target, key)
     still = _charbonnier(flow, target)
 
     # The mean over frontal images alone: others weigh 0, which the division makes up.
@@ -79,12 +79,12 @@ def turned_term(
 
 
 def _undone_turns(
-    forward: FaceNetworks, trees: Trees, images: jax.Array, target: jax.Array, key: Any
+    networks: FaceNetworks, trees: Trees, images: jax.Array, target: jax.Array, key: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Turns images and compares their flows with those that undo the turn.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       trees: parameters; motion_encoder and flow_decoder are used.
       images: [N, H, H, 3], normalised.
       target: [N, h, w, 2], the flows of the images themselves.
@@ -102,7 +102,7 @@ def _undone_turns(
 
     grids = jax.vmap(turn)(yaw, pitch, magnification)
     turned = grid_sample(images, grids, align_corners=True, padding="border")
-    found = forward.flow(trees, forward.motion_code(trees, turned))
+    found = networks.flow(trees, networks.motion_code(trees, turned))
 
     # Where the turn has moved the points that the target leads to.
     grid = identity_grid(height=target.shape[1], width=target.shape[2])
@@ -118,12 +118,12 @@ def _nearly_frontal(flow: jax.Array) -> jax.Array:
 
 
 def frontal_term(
-    forward: FaceNetworks, teacher: Trees, images: jax.Array, flow: jax.Array
+    networks: FaceNetworks, teacher: Trees, images: jax.Array, flow: jax.Array
 ) -> jax.Array:
     """Computes how far flows are from those that make the faces most symmetric.
 
     Args:
-      forward: the networks.
+      networks: the networks.
       teacher: motion_encoder and flow_decoder at the start; they get no gradient.
       images: [N, H, H, 3], normalised.
       flow: [N, h, w, 2], their flows.
@@ -131,22 +131,22 @@ def frontal_term(
     Returns:
       Scalar, in units of half an image.
     """
-    target = jax.lax.stop_gradient(_frontal_flow(forward, teacher, images))
+    target = jax.lax.stop_gradient(_frontal_flow(networks, teacher, images))
     grid = identity_grid(height=flow.shape[1], width=flow.shape[2])
     return jnp.mean(_face(grid)[..., None] * _charbonnier(flow, target))
 
 
-def _frontal_flow(forward: FaceNetworks, trees: Trees, images: jax.Array) -> jax.Array:
+def _frontal_flow(networks: FaceNetworks, trees: Trees, images: jax.Array) -> jax.Array:
     """Finds the flows [N, h, w, 2] that make faces most symmetric."""
-    code = forward.motion_code(trees, images)
-    mirrored = forward.motion_code(trees, jnp.flip(images, axis=2))
+    code = networks.motion_code(trees, images)
+    mirrored = networks.motion_code(trees, jnp.flip(images, axis=2))
     # The image's code is shared + turn, its mirror image's is shared - turn.
     shared = (code + mirrored) / 2
     turn = (code - mirrored) / 2
     window = _face(identity_grid(height=images.shape[1], width=images.shape[2]))
 
     def asymmetry(factor: jax.Array) -> jax.Array:
-        face = warp(images, forward.flow(trees, shared + factor * turn), clamp=True)
+        face = warp(images, networks.flow(trees, shared + factor * turn), clamp=True)
         apart = jnp.abs(face - jnp.flip(face, axis=2))
         return jnp.mean(window[..., None] * apart, axis=(1, 2, 3))
 
@@ -156,7 +156,7 @@ def _frontal_flow(forward: FaceNetworks, trees: Trees, images: jax.Array) -> jax
     least = jnp.maximum(jnp.min(costs, axis=0), 1e-6)
     shares = jax.nn.softmax(-costs / (_TOLERANCE * least), axis=0)
     best = shares.T @ factors
-    return forward.flow(trees, shared + best[:, None] * turn)
+    return networks.flow(trees, shared + best[:, None] * turn)
 
 
 def _draw_turns(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -3,7 +3,7 @@
 Layout NHWC. The forward passes are pure functions of parameter trees.
 """
 
-from facecycle_jax.networks.build import Networks, build_networks
+from facecycle_jax.networks.build import FaceModules, build_modules
 from facecycle_jax.networks.encoder import (
     FEATURE_SIDE,
     FEATURE_SIZE,
@@ -41,17 +41,17 @@ __all__ = [
     "VGG19",
     "CodeEncoder",
     "FabNet",
+    "FaceModules",
     "FaceNetworks",
     "FlowDecoder",
     "Generator",
-    "Networks",
     "Normaliser",
     "Pcl",
     "Tcae",
     "TemporalEncoder",
     "Tree",
     "build_fab_net",
-    "build_networks",
+    "build_modules",
     "build_pcl",
     "build_tcae",
     "check_layer",

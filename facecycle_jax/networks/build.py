@@ -15,7 +15,7 @@ from facecycle_jax.networks.vgg import VGG19
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class Networks(NamedTuple):
+class FaceModules(NamedTuple):
     """Linen modules without parameters; both encoders are the same architecture.
 
     Attributes:
@@ -46,7 +46,7 @@ def computation_dtype(name: str) -> Dtype:
     return DTYPES[name]
 
 
-def build_networks(
+def build_modules(
     *,
     width: float = 1.0,
     image_size: int = 64,
@@ -55,7 +55,7 @@ def build_networks(
     encoder_width: float = 0.0,
     image_skip: bool = False,
     code_init: float = 0.01,
-) -> Networks:
+) -> FaceModules:
     """Builds the modules of FaceCycle.
 
     Args:
@@ -84,7 +84,7 @@ def build_networks(
         raise UserError(f"code_dim must be at least 1, got {code_dim}.")
 
     kind = computation_dtype(dtype)
-    return Networks(
+    return FaceModules(
         encoder=CodeEncoder(
             encoder_width or width, image_size, code_dim, kind, code_init
         ),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.networks.build import Networks, build_networks, computation_dtype
+from facecycle_jax.networks.build import FaceModules, build_modules, computation_dtype
 from facecycle_jax.networks.encoder import LAYERS
 from facecycle_jax.networks.generator import IMAGE_CHANNELS
 from facecycle_jax.networks.vgg import LOSS_TAPS, TRUNK_TAPS, VGG19
@@ -44,7 +44,7 @@ class FaceNetworks(NamedTuple):
     """The networks of FaceCycle with their trunk, and their forward passes.
 
     Attributes:
-      networks: the modules.
+      modules: the Linen modules.
       vgg: the VGG-19 of the loss and, unless that is learned, of the trunk. None where
         no VGG is used.
       learned_trunk: whether the trunk's parameters are 'trunk' (learned) or 'vgg'
@@ -53,7 +53,7 @@ class FaceNetworks(NamedTuple):
         instead of keeping them. This saves memory for a third more computation.
     """
 
-    networks: Networks
+    modules: FaceModules
     vgg: VGG19 | None
     learned_trunk: bool
     remat: bool = False
@@ -68,11 +68,11 @@ class FaceNetworks(NamedTuple):
 
     def motion_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes motion codes [N, D]."""
-        return self._apply(self.networks.encoder, trees["motion_encoder"], images)
+        return self._apply(self.modules.encoder, trees["motion_encoder"], images)
 
     def flow(self, trees: Trees, code: jax.Array) -> jax.Array:
         """Computes the flows [N, h, w, 2] of motion codes."""
-        return self._apply(self.networks.flow_decoder, trees["flow_decoder"], code)
+        return self._apply(self.modules.flow_decoder, trees["flow_decoder"], code)
 
     def feature_map(
         self, trees: Trees, images: jax.Array, *, layer: str = LAYERS[-1], side: int = 0
@@ -83,7 +83,7 @@ class FaceNetworks(NamedTuple):
         areas. `layer` may name several, see `CodeEncoder.feature_map`.
         """
         return self._apply(
-            self.networks.encoder,
+            self.modules.encoder,
             trees["motion_encoder"],
             images,
             method="feature_map",
@@ -93,7 +93,7 @@ class FaceNetworks(NamedTuple):
 
     def identity_code(self, trees: Trees, images: jax.Array) -> jax.Array:
         """Computes identity codes [N, D]."""
-        return self._apply(self.networks.encoder, trees["identity_encoder"], images)
+        return self._apply(self.modules.encoder, trees["identity_encoder"], images)
 
     def features(
         self, trees: Trees, images: jax.Array, *, for_loss: bool = False
@@ -106,16 +106,14 @@ class FaceNetworks(NamedTuple):
             trunk = self._append_packed_image(trunk, images)
             return FaceFeatures(trunk=trunk, loss=maps if for_loss else {})
 
-        trunk = self._apply(
-            self.networks.trunk, trees["trunk"], images, taps=TRUNK_TAPS
-        )
+        trunk = self._apply(self.modules.trunk, trees["trunk"], images, taps=TRUNK_TAPS)
         trunk = self._append_packed_image(trunk, images)
         loss = self.loss_features(trees, images) if for_loss else {}
         return FaceFeatures(trunk=trunk, loss=loss)
 
     def _append_packed_image(self, trunk: Features, images: jax.Array) -> Features:
         """Adds the images to the channels of conv2_1 if the generator adds to them."""
-        if not self.networks.generator.image_skip:
+        if not self.modules.generator.image_skip:
             return trunk
 
         packed = space_to_depth(images.astype(jnp.float32), factor=2)
@@ -136,7 +134,7 @@ class FaceNetworks(NamedTuple):
     ) -> jax.Array:
         """Generates images [N, H, W, 3] from trunk maps, warped by a flow or not."""
         return self._apply(
-            self.networks.generator, trees["generator"], features.trunk, flow, key=key
+            self.modules.generator, trees["generator"], features.trunk, flow, key=key
         )
 
     def remove_identity(
@@ -145,7 +143,7 @@ class FaceNetworks(NamedTuple):
         """Generates mean faces [N, H, W, 3] from maps of neutral faces and codes."""
         maps = features.trunk["conv3_1"]
         return self._apply(
-            self.networks.normaliser, trees["normaliser"], maps, code, method="remove"
+            self.modules.normaliser, trees["normaliser"], maps, code, method="remove"
         )
 
     def restore_identity(
@@ -157,7 +155,7 @@ class FaceNetworks(NamedTuple):
         """
         maps = features.trunk["conv3_1"]
         return self._apply(
-            self.networks.normaliser, trees["normaliser"], maps, code, method="restore"
+            self.modules.normaliser, trees["normaliser"], maps, code, method="restore"
         )
 
     def _apply(self, module: Any, params: Any, *arguments: Any, **options: Any) -> Any:
@@ -188,7 +186,7 @@ def make_face_networks(
     vgg_for_loss: bool = True,
     remat: bool = False,
 ) -> FaceNetworks:
-    """Builds the forward passes of a model configuration.
+    """Builds the networks of a model configuration.
 
     Args:
       model: mapping with width, image_size, code_dim, dtype, trunk ('vgg' or 'learned')
@@ -198,7 +196,7 @@ def make_face_networks(
       remat: see `FaceNetworks`.
 
     Returns:
-      The forward passes.
+      The networks.
 
     Raises:
       UserError: if a value is out of range.
@@ -208,7 +206,7 @@ def make_face_networks(
             f"model.trunk must be 'vgg' or 'learned', got {model['trunk']!r}."
         )
 
-    networks = build_networks(
+    modules = build_modules(
         width=model["width"],
         image_size=model["image_size"],
         code_dim=model["code_dim"],
@@ -222,60 +220,60 @@ def make_face_networks(
     vgg = None
     if not learned or vgg_for_loss:
         vgg = VGG19("conv4_1", vgg_width or 1.0, computation_dtype(model["dtype"]))
-    return FaceNetworks(networks=networks, vgg=vgg, learned_trunk=learned, remat=remat)
+    return FaceNetworks(modules=modules, vgg=vgg, learned_trunk=learned, remat=remat)
 
 
-def init_motion(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+def init_motion(networks: FaceNetworks, key: jax.Array) -> dict[str, Any]:
     """Initialises the parameters of stage 1 at random.
 
     Returns:
       Trees of motion_encoder, flow_decoder, generator and, if it is learned, trunk.
     """
     keys = jax.random.split(key, 4)
-    networks = forward.networks
-    size = networks.encoder.image_size
+    modules = networks.modules
+    size = modules.encoder.image_size
 
     # Inputs of the right shapes.
     image = jnp.zeros((1, size, size, 3))
-    code = jnp.zeros((1, networks.encoder.code_dim))
+    code = jnp.zeros((1, modules.encoder.code_dim))
     flow = jnp.zeros((1, size // 4, size // 4, 2))
-    features = _blank_features(forward)
+    features = _blank_features(networks)
 
     trees = {
-        "motion_encoder": networks.encoder.init(keys[0], image)["params"],
-        "flow_decoder": networks.flow_decoder.init(keys[1], code)["params"],
-        "generator": networks.generator.init(keys[2], features, flow)["params"],
+        "motion_encoder": modules.encoder.init(keys[0], image)["params"],
+        "flow_decoder": modules.flow_decoder.init(keys[1], code)["params"],
+        "generator": modules.generator.init(keys[2], features, flow)["params"],
     }
-    if forward.learned_trunk:
-        trees["trunk"] = networks.trunk.init(keys[3], image, taps=TRUNK_TAPS)["params"]
+    if networks.learned_trunk:
+        trees["trunk"] = modules.trunk.init(keys[3], image, taps=TRUNK_TAPS)["params"]
     return trees
 
 
-def init_identity(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+def init_identity(networks: FaceNetworks, key: jax.Array) -> dict[str, Any]:
     """Initialises the parameters of stage 2 at random.
 
     Returns:
       Trees of identity_encoder and normaliser.
     """
     keys = jax.random.split(key, 2)
-    networks = forward.networks
-    size = networks.encoder.image_size
+    modules = networks.modules
+    size = modules.encoder.image_size
 
     # Inputs of the right shapes.
     image = jnp.zeros((1, size, size, 3))
-    code = jnp.zeros((1, networks.encoder.code_dim))
-    features = _blank_features(forward)["conv3_1"]
+    code = jnp.zeros((1, modules.encoder.code_dim))
+    features = _blank_features(networks)["conv3_1"]
 
     return {
-        "identity_encoder": networks.encoder.init(keys[0], image)["params"],
-        "normaliser": networks.normaliser.init(keys[1], features, code)["params"],
+        "identity_encoder": modules.encoder.init(keys[0], image)["params"],
+        "normaliser": modules.normaliser.init(keys[1], features, code)["params"],
     }
 
 
-def _blank_features(forward: FaceNetworks) -> Features:
+def _blank_features(networks: FaceNetworks) -> Features:
     """Makes zero maps of the trunk's shapes, to initialise from."""
-    trunk: Any = forward.networks.trunk if forward.learned_trunk else forward.vgg
-    size = forward.networks.encoder.image_size
+    trunk: Any = networks.modules.trunk if networks.learned_trunk else networks.vgg
+    size = networks.modules.encoder.image_size
     key = jax.random.key(0)
     image = jnp.zeros((1, size, size, 3))
 
@@ -286,7 +284,7 @@ def _blank_features(forward: FaceNetworks) -> Features:
     blank = {
         name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()
     }
-    if forward.networks.generator.image_skip:
+    if networks.modules.generator.image_skip:
         extra = ((0, 0), (0, 0), (0, 0), (0, IMAGE_CHANNELS))
         blank["conv2_1"] = jnp.pad(blank["conv2_1"], extra)
     return blank

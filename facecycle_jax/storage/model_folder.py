@@ -56,13 +56,13 @@ class ModelFolder(NamedTuple):
       trees: nested dicts of float32 numpy arrays by network name.
       info: the whole content of config.json, which adds stages, input, licence, source,
         weights, package_version and perhaps framing, datasets and results.
-      forward: the networks that the configuration describes.
+      networks: the networks that the configuration describes.
     """
 
     model: dict[str, Any]
     trees: dict[str, Tree]
     info: dict[str, Any]
-    forward: FaceNetworks
+    networks: FaceNetworks
 
 
 def write_model(
@@ -110,9 +110,9 @@ def write_model(
             )
 
     # Names, shapes and values of the weights are those of the model.
-    checked, forward = build_model(model)
+    checked, networks = build_model(model)
     stages = _stages(trees)
-    shapes = network_shapes(forward, stages)
+    shapes = network_shapes(networks, stages)
     weights = _select(trees, shapes, DTYPES[dtype])
     data = safetensors.numpy.save(weights, {"format": "np"})
 
@@ -247,7 +247,7 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
             f"{path} is damaged: its sha256 is {digest!r}, {CONFIG} says {expected}."
         )
 
-    shapes = network_shapes(built.forward, info["stages"])
+    shapes = network_shapes(built.networks, info["stages"])
     try:
         weights = _parse_weights(data, info, shapes)
     except ConversionError as error:
@@ -257,7 +257,7 @@ def read_model(folder: epath.PathLike) -> ModelFolder:
         model=built.model,
         trees=nest(weights),
         info=info,
-        forward=built.forward,
+        networks=built.networks,
     )
 
 

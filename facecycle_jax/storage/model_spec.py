@@ -44,11 +44,11 @@ class Built(NamedTuple):
 
     Attributes:
       model: the completed configuration.
-      forward: the forward passes, without a VGG-19 that only a loss needs.
+      networks: without a VGG-19 that only a loss needs.
     """
 
     model: dict[str, Any]
-    forward: FaceNetworks
+    networks: FaceNetworks
 
 
 def check_model(model: Any) -> dict[str, Any]:
@@ -110,10 +110,10 @@ def build_model(model: Any) -> Built:
         checked["image_skip"] = True
 
     # Building checks what is left: known sizes, dtypes and trunks.
-    forward = make_face_networks(
+    networks = make_face_networks(
         checked, vgg_width=checked.get("vgg_width"), vgg_for_loss=False
     )
-    return Built(checked, forward)
+    return Built(checked, networks)
 
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
@@ -158,38 +158,38 @@ def weight_shapes(
     Raises:
       UserError: If the configuration is out of range.
     """
-    return network_shapes(build_model(model).forward, stages)
+    return network_shapes(build_model(model).networks, stages)
 
 
 def network_shapes(
-    forward: FaceNetworks, stages: Iterable[str] = tuple(STAGES)
+    networks: FaceNetworks, stages: Iterable[str] = tuple(STAGES)
 ) -> Shapes:
     """Computes the names and shapes of built networks' weights; see `weight_shapes`."""
     stages = tuple(stages)
-    networks: list[str] = []
-    for stage, names in STAGES.items():
+    names: list[str] = []
+    for stage, of_stage in STAGES.items():
         if stage in stages:
-            networks.extend(names)
-    networks.append("trunk" if forward.learned_trunk else "vgg")
+            names.extend(of_stage)
+    names.append("trunk" if networks.learned_trunk else "vgg")
 
-    of_network = _all_shapes(forward)
+    of_network = _all_shapes(networks)
     shapes: Shapes = {}
-    for network in networks:
-        shapes.update(of_network[network])
+    for name in names:
+        shapes.update(of_network[name])
     return shapes
 
 
 @functools.lru_cache(maxsize=8)
-def _all_shapes(forward: FaceNetworks) -> dict[str, Shapes]:
+def _all_shapes(networks: FaceNetworks) -> dict[str, Shapes]:
     """Computes the shapes of all networks by network name, abstractly."""
 
     def init(key: jax.Array) -> dict[str, Any]:
-        trees = {**init_motion(forward, key), **init_identity(forward, key)}
-        if forward.vgg is not None:
+        trees = {**init_motion(networks, key), **init_identity(networks, key)}
+        if networks.vgg is not None:
             # The trunk is the VGG-19 up to conv3_1.
-            size = forward.networks.encoder.image_size
+            size = networks.modules.encoder.image_size
             blank = jax.numpy.zeros((1, size, size, 3))
-            trunk = forward.vgg.clone(last=TRUNK_LAYERS[-1])
+            trunk = networks.vgg.clone(last=TRUNK_LAYERS[-1])
             trees["vgg"] = trunk.init(key, blank, taps=())["params"]
         return trees
 

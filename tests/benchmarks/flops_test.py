@@ -13,41 +13,45 @@ from facecycle_jax.networks.face_networks import init_identity
 WIDTH = 0.25
 
 
-def networks(size):
+def networks_of_size(size):
     """(network, its layers by formula, function, abstract arguments)."""
     setting = ours.Setting(
         batch=2, width=WIDTH, precision="float32", device="cpu", size=size
     )
-    forward = ours.forward_of(setting)
+    networks = ours.networks_of(setting)
 
     def draw(key):
-        return {**init_with_vgg(forward, key), **init_identity(forward, key)}
+        return {**init_with_vgg(networks, key), **init_identity(networks, key)}
 
     trees = jax.eval_shape(draw, jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     code = jax.ShapeDtypeStruct((2, 256), jnp.float32)
     flow = jax.ShapeDtypeStruct((2, size // 4, size // 4, 2), jnp.float32)
-    maps = jax.eval_shape(forward.features, trees, x)
-    decoder = forward.networks.flow_decoder
-    yield flops.encoder(size, WIDTH), forward.identity_code, (trees, x)
+    maps = jax.eval_shape(networks.features, trees, x)
+    decoder = networks.modules.flow_decoder
+    yield flops.encoder(size, WIDTH), networks.identity_code, (trees, x)
     yield (
         flops.flow_decoder(size, WIDTH),
         lambda trees, code: decoder.apply({"params": trees["flow_decoder"]}, code),
         (trees, code),
     )
-    yield flops.generator(size, WIDTH, flow=True), forward.generate, (trees, maps, flow)
+    yield (
+        flops.generator(size, WIDTH, flow=True),
+        networks.generate,
+        (trees, maps, flow),
+    )
     yield (
         flops.generator(size, WIDTH, flow=True, noise=True),
-        lambda t, m, f: forward.generate(t, m, f, key=jax.random.key(0)),
+        lambda t, m, f: networks.generate(t, m, f, key=jax.random.key(0)),
         (trees, maps, flow),
     )
     yield (
         flops.generator(size, WIDTH, flow=False),
-        lambda t, m: forward.generate(t, m, None),
+        lambda t, m: networks.generate(t, m, None),
         (trees, maps),
     )
-    yield flops.normaliser(size, WIDTH), forward.remove_identity, (trees, maps, code)
-    yield flops.vgg(size, WIDTH, "conv4_1"), forward.loss_features, (trees, x)
+    yield flops.normaliser(size, WIDTH), networks.remove_identity, (trees, maps, code)
+    yield flops.vgg(size, WIDTH, "conv4_1"), networks.loss_features, (trees, x)
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -56,7 +60,7 @@ def test_formula_agrees_with_xla(size):
 
     Nothing is left out.
     """
-    for layers, function, arguments in networks(size):
+    for layers, function, arguments in networks_of_size(size):
         counted = jax.jit(function).lower(*arguments).cost_analysis()["flops"] / 2
         formula = sum(layer.flops for layer in layers)
         assert 0.9 * counted < formula <= counted
@@ -74,7 +78,7 @@ def test_train_step_agrees_with_xla():
 @pytest.mark.parametrize("call", ours.CALLS)
 def test_inference_agrees_with_xla(call):
     setting = ours.Setting(batch=1, width=WIDTH, precision="float32", device="cpu")
-    trees = drawn_with_vgg(ours.forward_of(setting))
+    trees = drawn_with_vgg(ours.networks_of(setting))
     model = FaceCycle(trees, model=ours.model_of(setting))
 
     name = {"reconstruct": "reconstruction"}.get(call, call)

@@ -55,7 +55,7 @@ def test_inference_times_the_calls_of_a_loaded_model(monkeypatch):
     monkeypatch.setattr(model.FaceCycle, "outputs", record)
 
     def draw(stage, setting):
-        return None, drawn_with_vgg(ours.forward_of(setting))
+        return None, drawn_with_vgg(ours.networks_of(setting))
 
     monkeypatch.setattr(ours, "initial_trees", draw)
     setting = ours.Setting(batch=1, width=0.0625, precision="float32", device="cpu")

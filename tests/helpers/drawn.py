@@ -73,13 +73,13 @@ def drawn_state(
     return params, {**frozen, **jax.jit(schedule)(jax.random.key(0))}
 
 
-def init_with_vgg(forward: FaceNetworks, key: jax.Array) -> dict[str, Any]:
+def init_with_vgg(networks: FaceNetworks, key: jax.Array) -> dict[str, Any]:
     """Initialises the networks of stage 1 and their VGG-19."""
-    size = forward.networks.encoder.image_size
-    vgg = forward.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
-    return {**init_motion(forward, key), "vgg": vgg}
+    size = networks.modules.encoder.image_size
+    vgg = networks.vgg.init(key, jnp.zeros((1, size, size, 3)))["params"]
+    return {**init_motion(networks, key), "vgg": vgg}
 
 
-def drawn_with_vgg(forward: FaceNetworks) -> dict[str, Any]:
+def drawn_with_vgg(networks: FaceNetworks) -> dict[str, Any]:
     """Draws the networks of stage 1 and their VGG-19."""
-    return drawn(functools.partial(init_with_vgg, forward))
+    return drawn(functools.partial(init_with_vgg, networks))

@@ -21,10 +21,10 @@ MODEL = {
 
 def trees(model=MODEL):
     """Parameters by network name."""
-    forward = make_face_networks(model, vgg_for_loss=False)
+    networks = make_face_networks(model, vgg_for_loss=False)
 
     def both(key):
-        return init_motion(forward, key) | init_identity(forward, key)
+        return init_motion(networks, key) | init_identity(networks, key)
 
     return jax.device_get(drawn(both, deviation=unit_gain))
 

@@ -26,7 +26,7 @@ from facecycle_jax.inference import (
 )
 from facecycle_jax.inference.runner import Batches
 from facecycle_jax.methods import vgg_parameters
-from facecycle_jax.networks.build import build_networks
+from facecycle_jax.networks.build import build_modules
 from facecycle_jax.networks.face_networks import (
     init_identity,
     init_motion,
@@ -38,22 +38,26 @@ from facecycle_jax.storage.model_spec import build_model
 
 
 @functools.cache
-def networks(*, identity=True):
-    forward = make_face_networks(MODEL, vgg_for_loss=False)
+def networks_and_trees(*, identity=True):
+    networks = make_face_networks(MODEL, vgg_for_loss=False)
 
     def init(key):
-        return init_motion(forward, key) | (
-            init_identity(forward, key) if identity else {}
+        return init_motion(networks, key) | (
+            init_identity(networks, key) if identity else {}
         )
 
-    return forward, jax.device_get(drawn(init))
+    return networks, jax.device_get(drawn(init))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny"
     write_model(
-        path, networks()[1], model=MODEL, licence="CC0", source="random numbers"
+        path,
+        networks_and_trees()[1],
+        model=MODEL,
+        licence="CC0",
+        source="random numbers",
     )
     return path
 
@@ -132,13 +136,13 @@ def test_outputs_have_the_documented_shapes_and_ranges(model, faces):
 
 
 def test_outputs_are_those_of_the_forward_passes(model, faces):
-    forward, trees = networks()
+    networks, trees = networks_and_trees()
     images = normalise(faces)
 
     # Faces in reverse order drive the faces.
-    _, flow, back = forward.motion(trees, images)
-    neutral = forward.generate(trees, forward.features(trees, images), flow)
-    moved = forward.generate(trees, forward.features(trees, neutral), back[::-1])
+    _, flow, back = networks.motion(trees, images)
+    neutral = networks.generate(trees, networks.features(trees, images), flow)
+    moved = networks.generate(trees, networks.features(trees, neutral), back[::-1])
     result = model.translate(faces, faces[::-1])
 
     def close(drawn, expected):
@@ -276,9 +280,9 @@ def calls_of(*functions):
 
 
 def test_loading_checks_the_configuration_and_builds_the_networks_once(folder):
-    with calls_of(build_model, build_networks) as counts:
+    with calls_of(build_model, build_modules) as counts:
         facecycle_jax.load(folder)
-    assert counts == {"build_model": 1, "build_networks": 1}
+    assert counts == {"build_model": 1, "build_modules": 1}
 
 
 # 64 * 0.1 channels are rounded to 6, which does not reveal the width.
@@ -288,8 +292,8 @@ def test_a_training_state_gives_a_model_of_its_vgg_width(faces, requested, width
         "model": {**MODEL, "trunk": "vgg"},
         "loss": {"vgg": "random", "vgg_width": requested, "perceptual": "gram"},
     }
-    forward = make_face_networks(config["model"], vgg_width=width)
-    trees = jax.device_get(drawn(functools.partial(init_motion, forward)))
+    networks = make_face_networks(config["model"], vgg_width=width)
+    trees = jax.device_get(drawn(functools.partial(init_motion, networks)))
     trees["vgg"], _ = vgg_parameters(config)
 
     model = model_from_state(config, trees)
@@ -335,7 +339,7 @@ def test_new_numbers_of_images_seldom_compile(model, faces):
     for count in range(1, 30):
         model.motion_code(np.concatenate([faces] * 6)[:count])
     program = batches._program(
-        inference.face_outputs, model.forward, outputs=("motion_code",)
+        inference.face_outputs, model.networks, outputs=("motion_code",)
     )
     assert program.jitted._cache_size() <= 4
 
@@ -377,7 +381,7 @@ def test_a_model_of_stage_1_alone_has_no_identity_outputs(faces, tmp_path):
     path = tmp_path / "motion"
     write_model(
         path,
-        networks(identity=False)[1],
+        networks_and_trees(identity=False)[1],
         model=MODEL,
         licence="CC0",
         source="random numbers",
@@ -470,7 +474,7 @@ def test_a_field_that_a_run_lacks_is_named(tmp_path, monkeypatch, config, field)
 
 def test_prepared_faces_come_with_their_reconstruction(model, faces):
     found = functions.prepare(
-        model.forward, model.trees, faces[:2], outputs=("reconstruction",)
+        model.networks, model.trees, faces[:2], outputs=("reconstruction",)
     )
     drawn = np.asarray(found["reconstruction"]).astype(int)
     assert np.abs(drawn - model.reconstruct(faces[:2])).max() <= 1
@@ -490,8 +494,8 @@ def test_a_run_loads_its_newest_checkpoint(tmp_path, faces):
 
     model = facecycle_jax.load(tmp_path)
     assert "step 1" in model.info["source"]
-    forward = make_face_networks(model.model, vgg_for_loss=False)
-    code, _, _ = forward.motion(jax.device_get(state.eval_params), normalise(faces))
+    networks = make_face_networks(model.model, vgg_for_loss=False)
+    code, _, _ = networks.motion(jax.device_get(state.eval_params), normalise(faces))
     np.testing.assert_allclose(model.motion_code(faces), code, atol=1e-5)
 
 

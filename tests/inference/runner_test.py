@@ -14,7 +14,7 @@ from facecycle_jax.inference import runner
 from facecycle_jax.inference.runner import Batches, devices_for
 
 
-def scaled(forward, trees, images, *, by=1.0):
+def scaled(networks, trees, images, *, by=1.0):
     """Stands in for a network; its forward is not used."""
     total = images.sum(axis=(1, 2)) @ trees["net"]["kernel"]
     return {"sum": total * by, "input": images}
@@ -88,7 +88,7 @@ def test_devices_get_the_parameters_when_they_are_needed():
     batches = Batches(None, TREES, batch_size=8, devices=devices)
     found = []
 
-    def look(forward, trees, images):
+    def look(networks, trees, images):
         jax.debug.inspect_array_sharding(
             images, callback=lambda s: found.append(len(s.device_set))
         )
@@ -133,7 +133,7 @@ def test_threads_that_ask_at_once_compile_once():
     compiled = []
     together = threading.Barrier(4)
 
-    def slow(forward, trees, images):
+    def slow(networks, trees, images):
         traced.append(threading.get_ident())
         time.sleep(0.2)
         return {"sum": images.sum(axis=(1, 2)) @ trees["net"]["kernel"]}

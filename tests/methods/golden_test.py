@@ -220,9 +220,9 @@ def test_parameters_after_three_steps_agree_with_reference(stage):
 
 def test_vgg_agrees_with_reference():
     numbers = reference.golden()
-    forward = make_face_networks(MODEL)
+    networks = make_face_networks(MODEL)
     images = normalise(jnp.asarray(numbers["images_u8"]))
-    maps = jax.jit(forward.loss_features)(reference.trees(), images)
+    maps = jax.jit(networks.loss_features)(reference.trees(), images)
     for tap, key in (("conv2_1", "r21"), ("conv3_1", "r31"), ("conv4_1", "r41")):
         value = np.asarray(maps[tap], np.float64)
         # torch's std is the unbiased one.
@@ -236,21 +236,23 @@ def test_vgg_agrees_with_reference():
 
 def test_translation_agrees_with_reference():
     numbers, trees = reference.golden(), reference.trees()
-    forward = make_face_networks(MODEL)
+    networks = make_face_networks(MODEL)
 
     @jax.jit
     def translate(images):
-        _, flow, back = forward.motion(trees, images)
+        _, flow, back = networks.motion(trees, images)
         others_back = back[::-1]
-        neutral = forward.generate(trees, forward.features(trees, images), flow)
-        of_neutral = forward.features(trees, neutral)
-        code = forward.identity_code(trees, images)
-        mean = forward.remove_identity(trees, of_neutral, code)
-        restored = forward.restore_identity(
-            trees, forward.features(trees, mean[::-1]), code
+        neutral = networks.generate(trees, networks.features(trees, images), flow)
+        of_neutral = networks.features(trees, neutral)
+        code = networks.identity_code(trees, images)
+        mean = networks.remove_identity(trees, of_neutral, code)
+        restored = networks.restore_identity(
+            trees, networks.features(trees, mean[::-1]), code
         )
-        moved = forward.generate(trees, forward.features(trees, restored), others_back)
-        return forward.generate(trees, of_neutral, others_back), mean, restored, moved
+        moved = networks.generate(
+            trees, networks.features(trees, restored), others_back
+        )
+        return networks.generate(trees, of_neutral, others_back), mean, restored, moved
 
     results = translate(normalise(jnp.asarray(numbers["images_u8"][:2])))
     keys = ("rec_face", "mean_face", "renorm", "id{}_rec_face")

@@ -617,13 +617,13 @@ def test_computing_activations_again_changes_no_gradient():
     flow = jnp.zeros((1, 4, 4, 2))
     params, gradients = None, []
     for remat in (False, True):
-        forward = make_face_networks(config()["model"], vgg_width=1 / 16, remat=remat)
+        networks = make_face_networks(config()["model"], vgg_width=1 / 16, remat=remat)
         params = (
-            params or forward.networks.generator.init(keys[2], maps, flow)["params"]
+            params or networks.modules.generator.init(keys[2], maps, flow)["params"]
         )
 
-        def total(params, forward=forward):
-            drawn = forward.generate(
+        def total(params, networks=networks):
+            drawn = networks.generate(
                 {"generator": params}, FaceFeatures(maps, {}), flow, key=keys[0]
             )
             return jnp.sum(drawn**2)

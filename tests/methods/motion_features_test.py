@@ -14,10 +14,10 @@ from facecycle_jax.ops import gradient_histograms
 
 def left(maps):
     """What maps [N, 4, 4, C], a function of the images, cannot tell."""
-    forward = types.SimpleNamespace(feature_map=lambda trees, images: maps(images))
+    networks = types.SimpleNamespace(feature_map=lambda trees, images: maps(images))
     x = images().reshape(-1, 64, 64, 3)
     key = jax.random.key(0)
-    return float(motion_features.histogram_term(forward, None, x, key))
+    return float(motion_features.histogram_term(networks, None, x, key))
 
 
 def test_maps_that_hold_the_histograms_leave_nothing():

@@ -35,15 +35,15 @@ def test_a_symmetric_face_is_frontal_already():
     x = images().reshape(-1, 64, 64, 3)
     symmetric = (x + jnp.flip(x, axis=2)) / 2
     # A network that sees the turn in the columns of an image.
-    forward = types.SimpleNamespace(
+    networks = types.SimpleNamespace(
         motion_code=lambda trees, i: jnp.mean(i[:, 16:48], axis=(1, 3)),
         flow=lambda trees, code: (
             0.1 * jnp.tile(code[:, None, ::4, None], (1, 16, 1, 2))
         ),
     )
-    code = forward.motion_code(None, symmetric)
-    flow = forward.flow(None, code)
-    term = turned_heads.frontal_term(forward, None, symmetric, flow)
+    code = networks.motion_code(None, symmetric)
+    flow = networks.flow(None, code)
+    term = turned_heads.frontal_term(networks, None, symmetric, flow)
     assert float(term) < 1e-6
 
 
@@ -51,7 +51,7 @@ def test_the_best_flow_of_a_turned_face_shows_what_the_frontal_one_shows():
     x = images()[:, 0]
     still = jnp.zeros((len(x), 16, 16, 2))
     # A network whose parameters are its flows.
-    forward = types.SimpleNamespace(
+    networks = types.SimpleNamespace(
         motion_code=lambda trees, images: None, flow=lambda trees, code: trees
     )
     key = jax.random.key(3)
@@ -60,7 +60,7 @@ def test_the_best_flow_of_a_turned_face_shows_what_the_frontal_one_shows():
     @jax.jit
     def update(flow, state):
         def loss(flow):
-            return turned_heads.turned_term(forward, flow, x, still, still, key)
+            return turned_heads.turned_term(networks, flow, x, still, still, key)
 
         value, gradient = jax.value_and_grad(loss)(flow)
         change, state = optimiser.update(gradient, state)

@@ -14,7 +14,7 @@ from facecycle_jax.networks import (
     LAYERS,
     TRUNK_TAPS,
     VGG19,
-    build_networks,
+    build_modules,
     random_vgg,
     read_vgg_npz,
 )
@@ -48,23 +48,23 @@ def images(n=2, size=64, seed=0):
 
 @pytest.fixture(scope="module")
 def tiny():
-    forward = make_face_networks(TINY, vgg_width=1 / 16)
+    networks = make_face_networks(TINY, vgg_width=1 / 16)
     trees = drawn(
         lambda key: {
-            **init_motion(forward, key),
-            **init_identity(forward, key),
+            **init_motion(networks, key),
+            **init_identity(networks, key),
             "vgg": random_vgg(width=1 / 16),
         }
     )
-    return forward, trees
+    return networks, trees
 
 
 def test_parameter_counts_are_the_papers():
-    forward = make_face_networks(
+    networks = make_face_networks(
         {**TINY, "width": 1.0, "code_dim": 256, "trunk": "vgg"}
     )
     trees = jax.eval_shape(
-        lambda key: {**init_motion(forward, key), **init_identity(forward, key)},
+        lambda key: {**init_motion(networks, key), **init_identity(networks, key)},
         jax.random.key(0),
     )
     millions = {name: round(count(tree) / 1e6, 2) for name, tree in trees.items()}
@@ -85,14 +85,14 @@ def test_parameter_counts_are_the_papers():
 
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_codes_and_flows_have_their_shapes_at_every_image_size(size):
-    forward = make_face_networks({**TINY, "image_size": size}, vgg_width=1 / 16)
-    trees = jax.eval_shape(lambda key: init_motion(forward, key), jax.random.key(0))
+    networks = make_face_networks({**TINY, "image_size": size}, vgg_width=1 / 16)
+    trees = jax.eval_shape(lambda key: init_motion(networks, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
 
     def cycle(trees, x):
-        code, flow, back = forward.motion(trees, x)
-        features = forward.features(trees, x)
-        image = forward.generate(trees, features, flow)
+        code, flow, back = networks.motion(trees, x)
+        features = networks.features(trees, x)
+        image = networks.generate(trees, features, flow)
         return code, flow, back, image
 
     shapes = [s.shape for s in jax.eval_shape(cycle, trees, x)]
@@ -103,10 +103,10 @@ def test_codes_and_flows_have_their_shapes_at_every_image_size(size):
 
 
 def test_feature_map_at_100_pixels_is_the_papers():
-    networks = build_networks()
-    variables = jax.eval_shape(networks.encoder.init, jax.random.key(0), images(1))
+    modules = build_modules()
+    variables = jax.eval_shape(modules.encoder.init, jax.random.key(0), images(1))
     shape = jax.eval_shape(
-        lambda v, x: networks.encoder.apply(v, x, method="feature_map"),
+        lambda v, x: modules.encoder.apply(v, x, method="feature_map"),
         variables,
         images(2, 100),
     ).shape
@@ -114,11 +114,11 @@ def test_feature_map_at_100_pixels_is_the_papers():
 
 
 def test_maps_of_every_layer_can_be_read():
-    networks = build_networks(width=0.0625)
-    variables = drawn(lambda key: networks.encoder.init(key, images(1)))
+    modules = build_modules(width=0.0625)
+    variables = drawn(lambda key: modules.encoder.init(key, images(1)))
 
     def read(layer, x):
-        return networks.encoder.apply(variables, x, method="feature_map", layer=layer)
+        return modules.encoder.apply(variables, x, method="feature_map", layer=layer)
 
     shapes = {
         layer: jax.eval_shape(lambda x, y=layer: read(y, x), images(2, 100)).shape[1:]
@@ -136,7 +136,7 @@ def test_maps_of_every_layer_can_be_read():
 
     # The layers' outputs as flax itself sees them.
     x = images(2)
-    _, seen = networks.encoder.apply(variables, x, capture_intermediates=True)
+    _, seen = modules.encoder.apply(variables, x, capture_intermediates=True)
     inside = seen["intermediates"]["features"]
     np.testing.assert_array_equal(
         read("residual2", x), inside["residual2"]["__call__"][0]
@@ -151,11 +151,11 @@ def test_maps_of_every_layer_can_be_read():
 
 
 def test_maps_of_several_layers_are_joined():
-    networks = build_networks(width=0.0625)
-    variables = drawn(lambda key: networks.encoder.init(key, images(1)))
+    modules = build_modules(width=0.0625)
+    variables = drawn(lambda key: modules.encoder.init(key, images(1)))
 
     def read(layer, *, side=3):
-        return networks.encoder.apply(
+        return modules.encoder.apply(
             variables, images(2), method="feature_map", layer=layer, side=side
         )
 
@@ -177,18 +177,18 @@ def test_maps_of_several_layers_are_joined():
 
 
 def test_codes_lie_in_the_open_unit_interval_and_flows_too(tiny):
-    forward, trees = tiny
-    code, flow, back = jax.jit(forward.motion)(trees, 5 * images())
+    networks, trees = tiny
+    code, flow, back = jax.jit(networks.motion)(trees, 5 * images())
     for value in (code, flow, back):
         assert value.dtype == jnp.float32
         assert float(jnp.max(jnp.abs(value))) <= 1.0
 
 
 def test_noise_comes_from_the_key_alone(tiny):
-    forward, trees = tiny
+    networks, trees = tiny
     x = images()
-    features, flow = forward.features(trees, x), jnp.zeros((2, 16, 16, 2))
-    run = jax.jit(forward.generate)
+    features, flow = networks.features(trees, x), jnp.zeros((2, 16, 16, 2))
+    run = jax.jit(networks.generate)
 
     def draw(key):
         return run(trees, features, flow, key=key)
@@ -197,9 +197,9 @@ def test_noise_comes_from_the_key_alone(tiny):
     assert not np.array_equal(draw(jax.random.key(1)), draw(jax.random.key(2)))
     np.testing.assert_array_equal(draw(None), draw(None))
     # Autoencoding has no noise whatever the key.
-    plain = forward.generate(trees, features, None)
+    plain = networks.generate(trees, features, None)
     np.testing.assert_array_equal(
-        plain, forward.generate(trees, features, None, key=jax.random.key(3))
+        plain, networks.generate(trees, features, None, key=jax.random.key(3))
     )
 
 
@@ -245,32 +245,32 @@ def test_noise_is_encoded_as_if_the_mean_were_everywhere(shape, noisy):
 
 
 def test_examples_do_not_see_each_other(tiny):
-    forward, trees = tiny
+    networks, trees = tiny
     x = images(3)
-    whole = jax.jit(forward.motion)(trees, x)
-    single = jax.jit(forward.motion)(trees, x[1:2])
+    whole = jax.jit(networks.motion)(trees, x)
+    single = jax.jit(networks.motion)(trees, x[1:2])
     for a, b in zip(whole, single, strict=True):
         np.testing.assert_allclose(a[1:2], b, atol=1e-5)
 
 
 def test_vmap_equals_a_larger_batch(tiny):
-    forward, trees = tiny
+    networks, trees = tiny
     x = images(4)
-    code = forward.identity_code(trees, x)
-    mapped = jax.vmap(lambda y: forward.identity_code(trees, y))(
+    code = networks.identity_code(trees, x)
+    mapped = jax.vmap(lambda y: networks.identity_code(trees, y))(
         x.reshape(2, 2, *x.shape[1:])
     )
     np.testing.assert_allclose(mapped.reshape(code.shape), code, atol=1e-6)
 
 
 def test_one_mean_face_serves_all_codes(tiny):
-    forward, trees = tiny
-    code = forward.identity_code(trees, images(3))
-    one = forward.features(trees, images(1, seed=4))
+    networks, trees = tiny
+    code = networks.identity_code(trees, images(3))
+    one = networks.features(trees, images(1, seed=4))
     repeated = jax.tree.map(lambda m: jnp.repeat(m, 3, axis=0), one)
     np.testing.assert_allclose(
-        forward.restore_identity(trees, one, code),
-        forward.restore_identity(trees, repeated, code),
+        networks.restore_identity(trees, one, code),
+        networks.restore_identity(trees, repeated, code),
         atol=1e-5,
     )
 
@@ -281,16 +281,16 @@ def test_bfloat16_stays_near_float32(tiny):
     The error grows about as the square root of some 20 layers. Codes and flows are
     bounded by 1 and stay within 0.02, images within 5 % of their own spread.
     """
-    forward, trees = tiny
+    networks, trees = tiny
     half = make_face_networks({**TINY, "dtype": "bfloat16"}, vgg_width=1 / 16)
     x = images()
 
-    def everything(forward, trees, x):
-        code, flow, _ = forward.motion(trees, x)
-        return code, flow, forward.generate(trees, forward.features(trees, x), flow)
+    def everything(networks, trees, x):
+        code, flow, _ = networks.motion(trees, x)
+        return code, flow, networks.generate(trees, networks.features(trees, x), flow)
 
     exact, rough = (
-        jax.jit(functools.partial(everything, f))(trees, x) for f in (forward, half)
+        jax.jit(functools.partial(everything, f))(trees, x) for f in (networks, half)
     )
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough))
     for a, b, bound in zip(exact, rough, (0.02, 0.02, 0.05), strict=True):
@@ -300,9 +300,9 @@ def test_bfloat16_stays_near_float32(tiny):
 
 
 def test_image_skips_add_the_warped_image_and_a_learned_one():
-    forward = make_face_networks({**TINY, "image_skip": True}, vgg_for_loss=False)
+    networks = make_face_networks({**TINY, "image_skip": True}, vgg_for_loss=False)
     trees = drawn(
-        lambda key: {**init_motion(forward, key), **init_identity(forward, key)}
+        lambda key: {**init_motion(networks, key), **init_identity(networks, key)}
     )
 
     # Where the last layers make nothing, the images alone are left.
@@ -315,24 +315,24 @@ def test_image_skips_add_the_warped_image_and_a_learned_one():
 
     x = images(2, seed=1)
     flow = 0.3 * images(2, 16)[..., :2]
-    features = forward.features(trees, x)
-    np.testing.assert_allclose(forward.generate(trees, features, None), x)
-    moved = forward.generate(trees, features, flow)
+    features = networks.features(trees, x)
+    np.testing.assert_allclose(networks.generate(trees, features, None), x)
+    moved = networks.generate(trees, features, flow)
     np.testing.assert_allclose(moved, warp(x, flow, clamp=True), atol=1e-5)
 
-    mean_face = forward.remove_identity(trees, features, jnp.zeros((2, 16)))
+    mean_face = networks.remove_identity(trees, features, jnp.zeros((2, 16)))
     np.testing.assert_allclose(mean_face[1], IMAGE_SCALE * decoder["image"])
 
 
 def test_initial_weights_follow_the_paper():
-    forward = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
+    networks = make_face_networks({**TINY, "width": 0.5, "code_dim": 64}, vgg_width=0.5)
     # A config can ask for larger codes.
     wider = make_face_networks({**TINY, "code_init": 0.1}, vgg_for_loss=False)
 
     # What is not returned is not compiled.
     @jax.jit
     def init(key):
-        trees = init_motion(forward, key)
+        trees = init_motion(networks, key)
         encoder = trees["motion_encoder"]
         return {
             "conv": encoder["features"]["conv5_2"]["kernel"],
@@ -376,9 +376,9 @@ def test_wrong_model_options_are_named(change, message):
 
 
 def test_encoder_names_a_wrong_image_size(tiny):
-    forward, trees = tiny
+    networks, trees = tiny
     with pytest.raises(ValueError, match=r"64x64.*100x100"):
-        forward.motion(trees, images(1, 100))
+        networks.motion(trees, images(1, 100))
 
 
 def test_vgg_stops_at_the_last_tap_and_names_unknown_ones():

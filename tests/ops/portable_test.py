@@ -13,12 +13,12 @@ from facecycle_jax.ops.portable import portable_forms
 
 def traced():
     """The text of a whole model's program."""
-    forward = make_face_networks(tiny_model.MODEL, vgg_for_loss=False)
+    networks = make_face_networks(tiny_model.MODEL, vgg_for_loss=False)
     trees = tiny_model.trees()
     outputs = tuple(functions.FACE_OUTPUTS)
 
     def program(images):
-        return functions.face_outputs(forward, trees, images, outputs=outputs)
+        return functions.face_outputs(networks, trees, images, outputs=outputs)
 
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     return str(jax.make_jaxpr(program)(images))

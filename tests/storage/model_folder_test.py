@@ -123,10 +123,10 @@ def test_a_round_trip_keeps_every_bit(tmp_path, model, stages):
 
 @pytest.mark.parametrize("model", [LEARNED, VGG], ids=["learned", "vgg"])
 def test_names_and_shapes_are_those_of_the_networks(model):
-    forward = make_face_networks(model, vgg_width=model.get("vgg_width"))
+    networks = make_face_networks(model, vgg_width=model.get("vgg_width"))
     key = jax.random.key(0)
     trees = jax.eval_shape(
-        lambda: {**init_motion(forward, key), **init_identity(forward, key)}
+        lambda: {**init_motion(networks, key), **init_identity(networks, key)}
     )
 
     # The VGG-19 of training, cut as `write_model` cuts it.
@@ -341,23 +341,23 @@ def test_anything_but_a_model_folder_is_refused_in_one_line(tmp_path):
 
 
 @functools.cache
-def translate(forward):
+def translate(networks):
     """Returns a jitted function of (trees, images) to outputs by golden name."""
 
     @jax.jit
     def results(trees, images):
-        code, flow, back = forward.motion(trees, images)
-        neutral = forward.generate(trees, forward.features(trees, images), flow)
+        code, flow, back = networks.motion(trees, images)
+        neutral = networks.generate(trees, networks.features(trees, images), flow)
 
-        identity = forward.identity_code(trees, images)
-        of_neutral = forward.features(trees, neutral)
-        mean = forward.remove_identity(trees, of_neutral, identity)
+        identity = networks.identity_code(trees, images)
+        of_neutral = networks.features(trees, neutral)
+        mean = networks.remove_identity(trees, of_neutral, identity)
 
         # The two images are each other's drivers, so reversing exchanges them.
-        of_other_mean = forward.features(trees, mean[::-1])
-        restored = forward.restore_identity(trees, of_other_mean, identity)
-        moved = forward.generate(trees, of_neutral, back[::-1])
-        last = forward.generate(trees, forward.features(trees, restored), back[::-1])
+        of_other_mean = networks.features(trees, mean[::-1])
+        restored = networks.restore_identity(trees, of_other_mean, identity)
+        moved = networks.generate(trees, of_neutral, back[::-1])
+        last = networks.generate(trees, networks.features(trees, restored), back[::-1])
 
         return {
             "motion/code": code,
@@ -406,9 +406,9 @@ def test_an_imported_checkpoint_gives_the_golden_numbers(tmp_path, capsys, legac
 
     assert folder.model == check_model(ORIGINAL_MODEL)
     numbers = reference.golden()
-    forward = make_face_networks(folder.model, vgg_width=folder.model["vgg_width"])
+    networks = make_face_networks(folder.model, vgg_width=folder.model["vgg_width"])
     images = normalise(jnp.asarray(numbers["images_u8"][:2]))
-    results = translate(forward)(folder.trees, images)
+    results = translate(networks)(folder.trees, images)
 
     # Names of a translation end in the number of the face.
     for key, result in results.items():

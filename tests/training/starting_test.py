@@ -27,10 +27,10 @@ from facecycle_jax.training.first_state import _read_source, _start_from
 TRAINED = ("identity_encoder", "normaliser")
 
 
-def zeros(forward):
+def zeros(networks):
     """A state of stage 2 with zeros for weights."""
     shapes = jax.eval_shape(
-        lambda key: (init_identity(forward, key), init_motion(forward, key)),
+        lambda key: (init_identity(networks, key), init_motion(networks, key)),
         jax.random.key(0),
     )
     params, frozen = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -146,7 +146,7 @@ def test_a_stage_of_other_networks_than_those_before_starts_from_scratch(tmp_pat
 
 def test_the_vgg_of_the_losses_adds_the_layers_that_a_model_lacks(tmp_path):
     model = {**tiny_model.MODEL, "trunk": "vgg", "vgg_width": 0.0625}
-    forward = make_face_networks(model, vgg_width=0.0625)
+    networks = make_face_networks(model, vgg_width=0.0625)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
         VGG19("conv4_1", 0.0625).init,
@@ -164,7 +164,7 @@ def test_the_vgg_of_the_losses_adds_the_layers_that_a_model_lacks(tmp_path):
         dtype="float16",
     )
     folder = str(tmp_path / "model")
-    state = zeros(forward)
+    state = zeros(networks)
     state.frozen["vgg"] = vgg
     started = start(state, folder, model, "gram")
     assert set(training.load_trees(folder)["vgg"]) < set(vgg)
