@@ -216,7 +216,7 @@ def _torch_batches(setting: Setting) -> Iterator[dict[str, Any]]:
         def __getitem__(self, index: int) -> torch.Tensor:
             frames = tracks[index]
             chosen = torch.randint(len(frames), (2,)).tolist()
-            return torch.stack([self.read(frames[place]) for place in chosen])
+            return torch.stack([self.read(frames[index]) for index in chosen])
 
         def read(self, path: str) -> torch.Tensor:
             with Image.open(path) as image:

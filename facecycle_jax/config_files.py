@@ -339,7 +339,7 @@ def _config_name(argv: Sequence[str]) -> str:
 def _config_flags(argv: Sequence[str]) -> list[tuple[int, str, str]]:
     """Finds --config in a command line.
 
-    Returns of each the place of the argument with its value, what stands before the
+    Returns of each the index of the argument with its value, what stands before the
     value there ('--config=' or nothing), and the value.
     """
     found = []

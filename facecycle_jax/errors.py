@@ -46,14 +46,14 @@ def missing_extra(need: str, *, extra: str) -> MissingExtraError:
 
 @contextlib.contextmanager
 def importing(need: str, *, extra: str) -> Iterator[None]:
-    """Imports optional packages; the error of a missing one names the extra.
+    """Names the extra in the error of an optional package that cannot be imported.
 
     Args:
       need: see `missing_extra`.
       extra: see `missing_extra`.
 
     Yields:
-      Nothing; the block has the imports.
+      Nothing, for a block of imports.
 
     Raises:
       MissingExtraError: If an import in the block fails.

@@ -15,7 +15,7 @@ from etils import epath
 
 from facecycle_jax import training
 from facecycle_jax.commands import inputs, outputs, shared_options
-from facecycle_jax.errors import UserError, check_installed
+from facecycle_jax.errors import UserError, importing
 from facecycle_jax.evaluation.comparison import DATA_SETS, ComparisonOptions
 from facecycle_jax.evaluation.comparison_report import write_comparison
 from facecycle_jax.evaluation.comparison_results import evaluate_all
@@ -158,7 +158,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> ComparisonOptions:
     """Checks and collects the data and the probes."""
     figure_class()
-    check_installed("sklearn", "A comparison needs scikit-learn", extra="eval")
+    with importing("A comparison needs scikit-learn", extra="eval"):
+        import sklearn  # noqa: F401
 
     sets: dict[str, str] = {}
     for field in DATA_SETS:

@@ -64,7 +64,7 @@ def check_folder(folder: str | os.PathLike[str], *, name: str = "--out") -> epat
         not be written.
     """
     path = given_path(folder, name=name)
-    _check_place(path, name=name, given=folder)
+    _check_can_be_made(path, name=name, given=folder)
     return path
 
 
@@ -107,7 +107,7 @@ def check_free(
       FileExistsError: If an output exists and `overwrite` is not set.
     """
     for folder in {path.parent for path in paths}:
-        _check_place(folder, name="--out", given=folder)
+        _check_can_be_made(folder, name="--out", given=folder)
 
     read = {os.path.realpath(source) for source in sources}
     for path in paths:
@@ -145,11 +145,11 @@ def check_new_output(out: str | os.PathLike[str], *, name: str = "--out") -> epa
     """
     path = given_path(out, name=name)
     check_new(path)
-    _check_place(path.parent, name=name, given=out)
+    _check_can_be_made(path.parent, name=name, given=out)
     return path
 
 
-def _check_place(
+def _check_can_be_made(
     folder: epath.Path, *, name: str, given: str | os.PathLike[str]
 ) -> None:
     """Checks that a folder may be written, or can be made.

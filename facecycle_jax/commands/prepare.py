@@ -18,7 +18,7 @@ from facecycle_jax.data.sources.record_index import (
     verify,
 )
 from facecycle_jax.data.sources.records import find_set
-from facecycle_jax.errors import MissingExtraError, UserError
+from facecycle_jax.errors import UserError, missing_extra
 from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
@@ -360,10 +360,8 @@ def _builder(arguments: argparse.Namespace, out: str) -> Any:
             f"facecycle_jax.data.prepare.builders.{chosen.module}"
         )
     except ImportError as error:
-        raise MissingExtraError(
-            f"Preparing records needs TensorFlow Datasets ({error}): pip install "
-            "'facecycle_jax[tf]'."
-        ) from error
+        need = f"Preparing records needs TensorFlow Datasets ({error})"
+        raise missing_extra(need, extra="tf") from error
 
     builder = getattr(module, chosen.builder)
     if not chosen.has_tracks:

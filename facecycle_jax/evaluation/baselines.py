@@ -13,6 +13,7 @@ import numpy as np
 from facecycle_jax.errors import UserError, importing
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet, plain
 from facecycle_jax.evaluation.probes.codes import (
+    PCA_NEED,
     reduced,
     require_sklearn,
 )
@@ -214,7 +215,7 @@ def random_encoder(
 def _pca() -> FeatureSet:
     """Builds Eigenfaces."""
     # Before the features of the model, which come first, are computed.
-    require_sklearn()
+    require_sklearn(PCA_NEED)
     return FeatureSet(fit=fit_pca, size=64, needs_fit=True)
 
 

@@ -222,9 +222,11 @@ def _task_table(
     groups = _by_name(runs)
 
     # A published row has a cell in the column of its protocol.
-    renamed = _PUBLISHED_COLUMNS.get(task, {})
+    new_names = _PUBLISHED_COLUMNS.get(task, {})
     published = {
-        method: {renamed.get(column, column): value for column, value in cells.items()}
+        method: {
+            new_names.get(column, column): value for column, value in cells.items()
+        }
         for method, cells in PUBLISHED.get(task, {}).items()
     }
 

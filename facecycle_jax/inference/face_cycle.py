@@ -118,7 +118,7 @@ class FaceCycle:
 
     @property
     def networks(self) -> FaceNetworks:
-        """The networks' forward passes, pure functions of (trees, arrays)."""
+        """The networks; their methods are pure functions of (trees, arrays)."""
         return self._networks
 
     @property

@@ -279,8 +279,8 @@ def fit_pose_directions(
     turned = _within_people(np.asarray(poses, np.float64), people)
 
     # The penalty that reads the pose of people who were held out best.
-    _, index = np.unique(people, return_inverse=True)
-    held_out = index % _HELD_OUT == 0
+    _, person = np.unique(people, return_inverse=True)
+    held_out = person % _HELD_OUT == 0
     scored = []
     for penalty in _PENALTIES:
         weights = _ridge(values[~held_out], turned[~held_out], penalty)
@@ -307,11 +307,11 @@ def fit_pose_directions(
 
 def _within_people(values: np.ndarray, people: np.ndarray) -> np.ndarray:
     """Subtracts from values [N, K] the mean of each person."""
-    _, index, counts = np.unique(people, return_inverse=True, return_counts=True)
+    _, person, counts = np.unique(people, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), values.shape[1]))
-    np.add.at(sums, index, values)
+    np.add.at(sums, person, values)
     means = sums / counts[:, None]
-    return values - means[index]
+    return values - means[person]
 
 
 def _ridge(values: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:

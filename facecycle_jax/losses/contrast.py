@@ -12,8 +12,8 @@ from jax import lax
 
 from facecycle_jax.ops import at_least_float32, unit_length
 
-# Squared norms below this are those of zero. The derivative of a cosine has the squared
-# product of two of them below a fraction, which float32 must hold.
+# Squared norms below this are those of zero. The derivative of a cosine divides by the
+# product of two squared norms, which float32 must hold.
 _TINY = 1e-12
 # TPUs and GPUs round the factors of a product by default. A cosine is divided by a
 # small temperature, which enlarges its error.

@@ -156,11 +156,11 @@ def bending(flow: jax.Array) -> jax.Array:
       float32 [...]: the mean square of the second differences along x, plus that along
       y, summed over the two components. The unit is the distance of two places.
     """
-    moved = _in_places(flow)
+    shifts = _in_places(flow)
 
     total = jnp.zeros(flow.shape[:-3])
     for axis in (-3, -2):
-        second = jnp.diff(moved, n=2, axis=axis)
+        second = jnp.diff(shifts, n=2, axis=axis)
         total = total + jnp.mean(jnp.sum(second**2, axis=-1), axis=(-2, -1))
     return total
 

@@ -344,8 +344,8 @@ def _flow_cycle(networks: FaceNetworks, options: MotionLossOptions) -> Method:
     )
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        all_networks = init_motion(networks, key)
-        params = {name: all_networks[name] for name in FLOW_NETWORKS}
+        trees = init_motion(networks, key)
+        params = {name: trees[name] for name in FLOW_NETWORKS}
         if not needs_teacher:
             return params, {}
         return params, {START + name: tree for name, tree in params.items()}

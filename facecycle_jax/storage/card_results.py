@@ -10,7 +10,7 @@ from etils import epath
 from facecycle_jax.errors import UserError, shorten
 
 # Of each task on a published data set, the set's name and the figures that a card
-# shows: their path in results.json, and the Hub's name of the metric.
+# shows: their field of a row in results.json, and the Hub's name of the metric.
 _FIGURES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "lfw": ("LFW", {"accuracy": "accuracy", "auc": "roc_auc", "eer": "eer"}),
     "cplfw": ("CPLFW", {"accuracy": "accuracy", "auc": "roc_auc", "eer": "eer"}),
@@ -75,8 +75,8 @@ def read_report(folder: epath.PathLike, *, source: str) -> list[dict[str, Any]]:
     dataset, figures = _FIGURES[task]
     results = []
     for features, row in rows.items():
-        for path, metric in figures.items():
-            for name, value in _values(row.get(path), metric):
+        for field, metric in figures.items():
+            for name, value in _values(row.get(field), metric):
                 results.append(
                     {
                         "task": task,

@@ -44,7 +44,7 @@ class Built(NamedTuple):
 
     Attributes:
       model: the completed configuration.
-      networks: without a VGG-19 that only a loss needs.
+      networks: the networks, without a VGG-19 that only a loss needs.
     """
 
     model: dict[str, Any]

@@ -317,7 +317,7 @@ def _check_unchanged(
 ) -> None:
     """Refuses a config that is not that of the runs in the workdir.
 
-    A finished run is not started again, so nothing else would compare them.
+    A finished run is left alone, so nothing else would compare them.
     """
     changed = [
         f"{name} was {before[name]!r} and is {now[name]!r}"

@@ -56,7 +56,10 @@ def train_all(
     checkpoints: int,
     start: Start,
 ) -> list[tuple[str, int]]:
-    """Trains every method with every seed; finished runs are left alone.
+    """Trains every method with every seed.
+
+    Finished runs are left alone. If their data have another path now, they are started
+    once more to compare the data.
 
     Args:
       entries: the methods.
@@ -84,10 +87,12 @@ def train_all(
             if not _data_moved(entry, run_workdir):
                 continue
             # A run that has nothing left to do still compares its data.
-            say(f"{entry.name}, seed {seed}: comparing its data with those of now")
+            what = "its data have another path, comparing them"
+        else:
+            counts = " + ".join(f"{count:,}" for count in steps.values())
+            what = f"{counts} steps"
 
-        counts = " + ".join(f"{count:,}" for count in steps.values())
-        say(f"{number} of {len(runs)}: {entry.name}, seed {seed}, {counts} steps")
+        say(f"{number} of {len(runs)}: {entry.name}, seed {seed}, {what}")
         command = training_command(
             entry, run_workdir, seed=seed, steps=steps, checkpoints=checkpoints
         )
@@ -264,8 +269,8 @@ def _finished(entry: Entry, run_workdir: epath.Path, steps: Mapping[str, int]) -
 
 def _data_moved(entry: Entry, run_workdir: epath.Path) -> bool:
     """Whether a finished run has its data from another path than those of now."""
-    return any(
-        read_config(run_workdir / stage.name)["data"]["path"]
-        != stage.config["data"]["path"]
-        for stage in entry.stages
-    )
+    for stage in entry.stages:
+        trained = read_config(run_workdir / stage.name)
+        if trained.get("data", {}).get("path") != stage.config["data"]["path"]:
+            return True
+    return False

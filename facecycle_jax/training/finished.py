@@ -29,6 +29,19 @@ def record_finished(workdir: epath.Path, step: int) -> None:
         write_json(workdir / FILE_NAME, {"step": step})
 
 
+def finished_step(workdir: epath.Path) -> int:
+    """Reads the last step of a stage that was done before.
+
+    Args:
+      workdir: directory of the stage.
+
+    Returns:
+      The step; -1 if the stage was never done.
+    """
+    path = workdir / FILE_NAME
+    return int(read_json(path).get("step", -1)) if path.exists() else -1
+
+
 def is_finished(config: Mapping[str, Any], workdir: epath.Path) -> bool:
     """Whether a stage is done, by this very configuration, and its checkpoint is there.
 

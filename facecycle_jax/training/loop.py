@@ -25,7 +25,7 @@ from facecycle_jax.ops import denormalise
 from facecycle_jax.training import Averages, TrainState
 from facecycle_jax.training.checkpoint_reading import newest_step
 from facecycle_jax.training.early_checks import check_stage
-from facecycle_jax.training.finished import is_finished, record_finished
+from facecycle_jax.training.finished import finished_step, is_finished, record_finished
 from facecycle_jax.training.processes import agree, wait_for_all
 from facecycle_jax.viz import save_png, training_panel
 
@@ -194,10 +194,14 @@ def _train(
                 run.total_steps,
             )
             run.total_steps = start
-        if start < run.total_steps:
-            _warn_of_later_stages(workdir, stages_after)
 
         goodput.continue_at(start)
+        # A run that has used its time is not trained further.
+        if 0 < start < run.total_steps and _is_out_of_time(run):
+            run.total_steps = start
+        if 0 <= finished_step(workdir) < run.total_steps:
+            _warn_of_later_stages(workdir, stages_after)
+
         writer = training.MetricWriter(
             workdir,
             step=start,
@@ -237,13 +241,13 @@ def _warn_of_later_stages(
     """
     begun = [later for later in stages_after if newest_step(later) >= 0]
     if begun:
+        names = ", ".join(map(str, begun))
         log.warning(
-            "%s has begun from an earlier step of %s and keeps what it learned there. "
-            "To have it begin from the longer training, move %s away before this "
-            "stage ends.",
-            begun[0],
+            "%s began from an earlier step of %s, whose networks it keeps. To have it "
+            "begin from the longer training, move %s away before this stage ends.",
+            names,
             workdir,
-            ", ".join(map(str, begun)),
+            names,
         )
 
 
@@ -369,9 +373,6 @@ def _loop(
     config = run.config
     start = int(state.step)
 
-    # A run that has used its time is not trained further.
-    if 0 < start < run.total_steps and _is_out_of_time(run):
-        run.total_steps = start
     state = _evaluate_if_left(run, state, start, writer)
 
     averages: Averages | None = None

@@ -88,14 +88,14 @@ def pack(
         under_another_name(out) as partial,
         zipfile.ZipFile(os.fspath(partial), "w", zipfile.ZIP_STORED) as file,
     ):
-        for place, path in _in_fair_order(tracks):
+        for index, path in _in_fair_order(tracks):
             try:
                 data = _encoded(path, side=side)
             except (ValueError, OSError) as error:
                 unreadable[path] = str(error)
                 continue
 
-            number = root_numbers[place]
+            number = root_numbers[index]
             below_root = pathlib.PurePath(os.path.relpath(path, roots[number]))
             name = f"{number}/{below_root.with_suffix('.jpg').as_posix()}"
             if name in names:
@@ -113,7 +113,7 @@ def pack(
             file.writestr(entry, data)
             size += needed
             names.add(name)
-            packed_tracks.add(place)
+            packed_tracks.add(index)
 
         if not names:
             raise UserError(
@@ -153,7 +153,7 @@ def halve_vgg(source: str, out: pathlib.Path) -> None:
 
 
 def _in_fair_order(tracks: Sequence[FoundTrack]) -> Iterator[tuple[int, str]]:
-    """Yields (place of the track, path of an image), round by round.
+    """Yields (index of the track, path of an image), round by round.
 
     Every track gives two images in the first round and one in every later one, as long
     as it has any.
@@ -164,15 +164,15 @@ def _in_fair_order(tracks: Sequence[FoundTrack]) -> Iterator[tuple[int, str]]:
         paths.append([found[number] for number in _spread(len(found))])
 
     # Random, but the same every time.
-    places = np.random.default_rng(_SEED).permutation(len(paths)).tolist()
+    order = np.random.default_rng(_SEED).permutation(len(paths)).tolist()
 
     longest = max(map(len, paths), default=0)
     rounds = [slice(0, _FIRST_ROUND)]
     rounds += [slice(number, number + 1) for number in range(_FIRST_ROUND, longest)]
     for images in rounds:
-        for place in places:
-            for path in paths[place][images]:
-                yield place, path
+        for index in order:
+            for path in paths[index][images]:
+                yield index, path
 
 
 def _spread(count: int) -> list[int]:

@@ -43,13 +43,13 @@ def entry(config="fab_net:small", fields=(), data=None):
 def test_mistakes_are_one_sentence_before_anything_is_made(
     tmp_path, capsys, arguments, words
 ):
-    place = tmp_path / "comparison"
-    line = ["compare", "fab_net:small", *arguments, "--workdir", str(place)]
+    workdir = tmp_path / "comparison"
+    line = ["compare", "fab_net:small", *arguments, "--workdir", str(workdir)]
     assert cli.main(line) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-    assert not place.exists()
+    assert not workdir.exists()
 
 
 def test_a_workdir_below_a_file_is_refused(tmp_path, capsys):
@@ -75,11 +75,11 @@ class Trainer:
             return status
 
         given = dict(part[2:].split("=", 1) for part in line if part.startswith("--"))
-        place = epath.Path(given["workdir"])
+        workdir = epath.Path(given["workdir"])
         for name, value in given.items():
             if name.endswith("num_steps"):
                 stage = name.removeprefix("config.").removesuffix("num_steps")
-                folder = place / stage.strip(".")
+                folder = workdir / stage.strip(".")
                 (folder / "checkpoints" / value).mkdir(parents=True, exist_ok=True)
                 speed = {"step": int(value), "learning_rate": 1, "steps_per_second": 2}
                 (folder / "metrics.jsonl").write_text(json.dumps(speed) + "\n")
@@ -93,7 +93,7 @@ def evaluated(monkeypatch):
     """Stands in for the evaluation of a run; holds the runs that were evaluated."""
     found = []
 
-    def evaluate(entry, seed, place, steps, options):
+    def evaluate(entry, seed, run_workdir, steps, options):
         found.append((entry.name, seed))
         return ComparedRun(
             name=entry.name,
@@ -136,8 +136,8 @@ def test_a_stopped_comparison_goes_on_and_finished_runs_are_left_alone(
     again = Trainer()
     assert compared(tmp_path, again) == 0
     # All but the one that was finished, the first seed first.
-    places = [line[4].removeprefix(f"--workdir={tmp_path}/") for line in again.lines]
-    assert places == ["face_cycle_small/0", "fab_net_small/1", "face_cycle_small/1"]
+    runs = [line[4].removeprefix(f"--workdir={tmp_path}/") for line in again.lines]
+    assert runs == ["face_cycle_small/0", "fab_net_small/1", "face_cycle_small/1"]
     assert "9.50 ± 0.50" in (tmp_path / "comparison.md").read_text()
 
     nothing = Trainer()

@@ -61,7 +61,7 @@ def test_the_pasted_square_follows_and_ends_with_its_face(find):
     assert squares[16:18] == [None, None]
 
     # The first face, the jump, and the face after the gap.
-    starts = [place for place, found in enumerate(followed) if found.starts]
+    starts = [index for index, found in enumerate(followed) if found.starts]
     assert starts == [1, 3, 18]
 
 

@@ -89,10 +89,10 @@ def test_every_image_gets_a_panel(model, faces, tmp_path, command, columns):
     assert names == ["faces_a.png", "faces_b.png", "more_a.png"]
     expected = load(model).outputs(faces, columns)
     with Image.open(out / "faces_a.png") as panel:
-        for place, name in enumerate(columns):
+        for index, name in enumerate(columns):
             drawn = expected[name][0]
             image = flow_to_rgb(drawn) if name == "flow" else drawn
-            found = cell(panel, place, len(columns))
+            found = cell(panel, index, len(columns))
             assert np.abs(found - enlarged(image)).max() <= 3, name
 
 
@@ -438,8 +438,8 @@ def damaged(content, rng):
 
     data = bytearray(content)
     reach = 64 if rng.random() < 0.5 else len(data)
-    for place in rng.integers(min(reach, len(data)), size=rng.integers(1, 10)):
-        data[place] = rng.integers(256)
+    for index in rng.integers(min(reach, len(data)), size=rng.integers(1, 10)):
+        data[index] = rng.integers(256)
     return bytes(data)
 
 

@@ -111,7 +111,7 @@ def test_fitted_features_never_see_their_own_fold(tmp_path):
     assert not seen[0] & seen[1]
 
 
-def test_folds_that_share_all_images_leave_nothing_to_fit_to(tmp_path):
+def test_fitted_features_are_left_out_where_folds_share_all_images(tmp_path):
     pairs = read_lfw_pairs(lfw(tmp_path))
     # Every pair in both folds.
     twice = dataclasses.replace(
@@ -121,10 +121,19 @@ def test_folds_that_share_all_images_leave_nothing_to_fit_to(tmp_path):
         same=np.tile(pairs.same, 2),
         fold=np.repeat([0, 1], len(pairs)),
     )
-    evaluate_pairs({"pixels": plain(pixels, size=16)}, None, twice, task="lfw")
-    kind = FeatureSet(lambda images: pixels, 16, needs_fit=True)
-    with pytest.raises(ValueError, match="has no image that the tested pairs do not"):
-        evaluate_pairs({"fitted": kind}, None, twice, task="lfw")
+    kinds = {
+        "pixels": plain(pixels, size=16),
+        "fitted": FeatureSet(lambda images: pixels, 16, needs_fit=True),
+    }
+    result = evaluate_pairs(kinds, None, twice, task="lfw")
+    assert list(result.rows) == ["pixels"]
+    (warning,) = result.warnings
+    assert warning.startswith("fitted left out: they are fitted to images that no")
+
+    # The same list to train on and to test.
+    result = evaluate_pairs(kinds, pairs, pairs, task="lfw")
+    assert list(result.rows) == ["pixels"]
+    assert list(evaluate_pairs(kinds, None, pairs, task="lfw").rows) == list(kinds)
 
 
 def test_a_list_of_one_fold_is_refused_before_features_are_computed(tmp_path):

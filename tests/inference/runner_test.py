@@ -15,7 +15,7 @@ from facecycle_jax.inference.runner import Batches, devices_for
 
 
 def scaled(networks, trees, images, *, by=1.0):
-    """Stands in for a network; its forward is not used."""
+    """Stands in for a network; the networks are not used."""
     total = images.sum(axis=(1, 2)) @ trees["net"]["kernel"]
     return {"sum": total * by, "input": images}
 

@@ -89,7 +89,7 @@ def resident_batches(
                 for name, value in drawn.items()
             }
 
-        # Places in this device's share, [b, 2]; those of other shares are masked.
+        # Rows in this device's share, [b, 2]; those of other shares are masked.
         device = jax.lax.axis_index("data")
         row = drawn.pop("frame") - device * len(frames)
         held = (row >= 0) & (row < len(frames))

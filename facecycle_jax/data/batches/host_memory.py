@@ -110,11 +110,14 @@ def decode_all(
         is_kept.append(len(left) >= min(min_frames, len(frames)))
         first += len(frames)
 
-    # If none is kept, `make_tracks` describes all of them in its message.
     kept = list(itertools.compress(found, is_kept))
-    chosen = make_tracks(
-        kept or found, origin=tracks.origin, min_frames=1 if kept else min_frames
-    )
+    if not kept:
+        reason = next(iter(report.unreadable.values()))
+        raise UserError(
+            f"{tracks.origin}: no track has {min_frames} images that can be read; one "
+            f"that cannot: {reason}"
+        )
+    chosen = make_tracks(kept, origin=tracks.origin)
 
     # Back from indices to paths.
     order = [int(index) for frames in chosen.frames for index in frames]

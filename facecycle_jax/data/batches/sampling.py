@@ -277,7 +277,7 @@ def draw_pairs(
         partner = jnp.where(other >= begin, other + skip, other)
         two = jax.vmap(below)(keys[:, 2], jnp.asarray(table.frames)[partner])
 
-    # Places within tracks become frame numbers, [B, 2].
+    # Positions within tracks become frame numbers, [B, 2].
     pair = jnp.stack([track, partner], axis=1)
     frame = jnp.asarray(table.first)[pair] + jnp.stack([one, two], axis=1)
     identity = jnp.asarray(table.identity)[pair]

@@ -156,11 +156,12 @@ def walk(roots: Sequence[str], *, files_once: bool = True) -> list[Folder]:
     search = _Search()
     found: list[Folder] = []
     starts = list(enumerate(roots))
-    for index, root in starts:
+    for root_index, root in starts:
         key = key_of(root)
         if key in search.starts:
             raise UserError(
-                f"{root!r}, folder {index + 1} of {', '.join(roots)}, is named twice."
+                f"{root!r}, folder {root_index + 1} of {', '.join(roots)}, is named "
+                "twice."
             )
 
         search.starts.add(key)

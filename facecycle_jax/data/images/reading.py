@@ -497,7 +497,7 @@ def _items(inputs: Any) -> Iterator[tuple[str, Any]]:
                 yield f"image {index}", np.asarray(item)
             else:
                 raise UserError(
-                    _WANTED.format(f"{type(item).__name__} at place {index}")
+                    _WANTED.format(f"{type(item).__name__} at index {index}")
                 )
     elif hasattr(inputs, "__array__"):
         yield from _items(np.asarray(inputs))

@@ -130,7 +130,7 @@ def _read(item: str | os.PathLike[str] | CroppedFile | np.ndarray) -> np.ndarray
     if item.box is None:
         return image
 
-    # Negative places would count from the other end.
+    # Negative indices would count from the other end.
     left, top, right, bottom = item.box
     part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not part.size:

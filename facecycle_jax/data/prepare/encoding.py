@@ -210,7 +210,7 @@ def prepare_track(source: Source, options: FrameOptions) -> Prepared:
 
 
 def chosen(count: int, most: int) -> Sequence[int]:
-    """Spreads `most` places evenly over 0 .. count - 1; 0 takes all."""
+    """Spreads `most` indices evenly over 0 .. count - 1; 0 takes all."""
     if not most or count <= most:
         return range(count)
 

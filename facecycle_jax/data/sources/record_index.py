@@ -440,7 +440,7 @@ def _fields(view: memoryview, start: int, stop: int, wanted: int) -> Iterator[Sp
 
 
 def _varint(view: memoryview, start: int, stop: int) -> tuple[int, int]:
-    """Reads a variable-length number; returns it and the place after it."""
+    """Reads a variable-length number; returns it and the offset after it."""
     value = 0
     shift = 0
     while start < stop:

@@ -1,7 +1,7 @@
 """Prepared sets as a source: tracks from their index, frames read one by one.
 
-This source does not need tensorflow. A frame is a number: it counts the
-frames of all sets, one set after the other.
+This source does not need tensorflow. A frame is its number among the frames of all
+sets, one set after the other.
 """
 
 import bisect

@@ -1,7 +1,7 @@
 """Tracks: what every source of images provides, each a set of frames of one person.
 
-A frame is a file name or a number. The number is an index into an array of a source in
-memory, or an index of a prepared set.
+A frame is a file name or a number. The number is an index into the array of a source in
+memory, or one of the frames of all prepared sets, see `records`.
 """
 
 import dataclasses

@@ -10,11 +10,16 @@ import numpy as np
 from facecycle_jax.errors import UserError, check_installed
 from facecycle_jax.evaluation.features import FeatureFunction, FeatureSet
 
+PCA_NEED = "PCA needs scikit-learn"
 _WHITENED_NEED = "Whitened codes need scikit-learn"
 
 
-def require_sklearn(need: str = "PCA needs scikit-learn") -> None:
-    """Raises MissingExtraError with what is needed if scikit-learn is not installed."""
+def require_sklearn(need: str) -> None:
+    """Raises MissingExtraError if scikit-learn is not installed.
+
+    Args:
+      need: see `errors.missing_extra`.
+    """
     check_installed("sklearn", need, extra="eval")
 
 
@@ -76,7 +81,7 @@ def reduced(
       MissingExtraError: If scikit-learn is not installed.
       UserError: If there are fewer than two codes.
     """
-    require_sklearn()
+    require_sklearn(PCA_NEED)
     if len(codes) < 2:
         raise UserError(
             f"PCA needs at least two training images, got {len(codes)}: raise the "

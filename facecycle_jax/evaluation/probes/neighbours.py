@@ -135,7 +135,7 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
 
     Raises:
       UserError: If the method is unknown, or there are fewer than three codes, or all
-        are the same.
+        are the same and the method is t-SNE.
       MissingExtraError: If scikit-learn is not installed.
     """
     if method not in PROJECTIONS:
@@ -151,8 +151,11 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
 
     values = np.asarray(codes, np.float64)
     if np.all(values == values[0]):
+        if method == "pca":
+            return np.zeros((len(values), 2))
         raise UserError(
-            f"all {len(values)} codes are the same, so a map has nothing to show."
+            f"t-SNE has nothing to map, because all {len(values)} codes are the same: "
+            "use pca."
         )
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(values)

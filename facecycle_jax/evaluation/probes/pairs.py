@@ -36,7 +36,8 @@ def evaluate_pairs(
     """Evaluates cosines of features on pairs.
 
     Args:
-      features: by name; each kind has its own row.
+      features: by name; each kind has its own row. Kinds that are fitted have none
+        where no image is left to fit them to.
       train: development pairs for the threshold and fitted features. With None, each
         fold of `test` is evaluated with the other folds.
       test: the pairs.
@@ -48,8 +49,7 @@ def evaluate_pairs(
       The evaluation.
 
     Raises:
-      UserError: If `test` has to be evaluated fold by fold and has one fold, or
-        features have to be fitted and no image is left for it.
+      UserError: If `test` has to be evaluated fold by fold and has one fold.
     """
     folds = len(np.unique(test.fold))
     if train is None and folds < 2:
@@ -58,16 +58,27 @@ def evaluate_pairs(
             "others, so at least two are needed."
         )
 
+    left_out = []
+    if not _can_fit(train, test):
+        left_out = [name for name, kind in features.items() if _is_fitted(kind)]
+    if left_out:
+        warnings = (
+            *warnings,
+            f"{', '.join(left_out)} left out: they are fitted to images that no tested "
+            f"pair shows, and {(train or test).origin} has none.",
+        )
+
     computed = _Computed(crop)
     rows = {}
     for name, kind in features.items():
+        if name in left_out:
+            continue
         log.info("%s: %s", task, name)
         if train is None:
             rows[name] = _verify_by_fold(kind, test, computed)
             continue
 
-        # Images that are in both lists take no part in fitting.
-        used = ~np.isin(np.array(train.files), np.array(test.files))
+        used = _only_in_training(train, test)
         train_scores = _scores(kind, train, used, train, computed)
         test_scores = _scores(kind, train, used, test, computed)
         rows[name] = verify_split(train_scores, train.same, test_scores, test.same)
@@ -108,7 +119,7 @@ def _verify_by_fold(
     kind: FeatureSet, test: Pairs, computed: "_Computed"
 ) -> Verification:
     """Evaluates each fold with the threshold of the others."""
-    if not kind.needs_fit and kind.adapt is None:
+    if not _is_fitted(kind):
         everything = np.ones(len(test.files), bool)
         scores = _scores(kind, test, everything, test, computed)
         return verify_folds(scores, test.same, test.fold)
@@ -119,6 +130,19 @@ def _verify_by_fold(
         used = _only_outside(test, test.fold == fold)
         rows.append(_scores(kind, test, used, test, computed))
     return verify_folds(np.stack(rows), test.same, test.fold)
+
+
+def _is_fitted(kind: FeatureSet) -> bool:
+    """Whether features depend on training images."""
+    return kind.needs_fit or kind.adapt is not None
+
+
+def _can_fit(train: Pairs | None, test: Pairs) -> bool:
+    """Whether there are images to fit to, for every fold."""
+    if train is not None:
+        return bool(_only_in_training(train, test).any())
+    folds = np.unique(test.fold)
+    return all(_only_outside(test, test.fold == fold).any() for fold in folds)
 
 
 class _Computed:
@@ -140,6 +164,11 @@ class _Computed:
         if kind.shared:
             self._kept[key] = values
         return values
+
+
+def _only_in_training(train: Pairs, test: Pairs) -> np.ndarray:
+    """Marks the images of `train`, bool [images], that are not in `test`."""
+    return ~np.isin(np.array(train.files), np.array(test.files))
 
 
 def _only_outside(pairs: Pairs, inside: np.ndarray) -> np.ndarray:
@@ -176,13 +205,6 @@ def _scores(
     Returns:
       float64 [pairs].
     """
-    is_fitted = kind.needs_fit or kind.adapt is not None
-    if is_fitted and not used.any():
-        raise UserError(
-            f"{source.origin} has no image that the tested pairs do not show, so "
-            "nothing can be fitted to it: leave out features that are fitted, such as "
-            "whitened ones."
-        )
 
     def fitting_images() -> np.ndarray:
         files = [source.files[i] for i in np.flatnonzero(used)]

@@ -54,17 +54,17 @@ def test_unordered_items_are_different_frames_where_there_are_enough():
         assert sorted(drawn["track"][:, 0]) == list(range(len(LENGTHS)))
         for row in range(7):
             track = drawn["track"][row, 0]
-            place = drawn["frame"][row] - table.first[track]
+            position = drawn["frame"][row] - table.first[track]
             assert (drawn["track"][row] == track).all()
-            assert ((place >= 0) & (place < LENGTHS[track])).all()
+            assert ((position >= 0) & (position < LENGTHS[track])).all()
             if LENGTHS[track] >= 4:
-                assert len(set(place)) == 4
+                assert len(set(position)) == 4
             if LENGTHS[track] == 5:
-                seen.add(tuple(place))
+                seen.add(tuple(position))
 
     # Any frame may be first, and in any order.
-    assert {places[0] for places in seen} == set(range(5))
-    assert any(places[0] > places[1] for places in seen)
+    assert {positions[0] for positions in seen} == set(range(5))
+    assert any(positions[0] > positions[1] for positions in seen)
 
 
 def test_ordered_items_are_spaced_in_time():
@@ -73,13 +73,13 @@ def test_ordered_items_are_spaced_in_time():
     starts = set()
     for step in range(30):
         drawn, table = draw(step, items, lengths=(8, 6, 9), batch_size=3)
-        place = drawn["frame"] - np.asarray(table.first)[drawn["track"]]
+        position = drawn["frame"] - np.asarray(table.first)[drawn["track"]]
         np.testing.assert_array_equal(
-            place - place[:, :1], np.tile(items.offsets, (3, 1))
+            position - position[:, :1], np.tile(items.offsets, (3, 1))
         )
-        assert (place[:, -1] < np.asarray((8, 6, 9))[drawn["track"][:, 0]]).all()
+        assert (position[:, -1] < np.asarray((8, 6, 9))[drawn["track"][:, 0]]).all()
         starts |= {
-            int(place[row, 0]) for row in range(3) if drawn["track"][row, 0] == 2
+            int(position[row, 0]) for row in range(3) if drawn["track"][row, 0] == 2
         }
 
     # A track of nine has room for four anchors.

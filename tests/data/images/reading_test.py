@@ -181,7 +181,7 @@ def test_a_single_unreadable_image_raises(tmp_path):
         (np.zeros((8, 8, 3), np.int64), "got int64: convert them first"),
         (3, "got int"),
         (b"bytes", "got bytes"),
-        ([None], "NoneType at place 0"),
+        ([None], "NoneType at index 0"),
     ],
 )
 def test_wrong_inputs_are_refused(inputs, message):

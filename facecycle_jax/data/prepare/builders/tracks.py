@@ -83,7 +83,7 @@ class TrackConfig(tfds.core.BuilderConfig):
         if 0 < self.max_frames < self.min_frames:
             raise UserError(
                 f"--max-frames {self.max_frames} leaves fewer frames of a track than "
-                f"--min-frames {self.min_frames} asks for: nothing would be kept."
+                f"--min-frames {self.min_frames} asks for: no track would be kept."
             )
 
         if not 0 <= self.eval_fraction < 1:
