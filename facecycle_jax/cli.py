@@ -43,14 +43,12 @@ from facecycle_jax.commands import (
 )
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError, shorten
+from facecycle_jax.files import is_of_cloud
 from facecycle_jax.inference.runner import BATCH_SIZE
 
 _INTERRUPTED_EXIT = 130
 _TERMINATED_EXIT = 128 + signal.SIGTERM
-# Name of the base of TensorFlow's errors, which some storage in the cloud raises.
-# TensorFlow itself may not be installed.
-_STORAGE_ERROR = "OpError"
-# Characters of such an error that are printed.
+# Characters of an error of storage in the cloud that are printed.
 _LONGEST_REASON = 200
 
 
@@ -160,12 +158,11 @@ def _status(error: BaseException) -> int:
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
         return _INTERRUPTED_EXIT
 
-    is_of_storage = any(kind.__name__ == _STORAGE_ERROR for kind in type(error).__mro__)
-    if isinstance(error, UserError | OSError) or is_of_storage:
+    if isinstance(error, UserError | OSError) or is_of_cloud(error):
         if os.environ.get("FACECYCLE_TRACEBACK"):
             traceback.print_exception(error)
         sentence = str(error)
-        if is_of_storage:
+        if is_of_cloud(error):
             # TensorFlow adds lines about its own code.
             reason = shorten(" ".join(sentence.split()), _LONGEST_REASON)
             sentence = f"a file in the cloud cannot be read or written: {reason}."

@@ -24,6 +24,11 @@ from facecycle_jax.errors import UserError
 _READ_BYTES = 2**20
 # Name of a file that is being written, see `under_another_name`.
 _PARTIAL = re.compile(r"\.[0-9a-f]{12}\.part")
+# Bases of the errors of storage in the cloud, of TensorFlow, gcsfs and the clients of
+# Google and Amazon, by name: none of these packages need be installed.
+_OF_CLOUD = frozenset(
+    {"OpError", "HttpError", "GoogleAPICallError", "GoogleAuthError", "ClientError"}
+)
 # Seconds after its last change from which an unfinished file counts as a leftover.
 _LEFT_AFTER = 3600.0
 
@@ -167,6 +172,18 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
         return dict(json.loads(epath.Path(path).read_text()))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is broken ({error}): remove it.") from None
+
+
+def is_of_cloud(error: BaseException) -> bool:
+    """Whether an error is one of storage in the cloud, which need not be an OSError.
+
+    Args:
+      error: the error.
+
+    Returns:
+      True for errors of TensorFlow's file system, gcsfs and the cloud's clients.
+    """
+    return any(kind.__name__ in _OF_CLOUD for kind in type(error).__mro__)
 
 
 def read_through(file: IO[bytes]) -> None:

@@ -19,13 +19,14 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from facecycle_jax import compilation_cache, config_files, training
-from facecycle_jax.devices import split_cpu
+from facecycle_jax.devices import check_platforms, split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError
 from facecycle_jax.evaluation import (
     check_probe,
     probe_while_training,
     report_on_synthetic_faces,
 )
+from facecycle_jax.files import is_of_cloud
 from facecycle_jax.training import loop, processes
 
 INTERRUPTED_EXIT = 130
@@ -175,6 +176,7 @@ def main(argv: list[str]) -> int:
 def _train() -> int:
     """Trains and returns the exit status."""
     try:
+        check_platforms()
         compilation_cache.enable(_CACHE.value)
         check_probe(_CONFIG.value)
         loop.train_and_evaluate(
@@ -218,12 +220,13 @@ def _status(error: BaseException) -> int:
         return _fail(INTERRUPTED_EXIT, KeyboardInterrupt(sentence))
     if isinstance(error, _WRONG_PLACE):
         return _fail(MISTAKE_EXIT, error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or is_of_cloud(error):
         # A save in progress may have failed for the same reason.
         error = _without_cause(error)
         sentence = (
-            f"a file cannot be read or written ({error}). Checkpoints are intact; make "
-            "room or repair the storage, then the same command continues."
+            f"a file cannot be read or written ({' '.join(str(error).split())}). "
+            "Checkpoints are intact; make room or repair the storage, then the same "
+            "command continues."
         )
         return _fail(training.STORAGE_EXIT, OSError(sentence))
 

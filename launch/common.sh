@@ -43,6 +43,9 @@ die() {
   exit 2
 }
 
+# macOS has bash 3.2, to which an empty list is an unset variable.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || die "bash 4.4 or newer is needed, this is $BASH_VERSION."
+
 # Prints the comment at the head of the launcher and ends the launcher.
 help() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"

@@ -37,9 +37,10 @@ if ! ((DRY_RUN)) && ! command -v nvidia-smi > /dev/null; then
   die "no nvidia-smi here: this machine has no NVIDIA GPU, or no driver for it; launch/local.sh runs anywhere."
 fi
 
+# The CPU too, on which batches are drawn.
 settings=(
   PYTHONPATH="$IMPORTS"
-  JAX_PLATFORMS=cuda
+  JAX_PLATFORMS=cuda,cpu
   JAX_COMPILATION_CACHE_DIR="$CACHE"
   XLA_PYTHON_CLIENT_MEM_FRACTION="$memory"
 )

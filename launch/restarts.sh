@@ -95,7 +95,8 @@ checkpoint_progress() {
   if [[ "$workdir" == gs://* ]]; then
     listing="$(list_bucket "$workdir")" || return 0
   else
-    listing="$(find "$workdir" -maxdepth 3 -path '*/checkpoints/*' 2> /dev/null)" || true
+    # -L: on clusters a workdir is often a link to scratch storage.
+    listing="$(find -L "$workdir" -maxdepth 3 -path '*/checkpoints/*' 2> /dev/null)" || true
   fi
 
   # Lines FOLDER/STEP become FOLDER STEP. The number is the sum over folders of the

@@ -449,7 +449,7 @@ install() {
   on_all_hosts "tar xzf facecycle_jax.tar.gz && cd facecycle_jax &&
  python3 -m pip install --quiet --user uv &&
  ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 .venv &&
- ~/.local/bin/uv pip install --quiet --python .venv '.[tpu,tf]' gcsfs" || return 1
+ ~/.local/bin/uv pip install --quiet --python .venv '.[tpu,tf,hub,fast]' gcsfs" || return 1
   mount_buckets
 }
 

@@ -190,6 +190,8 @@ def test_a_stage_that_does_not_exist_is_no_defect(monkeypatch, capsys, tmp_path)
         (NotADirectoryError(errno.ENOTDIR, "not a directory", "workdir"), 2),
         (training.DivergedError("not finite"), 3),
         (OSError(errno.EIO, "input/output error"), 74),
+        # As TensorFlow's and gcsfs's errors of a bucket, which are no OSErrors.
+        (type("HttpError", (Exception,), {})("no such bucket"), 74),
         (PermissionError(errno.EACCES, "permission denied"), 74),
         (training.StorageError("no room"), 74),
         (training.PreemptedError("stopped"), 75),

@@ -1,6 +1,7 @@
 """The mesh over the devices, and the splitting of a CPU into one device per core."""
 
 from facecycle_jax.devices.cpu import (
+    check_platforms,
     cpu_compiler_options,
     cpu_devices_for,
     split_cpu,
@@ -15,6 +16,7 @@ from facecycle_jax.devices.mesh import (
 __all__ = [
     "batch_axes",
     "batch_sharding",
+    "check_platforms",
     "cpu_compiler_options",
     "cpu_devices_for",
     "make_mesh",

@@ -96,6 +96,16 @@ class Checkpointer:
             ),
         )
 
+        # Orbax would ask JAX's service for preemption too, with the training step. It
+        # answers to rising numbers, and those of `StopSignal` are a count of its own: a
+        # SIGTERM between the two would never be answered.
+        self._manager.reached_preemption = lambda step: False
+
+        # A save that failed, or a checkpoint that was set aside, has no loss.
+        existing = set(self._manager.all_steps())
+        for step in [step for step in self._losses if step not in existing]:
+            del self._losses[step]
+
     @property
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, or None if there is none."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from facecycle_jax.files import write_text
+from facecycle_jax.files import is_of_cloud, write_text
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         escaped = {line.encode(errors="backslashreplace").decode() for line in found}
         lines = escaped | set(before.splitlines())
         write_text(path, "".join(f"{line}\n" for line in sorted(lines)))
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_of_cloud(error):
+            raise
         log.warning(
             "The list of unreadable images cannot be written to %s: %s", path, error
         )

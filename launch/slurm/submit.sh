@@ -48,7 +48,8 @@ is_number "$nodes" || die "--nodes must be a whole number above 0, got '$nodes'.
 
 if ((gpus)); then
   options+=(--ntasks-per-node="$gpus" --gpus-per-node="$gpus")
-  platform=cuda
+  # The CPU too, on which batches are drawn.
+  platform=cuda,cpu
 else
   options+=(--ntasks-per-node=1)
   platform=cpu

@@ -170,8 +170,11 @@ def write_report(work: pathlib.Path, out: pathlib.Path) -> str:
 
 
 def _values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """Returns the values of a metric, in the order of steps."""
-    return [line[name] for line in metrics if name in line]
+    """Returns the values of a metric, in the order of steps.
+
+    Those that are not finite, null in JSON, are left out.
+    """
+    return [line[name] for line in metrics if line.get(name) is not None]
 
 
 def _read_json(path: pathlib.Path, *, default: dict[str, Any]) -> dict[str, Any]:

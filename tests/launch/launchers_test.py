@@ -119,7 +119,7 @@ def test_slurm_starts_a_process_for_each_gpu():
     settings, line = dry(
         "slurm", "--nodes=2", "--gpus-per-node=4", "--sbatch=--constraint=a100"
     )
-    assert "JAX_PLATFORMS=cuda" in settings
+    assert r"JAX_PLATFORMS=cuda\,cpu" in settings
     for option in (
         "--nodes=2",
         "--ntasks-per-node=4",
@@ -135,7 +135,7 @@ def test_slurm_starts_a_process_for_each_gpu():
 
 def test_slurm_s_platform_follows_from_the_gpus():
     settings, _ = dry("slurm", JAX_PLATFORMS="cpu")
-    assert "JAX_PLATFORMS=cuda" in settings
+    assert r"JAX_PLATFORMS=cuda\,cpu" in settings
     settings, _ = dry("slurm", "--gpus-per-node=0", JAX_PLATFORMS="cuda")
     assert "JAX_PLATFORMS=cpu" in settings
 

@@ -81,6 +81,17 @@ def test_progress_grows_with_every_checkpoint_of_every_stage(tmp_path):
     assert seen == sorted(seen)
 
 
+def test_progress_is_seen_through_links(tmp_path):
+    (tmp_path / "scratch/checkpoints/7").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "scratch")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").symlink_to(tmp_path / "scratch/checkpoints")
+    wanted = progress(tmp_path / "scratch")
+    assert wanted
+    assert progress(tmp_path / "linked") == wanted
+    assert progress(tmp_path / "run") == wanted
+
+
 def test_what_is_no_finished_checkpoint_is_no_progress(tmp_path):
     (tmp_path / "checkpoints" / "200").mkdir(parents=True)
     before = progress(tmp_path)

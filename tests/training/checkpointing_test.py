@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import shutil
 import sys
 import threading
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from damage import damage
 from etils import epath
+from jax.experimental import multihost_utils
 
 from facecycle_jax import training
 from facecycle_jax.devices import make_mesh, replicated
@@ -65,6 +67,27 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     checkpointer = training.Checkpointer(tmp_path, keep_last=2)
     assert checkpointer.latest_step == 8
     checkpointer.close()
+
+
+def test_a_loss_whose_checkpoint_is_gone_does_not_count(tmp_path):
+    save(tmp_path, {1: 5.0, 2: 1.0})
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    checkpointer = training.Checkpointer(tmp_path, keep_last=2)
+    assert checkpointer.has_loss(1)
+    assert not checkpointer.has_loss(2)
+    checkpointer.close()
+
+
+def test_only_the_loop_asks_whether_the_job_is_to_stop(tmp_path, monkeypatch):
+    """The service takes numbers that rise, and the loop's are not those of steps."""
+    asked = []
+    monkeypatch.setattr(
+        multihost_utils,
+        "reached_preemption_sync_point",
+        lambda step: asked.append(step),
+    )
+    save(tmp_path, {1: 5.0, 2: 1.0})
+    assert not asked
 
 
 def test_half_written_checkpoints_are_gone_at_once_and_no_thread_is_left(tmp_path):
