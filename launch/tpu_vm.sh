@@ -57,8 +57,6 @@ MAX_LOOKS=3
 LOOK_PAUSE=10
 # Google's words when it has no machine to give, or cannot serve the request now.
 NO_CAPACITY='RESOURCE_EXHAUSTED|no more capacity|UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|ABORTED'
-# Name of the copy of the --config file on the hosts, in the home folder.
-HOST_CONFIG=facecycle_config.py
 
 action=all
 name=facecycle
@@ -118,6 +116,10 @@ esac
 # that copy, seen from ~/facecycle_jax. The name of a config, which is not a file, is
 # passed on.
 find_config "${flags[@]}"
+# The copy is named after its content, because a host that trains already goes on only if
+# it is called with the same flags.
+HOST_CONFIG=""
+[[ -z "$config_file" ]] || HOST_CONFIG="facecycle_config_$(cksum < "$config_file" | cut -d ' ' -f 1).py"
 host_flags=()
 for flag in "${flags[@]}"; do
   if [[ -n "$config_file" && "$flag" == --config="$config_file"* ]]; then

@@ -261,7 +261,7 @@ fi
     result = cloud.train()
     assert result.returncode == 0, result.stdout + result.stderr
     assert "connecting again" in result.stderr
-    flags = "-m facecycle_jax.main --config=../facecycle_config.py"
+    flags = "-m facecycle_jax.main --config=../facecycle_config_"
     assert f"training with {flags}" in result.stdout
     assert cloud.calls.count("create") == 1
     assert cloud.calls.count("train") == 2
