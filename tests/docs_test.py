@@ -74,6 +74,7 @@ FOREIGN = {
     "--imports": "tfds build",
     "--runner": "Beam",
     "--manual_dir": "tfds build",
+    "--cpus-per-task": "sbatch",
     "--signal": "sbatch",
     "--repo-type": "hf upload",
 }
