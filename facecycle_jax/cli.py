@@ -43,7 +43,7 @@ from facecycle_jax.commands import (
 )
 from facecycle_jax.devices import split_cpu
 from facecycle_jax.errors import DEFECT_EXIT, MISTAKE_EXIT, UserError, shorten
-from facecycle_jax.files import is_of_cloud
+from facecycle_jax.files import is_of_storage
 from facecycle_jax.inference.runner import BATCH_SIZE
 
 _INTERRUPTED_EXIT = 130
@@ -158,11 +158,11 @@ def _status(error: BaseException) -> int:
         print("facecycle: interrupted; what is written is whole.", file=sys.stderr)
         return _INTERRUPTED_EXIT
 
-    if isinstance(error, UserError | OSError) or is_of_cloud(error):
+    if isinstance(error, UserError) or is_of_storage(error):
         if os.environ.get("FACECYCLE_TRACEBACK"):
             traceback.print_exception(error)
         sentence = str(error)
-        if is_of_cloud(error):
+        if not isinstance(error, UserError | OSError):
             # TensorFlow adds lines about its own code.
             reason = shorten(" ".join(sentence.split()), _LONGEST_REASON)
             sentence = f"a file in the cloud cannot be read or written: {reason}."

@@ -174,16 +174,18 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is broken ({error}): remove it.") from None
 
 
-def is_of_cloud(error: BaseException) -> bool:
-    """Whether an error is one of storage in the cloud, which need not be an OSError.
+def is_of_storage(error: BaseException) -> bool:
+    """Whether an error is one of storage, local or in the cloud.
 
     Args:
       error: the error.
 
     Returns:
-      True for errors of TensorFlow's file system, gcsfs and the cloud's clients.
+      True for an OSError, and for errors of TensorFlow's file system, gcsfs and the
+      cloud's clients, which need not be one.
     """
-    return any(kind.__name__ in _OF_CLOUD for kind in type(error).__mro__)
+    of_cloud = any(kind.__name__ in _OF_CLOUD for kind in type(error).__mro__)
+    return isinstance(error, OSError) or of_cloud
 
 
 def read_through(file: IO[bytes]) -> None:

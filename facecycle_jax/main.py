@@ -26,7 +26,7 @@ from facecycle_jax.evaluation import (
     probe_while_training,
     report_on_synthetic_faces,
 )
-from facecycle_jax.files import is_of_cloud
+from facecycle_jax.files import is_of_storage
 from facecycle_jax.training import loop, processes
 
 INTERRUPTED_EXIT = 130
@@ -220,7 +220,7 @@ def _status(error: BaseException) -> int:
         return _fail(INTERRUPTED_EXIT, KeyboardInterrupt(sentence))
     if isinstance(error, _WRONG_PLACE):
         return _fail(MISTAKE_EXIT, error)
-    if isinstance(error, OSError) or is_of_cloud(error):
+    if is_of_storage(error):
         # A save in progress may have failed for the same reason.
         error = _without_cause(error)
         sentence = (

@@ -23,7 +23,7 @@ from facecycle_jax.data.images.landmarks import has_landmarks
 from facecycle_jax.data.images.reading import list_images, read_image, square
 from facecycle_jax.data.prepare.workers import killed_reason, run_all
 from facecycle_jax.errors import MissingExtraError, UserError
-from facecycle_jax.files import read_json, write_if_name_fits, write_json, write_whole
+from facecycle_jax.files import read_json, write_if_name_fits, write_json, write_text
 from facecycle_jax.paths import given_path
 
 if TYPE_CHECKING:
@@ -261,10 +261,10 @@ def _finish(
     # Names of files may hold bytes that are not UTF-8.
     listed = io.StringIO()
     csv.writer(listed, lineterminator="\n").writerows(rows)
-    write_whole(out / LIST, listed.getvalue().encode(errors="backslashreplace"))
+    write_text(out / LIST, listed.getvalue())
     if reasons:
         text = "\n".join(reasons) + "\n"
-        write_whole(out / LEFT_OUT, text.encode(errors="backslashreplace"))
+        write_text(out / LEFT_OUT, text)
 
     # Written last: its presence shows that the folder is complete.
     summary = {

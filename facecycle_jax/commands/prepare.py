@@ -149,31 +149,18 @@ SETS = {
         options=_OF_SYNTHETIC,
         has_tracks=True,
     ),
-    "fer2013": RecordSet(
-        module="labelled",
-        builder="FacecycleFer2013",
-        options=("data",),
-    ),
-    "raf-db": RecordSet(
-        module="labelled",
-        builder="FacecycleRafDb",
-        options=("data",),
-    ),
-    "300w-lp": RecordSet(
-        module="labelled",
-        builder="Facecycle300wLp",
-        options=("data",),
-    ),
-    "aflw2000": RecordSet(
-        module="labelled",
-        builder="FacecycleAflw2000",
-        options=("data",),
-    ),
-    "cplfw": RecordSet(
-        module="labelled",
-        builder="FacecycleCplfw",
-        options=("data",),
-    ),
+}
+# Builders of labelled images, which need the raw data and nothing else.
+_LABELLED = {
+    "fer2013": "FacecycleFer2013",
+    "raf-db": "FacecycleRafDb",
+    "300w-lp": "Facecycle300wLp",
+    "aflw2000": "FacecycleAflw2000",
+    "cplfw": "FacecycleCplfw",
+}
+SETS |= {
+    name: RecordSet(module="labelled", builder=builder, options=("data",))
+    for name, builder in _LABELLED.items()
 }
 
 

@@ -1,7 +1,6 @@
 """The mesh over the devices, and the splitting of a CPU into one device per core."""
 
 from facecycle_jax.devices.cpu import (
-    check_platforms,
     cpu_compiler_options,
     cpu_devices_for,
     split_cpu,
@@ -12,6 +11,7 @@ from facecycle_jax.devices.mesh import (
     make_mesh,
     replicated,
 )
+from facecycle_jax.devices.platforms import check_platforms
 
 __all__ = [
     "batch_axes",

@@ -11,8 +11,6 @@ from typing import Any
 
 import jax
 
-from facecycle_jax.errors import UserError
-
 # With one pair per device, stage 2 at the paper's width takes a third longer than with
 # all pairs on one device.
 _FEWEST_PAIRS = 2
@@ -77,42 +75,6 @@ def split_cpu(config: Mapping[str, Any]) -> None:
     else:
         cores = os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", cpu_devices_for(config, cores))
-
-
-def check_platforms() -> None:
-    """Checks that JAX can use the platforms that JAX_PLATFORMS asks for.
-
-    Where the first one has no device, JAX takes the next one without a word, and
-    batches are drawn on the CPU, whatever trains.
-
-    Raises:
-      UserError: If the first platform has no device, or the CPU is left out.
-    """
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    wanted = platforms.split(",")
-    if not platforms:
-        return
-    if "cpu" not in wanted:
-        raise UserError(
-            f"JAX_PLATFORMS={platforms} leaves out the CPU, on which batches are "
-            f"drawn: set it to {platforms},cpu."
-        )
-
-    try:
-        found = jax.default_backend()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"JAX cannot use JAX_PLATFORMS={platforms} ({reason}): install the extra "
-            "for this machine (docs/install.md), or change JAX_PLATFORMS."
-        ) from error
-
-    if found == "cpu" and wanted[0] != "cpu":
-        raise UserError(
-            f"JAX_PLATFORMS={platforms} asks for {wanted[0]}, and JAX finds no such "
-            "device: see that the driver lists it, as nvidia-smi does, and that the "
-            "extra for it is installed (docs/install.md)."
-        )
 
 
 def cpu_compiler_options(platform: str, *, level: int) -> dict[str, int] | None:

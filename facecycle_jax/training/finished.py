@@ -39,7 +39,8 @@ def finished_step(workdir: epath.Path) -> int:
       The step; -1 if the stage was never done.
     """
     path = workdir / FILE_NAME
-    return int(read_json(path).get("step", -1)) if path.exists() else -1
+    step = read_json(path).get("step") if path.exists() else None
+    return step if isinstance(step, int) else -1
 
 
 def is_finished(config: Mapping[str, Any], workdir: epath.Path) -> bool:
@@ -59,10 +60,9 @@ def is_finished(config: Mapping[str, Any], workdir: epath.Path) -> bool:
 
 def _is_done(config: Mapping[str, Any], workdir: epath.Path) -> bool:
     """`is_finished` for one process."""
-    for name in (FILE_NAME, CONFIG_NAME):
-        if not (workdir / name).exists():
-            return False
+    step = finished_step(workdir)
+    if step < 0 or not (workdir / CONFIG_NAME).exists():
+        return False
 
-    step = read_json(workdir / FILE_NAME).get("step")
     saved = workdir / FOLDER / str(step)
     return flatten(config) == read_json(workdir / CONFIG_NAME) and saved.is_dir()

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from facecycle_jax.files import is_of_cloud, write_json
+from facecycle_jax.files import is_of_storage, write_json
 from facecycle_jax.training.progress import as_clock
 from facecycle_jax.training.step_times import StartedStep, StepTimes
 
@@ -257,7 +257,7 @@ class Goodput:
         try:
             write_json(self._path, fields)
         except Exception as error:
-            if not isinstance(error, OSError) and not is_of_cloud(error):
+            if not is_of_storage(error):
                 raise
             self._can_write = False
             log.warning("The record of wall time cannot be written: %s", error)

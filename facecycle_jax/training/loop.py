@@ -199,8 +199,7 @@ def _train(
         # A run that has used its time is not trained further.
         if 0 < start < run.total_steps and _is_out_of_time(run):
             run.total_steps = start
-        if 0 <= finished_step(workdir) < run.total_steps:
-            _warn_of_later_stages(workdir, stages_after)
+        _warn_of_later_stages(run, stages_after)
 
         writer = training.MetricWriter(
             workdir,
@@ -233,12 +232,15 @@ def _train(
 
 
 def _warn_of_later_stages(
-    workdir: epath.Path, stages_after: Sequence[epath.Path]
+    run: training.Run, stages_after: Sequence[epath.Path]
 ) -> None:
-    """Warns that stages which have begun do not follow a longer training of this one.
+    """Warns if a finished stage trains on, which stages that have begun do not follow.
 
     Each keeps the networks that it began with.
     """
+    if not 0 <= finished_step(run.workdir) < run.total_steps:
+        return
+
     begun = [later for later in stages_after if newest_step(later) >= 0]
     if begun:
         names = ", ".join(map(str, begun))
@@ -246,7 +248,7 @@ def _warn_of_later_stages(
             "%s began from an earlier step of %s, whose networks it keeps. To have it "
             "begin from the longer training, move %s away before this stage ends.",
             names,
-            workdir,
+            run.workdir,
             names,
         )
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from facecycle_jax import data, methods
 from facecycle_jax.devices import make_mesh
-from facecycle_jax.files import write_whole
+from facecycle_jax.files import write_text
 from facecycle_jax.methods import Method
 from facecycle_jax.networks import read_resnet18_npz
 from facecycle_jax.training.checkpointing import Checkpointer
@@ -283,7 +283,7 @@ def _write_tables(
     )
     path = workdir / TABLES
     text = f"{config['method']}\n{devices}\n\nTrained parameters\n{overview}\n"
-    write_whole(path, text.encode())
+    write_text(path, text)
 
     count = parameter_overview.count_parameters(state.params)
     log.info("%s trained parameters, listed in %s", f"{count:,}", path)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from facecycle_jax.files import is_of_cloud, write_text
+from facecycle_jax.files import is_of_storage, write_text
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def report_unreadable(workdir: epath.Path, reasons: Mapping[str, str]) -> None:
         lines = escaped | set(before.splitlines())
         write_text(path, "".join(f"{line}\n" for line in sorted(lines)))
     except Exception as error:
-        if not isinstance(error, OSError) and not is_of_cloud(error):
+        if not is_of_storage(error):
             raise
         log.warning(
             "The list of unreadable images cannot be written to %s: %s", path, error

@@ -10,7 +10,7 @@ import jax
 
 from benchmarks import hardware, timing
 from facecycle_jax import training
-from facecycle_jax.files import write_json, write_whole
+from facecycle_jax.files import write_json, write_text
 from launch.compile_check.compiling import lower_train_step
 from launch.ten_minutes.running import STAGES
 
@@ -165,7 +165,7 @@ def write_report(work: pathlib.Path, out: pathlib.Path) -> str:
         f"## Training\n\n{table(rows)}\n\nMFU is of the data sheet's peak.\n\n"
         f"## Measurements\n\n{measured}\n"
     )
-    write_whole(out / "report.md", text.encode())
+    write_text(out / "report.md", text)
     return text
 
 

@@ -99,18 +99,16 @@ def decode_all(
     # Build tracks of indices of the array first, so that a track that became too short
     # takes its frames with it.
     first = 0
-    found = []
-    is_kept = []
+    kept = []
     for person, name, frames in zip(
         tracks.identities, tracks.names, tracks.frames, strict=True
     ):
         numbers = range(first, first + len(frames))
         left = [number for number in numbers if decoded[number]]
-        found.append((person, name, left))
-        is_kept.append(len(left) >= min(min_frames, len(frames)))
+        if len(left) >= min(min_frames, len(frames)):
+            kept.append((person, name, left))
         first += len(frames)
 
-    kept = list(itertools.compress(found, is_kept))
     if not kept:
         reason = next(iter(report.unreadable.values()))
         raise UserError(

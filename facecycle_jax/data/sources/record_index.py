@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from facecycle_jax.errors import UserError
-from facecycle_jax.files import under_another_name, write_whole
+from facecycle_jax.files import under_another_name, write_text, write_whole
 
 FORMAT = "facecycle tracks 1"
 TRACKS = "tracks.json"
@@ -96,9 +96,7 @@ def write_index(
         "left_out": len(left_out),
     }
 
-    # Names of files may hold bytes that are not UTF-8.
-    lines = "".join(f"{line}\n" for line in left_out)
-    write_whole(folder / LEFT_OUT, lines.encode(errors="backslashreplace"))
+    write_text(folder / LEFT_OUT, "".join(f"{line}\n" for line in left_out))
 
     with under_another_name(folder / FRAMES) as partial, open(partial, "wb") as file:
         np.save(file, frames, allow_pickle=False)

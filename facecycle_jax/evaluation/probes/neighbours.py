@@ -150,15 +150,17 @@ def project(codes: np.ndarray, *, method: str = "pca", seed: int = 0) -> np.ndar
         from threadpoolctl import threadpool_limits
 
     values = np.asarray(codes, np.float64)
-    if np.all(values == values[0]):
-        if method == "pca":
-            return np.zeros((len(values), 2))
+    are_equal = np.all(values == values[0])
+    if method == "pca" and are_equal:
+        # PCA would divide by their variance.
+        return np.zeros((len(values), 2))
+    if method == "pca":
+        return PCA(2, svd_solver="full").fit_transform(values)
+    if are_equal:
         raise UserError(
             f"t-SNE has nothing to map, because all {len(values)} codes are the same: "
             "use pca."
         )
-    if method == "pca":
-        return PCA(2, svd_solver="full").fit_transform(values)
 
     # The perplexity must be below the number of codes.
     perplexity = min(30.0, (len(values) - 1) / 3)

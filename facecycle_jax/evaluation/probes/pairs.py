@@ -5,7 +5,7 @@ pairs. What is fitted to images never sees an image of a test pair, even without
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,8 +58,9 @@ def evaluate_pairs(
             "others, so at least two are needed."
         )
 
+    usable = _usable_images(train, test)
     left_out = []
-    if not _can_fit(train, test):
+    if not all(images.any() for images in usable):
         left_out = [name for name, kind in features.items() if _is_fitted(kind)]
     if left_out:
         warnings = (
@@ -75,10 +76,10 @@ def evaluate_pairs(
             continue
         log.info("%s: %s", task, name)
         if train is None:
-            rows[name] = _verify_by_fold(kind, test, computed)
+            rows[name] = _verify_by_fold(kind, test, usable, computed)
             continue
 
-        used = _only_in_training(train, test)
+        (used,) = usable
         train_scores = _scores(kind, train, used, train, computed)
         test_scores = _scores(kind, train, used, test, computed)
         rows[name] = verify_split(train_scores, train.same, test_scores, test.same)
@@ -116,7 +117,10 @@ def evaluate_pairs(
 
 
 def _verify_by_fold(
-    kind: FeatureSet, test: Pairs, computed: "_Computed"
+    kind: FeatureSet,
+    test: Pairs,
+    usable: Sequence[np.ndarray],
+    computed: "_Computed",
 ) -> Verification:
     """Evaluates each fold with the threshold of the others."""
     if not _is_fitted(kind):
@@ -125,10 +129,7 @@ def _verify_by_fold(
         return verify_folds(scores, test.same, test.fold)
 
     # Fitted anew for every fold, on the images that only the other folds have.
-    rows = []
-    for fold in np.unique(test.fold):
-        used = _only_outside(test, test.fold == fold)
-        rows.append(_scores(kind, test, used, test, computed))
+    rows = [_scores(kind, test, used, test, computed) for used in usable]
     return verify_folds(np.stack(rows), test.same, test.fold)
 
 
@@ -137,12 +138,14 @@ def _is_fitted(kind: FeatureSet) -> bool:
     return kind.needs_fit or kind.adapt is not None
 
 
-def _can_fit(train: Pairs | None, test: Pairs) -> bool:
-    """Whether there are images to fit to, for every fold."""
+def _usable_images(train: Pairs | None, test: Pairs) -> list[np.ndarray]:
+    """Marks the images that may be fitted to, since no tested pair shows them.
+
+    Returns bool [images of train]; without `train` bool [images of test] for each fold.
+    """
     if train is not None:
-        return bool(_only_in_training(train, test).any())
-    folds = np.unique(test.fold)
-    return all(_only_outside(test, test.fold == fold).any() for fold in folds)
+        return [~np.isin(np.array(train.files), np.array(test.files))]
+    return [_only_outside(test, test.fold == fold) for fold in np.unique(test.fold)]
 
 
 class _Computed:
@@ -164,11 +167,6 @@ class _Computed:
         if kind.shared:
             self._kept[key] = values
         return values
-
-
-def _only_in_training(train: Pairs, test: Pairs) -> np.ndarray:
-    """Marks the images of `train`, bool [images], that are not in `test`."""
-    return ~np.isin(np.array(train.files), np.array(test.files))
 
 
 def _only_outside(pairs: Pairs, inside: np.ndarray) -> np.ndarray:
